@@ -1,0 +1,1 @@
+//! frostlock: see `docs/architecture.md`.
