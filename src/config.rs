@@ -1,0 +1,348 @@
+//! The configuration: every limit with its unit, range and default, from one table.
+//!
+//! A file that cannot be read, or a value out of range, never stops an operation: the default
+//! stands, and one line says so.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const DEFAULT_PATH: &str = "/etc/frostlock/config.toml";
+
+/// How much of what we can do is done, so that an operator can grow trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Runs as bare, only records.
+    Observe,
+    /// Serializes and records.
+    Lock,
+    Full,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub runtime: Option<OsString>,
+    pub mode: Mode,
+    pub exclusive_wait_ms: u64,
+    pub shared_wait_ms: u64,
+    pub resume_wait_ms: u64,
+    pub hold_max_ms: u64,
+    pub journal_max_kib: u64,
+    pub syslog: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            runtime: None,
+            mode: Mode::Full,
+            exclusive_wait_ms: 1000,
+            shared_wait_ms: 500,
+            resume_wait_ms: 500,
+            hold_max_ms: 2000,
+            journal_max_kib: 4096,
+            syslog: true,
+        }
+    }
+}
+
+/// What a key holds, and where it goes.
+enum Kind {
+    Name(fn(&mut Config) -> &mut Option<OsString>),
+    Mode,
+    Switch(fn(&mut Config) -> &mut bool),
+    Number { unit: &'static str, min: u64, max: u64, field: fn(&mut Config) -> &mut u64 },
+}
+
+struct Key {
+    table: Option<&'static str>,
+    name: &'static str,
+    kind: Kind,
+    about: &'static str,
+}
+
+/// The upper bounds keep every wait below the deadlines of the callers: containerd asks for a state
+/// within 2 s and cleans up after a dead shim within 5 s.
+const KEYS: &[Key] = &[
+    Key {
+        table: None,
+        name: "runtime",
+        kind: Kind::Name(|config| &mut config.runtime),
+        about: "The runtime that does the work: a name that is looked up in PATH, or an absolute\n\
+                path. Unset: runc, then crun, the first found in PATH.",
+    },
+    Key {
+        table: None,
+        name: "mode",
+        kind: Kind::Mode,
+        about: "How much is done: \"observe\" runs as bare and only records, \"lock\" serializes as\n\
+                well, \"full\" does everything.",
+    },
+    Key {
+        table: Some("lock"),
+        name: "exclusive_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 4000,
+            field: |config| &mut config.exclusive_wait_ms,
+        },
+        about: "How long create, run, restore, update, pause, checkpoint and delete wait for the\n\
+                lock of their cgroup before they go ahead without it.",
+    },
+    Key {
+        table: Some("lock"),
+        name: "shared_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 1500,
+            field: |config| &mut config.shared_wait_ms,
+        },
+        about: "The same for start, exec and state.",
+    },
+    Key {
+        table: Some("lock"),
+        name: "resume_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 1500,
+            field: |config| &mut config.resume_wait_ms,
+        },
+        about: "The same for resume.",
+    },
+    Key {
+        table: Some("lock"),
+        name: "hold_max_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 100,
+            max: 10_000,
+            field: |config| &mut config.hold_max_ms,
+        },
+        about: "How long a run or exec in the foreground keeps the lock at most, should we not see\n\
+                its process start.",
+    },
+    Key {
+        table: Some("journal"),
+        name: "max_kib",
+        kind: Kind::Number {
+            unit: "KiB",
+            min: 64,
+            max: 1_048_576,
+            field: |config| &mut config.journal_max_kib,
+        },
+        about: "The journal is rotated at this size; one older file is kept.",
+    },
+    Key {
+        table: Some("log"),
+        name: "syslog",
+        kind: Kind::Switch(|config| &mut config.syslog),
+        about: "Whether every operation is also one line in syslog.",
+    },
+];
+
+impl Config {
+    /// `FROSTLOCK_CONFIG`, or /etc/frostlock/config.toml. What was wrong with it comes back as lines
+    /// for the log.
+    pub fn load() -> (Config, Vec<String>) {
+        let path = std::env::var_os("FROSTLOCK_CONFIG").map(PathBuf::from);
+        let named = path.is_some();
+        let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Config::parse(&text, &path),
+            Err(error) if error.kind() == ErrorKind::NotFound && !named => Default::default(),
+            Err(error) => {
+                let line = format!("cannot read {}, using defaults: {error}", path.display());
+                (Config::default(), vec![line])
+            }
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> (Config, Vec<String>) {
+        match text.parse::<toml::Table>() {
+            Ok(table) => Config::from_table(&table, path),
+            Err(error) => {
+                // The full error shows the source line over several lines.
+                let line = format!("cannot read {}, using defaults: {}", path.display(), error.message());
+                (Config::default(), vec![line])
+            }
+        }
+    }
+
+    fn from_table(table: &toml::Table, path: &Path) -> (Config, Vec<String>) {
+        let mut config = Config::default();
+        let mut complaints = unknown_keys(table);
+        for key in KEYS {
+            if let Some(value) = key.find(table)
+                && let Err(reason) = key.set(&mut config, value)
+            {
+                complaints.push(format!("{}: {reason}, using the default", key.full_name()));
+            }
+        }
+        let file = path.display();
+        (config, complaints.into_iter().map(|line| format!("{file}: {line}")).collect())
+    }
+
+    /// The commented example that is kept in the repository.
+    pub fn example() -> String {
+        let mut text = String::from(
+            "# frostlock: every key with its default. Without this file the defaults hold.\n\
+             # A value that is wrong is reported in the journal and in syslog, and its default holds.\n",
+        );
+        let mut table = None;
+        for key in KEYS {
+            if key.table != table {
+                table = key.table;
+                text.push_str(&format!("\n[{}]\n", table.unwrap_or_default()));
+            }
+            text.push_str(&key.example());
+        }
+        text
+    }
+
+    pub fn hold_max(&self) -> Duration {
+        Duration::from_millis(self.hold_max_ms)
+    }
+}
+
+impl Key {
+    fn full_name(&self) -> String {
+        match self.table {
+            Some(table) => format!("{table}.{}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+
+    fn find<'a>(&self, table: &'a toml::Table) -> Option<&'a toml::Value> {
+        match self.table {
+            Some(name) => table.get(name)?.get(self.name),
+            None => table.get(self.name),
+        }
+    }
+
+    fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), String> {
+        match &self.kind {
+            Kind::Name(field) => {
+                let name = value.as_str().filter(|name| !name.is_empty());
+                *field(config) = Some(name.ok_or("not a name or a path")?.into());
+            }
+            Kind::Mode => config.mode = mode(value).ok_or("not observe, lock or full")?,
+            Kind::Switch(field) => *field(config) = value.as_bool().ok_or("not true or false")?,
+            Kind::Number { unit, min, max, field } => {
+                let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
+                let number = number.filter(|number| (min..=max).contains(&number));
+                *field(config) = number.ok_or(format!("not a number of {unit} from {min} to {max}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn example(&self) -> String {
+        let mut config = Config::default();
+        let value = match &self.kind {
+            Kind::Name(_) => "\"runc\"".to_owned(),
+            Kind::Mode => "\"full\"".to_owned(),
+            Kind::Switch(field) => field(&mut config).to_string(),
+            Kind::Number { field, .. } => field(&mut config).to_string(),
+        };
+        let about = self.about.replace('\n', "\n# ");
+        let range = match &self.kind {
+            Kind::Number { unit, min, max, .. } => format!(" From {min} to {max} {unit}."),
+            _ => String::new(),
+        };
+        format!("\n# {about}{range}\n#{} = {value}\n", self.name)
+    }
+}
+
+fn mode(value: &toml::Value) -> Option<Mode> {
+    match value.as_str()? {
+        "observe" => Some(Mode::Observe),
+        "lock" => Some(Mode::Lock),
+        "full" => Some(Mode::Full),
+        _ => None,
+    }
+}
+
+fn unknown_keys(table: &toml::Table) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for (name, value) in table {
+        match value {
+            toml::Value::Table(inner) if KEYS.iter().any(|key| key.table == Some(name)) => {
+                unknown.extend(
+                    inner.keys().filter(|inner| !is_known(Some(name), inner)).map(|inner| format!("{name}.{inner}")),
+                );
+            }
+            _ if is_known(None, name) => {}
+            _ => unknown.push(name.clone()),
+        }
+    }
+    unknown.iter().map(|name| format!("{}: unknown key", name.escape_default())).collect()
+}
+
+fn is_known(table: Option<&str>, name: &str) -> bool {
+    KEYS.iter().any(|key| key.table == table && key.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Config, Vec<String>) {
+        Config::parse(text, Path::new("c"))
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let (config, complaints) = parse(
+            "runtime = 'crun'\nmode = 'lock'\n[lock]\nexclusive_wait_ms = 1\nshared_wait_ms = 2\n\
+             resume_wait_ms = 3\nhold_max_ms = 400\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+        );
+        assert_eq!(complaints, Vec::<String>::new());
+        let expected = Config {
+            runtime: Some("crun".into()),
+            mode: Mode::Lock,
+            exclusive_wait_ms: 1,
+            shared_wait_ms: 2,
+            resume_wait_ms: 3,
+            hold_max_ms: 400,
+            journal_max_kib: 64,
+            syslog: false,
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn one_bad_value_costs_only_itself() {
+        let (config, complaints) = parse("mode = 'fast'\nfoo = 1\n[lock]\nshared_wait_ms = 99999\nhold_max_ms = 100\nbar = 1\n");
+        assert_eq!(config, Config { hold_max_ms: 100, ..Config::default() });
+        assert_eq!(
+            complaints,
+            [
+                "c: foo: unknown key",
+                "c: lock.bar: unknown key",
+                "c: mode: not observe, lock or full, using the default",
+                "c: lock.shared_wait_ms: not a number of ms from 0 to 1500, using the default",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_broken_file_is_one_line() {
+        let (config, complaints) = parse("mode = = \n");
+        assert_eq!(config, Config::default());
+        assert_eq!(complaints.len(), 1);
+        assert!(!complaints[0].contains('\n'));
+    }
+
+    #[test]
+    fn the_example_states_the_defaults() {
+        let example: String =
+            Config::example().lines().map(|line| format!("{}\n", line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line))).collect();
+        let (config, complaints) = parse(&example);
+        assert_eq!(complaints, Vec::<String>::new());
+        assert_eq!(config, Config { runtime: Some("runc".into()), ..Config::default() });
+    }
+}

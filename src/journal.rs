@@ -1,0 +1,275 @@
+//! The journal: one JSON object a line, one write a line, in a file of bounded size.
+//!
+//! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
+//! cannot parse, such as the last line of a machine that lost power.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::cgroup::CpuQuota;
+use crate::lock::Mode;
+use crate::outcome::{Exit, LockUse, Outcome};
+use crate::{process, state_dir, sys, text};
+
+/// The version of the records.
+const VERSION: u32 = 1;
+
+/// Longer texts are cut: a record should stay below what one write puts on disk as a whole.
+const TEXT_BYTES: usize = 1024;
+
+/// An outcome as the journal shows it. The keys are documented in docs/journal.md.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    v: u32,
+    boot_id: Option<String>,
+    time: String,
+    mono_ns: u64,
+    verb: Option<&'a str>,
+    id: String,
+    cgroup: Option<String>,
+    runtime: String,
+    pid: u32,
+    requested_by: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+    stages: StageMs,
+    attempts: u32,
+    lock: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    holders: Vec<String>,
+    lock_wait_ms: f64,
+    run_ms: f64,
+    exit: Option<ExitRecord>,
+    verdict: &'static str,
+    quota: Quota,
+    init_pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oom_kill: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nr_throttled: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttled_us: Option<u64>,
+    #[serde(skip_serializing_if = "Pod::is_empty")]
+    pod: Pod<'a>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+#[derive(Debug, Serialize)]
+struct StageMs {
+    prepare: f64,
+    lock: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<f64>,
+    run: f64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ExitRecord {
+    Code(i32),
+    Signal(i32),
+}
+
+#[derive(Debug, Serialize)]
+struct Quota {
+    container: Option<QuotaUs>,
+    pod: Option<QuotaUs>,
+}
+
+/// Microseconds in each period, as the kernel has them; no quota is `null`.
+#[derive(Debug, Serialize)]
+struct QuotaUs {
+    quota_us: Option<i64>,
+    period_us: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Pod<'a> {
+    namespace: &'a Option<String>,
+    name: &'a Option<String>,
+    uid: &'a Option<String>,
+    container: &'a Option<String>,
+}
+
+impl Pod<'_> {
+    fn is_empty(&self) -> bool {
+        [self.namespace, self.name, self.uid, self.container].iter().all(|name| name.is_none())
+    }
+}
+
+impl<'a> Record<'a> {
+    fn of(outcome: &'a Outcome) -> Record<'a> {
+        let line = |text: &std::ffi::OsStr| text::one_line(text, TEXT_BYTES);
+        let throttled = outcome.figures.and_then(|figures| figures.throttled);
+        let (lock, holders) = lock_use(&outcome.lock);
+        Record {
+            v: VERSION,
+            boot_id: process::boot_id(),
+            time: now(),
+            mono_ns: since_boot_ns(),
+            verb: outcome.verb.map(|verb| verb.as_str()),
+            id: line(&outcome.id),
+            cgroup: outcome.cgroup.as_ref().map(|cgroup| line(cgroup.as_path().as_os_str())),
+            runtime: line(outcome.runtime.as_os_str()),
+            pid: std::process::id(),
+            requested_by: &outcome.requested_by,
+            signal: outcome.signal.as_deref().map(line),
+            stages: StageMs {
+                prepare: milliseconds(outcome.stages.prepare),
+                lock: milliseconds(outcome.stages.lock_wait),
+                started: outcome.stages.started.map(milliseconds),
+                run: milliseconds(outcome.stages.run),
+            },
+            attempts: outcome.attempts,
+            lock,
+            holders,
+            lock_wait_ms: milliseconds(outcome.stages.lock_wait),
+            run_ms: milliseconds(outcome.stages.run),
+            exit: outcome.exit.and_then(exit),
+            verdict: outcome.verdict.as_str(),
+            quota: Quota {
+                container: outcome.quotas.container.map(quota),
+                pod: outcome.quotas.pod.map(quota),
+            },
+            init_pid: outcome.init.map(|init| init.pid),
+            oom_kill: outcome.figures.and_then(|figures| figures.oom_kill),
+            nr_throttled: throttled.map(|throttled| throttled.nr_throttled),
+            throttled_us: throttled.map(|throttled| throttled.throttled_us),
+            pod: Pod {
+                namespace: &outcome.pod.namespace,
+                name: &outcome.pod.name,
+                uid: &outcome.pod.uid,
+                container: &outcome.pod.container,
+            },
+            note: text::one_line(outcome.notes.join("; ").as_ref(), TEXT_BYTES),
+        }
+    }
+}
+
+fn lock_use(lock: &LockUse) -> (&'static str, Vec<String>) {
+    match lock {
+        LockUse::None => ("none", Vec::new()),
+        LockUse::Held(Mode::Shared) => ("shared", Vec::new()),
+        LockUse::Held(Mode::Exclusive) => ("exclusive", Vec::new()),
+        LockUse::Nested(holder) => ("nested", vec![holder.to_string()]),
+        LockUse::TimedOut(holders) => ("timed out", holders.iter().map(ToString::to_string).collect()),
+        LockUse::Unavailable(_) => ("unavailable", Vec::new()),
+    }
+}
+
+fn exit(exit: Exit) -> Option<ExitRecord> {
+    match exit {
+        Exit::Code(code) => Some(ExitRecord::Code(code)),
+        Exit::Signal(signal) => Some(ExitRecord::Signal(signal)),
+        Exit::NotStarted => None,
+    }
+}
+
+fn quota(quota: CpuQuota) -> QuotaUs {
+    QuotaUs { quota_us: quota.quota_us, period_us: quota.period_us }
+}
+
+/// To a microsecond: more digits would be noise.
+fn milliseconds(duration: std::time::Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+pub(crate) fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
+    now.format(&Rfc3339).unwrap_or_default()
+}
+
+/// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.
+fn since_boot_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+/// The file the records go to.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    max_bytes: u64,
+}
+
+impl Journal {
+    pub fn new(path: PathBuf, max_kib: u64) -> Journal {
+        Journal { path, max_bytes: max_kib * 1024 }
+    }
+
+    /// Adds one record. What goes wrong is dropped: there is nowhere left to say it that is not
+    /// somebody's log, and the operation has ended.
+    pub fn record(&self, outcome: &Outcome) {
+        let _ = self.append(outcome);
+    }
+
+    fn append(&self, outcome: &Outcome) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(&Record::of(outcome))?;
+        line.push(b'\n');
+        if let Some(directory) = self.path.parent() {
+            state_dir::make_private(directory)?;
+        }
+        let mut file = open(&self.path)?;
+        let length = file.metadata()?.len();
+        if length + line.len() as u64 > self.max_bytes && length > 0 {
+            file = self.rotate(file)?;
+        }
+        if ends_torn(&file) {
+            line.insert(0, b'\n');
+        }
+        // One write: with O_APPEND, lines of several writers do not mix.
+        file.write(&line)?;
+        Ok(())
+    }
+
+    /// Moves the full file aside, once: of several that find it full, one has the lock and the
+    /// others find a new file there.
+    fn rotate(&self, full: File) -> std::io::Result<File> {
+        if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, &self.path) {
+            let mut older = self.path.clone().into_os_string();
+            older.push(".1");
+            std::fs::rename(&self.path, older)?;
+        }
+        open(&self.path)
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(std::io::Error::other("the journal is not a regular file"))
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Whether a full disk or a kill has left half a line, with which ours would melt into one.
+fn ends_torn(file: &File) -> bool {
+    let Ok(metadata) = file.metadata() else { return false };
+    let mut last = [0u8; 1];
+    metadata.len() > 0
+        && file.read_exact_at(&mut last, metadata.len() - 1).is_ok()
+        && last[0] != b'\n'
+}

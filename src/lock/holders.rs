@@ -1,0 +1,108 @@
+//! Who holds a lock, written into the lock file itself, for the message of the one that timed out
+//! and for hooks that ask whether the holder is an ancestor of theirs.
+//!
+//! A file has a fixed number of slots of a fixed size, so that any number of shared holders can
+//! write without a lock of their own and the file does not grow. Two holders that fall on one slot
+//! cost a name in a message, nothing else. A holder that was killed leaves its line; readers drop
+//! lines whose process is gone.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Mode;
+use crate::process::Process;
+use crate::text;
+
+const SLOT_BYTES: usize = 256;
+const SLOTS: usize = 32;
+/// Leaves room in a slot for the other fields, also when every byte of the id is escaped.
+const ID_BYTES: usize = 80;
+
+/// One who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    #[serde(flatten)]
+    pub process: Process,
+    pub verb: String,
+    pub id: String,
+    /// Milliseconds since 1970.
+    pub since: u64,
+}
+
+impl Holder {
+    pub fn ourselves(verb: &str, id: &OsStr) -> Option<Holder> {
+        Some(Holder {
+            process: Process::ourselves()?,
+            verb: verb.to_owned(),
+            id: text::one_line(id, ID_BYTES),
+            since: now_ms(),
+        })
+    }
+
+    pub(super) fn is_above_us(&self) -> bool {
+        self.process.is_ancestor_of_ours()
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = Duration::from_millis(now_ms().saturating_sub(self.since));
+        write!(f, "{} {} (pid {}, for {} ms)", self.verb, self.id, self.process.pid, held.as_millis())
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
+
+/// Where in the file a holder has written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot(u64);
+
+/// Writes who holds the lock. A full disk costs the name in a message.
+pub(super) fn write(lock: &File, mode: Mode, holder: &Holder) -> Slot {
+    let slot = match mode {
+        Mode::Shared => Slot(holder.process.pid as u64 % SLOTS as u64 * SLOT_BYTES as u64),
+        Mode::Exclusive => {
+            // Nobody else is in, so whatever stands there is of the dead.
+            let _ = lock.set_len(0);
+            Slot(0)
+        }
+    };
+    let mut line = serde_json::to_vec(holder).unwrap_or_default();
+    if line.len() < SLOT_BYTES {
+        line.resize(SLOT_BYTES - 1, b' ');
+        line.push(b'\n');
+        let _ = lock.write_all_at(&line, slot.0);
+    }
+    slot
+}
+
+pub(super) fn erase(lock: &File, slot: Slot) {
+    let mut blank = [b' '; SLOT_BYTES];
+    blank[SLOT_BYTES - 1] = b'\n';
+    let _ = lock.write_all_at(&blank, slot.0);
+}
+
+/// The holders that are still alive.
+pub(super) fn read(path: &Path) -> Vec<Holder> {
+    // A FIFO in its place must not block us.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path);
+    let Ok(file) = opened else { return Vec::new() };
+    let mut bytes = vec![0; SLOTS * SLOT_BYTES];
+    let length = file.read_at(&mut bytes, 0).unwrap_or(0);
+    bytes[..length]
+        .chunks(SLOT_BYTES)
+        .filter_map(|slot| serde_json::from_slice::<Holder>(slot).ok())
+        .filter(|holder| holder.process.is_alive())
+        .collect()
+}

@@ -1,0 +1,116 @@
+//! How one operation ended: one value, of which journal, syslog and exit status are renderings.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::bundle::PodNames;
+use crate::cgroup::{CpuQuota, Identity, Throttled};
+use crate::invocation::Verb;
+use crate::lock::{Holder, Mode};
+use crate::process::Process;
+
+/// The end of the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It could not be started at all.
+    NotStarted,
+}
+
+/// What became of the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockUse {
+    /// The verb takes none, the mode asks for none, or there is no cgroup that we know of.
+    None,
+    Held(Mode),
+    Nested(Holder),
+    TimedOut(Vec<Holder>),
+    Unavailable(String),
+}
+
+/// What we make of the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Ok,
+    Failed,
+    /// The runtime was killed by a signal.
+    Killed,
+    NotStarted,
+    /// Handed to the runtime by execve, unserialized; its end is not ours to know.
+    Unreadable,
+}
+
+impl Verdict {
+    pub fn of(exit: Exit) -> Verdict {
+        match exit {
+            Exit::Code(0) => Verdict::Ok,
+            Exit::Code(_) => Verdict::Failed,
+            Exit::Signal(_) => Verdict::Killed,
+            Exit::NotStarted => Verdict::NotStarted,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Failed => "failed",
+            Verdict::Killed => "killed",
+            Verdict::NotStarted => "not started",
+            Verdict::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// How long each part took. `None` is a part that there was not.
+#[derive(Debug, Clone, Default)]
+pub struct Stages {
+    /// From our start to the first try for the lock.
+    pub prepare: Duration,
+    pub lock_wait: Duration,
+    /// From the runtime's start until its container or exec process ran; foreground verbs only.
+    pub started: Option<Duration>,
+    /// From the runtime's start to its end.
+    pub run: Duration,
+}
+
+/// The CPU limits that the operation met.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quotas {
+    pub container: Option<CpuQuota>,
+    pub pod: Option<CpuQuota>,
+}
+
+/// What a cgroup had been through, read before `delete` removed it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LastFigures {
+    pub throttled: Option<Throttled>,
+    pub oom_kill: Option<u64>,
+}
+
+/// One operation, ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub verb: Option<Verb>,
+    pub id: OsString,
+    pub cgroup: Option<Identity>,
+    pub runtime: PathBuf,
+    /// The command of our caller.
+    pub requested_by: Option<String>,
+    /// The signal that `kill` was asked to send.
+    pub signal: Option<OsString>,
+    pub lock: LockUse,
+    pub stages: Stages,
+    /// How often the runtime was started.
+    pub attempts: u32,
+    pub exit: Option<Exit>,
+    pub verdict: Verdict,
+    pub quotas: Quotas,
+    pub figures: Option<LastFigures>,
+    pub init: Option<Process>,
+    pub pod: PodNames,
+    /// What a reader should know beyond the fields: complaints about the configuration, the
+    /// runtime's last words.
+    pub notes: Vec<String>,
+}

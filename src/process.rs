@@ -1,0 +1,127 @@
+//! What /proc says of processes: who they are beyond a pid that may have been given to another.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A process, told apart from a later one with the same pid by its start time (clock ticks since
+/// boot, field 22 of /proc/PID/stat).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    pub start: u64,
+}
+
+impl Process {
+    /// The process that has this pid now.
+    pub fn of(pid: i32) -> Option<Process> {
+        Stat::of(pid).map(|stat| Process { pid, start: stat.start })
+    }
+
+    pub fn ourselves() -> Option<Process> {
+        Process::of(std::process::id() as i32)
+    }
+
+    /// Whether it still runs; a zombie does not.
+    pub fn is_alive(self) -> bool {
+        Stat::of(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
+    }
+
+    /// Whether it is an ancestor of the calling process. A hook that an operation of ours has
+    /// started is below it; a caller that only shares a session is not.
+    pub fn is_ancestor_of_ours(self) -> bool {
+        let mut pid = std::process::id() as i32;
+        // Parents cannot form a circle, but pids read one after the other can.
+        for _ in 0..MAX_GENERATIONS {
+            let Some(stat) = Stat::of(pid) else { return false };
+            if stat.parent == self.pid {
+                return Process::of(self.pid) == Some(self);
+            }
+            if stat.parent <= 1 {
+                return false;
+            }
+            pid = stat.parent;
+        }
+        false
+    }
+}
+
+const MAX_GENERATIONS: usize = 256;
+
+/// The fields of /proc/PID/stat that we use.
+struct Stat {
+    state: u8,
+    parent: i32,
+    start: u64,
+}
+
+impl Stat {
+    fn of(pid: i32) -> Option<Stat> {
+        Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The comm in parentheses may itself hold spaces and parentheses, so fields are counted from
+    /// the last one.
+    fn parse(text: &[u8]) -> Option<Stat> {
+        let after_comm = text.iter().rposition(|&byte| byte == b')')? + 1;
+        let fields = std::str::from_utf8(&text[after_comm..]).ok()?;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent = fields.next()?.parse().ok()?;
+        let start = fields.nth(17)?.parse().ok()?;
+        Some(Stat { state, parent, start })
+    }
+}
+
+/// The name of the program that a process runs, as the kernel keeps it (15 bytes).
+pub(crate) fn comm(pid: i32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
+}
+
+pub(crate) fn parent() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+/// The children of all threads of a process; none where the kernel lacks CONFIG_PROC_CHILDREN.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|child| child.parse().ok())
+        .collect()
+}
+
+/// Which boot of the machine this is: a pid and its start time mean nothing after the next one.
+pub(crate) fn boot_id() -> Option<String> {
+    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
+    Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comm_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let stat = Stat::parse(b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1").unwrap();
+        assert_eq!((stat.state, stat.parent, stat.start), (b'S', 7, 991));
+    }
+
+    #[test]
+    fn a_torn_stat_is_no_process() {
+        assert!(Stat::parse(b"42 (a) S 7").is_none());
+        assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn we_are_alive_and_our_parent_is_our_ancestor() {
+        let ourselves = Process::ourselves().unwrap();
+        assert!(ourselves.is_alive());
+        assert!(!Process { start: ourselves.start + 1, ..ourselves }.is_alive());
+        assert!(Process::of(parent()).unwrap().is_ancestor_of_ours());
+        assert!(!ourselves.is_ancestor_of_ours());
+    }
+}

@@ -1,0 +1,145 @@
+//! The directory that holds what must be known between two operations: locks, records of
+//! containers, the journal.
+//!
+//! Everything in it can be lost without harm to a container; without it operations run as they
+//! would without us.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+const DEFAULT: &str = "/run/frostlock";
+
+/// Where our state is.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// `FROSTLOCK_STATE_DIR`, or `/run/frostlock`; without root `$XDG_RUNTIME_DIR/frostlock`.
+    pub fn from_env() -> StateDir {
+        if let Some(path) = absolute_env("FROSTLOCK_STATE_DIR") {
+            return StateDir(path);
+        }
+        if nix::unistd::geteuid().is_root() {
+            return StateDir(PathBuf::from(DEFAULT));
+        }
+        match absolute_env("XDG_RUNTIME_DIR") {
+            Some(runtime_dir) => StateDir(runtime_dir.join("frostlock")),
+            None => StateDir(PathBuf::from(DEFAULT)),
+        }
+    }
+
+    /// While this file exists, every command is the bare runtime's.
+    pub fn kill_switch(&self) -> PathBuf {
+        self.0.join("off")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+
+    pub fn containers(&self) -> PathBuf {
+        self.0.join("containers")
+    }
+
+    /// The directory of the lock files, made if need be. Refused when somebody else could put files
+    /// there: a lock file that others can hold would stop the node.
+    pub fn locks(&self) -> io::Result<PathBuf> {
+        let locks = self.0.join("locks");
+        make_private(&self.0)?;
+        make_private(&locks)?;
+        Ok(locks)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+fn absolute_env(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Makes the directory with mode 0700, or checks that the one that is there is ours alone.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    let explain = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot use {}: {error}", path.display()))
+    };
+    let mut builder = std::fs::DirBuilder::new();
+    match builder.mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(explain(error)),
+    }
+    let metadata = std::fs::symlink_metadata(path).map_err(explain)?;
+    if !metadata.is_dir() {
+        return Err(explain(io::Error::from_raw_os_error(libc::ENOTDIR)));
+    }
+    if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+        return Err(explain(io::Error::other("others can write to it")));
+    }
+    Ok(())
+}
+
+/// A file name for a cgroup or a container: what a person can recognise, and a hash of the whole,
+/// as a path may be longer than a file name. FNV-1a rather than std's hasher, which may change with
+/// the compiler: two releases of ours must agree while both are running. Should two names meet,
+/// they share a lock.
+pub(crate) fn file_name(name: &OsStr) -> String {
+    const READABLE_BYTES: usize = 80;
+    let last = Path::new(name).file_name().unwrap_or_default();
+    let readable: String = last
+        .as_bytes()
+        .iter()
+        .take(READABLE_BYTES)
+        .map(|&byte| if byte.is_ascii_alphanumeric() { byte as char } else { '_' })
+        .collect();
+    format!("{readable}-{:032x}", fnv1a(name.as_bytes()))
+}
+
+fn fnv1a(bytes: &[u8]) -> u128 {
+    const OFFSET_BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET_BASIS, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_are_short_plain_and_different() {
+        let long = "/kubepods".repeat(100);
+        assert!(file_name(OsStr::new(&long)).len() <= 113);
+        assert!(!file_name(OsStr::new("/a/..\n/b;c")).contains(['/', '.', '\n', ';']));
+        assert_ne!(file_name(OsStr::new("/a/x")), file_name(OsStr::new("/b/x")));
+    }
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        // Test vectors of the FNV authors.
+        assert_eq!(fnv1a(b""), 0x6c62272e07bb014262b821756295c58d);
+        assert_eq!(fnv1a(b"a"), 0xd228cb696f1a8caf78912b704e4a8964);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        make_private(&path).unwrap();
+        make_private(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(make_private(&path).unwrap_err().to_string().contains("others can write"));
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        std::fs::write(&path, "").unwrap();
+        assert!(make_private(&path).is_err());
+    }
+}

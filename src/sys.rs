@@ -1,0 +1,359 @@
+//! Every raw system call that nix does not offer safely, and nothing else.
+//!
+//! The rest of the crate denies unsafe code. What is here: starting the runtime as a child that is
+//! as close to a bare start as can be, replacing ourselves by it, dying of the signal it died of,
+//! and a timer that interrupts a blocking flock.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+
+/// Turns the -1 of a system call into the error that it stands for.
+fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What the runtime is started with. Everything is laid out before the fork, since a child of fork
+/// may not allocate.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    pub(crate) program: &'a CStr,
+    pub(crate) argv: &'a [CString],
+    pub(crate) env: &'a mut [CString],
+    /// The entry of `env` that must name the child's own pid: `LISTEN_PID=` and ten digits.
+    pub(crate) listen_pid: Option<usize>,
+    pub(crate) stdout: Option<BorrowedFd<'a>>,
+    pub(crate) stderr: Option<BorrowedFd<'a>>,
+    /// The signal mask that we were started with.
+    pub(crate) mask: &'a SigSet,
+    /// The action of SIGCHLD that we were started with.
+    pub(crate) sigchld: &'a SavedAction,
+}
+
+/// The action of a signal as it was before we changed it.
+#[derive(Clone, Copy)]
+pub(crate) struct SavedAction {
+    signal: libc::c_int,
+    action: libc::sigaction,
+}
+
+impl std::fmt::Debug for SavedAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SavedAction").field("signal", &self.signal).finish_non_exhaustive()
+    }
+}
+
+impl SavedAction {
+    /// Puts the action back. Async-signal-safe.
+    pub(crate) fn restore(&self) {
+        // SAFETY: `action` was filled in by sigaction for the same signal, and a null old action is
+        // allowed.
+        unsafe { libc::sigaction(self.signal, &self.action, std::ptr::null_mut()) };
+    }
+}
+
+/// Gives SIGCHLD its default action: with the ignored one that a caller may have left us, the
+/// kernel would reap the runtime before we could read its status.
+pub(crate) fn default_sigchld() -> io::Result<SavedAction> {
+    swap_action(libc::SIGCHLD, libc::SIG_DFL)
+}
+
+fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<SavedAction> {
+    // SAFETY: an all-zero sigaction is valid: no flags, empty mask, the default action.
+    let (mut new, mut old): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
+    new.sa_sigaction = handler;
+    // SAFETY: both point to initialised sigactions that live across the call; `handler` is SIG_DFL
+    // or `noop` below, which may run at any time.
+    cvt(unsafe { libc::sigaction(signal, &new, &mut old) })?;
+    Ok(SavedAction { signal, action: old })
+}
+
+/// Forks and executes the runtime; the child is killed when we die. Returns its pid once the exec
+/// has succeeded.
+///
+/// std's `Command` would not do: it empties the signal mask and resets SIGPIPE in the child, where a
+/// bare run inherits both from the caller, and it cannot write the child's own pid into LISTEN_PID.
+///
+/// Must be called from the main thread: PR_SET_PDEATHSIG fires at the end of the thread that forked.
+pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
+    let (failed_read, failed_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let argv = pointers(launch.argv.iter().map(|s| s.as_ptr()));
+    let listen_pid = launch.listen_pid.map(|at| {
+        let entry = std::mem::take(&mut launch.env[at]);
+        entry.into_raw()
+    });
+    let mut env = pointers(launch.env.iter().map(|s| s.as_ptr()));
+    if let (Some(at), Some(entry)) = (launch.listen_pid, listen_pid) {
+        env[at] = entry;
+    }
+    let parent = std::process::id();
+    // SAFETY: the process has one thread, so the child may use whatever it finds; it keeps to
+    // async-signal-safe calls all the same.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let errno = exec_in_child(launch, &argv, &env, listen_pid, parent);
+        let bytes = errno.to_ne_bytes();
+        // SAFETY: writes four bytes of a live array to a pipe of ours, then ends without running
+        // any destructor of the parent's.
+        unsafe {
+            libc::write(failed_write.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
+            libc::_exit(127);
+        }
+    }
+    let pid = cvt(pid);
+    if let (Some(at), Some(entry)) = (launch.listen_pid, listen_pid) {
+        // SAFETY: `entry` came from CString::into_raw above and its length has not changed.
+        launch.env[at] = unsafe { CString::from_raw(entry) };
+    }
+    drop(failed_write);
+    exec_result(pid?, failed_read)
+}
+
+fn pointers(
+    strings: impl Iterator<Item = *const libc::c_char>,
+) -> Vec<*const libc::c_char> {
+    strings.chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// The child's part of [`spawn`]; returns the errno of what failed.
+fn exec_in_child(
+    launch: &Launch<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+    listen_pid: Option<*mut libc::c_char>,
+    parent: u32,
+) -> i32 {
+    // SAFETY: only async-signal-safe calls on memory that was laid out before the fork. `listen_pid`
+    // points to "LISTEN_PID=" and ten bytes, as `write_pid` needs.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // The parent may have died before the line above took effect.
+        if libc::getppid() as u32 != parent {
+            libc::_exit(127);
+        }
+        if let Some(entry) = listen_pid {
+            write_pid(entry.add(c"LISTEN_PID=".count_bytes()).cast(), libc::getpid() as u32);
+        }
+        for (from, to) in [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
+        {
+            if let Some(from) = from
+                && libc::dup2(from.as_raw_fd(), to) == -1
+            {
+                return *libc::__errno_location();
+            }
+        }
+        launch.sigchld.restore();
+        libc::sigprocmask(libc::SIG_SETMASK, launch.mask.as_ref(), std::ptr::null_mut());
+        libc::execve(launch.program.as_ptr(), argv.as_ptr(), env.as_ptr());
+        *libc::__errno_location()
+    }
+}
+
+/// Writes `pid` in decimal and a NUL over the ten digits at `at`.
+///
+/// # Safety
+/// `at` must point to at least eleven writable bytes.
+unsafe fn write_pid(at: *mut u8, pid: u32) {
+    let mut digits = [0u8; 10];
+    let (mut rest, mut count) = (pid, 0);
+    loop {
+        digits[count] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        count += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    for place in 0..count {
+        // SAFETY: at most ten digits, as the caller promises.
+        unsafe { at.add(place).write(digits[count - 1 - place]) };
+    }
+    // SAFETY: the eleventh byte at the latest.
+    unsafe { at.add(count).write(0) };
+}
+
+/// Whether the exec went through: end of file says so, as the pipe closes on exec.
+fn exec_result(pid: libc::pid_t, failed: OwnedFd) -> io::Result<libc::pid_t> {
+    let mut errno = [0u8; 4];
+    let mut pipe = std::fs::File::from(failed);
+    match io::Read::read_exact(&mut pipe, &mut errno) {
+        Ok(()) => {
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        }
+        Err(_) => Ok(pid),
+    }
+}
+
+/// Replaces this process by the runtime; returns only if that failed.
+pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
+    let argv = pointers(argv.iter().map(|s| s.as_ptr()));
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; `environ` is
+    // only ever read, as nothing here sets a variable.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process without running destructors or atexit handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: always sound; everything that must reach a file was written with write(2).
+    unsafe { libc::_exit(code) }
+}
+
+/// Ends this process by `signal`, as its child was, so that the caller's wait status is the one of a
+/// bare run; without a second core file.
+pub(crate) fn die_of(signal: i32) -> ! {
+    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain calls on live locals; `set` is initialised by sigemptyset before use.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::kill(libc::getpid(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        // The shell's convention, should the signal not have killed us.
+        libc::_exit(128 + signal)
+    }
+}
+
+/// Sends any signal, real-time ones too, which nix's enum lacks.
+pub(crate) fn kill(pid: libc::pid_t, signal: i32) {
+    // SAFETY: no memory is involved. A child that is gone already is not an error to anyone.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Stops this process as its child was stopped; returns when it is continued.
+pub(crate) fn stop_ourselves() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+}
+
+/// Opens /dev/null over those of the descriptors 0 to 2 that the caller left closed, closed on
+/// exec: else a file of ours could become what the runtime takes for its stderr, and what we write
+/// to fd 2 could end in a lock file. The child still finds them closed.
+pub(crate) fn occupy_closed_stdio() {
+    for fd in 0..=2 {
+        // SAFETY: F_GETFD only reads; open takes the lowest free number, which is `fd`, since the
+        // ones below are taken by now.
+        unsafe {
+            if libc::fcntl(fd, libc::F_GETFD) == -1 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// An anonymous file, closed on exec.
+pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: `name` is NUL-terminated.
+    let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+extern "C" fn noop(_: libc::c_int) {}
+
+/// How often the timer fires again after its deadline: a tick that fell just before the flock call
+/// interrupts nothing, the next one does.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Interrupts blocking system calls with EINTR once `after` has passed, until dropped.
+///
+/// flock has no timeout. setitimer would do, but it would take away an alarm that the caller set
+/// before it executed us, and its timer survives exec; a POSIX timer does neither.
+#[derive(Debug)]
+pub(crate) struct Interrupt {
+    timer: libc::timer_t,
+    action: SavedAction,
+    mask: SigSet,
+}
+
+impl Interrupt {
+    pub(crate) fn after(after: Duration) -> io::Result<Interrupt> {
+        // The last real-time signal: nothing that a caller would send to a runtime.
+        let signal = libc::SIGRTMAX();
+        let action = swap_action(signal, noop as *const () as libc::sighandler_t)?;
+        // SAFETY: an all-zero sigevent is valid and completed below; the timer's id is written by
+        // timer_create before it is used.
+        let timer = unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_SIGNAL;
+            event.sigev_signo = signal;
+            let mut timer: libc::timer_t = std::mem::zeroed();
+            match cvt(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)) {
+                Ok(_) => timer,
+                Err(error) => {
+                    action.restore();
+                    return Err(error);
+                }
+            }
+        };
+        let interrupt = Interrupt { timer, action, mask: unblock(signal) };
+        interrupt.arm(after)?;
+        Ok(interrupt)
+    }
+
+    fn arm(&self, after: Duration) -> io::Result<()> {
+        // A value of zero would disarm the timer.
+        let first = after.max(Duration::from_nanos(1));
+        let spec = libc::itimerspec { it_interval: timespec(TICK), it_value: timespec(first) };
+        // SAFETY: the timer exists until drop; a null old value is allowed.
+        cvt(unsafe { libc::timer_settime(self.timer, 0, &spec, std::ptr::null_mut()) })?;
+        Ok(())
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        // SAFETY: the timer was created by `after` and is deleted once. A tick that is still pending
+        // is delivered to `noop` before the mask and action of the caller come back.
+        unsafe { libc::timer_delete(self.timer) };
+        let _ = self.mask.thread_set_mask();
+        self.action.restore();
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: duration.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(duration.subsec_nanos() as i32),
+    }
+}
+
+/// Unblocks one signal, real-time ones included; returns the mask as it was.
+fn unblock(signal: libc::c_int) -> SigSet {
+    // SAFETY: both sets are initialised by the calls before they are read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, &mut old);
+        SigSet::from_sigset_t_unchecked(old)
+    }
+}
+
+/// flock(2) on `file`; nix's guard would panic when unlocking fails.
+pub(crate) fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` is borrowed.
+    cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
+}
+
+/// The name of a section in every binary of ours. A copy of another version, installed as `runc`,
+/// has another inode and other contents; without this mark two copies could execute each other for
+/// ever.
+pub(crate) const MARK: &str = ".frostlock";
+
+#[used]
+#[unsafe(link_section = ".frostlock")]
+static MARKED: [u8; 9] = *b"frostlock";

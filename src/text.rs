@@ -1,0 +1,59 @@
+//! Text of others (ids, paths, messages) made fit for one line of a log.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+
+/// One line without control characters, at most `limit` bytes: an id with a newline could else forge
+/// a record, and one with an escape sequence could rewrite the screen of whoever reads the log.
+pub(crate) fn one_line(text: &OsStr, limit: usize) -> String {
+    let mut line = String::new();
+    for chunk in text.as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+                line.extend(character.escape_default());
+            } else {
+                line.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(line, "\\x{byte:02x}");
+        }
+        if line.len() > limit {
+            break;
+        }
+    }
+    truncate(line, limit)
+}
+
+/// Cuts at a character, and shows that it did.
+fn truncate(mut line: String, limit: usize) -> String {
+    const MARK: &str = "...";
+    if line.len() > limit {
+        let mut end = limit.saturating_sub(MARK.len());
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push_str(MARK);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_and_broken_utf8_are_escaped() {
+        assert_eq!(one_line(OsStr::new("a\nb\u{1b}[2J"), 100), "a\\nb\\u{1b}[2J");
+        assert_eq!(one_line(OsStr::from_bytes(b"a\xffb"), 100), "a\\xffb");
+        assert_eq!(one_line(OsStr::new("a\u{2028}b\u{85}c"), 100), "a\\u{2028}b\\u{85}c");
+    }
+
+    #[test]
+    fn long_text_is_cut_at_a_character() {
+        assert_eq!(one_line(OsStr::new("ääääää"), 8), "ää...");
+        assert_eq!(one_line(OsStr::new("exactly8"), 8), "exactly8");
+    }
+}
