@@ -1,1 +1,5 @@
 //! frostlock: see `docs/architecture.md`.
+
+pub mod bundle;
+pub mod cgroup;
+mod json;
