@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::mounts::Proc;
+use super::mounts::{Hierarchies, Proc};
 use super::{Identity, NAMING_ORDER};
 
 /// The lines of one `/proc/PID/cgroup`; lines we cannot read are left out.
@@ -27,10 +27,13 @@ impl Membership {
         self.0.iter().find(|(all, _)| all.iter().any(|c| c == controller)).map(|(_, p)| p.as_path())
     }
 
-    /// The identity as the runtime would name it; `None` if it lies outside our cgroup namespace,
+    /// The identity as the runtimes would name it. `None` if it lies outside our cgroup namespace,
     /// where the kernel shows only how many levels up (cgroup_namespaces(7)).
-    pub fn identity(&self) -> Option<Identity> {
-        let path = NAMING_ORDER.iter().find_map(|c| self.path(c)).or_else(|| self.path(""))?;
+    ///
+    /// The file lists every hierarchy of the kernel, also those that are not mounted here: hence `mounts`.
+    pub fn identity(&self, mounts: &Hierarchies) -> Option<Identity> {
+        let v1 = NAMING_ORDER.iter().find_map(|c| mounts.v1(c).and(self.path(c)));
+        let path = if mounts.unified() { self.path("") } else { v1 }?;
         if path.starts_with("/..") { None } else { Identity::new(path) }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A line that cannot be read is skipped, never an error. Format: proc_pid_mountinfo(5).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::{Identity, NAMING_ORDER, clean};
@@ -202,16 +202,21 @@ fn is_mount_option(option: &str) -> bool {
 /// The reachable cgroup mounts, best first. One that another mount covers is left out: after
 /// `unshare -m; mount -t cgroup2 none /sys/fs/cgroup` the v1 lines are all still there.
 fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
-    let lines = || mountinfo.split(|&b| b == b'\n');
-    let maybe_cgroup = |line: &&[u8]| line.windows(9).any(|w| w == b" - cgroup");
-    let mut cgroups: Vec<Mount> = lines().filter(maybe_cgroup).filter_map(Mount::parse).collect();
+    let lines: Vec<&[u8]> = mountinfo.split(|&b| b == b'\n').collect();
+    // A node has thousands of mounts: only cgroup mounts, and those at or above one, are parsed whole.
+    let maybe_cgroup = |line: &&[u8]| {
+        line.rsplit(|&b| b == b' ').nth(2).is_some_and(|fs_type| fs_type.starts_with(b"cgroup"))
+    };
+    let mut cgroups: Vec<Mount> =
+        lines.iter().copied().filter(maybe_cgroup).filter_map(Mount::parse).collect();
     cgroups.retain(|m| m.kind != Kind::Other);
-    // A node has thousands of mounts; only those at or above a cgroup mount are parsed whole.
     let at_or_above = |line: &&[u8]| {
-        let at = line.split(|&b| b == b' ').nth(4).map(unescape).unwrap_or_default();
+        let at = line.split(|&b| b == b' ').nth(4).unwrap_or_default();
+        let at = if at.contains(&b'\\') { unescape(at) } else { OsStr::from_bytes(at).into() };
         cgroups.iter().any(|c| c.mountpoint.starts_with(&at))
     };
-    let above: Vec<Mount> = lines().filter(at_or_above).filter_map(Mount::parse).collect();
+    let above: Vec<Mount> =
+        lines.iter().copied().filter(at_or_above).filter_map(Mount::parse).collect();
     cgroups.retain(|m| !above.iter().any(|a| covers(a, m, &above)));
     cgroups.sort_by_key(Mount::preference);
     cgroups

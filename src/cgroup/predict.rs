@@ -1,10 +1,12 @@
 //! Where a runtime is going to put a container, from `linux.cgroupsPath`, the driver and the runtime's
 //! own grammar, before anything exists.
 //!
-//! Read in: runc 1.1.5 and 1.3 (libcontainer/cgroups/{fs/paths.go, fs2/defaultpath.go,
-//! systemd/{common,v1,v2}.go, v1_utils.go}, libcontainer/specconv/spec_linux.go, utils.CleanPath),
-//! crun 1.8 to 1.28 (src/libcrun/cgroup-cgroupfs.c, cgroup-systemd.c), youki 0.5 (libcgroups/src/{common,
-//! v1/manager,v2/manager,systemd/manager}.rs, libcontainer/src/utils.rs). What a runtime refuses is
+//! Read in, by commit: runc libcontainer/cgroups/fs/paths.go (1441fb88), fs2/defaultpath.go (037668e5),
+//! systemd/common.go (006ce465), systemd/{v1,v2}.go (001e0405), specconv/spec_linux.go (00168668); crun
+//! src/libcrun/cgroup-cgroupfs.c (05926f5f), cgroup-systemd.c (016329d7); youki crates/libcgroups/src/
+//! common.rs (0958ddc8), v1/manager.rs (4e862a2a), v2/manager.rs (2eb44fe9), systemd/manager.rs
+//! (0598fa65), crates/libcontainer/src/utils.rs (00850ded). Held against real runc 1.1.5 (v1 hybrid and
+//! v2) and crun 1.8.1 (v2), both cgroupfs, by tests/kernel_identity.rs. What a runtime refuses is
 //! [`Unknown`] here: it makes no cgroup.
 
 use std::ffi::{OsStr, OsString};

@@ -1,6 +1,7 @@
 //! The container's cgroup, init process and bundle as the runtime recorded them.
 //!
-//! Read in runc 1.1.5 (state.json), crun 1.8.1 (status) and youki 0.5 (state.json, youki_config.json).
+//! Formats as written by runc 1.1.5 (state.json) and crun 1.8.1 (status, and status.c at 0138c64f), and as
+//! read in youki's source (libcontainer/src/config.rs at 2fc14fc8, nested in newer ones).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -55,7 +56,7 @@ pub fn locate(root: Option<&Path>, family: Family, env: &Surroundings) -> Vec<Pa
         // crun status.c get_run_directory(): the variable wins for everybody.
         Family::Crun => vec![xdg.unwrap_or("/run".into()).join("crun")],
         Family::Youki if !env.rootless() => vec!["/run/youki".into()],
-        // youki rootpath.rs: the first that can be made.
+        // youki determine_root_path(): the first that can be made.
         Family::Youki => {
             let home = env.home.as_ref().map(|h| Path::new(h).join(".youki/run"));
             let user = PathBuf::from(format!("/run/user/{}/youki", env.euid));
