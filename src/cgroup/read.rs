@@ -1,0 +1,138 @@
+//! CPU limits, throttling, OOM kills and freezer state of a cgroup.
+//!
+//! A file that is not there, or vanishes while it is read (ENODEV), is no error but `None`: cgroups come
+//! and go beside us. Each controller is looked for in its v1 hierarchy, then in v2: on a hybrid host
+//! they are spread over both.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::{Hierarchies, Identity};
+
+/// A CPU bandwidth limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuQuota {
+    /// `None` is no limit.
+    pub quota_us: Option<i64>,
+    pub period_us: u64,
+}
+
+/// How often, and for how long in all CPUs together, a cgroup had to wait for its next period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttled {
+    pub nr_throttled: u64,
+    pub throttled_us: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freezer {
+    Thawed,
+    /// Asked for, and some task has not stopped yet.
+    Freezing,
+    Frozen,
+    /// No freezer, no such cgroup, or a state we do not know.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// One cgroup's files.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    cpu: Option<(Version, PathBuf)>,
+    memory: Option<(Version, PathBuf)>,
+    freezer: Option<(Version, PathBuf)>,
+}
+
+impl Reader {
+    pub fn new(mounts: &Hierarchies, id: &Identity) -> Reader {
+        let place = |controller| {
+            let v1 = mounts.v1_dir(controller, id).map(|dir| (Version::V1, dir));
+            // With the controller in v1 the v2 directory has no files of it.
+            let v2 = mounts.v1(controller).is_none().then(|| mounts.v2_dir(id)).flatten();
+            v1.or(v2.map(|dir| (Version::V2, dir)))
+        };
+        Reader { cpu: place("cpu"), memory: place("memory"), freezer: place("freezer") }
+    }
+
+    /// Where the CPU bandwidth files are.
+    pub fn cpu_dir(&self) -> Option<(Version, &Path)> {
+        self.cpu.as_ref().map(|(version, dir)| (*version, dir.as_path()))
+    }
+
+    pub fn freezer_dir(&self) -> Option<(Version, &Path)> {
+        self.freezer.as_ref().map(|(version, dir)| (*version, dir.as_path()))
+    }
+
+    pub fn cpu_quota(&self) -> Option<CpuQuota> {
+        let (version, dir) = self.cpu_dir()?;
+        if version == Version::V1 {
+            let quota: i64 = text(dir, "cpu.cfs_quota_us")?.trim().parse().ok()?;
+            let period_us = text(dir, "cpu.cfs_period_us")?.trim().parse().ok()?;
+            return Some(CpuQuota { quota_us: (quota >= 0).then_some(quota), period_us });
+        }
+        let max = text(dir, "cpu.max")?;
+        let (quota, period) = max.trim().split_once(' ')?;
+        let quota_us = if quota == "max" { None } else { Some(quota.parse().ok()?) };
+        Some(CpuQuota { quota_us, period_us: period.parse().ok()? })
+    }
+
+    pub fn throttled(&self) -> Option<Throttled> {
+        let (version, dir) = self.cpu_dir()?;
+        let stat = text(dir, "cpu.stat")?;
+        let nr_throttled = value(&stat, "nr_throttled")?;
+        let throttled_us = match version {
+            Version::V1 => value(&stat, "throttled_time")? / 1000,
+            Version::V2 => value(&stat, "throttled_usec")?,
+        };
+        Some(Throttled { nr_throttled, throttled_us })
+    }
+
+    /// Kills by the OOM killer in this cgroup; kernel 4.13 or newer.
+    pub fn oom_kill(&self) -> Option<u64> {
+        let (version, dir) = self.memory.as_ref()?;
+        let file = if *version == Version::V1 { "memory.oom_control" } else { "memory.events" };
+        value(&text(dir, file)?, "oom_kill")
+    }
+
+    pub fn freezer(&self) -> Freezer {
+        let Some((version, dir)) = self.freezer_dir() else { return Freezer::Unknown };
+        match version {
+            Version::V1 => match text(dir, "freezer.state").as_deref().map(str::trim) {
+                Some("THAWED") => Freezer::Thawed,
+                Some("FREEZING") => Freezer::Freezing,
+                Some("FROZEN") => Freezer::Frozen,
+                _ => Freezer::Unknown,
+            },
+            Version::V2 => frozen_v2(dir).unwrap_or(Freezer::Unknown),
+        }
+    }
+}
+
+/// `frozen` also tells of a frozen ancestor, while `cgroup.freeze` is this cgroup's own wish.
+fn frozen_v2(dir: &Path) -> Option<Freezer> {
+    let frozen = value(&text(dir, "cgroup.events")?, "frozen")?;
+    let wish = text(dir, "cgroup.freeze")?;
+    Some(match (frozen, wish.trim()) {
+        (1, _) => Freezer::Frozen,
+        (_, "1") => Freezer::Freezing,
+        _ => Freezer::Thawed,
+    })
+}
+
+fn text(dir: &Path, name: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(dir.join(name)).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The number in the line `key number`.
+fn value(stat: &str, key: &str) -> Option<u64> {
+    let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(k, _)| *k == key).and_then(|(_, v)| v.trim().parse().ok())
+}

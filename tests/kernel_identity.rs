@@ -1,0 +1,167 @@
+//! Prediction, state file and kernel name the same cgroup: real runc and crun, v1 (or whatever the host has)
+//! and v2. Needs root, runc, crun and a static busybox; their absence is a failure, not a skip.
+
+// clippy.toml allows these in tests, but helpers of a test are not #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use frostlock::bundle::Bundle;
+use frostlock::cgroup::predict::Plan;
+use frostlock::cgroup::{Family, Freezer, Hierarchies, Membership, Proc, Reader, state_file};
+
+/// Absolute, relative to runc's own cgroup, climbing, and none; `@` is a name of this process's own.
+const PATHS: [Option<&str>; 5] =
+    [Some("/@/x"), Some("@-rel/../@/y"), Some("/../@/z"), Some("../../@/w"), None];
+
+#[test]
+fn runc_on_the_host() {
+    agree("runc", Family::Runc, &PATHS);
+}
+
+#[test]
+fn runc_and_crun_on_v2() {
+    assert!(nix::unistd::geteuid().is_root(), "needs root");
+    // In a mount namespace of its own: crun 1.8 refuses a hybrid host, and the host's mounts stay.
+    // In a cgroup of its own: else "relative to my cgroup" and "relative to its parent" are all the root.
+    let inner = r#"mount -t cgroup2 none /sys/fs/cgroup || exit
+        own=/sys/fs/cgroup/frostlock-test-cg-own-$$; mkdir -p $own/caller; echo $$ > $own/caller/cgroup.procs
+        "$0" --exact inner_v2 --ignored --nocapture; status=$?
+        echo $$ > /sys/fs/cgroup/cgroup.procs; rmdir $own/caller $own; exit $status"#;
+    let exe = std::env::current_exe().expect("own path");
+    let out =
+        Command::new("unshare").args(["-m", "sh", "-c", inner]).arg(exe).output().expect("unshare");
+    let text = [out.stdout, out.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by runc_and_crun_on_v2 in its mount namespace"]
+fn inner_v2() {
+    let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
+    assert!(mounts.unified() && mounts.v1.is_empty(), "{mounts:?}");
+    agree("runc", Family::Runc, &PATHS);
+    agree("crun", Family::Crun, &[PATHS[0], Some("@/y"), None]);
+}
+
+fn agree(runtime: &str, family: Family, paths: &[Option<&str>]) {
+    assert!(nix::unistd::geteuid().is_root(), "needs root");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    make_rootfs(dir.path());
+    for (number, path) in paths.iter().enumerate() {
+        let name = format!("frostlock-test-cg-{}", std::process::id());
+        let path = path.map(|p| p.replace('@', &name));
+        let id = format!("{name}-{number}");
+        write_config(dir.path(), path.as_deref());
+        let bundle = Bundle::read(dir.path()).expect("our config.json");
+        assert_eq!(bundle.cgroups_path.as_deref(), path.as_deref().map(Path::new));
+        let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
+        let cgroups_path = bundle.cgroups_path.as_deref();
+        let plan =
+            Plan { family, id: OsStr::new(&id), systemd: false, cgroups_path, rootless: None };
+        let predicted = plan.predict(&mounts, &Proc::default()).expect("a prediction");
+        // Deleted, and its cgroups removed, however this ends.
+        let container = Container::create(runtime, dir.path(), id, mounts.dirs(&predicted));
+
+        let roots = [dir.path().join("state")];
+        let state =
+            state_file::read(&roots, family, OsStr::new(&container.id), &mounts, &Proc::default());
+        let state = state.expect("the runtime's state");
+        assert_eq!(state.identity.as_ref(), Some(&predicted), "{runtime} {path:?}");
+        let pid = state.init_pid.expect("init's pid").to_string();
+        let seen = Membership::of(&Proc::default(), &pid).expect("init's cgroup");
+        assert_eq!(seen.identity(&mounts).as_ref(), Some(&predicted), "{runtime} {path:?}");
+        assert_eq!(state.init_start, start_time(&pid));
+        assert_eq!(state.bundle.as_deref(), Some(dir.path()));
+        assert_eq!(Reader::new(&mounts, &predicted).freezer(), Freezer::Thawed);
+        container.run("pause");
+        assert_eq!(Reader::new(&mounts, &predicted).freezer(), Freezer::Frozen);
+        container.run("resume");
+    }
+}
+
+fn make_rootfs(bundle: &Path) {
+    std::fs::create_dir_all(bundle.join("rootfs/bin")).expect("rootfs");
+    std::fs::copy("/bin/busybox", bundle.join("rootfs/bin/busybox")).expect("busybox-static");
+}
+
+fn write_config(bundle: &Path, cgroups_path: Option<&str>) {
+    let config = bundle.join("config.json");
+    let _ = std::fs::remove_file(&config);
+    let made = Command::new("runc").arg("spec").current_dir(bundle).status().expect("runc");
+    assert!(made.success(), "runc spec");
+    let text = std::fs::read_to_string(&config).expect("config.json");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    json["process"]["terminal"] = false.into();
+    json["process"]["args"] = serde_json::json!(["/bin/busybox", "sleep", "60"]);
+    // The default's devices need a controller that the v2 tree of a hybrid host lacks.
+    json["linux"]["resources"] = serde_json::json!({});
+    if let Some(path) = cgroups_path {
+        json["linux"]["cgroupsPath"] = path.into();
+    }
+    std::fs::write(&config, json.to_string()).expect("config.json");
+}
+
+fn start_time(pid: &str) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+struct Container {
+    runtime: String,
+    root: PathBuf,
+    id: String,
+    dirs: Vec<PathBuf>,
+}
+
+impl Container {
+    fn create(runtime: &str, bundle: &Path, id: String, dirs: Vec<PathBuf>) -> Container {
+        let made = Container { runtime: runtime.into(), root: bundle.join("state"), id, dirs };
+        let bundle = bundle.to_string_lossy();
+        made.call(&["create", "--bundle", &bundle, &made.id]);
+        made
+    }
+
+    fn run(&self, verb: &str) {
+        self.call(&[verb, &self.id]);
+    }
+
+    /// Not through pipes: the container would hold them open for its life.
+    fn call(&self, args: &[&str]) {
+        let log = self.root.with_extension("log");
+        let mut command = Command::new(&self.runtime);
+        command.arg("--root").arg(&self.root).arg("--log").arg(&log).args(args);
+        let status =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status = status.unwrap_or_else(|e| panic!("cannot run {}: {e}", self.runtime));
+        let log = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(
+            status.success() || std::thread::panicking(),
+            "{} {args:?}: {}",
+            self.runtime,
+            log()
+        );
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.call(&["delete", "--force", &self.id]);
+        // The memory hierarchy need not agree: a relative path is below our own cgroup in each.
+        let own = Membership::of(&Proc::default(), "self").unwrap_or_default();
+        let parent = format!("frostlock-test-cg-{}", std::process::id());
+        for dir in &self.dirs {
+            let below =
+                own.path("memory").map_or(Path::new(""), |p| p.strip_prefix("/").unwrap_or(p));
+            let mine = |d: &&Path| d.to_string_lossy().contains("/frostlock-test-cg-");
+            for level in dir.ancestors().take_while(mine) {
+                let _ = std::fs::remove_dir(level);
+            }
+            let _ =
+                std::fs::remove_dir(Path::new("/sys/fs/cgroup/memory").join(below).join(&parent));
+        }
+    }
+}
