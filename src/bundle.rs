@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxCpu;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Unknown;
 use crate::json::{self, Object};
@@ -23,7 +24,8 @@ pub struct Bundle {
 }
 
 /// Kubernetes' names for the container, from the annotations of containerd's CRI plugin or of CRI-O.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PodNames {
     pub namespace: Option<String>,
     pub name: Option<String>,

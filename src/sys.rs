@@ -183,19 +183,35 @@ fn exec_result(pid: libc::pid_t, failed: OwnedFd) -> io::Result<libc::pid_t> {
     let mut pipe = std::fs::File::from(failed);
     match io::Read::read_exact(&mut pipe, &mut errno) {
         Ok(()) => {
-            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            let _ = wait(pid, 0);
             Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
         }
         Err(_) => Ok(pid),
     }
 }
 
+unsafe extern "C" {
+    static environ: *const *const libc::c_char;
+}
+
+/// The environment byte for byte; std's iterator leaves out entries without `=`.
+pub(crate) fn environment() -> Vec<CString> {
+    let mut entries = Vec::new();
+    // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer,
+    // and nothing in this program changes it.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            entries.push(CStr::from_ptr(*at).to_owned());
+            at = at.add(1);
+        }
+    }
+    entries
+}
+
 /// Replaces this process by the runtime; returns only if that failed.
 pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));
-    unsafe extern "C" {
-        static environ: *const *const libc::c_char;
-    }
     // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; `environ` is
     // only ever read, as nothing here sets a variable.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
@@ -230,6 +246,33 @@ pub(crate) fn die_of(signal: i32) -> ! {
 pub(crate) fn kill(pid: libc::pid_t, signal: i32) {
     // SAFETY: no memory is involved. A child that is gone already is not an error to anyone.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// What wait(2) says of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Running,
+    Stopped,
+    Exited(i32),
+    Killed(i32),
+}
+
+/// waitpid(2); nix's refuses the status of a child that died of a real-time signal.
+pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
+    let mut status = 0;
+    // SAFETY: `status` lives across the call.
+    let waited = cvt(unsafe { libc::waitpid(pid, &mut status, options) })?;
+    Ok(if waited == 0 {
+        Wait::Running
+    } else if libc::WIFEXITED(status) {
+        Wait::Exited(libc::WEXITSTATUS(status))
+    } else if libc::WIFSIGNALED(status) {
+        Wait::Killed(libc::WTERMSIG(status))
+    } else if libc::WIFSTOPPED(status) {
+        Wait::Stopped
+    } else {
+        Wait::Running
+    })
 }
 
 /// Stops this process as its child was stopped; returns when it is continued.

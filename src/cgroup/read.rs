@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Hierarchies, Identity};
 
 /// A CPU bandwidth limit.
@@ -35,14 +37,14 @@ pub enum Freezer {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     V1,
     V2,
 }
 
 /// One cgroup's files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reader {
     cpu: Option<(Version, PathBuf)>,
     memory: Option<(Version, PathBuf)>,

@@ -1,0 +1,126 @@
+//! The runtime's stdout and stderr, held back until it has ended and then passed on byte for byte.
+//!
+//! Into anonymous files rather than pipes: nothing has to be read meanwhile, and a process that the
+//! runtime left behind with its stderr neither blocks us nor dies of a closed pipe. A terminal is
+//! not captured, since runc's logger changes its format when stderr is none.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::runtime::Stdio;
+use crate::sys;
+
+/// How long a caller that does not read what the runtime said may keep us.
+const REPLAY_MAX: Duration = Duration::from_secs(1);
+
+/// What the runtime writes.
+#[derive(Debug, Default)]
+pub(crate) struct Capture {
+    stdout: Option<File>,
+    stderr: Option<File>,
+    /// Both are one pipe of the caller's, where the order counts.
+    joined: bool,
+}
+
+impl Capture {
+    /// Leaves stdio alone.
+    pub(crate) fn nothing() -> Capture {
+        Capture::default()
+    }
+
+    /// Without a file to capture into, stdio is left alone.
+    pub(crate) fn begin() -> Capture {
+        Capture::try_begin().unwrap_or_default()
+    }
+
+    fn try_begin() -> io::Result<Capture> {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let joined = is_same(stdout.as_fd(), stderr.as_fd());
+        let out = (!stdout.is_terminal()).then(|| sys::memfd(c"frostlock-stdout")).transpose()?;
+        let err = (!joined && !stderr.is_terminal())
+            .then(|| sys::memfd(c"frostlock-stderr"))
+            .transpose()?;
+        Ok(Capture { stdout: out.map(File::from), stderr: err.map(File::from), joined })
+    }
+
+    pub(crate) fn stdout(&self) -> Stdio<'_> {
+        self.stdout.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(crate) fn stderr(&self) -> Stdio<'_> {
+        let file = if self.joined { &self.stdout } else { &self.stderr };
+        file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Passes everything on. A caller that has gone away is no error of the operation's.
+    pub(crate) fn replay(&mut self) {
+        if let Some(out) = &mut self.stdout {
+            let _ = pass_on(out, io::stdout().as_fd());
+        }
+        if let Some(err) = &mut self.stderr {
+            let _ = pass_on(err, io::stderr().as_fd());
+        }
+    }
+
+    /// The last line on stderr, which is where a runtime says why it failed.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        const TAIL_BYTES: u64 = 2048;
+        let file = self.stderr.as_ref().or(self.stdout.as_ref())?;
+        let start = file.metadata().ok()?.len().saturating_sub(TAIL_BYTES);
+        let mut tail = vec![0; TAIL_BYTES as usize];
+        let length = file.read_at(&mut tail, start).ok()?;
+        let tail = String::from_utf8_lossy(&tail[..length]);
+        tail.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+    }
+}
+
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let file = |fd: BorrowedFd<'_>| {
+        let metadata = File::from(fd.try_clone_to_owned().ok()?).metadata().ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    file(one).is_some_and(|one| Some(one) == file(other))
+}
+
+fn pass_on(from: &mut File, to: BorrowedFd<'_>) -> io::Result<()> {
+    let deadline = Instant::now() + REPLAY_MAX;
+    let mut to = File::from(to.try_clone_to_owned()?);
+    from.rewind()?;
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        write_all_until(&mut to, &buffer[..length], deadline)?;
+    }
+}
+
+/// The caller's pipe may be one that does not block.
+fn write_all_until(to: &mut File, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_for_room(to, deadline)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_room(to: &File, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], timeout)?;
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! The container that an operation is about: its cgroup, its names, our record of it.
+//!
+//! Before `create` the bundle says where it is going to be; afterwards a small record of ours does,
+//! or the runtime's own state file. The record is believed only while the runtime's state directory
+//! is the very one it was written for: a container that was deleted and made again without us may
+//! be in another cgroup.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{Bundle, PodNames};
+use crate::cgroup::predict::Plan;
+use crate::cgroup::state_file::{self, Surroundings};
+use crate::cgroup::{CpuQuota, Hierarchies, Identity, Proc, Reader};
+use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
+use crate::outcome::{LastFigures, Quotas};
+use crate::process::Process;
+use crate::state_dir::{self, StateDir};
+
+/// What we know of a container, between two operations on it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    cgroup: PathBuf,
+    /// Where its figures and its pod's are; finding out anew would mean to parse mountinfo, which
+    /// takes 3 ms on a node with 5000 mounts.
+    files: Reader,
+    pod_files: Option<Reader>,
+    pod: PodNames,
+    init: Option<Process>,
+    /// The runtime's state directory of this container; none while it is being created.
+    made_as: Option<Inode>,
+    /// Who is creating or has created it.
+    creator: Option<Process>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Inode {
+    dev: u64,
+    ino: u64,
+}
+
+/// The container of one operation.
+#[derive(Debug)]
+pub(crate) struct Container {
+    record: Option<Record>,
+    /// Where our record of it is.
+    path: PathBuf,
+    /// Where the runtime keeps its state.
+    runtime_state: PathBuf,
+    /// That this operation has written the record, of a container that was not there before.
+    announced: bool,
+    lookup: Lookup,
+    /// Why its cgroup is not known, if somebody should hear of it.
+    pub(crate) unknown: Option<String>,
+}
+
+/// Where to look things up.
+#[derive(Debug)]
+struct Lookup {
+    grammar: Grammar,
+    roots: Vec<PathBuf>,
+    proc: Proc,
+}
+
+impl Container {
+    /// Finds out what can be known before the operation runs.
+    pub(crate) fn find(
+        grammar: Grammar,
+        globals: &Globals,
+        invocation: &Invocation,
+        state: &StateDir,
+    ) -> Container {
+        let proc = Proc::default();
+        let surroundings = Surroundings::ours(&proc);
+        let roots = state_file::locate(globals.root.as_deref(), grammar, &surroundings);
+        let lookup = Lookup { grammar, roots, proc };
+        let runtime_state = lookup.runtime_state(&invocation.id);
+        let mut container = Container {
+            record: None,
+            path: record_path(state, &runtime_state),
+            runtime_state,
+            announced: false,
+            lookup,
+            unknown: None,
+        };
+        let found = match invocation.verb {
+            Verb::Create | Verb::Run | Verb::Restore => {
+                container.lookup.planned(globals, invocation, surroundings.rootless())
+            }
+            _ => container.recorded(&invocation.id),
+        };
+        match found {
+            Ok(record) => container.record = Some(record),
+            Err(why) => container.unknown = Some(why),
+        }
+        container
+    }
+
+    /// Our record, if it is of this container; else the runtime's state; else a record without a
+    /// state, which is one of a container that is being made or whose creation was cut short.
+    fn recorded(&self, id: &OsStr) -> Result<Record, String> {
+        let record = read_record(&self.path);
+        let now = inode(&self.runtime_state);
+        if let Some(record) = &record
+            && record.made_as.is_some()
+            && record.made_as == now
+        {
+            return Ok(record.clone());
+        }
+        match self.lookup.from_runtime(id, now) {
+            Ok(record) => Ok(record),
+            Err(why) => record.filter(|record| record.made_as.is_none()).ok_or(why),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.record.as_ref().and_then(|record| Identity::new(&record.cgroup))
+    }
+
+    pub(crate) fn pod(&self) -> PodNames {
+        self.record.as_ref().map(|record| record.pod.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn init(&self) -> Option<Process> {
+        self.record.as_ref().and_then(|record| record.init)
+    }
+
+    /// The CPU limits of the container and its pod as they are now.
+    pub(crate) fn quotas(&self) -> Quotas {
+        let Some(record) = &self.record else { return Quotas::default() };
+        Quotas {
+            container: record.files.cpu_quota(),
+            pod: record.pod_files.as_ref().and_then(Reader::cpu_quota),
+        }
+    }
+
+    pub(crate) fn figures(&self) -> Option<LastFigures> {
+        let files = &self.record.as_ref()?.files;
+        Some(LastFigures { throttled: files.throttled(), oom_kill: files.oom_kill() })
+    }
+
+    /// Before `create`: writes down where the container is going to be, so that whoever comes
+    /// meanwhile, or after a create that was cut short, finds its lock. A container that is there
+    /// already keeps its record.
+    pub(crate) fn announce(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        let somebody_is_at_it = read_record(&self.path)
+            .is_some_and(|record| record.creator.is_some_and(Process::is_alive));
+        if inode(&self.runtime_state).is_some() || somebody_is_at_it {
+            return;
+        }
+        record.creator = Process::ourselves();
+        self.announced = write_record(&self.path, record).is_ok();
+    }
+
+    /// After the container was made: the runtime's own word on where it is replaces the plan.
+    pub(crate) fn made(&mut self, id: &OsStr) {
+        let now = inode(&self.runtime_state);
+        if now.is_none() {
+            return;
+        }
+        match (self.lookup.from_runtime(id, now), &mut self.record) {
+            (Ok(actual), Some(planned)) => {
+                let pod = std::mem::take(&mut planned.pod);
+                *planned = Record { pod, creator: planned.creator, ..actual };
+            }
+            (Ok(actual), None) => self.record = Some(actual),
+            // The plan stands, without an inode, until somebody can read the state.
+            (Err(_), _) => return,
+        }
+        if let Some(record) = &self.record {
+            let _ = write_record(&self.path, record);
+        }
+    }
+
+    /// Whether the runtime has no state of it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        inode(&self.runtime_state).is_none()
+    }
+
+    /// Removes our record of a container that is gone; of one that was there before us only when it
+    /// was to be deleted.
+    pub(crate) fn forget(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// That a failed create of ours has left nothing of the runtime's behind, and that nobody was
+    /// there before.
+    pub(crate) fn came_to_nothing(&self) -> bool {
+        self.announced && self.is_gone()
+    }
+}
+
+impl Lookup {
+    fn runtime_state(&self, id: &OsStr) -> PathBuf {
+        let mut states = self.roots.iter().map(|root| root.join(plain(id)));
+        let first = states.next().unwrap_or_default();
+        if first.is_dir() { first } else { states.find(|state| state.is_dir()).unwrap_or(first) }
+    }
+
+    fn planned(
+        &self,
+        globals: &Globals,
+        invocation: &Invocation,
+        rootless: Option<u32>,
+    ) -> Result<Record, String> {
+        let bundle = invocation.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
+        let bundle = Bundle::read(&bundle).map_err(|why| why.to_string())?;
+        let plan = Plan {
+            grammar: self.grammar,
+            id: &invocation.id,
+            systemd: match globals.cgroup_manager {
+                Some(manager) => manager == CgroupManager::Systemd,
+                None => globals.systemd_cgroup,
+            },
+            cgroups_path: bundle.cgroups_path.as_deref(),
+            rootless,
+        };
+        let mounts = self.mounts()?;
+        let identity = plan.predict(&mounts, &self.proc).map_err(|why| why.to_string())?;
+        Ok(Record::new(&identity, &identity, &mounts, bundle.pod))
+    }
+
+    fn from_runtime(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
+        if made_as.is_none() {
+            return Err("the runtime has no such container".to_owned());
+        }
+        let mounts = self.mounts()?;
+        let state = state_file::read(&self.roots, self.grammar, id, &mounts, &self.proc)
+            .map_err(|why| why.to_string())?;
+        let identity = state.identity.ok_or("the runtime's state names no cgroup")?;
+        let bundle = state.bundle.as_deref().and_then(|bundle| Bundle::read(bundle).ok());
+        let files_of = state.leaf.as_ref().unwrap_or(&identity);
+        let mut record =
+            Record::new(&identity, files_of, &mounts, bundle.map(|b| b.pod).unwrap_or_default());
+        record.made_as = made_as;
+        record.init = match (state.init_pid, state.init_start) {
+            (Some(pid), Some(start)) => Some(Process { pid, start }),
+            (Some(pid), None) => Process::of(pid),
+            (None, _) => None,
+        };
+        Ok(record)
+    }
+
+    fn mounts(&self) -> Result<Hierarchies, String> {
+        Hierarchies::read(&self.proc).map_err(|error| format!("cannot read mountinfo: {error}"))
+    }
+}
+
+impl Record {
+    fn new(identity: &Identity, files_of: &Identity, mounts: &Hierarchies, pod: PodNames) -> Record {
+        Record {
+            cgroup: identity.as_path().to_owned(),
+            files: Reader::new(mounts, files_of),
+            pod_files: identity.pod().map(|pod| Reader::new(mounts, &pod)),
+            pod,
+            init: None,
+            made_as: None,
+            creator: None,
+        }
+    }
+}
+
+/// An id that is not one name would lead out of the root; no runtime accepts it.
+fn plain(id: &OsStr) -> &OsStr {
+    let is_one_name = Path::new(id).file_name() == Some(id);
+    if is_one_name { id } else { OsStr::new("-") }
+}
+
+/// The root is part of it, resolved: docker names its own through /var/run, which is a link.
+fn record_path(state: &StateDir, runtime_state: &Path) -> PathBuf {
+    let resolved = runtime_state.parent().and_then(|root| std::fs::canonicalize(root).ok());
+    let path = match (resolved, runtime_state.file_name()) {
+        (Some(root), Some(id)) => root.join(id),
+        _ => runtime_state.to_owned(),
+    };
+    state.containers().join(format!("{}.json", state_dir::file_name(path.as_os_str())))
+}
+
+fn inode(path: &Path) -> Option<Inode> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Inode { dev: metadata.dev(), ino: metadata.ino() })
+}
+
+fn read_record(path: &Path) -> Option<Record> {
+    serde_json::from_str(&crate::json::read_text(path).ok()?).ok()
+}
+
+/// Whole or not at all: readers take no lock.
+fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if let Some(state) = directory.parent() {
+        state_dir::make_private(state)?;
+    }
+    state_dir::make_private(directory)?;
+    let next = path.with_extension(format!("{}.new", std::process::id()));
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&next)
+        .and_then(|mut file| file.write_all(&serde_json::to_vec(record)?))
+        .and_then(|()| std::fs::rename(&next, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&next);
+    }
+    written
+}

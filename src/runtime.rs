@@ -1,0 +1,197 @@
+//! One start of the runtime: its stdio, its signals, its end.
+//!
+//! A child that is as close to a bare start as can be, since a container's init inherits much of
+//! what its runtime was started with: signal mask and dispositions, limits, umask, descriptors.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::capture::Capture;
+use crate::outcome::Exit;
+use crate::sys;
+
+/// The runtime and the command line that is its.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    pub path: PathBuf,
+    /// Our own arguments, without argv[0], byte for byte.
+    pub args: Vec<OsString>,
+}
+
+impl Runtime {
+    /// Its path is what a bare run would have as argv[0]: runc prints it in its usage messages and
+    /// crun takes its handler from it.
+    fn argv(&self) -> io::Result<Vec<CString>> {
+        std::iter::once(self.path.as_os_str())
+            .chain(self.args.iter().map(OsString::as_os_str))
+            .map(|arg| CString::new(arg.as_bytes()).map_err(io::Error::from))
+            .collect()
+    }
+
+    /// Becomes the runtime; returns only if that failed.
+    pub fn exec(&self) -> io::Error {
+        let program = CString::new(self.path.as_os_str().as_bytes());
+        match (program, self.argv()) {
+            (Ok(program), Ok(argv)) => sys::exec(&program, &argv),
+            (Err(error), _) => error.into(),
+            (_, Err(error)) => error,
+        }
+    }
+
+    /// Starts it beside us.
+    pub(crate) fn start(&self, signals: &Signals, capture: &Capture) -> io::Result<Attempt> {
+        let program = CString::new(self.path.as_os_str().as_bytes())?;
+        let argv = self.argv()?;
+        let mut env = sys::environment();
+        let listen_pid = reserve_listen_pid(&mut env);
+        let pid = sys::spawn(&mut sys::Launch {
+            program: &program,
+            argv: &argv,
+            env: &mut env,
+            listen_pid,
+            stdout: capture.stdout(),
+            stderr: capture.stderr(),
+            mask: &signals.at_entry,
+            sigchld: &signals.sigchld,
+        })?;
+        STARTED.store(pid, Ordering::Relaxed);
+        Ok(Attempt { pid, since: Instant::now() })
+    }
+}
+
+/// systemd's socket activation names the process that the sockets are for; if that is us, it is to
+/// be the runtime. Makes room for the child's pid, which only the child knows.
+fn reserve_listen_pid(env: &mut [CString]) -> Option<usize> {
+    const NAME: &[u8] = b"LISTEN_PID=";
+    let ours = std::process::id().to_string();
+    let at = env.iter().position(|entry| {
+        entry.as_bytes().strip_prefix(NAME).is_some_and(|pid| pid == ours.as_bytes())
+    })?;
+    env[at] = c"LISTEN_PID=0000000000".to_owned();
+    Some(at)
+}
+
+static STARTED: AtomicI32 = AtomicI32::new(0);
+
+/// The runtime that runs beside us, should something of ours have gone wrong after its start.
+pub(crate) fn started() -> Option<i32> {
+    match STARTED.load(Ordering::Relaxed) {
+        0 => None,
+        pid => Some(pid),
+    }
+}
+
+/// Signals blocked, and read from a descriptor instead, from before the runtime's start until our
+/// end: one that arrives in between is forwarded, not lost and not deadly.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    at_entry: SigSet,
+    sigchld: sys::SavedAction,
+    arrivals: SignalFd,
+}
+
+impl Signals {
+    pub(crate) fn take() -> io::Result<Signals> {
+        let all = SigSet::all();
+        let arrivals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let sigchld = sys::default_sigchld()?;
+        let at_entry = all.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        Ok(Signals { at_entry, sigchld, arrivals })
+    }
+
+    /// Gives them back as they were, for a runtime that we become after all.
+    pub(crate) fn give_back(self) {
+        self.sigchld.restore();
+        let _ = self.at_entry.thread_set_mask();
+    }
+
+    /// Waits for signals, at most until `timeout`, and forwards them.
+    fn forward(&self, to: i32, timeout: Option<Duration>) {
+        let timeout = match timeout {
+            None => PollTimeout::NONE,
+            Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        };
+        let mut ready = [PollFd::new(self.arrivals.as_fd(), PollFlags::POLLIN)];
+        // Nothing can interrupt this but a stop and its continuation; the caller looks again.
+        let _ = poll(&mut ready, timeout);
+        while let Ok(Some(arrived)) = self.arrivals.read_signal() {
+            let signal = arrived.ssi_signo as i32;
+            // A terminal's signals, which the kernel sends, have reached the whole process group.
+            let from_a_process = arrived.ssi_code <= 0;
+            if from_a_process && signal != libc::SIGCHLD {
+                sys::kill(to, signal);
+            }
+        }
+    }
+}
+
+/// The runtime at work.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pid: i32,
+    since: Instant,
+}
+
+/// What the one who waits wants to do meanwhile: it is called after every event, and no later than
+/// the time that it asked for.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Attempt) -> Option<Duration>;
+
+impl Attempt {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Until its end.
+    pub(crate) fn wait(&self, signals: &Signals, watch: Watch<'_>) -> Exit {
+        loop {
+            if let Some(exit) = reap(self.pid, libc::WNOHANG) {
+                return exit;
+            }
+            let timeout = watch(self);
+            signals.forward(self.pid, timeout);
+        }
+    }
+}
+
+/// The runtime's end, if it has ended. When it was stopped we stop, too, so that a shell with job
+/// control sees the job stopped.
+fn reap(pid: i32, options: i32) -> Option<Exit> {
+    match sys::wait(pid, options | libc::WUNTRACED) {
+        Ok(sys::Wait::Exited(code)) => Some(Exit::Code(code)),
+        Ok(sys::Wait::Killed(signal)) => Some(Exit::Signal(signal)),
+        Ok(sys::Wait::Stopped) => {
+            sys::stop_ourselves();
+            sys::kill(pid, libc::SIGCONT);
+            None
+        }
+        Ok(sys::Wait::Running) => None,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+        // Somebody has taken the status from us; that the runtime succeeded is not to be claimed.
+        Err(_) => Some(Exit::Code(1)),
+    }
+}
+
+/// Waits without anything else to do.
+pub(crate) fn wait_plainly(pid: i32) -> Exit {
+    loop {
+        if let Some(exit) = reap(pid, 0) {
+            return exit;
+        }
+    }
+}
+
+/// Borrowed stdio of a child.
+pub(crate) type Stdio<'a> = Option<BorrowedFd<'a>>;
