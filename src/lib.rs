@@ -1,1 +1,3 @@
 //! frostlock: see `docs/architecture.md`.
+
+pub mod invocation;
