@@ -166,7 +166,8 @@ impl Config {
             Ok(table) => Config::from_table(&table, path),
             Err(error) => {
                 // The full error shows the source line over several lines.
-                let line = format!("cannot read {}, using defaults: {}", path.display(), error.message());
+                let line =
+                    format!("cannot read {}, using defaults: {}", path.display(), error.message());
                 (Config::default(), vec![line])
             }
         }
@@ -176,9 +177,8 @@ impl Config {
         let mut config = Config::default();
         let mut complaints = unknown_keys(table);
         for key in KEYS {
-            if let Some(value) = key.find(table)
-                && let Err(reason) = key.set(&mut config, value)
-            {
+            let set = key.find(table).map(|value| key.set(&mut config, value));
+            if let Some(Err(reason)) = set {
                 complaints.push(format!("{}: {reason}, using the default", key.full_name()));
             }
         }
@@ -234,7 +234,8 @@ impl Key {
             Kind::Number { unit, min, max, field } => {
                 let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
                 let number = number.filter(|number| (min..=max).contains(&number));
-                *field(config) = number.ok_or(format!("not a number of {unit} from {min} to {max}"))?;
+                *field(config) =
+                    number.ok_or(format!("not a number of {unit} from {min} to {max}"))?;
             }
         }
         Ok(())
@@ -272,7 +273,10 @@ fn unknown_keys(table: &toml::Table) -> Vec<String> {
         match value {
             toml::Value::Table(inner) if KEYS.iter().any(|key| key.table == Some(name)) => {
                 unknown.extend(
-                    inner.keys().filter(|inner| !is_known(Some(name), inner)).map(|inner| format!("{name}.{inner}")),
+                    inner
+                        .keys()
+                        .filter(|inner| !is_known(Some(name), inner))
+                        .map(|inner| format!("{name}.{inner}")),
                 );
             }
             _ if is_known(None, name) => {}
@@ -316,7 +320,9 @@ mod tests {
 
     #[test]
     fn one_bad_value_costs_only_itself() {
-        let (config, complaints) = parse("mode = 'fast'\nfoo = 1\n[lock]\nshared_wait_ms = 99999\nhold_max_ms = 100\nbar = 1\n");
+        let (config, complaints) = parse(
+            "mode = 'fast'\nfoo = 1\n[lock]\nshared_wait_ms = 99999\nhold_max_ms = 100\nbar = 1\n",
+        );
         assert_eq!(config, Config { hold_max_ms: 100, ..Config::default() });
         assert_eq!(
             complaints,
@@ -339,8 +345,15 @@ mod tests {
 
     #[test]
     fn the_example_states_the_defaults() {
-        let example: String =
-            Config::example().lines().map(|line| format!("{}\n", line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line))).collect();
+        let example: String = Config::example()
+            .lines()
+            .map(|line| {
+                format!(
+                    "{}\n",
+                    line.strip_prefix('#').filter(|l| !l.starts_with(' ')).unwrap_or(line)
+                )
+            })
+            .collect();
         let (config, complaints) = parse(&example);
         assert_eq!(complaints, Vec::<String>::new());
         assert_eq!(config, Config { runtime: Some("runc".into()), ..Config::default() });

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, PodNames};
 use crate::cgroup::predict::Plan;
 use crate::cgroup::state_file::{self, Surroundings};
-use crate::cgroup::{CpuQuota, Hierarchies, Identity, Proc, Reader};
+use crate::cgroup::{Hierarchies, Identity, Proc, Reader};
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
 use crate::process::Process;
@@ -88,9 +88,11 @@ impl Container {
             unknown: None,
         };
         let found = match invocation.verb {
-            Verb::Create | Verb::Run | Verb::Restore => {
-                container.lookup.planned(globals, invocation, surroundings.rootless())
-            }
+            Verb::Create | Verb::Run | Verb::Restore => container.lookup.planned(
+                globals,
+                invocation,
+                surroundings.rootless().then_some(surroundings.euid),
+            ),
             _ => container.recorded(&invocation.id),
         };
         match found {
@@ -105,13 +107,11 @@ impl Container {
     fn recorded(&self, id: &OsStr) -> Result<Record, String> {
         let record = read_record(&self.path);
         let now = inode(&self.runtime_state);
-        if let Some(record) = &record
-            && record.made_as.is_some()
-            && record.made_as == now
-        {
+        let is_of_this = |record: &&Record| record.made_as.is_some() && record.made_as == now;
+        if let Some(record) = record.as_ref().filter(is_of_this) {
             return Ok(record.clone());
         }
-        match self.lookup.from_runtime(id, now) {
+        match self.lookup.runtimes_own(id, now) {
             Ok(record) => Ok(record),
             Err(why) => record.filter(|record| record.made_as.is_none()).ok_or(why),
         }
@@ -163,7 +163,7 @@ impl Container {
         if now.is_none() {
             return;
         }
-        match (self.lookup.from_runtime(id, now), &mut self.record) {
+        match (self.lookup.runtimes_own(id, now), &mut self.record) {
             (Ok(actual), Some(planned)) => {
                 let pod = std::mem::take(&mut planned.pod);
                 *planned = Record { pod, creator: planned.creator, ..actual };
@@ -225,7 +225,7 @@ impl Lookup {
         Ok(Record::new(&identity, &identity, &mounts, bundle.pod))
     }
 
-    fn from_runtime(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
+    fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
         if made_as.is_none() {
             return Err("the runtime has no such container".to_owned());
         }
@@ -252,7 +252,12 @@ impl Lookup {
 }
 
 impl Record {
-    fn new(identity: &Identity, files_of: &Identity, mounts: &Hierarchies, pod: PodNames) -> Record {
+    fn new(
+        identity: &Identity,
+        files_of: &Identity,
+        mounts: &Hierarchies,
+        pod: PodNames,
+    ) -> Record {
         Record {
             cgroup: identity.as_path().to_owned(),
             files: Reader::new(mounts, files_of),

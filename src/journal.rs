@@ -160,7 +160,9 @@ fn lock_use(lock: &LockUse) -> (&'static str, Vec<String>) {
         LockUse::Held(Mode::Shared) => ("shared", Vec::new()),
         LockUse::Held(Mode::Exclusive) => ("exclusive", Vec::new()),
         LockUse::Nested(holder) => ("nested", vec![holder.to_string()]),
-        LockUse::TimedOut(holders) => ("timed out", holders.iter().map(ToString::to_string).collect()),
+        LockUse::TimedOut(holders) => {
+            ("timed out", holders.iter().map(ToString::to_string).collect())
+        }
         LockUse::Unavailable(_) => ("unavailable", Vec::new()),
     }
 }
@@ -227,8 +229,11 @@ impl Journal {
             line.insert(0, b'\n');
         }
         // One write: with O_APPEND, lines of several writers do not mix.
-        file.write(&line)?;
-        Ok(())
+        match file.write(&line)? {
+            whole if whole == line.len() => Ok(()),
+            // A full disk; the next one sees that the line is torn.
+            _ => Err(std::io::ErrorKind::WriteZero.into()),
+        }
     }
 
     /// Moves the full file aside, once: of several that find it full, one has the lock and the

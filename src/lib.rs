@@ -1,15 +1,24 @@
-//! frostlock: see `docs/architecture.md`.
+//! An OCI runtime wrapper: serializes what changes or freezes a cgroup, hands everything to the
+//! real runtime, and records how it ended. See docs/architecture.md.
 
 pub mod bundle;
+mod capture;
 pub mod cgroup;
+mod complaint;
 pub mod config;
+mod container;
+pub mod invocation;
 pub mod journal;
 mod json;
 pub mod locate;
 pub mod lock;
 pub mod outcome;
 pub mod process;
+pub mod program;
+pub mod runtime;
+mod started;
 pub mod state_dir;
+mod supervise;
 mod sys;
 pub mod syslog;
 mod text;

@@ -73,9 +73,11 @@ impl Choice<'_> {
                 }
             }
             tried.push(match candidates.as_slice() {
-                [] => format!("{} is neither a name nor an absolute path", name.display()),
-                [one] if one.as_os_str() == name => format!("{} is not there", name.display()),
-                _ => format!("no other {} in PATH", name.display()),
+                [] => format!("{} is neither a name nor an absolute path", name.to_string_lossy()),
+                [one] if one.as_os_str() == name => {
+                    format!("{} is not there", name.to_string_lossy())
+                }
+                _ => format!("no other {} in PATH", name.to_string_lossy()),
             });
         }
         Err(NoRuntime { tried })
@@ -171,7 +173,8 @@ mod tests {
     #[test]
     fn env_beats_the_link_name_beats_the_config() {
         let bin = tempfile::tempdir().unwrap();
-        let [one, two, three] = ["zrunc", "zcrun", "zyouki"].map(|name| program(&bin.path().join(name)));
+        let [one, two, three] =
+            ["zrunc", "zcrun", "zyouki"].map(|name| program(&bin.path().join(name)));
         let all = Choice {
             env: Some("zrunc".into()),
             config: Some(OsStr::new("zyouki")),
@@ -186,7 +189,8 @@ mod tests {
     #[test]
     fn ourselves_under_the_runtimes_name_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
-        let (first, second, third) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        let (first, second, third) =
+            (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
         std::fs::create_dir(&first).unwrap();
         std::fs::create_dir(&second).unwrap();
         let own = std::env::current_exe().unwrap();

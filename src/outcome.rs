@@ -38,8 +38,10 @@ pub enum Verdict {
     /// The runtime was killed by a signal.
     Killed,
     NotStarted,
-    /// Handed to the runtime by execve, unserialized; its end is not ours to know.
+    /// A command line that we could not read: handed to the runtime by execve, unserialized.
     Unreadable,
+    /// Handed to the runtime by execve; its end is not ours to know.
+    HandedOver,
 }
 
 impl Verdict {
@@ -59,6 +61,7 @@ impl Verdict {
             Verdict::Killed => "killed",
             Verdict::NotStarted => "not started",
             Verdict::Unreadable => "unreadable",
+            Verdict::HandedOver => "handed over",
         }
     }
 }

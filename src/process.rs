@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn a_comm_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let stat = Stat::parse(b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1").unwrap();
+        let stat =
+            Stat::parse(b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1")
+                .unwrap();
         assert_eq!((stat.state, stat.parent, stat.start), (b'S', 7, 991));
     }
 

@@ -28,7 +28,9 @@ type Stamp = (u64, Option<SystemTime>, u64);
 /// What the last look showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
-    NotYet { look_again_in: Duration },
+    NotYet {
+        look_again_in: Duration,
+    },
     Started,
     /// The bound has passed.
     Unseen,

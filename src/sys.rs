@@ -114,9 +114,7 @@ pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
     exec_result(pid?, failed_read)
 }
 
-fn pointers(
-    strings: impl Iterator<Item = *const libc::c_char>,
-) -> Vec<*const libc::c_char> {
+fn pointers(strings: impl Iterator<Item = *const libc::c_char>) -> Vec<*const libc::c_char> {
     strings.chain(std::iter::once(std::ptr::null())).collect()
 }
 
@@ -139,11 +137,11 @@ fn exec_in_child(
         if let Some(entry) = listen_pid {
             write_pid(entry.add(c"LISTEN_PID=".count_bytes()).cast(), libc::getpid() as u32);
         }
-        for (from, to) in [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
+        for (from, to) in
+            [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
         {
-            if let Some(from) = from
-                && libc::dup2(from.as_raw_fd(), to) == -1
-            {
+            let failed = from.is_some_and(|from| libc::dup2(from.as_raw_fd(), to) == -1);
+            if failed {
                 return *libc::__errno_location();
             }
         }

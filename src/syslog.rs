@@ -3,7 +3,7 @@
 //! Never blocks: a datagram that the daemon has no room for is lost. An absent daemon is not an
 //! error.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 

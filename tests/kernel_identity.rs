@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use frostlock::bundle::Bundle;
 use frostlock::cgroup::predict::Plan;
-use frostlock::cgroup::{Family, Freezer, Hierarchies, Membership, Proc, Reader, state_file};
+use frostlock::cgroup::{Freezer, Grammar, Hierarchies, Membership, Proc, Reader, state_file};
 
 /// Absolute, relative to runc's own cgroup, climbing, and none; `@` is a name of this process's own.
 const PATHS: [Option<&str>; 5] =
@@ -18,7 +18,7 @@ const PATHS: [Option<&str>; 5] =
 
 #[test]
 fn runc_on_the_host() {
-    agree("runc", Family::Runc, &PATHS);
+    agree("runc", Grammar::Runc, &PATHS);
 }
 
 #[test]
@@ -43,11 +43,11 @@ fn runc_and_crun_on_v2() {
 fn inner_v2() {
     let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
     assert!(mounts.unified() && mounts.v1.is_empty(), "{mounts:?}");
-    agree("runc", Family::Runc, &PATHS);
-    agree("crun", Family::Crun, &[PATHS[0], Some("@/y"), None]);
+    agree("runc", Grammar::Runc, &PATHS);
+    agree("crun", Grammar::Crun, &[PATHS[0], Some("@/y"), None]);
 }
 
-fn agree(runtime: &str, family: Family, paths: &[Option<&str>]) {
+fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
     assert!(nix::unistd::geteuid().is_root(), "needs root");
     let dir = tempfile::tempdir().expect("temporary directory");
     make_rootfs(dir.path());
@@ -61,14 +61,14 @@ fn agree(runtime: &str, family: Family, paths: &[Option<&str>]) {
         let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
         let cgroups_path = bundle.cgroups_path.as_deref();
         let plan =
-            Plan { family, id: OsStr::new(&id), systemd: false, cgroups_path, rootless: None };
+            Plan { grammar, id: OsStr::new(&id), systemd: false, cgroups_path, rootless: None };
         let predicted = plan.predict(&mounts, &Proc::default()).expect("a prediction");
         // Deleted, and its cgroups removed, however this ends.
         let container = Container::create(runtime, dir.path(), id, mounts.dirs(&predicted));
 
         let roots = [dir.path().join("state")];
         let state =
-            state_file::read(&roots, family, OsStr::new(&container.id), &mounts, &Proc::default());
+            state_file::read(&roots, grammar, OsStr::new(&container.id), &mounts, &Proc::default());
         let state = state.expect("the runtime's state");
         assert_eq!(state.identity.as_ref(), Some(&predicted), "{runtime} {path:?}");
         let pid = state.init_pid.expect("init's pid").to_string();

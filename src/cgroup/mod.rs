@@ -9,6 +9,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+pub use crate::invocation::Grammar;
+
 pub mod membership;
 pub mod mounts;
 pub mod predict;
@@ -24,14 +26,6 @@ pub use read::{CpuQuota, Freezer, Reader, Throttled};
 /// first, since freezing is what must not collide; predict and state_file must share the order.
 const NAMING_ORDER: [&str; 7] =
     ["freezer", "cpu", "memory", "devices", "pids", "cpuset", "name=systemd"];
-
-/// The grammar and the habits of an OCI runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    Runc,
-    Crun,
-    Youki,
-}
 
 /// Why something could not be learnt; for the log, nobody branches on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

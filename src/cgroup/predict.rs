@@ -13,12 +13,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Family, Hierarchies, Identity, Membership, NAMING_ORDER, Proc, Unknown, clean};
+use super::{Grammar, Hierarchies, Identity, Membership, NAMING_ORDER, Proc, Unknown, clean};
 
 /// What is known before `create`.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
-    pub family: Family,
+    pub grammar: Grammar,
     pub id: &'a OsStr,
     /// `--systemd-cgroup`.
     pub systemd: bool,
@@ -33,12 +33,12 @@ impl Plan<'_> {
     /// known yet, and the lock must not depend on it.
     pub fn predict(&self, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, Unknown> {
         let place = Place { plan: self, mounts, proc };
-        let path = match self.family {
-            Family::Runc if self.systemd => place.runc_systemd(),
-            Family::Runc => place.runc_cgroupfs(),
-            Family::Crun if self.systemd => place.crun_systemd(),
-            Family::Crun => Ok(place.crun_cgroupfs()),
-            Family::Youki => place.youki(),
+        let path = match self.grammar {
+            Grammar::Runc if self.systemd => place.runc_systemd(),
+            Grammar::Runc => place.runc_cgroupfs(),
+            Grammar::Crun if self.systemd => place.crun_systemd(),
+            Grammar::Crun => Ok(place.crun_cgroupfs()),
+            Grammar::Youki => place.youki(),
         };
         Identity::new(path?).ok_or_else(|| refused("cgroupsPath is not a path"))
     }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::predict::Plan;
-use super::{Family, Hierarchies, Identity, NAMING_ORDER, Proc, Unknown};
+use super::{Grammar, Hierarchies, Identity, NAMING_ORDER, Proc, Unknown};
 use crate::json::{self, Object};
 
 /// What of the process's surroundings decides on the default root.
@@ -34,30 +34,30 @@ impl Surroundings {
         }
     }
 
-    fn rootless(&self) -> bool {
+    pub fn rootless(&self) -> bool {
         self.euid != 0 || self.user_namespace
     }
 }
 
 /// Directories that may hold the containers' state, best first; `root` is what `--root` said.
-pub fn locate(root: Option<&Path>, family: Family, env: &Surroundings) -> Vec<PathBuf> {
+pub fn locate(root: Option<&Path>, grammar: Grammar, env: &Surroundings) -> Vec<PathBuf> {
     if let Some(root) = root {
         return vec![root.to_path_buf()];
     }
     let xdg = env.xdg_runtime_dir.as_ref().filter(|d| !d.is_empty()).map(PathBuf::from);
-    match family {
+    match grammar {
         // runc main.go, rootless_linux.go shouldHonorXDGRuntimeDir(): real root ignores the variable,
         // and so does "root" in a user namespace.
-        Family::Runc => {
+        Grammar::Runc => {
             let honours = env.euid != 0
                 || env.user_namespace && env.user.as_deref() != Some(OsStr::new("root"));
             vec![xdg.filter(|_| honours).unwrap_or("/run".into()).join("runc")]
         }
         // crun status.c get_run_directory(): the variable wins for everybody.
-        Family::Crun => vec![xdg.unwrap_or("/run".into()).join("crun")],
-        Family::Youki if !env.rootless() => vec!["/run/youki".into()],
+        Grammar::Crun => vec![xdg.unwrap_or("/run".into()).join("crun")],
+        Grammar::Youki if !env.rootless() => vec!["/run/youki".into()],
         // youki determine_root_path(): the first that can be made.
-        Family::Youki => {
+        Grammar::Youki => {
             let home = env.home.as_ref().map(|h| Path::new(h).join(".youki/run"));
             let user = PathBuf::from(format!("/run/user/{}/youki", env.euid));
             let tmp = PathBuf::from(format!("/tmp/youki-{}", env.euid));
@@ -86,7 +86,7 @@ pub struct RuntimeState {
 /// Reads the state of `id` from the first of `roots` that knows it.
 pub fn read(
     roots: &[PathBuf],
-    family: Family,
+    grammar: Grammar,
     id: &OsStr,
     mounts: &Hierarchies,
     proc: &Proc,
@@ -97,13 +97,13 @@ pub fn read(
     let dirs = || roots.iter().map(|root| root.join(id));
     let dir = dirs().find(|dir| dir.is_dir()).or_else(|| dirs().next());
     let dir = dir.ok_or_else(|| Unknown::new(&"no state directory to look in"))?;
-    let file = dir.join(if family == Family::Crun { "status" } else { "state.json" });
+    let file = dir.join(if grammar == Grammar::Crun { "status" } else { "state.json" });
     let text = json::read_text(&file).map_err(|e| Unknown::file(&file, &e))?;
     let state = Object::parse(&text).map_err(|e| Unknown::file(&file, &e))?;
-    Ok(match family {
-        Family::Runc => runc(&state, mounts),
-        Family::Crun => crun(&state, mounts),
-        Family::Youki => youki(&state, &dir, id, mounts, proc),
+    Ok(match grammar {
+        Grammar::Runc => runc(&state, mounts),
+        Grammar::Crun => crun(&state, mounts),
+        Grammar::Youki => youki(&state, &dir, id, mounts, proc),
     })
 }
 
@@ -179,7 +179,7 @@ fn youki(
     let systemd = systemd.or_else(|| state.get("useSystemd")).unwrap_or(false);
     let euid = nix::unistd::geteuid().as_raw();
     let plan = Plan {
-        family: Family::Youki,
+        grammar: Grammar::Youki,
         id,
         systemd,
         cgroups_path: path.as_deref(),

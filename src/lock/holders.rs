@@ -53,7 +53,14 @@ impl Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = Duration::from_millis(now_ms().saturating_sub(self.since));
-        write!(f, "{} {} (pid {}, for {} ms)", self.verb, self.id, self.process.pid, held.as_millis())
+        write!(
+            f,
+            "{} {} (pid {}, for {} ms)",
+            self.verb,
+            self.id,
+            self.process.pid,
+            held.as_millis()
+        )
     }
 }
 

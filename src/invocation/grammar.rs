@@ -1,0 +1,132 @@
+//! The three grammars, and what a flag is in all of them. The flags themselves are in `tables`.
+
+use std::ffi::OsStr;
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::{Verb, tables};
+
+/// How a runtime reads its command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grammar {
+    /// urfave/cli v1 on Go's flag package: runc 1.0 to 1.5.
+    Runc,
+    /// GNU argp, in order: crun 1.8 to 1.28.
+    Crun,
+    /// clap: youki.
+    Youki,
+}
+
+impl Grammar {
+    /// By the runtime's file name. Anything unknown is taken for runc, whose command line kata,
+    /// runsc and the rest imitate.
+    pub fn of(runtime: &Path) -> Self {
+        let name = runtime.file_name().unwrap_or_default().as_bytes();
+        if name.windows(5).any(|part| part == b"youki") {
+            Self::Youki
+        } else if name.starts_with(b"crun") || name.starts_with(b"krun") {
+            Self::Crun
+        } else {
+            Self::Runc
+        }
+    }
+
+    pub(super) fn verb(self, word: &OsStr) -> Option<Verb> {
+        // liboci-cli spells it so in its enum, and clap takes the word from there.
+        if self == Self::Youki && word == "checkpointt" {
+            return Some(Verb::Checkpoint);
+        }
+        let verb = Verb::ALL.into_iter().find(|verb| word == verb.as_str())?;
+        // youki has no restore: to it the word is as unknown as any other.
+        (self != Self::Youki || verb != Verb::Restore).then_some(verb)
+    }
+
+    /// How many words a command takes beside its flags.
+    pub(super) fn positionals(self, verb: Verb) -> RangeInclusive<usize> {
+        match (self, verb) {
+            (_, Verb::Exec) => 1..=usize::MAX,
+            // clap: `signal: String`, with no default.
+            (Self::Youki, Verb::Kill) => 2..=2,
+            (_, Verb::Kill) => 1..=2,
+            // crun 1.8 looks at the first and lets a second pass.
+            (Self::Crun, Verb::Pause | Verb::Resume | Verb::Checkpoint | Verb::Restore) => 1..=2,
+            _ => 1..=1,
+        }
+    }
+}
+
+/// What may follow a flag's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Nothing (Go: or `=` and a boolean).
+    Switch,
+    Value,
+    /// argp's OPTION_ARG_OPTIONAL: a value only if it is attached.
+    Attached,
+}
+
+/// What a flag is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Known, so that its value is not taken for something else, and of no interest.
+    Nothing,
+    /// The runtime prints something and ends: help, version.
+    Info,
+    Root,
+    Log,
+    LogFormat,
+    Debug,
+    SystemdCgroup,
+    CgroupManager,
+    Rootless,
+    Bundle,
+    Config,
+    PidFile,
+    ConsoleSocket,
+    PidfdSocket,
+    PreserveFds,
+    Detach,
+    Tty,
+    Process,
+    IgnorePaused,
+    Resources,
+    All,
+    Force,
+    Regex,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flag {
+    /// Without dashes. argp and clap take a name of one letter for a short flag; Go does not care.
+    pub(super) names: &'static [&'static str],
+    pub(super) takes: Takes,
+    pub(super) means: Means,
+}
+
+impl Flag {
+    pub(super) fn short(&self, letter: u8) -> bool {
+        self.names.iter().any(|name| name.as_bytes() == [letter])
+    }
+
+    pub(super) fn long_names(&self) -> impl Iterator<Item = &'static str> {
+        self.names.iter().copied().filter(|name| name.len() > 1)
+    }
+}
+
+/// The flags of one level: the command's own, and those that the library adds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Table {
+    own: &'static [Flag],
+    added: &'static [Flag],
+}
+
+impl Table {
+    pub(super) fn of(grammar: Grammar, verb: Option<Verb>) -> Self {
+        Self { own: tables::own(grammar, verb), added: tables::added(grammar) }
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = &'static Flag> {
+        self.own.iter().chain(self.added)
+    }
+}

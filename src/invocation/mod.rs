@@ -1,0 +1,239 @@
+//! What the caller typed: verb, container, and the few flags that matter to us.
+//!
+//! Pure: no file, no environment, no clock. The argument vector is never spelt anew; what we hand
+//! to the runtime is the caller's own, byte for byte, but for the one value that
+//! [`Value::replaced`] exchanges. Whatever cannot be read with certainty is said to be
+//! [`Command::Unreadable`] rather than guessed: such a command still runs, only unserialized.
+//!
+//! What is read here is what *this* runtime will do with the line, not what the line looks like:
+//! `runc kill ID --all 9` signals the container `9`, and so it is read.
+
+mod argp;
+mod clap;
+mod go_flags;
+mod grammar;
+mod reading;
+mod scan;
+mod tables;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+pub use grammar::Grammar;
+
+/// A command that is not simply handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Create,
+    Run,
+    Restore,
+    Start,
+    Update,
+    Pause,
+    Resume,
+    Checkpoint,
+    Exec,
+    State,
+    Kill,
+    Delete,
+}
+
+impl Verb {
+    pub const ALL: [Self; 12] = [
+        Self::Create,
+        Self::Run,
+        Self::Restore,
+        Self::Start,
+        Self::Update,
+        Self::Pause,
+        Self::Resume,
+        Self::Checkpoint,
+        Self::Exec,
+        Self::State,
+        Self::Kill,
+        Self::Delete,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Run => "run",
+            Self::Restore => "restore",
+            Self::Start => "start",
+            Self::Update => "update",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Checkpoint => "checkpoint",
+            Self::Exec => "exec",
+            Self::State => "state",
+            Self::Kill => "kill",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl Verb {
+    /// Whether there is a container afterwards that was not there before.
+    pub const fn makes_a_container(self) -> bool {
+        matches!(self, Self::Create | Self::Run | Self::Restore)
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// crun's `--cgroup-manager`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+/// Where in the argument vector a value stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Index of the argument.
+    pub arg: usize,
+    /// First byte of the value inside it: 0 for `--f v`, 4 for `--f=v`. It reaches to the end.
+    pub from: usize,
+}
+
+/// A flag's value and its place, so that exactly this one may be exchanged (only `--log` and
+/// `--console-socket` ever are). Of a repeated flag this is the last: it is the one that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    pub text: OsString,
+    pub at: Span,
+}
+
+impl Value {
+    /// The same command line with `new` in this value's place. `args` must be what was read.
+    pub fn replaced(&self, args: &[OsString], new: &OsStr) -> Vec<OsString> {
+        let mut args = args.to_vec();
+        if let Some(arg) = args.get_mut(self.at.arg) {
+            let mut bytes = std::mem::take(arg).into_vec();
+            bytes.truncate(self.at.from);
+            bytes.extend_from_slice(new.as_bytes());
+            *arg = OsString::from_vec(bytes);
+        }
+        args
+    }
+}
+
+/// What stands before the command and holds for every command.
+///
+/// Best effort, filled in also when the rest cannot be read: an error of our own must reach the
+/// caller's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Globals {
+    pub root: Option<PathBuf>,
+    /// As typed; see [`Globals::log_file`].
+    pub log: Option<Value>,
+    pub log_format: LogFormat,
+    pub debug: bool,
+    /// In crun, `--cgroup-manager` sets this too; the last of both flags counts.
+    pub systemd_cgroup: bool,
+    pub cgroup_manager: Option<CgroupManager>,
+    /// crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not follow).
+    pub rootless: Option<OsString>,
+}
+
+impl Globals {
+    /// The file that `--log` names, if it names one: crun knows `file:`, `journald:`, `syslog:`.
+    pub fn log_file(&self, grammar: Grammar) -> Option<PathBuf> {
+        let text = self.log.as_ref()?.text.as_bytes();
+        let path = match grammar {
+            Grammar::Crun if text.starts_with(b"journald:") || text.starts_with(b"syslog:") => b"",
+            Grammar::Crun => text.strip_prefix(b"file:").unwrap_or(text),
+            Grammar::Runc | Grammar::Youki => text,
+        };
+        (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
+    }
+}
+
+/// One command on one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    pub verb: Verb,
+    /// Never empty, `.` or `..`, has no `/` and no leading dash: safe as a file name.
+    pub id: OsString,
+    pub bundle: Option<PathBuf>,
+    /// crun's `--config`: the name of the file that stands in for config.json.
+    pub config: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<Value>,
+    pub pidfd_socket: bool,
+    pub preserve_fds: u32,
+    pub detach: bool,
+    pub tty: bool,
+    /// exec: the process.json.
+    pub process: Option<PathBuf>,
+    pub ignore_paused: bool,
+    /// update: a file, or `-`.
+    pub resources: Option<OsString>,
+    /// kill: `None` is the default, SIGTERM.
+    pub signal: Option<OsString>,
+    pub all: bool,
+    pub force: bool,
+}
+
+impl Invocation {
+    /// Whether the runtime will read standard input to its end, so that a second attempt needs a
+    /// copy.
+    pub fn reads_stdin(&self) -> bool {
+        self.verb == Verb::Update && self.resources.as_deref() == Some(OsStr::new("-"))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Supervised(Invocation),
+    /// Not ours: queries about no container in particular, help, and words we do not know.
+    PassThrough,
+    /// Ours by its verb, but not understood. `reason` is one printable ASCII line.
+    Unreadable {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    pub globals: Globals,
+    pub command: Command,
+}
+
+/// Reads a command line; `args` is the argument vector without its first word.
+pub fn read(grammar: Grammar, args: &[OsString]) -> CommandLine {
+    let front = scan::front(grammar, args);
+    let globals = reading::globals(&front.given);
+    let command = match front.end {
+        scan::FrontEnd::Nothing => Command::PassThrough,
+        scan::FrontEnd::Trouble(reason) => Command::Unreadable { reason },
+        scan::FrontEnd::Command(at) => match grammar.verb(&args[at]) {
+            None => Command::PassThrough,
+            Some(verb) => match reading::command(grammar, verb, args, at + 1) {
+                Ok(command) => command,
+                Err(trouble) => Command::Unreadable { reason: format!("{verb}: {trouble}") },
+            },
+        },
+    };
+    CommandLine { globals, command }
+}

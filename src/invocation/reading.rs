@@ -1,0 +1,204 @@
+//! From flags and words to what they mean.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::grammar::{Means, Table};
+use super::scan::{self, Given, Scan, Walk, shown};
+use super::{CgroupManager, Command, Globals, Grammar, Invocation, LogFormat, Verb, go_flags};
+
+pub(super) fn globals(given: &[Given]) -> Globals {
+    let mut globals = Globals::default();
+    for one in given {
+        let text = || one.value.as_ref().map(|value| value.text.clone());
+        match one.flag.means {
+            Means::Root => globals.root = text().map(PathBuf::from),
+            Means::Log => globals.log.clone_from(&one.value),
+            Means::LogFormat => globals.log_format = log_format(text()),
+            Means::Debug => globals.debug = one.on,
+            Means::SystemdCgroup => {
+                globals.systemd_cgroup = one.on;
+                globals.cgroup_manager = one.on.then_some(CgroupManager::Systemd);
+            }
+            Means::CgroupManager => {
+                globals.cgroup_manager = text().and_then(|name| cgroup_manager(&name));
+                globals.systemd_cgroup = globals.cgroup_manager == Some(CgroupManager::Systemd);
+            }
+            Means::Rootless => globals.rootless = text(),
+            _ => {}
+        }
+    }
+    globals
+}
+
+fn log_format(text: Option<OsString>) -> LogFormat {
+    if text.is_some_and(|text| text == "json") { LogFormat::Json } else { LogFormat::Text }
+}
+
+fn cgroup_manager(name: &OsStr) -> Option<CgroupManager> {
+    match name.as_bytes() {
+        b"cgroupfs" => Some(CgroupManager::Cgroupfs),
+        b"systemd" => Some(CgroupManager::Systemd),
+        b"disabled" => Some(CgroupManager::Disabled),
+        _ => None,
+    }
+}
+
+/// Reads what follows the verb; its arguments begin at `from`.
+pub(super) fn command(
+    grammar: Grammar,
+    verb: Verb,
+    args: &[OsString],
+    from: usize,
+) -> Result<Command, String> {
+    let table = Table::of(grammar, Some(verb));
+    let read = |order: &[usize]| {
+        let scan = scan::command(grammar, &Walk { args, order, table })?;
+        meaning(grammar, verb, args, &scan)
+    };
+    // SkipArgReorder: what follows exec's id is another program's command line.
+    if grammar == Grammar::Runc && verb != Verb::Exec {
+        let [old, new] = go_flags::orders(args, from, table);
+        return both(read(&old), read(&new));
+    }
+    let order: Vec<usize> = (from..args.len()).collect();
+    read(&order)
+}
+
+/// One reading out of two. If only one version of the runtime accepts the line, the other will
+/// refuse it and no reading can do harm; so the accepted one counts.
+fn both(old: Result<Command, String>, new: Result<Command, String>) -> Result<Command, String> {
+    match (old, new) {
+        (Ok(old), Ok(new)) if old == new => Ok(new),
+        (Ok(_), Ok(_)) => Err("runc up to 1.1 and from 1.2 on read it differently".to_owned()),
+        (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
+        (Err(trouble), Err(_)) => Err(trouble),
+    }
+}
+
+fn meaning(
+    grammar: Grammar,
+    verb: Verb,
+    args: &[OsString],
+    scan: &Scan,
+) -> Result<Command, String> {
+    if scan.given.iter().any(Given::is_info) {
+        return Ok(Command::PassThrough);
+    }
+    let positionals = grammar.positionals(verb);
+    if scan.words.len() < *positionals.start() {
+        let missing = if scan.words.is_empty() { "container id" } else { "signal" };
+        return Err(format!("no {missing}"));
+    }
+    if let Some(&extra) = scan.words.get(*positionals.end()) {
+        return Err(format!("too many arguments: {}", shown(args[extra].as_bytes())));
+    }
+    let mut invocation = bare(verb, id(&args[scan.words[0]])?);
+    for given in &scan.given {
+        apply(&mut invocation, grammar, given)?;
+    }
+    match verb {
+        Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
+        // The file says what to execute; without it the command line has to.
+        Verb::Exec if invocation.process.is_none() && scan.words.len() < 2 => {
+            return Err("nothing to execute".to_owned());
+        }
+        _ => {}
+    }
+    Ok(Command::Supervised(invocation))
+}
+
+/// The id becomes a part of paths of ours. No runtime has a container by one of the refused names,
+/// save perhaps one with a dash, which is far more often a flag that went astray: runc up to 1.1
+/// reads `update ID -r -` as an update of `-`.
+fn id(word: &OsStr) -> Result<OsString, String> {
+    let bytes = word.as_bytes();
+    let why = match bytes {
+        b"" => return Err("empty container id".to_owned()),
+        b"." | b".." => "not a container id",
+        [b'-', ..] => "flag in place of a container id",
+        _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => "not a container id",
+        _ => return Ok(word.to_owned()),
+    };
+    Err(format!("{why}: {}", shown(bytes)))
+}
+
+/// A leading dash is either a flag of a version to come, or something no version takes (`-9`).
+fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, String> {
+    let Some(&at) = at else { return Ok(None) };
+    let word = &args[at];
+    if word.as_bytes().starts_with(b"-") {
+        return Err(format!("flag in place of a signal: {}", shown(word.as_bytes())));
+    }
+    Ok(Some(word.clone()))
+}
+
+fn bare(verb: Verb, id: OsString) -> Invocation {
+    Invocation {
+        verb,
+        id,
+        bundle: None,
+        config: None,
+        pid_file: None,
+        console_socket: None,
+        pidfd_socket: false,
+        preserve_fds: 0,
+        detach: false,
+        tty: false,
+        process: None,
+        ignore_paused: false,
+        resources: None,
+        signal: None,
+        all: false,
+        force: false,
+    }
+}
+
+fn apply(to: &mut Invocation, grammar: Grammar, given: &Given) -> Result<(), String> {
+    let text = || given.value.as_ref().map(|value| value.text.clone());
+    let path = || text().map(PathBuf::from);
+    match given.flag.means {
+        Means::Bundle => to.bundle = path(),
+        Means::Config => to.config = path(),
+        Means::PidFile => to.pid_file = path(),
+        Means::ConsoleSocket => to.console_socket.clone_from(&given.value),
+        Means::PidfdSocket => to.pidfd_socket = true,
+        Means::PreserveFds => to.preserve_fds = count(grammar, &text().unwrap_or_default())?,
+        Means::Detach => to.detach = given.on,
+        // crun: `--tty=false`, `-tno`.
+        Means::Tty => {
+            to.tty = given.on && text().is_none_or(|text| text != "false" && text != "no")
+        }
+        Means::Process => to.process = path(),
+        Means::IgnorePaused => to.ignore_paused = given.on,
+        Means::Resources => to.resources = text(),
+        Means::All => to.all = given.on,
+        Means::Force => to.force = given.on,
+        Means::Regex if given.on => {
+            return Err("with --regex the id is a pattern for many containers".to_owned());
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one
+/// means none.
+fn count(grammar: Grammar, text: &OsStr) -> Result<u32, String> {
+    let number = text.to_str().and_then(|text| {
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        if !digits.starts_with(|first: char| first.is_ascii_digit()) {
+            return None;
+        }
+        let number = match (grammar, digits.as_bytes()) {
+            (Grammar::Runc, [b'0', b'x' | b'X', ..]) => u32::from_str_radix(&digits[2..], 16),
+            (Grammar::Runc, [b'0', b'o' | b'O', ..]) => u32::from_str_radix(&digits[2..], 8),
+            (Grammar::Runc, [b'0', b'b' | b'B', ..]) => u32::from_str_radix(&digits[2..], 2),
+            (Grammar::Runc, [b'0', _, ..]) => u32::from_str_radix(&digits[1..], 8),
+            _ => digits.parse(),
+        };
+        number.ok().map(|number| if text.starts_with('-') { 0 } else { number })
+    });
+    number.ok_or_else(|| format!("not a number of descriptors: {}", shown(text.as_bytes())))
+}

@@ -1,0 +1,188 @@
+//! The program: finds the runtime, reads the command line, and either becomes the runtime or
+//! supervises it. Whatever of ours fails, the runtime runs.
+
+use std::ffi::{OsStr, OsString};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::complaint;
+use crate::config::Config;
+use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
+use crate::journal::Journal;
+use crate::locate::Choice;
+use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
+use crate::runtime::{self, Runtime};
+use crate::state_dir::StateDir;
+use crate::supervise::Operation;
+use crate::{process, sys, syslog};
+
+/// Runs to the end of the process.
+pub fn main() -> ! {
+    let began = Instant::now();
+    sys::occupy_closed_stdio();
+    let mut args = std::env::args_os();
+    let argv0 = args.next().unwrap_or_default();
+    let args: Vec<OsString> = args.collect();
+    let state = StateDir::from_env();
+    let (config, complaints) = Config::load();
+    if config.syslog {
+        syslog::install();
+    }
+    for complaint in &complaints {
+        log::warn!("{complaint}");
+    }
+    let program = Program { began, state, config, complaints };
+    let runtime = program.runtime(&argv0, args);
+    match catch_unwind(AssertUnwindSafe(|| program.run(&runtime))) {
+        Ok(exit) => end(exit),
+        Err(_) => after_panic(&runtime),
+    }
+}
+
+struct Program {
+    began: Instant,
+    state: StateDir,
+    config: Config,
+    complaints: Vec<String>,
+}
+
+impl Program {
+    /// The runtime to run; without one there is nothing left to do but to say so.
+    fn runtime(&self, argv0: &OsStr, args: Vec<OsString>) -> Runtime {
+        let choice = Choice {
+            env: std::env::var_os("FROSTLOCK_RUNTIME"),
+            argv0,
+            config: self.config.runtime.as_deref(),
+            path: std::env::var_os("PATH"),
+        };
+        match choice.find() {
+            Ok(path) => Runtime { path, args },
+            Err(error) => {
+                let line = invocation::read(Grammar::Runc, &args);
+                no_runtime(&error.to_string(), Grammar::Runc, &line)
+            }
+        }
+    }
+
+    fn run(&self, runtime: &Runtime) -> Exit {
+        let grammar = Grammar::of(&runtime.path);
+        let line = invocation::read(grammar, &runtime.args);
+        if self.state.kill_switch().exists() {
+            become_runtime(runtime, grammar, &line);
+        }
+        match &line.command {
+            Command::PassThrough => become_runtime(runtime, grammar, &line),
+            Command::Unreadable { reason } => {
+                self.record(&self.unserialized(runtime, None, reason.clone(), LockUse::None));
+                become_runtime(runtime, grammar, &line)
+            }
+            Command::Supervised(invocation) => {
+                let operation = Operation {
+                    began: self.began,
+                    runtime,
+                    grammar,
+                    globals: &line.globals,
+                    invocation,
+                    config: &self.config,
+                    state: &self.state,
+                };
+                if invocation.verb == Verb::State {
+                    self.note_wait(runtime, invocation, operation.wait_for_lock());
+                    become_runtime(runtime, grammar, &line)
+                }
+                self.supervise(&operation, &line)
+            }
+        }
+    }
+
+    fn supervise(&self, operation: &Operation<'_>, line: &CommandLine) -> Exit {
+        match operation.supervise() {
+            Ok(mut ended) => {
+                ended.said.replay();
+                ended.outcome.notes.extend(self.complaints.iter().cloned());
+                self.record(&ended.outcome);
+                ended.outcome.exit.unwrap_or(Exit::NotStarted)
+            }
+            Err(error) => {
+                // No descriptor or process to be had for a second one, or no such runtime.
+                log::warn!("cannot run {} beside us: {error}", operation.runtime.path.display());
+                become_runtime(operation.runtime, operation.grammar, line)
+            }
+        }
+    }
+
+    /// `state` leaves a record only if something was in its way: it is asked for all the time.
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: LockUse) {
+        if matches!(lock, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+            let note = "executed without a record of its end".to_owned();
+            self.record(&self.unserialized(runtime, Some(invocation), note, lock));
+        }
+    }
+
+    /// A command that we hand over for good.
+    fn unserialized(
+        &self,
+        runtime: &Runtime,
+        invocation: Option<&Invocation>,
+        note: String,
+        lock: LockUse,
+    ) -> Outcome {
+        Outcome {
+            verb: invocation.map(|invocation| invocation.verb),
+            id: invocation.map(|invocation| invocation.id.clone()).unwrap_or_default(),
+            cgroup: None,
+            runtime: runtime.path.clone(),
+            requested_by: process::comm(process::parent()),
+            signal: None,
+            lock,
+            stages: Stages { prepare: self.began.elapsed(), ..Stages::default() },
+            attempts: 1,
+            exit: None,
+            verdict: if invocation.is_some() { Verdict::HandedOver } else { Verdict::Unreadable },
+            quotas: Default::default(),
+            figures: None,
+            init: None,
+            pod: Default::default(),
+            notes: std::iter::once(note).chain(self.complaints.iter().cloned()).collect(),
+        }
+    }
+
+    fn record(&self, outcome: &Outcome) {
+        Journal::new(self.state.journal(), self.config.journal_max_kib).record(outcome);
+        syslog::report(outcome);
+    }
+}
+
+fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {
+    let error = runtime.exec();
+    no_runtime(&format!("cannot run {}: {error}", runtime.path.display()), grammar, line)
+}
+
+fn no_runtime(message: &str, grammar: Grammar, line: &CommandLine) -> ! {
+    let log: Option<PathBuf> = line.globals.log_file(grammar);
+    complaint::make(&format!("frostlock: {message}"), log.as_deref(), line.globals.log_format);
+    sys::exit_now(1)
+}
+
+/// A mistake of ours is not to cost anybody a container: if the runtime has not been started, it is
+/// now; if it has, its end is waited for.
+fn after_panic(runtime: &Runtime) -> ! {
+    log::error!("frostlock has a bug: it panicked; going on with the bare runtime");
+    match runtime::started() {
+        Some(pid) => end(runtime::wait_plainly(pid)),
+        None => {
+            let line = invocation::read(Grammar::Runc, &[]);
+            become_runtime(runtime, Grammar::Runc, &line)
+        }
+    }
+}
+
+/// Ends as the runtime did.
+fn end(exit: Exit) -> ! {
+    match exit {
+        Exit::Code(code) => sys::exit_now(code),
+        Exit::Signal(signal) => sys::die_of(signal),
+        Exit::NotStarted => sys::exit_now(1),
+    }
+}

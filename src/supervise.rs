@@ -1,0 +1,232 @@
+//! One supervised operation, from the lock to its outcome.
+
+use std::time::{Duration, Instant};
+
+use crate::capture::Capture;
+use crate::config::{Config, Mode as Extent};
+use crate::container::Container;
+use crate::invocation::{Globals, Grammar, Invocation, Verb};
+use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
+use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
+use crate::process;
+use crate::runtime::{Runtime, Signals};
+use crate::started::{Sight, StartWatch};
+use crate::state_dir::StateDir;
+
+/// What an operation is made of.
+#[derive(Debug)]
+pub(crate) struct Operation<'a> {
+    pub(crate) began: Instant,
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) grammar: Grammar,
+    pub(crate) globals: &'a Globals,
+    pub(crate) invocation: &'a Invocation,
+    pub(crate) config: &'a Config,
+    pub(crate) state: &'a StateDir,
+}
+
+/// The operation has ended; what the runtime said is still to be passed on.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) said: Capture,
+}
+
+impl Operation<'_> {
+    /// The whole of it. An error means that the runtime could not be started beside us.
+    pub(crate) fn supervise(&self) -> std::io::Result<Ended> {
+        let mut container = self.container();
+        let prepare = self.began.elapsed();
+        let (mut guard, lock, lock_wait) = self.lock(&container);
+        if self.invocation.verb.makes_a_container() {
+            container.announce();
+        }
+        let quotas = container.quotas();
+        let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
+
+        let run = self.run(&mut container, &mut guard)?;
+
+        self.settle(&mut container, run.exit, guard);
+        let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
+        if run.exit != Exit::Code(0) {
+            notes.extend(run.said.last_words());
+        }
+        let outcome = Outcome {
+            verb: Some(self.invocation.verb),
+            id: self.invocation.id.clone(),
+            cgroup: container.identity(),
+            runtime: self.runtime.path.clone(),
+            requested_by: process::comm(process::parent()),
+            signal: self.invocation.signal.clone(),
+            lock,
+            stages: Stages { prepare, lock_wait, started: run.started, run: run.took },
+            attempts: 1,
+            exit: Some(run.exit),
+            verdict: Verdict::of(run.exit),
+            quotas,
+            figures,
+            init: container.init(),
+            pod: container.pod(),
+            notes,
+        };
+        Ok(Ended { outcome, said: run.said })
+    }
+
+    /// Before `state`: what it reads of the freezer may be another's passing freeze.
+    pub(crate) fn wait_for_lock(&self) -> LockUse {
+        let container = self.container();
+        let (_guard, lock, _) = self.lock(&container);
+        lock
+    }
+
+    fn container(&self) -> Container {
+        Container::find(self.grammar, self.globals, self.invocation, self.state)
+    }
+
+    fn lock(&self, container: &Container) -> (Option<Guard>, LockUse, Duration) {
+        let Some((mode, limit)) = self.lock_wanted() else {
+            return (None, LockUse::None, Duration::ZERO);
+        };
+        let Some(identity) = container.identity() else {
+            return (None, LockUse::None, Duration::ZERO);
+        };
+        let since = Instant::now();
+        let acquired = self.acquire(&identity, mode, limit);
+        let waited = since.elapsed();
+        match acquired {
+            Acquired::Held(guard) => (Some(guard), LockUse::Held(mode), waited),
+            Acquired::Nested(holder) => (None, LockUse::Nested(holder), waited),
+            Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders), waited),
+            Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string()), waited),
+        }
+    }
+
+    fn acquire(&self, identity: &crate::cgroup::Identity, mode: Mode, limit: Duration) -> Acquired {
+        let directory = match self.state.locks() {
+            Ok(directory) => directory,
+            Err(error) => return Acquired::Unavailable(error),
+        };
+        let verb = self.invocation.verb.as_str();
+        match Holder::ourselves(verb, &self.invocation.id) {
+            Some(holder) => LockFiles::of(identity, &directory).acquire(mode, limit, &holder),
+            None => Acquired::Unavailable(std::io::Error::other("/proc is not readable")),
+        }
+    }
+
+    /// Which lock a verb takes, and for how long it waits. A signal never waits: on cgroup v1 a
+    /// frozen holder cannot finish before it is killed and thawed.
+    fn lock_wanted(&self) -> Option<(Mode, Duration)> {
+        let config = self.config;
+        if config.mode == Extent::Observe {
+            return None;
+        }
+        let (mode, milliseconds) = match self.invocation.verb {
+            Verb::Kill => return None,
+            Verb::Exec | Verb::Start | Verb::State => (Mode::Shared, config.shared_wait_ms),
+            Verb::Resume => (Mode::Exclusive, config.resume_wait_ms),
+            Verb::Create
+            | Verb::Run
+            | Verb::Restore
+            | Verb::Update
+            | Verb::Pause
+            | Verb::Checkpoint
+            | Verb::Delete => (Mode::Exclusive, config.exclusive_wait_ms),
+        };
+        Some((mode, Duration::from_millis(milliseconds)))
+    }
+
+    /// Runs the runtime once. A verb that stays in the foreground gives the lock back as soon as
+    /// its process runs.
+    fn run(&self, container: &mut Container, guard: &mut Option<Guard>) -> std::io::Result<Run> {
+        let said = if self.may_capture() { Capture::begin() } else { Capture::nothing() };
+        let signals = Signals::take()?;
+        let watch = self
+            .stays_in_foreground()
+            .then(|| StartWatch::new(self.invocation.pid_file.as_deref(), self.config.hold_max()));
+        let mut watch = watch.as_ref();
+        let attempt = match self.runtime.start(&signals, &said) {
+            Ok(attempt) => attempt,
+            Err(error) => {
+                signals.give_back();
+                return Err(error);
+            }
+        };
+        let mut started = None;
+        let exit = attempt.wait(&signals, &mut |attempt| match watch?.look(attempt) {
+            Sight::NotYet { look_again_in } => Some(look_again_in),
+            sight => {
+                if sight == Sight::Started {
+                    started = Some(attempt.elapsed());
+                    self.note_start(container);
+                }
+                watch = None;
+                drop(guard.take());
+                None
+            }
+        });
+        Ok(Run { exit, started, took: attempt.elapsed(), said })
+    }
+
+    fn note_start(&self, container: &mut Container) {
+        if self.invocation.verb.makes_a_container() {
+            container.made(&self.invocation.id);
+        }
+    }
+
+    /// Of these a container inherits stdio; what it writes is not ours to hold.
+    fn may_capture(&self) -> bool {
+        let gives_stdio_away =
+            matches!(self.invocation.verb, Verb::Create | Verb::Run | Verb::Restore | Verb::Exec);
+        self.config.mode != Extent::Observe && !gives_stdio_away
+    }
+
+    fn stays_in_foreground(&self) -> bool {
+        let may = matches!(self.invocation.verb, Verb::Run | Verb::Restore | Verb::Exec);
+        may && !self.invocation.detach
+    }
+
+    /// Brings our record up to date and gives the lock back; its files go with the cgroup.
+    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
+        match self.invocation.verb {
+            Verb::Create | Verb::Run | Verb::Restore => {
+                if container.came_to_nothing() {
+                    container.forget();
+                    self.retire(container, guard);
+                } else if exit == Exit::Code(0) {
+                    container.made(&self.invocation.id);
+                }
+            }
+            Verb::Delete if container.is_gone() => {
+                container.forget();
+                if let Some(guard) = guard {
+                    guard.retire();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A foreground `run` has given the lock back long before the container's end; its files are
+    /// removed only if nobody uses them.
+    fn retire(&self, container: &Container, guard: Option<Guard>) {
+        let guard = guard.or_else(|| {
+            self.lock_wanted()?;
+            match self.acquire(&container.identity()?, Mode::Exclusive, Duration::ZERO) {
+                Acquired::Held(guard) => Some(guard),
+                _ => None,
+            }
+        });
+        if let Some(guard) = guard {
+            guard.retire();
+        }
+    }
+}
+
+/// One run of the runtime.
+#[derive(Debug)]
+struct Run {
+    exit: Exit,
+    started: Option<Duration>,
+    took: Duration,
+    said: Capture,
+}
