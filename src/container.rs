@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,8 @@ struct Record {
 struct Inode {
     dev: u64,
     ino: u64,
+    /// ext4 gives the number of a removed directory to the next one.
+    born: Option<SystemTime>,
 }
 
 /// The container of one operation.
@@ -288,7 +291,7 @@ fn record_path(state: &StateDir, runtime_state: &Path) -> PathBuf {
 
 fn inode(path: &Path) -> Option<Inode> {
     let metadata = std::fs::metadata(path).ok()?;
-    Some(Inode { dev: metadata.dev(), ino: metadata.ino() })
+    Some(Inode { dev: metadata.dev(), ino: metadata.ino(), born: metadata.created().ok() })
 }
 
 fn read_record(path: &Path) -> Option<Record> {

@@ -1,7 +1,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use frostlock::cgroup::Family::{self, Crun, Runc, Youki};
+use frostlock::cgroup::Grammar::{self, Crun, Runc, Youki};
 use frostlock::cgroup::predict::Plan;
 
 use super::{HYBRID, UNIFIED, parse, procfs};
@@ -25,11 +25,11 @@ const V2: Case = Case {
 };
 
 impl Case {
-    fn predict(&self, family: Family, systemd: bool, path: &str) -> String {
+    fn predict(&self, grammar: Grammar, systemd: bool, path: &str) -> String {
         let (_dir, proc) = procfs(self.own, self.init);
         let cgroups_path = (path != "none").then_some(Path::new(path));
         let plan =
-            Plan { family, id: OsStr::new("id1"), systemd, cgroups_path, rootless: self.rootless };
+            Plan { grammar, id: OsStr::new("id1"), systemd, cgroups_path, rootless: self.rootless };
         match plan.predict(&parse(self.mounts), &proc) {
             Ok(id) => id.to_string(),
             Err(why) => {
@@ -147,7 +147,7 @@ fn a_mount_that_shows_a_part_of_the_tree() {
 #[test]
 fn an_unreadable_proc_is_a_reason() {
     let plan = Plan {
-        family: Runc,
+        grammar: Runc,
         id: OsStr::new("x"),
         systemd: false,
         cgroups_path: None,

@@ -1,0 +1,247 @@
+//! What the suites share: the binary under test, the real runtimes, and a scratch place that cleans
+//! up after itself, whatever happens.
+
+// Every suite uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The wrapper: the static release build that `make test` names, else cargo's own.
+pub fn frostlock() -> PathBuf {
+    std::env::var_os("FROSTLOCK_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_frostlock")), PathBuf::from)
+}
+
+/// Whether the counts that `make proof` is for are asked for, rather than the short ones.
+pub fn proof() -> bool {
+    std::env::var_os("FROSTLOCK_PROOF").is_some()
+}
+
+/// A real runtime from `scripts/fetch-runtimes`.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    pub name: String,
+    pub path: PathBuf,
+    pub version: String,
+}
+
+impl Runtime {
+    pub fn is_crun(&self) -> bool {
+        self.name.starts_with("crun")
+    }
+}
+
+pub fn lab() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab")
+}
+
+/// All of them; their absence is a failure, never a skip.
+pub fn runtimes() -> Vec<Runtime> {
+    let list = lab().join("runtimes");
+    let text = std::fs::read_to_string(&list)
+        .unwrap_or_else(|error| panic!("{}: {error}; run scripts/fetch-runtimes", list.display()));
+    text.lines()
+        .map(|line| {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            let mut next = || words.next().expect("name path version");
+            Runtime { name: next(), path: next().into(), version: next() }
+        })
+        .collect()
+}
+
+pub fn runtime(name: &str) -> Runtime {
+    let found = runtimes().into_iter().find(|runtime| runtime.name == name);
+    found.unwrap_or_else(|| panic!("{name} is not in target/lab/runtimes"))
+}
+
+/// A directory, a state directory, and a cgroup name; containers made in it are killed and removed
+/// with their cgroups when it goes.
+pub struct Scratch {
+    dir: tempfile::TempDir,
+    pub cgroup: String,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+        // On tmpfs, as /run is.
+        let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/frostlock-test-{}-{number}", std::process::id());
+        Scratch { dir, cgroup }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The runtime's root.
+    pub fn root(&self) -> PathBuf {
+        self.path("root")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// A bundle of a scene in test-bundles/, in the cgroup `CGROUP/ID`.
+    pub fn bundle(&self, scene: &str, id: &str) -> PathBuf {
+        let bundle = self.path(&format!("bundle-{id}"));
+        let made = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/make-bundle"))
+            .arg(scene)
+            .arg(&bundle)
+            .args(["--id", id, "--cgroup", &format!("{}/{id}", self.cgroup)])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "make-bundle: {}", text(&made.stderr));
+        bundle
+    }
+
+    /// Changes a bundle's config.json.
+    pub fn edit(&self, bundle: &Path, change: impl FnOnce(&mut Value)) {
+        let path = bundle.join("config.json");
+        let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+    }
+
+    /// The bare runtime, with our root.
+    pub fn bare(&self, runtime: &Path) -> Command {
+        let mut command = Command::new(runtime);
+        command.arg("--root").arg(self.root()).stdin(Stdio::null());
+        command
+    }
+
+    /// The same through the wrapper.
+    pub fn wrapped(&self, runtime: &Path) -> Command {
+        let mut command = Command::new(frostlock());
+        command
+            .arg("--root")
+            .arg(self.root())
+            .env("FROSTLOCK_RUNTIME", runtime)
+            .env("FROSTLOCK_STATE_DIR", self.state())
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn journal(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.state().join("journal.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect("a journal line")).collect()
+    }
+
+    /// The lock files that are there now.
+    pub fn lock_files(&self) -> Vec<PathBuf> {
+        let Ok(files) = std::fs::read_dir(self.state().join("locks")) else { return Vec::new() };
+        files.flatten().map(|file| file.path()).collect()
+    }
+}
+
+impl Drop for Scratch {
+    /// Not through the runtime: `delete --force` returns 0 and leaves processes and cgroups behind
+    /// in the very cases that are tested.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut left = cgroup_dirs(&self.cgroup);
+        while !left.is_empty() && Instant::now() < deadline {
+            for dir in &left {
+                let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
+                let _ = std::fs::write(dir.join("cpu.cfs_quota_us"), "-1");
+                for pid in pids(dir) {
+                    let _ = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid),
+                        nix::sys::signal::Signal::SIGKILL,
+                    );
+                }
+            }
+            for dir in left.iter().rev() {
+                let _ = std::fs::remove_dir(dir);
+            }
+            left = cgroup_dirs(&self.cgroup);
+            if !left.is_empty() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        if !left.is_empty() && !std::thread::panicking() {
+            panic!("cgroups left behind: {left:?}");
+        }
+    }
+}
+
+/// Every directory of a cgroup and of what is below it, in all hierarchies, parents first.
+pub fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        let top = hierarchy.path().join(cgroup.trim_start_matches('/'));
+        if top.is_dir() {
+            collect_dirs(&top, &mut dirs);
+        }
+    }
+    dirs
+}
+
+fn collect_dirs(dir: &Path, into: &mut Vec<PathBuf>) {
+    into.push(dir.to_owned());
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_dirs(&entry.path(), into);
+        }
+    }
+}
+
+pub fn pids(cgroup_dir: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(cgroup_dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Runs to the end; output to files, as a container that inherits a pipe would keep it open.
+pub fn run(command: &mut Command) -> Output {
+    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let status = command
+        .stdout(out.try_clone().unwrap())
+        .stderr(err.try_clone().unwrap())
+        .status()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Output { status, stdout: contents(out), stderr: contents(err) }
+}
+
+/// The same, and it must succeed.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = run(command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    output
+}
+
+fn contents(mut file: std::fs::File) -> Vec<u8> {
+    use std::io::{Read, Seek};
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits until something is so, at most `limit`.
+pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
