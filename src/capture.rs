@@ -57,6 +57,15 @@ impl Capture {
         file.as_ref().map(AsFd::as_fd)
     }
 
+    /// Drops what an earlier attempt has written.
+    pub(crate) fn begin_attempt(&mut self) -> io::Result<()> {
+        for file in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            file.set_len(0)?;
+            file.rewind()?;
+        }
+        Ok(())
+    }
+
     /// Passes everything on. A caller that has gone away is no error of the operation's.
     pub(crate) fn replay(&mut self) {
         if let Some(out) = &mut self.stdout {

@@ -28,6 +28,9 @@ pub struct Config {
     pub shared_wait_ms: u64,
     pub resume_wait_ms: u64,
     pub hold_max_ms: u64,
+    pub retry_deadline_ms: u64,
+    pub retry_first_delay_ms: u64,
+    pub retry_max_delay_ms: u64,
     pub journal_max_kib: u64,
     pub syslog: bool,
 }
@@ -41,6 +44,9 @@ impl Default for Config {
             shared_wait_ms: 500,
             resume_wait_ms: 500,
             hold_max_ms: 2000,
+            retry_deadline_ms: 1500,
+            retry_first_delay_ms: 100,
+            retry_max_delay_ms: 400,
             journal_max_kib: 4096,
             syslog: true,
         }
@@ -124,6 +130,41 @@ const KEYS: &[Key] = &[
         },
         about: "How long a run or exec in the foreground keeps the lock at most, should we not see\n\
                 its process start.",
+    },
+    Key {
+        table: Some("retry"),
+        name: "deadline_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 4000,
+            field: |config| &mut config.retry_deadline_ms,
+        },
+        about: "What an operation may take beyond its first attempt: lock wait, delays and further\n\
+                attempts together. 0 is no retry.",
+    },
+    Key {
+        table: Some("retry"),
+        name: "first_delay_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 1,
+            max: 2000,
+            field: |config| &mut config.retry_first_delay_ms,
+        },
+        about: "The delay before the second attempt; it doubles with every further one, varies by a\n\
+                quarter, and is never less than one period of the CPU controller.",
+    },
+    Key {
+        table: Some("retry"),
+        name: "max_delay_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 1,
+            max: 4000,
+            field: |config| &mut config.retry_max_delay_ms,
+        },
+        about: "The longest such delay.",
     },
     Key {
         table: Some("journal"),
@@ -302,7 +343,8 @@ mod tests {
     fn every_key_is_read() {
         let (config, complaints) = parse(
             "runtime = 'crun'\nmode = 'lock'\n[lock]\nexclusive_wait_ms = 1\nshared_wait_ms = 2\n\
-             resume_wait_ms = 3\nhold_max_ms = 400\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+             resume_wait_ms = 3\nhold_max_ms = 400\n[retry]\ndeadline_ms = 5\n\
+             first_delay_ms = 6\nmax_delay_ms = 7\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -312,6 +354,9 @@ mod tests {
             shared_wait_ms: 2,
             resume_wait_ms: 3,
             hold_max_ms: 400,
+            retry_deadline_ms: 5,
+            retry_first_delay_ms: 6,
+            retry_max_delay_ms: 7,
             journal_max_kib: 64,
             syslog: false,
         };

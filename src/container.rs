@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, PodNames};
 use crate::cgroup::predict::Plan;
 use crate::cgroup::state_file::{self, Surroundings};
-use crate::cgroup::{Hierarchies, Identity, Proc, Reader};
+use crate::cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
+use crate::freeze;
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
 use crate::process::Process;
@@ -34,6 +35,9 @@ struct Record {
     init: Option<Process>,
     /// The runtime's state directory of this container; none while it is being created.
     made_as: Option<Inode>,
+    /// That it was paused through us, and not resumed since: its freeze is one that was asked for.
+    #[serde(default)]
+    paused: bool,
     /// Who is creating or has created it.
     creator: Option<Process>,
 }
@@ -144,6 +148,29 @@ impl Container {
     pub(crate) fn figures(&self) -> Option<LastFigures> {
         let files = &self.record.as_ref()?.files;
         Some(LastFigures { throttled: files.throttled(), oom_kill: files.oom_kill() })
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.paused)
+    }
+
+    /// After a pause or a resume that succeeded.
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        let Some(record) = &mut self.record else { return };
+        // One that was learnt from the runtime just now is worth keeping.
+        record.paused = paused;
+        let _ = write_record(&self.path, record);
+    }
+
+    pub(crate) fn freezer(&self) -> Freezer {
+        self.record.as_ref().map_or(Freezer::Unknown, |record| record.files.freezer())
+    }
+
+    /// Takes back what a freeze that failed has left.
+    pub(crate) fn thaw(&self) {
+        if let Some(record) = &self.record {
+            freeze::thaw(&record.files);
+        }
     }
 
     /// Before `create`: writes down where the container is going to be, so that whoever comes
@@ -268,6 +295,7 @@ impl Record {
             pod,
             init: None,
             made_as: None,
+            paused: false,
             creator: None,
         }
     }

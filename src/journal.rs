@@ -16,6 +16,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::cgroup::CpuQuota;
 use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
+use crate::retry::Reason;
+use crate::verdict::Failure;
 use crate::{process, state_dir, sys, text};
 
 /// The version of the records.
@@ -40,7 +42,11 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<String>,
     stages: StageMs,
-    attempts: u32,
+    attempts: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<TryRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gave_up: Option<&'static str>,
     lock: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     holders: Vec<String>,
@@ -69,6 +75,15 @@ struct StageMs {
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<f64>,
     run: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct TryRecord {
+    ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,7 +143,9 @@ impl<'a> Record<'a> {
                 started: outcome.stages.started.map(milliseconds),
                 run: milliseconds(outcome.stages.run),
             },
-            attempts: outcome.attempts,
+            attempts: outcome.tries.len(),
+            tries: tries(outcome),
+            gave_up: gave_up(outcome),
             lock,
             holders,
             lock_wait_ms: milliseconds(outcome.stages.lock_wait),
@@ -152,6 +169,24 @@ impl<'a> Record<'a> {
             note: text::one_line(outcome.notes.join("; ").as_ref(), TEXT_BYTES),
         }
     }
+}
+
+/// Of a single attempt that succeeded there is nothing more to say.
+fn tries(outcome: &Outcome) -> Vec<TryRecord> {
+    let tries = outcome.tries.iter();
+    let tries = tries.filter(|attempt| outcome.tries.len() > 1 || attempt.failure.is_some());
+    tries
+        .map(|attempt| TryRecord {
+            ms: milliseconds(attempt.took),
+            failure: attempt.failure.map(Failure::as_str),
+            delay_ms: attempt.delay.map(milliseconds),
+        })
+        .collect()
+}
+
+/// Only where there could have been another attempt.
+fn gave_up(outcome: &Outcome) -> Option<&'static str> {
+    outcome.gave_up.filter(|reason| *reason != Reason::NotRetried).map(Reason::as_str)
 }
 
 fn lock_use(lock: &LockUse) -> (&'static str, Vec<String>) {

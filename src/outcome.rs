@@ -9,6 +9,8 @@ use crate::cgroup::{CpuQuota, Identity, Throttled};
 use crate::invocation::Verb;
 use crate::lock::{Holder, Mode};
 use crate::process::Process;
+use crate::retry::Reason;
+use crate::verdict::Failure;
 
 /// The end of the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,15 @@ impl Verdict {
     }
 }
 
+/// One start of the runtime.
+#[derive(Debug, Clone, Copy)]
+pub struct Try {
+    pub took: Duration,
+    pub failure: Option<Failure>,
+    /// The delay after it, if another followed.
+    pub delay: Option<Duration>,
+}
+
 /// How long each part took. `None` is a part that there was not.
 #[derive(Debug, Clone, Default)]
 pub struct Stages {
@@ -105,8 +116,10 @@ pub struct Outcome {
     pub signal: Option<OsString>,
     pub lock: LockUse,
     pub stages: Stages,
-    /// How often the runtime was started.
-    pub attempts: u32,
+    /// Every start of the runtime.
+    pub tries: Vec<Try>,
+    /// Why there was no further one, after a failure.
+    pub gave_up: Option<Reason>,
     pub exit: Option<Exit>,
     pub verdict: Verdict,
     pub quotas: Quotas,

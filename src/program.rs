@@ -99,7 +99,7 @@ impl Program {
     fn supervise(&self, operation: &Operation<'_>, line: &CommandLine) -> Exit {
         match operation.supervise() {
             Ok(mut ended) => {
-                ended.said.replay();
+                ended.channels.pass_on();
                 ended.outcome.notes.extend(self.complaints.iter().cloned());
                 self.record(&ended.outcome);
                 ended.outcome.exit.unwrap_or(Exit::NotStarted)
@@ -137,7 +137,8 @@ impl Program {
             signal: None,
             lock,
             stages: Stages { prepare: self.began.elapsed(), ..Stages::default() },
-            attempts: 1,
+            tries: Vec::new(),
+            gave_up: None,
             exit: None,
             verdict: if invocation.is_some() { Verdict::HandedOver } else { Verdict::Unreadable },
             quotas: Default::default(),

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::capture::Capture;
+use crate::channels::Channels;
 use crate::outcome::Exit;
 use crate::sys;
 
@@ -48,7 +48,7 @@ impl Runtime {
     }
 
     /// Starts it beside us.
-    pub(crate) fn start(&self, signals: &Signals, capture: &Capture) -> io::Result<Attempt> {
+    pub(crate) fn start(&self, signals: &Signals, channels: &Channels) -> io::Result<Attempt> {
         let program = CString::new(self.path.as_os_str().as_bytes())?;
         let argv = self.argv()?;
         let mut env = sys::environment();
@@ -58,8 +58,9 @@ impl Runtime {
             argv: &argv,
             env: &mut env,
             listen_pid,
-            stdout: capture.stdout(),
-            stderr: capture.stderr(),
+            stdin: channels.stdin(),
+            stdout: channels.stdout(),
+            stderr: channels.stderr(),
             mask: &signals.at_entry,
             sigchld: &signals.sigchld,
         })?;
@@ -114,15 +115,10 @@ impl Signals {
         let _ = self.at_entry.thread_set_mask();
     }
 
-    /// Waits for signals, at most until `timeout`, and forwards them.
-    fn forward(&self, to: i32, timeout: Option<Duration>) {
-        let timeout = match timeout {
-            None => PollTimeout::NONE,
-            Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
-        };
-        let mut ready = [PollFd::new(self.arrivals.as_fd(), PollFlags::POLLIN)];
-        // Nothing can interrupt this but a stop and its continuation; the caller looks again.
-        let _ = poll(&mut ready, timeout);
+    /// Waits for signals or for something to read, at most until `timeout`, and forwards the
+    /// signals.
+    fn forward(&self, to: i32, timeout: Option<Duration>, also: Stdio<'_>) {
+        self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
             // A terminal's signals, which the kernel sends, have reached the whole process group.
@@ -132,7 +128,51 @@ impl Signals {
             }
         }
     }
+
+    /// Sleeps between two attempts. A signal that would have ended the runtime ends the sleep.
+    pub(crate) fn sleep(&self, duration: Duration) -> Result<(), i32> {
+        let until = Instant::now() + duration;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.wait(Some(left), None);
+            while let Ok(Some(arrived)) = self.arrivals.read_signal() {
+                let signal = arrived.ssi_signo as i32;
+                if !HARMLESS.contains(&signal) {
+                    return Err(signal);
+                }
+            }
+        }
+    }
+
+    /// Nothing can interrupt this but a stop and its continuation; the callers look again.
+    fn wait(&self, timeout: Option<Duration>, also: Stdio<'_>) {
+        let timeout = match timeout {
+            None => PollTimeout::NONE,
+            // Rounded up: a rest of less than a millisecond would be a busy loop.
+            Some(timeout) => PollTimeout::try_from(timeout + Duration::from_micros(999))
+                .unwrap_or(PollTimeout::MAX),
+        };
+        let arrivals = PollFd::new(self.arrivals.as_fd(), PollFlags::POLLIN);
+        let _ = match also {
+            Some(also) => poll(&mut [arrivals, PollFd::new(also, PollFlags::POLLIN)], timeout),
+            None => poll(&mut [arrivals], timeout),
+        };
+    }
 }
+
+/// Signals that by default do not end a process.
+const HARMLESS: [i32; 7] = [
+    libc::SIGCHLD,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGURG,
+    libc::SIGWINCH,
+];
 
 /// The runtime at work.
 #[derive(Debug)]
@@ -141,9 +181,14 @@ pub(crate) struct Attempt {
     since: Instant,
 }
 
-/// What the one who waits wants to do meanwhile: it is called after every event, and no later than
-/// the time that it asked for.
-pub(crate) type Watch<'a> = &'a mut dyn FnMut(&Attempt) -> Option<Duration>;
+/// What the one who waits wants to do meanwhile.
+pub(crate) trait Watch {
+    /// What else to wake up for.
+    fn waits_on(&self) -> Stdio<'_>;
+
+    /// Called after every event, and no later than the time that it asked for.
+    fn look(&mut self, attempt: &Attempt) -> Option<Duration>;
+}
 
 impl Attempt {
     pub(crate) fn pid(&self) -> i32 {
@@ -155,13 +200,13 @@ impl Attempt {
     }
 
     /// Until its end.
-    pub(crate) fn wait(&self, signals: &Signals, watch: Watch<'_>) -> Exit {
+    pub(crate) fn wait(&self, signals: &Signals, watch: &mut dyn Watch) -> Exit {
         loop {
             if let Some(exit) = reap(self.pid, libc::WNOHANG) {
                 return exit;
             }
-            let timeout = watch(self);
-            signals.forward(self.pid, timeout);
+            let timeout = watch.look(self);
+            signals.forward(self.pid, timeout, watch.waits_on());
         }
     }
 }

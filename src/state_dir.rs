@@ -44,6 +44,11 @@ impl StateDir {
         self.0.join("containers")
     }
 
+    /// Private console sockets; a short name, since a socket's path must fit into 108 bytes.
+    pub fn consoles(&self) -> PathBuf {
+        self.0.join("tty")
+    }
+
     /// The directory of the lock files, made if need be. Refused when somebody else could put files
     /// there: a lock file that others can hold would stop the node.
     pub fn locks(&self) -> io::Result<PathBuf> {

@@ -27,6 +27,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) env: &'a mut [CString],
     /// The entry of `env` that must name the child's own pid: `LISTEN_PID=` and ten digits.
     pub(crate) listen_pid: Option<usize>,
+    pub(crate) stdin: Option<BorrowedFd<'a>>,
     pub(crate) stdout: Option<BorrowedFd<'a>>,
     pub(crate) stderr: Option<BorrowedFd<'a>>,
     /// The signal mask that we were started with.
@@ -137,9 +138,11 @@ fn exec_in_child(
         if let Some(entry) = listen_pid {
             write_pid(entry.add(c"LISTEN_PID=".count_bytes()).cast(), libc::getpid() as u32);
         }
-        for (from, to) in
-            [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
-        {
+        for (from, to) in [
+            (launch.stdin, libc::STDIN_FILENO),
+            (launch.stdout, libc::STDOUT_FILENO),
+            (launch.stderr, libc::STDERR_FILENO),
+        ] {
             let failed = from.is_some_and(|from| libc::dup2(from.as_raw_fd(), to) == -1);
             if failed {
                 return *libc::__errno_location();
@@ -398,3 +401,9 @@ pub(crate) const MARK: &str = ".frostlock";
 #[used]
 #[unsafe(link_section = ".frostlock")]
 static MARKED: [u8; 9] = *b"frostlock";
+
+/// Takes a descriptor that the kernel has just given us in a message.
+pub(crate) fn own(received: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
+    unsafe { OwnedFd::from_raw_fd(received) }
+}

@@ -1,16 +1,21 @@
 //! One supervised operation, from the lock to its outcome.
 
+mod attempt;
+
+use std::io;
 use std::time::{Duration, Instant};
 
-use crate::capture::Capture;
+use attempt::Attempts;
+
+use crate::cgroup::Identity;
+use crate::channels::{Channels, Degree};
 use crate::config::{Config, Mode as Extent};
 use crate::container::Container;
 use crate::invocation::{Globals, Grammar, Invocation, Verb};
 use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::process;
-use crate::runtime::{Runtime, Signals};
-use crate::started::{Sight, StartWatch};
+use crate::runtime::Runtime;
 use crate::state_dir::StateDir;
 
 /// What an operation is made of.
@@ -29,28 +34,28 @@ pub(crate) struct Operation<'a> {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
-    pub(crate) said: Capture,
+    pub(crate) channels: Channels,
 }
 
 impl Operation<'_> {
     /// The whole of it. An error means that the runtime could not be started beside us.
-    pub(crate) fn supervise(&self) -> std::io::Result<Ended> {
+    pub(crate) fn supervise(&self) -> io::Result<Ended> {
         let mut container = self.container();
+        // Before the lock: it reads the caller's standard input to its end.
+        let (channels, runtime) = self.channels();
         let prepare = self.began.elapsed();
-        let (mut guard, lock, lock_wait) = self.lock(&container);
+        let (guard, lock, lock_wait) = self.lock(&container);
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
         let quotas = container.quotas();
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
-        let run = self.run(&mut container, &mut guard)?;
+        let run = Attempts { operation: self, runtime, channels, guard }.run(&mut container)?;
 
-        self.settle(&mut container, run.exit, guard);
+        self.settle(&mut container, run.exit, run.guard);
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
-        if run.exit != Exit::Code(0) {
-            notes.extend(run.said.last_words());
-        }
+        notes.extend(run.last_error);
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
             id: self.invocation.id.clone(),
@@ -60,7 +65,8 @@ impl Operation<'_> {
             signal: self.invocation.signal.clone(),
             lock,
             stages: Stages { prepare, lock_wait, started: run.started, run: run.took },
-            attempts: 1,
+            tries: run.tries,
+            gave_up: run.gave_up,
             exit: Some(run.exit),
             verdict: Verdict::of(run.exit),
             quotas,
@@ -69,7 +75,7 @@ impl Operation<'_> {
             pod: container.pod(),
             notes,
         };
-        Ok(Ended { outcome, said: run.said })
+        Ok(Ended { outcome, channels: run.channels })
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
@@ -83,11 +89,31 @@ impl Operation<'_> {
         Container::find(self.grammar, self.globals, self.invocation, self.state)
     }
 
-    fn lock(&self, container: &Container) -> (Option<Guard>, LockUse, Duration) {
-        let Some((mode, limit)) = self.lock_wanted() else {
-            return (None, LockUse::None, Duration::ZERO);
+    /// What has to stand between the runtime and its caller.
+    fn channels(&self) -> (Channels, Runtime) {
+        let retried = matches!(
+            self.invocation.verb,
+            Verb::Create | Verb::Run | Verb::Update | Verb::Pause | Verb::Exec
+        );
+        let degree = match self.config.mode {
+            Extent::Observe => Degree::Nothing,
+            Extent::Full if retried && self.config.retry_deadline_ms > 0 => Degree::All,
+            Extent::Lock | Extent::Full => Degree::Output,
         };
-        let Some(identity) = container.identity() else {
+        let (channels, args) = Channels::open(
+            degree,
+            self.grammar,
+            self.globals,
+            self.invocation,
+            &self.runtime.args,
+            self.state,
+        );
+        (channels, Runtime { path: self.runtime.path.clone(), args })
+    }
+
+    fn lock(&self, container: &Container) -> (Option<Guard>, LockUse, Duration) {
+        let wanted = self.lock_wanted().zip(container.identity());
+        let Some(((mode, limit), identity)) = wanted else {
             return (None, LockUse::None, Duration::ZERO);
         };
         let since = Instant::now();
@@ -101,7 +127,7 @@ impl Operation<'_> {
         }
     }
 
-    fn acquire(&self, identity: &crate::cgroup::Identity, mode: Mode, limit: Duration) -> Acquired {
+    fn acquire(&self, identity: &Identity, mode: Mode, limit: Duration) -> Acquired {
         let directory = match self.state.locks() {
             Ok(directory) => directory,
             Err(error) => return Acquired::Unavailable(error),
@@ -109,7 +135,7 @@ impl Operation<'_> {
         let verb = self.invocation.verb.as_str();
         match Holder::ourselves(verb, &self.invocation.id) {
             Some(holder) => LockFiles::of(identity, &directory).acquire(mode, limit, &holder),
-            None => Acquired::Unavailable(std::io::Error::other("/proc is not readable")),
+            None => Acquired::Unavailable(io::Error::other("/proc is not readable")),
         }
     }
 
@@ -135,56 +161,6 @@ impl Operation<'_> {
         Some((mode, Duration::from_millis(milliseconds)))
     }
 
-    /// Runs the runtime once. A verb that stays in the foreground gives the lock back as soon as
-    /// its process runs.
-    fn run(&self, container: &mut Container, guard: &mut Option<Guard>) -> std::io::Result<Run> {
-        let said = if self.may_capture() { Capture::begin() } else { Capture::nothing() };
-        let signals = Signals::take()?;
-        let watch = self
-            .stays_in_foreground()
-            .then(|| StartWatch::new(self.invocation.pid_file.as_deref(), self.config.hold_max()));
-        let mut watch = watch.as_ref();
-        let attempt = match self.runtime.start(&signals, &said) {
-            Ok(attempt) => attempt,
-            Err(error) => {
-                signals.give_back();
-                return Err(error);
-            }
-        };
-        let mut started = None;
-        let exit = attempt.wait(&signals, &mut |attempt| match watch?.look(attempt) {
-            Sight::NotYet { look_again_in } => Some(look_again_in),
-            sight => {
-                if sight == Sight::Started {
-                    started = Some(attempt.elapsed());
-                    self.note_start(container);
-                }
-                watch = None;
-                drop(guard.take());
-                None
-            }
-        });
-        Ok(Run { exit, started, took: attempt.elapsed(), said })
-    }
-
-    fn note_start(&self, container: &mut Container) {
-        if self.invocation.verb.makes_a_container() {
-            container.made(&self.invocation.id);
-        }
-    }
-
-    /// Of these a container inherits stdio; what it writes is not ours to hold.
-    fn may_capture(&self) -> bool {
-        let gives_stdio_away =
-            matches!(self.invocation.verb, Verb::Create | Verb::Run | Verb::Restore | Verb::Exec);
-        self.config.mode != Extent::Observe && !gives_stdio_away
-    }
-
-    fn stays_in_foreground(&self) -> bool {
-        let may = matches!(self.invocation.verb, Verb::Run | Verb::Restore | Verb::Exec);
-        may && !self.invocation.detach
-    }
-
     /// Brings our record up to date and gives the lock back; its files go with the cgroup.
     fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
         match self.invocation.verb {
@@ -202,6 +178,8 @@ impl Operation<'_> {
                     guard.retire();
                 }
             }
+            Verb::Pause if exit == Exit::Code(0) => container.set_paused(true),
+            Verb::Resume if exit == Exit::Code(0) => container.set_paused(false),
             _ => {}
         }
     }
@@ -220,13 +198,4 @@ impl Operation<'_> {
             guard.retire();
         }
     }
-}
-
-/// One run of the runtime.
-#[derive(Debug)]
-struct Run {
-    exit: Exit,
-    started: Option<Duration>,
-    took: Duration,
-    said: Capture,
 }

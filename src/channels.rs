@@ -1,0 +1,173 @@
+//! What stands between the runtime and its caller, so that an attempt can be repeated without the
+//! caller seeing the failed one: the runtime's log, a terminal, standard input, and what it prints.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::capture::Capture;
+use crate::console::Console;
+use crate::invocation::{Globals, Grammar, Invocation, Verb};
+use crate::runtime::Stdio;
+use crate::runtime_log::RuntimeLog;
+use crate::state_dir::StateDir;
+use crate::sys;
+
+#[derive(Debug)]
+pub(crate) struct Channels {
+    log: Option<RuntimeLog>,
+    console: Option<Console>,
+    stdin: Option<File>,
+    said: Capture,
+    /// That the caller gets something directly that a second attempt would repeat.
+    leaks: bool,
+}
+
+/// How much stands in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Degree {
+    /// Nothing: the caller sees the runtime itself.
+    Nothing,
+    /// What is printed is held back until the end.
+    Output,
+    /// As much as a second attempt needs.
+    All,
+}
+
+impl Channels {
+    /// Returns the arguments for the runtime, too: in place of the caller's log and console socket
+    /// they name ours.
+    pub(crate) fn open(
+        degree: Degree,
+        grammar: Grammar,
+        globals: &Globals,
+        invocation: &Invocation,
+        args: &[OsString],
+        state: &StateDir,
+    ) -> (Channels, Vec<OsString>) {
+        let said = match degree {
+            Degree::Nothing => Capture::nothing(),
+            _ if gives_stdio_away(invocation.verb) => Capture::nothing(),
+            Degree::Output | Degree::All => Capture::begin(),
+        };
+        let mut channels = Channels { log: None, console: None, stdin: None, said, leaks: true };
+        let mut args = args.to_vec();
+        if degree == Degree::All {
+            channels.leaks = invocation.pidfd_socket;
+            channels.take_console(invocation, state, &mut args);
+            channels.take_log(grammar, globals, &mut args);
+            channels.take_stdin(invocation);
+        }
+        (channels, args)
+    }
+
+    fn take_console(
+        &mut self,
+        invocation: &Invocation,
+        state: &StateDir,
+        args: &mut Vec<OsString>,
+    ) {
+        let Some(socket) = &invocation.console_socket else { return };
+        // Nothing is connected to when there will be no second attempt anyway.
+        let stand_in =
+            if self.leaks { None } else { Console::stand_in(socket, &state.consoles(), args) };
+        match stand_in {
+            Some((console, with_ours)) => {
+                self.console = Some(console);
+                *args = with_ours;
+            }
+            None => self.leaks = true,
+        }
+    }
+
+    fn take_log(&mut self, grammar: Grammar, globals: &Globals, args: &mut Vec<OsString>) {
+        if let Some((log, with_ours)) = RuntimeLog::redirect(grammar, globals, args) {
+            self.log = Some(log);
+            *args = with_ours;
+        }
+    }
+
+    fn take_stdin(&mut self, invocation: &Invocation) {
+        if invocation.reads_stdin() {
+            match buffered_stdin() {
+                Ok(buffered) => self.stdin = Some(buffered),
+                Err(_) => self.leaks = true,
+            }
+        }
+    }
+
+    pub(crate) fn stdin(&self) -> Stdio<'_> {
+        self.stdin.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(crate) fn stdout(&self) -> Stdio<'_> {
+        self.said.stdout()
+    }
+
+    pub(crate) fn stderr(&self) -> Stdio<'_> {
+        self.said.stderr()
+    }
+
+    /// Takes back what the attempt before has left.
+    pub(crate) fn begin_attempt(&mut self) -> io::Result<()> {
+        if let Some(stdin) = &mut self.stdin {
+            stdin.rewind()?;
+        }
+        if let Some(log) = &mut self.log {
+            log.begin_attempt()?;
+        }
+        if let Some(console) = &mut self.console {
+            console.begin_attempt();
+        }
+        self.said.begin_attempt()
+    }
+
+    /// What to wait for beside the runtime's end.
+    pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
+        let console = self.console.as_ref().filter(|console| !console.is_delivered());
+        console.map(Console::waits_on)
+    }
+
+    pub(crate) fn relay(&mut self) {
+        if let Some(console) = &mut self.console {
+            console.relay();
+        }
+    }
+
+    /// What the runtime gave as its error: in its log, or on a stderr that we hold.
+    pub(crate) fn last_error(&mut self) -> Option<String> {
+        let logged = self.log.as_mut().and_then(RuntimeLog::last_error);
+        logged.or_else(|| self.said.last_words())
+    }
+
+    /// Whether the caller has seen nothing yet that a second attempt would repeat.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !self.leaks && self.console.as_ref().is_none_or(|console| !console.is_delivered())
+    }
+
+    /// There will be no further attempt: what the log has so far is the caller's.
+    pub(crate) fn commit(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.pass_on();
+        }
+    }
+
+    /// Gives the caller all that the last attempt has left.
+    pub(crate) fn pass_on(&mut self) {
+        self.commit();
+        self.said.replay();
+    }
+}
+
+/// Of these a container inherits stdio; what it writes is not ours to hold.
+fn gives_stdio_away(verb: Verb) -> bool {
+    verb.makes_a_container() || verb == Verb::Exec
+}
+
+/// All of it, before any lock is taken: the caller may be slow to write it.
+fn buffered_stdin() -> io::Result<File> {
+    let mut buffer = File::from(sys::memfd(c"frostlock-stdin")?);
+    io::copy(&mut io::stdin().lock(), &mut buffer)?;
+    Ok(buffer)
+}

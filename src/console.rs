@@ -1,0 +1,180 @@
+//! A terminal on its way from the runtime to the caller.
+//!
+//! Callers accept one connection on their console socket and take one message from it: containerd
+//! after `create` has returned, conmon at once. A runtime connects early, before the stage in which
+//! it may fail to freeze. So the caller's socket is connected to once, by us, just when a bare
+//! runtime would have done it, and every attempt gets a private socket to send its terminal to; the
+//! first that arrives is handed on the moment it does.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+
+use crate::invocation::Value;
+use crate::state_dir;
+use crate::sys;
+
+/// sun_path holds 108 bytes with the final NUL.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// runc sends the name of the terminal along, a path below /dev/pts or what it was in /proc/self/fd.
+const MESSAGE_BYTES: usize = 4096;
+
+/// Between the runtime and the caller's console socket.
+#[derive(Debug)]
+pub(crate) struct Console {
+    caller: Option<UnixStream>,
+    listener: UnixListener,
+    path: PathBuf,
+    /// The runtime's connection, from its accept until its message.
+    runtime: Option<UnixStream>,
+}
+
+impl Console {
+    /// Stands in for the caller's console socket. Returns the arguments for the runtime. `None`
+    /// leaves the runtime to connect itself, and means that no attempt can be repeated: when the
+    /// caller's socket is not one, or a private path would be too long for a socket.
+    pub(crate) fn stand_in(
+        socket: &Value,
+        directory: &Path,
+        args: &[OsString],
+    ) -> Option<(Console, Vec<OsString>)> {
+        let (listener, path) = listen(directory).ok()?;
+        // Last: once connected, the caller's only connection is ours.
+        let caller = match connect(Path::new(&socket.text)) {
+            Ok(caller) => caller,
+            Err(_) => {
+                let _ = std::fs::remove_file(&path);
+                return None;
+            }
+        };
+        let args = socket.replaced(args, path.as_os_str());
+        Some((Console { caller: Some(caller), listener, path, runtime: None }, args))
+    }
+
+    /// What to wait for.
+    pub(crate) fn waits_on(&self) -> BorrowedFd<'_> {
+        match &self.runtime {
+            Some(connection) => connection.as_fd(),
+            None => self.listener.as_fd(),
+        }
+    }
+
+    /// Does what can be done without waiting. Whether the terminal has reached the caller.
+    pub(crate) fn relay(&mut self) -> bool {
+        if self.caller.is_none() {
+            return true;
+        }
+        if self.runtime.is_none() {
+            self.runtime = self.listener.accept().ok().map(|(connection, _)| connection);
+            if let Some(connection) = &self.runtime {
+                let _ = connection.set_nonblocking(true);
+            }
+        }
+        let Some(connection) = &self.runtime else { return false };
+        match receive(connection) {
+            Ok((name, terminal)) => {
+                // Whether the caller is still there is its own affair; a bare runtime's message
+                // would have been lost as well.
+                if let Some(caller) = self.caller.take() {
+                    let _ = send(&caller, &name, &terminal);
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // It hung up without a terminal: this attempt is failing.
+            Err(_) => {
+                self.runtime = None;
+                false
+            }
+        }
+    }
+
+    /// Whether the caller has its terminal, so that no further attempt can be made.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.caller.is_none()
+    }
+
+    /// Drops what a failed attempt may have left in the queue.
+    pub(crate) fn begin_attempt(&mut self) {
+        self.runtime = None;
+        while self.listener.accept().is_ok() {}
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn listen(directory: &Path) -> io::Result<(UnixListener, PathBuf)> {
+    if let Some(parent) = directory.parent() {
+        state_dir::make_private(parent)?;
+    }
+    state_dir::make_private(directory)?;
+    sweep(directory);
+    let path = directory.join(std::process::id().to_string());
+    if path.as_os_str().len() > SOCKET_PATH_BYTES {
+        return Err(io::Error::other("the path of a private console socket would be too long"));
+    }
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, path))
+}
+
+/// Removes the sockets of wrappers that were killed.
+fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        let is_stale = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if is_stale {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    if !std::fs::metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("not a socket"));
+    }
+    UnixStream::connect(path)
+}
+
+fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
+    let mut bytes = vec![0; MESSAGE_BYTES];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<UnixAddr>(from.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let length = message.bytes;
+    let mut descriptors = message.cmsgs()?.filter_map(|control| match control {
+        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    let descriptor = descriptors.next().and_then(|received| received.first().copied());
+    drop(descriptors);
+    let terminal = descriptor.map(sys::own).ok_or(io::ErrorKind::UnexpectedEof)?;
+    bytes.truncate(length);
+    Ok((bytes, terminal))
+}
+
+fn send(to: &UnixStream, name: &[u8], terminal: &OwnedFd) -> io::Result<()> {
+    let descriptors = [terminal.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<UnixAddr>(
+        to.as_raw_fd(),
+        &[IoSlice::new(name)],
+        &control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The runtime's own log (`--log`), kept apart for each attempt.
+//!
+//! containerd shows the last `error` entry of the whole file as *the* error, also one of an earlier
+//! command; an attempt that was followed by a success must leave none. So the runtime writes into an
+//! anonymous file of ours, which it opens by its path under /proc, and what the last attempt wrote
+//! is appended to the caller's file. Nothing is left in the bundle, whenever we are killed, and no
+//! descriptor of ours gets into a container.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use serde::Deserialize;
+
+use crate::invocation::{Globals, Grammar};
+use crate::sys;
+
+/// How much of an attempt's log is searched for its last error.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// The caller's log, and what the current attempt has written.
+#[derive(Debug)]
+pub(crate) struct RuntimeLog {
+    callers: File,
+    attempt: File,
+    /// How much of the attempt's log the caller has.
+    passed_on: u64,
+}
+
+impl RuntimeLog {
+    /// Redirects `--log`, if there is one that is a plain file. Returns the arguments for the
+    /// runtime. `None` leaves the runtime to its own devices: without a log, with one that is a
+    /// journal or a FIFO, and with one that cannot be opened, which the runtime will say itself.
+    pub(crate) fn redirect(
+        grammar: Grammar,
+        globals: &Globals,
+        args: &[OsString],
+    ) -> Option<(RuntimeLog, Vec<OsString>)> {
+        let path = globals.log_file(grammar)?;
+        let callers = open_as_the_runtime_does(&path).ok()?;
+        let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
+        let ours = format!("/proc/{}/fd/{}", std::process::id(), attempt.as_raw_fd());
+        // Seen through another pid namespace's /proc this would be somebody else's descriptor.
+        File::open(&ours).ok()?;
+        let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
+        Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
+    }
+
+    /// Forgets what the last attempt wrote.
+    pub(crate) fn begin_attempt(&mut self) -> io::Result<()> {
+        self.passed_on = 0;
+        self.attempt.set_len(0)
+    }
+
+    /// Gives the caller what there is of the current attempt and it does not have yet; nothing is
+    /// retried from here on. One append each, so that no other writer's line falls in between.
+    pub(crate) fn pass_on(&mut self) {
+        let _ = self.try_pass_on();
+    }
+
+    fn try_pass_on(&mut self) -> io::Result<()> {
+        let mut news = Vec::new();
+        self.attempt.seek(SeekFrom::Start(self.passed_on))?;
+        self.attempt.read_to_end(&mut news)?;
+        if !news.is_empty() {
+            self.callers.write_all(&news)?;
+            self.passed_on += news.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// What the runtime gave as its error, in whatever format.
+    pub(crate) fn last_error(&mut self) -> Option<String> {
+        let length = self.attempt.metadata().ok()?.len();
+        self.attempt.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
+        let mut tail = Vec::new();
+        self.attempt.read_to_end(&mut tail).ok()?;
+        last_error(&String::from_utf8_lossy(&tail))
+    }
+}
+
+/// With the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644), so that the file
+/// is there afterwards if it would have been; but never waiting for the reader of a FIFO.
+fn open_as_the_runtime_does(path: &std::path::Path) -> io::Result<File> {
+    if let Ok(metadata) = std::fs::metadata(path) {
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+}
+
+/// An entry as logrus (runc) and crun write it, and as youki's tracing does.
+#[derive(Deserialize)]
+struct Entry {
+    level: String,
+    #[serde(alias = "message")]
+    msg: String,
+}
+
+/// The last error of a log: of JSON entries the last one of that level; of text the last line that
+/// names it, or the last line of all, as crun's text names no level.
+pub fn last_error(log: &str) -> Option<String> {
+    let mut last_line = None;
+    let mut last_error = None;
+    for line in log.lines().filter(|line| !line.trim().is_empty()) {
+        match serde_json::from_str::<Entry>(line) {
+            Ok(entry) if entry.level.eq_ignore_ascii_case("error") => last_error = Some(entry.msg),
+            Ok(_) => {}
+            Err(_) if line.contains("level=error") => last_error = Some(unquoted(line)),
+            Err(_) if line.contains("level=") => {}
+            Err(_) => last_line = Some(line.trim().to_owned()),
+        }
+    }
+    last_error.or(last_line)
+}
+
+/// The `msg` of a line of logrus text, which quotes as Go does.
+fn unquoted(line: &str) -> String {
+    let message = line.split_once("msg=").map_or(line, |(_, message)| message.trim());
+    let quoted = message.strip_prefix('"').and_then(|message| message.strip_suffix('"'));
+    quoted.map_or_else(|| message.to_owned(), |inner| inner.replace("\\\"", "\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_json_whatever_follows_it() {
+        let log = "{\"level\":\"error\",\"msg\":\"old\",\"time\":\"t\"}\n\
+                   {\"level\":\"error\",\"msg\":\"unable to freeze\",\"time\":\"t\"}\n\
+                   {\"level\":\"debug\",\"msg\":\"bye\",\"time\":\"t\"}\n";
+        assert_eq!(last_error(log).as_deref(), Some("unable to freeze"));
+        assert_eq!(last_error("{\"level\":\"warning\",\"msg\":\"w\",\"time\":\"t\"}\n"), None);
+        let youki = "{\"timestamp\":\"t\",\"level\":\"ERROR\",\"message\":\"unable to freeze\"}\n";
+        assert_eq!(last_error(youki).as_deref(), Some("unable to freeze"));
+    }
+
+    #[test]
+    fn the_last_error_of_text() {
+        let log = "time=\"t\" level=error msg=\"a \\\"b\\\"\"\ntime=\"t\" level=debug msg=x\n";
+        assert_eq!(last_error(log).as_deref(), Some("a \"b\""));
+        assert_eq!(
+            last_error("2026-11-20T00:00:00Z: it failed\n\n").as_deref(),
+            Some("2026-11-20T00:00:00Z: it failed")
+        );
+        assert_eq!(last_error(""), None);
+    }
+}
