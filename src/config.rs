@@ -31,6 +31,7 @@ pub struct Config {
     pub retry_deadline_ms: u64,
     pub retry_first_delay_ms: u64,
     pub retry_max_delay_ms: u64,
+    pub thaw_wait_ms: u64,
     pub journal_max_kib: u64,
     pub syslog: bool,
 }
@@ -47,6 +48,7 @@ impl Default for Config {
             retry_deadline_ms: 1500,
             retry_first_delay_ms: 100,
             retry_max_delay_ms: 400,
+            thaw_wait_ms: 300,
             journal_max_kib: 4096,
             syslog: true,
         }
@@ -167,6 +169,18 @@ const KEYS: &[Key] = &[
         about: "The longest such delay.",
     },
     Key {
+        table: Some("retry"),
+        name: "thaw_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 1000,
+            field: |config| &mut config.thaw_wait_ms,
+        },
+        about: "How long an exec that was refused as paused waits for the end of a freeze that nobody\n\
+                asked for. runc tries for about 250 ms to freeze a cgroup.",
+    },
+    Key {
         table: Some("journal"),
         name: "max_kib",
         kind: Kind::Number {
@@ -244,6 +258,21 @@ impl Config {
         text
     }
 
+    /// The same as a table for the README.
+    pub fn table() -> String {
+        let mut text = String::from("| key | default | range | what it is |\n|---|---|---|---|\n");
+        for key in KEYS {
+            let about = key.about.replace('\n', " ");
+            text.push_str(&format!(
+                "| `{}` | {} | {} | {about} |\n",
+                key.full_name(),
+                key.default(),
+                key.range().unwrap_or_default()
+            ));
+        }
+        text
+    }
+
     pub fn hold_max(&self) -> Duration {
         Duration::from_millis(self.hold_max_ms)
     }
@@ -282,20 +311,28 @@ impl Key {
         Ok(())
     }
 
-    fn example(&self) -> String {
+    /// As TOML. A runtime has none: two are looked for.
+    fn default(&self) -> String {
         let mut config = Config::default();
-        let value = match &self.kind {
+        match &self.kind {
             Kind::Name(_) => "\"runc\"".to_owned(),
             Kind::Mode => "\"full\"".to_owned(),
             Kind::Switch(field) => field(&mut config).to_string(),
             Kind::Number { field, .. } => field(&mut config).to_string(),
-        };
+        }
+    }
+
+    fn range(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Number { unit, min, max, .. } => Some(format!("{min} to {max} {unit}")),
+            _ => None,
+        }
+    }
+
+    fn example(&self) -> String {
         let about = self.about.replace('\n', "\n# ");
-        let range = match &self.kind {
-            Kind::Number { unit, min, max, .. } => format!(" From {min} to {max} {unit}."),
-            _ => String::new(),
-        };
-        format!("\n# {about}{range}\n#{} = {value}\n", self.name)
+        let range = self.range().map(|range| format!(" From {range}.")).unwrap_or_default();
+        format!("\n# {about}{range}\n#{} = {}\n", self.name, self.default())
     }
 }
 
@@ -344,7 +381,8 @@ mod tests {
         let (config, complaints) = parse(
             "runtime = 'crun'\nmode = 'lock'\n[lock]\nexclusive_wait_ms = 1\nshared_wait_ms = 2\n\
              resume_wait_ms = 3\nhold_max_ms = 400\n[retry]\ndeadline_ms = 5\n\
-             first_delay_ms = 6\nmax_delay_ms = 7\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+             first_delay_ms = 6\nmax_delay_ms = 7\n\
+             thaw_wait_ms = 8\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -357,6 +395,7 @@ mod tests {
             retry_deadline_ms: 5,
             retry_first_delay_ms: 6,
             retry_max_delay_ms: 7,
+            thaw_wait_ms: 8,
             journal_max_kib: 64,
             syslog: false,
         };
@@ -386,6 +425,15 @@ mod tests {
         assert_eq!(config, Config::default());
         assert_eq!(complaints.len(), 1);
         assert!(!complaints[0].contains('\n'));
+    }
+
+    #[test]
+    fn the_example_and_the_readme_agree_with_the_code() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let example = std::fs::read_to_string(root.join("deploy/config.toml")).unwrap();
+        assert_eq!(example, Config::example(), "expected:\n{}", Config::example());
+        let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+        assert!(readme.contains(&Config::table()), "expected:\n{}", Config::table());
     }
 
     #[test]

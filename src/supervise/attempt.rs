@@ -16,10 +16,6 @@ use crate::runtime::{Attempt, Runtime, Signals, Stdio, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
 
-/// How long an exec waits for a container to thaw that nobody has asked to pause: longer than the
-/// 0.25 s that runc tries to freeze one on cgroup v1.
-const THAW_WAIT: Duration = Duration::from_millis(300);
-
 /// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a thaw.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -185,9 +181,10 @@ impl Attempts<'_> {
         }
         // Whoever thaws it may need the lock.
         drop(self.guard.take());
+        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms);
         let since = Instant::now();
         while container.freezer() != Freezer::Thawed {
-            if since.elapsed() > THAW_WAIT {
+            if since.elapsed() >= limit {
                 return false;
             }
             std::thread::sleep(THAW_LOOK_EVERY);
