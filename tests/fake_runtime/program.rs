@@ -175,8 +175,8 @@ impl Operation {
         if !attempt.log.is_empty() {
             self.log(&attempt.log);
         }
-        while attempt.hang {
-            std::thread::sleep(Duration::from_secs(1));
+        if attempt.hang {
+            hang();
         }
         attempt.exit
     }
@@ -314,6 +314,12 @@ fn random() -> u64 {
         seed ^= seed.rotate_left(shift).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     seed
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
 }
 
 fn die_of(signal: i32) -> ! {
