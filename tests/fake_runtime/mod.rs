@@ -1,0 +1,170 @@
+//! A scripted runtime in the place of the real one, and what it wrote down of its work.
+
+// Every suite uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod script;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+pub use script::{Attempt, Script};
+use serde_json::json;
+
+use crate::support::{self, Scratch};
+
+/// The program. `cargo test` builds it with everything else; `cargo test --test NAME` does not, so
+/// cargo is asked once more, which costs nothing where it is up to date.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let deps = std::env::current_exe().unwrap();
+        let profile = deps.parent().and_then(Path::parent).expect("target/PROFILE/deps/NAME");
+        let program = profile.join("examples/fake-runtime");
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let mut build = Command::new(cargo);
+            build.args(["build", "--quiet", "--example", "fake-runtime", "--manifest-path"]);
+            build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+            build.arg("--target-dir").arg(profile.parent().unwrap());
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            support::succeed(&mut build);
+        }
+        assert!(program.is_file(), "{} is not there", program.display());
+        program
+    })
+}
+
+/// One fake runtime with its script and records.
+pub struct Fake<'a> {
+    pub scratch: &'a Scratch,
+    pub path: PathBuf,
+    config: PathBuf,
+}
+
+impl<'a> Fake<'a> {
+    pub fn new(scratch: &'a Scratch, config: &str) -> Fake<'a> {
+        let dir = scratch.path("fake");
+        std::fs::create_dir(&dir).unwrap();
+        let path = dir.join("runc");
+        std::os::unix::fs::symlink(program(), &path).unwrap();
+        let fake = Fake { scratch, path, config: scratch.path("config.toml") };
+        fake.configure(config);
+        fake
+    }
+
+    /// Without syslog: the machine's log is not ours to fill.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(&self.config, format!("{config}\n[log]\nsyslog = false\n")).unwrap();
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap()
+    }
+
+    pub fn script(&self, script: &[(&str, &[Attempt])]) {
+        let script: Script =
+            script.iter().map(|(key, attempts)| ((*key).to_owned(), attempts.to_vec())).collect();
+        let next = self.dir().join("script.next");
+        std::fs::write(&next, serde_json::to_vec(&script).unwrap()).unwrap();
+        std::fs::rename(next, self.dir().join("script")).unwrap();
+    }
+
+    /// The wrapper in front of it; `args` is what follows the root.
+    pub fn wrapped(&self, args: &[&str]) -> Command {
+        let mut command = self.scratch.wrapped(&self.path);
+        command.args(args).env("FROSTLOCK_CONFIG", &self.config).env("FAKE_DIR", self.dir());
+        command
+    }
+
+    pub fn bare(&self, args: &[&str]) -> Command {
+        let mut command = self.scratch.bare(&self.path);
+        command.args(args).env("FAKE_DIR", self.dir());
+        command
+    }
+
+    /// A bundle that says no more than where the container goes.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        let bundle = self.scratch.path(&format!("fake-bundle-{id}"));
+        std::fs::create_dir_all(&bundle).unwrap();
+        let config = json!({ "linux": { "cgroupsPath": self.cgroup(id) } });
+        std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        bundle
+    }
+
+    pub fn cgroup(&self, id: &str) -> String {
+        format!("{}/{id}", self.scratch.cgroup)
+    }
+
+    pub fn create(&self, id: &str) -> Command {
+        let bundle = self.bundle(id);
+        self.wrapped(&["create", "--bundle", bundle.to_str().unwrap(), id])
+    }
+
+    /// Every operation that has begun, with its end if there was one.
+    pub fn intervals(&self) -> Vec<Interval> {
+        let text = std::fs::read_to_string(self.dir().join("intervals")).unwrap_or_default();
+        let mut intervals: Vec<Interval> = Vec::new();
+        let mut by_pid = std::collections::HashMap::new();
+        for line in text.lines().map(Interval::parse) {
+            let key = (line.pid, line.start);
+            match by_pid.get(&key) {
+                Some(&at) => intervals[at] = line,
+                None => {
+                    by_pid.insert(key, intervals.len());
+                    intervals.push(line);
+                }
+            }
+        }
+        intervals
+    }
+
+    pub fn forget_intervals(&self) {
+        let _ = std::fs::remove_file(self.dir().join("intervals"));
+    }
+}
+
+/// One operation of the fake runtime's, in nanoseconds of CLOCK_MONOTONIC.
+#[derive(Debug, Clone)]
+pub struct Interval {
+    pub start: u64,
+    /// None: it was killed, or it still runs.
+    pub end: Option<u64>,
+    pub verb: String,
+    pub id: String,
+    pub cgroup: String,
+    pub pid: i32,
+    /// The wrapper's, if there was one.
+    pub parent: i32,
+}
+
+impl Interval {
+    fn parse(line: &str) -> Interval {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [start, end, verb, id, cgroup, pid, parent] = words[..] else {
+            panic!("not an interval: {line:?}");
+        };
+        Interval {
+            start: start.parse().unwrap(),
+            end: end.parse().ok(),
+            verb: verb.to_owned(),
+            id: id.to_owned(),
+            cgroup: cgroup.to_owned(),
+            pid: pid.parse().unwrap(),
+            parent: parent.parse().unwrap(),
+        }
+    }
+}
+
+pub fn monotonic_ns() -> u64 {
+    Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as u64
+}
+
+/// An attempt that takes so long, and up to a half longer.
+pub fn takes_ms(ms: u64) -> Attempt {
+    Attempt { delay_us: ms * 1000, jitter_us: ms * 500, ..Attempt::default() }
+}
