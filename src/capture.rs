@@ -33,8 +33,11 @@ impl Capture {
         Capture::default()
     }
 
-    /// Without a file to capture into, stdio is left alone.
+    /// Without a file to capture into, or with a limit on what fits into one, stdio is left alone.
     pub(crate) fn begin() -> Capture {
+        if sys::file_size_is_limited() {
+            return Capture::nothing();
+        }
         Capture::try_begin().unwrap_or_default()
     }
 

@@ -4,11 +4,17 @@
 //! stands, and one line says so.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DEFAULT_PATH: &str = "/etc/frostlock/config.toml";
+
+/// The example with every key is 3 KB; what is larger than this is not a configuration, and every
+/// command reads it.
+const MAX_BYTES: u64 = 64 * 1024;
 
 /// How much of what we can do is done, so that an operator can grow trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +212,7 @@ impl Config {
         let path = std::env::var_os("FROSTLOCK_CONFIG").map(PathBuf::from);
         let named = path.is_some();
         let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        match std::fs::read_to_string(&path) {
+        match read(&path) {
             Ok(text) => Config::parse(&text, &path),
             Err(error) if error.kind() == ErrorKind::NotFound && !named => Default::default(),
             Err(error) => {
@@ -334,6 +340,25 @@ impl Key {
         let range = self.range().map(|range| format!(" From {range}.")).unwrap_or_default();
         format!("\n# {about}{range}\n#{} = {}\n", self.name, self.default())
     }
+}
+
+/// Opening a FIFO would block for as long as nobody writes to it, hence `O_NONBLOCK`. /dev/null is
+/// how a configuration is switched off.
+fn read(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("larger than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 fn mode(value: &toml::Value) -> Option<Mode> {

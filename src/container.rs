@@ -216,6 +216,7 @@ impl Container {
     /// was to be deleted.
     pub(crate) fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(unfinished(&self.path));
     }
 
     /// That a failed create of ours has left nothing of the runtime's behind, and that nobody was
@@ -326,6 +327,13 @@ fn read_record(path: &Path) -> Option<Record> {
     serde_json::from_str(&crate::json::read_text(path).ok()?).ok()
 }
 
+/// One name per container, so that of many writers that were killed one file is left and not many.
+/// Two at once, which only a lock that timed out allows, can spoil a record, no more: the runtime's
+/// own state is read instead.
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// Whole or not at all: readers take no lock.
 fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -333,7 +341,7 @@ fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
         state_dir::make_private(state)?;
     }
     state_dir::make_private(directory)?;
-    let next = path.with_extension(format!("{}.new", std::process::id()));
+    let next = unfinished(path);
     let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)

@@ -2,8 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::sys;
@@ -62,6 +62,7 @@ impl Choice<'_> {
     pub fn find(&self) -> Result<PathBuf, NoRuntime> {
         let mut tried = Vec::new();
         for name in self.names() {
+            let before = tried.len();
             let candidates = self.candidates(&name);
             for candidate in &candidates {
                 match examine(candidate) {
@@ -74,6 +75,8 @@ impl Choice<'_> {
             }
             tried.push(match candidates.as_slice() {
                 [] => format!("{} is neither a name nor an absolute path", name.to_string_lossy()),
+                // Already said why.
+                [_] if tried.len() > before => continue,
                 [one] if one.as_os_str() == name => {
                     format!("{} is not there", name.to_string_lossy())
                 }
@@ -107,7 +110,7 @@ enum Candidate {
 }
 
 fn examine(path: &Path) -> Candidate {
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Candidate::Absent,
         // One that may be executed but not read is no copy of ours that we could tell.
@@ -119,13 +122,22 @@ fn examine(path: &Path) -> Candidate {
         }
     };
     let Ok(metadata) = file.metadata() else { return Candidate::Absent };
-    if metadata.is_dir() || metadata.permissions().mode() & 0o111 == 0 {
+    if !metadata.is_file() {
+        return Candidate::Unusable("is not a regular file".to_owned());
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
         return Candidate::Unusable("is not executable".to_owned());
     }
     if is_this_process(&metadata) || carries_mark(&file).unwrap_or(false) {
         return Candidate::Unusable("is frostlock itself".to_owned());
     }
     Candidate::Runtime
+}
+
+/// A FIFO in its place must not block us.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn is_this_process(metadata: &std::fs::Metadata) -> bool {

@@ -21,6 +21,7 @@ use crate::{process, sys, syslog};
 pub fn main() -> ! {
     let began = Instant::now();
     sys::occupy_closed_stdio();
+    sys::ignore_write_signals();
     let mut args = std::env::args_os();
     let argv0 = args.next().unwrap_or_default();
     let args: Vec<OsString> = args.collect();
@@ -28,9 +29,6 @@ pub fn main() -> ! {
     let (config, complaints) = Config::load();
     if config.syslog {
         syslog::install();
-    }
-    for complaint in &complaints {
-        log::warn!("{complaint}");
     }
     let program = Program { began, state, config, complaints };
     let runtime = program.runtime(&argv0, args);
@@ -59,6 +57,7 @@ impl Program {
         match choice.find() {
             Ok(path) => Runtime { path, args },
             Err(error) => {
+                self.complain();
                 let line = invocation::read(Grammar::Runc, &args);
                 no_runtime(&error.to_string(), Grammar::Runc, &line)
             }
@@ -72,7 +71,10 @@ impl Program {
             become_runtime(runtime, grammar, &line);
         }
         match &line.command {
-            Command::PassThrough => become_runtime(runtime, grammar, &line),
+            Command::PassThrough => {
+                self.complain();
+                become_runtime(runtime, grammar, &line)
+            }
             Command::Unreadable { reason } => {
                 self.record(&self.unserialized(runtime, None, reason.clone(), LockUse::None));
                 become_runtime(runtime, grammar, &line)
@@ -99,9 +101,10 @@ impl Program {
     fn supervise(&self, operation: &Operation<'_>, line: &CommandLine) -> Exit {
         match operation.supervise() {
             Ok(mut ended) => {
-                ended.channels.pass_on();
                 ended.outcome.notes.extend(self.complaints.iter().cloned());
+                // First, as a caller that does not read can keep us at the replay until it kills us.
                 self.record(&ended.outcome);
+                ended.channels.pass_on();
                 ended.outcome.exit.unwrap_or(Exit::NotStarted)
             }
             Err(error) => {
@@ -117,6 +120,15 @@ impl Program {
         if matches!(lock, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
             let note = "executed without a record of its end".to_owned();
             self.record(&self.unserialized(runtime, Some(invocation), note, lock));
+        } else {
+            self.complain();
+        }
+    }
+
+    /// What is wrong with the configuration, for an operation that leaves no record to say it in.
+    fn complain(&self) {
+        for complaint in &self.complaints {
+            log::warn!("{complaint}");
         }
     }
 

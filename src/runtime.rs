@@ -121,8 +121,9 @@ impl Signals {
         self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
-            // A terminal's signals, which the kernel sends, have reached the whole process group.
-            let from_a_process = arrived.ssi_code <= 0;
+            // A terminal's signals, which the kernel sends, have reached the whole process group; one
+            // for a write of ours that failed is marked as sent by ourselves.
+            let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
             if from_a_process && signal != libc::SIGCHLD {
                 sys::kill(to, signal);
             }

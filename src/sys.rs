@@ -9,6 +9,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
@@ -62,6 +63,35 @@ impl SavedAction {
 /// kernel would reap the runtime before we could read its status.
 pub(crate) fn default_sigchld() -> io::Result<SavedAction> {
     swap_action(libc::SIGCHLD, libc::SIG_DFL)
+}
+
+/// What SIGPIPE and SIGXFSZ did when we were started.
+static WRITE_SIGNALS: OnceLock<[SavedAction; 2]> = OnceLock::new();
+
+/// From here on a write of ours that fails is an error that we pass over, not our death: neither a
+/// caller that closed the pipe nor a limit on file sizes is to cost anybody a container. The runtime
+/// finds both signals as the caller left them.
+pub(crate) fn ignore_write_signals() {
+    let ignore = |signal| swap_action(signal, libc::SIG_IGN);
+    if let (Ok(pipe), Ok(size)) = (ignore(libc::SIGPIPE), ignore(libc::SIGXFSZ)) {
+        // Only the first time it is the caller's choice.
+        let _ = WRITE_SIGNALS.set([pipe, size]);
+    }
+}
+
+/// Async-signal-safe.
+fn restore_write_signals() {
+    for saved in WRITE_SIGNALS.get().into_iter().flatten() {
+        saved.restore();
+    }
+}
+
+/// Whether a limit on file sizes is set; it holds for anonymous files, too.
+pub(crate) fn file_size_is_limited() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` lives across the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    limit.rlim_cur != libc::RLIM_INFINITY
 }
 
 fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<SavedAction> {
@@ -149,6 +179,7 @@ fn exec_in_child(
             }
         }
         launch.sigchld.restore();
+        restore_write_signals();
         libc::sigprocmask(libc::SIG_SETMASK, launch.mask.as_ref(), std::ptr::null_mut());
         libc::execve(launch.program.as_ptr(), argv.as_ptr(), env.as_ptr());
         *libc::__errno_location()
@@ -213,10 +244,13 @@ pub(crate) fn environment() -> Vec<CString> {
 /// Replaces this process by the runtime; returns only if that failed.
 pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));
+    restore_write_signals();
     // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; `environ` is
     // only ever read, as nothing here sets a variable.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
-    io::Error::last_os_error()
+    let error = io::Error::last_os_error();
+    ignore_write_signals();
+    error
 }
 
 /// Ends this process without running destructors or atexit handlers.
