@@ -1,7 +1,11 @@
 //! The journal: one JSON object a line, one write a line, in a file of bounded size.
 //!
 //! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
-//! cannot parse, such as the last line of a machine that lost power.
+//! cannot parse, such as the last line of a machine that lost power ([`reader`]).
+
+#[cfg(test)]
+mod properties;
+pub mod reader;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
