@@ -131,7 +131,48 @@ fn unquoted(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Lines that are not errors, and what a crash or a full disk makes of lines.
+    fn other_lines() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            Just("{\"level\":\"debug\",\"msg\":\"level=error\"}".to_owned()),
+            Just("time=\"t\" level=warning msg=\"w\"".to_owned()),
+            Just("{\"level\":\"info\",\"msg\":\"to".to_owned()),
+            vec(any::<u8>(), 0..60).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        ];
+        vec(line, 0..6).prop_map(|lines| lines.join("\n") + "\n")
+    }
+
+    proptest! {
+        #[test]
+        fn any_log_can_be_read(bytes in vec(any::<u8>(), 0..400), cut in any::<prop::sample::Index>()) {
+            let log = "{\"level\":\"error\",\"msg\":\"m\"}\ntime=\"t\" level=error msg=\"a \\\"b\"\n";
+            let cut = &log[cut.index(log.len())..];
+            for bytes in [&bytes, cut.as_bytes()] {
+                let log = String::from_utf8_lossy(bytes);
+                let error = last_error(&log);
+                prop_assert!(error.is_none_or(|error| error.len() <= log.len()));
+            }
+        }
+
+        #[test]
+        fn the_last_error_is_found_whatever_was_there(before in other_lines(), message in any::<String>()) {
+            let json = serde_json::json!({ "level": "error", "msg": message, "time": "t" });
+            let log = format!("{before}{json}\n{{\"level\":\"debug\",\"msg\":\"bye\"}}\n");
+            prop_assert_eq!(last_error(&log), Some(message));
+        }
+
+        #[test]
+        fn quoted_text_is_found(before in other_lines(), message in "[ -\\[\\]-~]{0,40}") {
+            let quoted = message.replace('"', "\\\"");
+            let log = format!("{before}time=\"t\" level=error msg=\"{quoted}\"\n");
+            prop_assert_eq!(last_error(&log), Some(message));
+        }
+    }
 
     #[test]
     fn the_last_error_of_json_whatever_follows_it() {
