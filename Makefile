@@ -45,9 +45,16 @@ test: build lab check
 proof: build lab
 	FROSTLOCK_PROOF=1 FROSTLOCK_BIN=$(BINARY) scripts/proof
 
+# Ten minutes each; the results of one run are in docs/proof/fuzz.md.
+.PHONY: fuzz
+fuzz:
+	@scripts/setup build fuzz
+	scripts/fuzz all
+
 .PHONY: check
 check: setup-build
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
 	shellcheck $$(scripts/list-scripts)

@@ -222,7 +222,8 @@ impl Config {
         }
     }
 
-    fn parse(text: &str, path: &Path) -> (Config, Vec<String>) {
+    /// What a file with this text configures; `path` only names it in the complaints.
+    pub fn parse(text: &str, path: &Path) -> (Config, Vec<String>) {
         match text.parse::<toml::Table>() {
             Ok(table) => Config::from_table(&table, path),
             Err(error) => {

@@ -98,13 +98,40 @@ pub fn read(
     let dir = dirs().find(|dir| dir.is_dir()).or_else(|| dirs().next());
     let dir = dir.ok_or_else(|| Unknown::new(&"no state directory to look in"))?;
     let file = dir.join(if grammar == Grammar::Crun { "status" } else { "state.json" });
-    let text = json::read_text(&file).map_err(|e| Unknown::file(&file, &e))?;
-    let state = Object::parse(&text).map_err(|e| Unknown::file(&file, &e))?;
-    Ok(match grammar {
-        Grammar::Runc => runc(&state, mounts),
-        Grammar::Crun => crun(&state, mounts),
-        Grammar::Youki => youki(&state, &dir, id, mounts, proc),
-    })
+    let state = json::read_text(&file).map_err(|e| Unknown::file(&file, &e))?;
+    let youki_config = match grammar {
+        Grammar::Youki => json::read_text(&dir.join("youki_config.json")).unwrap_or_default(),
+        Grammar::Runc | Grammar::Crun => String::new(),
+    };
+    let texts = Texts { state: &state, youki_config: &youki_config };
+    texts.parse(grammar, id, mounts, proc).map_err(|e| Unknown::file(&file, &e))
+}
+
+/// The texts of the files that a runtime keeps of one container.
+#[derive(Clone, Copy, Debug)]
+pub struct Texts<'a> {
+    /// runc's and youki's state.json, crun's status.
+    pub state: &'a str,
+    /// youki's other file; empty if there is none.
+    pub youki_config: &'a str,
+}
+
+impl Texts<'_> {
+    /// What they say of the container `id`.
+    pub fn parse(
+        &self,
+        grammar: Grammar,
+        id: &OsStr,
+        mounts: &Hierarchies,
+        proc: &Proc,
+    ) -> Result<RuntimeState, Unknown> {
+        let state = Object::parse(self.state).map_err(|e| Unknown::new(&e))?;
+        Ok(match grammar {
+            Grammar::Runc => runc(&state, mounts),
+            Grammar::Crun => crun(&state, mounts),
+            Grammar::Youki => youki(&state, self.youki_config, id, mounts, proc),
+        })
+    }
 }
 
 /// Runtimes allow far fewer characters; this only keeps us below the root.
@@ -162,13 +189,12 @@ fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
 /// youki keeps the `cgroupsPath` it was given, and works the place out again in every command.
 fn youki(
     state: &Object<'_>,
-    dir: &Path,
+    config: &str,
     id: &OsStr,
     mounts: &Hierarchies,
     proc: &Proc,
 ) -> RuntimeState {
-    let text = json::read_text(&dir.join("youki_config.json")).unwrap_or_default();
-    let config = Object::parse(&text).ok();
+    let config = Object::parse(config).ok();
     // Newer versions nest it, with the driver beside it.
     let nested = config.as_ref().and_then(|c| c.object("cgroup_config"));
     let path: Option<PathBuf> = match &nested {

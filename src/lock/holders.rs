@@ -45,6 +45,12 @@ impl Holder {
         })
     }
 
+    /// Everybody who is named in a lock file of these bytes, also the dead.
+    pub fn all_in(bytes: &[u8]) -> Vec<Holder> {
+        let slots = bytes.chunks(SLOT_BYTES).take(SLOTS);
+        slots.filter_map(|slot| serde_json::from_slice(slot).ok()).collect()
+    }
+
     pub(super) fn is_above_us(&self) -> bool {
         self.process.is_ancestor_of_ours()
     }
@@ -107,9 +113,7 @@ pub(super) fn read(path: &Path) -> Vec<Holder> {
     let Ok(file) = opened else { return Vec::new() };
     let mut bytes = vec![0; SLOTS * SLOT_BYTES];
     let length = file.read_at(&mut bytes, 0).unwrap_or(0);
-    bytes[..length]
-        .chunks(SLOT_BYTES)
-        .filter_map(|slot| serde_json::from_slice::<Holder>(slot).ok())
-        .filter(|holder| holder.process.is_alive())
-        .collect()
+    let mut holders = Holder::all_in(&bytes[..length]);
+    holders.retain(|holder| holder.process.is_alive());
+    holders
 }

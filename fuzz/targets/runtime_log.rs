@@ -1,0 +1,16 @@
+//! What a runtime has written into its log.
+
+#![no_main]
+
+use frostlock::runtime_log::last_error;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let log = String::from_utf8_lossy(data);
+    let before = last_error(&log);
+    assert!(before.as_ref().is_none_or(|error| error.len() <= log.len()));
+    assert!(before.is_some() || log.trim().is_empty() || log.contains("level"));
+    // Whatever stands there already, the last error is the one that comes after it.
+    let more = format!("{log}\n{{\"level\":\"error\",\"msg\":\"unable to freeze\"}}\n");
+    assert_eq!(last_error(&more).as_deref(), Some("unable to freeze"));
+});
