@@ -57,13 +57,14 @@ impl Holder {
 }
 
 impl fmt::Display for Holder {
+    /// One line, whatever the file says: this ends up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = Duration::from_millis(now_ms().saturating_sub(self.since));
         write!(
             f,
             "{} {} (pid {}, for {} ms)",
-            self.verb,
-            self.id,
+            text::one_line(self.verb.as_ref(), ID_BYTES),
+            text::one_line(self.id.as_ref(), ID_BYTES),
             self.process.pid,
             held.as_millis()
         )
@@ -116,4 +117,16 @@ pub(super) fn read(path: &Path) -> Vec<Holder> {
     let mut holders = Holder::all_in(&bytes[..length]);
     holders.retain(|holder| holder.process.is_alive());
     holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_from_a_lock_file_stays_on_its_line() {
+        let slot = br#"{"pid":1,"start":2,"verb":"exec\n","id":"c\u001b[2J","since":3}"#;
+        let holders = Holder::all_in(slot);
+        assert!(holders[0].to_string().starts_with("exec\\n c\\u{1b}[2J (pid 1, for "));
+    }
 }
