@@ -74,7 +74,9 @@ impl Program {
         match &line.command {
             Command::PassThrough => become_runtime(runtime, grammar, &line),
             Command::Unreadable { reason } => {
-                self.record(&self.unserialized(runtime, None, reason.clone(), LockUse::None));
+                let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
+                let lock = (LockUse::None, stages);
+                self.record(&self.unserialized(runtime, None, reason.clone(), lock));
                 become_runtime(runtime, grammar, &line)
             }
             Command::Supervised(invocation) => {
@@ -113,8 +115,8 @@ impl Program {
     }
 
     /// `state` leaves a record only if something was in its way: it is asked for all the time.
-    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: LockUse) {
-        if matches!(lock, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: (LockUse, Stages)) {
+        if matches!(lock.0, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
             let note = "executed without a record of its end".to_owned();
             self.record(&self.unserialized(runtime, Some(invocation), note, lock));
         }
@@ -126,7 +128,7 @@ impl Program {
         runtime: &Runtime,
         invocation: Option<&Invocation>,
         note: String,
-        lock: LockUse,
+        (lock, stages): (LockUse, Stages),
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
@@ -136,7 +138,7 @@ impl Program {
             requested_by: process::comm(process::parent()),
             signal: None,
             lock,
-            stages: Stages { prepare: self.began.elapsed(), ..Stages::default() },
+            stages,
             attempts: 1,
             exit: None,
             verdict: if invocation.is_some() { Verdict::HandedOver } else { Verdict::Unreadable },
