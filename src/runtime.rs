@@ -125,9 +125,10 @@ impl Signals {
         let _ = poll(&mut ready, timeout);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
-            // A terminal's signals, which the kernel sends, have reached the whole process group.
-            let from_a_process = arrived.ssi_code <= 0;
-            if from_a_process && signal != libc::SIGCHLD {
+            // A terminal's signals, which the kernel sends, have reached the whole process group. An
+            // alarm that the caller set before it executed us has reached us alone.
+            let for_us_alone = arrived.ssi_code <= 0 || signal == libc::SIGALRM;
+            if for_us_alone && signal != libc::SIGCHLD {
                 sys::kill(to, signal);
             }
         }
