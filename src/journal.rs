@@ -123,6 +123,12 @@ impl Pod<'_> {
 impl<'a> Record<'a> {
     fn of(outcome: &'a Outcome) -> Record<'a> {
         let line = |text: &std::ffi::OsStr| text::one_line(text, TEXT_BYTES);
+        let unavailable = match &outcome.lock {
+            LockUse::Unavailable(why) => Some(why),
+            _ => None,
+        };
+        let notes: Vec<&str> =
+            unavailable.into_iter().chain(&outcome.notes).map(String::as_str).collect();
         let throttled = outcome.figures.and_then(|figures| figures.throttled);
         let (lock, holders) = lock_use(&outcome.lock);
         Record {
@@ -166,7 +172,7 @@ impl<'a> Record<'a> {
                 uid: &outcome.pod.uid,
                 container: &outcome.pod.container,
             },
-            note: text::one_line(outcome.notes.join("; ").as_ref(), TEXT_BYTES),
+            note: text::one_line(notes.join("; ").as_ref(), TEXT_BYTES),
         }
     }
 }

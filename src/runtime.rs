@@ -122,9 +122,11 @@ impl Signals {
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
             // A terminal's signals, which the kernel sends, have reached the whole process group; one
-            // for a write of ours that failed is marked as sent by ourselves.
+            // for a write of ours that failed is marked as sent by ourselves. An alarm that the
+            // caller set before it executed us has reached us alone.
             let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
-            if from_a_process && signal != libc::SIGCHLD {
+            let for_us_alone = from_a_process || signal == libc::SIGALRM;
+            if for_us_alone && signal != libc::SIGCHLD {
                 sys::kill(to, signal);
             }
         }

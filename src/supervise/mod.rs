@@ -79,10 +79,11 @@ impl Operation<'_> {
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
-    pub(crate) fn wait_for_lock(&self) -> LockUse {
+    pub(crate) fn wait_for_lock(&self) -> (LockUse, Stages) {
         let container = self.container();
-        let (_guard, lock, _) = self.lock(&container);
-        lock
+        let prepare = self.began.elapsed();
+        let (_guard, lock, lock_wait) = self.lock(&container);
+        (lock, Stages { prepare, lock_wait, ..Stages::default() })
     }
 
     fn container(&self) -> Container {
