@@ -841,7 +841,7 @@ mod stdio {
     fn a_pipe_whose_reader_has_gone() {
         let scratch = Scratch::new();
         let seven = seven(&scratch);
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
         let mut child = scratch
             .wrapped(&seven)
@@ -860,8 +860,9 @@ mod stdio {
     fn a_full_pipe_that_nobody_reads() {
         let scratch = Scratch::new();
         let seven = seven(&scratch);
-        let (_reader, mut writer) = std::io::pipe().unwrap();
-        std::io::Write::write_all(&mut writer, &[b'x'; 65536]).unwrap();
+        let (_reader, writer) = nix::unistd::pipe().unwrap();
+        // The default capacity of a pipe.
+        assert_eq!(nix::unistd::write(&writer, &[b'x'; 65536]), Ok(65536));
         let mut stuck: Child = scratch
             .wrapped(&seven)
             .args(["delete", ID])
