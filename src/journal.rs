@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -221,7 +222,7 @@ fn quota(quota: CpuQuota) -> QuotaUs {
 }
 
 /// To a microsecond: more digits would be noise.
-fn milliseconds(duration: std::time::Duration) -> f64 {
+fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
@@ -311,11 +312,20 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether a full disk or a kill has left half a line, with which ours would melt into one.
+/// Whether a full disk or a kill has left half a line, with which ours would melt into one. tmpfs
+/// shows half a line, too, while somebody writes one that spans two pages; then the file grows.
 fn ends_torn(file: &File) -> bool {
-    let Ok(metadata) = file.metadata() else { return false };
+    let torn = torn_at(file);
+    torn.is_some() && {
+        std::thread::sleep(Duration::from_millis(1));
+        torn_at(file) == torn
+    }
+}
+
+/// The length of a file that ends within a line.
+fn torn_at(file: &File) -> Option<u64> {
+    let length = file.metadata().ok()?.len();
     let mut last = [0u8; 1];
-    metadata.len() > 0
-        && file.read_exact_at(&mut last, metadata.len() - 1).is_ok()
-        && last[0] != b'\n'
+    file.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
+    (last[0] != b'\n').then_some(length)
 }
