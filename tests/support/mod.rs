@@ -144,42 +144,64 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Scratch {
+    /// Kills what runs in our cgroups, removes them, and forgets the state of runtime and wrapper.
     /// Not through the runtime: `delete --force` returns 0 and leaves processes and cgroups behind
-    /// in the very cases that are tested.
-    fn drop(&mut self) {
+    /// in the very cases that are tested. Gives the directories that could not be removed.
+    pub fn clear(&self) -> Vec<PathBuf> {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut left = cgroup_dirs(&self.cgroup);
         while !left.is_empty() && Instant::now() < deadline {
             for dir in &left {
-                let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
-                let _ = std::fs::write(dir.join("cpu.cfs_quota_us"), "-1");
-                for pid in pids(dir) {
-                    let _ = nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(pid),
-                        nix::sys::signal::Signal::SIGKILL,
-                    );
-                }
+                kill_all(dir);
             }
             for dir in left.iter().rev() {
                 let _ = std::fs::remove_dir(dir);
             }
             left = cgroup_dirs(&self.cgroup);
             if !left.is_empty() {
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
+        for dir in [self.root(), self.state()] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        left
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let left = self.clear();
         if !left.is_empty() && !std::thread::panicking() {
             panic!("cgroups left behind: {left:?}");
         }
     }
 }
 
+/// Kills every process of a cgroup, frozen and throttled ones too.
+fn kill_all(dir: &Path) {
+    for (file, value) in
+        [("freezer.state", "THAWED"), ("cgroup.freeze", "0"), ("cpu.cfs_quota_us", "-1")]
+    {
+        if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(dir.join(file)) {
+            let _ = std::io::Write::write_all(&mut file, value.as_bytes());
+        }
+    }
+    for pid in pids(dir) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// Every directory of a cgroup and of what is below it, in all hierarchies, parents first.
 pub fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let top = hierarchy.path().join(cgroup.trim_start_matches('/'));
+    let mount = Path::new("/sys/fs/cgroup");
+    // Under scripts/v2ns the one hierarchy is mounted there itself.
+    let hierarchies = std::fs::read_dir(mount).unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([mount.to_owned()]) {
+        let top = hierarchy.join(cgroup.trim_start_matches('/'));
         if top.is_dir() {
             collect_dirs(&top, &mut dirs);
         }
@@ -244,4 +266,16 @@ pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) 
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Runs an ignored test of the calling suite where there is cgroup v2 alone, as crun needs it.
+pub fn on_v2(test: &str) {
+    assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = text(&[inner.stdout, inner.stderr].concat());
+    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
 }
