@@ -1,7 +1,7 @@
 //! Bad days: whatever is wrong around us, the container operation goes ahead as it would without
 //! us, and somebody can find out what was wrong.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! cgroup, for command lines right and wrong. Both sides run each from the same fresh state, in the
 //! same places, so that their output can be compared byte for byte; only times and pids differ.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Many operations at once through the wrapper, on a runtime that writes down when it worked: who
 //! was in at the same time as whom, and who had to wait how long.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fake_runtime;
 mod support;

@@ -1,7 +1,7 @@
 //! One wait for the lock: how it ends when the holder never does, when signals rain, when many wait,
 //! and when something is wrong with the lock's files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fake_runtime;
 mod support;

@@ -1,7 +1,7 @@
 //! With real runtimes: what stays in the foreground does not keep the lock, and what runs inside an
 //! operation is not kept out by it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fake_runtime;
 mod support;

@@ -1,7 +1,14 @@
 //! A scripted runtime in the place of the real one, and what it wrote down of its work.
 
 // Every suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 pub mod script;
 
