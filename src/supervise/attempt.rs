@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Operation;
 use crate::cgroup::Freezer;
 use crate::channels::Channels;
+use crate::config::Mode;
 use crate::container::Container;
 use crate::invocation::Verb;
 use crate::lock::{Acquired, Guard};
@@ -128,9 +129,11 @@ impl Attempts<'_> {
 
     /// Leaves the cgroup as it was before a pause that failed: runc on cgroup v2 leaves
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
-    /// pause is told that the container is not running. Without the lock it may be another's pause.
+    /// pause is told that the container is not running. Without the lock it may be another's pause,
+    /// and the modes below "full" change nothing.
     fn undo(&self, container: &Container, failure: Failure, frozen_before: bool) {
-        if self.guard.is_some() && failure == Failure::Freeze && !frozen_before {
+        let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
+        if is_ours && failure == Failure::Freeze && !frozen_before {
             container.thaw();
         }
     }
@@ -165,7 +168,7 @@ impl Attempts<'_> {
 
     fn limits(&self) -> Limits {
         let config = self.operation.config;
-        let retries = config.mode == crate::config::Mode::Full;
+        let retries = config.mode == Mode::Full;
         Limits {
             deadline: Duration::from_millis(if retries { config.retry_deadline_ms } else { 0 }),
             first_delay: Duration::from_millis(config.retry_first_delay_ms),
