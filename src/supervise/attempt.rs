@@ -67,14 +67,14 @@ impl Attempts<'_> {
             tries.push(Try { took, failure, delay: None });
             let step = failure.map(|failure| {
                 self.undo(container, failure, frozen_before);
-                self.next_step(container, failure, &tries, started.is_some())
+                self.next_step(&signals, container, failure, &tries, started.is_some())
             });
             let gave_up = match step {
                 Some(Step::Again { delay }) => {
                     if let Some(last) = tries.last_mut() {
                         last.delay = Some(delay);
                     }
-                    match self.wait_for_next(&signals, delay, container, &tries) {
+                    match self.wait_for_next(&signals, delay, container) {
                         Ok(()) => continue,
                         Err(reason) => Some(reason),
                     }
@@ -140,16 +140,20 @@ impl Attempts<'_> {
 
     fn next_step(
         &mut self,
+        signals: &Signals,
         container: &Container,
         failure: Failure,
         tries: &[Try],
         started: bool,
     ) -> Step {
-        let worth_it = match failure {
-            Failure::Paused => self.has_thawed(container),
-            Failure::FreezeInProcHooks => container.came_to_nothing(),
-            _ => true,
-        };
+        // What has to be waited for comes last.
+        let repeatable = !started
+            && self.channels.is_repeatable()
+            && match failure {
+                Failure::Paused => self.has_thawed(signals, container),
+                Failure::FreezeInProcHooks => container.came_to_nothing(),
+                _ => true,
+            };
         let first_attempt = tries.first().map(|first| first.took).unwrap_or_default();
         retry::decide(
             &self.limits(),
@@ -160,10 +164,16 @@ impl Attempts<'_> {
                 first_attempt,
                 used: self.operation.began.elapsed().saturating_sub(first_attempt),
                 period: period(container),
-                repeatable: worth_it && !started && self.channels.is_repeatable(),
+                repeatable,
                 jitter: jitter(),
             },
         )
+    }
+
+    /// How long may be waited before one more attempt, if that takes as long as the first, which
+    /// does not count: its time stands here for the one to come.
+    fn left(&self) -> Duration {
+        self.limits().deadline.saturating_sub(self.operation.began.elapsed())
     }
 
     fn limits(&self) -> Limits {
@@ -178,19 +188,18 @@ impl Attempts<'_> {
 
     /// Whether a freeze that nobody asked for is over: somebody's update, or a `kill --all` of runc
     /// 1.1, which freezes for the time of the kill. A pause that was asked for stays.
-    fn has_thawed(&mut self, container: &Container) -> bool {
+    fn has_thawed(&mut self, signals: &Signals, container: &Container) -> bool {
         if self.verb() != Verb::Exec || container.is_paused() {
             return false;
         }
         // Whoever thaws it may need the lock.
         drop(self.guard.take());
-        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms);
+        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
         let since = Instant::now();
         while container.freezer() != Freezer::Thawed {
-            if since.elapsed() >= limit {
+            if since.elapsed() >= limit || signals.sleep(THAW_LOOK_EVERY).is_err() {
                 return false;
             }
-            std::thread::sleep(THAW_LOOK_EVERY);
         }
         true
     }
@@ -201,18 +210,14 @@ impl Attempts<'_> {
         signals: &Signals,
         delay: Duration,
         container: &Container,
-        tries: &[Try],
     ) -> Result<(), Reason> {
         drop(self.guard.take());
         signals.sleep(delay).map_err(|_signal| Reason::Interrupted)?;
-        let first_attempt = tries.first().map(|first| first.took).unwrap_or_default();
-        let used = self.operation.began.elapsed().saturating_sub(first_attempt);
-        let left = self.limits().deadline.saturating_sub(used);
         if let Some(((mode, limit), identity)) =
             self.operation.lock_wanted().zip(container.identity())
         {
-            if let Acquired::Held(guard) = self.operation.acquire(&identity, mode, limit.min(left))
-            {
+            let limit = limit.min(self.left());
+            if let Acquired::Held(guard) = self.operation.acquire(&identity, mode, limit) {
                 self.guard = Some(guard);
             }
         }
