@@ -13,6 +13,9 @@ use crate::runtime::{Runtime, Signals};
 use crate::started::{Sight, StartWatch};
 use crate::state_dir::StateDir;
 
+/// Less is what it takes to lock a file that nobody holds.
+const A_WAIT: Duration = Duration::from_millis(1);
+
 /// What an operation is made of.
 #[derive(Debug)]
 pub(crate) struct Operation<'a> {
@@ -37,7 +40,7 @@ impl Operation<'_> {
     pub(crate) fn supervise(&self) -> std::io::Result<Ended> {
         let mut container = self.container();
         let prepare = self.began.elapsed();
-        let (mut guard, lock, lock_wait) = self.lock(&container);
+        let (mut guard, lock, lock_wait) = self.lock(&mut container);
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
@@ -74,9 +77,9 @@ impl Operation<'_> {
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
     pub(crate) fn wait_for_lock(&self) -> (LockUse, Stages) {
-        let container = self.container();
+        let mut container = self.container();
         let prepare = self.began.elapsed();
-        let (_guard, lock, lock_wait) = self.lock(&container);
+        let (_guard, lock, lock_wait) = self.lock(&mut container);
         (lock, Stages { prepare, lock_wait, ..Stages::default() })
     }
 
@@ -84,15 +87,23 @@ impl Operation<'_> {
         Container::find(self.grammar, self.globals, self.invocation, self.state)
     }
 
-    fn lock(&self, container: &Container) -> (Option<Guard>, LockUse, Duration) {
+    fn lock(&self, container: &mut Container) -> (Option<Guard>, LockUse, Duration) {
+        let since = Instant::now();
         let Some((mode, limit)) = self.lock_wanted() else {
             return (None, LockUse::None, Duration::ZERO);
         };
         let Some(identity) = container.identity() else {
             return (None, LockUse::None, Duration::ZERO);
         };
-        let since = Instant::now();
-        let acquired = self.acquire(&identity, mode, limit);
+        let mut acquired = self.acquire(&identity, mode, limit);
+        while matches!(acquired, Acquired::Held(_)) && self.has_moved(container, since.elapsed()) {
+            let Some(identity) = container.identity() else { break };
+            drop(acquired);
+            acquired = self.acquire(&identity, mode, limit.saturating_sub(since.elapsed()));
+            if since.elapsed() >= limit {
+                break;
+            }
+        }
         let waited = since.elapsed();
         match acquired {
             Acquired::Held(guard) => (Some(guard), LockUse::Held(mode), waited),
@@ -100,6 +111,20 @@ impl Operation<'_> {
             Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders), waited),
             Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string()), waited),
         }
+    }
+
+    /// Whoever was ahead of us may have deleted the container, and somebody made it again, perhaps in
+    /// another cgroup: whose lock is then the one to have. Without a wait there was no time for that.
+    fn has_moved(&self, container: &mut Container, waited: Duration) -> bool {
+        if waited < A_WAIT || self.invocation.verb.makes_a_container() {
+            return false;
+        }
+        let now = self.container();
+        if now.identity().is_none() {
+            return false;
+        }
+        let before = std::mem::replace(container, now);
+        before.identity() != container.identity()
     }
 
     fn acquire(&self, identity: &crate::cgroup::Identity, mode: Mode, limit: Duration) -> Acquired {
