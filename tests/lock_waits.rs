@@ -307,6 +307,52 @@ fn put(kind: &str, path: &Path, elsewhere: &Path) {
     }
 }
 
+/// Two waiters stand behind a delete; while the first of them works, the container is made again in
+/// another cgroup. The second must not work beside that create, under the lock of the old place.
+#[test]
+fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
+    let _alone = alone();
+    let scratch = Scratch::new();
+    let fake = with_container(&scratch, "[lock]\nexclusive_wait_ms = 4000\n");
+    let [update_takes, delete_takes, create_takes] = [300, 100, 900].map(takes_ms);
+    fake.script(&[
+        ("update", &[update_takes]),
+        ("delete", &[delete_takes]),
+        ("create", &[create_takes]),
+    ]);
+    let first = update(&fake).spawn().unwrap();
+    let begun = |verb: &str| {
+        eventually(Duration::from_secs(5), verb, || {
+            fake.intervals().iter().any(|one| one.verb == verb)
+        });
+    };
+    begun("update");
+    let queue = |mut command: Command| {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        child
+    };
+    let queued = [fake.wrapped(&["delete", "a"]), update(&fake), update(&fake)].map(queue);
+    eventually(Duration::from_secs(5), "the delete has ended", || {
+        !scratch.root().join("a").exists()
+    });
+
+    let elsewhere = fake.cgroup("elsewhere");
+    let bundle = fake.bundle("elsewhere");
+    let create = queue(fake.wrapped(&["create", "--bundle", bundle.to_str().unwrap(), "a"]));
+    let last = queued[2].id();
+    for mut child in queued.into_iter().chain([first, create]) {
+        child.wait().unwrap();
+    }
+    let record = record_of(&fake, last);
+    assert_eq!((&record["lock"], &record["cgroup"]), (&"exclusive".into(), &elsewhere.into()));
+    let intervals = fake.intervals();
+    let create = intervals.iter().rfind(|one| one.verb == "create").expect("a create");
+    let last = intervals.iter().find(|one| last == one.parent as u32).expect("an update");
+    println!("began {} us after the create", (last.start - create.end.unwrap()) / 1000);
+    assert!(last.start >= create.end.unwrap(), "{last:?} beside {create:?}");
+}
+
 /// The runtime goes with its wrapper, at once.
 #[test]
 fn a_killed_wrapper_takes_its_runtime_along_and_lets_the_next_one_in() {
