@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use support::{Runtime, Scratch, cgroup_dirs, frostlock, pids, proof, runtime, runtimes};
 
@@ -449,7 +449,8 @@ impl Place {
         let mut known = self.init_pids();
         let mut command = self.command(case, wrapper);
         let (mut child, readers) = start(&mut command, self.streams, case.stdin);
-        let status = wait(&mut child, &command);
+        let status = support::wait(&mut child, Duration::from_secs(30));
+        let status = status.unwrap_or_else(|| panic!("{command:?} hangs"));
         if case.kills {
             support::eventually(Duration::from_secs(5), "the init's end", || {
                 self.state()["status"] == "stopped"
@@ -628,22 +629,6 @@ fn start(
     let mut readers = vec![("stdout", read(out))];
     readers.extend(err.map(|err| ("stderr", read(err))));
     (child, readers)
-}
-
-fn wait(child: &mut Child, command: &Command) -> ExitStatus {
-    const LIMIT: Duration = Duration::from_secs(30);
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if Instant::now() >= deadline {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("{command:?} hangs");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// The names and contents of all files of a directory.

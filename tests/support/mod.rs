@@ -286,3 +286,19 @@ pub fn on_v2(test: &str) {
     let text = text(&[inner.stdout, inner.stderr].concat());
     assert!(inner.status.success() && text.contains("1 passed"), "{text}");
 }
+
+/// The end of a process; one that has not ended in time is killed, and nothing is returned.
+pub fn wait(child: &mut std::process::Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
