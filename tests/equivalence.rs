@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -593,16 +594,21 @@ impl Place {
 
 type Reader = std::thread::JoinHandle<Vec<u8>>;
 
+fn pipe() -> (File, File) {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    (read.into(), write.into())
+}
+
 /// Starts it with stdin from a pipe, as a caller's that feeds it.
 fn start(
     command: &mut Command,
     streams: Streams,
     stdin: &str,
 ) -> (Child, Vec<(&'static str, Reader)>) {
-    let (out, out_end) = std::io::pipe().unwrap();
+    let (out, out_end) = pipe();
     let (err, err_end) = match streams {
         Streams::Two => {
-            let (err, end) = std::io::pipe().unwrap();
+            let (err, end) = pipe();
             (Some(err), end)
         }
         Streams::One => (None, out_end.try_clone().unwrap()),
@@ -619,7 +625,7 @@ fn start(
     // One that reads nothing has closed its end.
     let _ = feed.write_all(stdin.as_bytes());
     drop(feed);
-    let read = |mut from: std::io::PipeReader| {
+    let read = |mut from: File| {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
             from.read_to_end(&mut bytes).unwrap();
