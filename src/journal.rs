@@ -279,12 +279,13 @@ impl Journal {
     }
 
     /// Moves the full file aside, once: of several that find it full, one has the lock and the
-    /// others find a new file there.
+    /// others find a new file there. Where it cannot be moved it is emptied: what happens now is
+    /// worth more than what happened then, and the file stays bounded.
     fn rotate(&self, full: File) -> std::io::Result<File> {
         if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, &self.path) {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
-            std::fs::rename(&self.path, older)?;
+            std::fs::rename(&self.path, older).or_else(|_| full.set_len(0))?;
         }
         open(&self.path)
     }

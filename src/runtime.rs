@@ -110,7 +110,7 @@ impl Signals {
     }
 
     /// Gives them back as they were, for a runtime that we become after all.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn give_back(&self) {
         self.sigchld.restore();
         let _ = self.at_entry.thread_set_mask();
     }
@@ -163,6 +163,16 @@ impl Signals {
             Some(also) => poll(&mut [arrivals, PollFd::new(also, PollFlags::POLLIN)], timeout),
             None => poll(&mut [arrivals], timeout),
         };
+    }
+}
+
+impl Drop for Signals {
+    /// After a panic the bare runtime may be executed; else they stay blocked until our end, as one
+    /// that came while the runtime ended could kill us before there is a record.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_back();
+        }
     }
 }
 
