@@ -189,6 +189,7 @@ impl Container {
     /// was to be deleted.
     pub(crate) fn forget(&self) {
         let _ = std::fs::remove_file(&self.path);
+        remove_unfinished(&self.path);
     }
 
     /// That a failed create of ours has left nothing of the runtime's behind, and that nobody was
@@ -296,6 +297,18 @@ fn inode(path: &Path) -> Option<Inode> {
 
 fn read_record(path: &Path) -> Option<Record> {
     serde_json::from_str(&crate::json::read_text(path).ok()?).ok()
+}
+
+/// Removes what writers of the record have left that were killed before they were done.
+fn remove_unfinished(record: &Path) {
+    let directory = record.parent().map(std::fs::read_dir);
+    for entry in directory.into_iter().flatten().flatten().flatten() {
+        let path = entry.path();
+        let of_record = path.file_stem().map(Path::new).and_then(Path::file_stem);
+        if path.extension() == Some(OsStr::new("new")) && of_record == record.file_stem() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Whole or not at all: readers take no lock.
