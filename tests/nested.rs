@@ -2,6 +2,8 @@
 //! operation is not kept out by it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// What was measured.
+#![allow(clippy::print_stdout)]
 
 mod fake_runtime;
 mod support;

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(read(file.path()), [ours.clone(), ours.clone()]);
 
         erase(file.as_file(), first);
-        assert_eq!(read(file.path()), [ours.clone()]);
+        assert_eq!(read(file.path()).len(), 1);
         let start = ours.process.start + 1;
         let dead = holder(Process { start, ..ours.process });
         assert_eq!(write(file.as_file(), Mode::Shared, &dead).0, first.0);
