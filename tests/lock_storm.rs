@@ -271,6 +271,24 @@ fn updaters_wait_for_each_other_only() {
         longest_hold(&execs)
     );
     assert!(wait <= bound, "{wait:.1} ms, more than {bound:.1} ms");
+    let ahead = most_ahead(&updates);
+    // Reported, not asserted: a strict queue would make it one less than there are updaters. flock
+    // gives a lock that is free to whoever tries first, and that may be a newcomer while the one who
+    // was woken is still on its way; 4 and 5 were seen on a busy machine.
+    println!("at most {ahead} updates had their turn while another one waited");
+}
+
+/// The most updates that had their turn while one waited.
+fn most_ahead(updates: &[Value]) -> usize {
+    let ms = |record: &Value, key: &str| record[key].as_f64().unwrap();
+    // When it had the lock, near enough: a record is written after the end of the runtime.
+    let had_lock = |record: &Value| ms(record, "mono_ns") / 1e6 - ms(record, "run_ms");
+    let ahead = |one: &Value| {
+        let until = had_lock(one);
+        let waited = until - wait_ms(one)..until;
+        updates.iter().filter(|other| waited.contains(&had_lock(other))).count()
+    };
+    updates.iter().map(ahead).max().unwrap_or(0)
 }
 
 #[test]

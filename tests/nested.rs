@@ -62,6 +62,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+fn lower_quartile(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 4]
+}
+
 const AFTER_MS: [u64; 4] = [1, 20, 200, 1000];
 
 /// The waits of updates that begin so long after the foreground command has been started: the median
@@ -203,7 +208,10 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
                 succeed(scratch.bare(&runtime.path).args(["delete", "--force", "a"]));
             }
         }
-        let [bare, wrapped] = times.map(median);
+        // On a machine that is busy with other work two more processes wait for a processor, too; the
+        // lower quartile is what is left of that. A wait for the lock would be in all of them.
+        println!("{name}: medians {:.1?} ms", times.clone().map(median));
+        let [bare, wrapped] = times.map(lower_quartile);
         println!(
             "{name}: hook inside create {bare:.1} ms bare, {wrapped:.1} ms through us {statuses:?}"
         );
@@ -212,6 +220,10 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
         let updates: Vec<Value> =
             scratch.journal().into_iter().filter(|record| record["verb"] == "update").collect();
         assert!(!updates.is_empty());
+        let waits = updates.iter().map(|update| update["lock_wait_ms"].as_f64().unwrap());
+        let wait = median(waits.collect());
+        println!("{name}: {wait:.2} ms until the hook's update knew that it is nested");
+        assert!(wait < 20.0, "{wait} ms");
         for update in updates {
             assert_eq!(update["lock"], "nested", "{update}");
             assert!(update["holders"][0].as_str().unwrap().starts_with("create a "), "{update}");

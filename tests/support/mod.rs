@@ -139,9 +139,11 @@ impl Scratch {
         command
     }
 
+    /// What can be parsed of it, as its readers are to do: a writer that saw another at work takes
+    /// the line for a torn one and begins a new one, and a killed one leaves half a line.
     pub fn journal(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.state().join("journal.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a journal line")).collect()
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The lock files that are there now.
