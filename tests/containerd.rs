@@ -614,7 +614,8 @@ fn one_connection(times: u32, at_once: bool) {
     let mut create = scratch.wrapped(&fails);
     create.arg("--log").arg(&log).args(["--log-format", "json", "create", "--bundle"]).arg(&bundle);
     create.arg("--console-socket").arg(&socket).arg("c1");
-    support::succeed(&mut create);
+    let created = support::succeed(&mut create);
+    assert_eq!(text(&created.stderr), "", "of the attempts that failed");
 
     let connection = match accepted {
         Some(thread) => thread.join().unwrap(),
