@@ -297,7 +297,10 @@ fn a_life_in_the_background() {
             assert_eq!(seen, "exit status: 5 out\nerr");
             side.task(&["exec", "--exec-id", "two"], &["missing"]);
 
-            side.task(&["exec", "--detach", "--exec-id", "four"], &["sleep", "100"]);
+            // ctr leaves the FIFOs of a detached exec behind.
+            let fifos = containerd.scratch.path("fifos").display().to_string();
+            let detached = ["exec", "--detach", "--fifo-dir", &fifos, "--exec-id", "four"];
+            side.task(&detached, &["sleep", "100"]);
             // The shim kills it itself.
             side.task(&["kill", "--exec-id", "four", "--signal", "KILL"], &[]);
             let mut delete = side.task_command(&["delete", "--exec-id", "four"], &[]);
