@@ -229,6 +229,12 @@ impl Side<'_> {
         self.see(self.containerd.ctr().args(["container", "delete", &self.id]));
     }
 
+    /// The shim's directory of this container.
+    fn bundle(&self) -> PathBuf {
+        let tasks = self.containerd.dir().join("state/io.containerd.runtime.v2.task");
+        tasks.join(NAMESPACE).join(&self.id)
+    }
+
     fn shim(&self) -> Option<i32> {
         let socket = self.containerd.dir().join("containerd.sock");
         let is_it = |process: &PathBuf| {
@@ -415,8 +421,11 @@ fn a_shim_that_was_killed() {
         side.run(&["--detach", "--null-io"], &["sleep", "100"]);
         let state = containerd.root().join(NAMESPACE).join(&side.id);
         assert!(state.exists());
+        let address = std::fs::read_to_string(side.bundle().join("address")).unwrap();
         kill(side.shim().expect("a shim"));
         eventually(SOON, "removed by the runtime", || !state.exists());
+        // containerd leaves the socket of a shim that was killed.
+        std::fs::remove_file(address.strip_prefix("unix://").unwrap()).unwrap();
         side.becomes("");
         let cgroup = format!("{}/{}", containerd.scratch.cgroup, side.id);
         assert!(cgroup_dirs(&cgroup).is_empty());
@@ -524,8 +533,7 @@ fn a_terminal_after_two_creates_that_failed() {
     let (mut terminal, mut child) = Terminal::start(&side.run_command(&["--rm", "--tty"], &["sh"]));
     terminal.is_usable();
     exec_with_a_terminal(&side);
-    let bundle = containerd.dir().join("state/io.containerd.runtime.v2.task").join(NAMESPACE);
-    let log = std::fs::read_to_string(bundle.join(&side.id).join("log.json")).unwrap();
+    let log = std::fs::read_to_string(side.bundle().join("log.json")).unwrap();
     assert!(!log.contains("unable to freeze"), "{log}");
     terminal.types("exit 4");
     assert_eq!(ends(&mut child).code(), Some(4));
