@@ -48,7 +48,7 @@ impl Channels {
     ) -> (Channels, Vec<OsString>) {
         let said = match degree {
             Degree::Nothing => Capture::nothing(),
-            _ if gives_stdio_away(invocation.verb) => Capture::nothing(),
+            _ if gives_stdio_away(grammar, invocation) => Capture::nothing(),
             Degree::Output | Degree::All => Capture::begin(),
         };
         let mut channels = Channels { log: None, console: None, stdin: None, said, leaks: true };
@@ -162,7 +162,12 @@ impl Channels {
     }
 }
 
-/// Of these a container inherits stdio; what it writes is not ours to hold.
-fn gives_stdio_away(verb: Verb) -> bool {
-    verb.makes_a_container() || verb == Verb::Exec
+/// Of these a container inherits stdio; what it writes is not ours to hold. With a console socket it
+/// has a terminal instead, and what comes on stderr is the runtime's: conmon would show the user of
+/// a terminal the errors of attempts that were repeated. Only runc refuses a console socket without
+/// a terminal (seen with 1.1.5, 1.1.15 and 1.3.6).
+fn gives_stdio_away(grammar: Grammar, invocation: &Invocation) -> bool {
+    let has_a_process = invocation.verb.makes_a_container() || invocation.verb == Verb::Exec;
+    let has_a_terminal = grammar == Grammar::Runc && invocation.console_socket.is_some();
+    has_a_process && !has_a_terminal
 }

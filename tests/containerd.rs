@@ -7,20 +7,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/failing.rs"]
+mod failing;
 mod support;
 #[path = "support/terminal.rs"]
 mod terminal;
+#[path = "support/transcript.rs"]
+mod transcript;
 
-use std::cell::RefCell;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use failing::{PAUSED, PROC_HOOKS, failing, script};
 use serde_json::Value;
 use support::{Scratch, cgroup_dirs, eventually, frostlock, run, runtime, text};
 use terminal::{Terminal, ends};
+use transcript::Transcript;
 
 const NAMESPACE: &str = "frostlock-test";
 const SOON: Duration = Duration::from_secs(10);
@@ -76,7 +80,8 @@ impl Containerd {
 
     fn side(&self, binary: PathBuf, id: &str) -> Side<'_> {
         let id = format!("{}-{id}", self.scratch.cgroup.trim_start_matches('/'));
-        Side { containerd: self, binary, id, seen: RefCell::default() }
+        let hidden = vec![(binary.display().to_string(), "RUNTIME"), (id.clone(), "ID")];
+        Side { containerd: self, binary, id, transcript: Transcript::new(hidden) }
     }
 
     /// The scene bare and wrapped: the same commands end in the same way and say the same.
@@ -85,8 +90,8 @@ impl Containerd {
         for side in [&bare, &wrapped] {
             scene(side);
         }
-        assert!(!bare.seen.borrow().is_empty());
-        assert_eq!(bare.seen.borrow().join("\n"), wrapped.seen.borrow().join("\n"));
+        assert!(!bare.transcript.text().is_empty());
+        assert_eq!(bare.transcript.text(), wrapped.transcript.text());
         assert!(self.journal(&bare.id).is_empty());
     }
 
@@ -106,7 +111,7 @@ impl Containerd {
     /// No lock, no record of a container, no socket, no cgroup, no process of ours.
     fn is_clean(&self) {
         eventually(SOON, "no wrapper process", || wrappers(&self.scratch.state()).is_empty());
-        assert_eq!(self.scratch.lock_files(), [PathBuf::new(); 0]);
+        assert_eq!(self.scratch.lock_files(), Vec::<PathBuf>::new());
         for directory in ["containers", "tty"] {
             let left: Vec<_> = std::fs::read_dir(self.scratch.state().join(directory))
                 .into_iter()
@@ -154,7 +159,7 @@ struct Side<'a> {
     containerd: &'a Containerd,
     binary: PathBuf,
     id: String,
-    seen: RefCell<Vec<String>>,
+    transcript: Transcript,
 }
 
 impl Side<'_> {
@@ -196,18 +201,12 @@ impl Side<'_> {
         command
     }
 
-    /// What a command said and how it ended, without what differs between any two runs.
     fn see(&self, command: &mut Command) -> String {
-        let output = run(command);
-        let said = [text(&output.stdout), text(&output.stderr)].concat();
-        let said = said.replace(&*self.binary.to_string_lossy(), "RUNTIME").replace(&self.id, "ID");
-        let said: Vec<&str> = said.lines().map(without_time).collect();
-        self.note(format!("{} {}", output.status, said.join("\n")))
+        self.transcript.see(command)
     }
 
-    fn note(&self, seen: String) -> String {
-        self.seen.borrow_mut().push(seen.clone());
-        seen
+    fn note(&self, seen: impl Into<String>) -> String {
+        self.transcript.note(seen.into())
     }
 
     /// What containerd says it is: RUNNING, PAUSED, STOPPED or nothing.
@@ -220,7 +219,7 @@ impl Side<'_> {
 
     fn becomes(&self, status: &str) {
         eventually(SOON, status, || self.status() == status);
-        self.note(status.to_owned());
+        self.note(status);
     }
 
     fn ends(&self) {
@@ -228,6 +227,12 @@ impl Side<'_> {
         self.becomes("STOPPED");
         self.task(&["delete"], &[]);
         self.see(self.containerd.ctr().args(["container", "delete", &self.id]));
+    }
+
+    /// The shim's directory of this container.
+    fn bundle(&self) -> PathBuf {
+        let tasks = self.containerd.dir().join("state/io.containerd.runtime.v2.task");
+        tasks.join(NAMESPACE).join(&self.id)
     }
 
     fn shim(&self) -> Option<i32> {
@@ -246,17 +251,13 @@ impl Side<'_> {
     }
 }
 
-/// `time="..." level=warning msg=...`
-fn without_time(line: &str) -> &str {
-    match line.strip_prefix("time=\"").and_then(|rest| rest.split_once("\" ")) {
-        Some((_, rest)) => rest,
-        None => line,
-    }
-}
-
 fn expected(verbs: &[(&str, i64)]) -> Vec<(String, i64)> {
     verbs.iter().map(|(verb, code)| ((*verb).to_owned(), *code)).collect()
 }
+
+/// Not gone at once: ctr loses what a process says that ends while ctr still opens the FIFOs, on a
+/// busy machine 2 of 240 times with the bare runtime, and as often with us.
+const SPEAKS: &str = "echo out; echo err >&2; sleep 0.3";
 
 /// A container that says which signals it got, into a file.
 const SIGNALS: [&str; 3] = [
@@ -270,7 +271,7 @@ fn to_the_end_with_its_exit_code_and_output() {
     for version in ["runc-1.1.5", "runc-1.3.6"] {
         let containerd = Containerd::up(&runtime(version).path);
         containerd.same(|side| {
-            let seen = side.run(&["--rm"], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+            let seen = side.run(&["--rm"], &["sh", "-c", &format!("{SPEAKS}; exit 7")]);
             assert!(seen.contains("exit status: 7") && seen.contains("out\nerr"), "{seen}");
             let seen = side.run(&["--rm"], &["/bin/missing"]);
             assert!(seen.contains("stat /bin/missing: no such file"), "{seen}");
@@ -296,10 +297,20 @@ fn a_life_in_the_background() {
             side.becomes("RUNNING");
             eventually(SOON, "ready", || logged().contains("ready"));
 
-            let exec = |id, command| side.task(&["exec", "--exec-id", id], &["sh", "-c", command]);
-            let seen = exec("one", "echo out; echo err >&2; exit 5");
-            assert!(seen.contains("exit status: 5") || seen.contains("exit status: 1"), "{seen}");
+            let exec =
+                |id, command: &str| side.task(&["exec", "--exec-id", id], &["sh", "-c", command]);
+            let seen = exec("one", &format!("{SPEAKS}; exit 5"));
+            assert_eq!(seen, "exit status: 5 out\nerr");
             side.task(&["exec", "--exec-id", "two"], &["missing"]);
+
+            // ctr leaves the FIFOs of a detached exec behind.
+            let fifos = containerd.scratch.path("fifos").display().to_string();
+            let detached = ["exec", "--detach", "--fifo-dir", &fifos, "--exec-id", "four"];
+            side.task(&detached, &["sleep", "100"]);
+            // The shim kills it itself.
+            side.task(&["kill", "--exec-id", "four", "--signal", "KILL"], &[]);
+            let mut delete = side.task_command(&["delete", "--exec-id", "four"], &[]);
+            eventually(SOON, "killed", || run(&mut delete).status.code() == Some(128 + 9));
 
             side.task(&["pause"], &[]);
             side.becomes("PAUSED");
@@ -331,6 +342,7 @@ fn a_life_in_the_background() {
             ("start", 0),
             ("exec", 0),
             ("exec", 255),
+            ("exec", 0),
             ("pause", 0),
             ("resume", 0),
             // The shim pauses for a checkpoint.
@@ -409,8 +421,11 @@ fn a_shim_that_was_killed() {
         side.run(&["--detach", "--null-io"], &["sleep", "100"]);
         let state = containerd.root().join(NAMESPACE).join(&side.id);
         assert!(state.exists());
+        let address = std::fs::read_to_string(side.bundle().join("address")).unwrap();
         kill(side.shim().expect("a shim"));
         eventually(SOON, "removed by the runtime", || !state.exists());
+        // containerd leaves the socket of a shim that was killed.
+        std::fs::remove_file(address.strip_prefix("unix://").unwrap()).unwrap();
         side.becomes("");
         let cgroup = format!("{}/{}", containerd.scratch.cgroup, side.id);
         assert!(cgroup_dirs(&cgroup).is_empty());
@@ -501,49 +516,6 @@ fn pod_and_container_are_named() {
     assert_eq!(records.len(), named.len() + 1);
 }
 
-const PROC_HOOKS: &str = "runc create failed: unable to start container process: error during \
-    container init: error setting cgroup config for procHooks process: unable to freeze";
-const PAUSED: &str =
-    "exec failed: cannot exec in a paused container (use --ignore-paused to override)";
-
-/// A runc whose first `times` commands of a verb fail with `message`: as a real one has, it has
-/// connected to the console socket before, and says it in its log and on stderr.
-fn failing(path: &Path, verb: &str, times: u32, message: &str, code: i32) -> PathBuf {
-    let real = runtime("runc-1.1.15").path;
-    let body = format!(
-        r#"log=/dev/null console= this= previous=
-for word; do
-    case $previous in --log) log=$word ;; --console-socket) console=$word ;; esac
-    case $word in {verb}) this=1 ;; esac
-    previous=$word
-done
-failed=$(cat "$0.failed" 2>/dev/null || echo 0)
-if [ -z "$this" ] || [ "$failed" -ge {times} ]; then
-    exec {real} "$@"
-fi
-echo $((failed + 1)) >"$0.failed"
-[ -z "$console" ] || CONSOLE=$console {test} --exact connects_and_hangs_up --ignored >/dev/null 2>&1 || exit 99
-printf '{{"level":"error","msg":"%s","time":"2026-11-20T00:00:00Z"}}\n' "{message}" >>"$log"
-echo "{message}" >&2
-exit {code}"#,
-        real = real.display(),
-        test = std::env::current_exe().unwrap().display(),
-    );
-    script(path, &body)
-}
-
-#[test]
-#[ignore = "run by the failing runtime"]
-fn connects_and_hangs_up() {
-    UnixStream::connect(std::env::var_os("CONSOLE").unwrap()).unwrap();
-}
-
-fn script(path: &Path, body: &str) -> PathBuf {
-    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_owned()
-}
-
 #[test]
 fn a_terminal_after_two_creates_that_failed() {
     let scripts = tempfile::tempdir().unwrap();
@@ -561,8 +533,7 @@ fn a_terminal_after_two_creates_that_failed() {
     let (mut terminal, mut child) = Terminal::start(&side.run_command(&["--rm", "--tty"], &["sh"]));
     terminal.is_usable();
     exec_with_a_terminal(&side);
-    let bundle = containerd.dir().join("state/io.containerd.runtime.v2.task").join(NAMESPACE);
-    let log = std::fs::read_to_string(bundle.join(&side.id).join("log.json")).unwrap();
+    let log = std::fs::read_to_string(side.bundle().join("log.json")).unwrap();
     assert!(!log.contains("unable to freeze"), "{log}");
     terminal.types("exit 4");
     assert_eq!(ends(&mut child).code(), Some(4));
@@ -572,6 +543,20 @@ fn a_terminal_after_two_creates_that_failed() {
     let tries = create["tries"].as_array().unwrap();
     assert_eq!(tries[0]["failure"], "freeze failed in procHooks");
     assert_eq!(std::fs::read_to_string(&failures).unwrap(), "2\n");
+}
+
+/// What a failed attempt prints is in the container's stream when we see it; runc puts its error
+/// on stderr as well as in its log.
+#[test]
+fn output_after_two_creates_that_failed() {
+    let scripts = tempfile::tempdir().unwrap();
+    let fails = failing(&scripts.path().join("runc"), "create", 2, PROC_HOOKS, 1);
+    let containerd = Containerd::up(&fails);
+    let side = containerd.wrapped("wrapped");
+    let output = run(&mut side.run_command(&["--rm"], &["sh", "-c", &format!("{SPEAKS}; exit 7")]));
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(text(&output.stdout), "out\n");
+    assert_eq!(text(&output.stderr), format!("{PROC_HOOKS}\n").repeat(2) + "err\n");
 }
 
 #[test]
@@ -640,7 +625,8 @@ fn one_connection(times: u32, at_once: bool) {
     let mut create = scratch.wrapped(&fails);
     create.arg("--log").arg(&log).args(["--log-format", "json", "create", "--bundle"]).arg(&bundle);
     create.arg("--console-socket").arg(&socket).arg("c1");
-    support::succeed(&mut create);
+    let created = support::succeed(&mut create);
+    assert_eq!(text(&created.stderr), "", "of the attempts that failed");
 
     let connection = match accepted {
         Some(thread) => thread.join().unwrap(),

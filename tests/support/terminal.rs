@@ -86,14 +86,16 @@ impl Terminal {
     }
 
     /// What a person does to see whether a terminal works: a shell answers, and a new size arrives
-    /// there. The size goes its own way, so ask again until it is there.
+    /// there. The size goes its own way, so ask again until it is there; and ctr 1.6 reads the size
+    /// before it listens for changes of it, so change it again.
     pub fn is_usable(&mut self) {
         self.types("echo answer-$((6 * 7))");
         self.shows("answer-42");
         for (rows, columns) in [(33, 101), (24, 80)] {
-            self.resize(rows, columns);
             let size = format!("size {rows} {columns}\r");
             eventually(LIMIT, &format!("{size:?}"), || {
+                self.resize(rows, columns - 1);
+                self.resize(rows, columns);
                 self.types("echo size $(stty size)");
                 std::thread::sleep(Duration::from_millis(50));
                 self.screen().contains(&size)
