@@ -12,7 +12,7 @@ use crate::invocation::{Globals, Grammar, Invocation, Verb};
 use crate::runtime::Stdio;
 use crate::runtime_log::RuntimeLog;
 use crate::state_dir::StateDir;
-use crate::sys;
+use crate::stdin;
 
 #[derive(Debug)]
 pub(crate) struct Channels {
@@ -55,9 +55,9 @@ impl Channels {
         let mut args = args.to_vec();
         if degree == Degree::All {
             channels.leaks = invocation.pidfd_socket;
-            channels.take_console(invocation, state, &mut args);
             channels.take_log(grammar, globals, &mut args);
-            channels.take_stdin(invocation);
+            channels.take_stdin(grammar, invocation);
+            channels.take_console(invocation, state, &mut args);
         }
         (channels, args)
     }
@@ -82,18 +82,20 @@ impl Channels {
     }
 
     fn take_log(&mut self, grammar: Grammar, globals: &Globals, args: &mut Vec<OsString>) {
-        if let Some((log, with_ours)) = RuntimeLog::redirect(grammar, globals, args) {
-            self.log = Some(log);
-            *args = with_ours;
+        match RuntimeLog::redirect(grammar, globals, args) {
+            Some((log, with_ours)) => {
+                self.log = Some(log);
+                *args = with_ours;
+            }
+            None => {}
         }
     }
 
-    fn take_stdin(&mut self, invocation: &Invocation) {
+    /// Before any lock is taken: the caller may be slow to write it.
+    fn take_stdin(&mut self, grammar: Grammar, invocation: &Invocation) {
         if invocation.reads_stdin() {
-            match buffered_stdin() {
-                Ok(buffered) => self.stdin = Some(buffered),
-                Err(_) => self.leaks = true,
-            }
+            self.stdin = stdin::buffered(grammar).ok();
+            self.leaks |= self.stdin.is_none();
         }
     }
 
@@ -163,11 +165,4 @@ impl Channels {
 /// Of these a container inherits stdio; what it writes is not ours to hold.
 fn gives_stdio_away(verb: Verb) -> bool {
     verb.makes_a_container() || verb == Verb::Exec
-}
-
-/// All of it, before any lock is taken: the caller may be slow to write it.
-fn buffered_stdin() -> io::Result<File> {
-    let mut buffer = File::from(sys::memfd(c"frostlock-stdin")?);
-    io::copy(&mut io::stdin().lock(), &mut buffer)?;
-    Ok(buffer)
 }
