@@ -10,7 +10,7 @@ use crate::capture::Capture;
 use crate::console::Console;
 use crate::invocation::{Globals, Grammar, Invocation, Verb};
 use crate::runtime::Stdio;
-use crate::runtime_log::RuntimeLog;
+use crate::runtime_log::{self, RuntimeLog};
 use crate::state_dir::StateDir;
 use crate::stdin;
 
@@ -87,7 +87,7 @@ impl Channels {
                 self.log = Some(log);
                 *args = with_ours;
             }
-            None => {}
+            None => self.leaks |= runtime_log::is_read_as_it_comes(grammar, globals),
         }
     }
 
