@@ -6,6 +6,7 @@
 mod fake_runtime;
 mod support;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -500,7 +501,8 @@ fn an_input_that_does_not_block_is_waited_for() {
     let bench = Bench::new(&scratch, "");
     bench.make("c");
     bench.fake.script(&[("update", &[fails_with(FREEZE), succeeds()])]);
-    let (theirs, ours) = std::io::pipe().unwrap();
+    let (theirs, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut ours = File::from(ours);
     fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut command = bench.fake.wrapped(&["update", "-r", "-", "c"]);
     let mut child =
@@ -508,7 +510,7 @@ fn an_input_that_does_not_block_is_waited_for() {
     drop(command);
     for part in [b"{\"cpu\"".as_slice(), b": {}}"] {
         std::thread::sleep(50 * MS);
-        (&ours).write_all(part).unwrap();
+        ours.write_all(part).unwrap();
     }
     drop(ours);
     assert_eq!(ends_within(&mut child, Duration::from_secs(5)), Some(0));
