@@ -200,10 +200,10 @@ fn one_connection_and_one_terminal_whatever_went_before() {
 #[test]
 fn the_terminal_arrives_while_the_runtime_still_works() {
     let scratch = Scratch::new();
-    let stays = Attempt { delay_us: 2_000_000, ..sends() };
+    let stays = Attempt { delay_us: 3_000_000, ..sends() };
     let scene = Scene::new(&scratch, &[fails("hang up", FREEZE), stays]);
     let mut child = scene.wrapped("c").stderr(Stdio::null()).spawn().unwrap();
-    let mut connection = scene.caller.first_within(Duration::from_secs(1));
+    let mut connection = scene.caller.first_within(Duration::from_secs(2));
     assert!(child.try_wait().unwrap().is_none(), "the runtime had ended");
     try_out(connection.terminals.remove(0));
     assert!(child.try_wait().unwrap().is_none(), "the runtime had ended");
