@@ -23,12 +23,12 @@ use crate::sys;
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub path: PathBuf,
-    /// Our own arguments, without argv[0], byte for byte.
+    /// Our own arguments, without `argv[0]`, byte for byte.
     pub args: Vec<OsString>,
 }
 
 impl Runtime {
-    /// Its path is what a bare run would have as argv[0]: runc prints it in its usage messages and
+    /// Its path is what a bare run would have as `argv[0]`: runc prints it in its usage messages and
     /// crun takes its handler from it.
     fn argv(&self) -> io::Result<Vec<CString>> {
         std::iter::once(self.path.as_os_str())

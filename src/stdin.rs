@@ -57,11 +57,12 @@ mod tests {
 
     #[test]
     fn one_value_is_all_that_runc_reads() {
-        for decided in [&b"{}"[..], b" {\"a\": [1]}\nrest", b"{}x"] {
+        let (open, close) = (b"[".repeat(500), b"]".repeat(500));
+        let deep = [&open[..], &close].concat();
+        for decided in [&b"{}"[..], b" {\"a\": [1]}\nrest", b"{}x", &deep] {
             assert!(is_decided(decided), "{decided:?}");
         }
-        let deep = [&b"[".repeat(500)[..], &b"]".repeat(500)].concat();
-        for open in [&b""[..], b" \n", b"{", b"{\"a\": [1]", b"{\"a\": \"x", b"no", &deep] {
+        for open in [&b""[..], b" \n", b"{", b"{\"a\": [1]", b"{\"a\": \"x", b"no", &open] {
             assert!(!is_decided(open), "{open:?}");
         }
     }

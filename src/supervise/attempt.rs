@@ -27,6 +27,9 @@ const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     pub(super) operation: &'a Operation<'a>,
+    /// When the deadline began to run: a caller that is slow to write our standard input does not
+    /// use it up.
+    pub(super) since: Instant,
     pub(super) runtime: Runtime,
     pub(super) channels: Channels,
     pub(super) guard: Option<Guard>,
@@ -162,7 +165,7 @@ impl Attempts<'_> {
                 failure,
                 attempts: tries.len() as u32,
                 first_attempt,
-                used: self.operation.began.elapsed().saturating_sub(first_attempt),
+                used: self.since.elapsed().saturating_sub(first_attempt),
                 period: period(container),
                 repeatable,
                 jitter: jitter(),
@@ -173,7 +176,7 @@ impl Attempts<'_> {
     /// How long may be waited before one more attempt, if that takes as long as the first, which
     /// does not count: its time stands here for the one to come.
     fn left(&self) -> Duration {
-        self.limits().deadline.saturating_sub(self.operation.began.elapsed())
+        self.limits().deadline.saturating_sub(self.since.elapsed())
     }
 
     fn limits(&self) -> Limits {

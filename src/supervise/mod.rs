@@ -46,6 +46,7 @@ impl Operation<'_> {
         let mut container = self.container();
         // Before the lock: it reads the caller's standard input to its end.
         let (channels, runtime) = self.channels();
+        let since = Instant::now();
         let prepare = self.began.elapsed();
         let (guard, lock, lock_wait) = self.lock(&mut container);
         if self.invocation.verb.makes_a_container() {
@@ -54,7 +55,8 @@ impl Operation<'_> {
         let quotas = container.quotas();
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
-        let run = Attempts { operation: self, runtime, channels, guard }.run(&mut container)?;
+        let run =
+            Attempts { operation: self, since, runtime, channels, guard }.run(&mut container)?;
 
         self.settle(&mut container, run.exit, run.guard);
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();

@@ -31,7 +31,8 @@ pub(crate) fn hand_out(socket: &Path, what: &str) -> Result<Option<OwnedFd>, Str
     Ok(Some(master))
 }
 
-/// A terminal on which somebody answers until its master is closed.
+/// A terminal on which somebody answers until its master is closed, which may be long after our end.
+#[allow(clippy::zombie_processes)]
 fn open() -> (OwnedFd, String) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags).unwrap();
