@@ -10,9 +10,9 @@ use crate::capture::Capture;
 use crate::console::Console;
 use crate::invocation::{Globals, Grammar, Invocation, Verb};
 use crate::runtime::Stdio;
-use crate::runtime_log::RuntimeLog;
+use crate::runtime_log::{self, RuntimeLog};
 use crate::state_dir::StateDir;
-use crate::sys;
+use crate::stdin;
 
 #[derive(Debug)]
 pub(crate) struct Channels {
@@ -48,16 +48,16 @@ impl Channels {
     ) -> (Channels, Vec<OsString>) {
         let said = match degree {
             Degree::Nothing => Capture::nothing(),
-            _ if gives_stdio_away(invocation.verb) => Capture::nothing(),
+            _ if gives_stdio_away(grammar, invocation) => Capture::nothing(),
             Degree::Output | Degree::All => Capture::begin(),
         };
         let mut channels = Channels { log: None, console: None, stdin: None, said, leaks: true };
         let mut args = args.to_vec();
         if degree == Degree::All {
             channels.leaks = invocation.pidfd_socket;
-            channels.take_console(invocation, state, &mut args);
             channels.take_log(grammar, globals, &mut args);
-            channels.take_stdin(invocation);
+            channels.take_stdin(grammar, invocation);
+            channels.take_console(invocation, state, &mut args);
         }
         (channels, args)
     }
@@ -82,18 +82,20 @@ impl Channels {
     }
 
     fn take_log(&mut self, grammar: Grammar, globals: &Globals, args: &mut Vec<OsString>) {
-        if let Some((log, with_ours)) = RuntimeLog::redirect(grammar, globals, args) {
-            self.log = Some(log);
-            *args = with_ours;
+        match RuntimeLog::redirect(grammar, globals, args) {
+            Some((log, with_ours)) => {
+                self.log = Some(log);
+                *args = with_ours;
+            }
+            None => self.leaks |= runtime_log::is_read_as_it_comes(grammar, globals),
         }
     }
 
-    fn take_stdin(&mut self, invocation: &Invocation) {
+    /// Before any lock is taken: the caller may be slow to write it.
+    fn take_stdin(&mut self, grammar: Grammar, invocation: &Invocation) {
         if invocation.reads_stdin() {
-            match buffered_stdin() {
-                Ok(buffered) => self.stdin = Some(buffered),
-                Err(_) => self.leaks = true,
-            }
+            self.stdin = stdin::buffered(grammar).ok();
+            self.leaks |= self.stdin.is_none();
         }
     }
 
@@ -160,14 +162,12 @@ impl Channels {
     }
 }
 
-/// Of these a container inherits stdio; what it writes is not ours to hold.
-fn gives_stdio_away(verb: Verb) -> bool {
-    verb.makes_a_container() || verb == Verb::Exec
-}
-
-/// All of it, before any lock is taken: the caller may be slow to write it.
-fn buffered_stdin() -> io::Result<File> {
-    let mut buffer = File::from(sys::memfd(c"frostlock-stdin")?);
-    io::copy(&mut io::stdin().lock(), &mut buffer)?;
-    Ok(buffer)
+/// Of these a container inherits stdio; what it writes is not ours to hold. With a console socket it
+/// has a terminal instead, and what comes on stderr is the runtime's: conmon would show the user of
+/// a terminal the errors of attempts that were repeated. Only runc refuses a console socket without
+/// a terminal (seen with 1.1.5, 1.1.15 and 1.3.6).
+fn gives_stdio_away(grammar: Grammar, invocation: &Invocation) -> bool {
+    let has_a_process = invocation.verb.makes_a_container() || invocation.verb == Verb::Exec;
+    let has_a_terminal = grammar == Grammar::Runc && invocation.console_socket.is_some();
+    has_a_process && !has_a_terminal
 }

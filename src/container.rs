@@ -150,8 +150,12 @@ impl Container {
         Some(LastFigures { throttled: files.throttled(), oom_kill: files.oom_kill() })
     }
 
+    /// As it is written down now: what was read before we had the lock is older than a pause that we
+    /// waited for.
     pub(crate) fn is_paused(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.paused)
+        let Some(known) = &self.record else { return false };
+        let now = read_record(&self.path).filter(|now| now.made_as == known.made_as);
+        now.as_ref().unwrap_or(known).paused
     }
 
     /// After a pause or a resume that succeeded.

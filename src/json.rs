@@ -70,10 +70,12 @@ impl<'de> Deserialize<'de> for Object<'de> {
 /// U+FFFD, as in Go's decoder.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let file = open_regular(path)?;
-    if file.metadata()?.len() > MAX_FILE {
+    let length = file.metadata()?.len();
+    if length > MAX_FILE {
         return Err(io::Error::other("larger than 16 MiB"));
     }
-    let mut bytes = Vec::new();
+    // At once: starting from nothing, a record of ours takes six reads.
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     // It may grow while we read.
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {

@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod runtime_log;
 mod started;
 pub mod state_dir;
+mod stdin;
 mod supervise;
 mod sys;
 pub mod syslog;

@@ -76,7 +76,9 @@ impl Program {
                 become_runtime(runtime, grammar, &line)
             }
             Command::Unreadable { reason } => {
-                self.record(&self.unserialized(runtime, None, reason.clone(), LockUse::None));
+                let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
+                let lock = (LockUse::None, stages);
+                self.record(&self.unserialized(runtime, None, reason.clone(), lock));
                 become_runtime(runtime, grammar, &line)
             }
             Command::Supervised(invocation) => {
@@ -116,8 +118,8 @@ impl Program {
     }
 
     /// `state` leaves a record only if something was in its way: it is asked for all the time.
-    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: LockUse) {
-        if matches!(lock, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: (LockUse, Stages)) {
+        if matches!(lock.0, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
             let note = "executed without a record of its end".to_owned();
             self.record(&self.unserialized(runtime, Some(invocation), note, lock));
         } else {
@@ -138,7 +140,7 @@ impl Program {
         runtime: &Runtime,
         invocation: Option<&Invocation>,
         note: String,
-        lock: LockUse,
+        (lock, stages): (LockUse, Stages),
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
@@ -148,7 +150,7 @@ impl Program {
             requested_by: process::comm(process::parent()),
             signal: None,
             lock,
-            stages: Stages { prepare: self.began.elapsed(), ..Stages::default() },
+            stages,
             tries: Vec::new(),
             gave_up: None,
             exit: None,

@@ -23,12 +23,12 @@ use crate::sys;
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub path: PathBuf,
-    /// Our own arguments, without argv[0], byte for byte.
+    /// Our own arguments, without `argv[0]`, byte for byte.
     pub args: Vec<OsString>,
 }
 
 impl Runtime {
-    /// Its path is what a bare run would have as argv[0]: runc prints it in its usage messages and
+    /// Its path is what a bare run would have as `argv[0]`: runc prints it in its usage messages and
     /// crun takes its handler from it.
     fn argv(&self) -> io::Result<Vec<CString>> {
         std::iter::once(self.path.as_os_str())
@@ -110,7 +110,7 @@ impl Signals {
     }
 
     /// Gives them back as they were, for a runtime that we become after all.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn give_back(&self) {
         self.sigchld.restore();
         let _ = self.at_entry.thread_set_mask();
     }
@@ -122,9 +122,11 @@ impl Signals {
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
             // A terminal's signals, which the kernel sends, have reached the whole process group; one
-            // for a write of ours that failed is marked as sent by ourselves.
+            // for a write of ours that failed is marked as sent by ourselves. An alarm that the
+            // caller set before it executed us has reached us alone.
             let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
-            if from_a_process && signal != libc::SIGCHLD {
+            let for_us_alone = from_a_process || signal == libc::SIGALRM;
+            if for_us_alone && signal != libc::SIGCHLD {
                 sys::kill(to, signal);
             }
         }
@@ -161,6 +163,16 @@ impl Signals {
             Some(also) => poll(&mut [arrivals, PollFd::new(also, PollFlags::POLLIN)], timeout),
             None => poll(&mut [arrivals], timeout),
         };
+    }
+}
+
+impl Drop for Signals {
+    /// After a panic the bare runtime may be executed; else they stay blocked until our end, as one
+    /// that came while the runtime ended could kill us before there is a record.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.give_back();
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use serde::Deserialize;
 
@@ -95,6 +95,14 @@ fn open_as_the_runtime_does(path: &std::path::Path) -> io::Result<File> {
         .mode(0o644)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
+}
+
+/// Whether a log that could not be redirected has a reader who would see every attempt's errors, as
+/// that of a FIFO does. /dev/null has none, and crun's journals are for people.
+pub(crate) fn is_read_as_it_comes(grammar: Grammar, globals: &Globals) -> bool {
+    globals.log_file(grammar).is_some_and(|path| {
+        !std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device())
+    })
 }
 
 /// An entry as logrus (runc) and crun write it, and as youki's tracing does.

@@ -310,10 +310,19 @@ pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     })
 }
 
-/// Stops this process as its child was stopped; returns when it is continued.
+/// Stops this process as its child was stopped; returns when it is continued. The caller passes the
+/// SIGCONT on: where signals are blocked it is taken here, or the child would be sent it twice.
 pub(crate) fn stop_ourselves() {
-    // SAFETY: no memory is involved.
-    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `set` is initialised by sigemptyset before use and lives across the calls, as does
+    // `now`; the null info is allowed.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCONT);
+        libc::kill(libc::getpid(), libc::SIGSTOP);
+        libc::sigtimedwait(&set, std::ptr::null_mut(), &now);
+    }
 }
 
 /// Opens /dev/null over those of the descriptors 0 to 2 that the caller left closed, closed on

@@ -2,7 +2,7 @@
 //! and v2. Needs root, runc, crun and a static busybox; their absence is a failure, not a skip.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -127,6 +128,12 @@ impl Pod<'_> {
 impl<'a> Record<'a> {
     fn of(outcome: &'a Outcome) -> Record<'a> {
         let line = |text: &std::ffi::OsStr| text::one_line(text, TEXT_BYTES);
+        let unavailable = match &outcome.lock {
+            LockUse::Unavailable(why) => Some(why),
+            _ => None,
+        };
+        let notes: Vec<&str> =
+            unavailable.into_iter().chain(&outcome.notes).map(String::as_str).collect();
         let throttled = outcome.figures.and_then(|figures| figures.throttled);
         let (lock, holders) = lock_use(&outcome.lock);
         Record {
@@ -170,7 +177,7 @@ impl<'a> Record<'a> {
                 uid: &outcome.pod.uid,
                 container: &outcome.pod.container,
             },
-            note: text::one_line(outcome.notes.join("; ").as_ref(), TEXT_BYTES),
+            note: text::one_line(notes.join("; ").as_ref(), TEXT_BYTES),
         }
     }
 }
@@ -219,7 +226,7 @@ fn quota(quota: CpuQuota) -> QuotaUs {
 }
 
 /// To a microsecond: more digits would be noise.
-fn milliseconds(duration: std::time::Duration) -> f64 {
+fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
@@ -276,12 +283,13 @@ impl Journal {
     }
 
     /// Moves the full file aside, once: of several that find it full, one has the lock and the
-    /// others find a new file there.
+    /// others find a new file there. Where it cannot be moved it is emptied: what happens now is
+    /// worth more than what happened then, and the file stays bounded.
     fn rotate(&self, full: File) -> std::io::Result<File> {
         if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, &self.path) {
             let mut older = self.path.clone().into_os_string();
             older.push(".1");
-            std::fs::rename(&self.path, older)?;
+            std::fs::rename(&self.path, older).or_else(|_| full.set_len(0))?;
         }
         open(&self.path)
     }
@@ -309,11 +317,20 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether a full disk or a kill has left half a line, with which ours would melt into one.
+/// Whether a full disk or a kill has left half a line, with which ours would melt into one. tmpfs
+/// shows half a line, too, while somebody writes one that spans two pages; then the file grows.
 fn ends_torn(file: &File) -> bool {
-    let Ok(metadata) = file.metadata() else { return false };
+    let torn = torn_at(file);
+    torn.is_some() && {
+        std::thread::sleep(Duration::from_millis(1));
+        torn_at(file) == torn
+    }
+}
+
+/// The length of a file that ends within a line.
+fn torn_at(file: &File) -> Option<u64> {
+    let length = file.metadata().ok()?.len();
     let mut last = [0u8; 1];
-    metadata.len() > 0
-        && file.read_exact_at(&mut last, metadata.len() - 1).is_ok()
-        && last[0] != b'\n'
+    file.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
+    (last[0] != b'\n').then_some(length)
 }

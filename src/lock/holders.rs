@@ -2,9 +2,11 @@
 //! and for hooks that ask whether the holder is an ancestor of theirs.
 //!
 //! A file has a fixed number of slots of a fixed size, so that any number of shared holders can
-//! write without a lock of their own and the file does not grow. Two holders that fall on one slot
-//! cost a name in a message, nothing else. A holder that was killed leaves its line; readers drop
-//! lines whose process is gone.
+//! write without a lock of their own and the file does not grow. A holder takes the first free slot
+//! from the one that its pid names. Should two find the same one free at the same moment, or should
+//! there be more of them than slots, a name is lost: from a message, or for a hook of that holder,
+//! which then waits its time for it. A holder that was killed leaves its line; readers drop lines
+//! whose process is gone.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -82,7 +84,7 @@ pub(super) struct Slot(u64);
 /// Writes who holds the lock. A full disk costs the name in a message.
 pub(super) fn write(lock: &File, mode: Mode, holder: &Holder) -> Slot {
     let slot = match mode {
-        Mode::Shared => Slot(holder.process.pid as u64 % SLOTS as u64 * SLOT_BYTES as u64),
+        Mode::Shared => free_slot(lock, holder.process.pid as usize % SLOTS),
         Mode::Exclusive => {
             // Nobody else is in, so whatever stands there is of the dead.
             let _ = lock.set_len(0);
@@ -98,7 +100,26 @@ pub(super) fn write(lock: &File, mode: Mode, holder: &Holder) -> Slot {
     slot
 }
 
+fn free_slot(lock: &File, preferred: usize) -> Slot {
+    let slot_at = |number: usize| Slot((number % SLOTS * SLOT_BYTES) as u64);
+    let mut slots = (preferred..preferred + SLOTS).map(slot_at);
+    slots
+        .find(|&slot| read_slot(lock, slot).is_none_or(|holder| !holder.process.is_alive()))
+        .unwrap_or_else(|| slot_at(preferred))
+}
+
+fn read_slot(lock: &File, slot: Slot) -> Option<Holder> {
+    let mut line = [0; SLOT_BYTES];
+    let length = lock.read_at(&mut line, slot.0).ok()?;
+    serde_json::from_slice(&line[..length]).ok()
+}
+
+/// Blanks our line; one that another has written over it stays.
 pub(super) fn erase(lock: &File, slot: Slot) {
+    let pid = std::process::id() as i32;
+    if read_slot(lock, slot).is_some_and(|holder| holder.process.pid != pid) {
+        return;
+    }
     let mut blank = [b' '; SLOT_BYTES];
     blank[SLOT_BYTES - 1] = b'\n';
     let _ = lock.write_all_at(&blank, slot.0);
@@ -122,6 +143,47 @@ pub(super) fn read(path: &Path) -> Vec<Holder> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn holder(process: Process) -> Holder {
+        Holder { process, verb: "exec".to_owned(), id: "a".to_owned(), since: now_ms() }
+    }
+
+    #[test]
+    fn a_living_holder_keeps_its_slot_and_a_dead_one_does_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let ours = holder(Process::ourselves().unwrap());
+        let first = write(file.as_file(), Mode::Shared, &ours);
+        let second = write(file.as_file(), Mode::Shared, &ours);
+        assert_ne!(first.0, second.0);
+        assert_eq!(read(file.path()), [ours.clone(), ours.clone()]);
+
+        erase(file.as_file(), first);
+        assert_eq!(read(file.path()), std::slice::from_ref(&ours));
+        let start = ours.process.start + 1;
+        let dead = holder(Process { start, ..ours.process });
+        assert_eq!(write(file.as_file(), Mode::Shared, &dead).0, first.0);
+        assert_eq!(write(file.as_file(), Mode::Shared, &ours).0, first.0);
+    }
+
+    #[test]
+    fn the_line_of_another_is_not_erased() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let parent = holder(Process::of(crate::process::parent()).unwrap());
+        let slot = write(file.as_file(), Mode::Exclusive, &parent);
+        erase(file.as_file(), slot);
+        assert_eq!(read(file.path()), [parent]);
+    }
+
+    #[test]
+    fn more_holders_than_slots_are_no_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let ours = holder(Process::ourselves().unwrap());
+        for _ in 0..SLOTS + 8 {
+            write(file.as_file(), Mode::Shared, &ours);
+        }
+        assert_eq!(read(file.path()).len(), SLOTS);
+        assert_eq!(file.as_file().metadata().unwrap().len(), (SLOTS * SLOT_BYTES) as u64);
+    }
 
     #[test]
     fn a_name_from_a_lock_file_stays_on_its_line() {

@@ -2,14 +2,15 @@
 //!
 //! flock(2) alone is not fair: measured with four exec loops beside updates, 150 updates were not
 //! done after 200 s, since some exec held the lock at every moment. So there is a second file, a
-//! turnstile, that everybody passes one at a time on the way to the lock. Whoever waits for the lock
-//! stands in it, and those who come later queue behind.
+//! turnstile, that everybody passes one at a time, in the order of arrival, on the way to the lock.
+//! Whoever waits for the lock stands in it, and those who come later queue behind.
 //!
 //! The lock is advisory: systemd, kubelet and a runtime started without us do not take it. It lives
 //! with the open file, so a descriptor that leaked into a container would hold it for the
 //! container's life: every file here is closed on exec.
 
 mod holders;
+mod turnstile;
 mod wait;
 
 use std::fs::File;
@@ -75,7 +76,7 @@ impl LockFiles {
     /// stream of newcomers would overtake us for ever otherwise.
     fn pass(&self, mode: Mode, limit: Duration) -> io::Result<Result<File, Refusal>> {
         let mut wait = Wait::new(limit, &self.lock);
-        let _turn = match wait.lock(&self.turnstile, Mode::Exclusive)? {
+        let _turn = match turnstile::enter(&mut wait, &self.turnstile)? {
             Ok(turn) => turn,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -99,9 +100,10 @@ pub struct Guard {
 
 impl Guard {
     /// Removes the files of a cgroup that is gone. Whoever waits on them finds out, by the inode,
-    /// that they have been removed, and starts again on new ones.
+    /// that they have been removed, and starts again on new ones. If somebody has removed our file
+    /// already, the one in its place may be locked by another.
     pub fn retire(self) {
-        if self.mode == Mode::Exclusive {
+        if self.mode == Mode::Exclusive && wait::is_still_at(&self.lock, &self.files.lock) {
             let _ = std::fs::remove_file(&self.files.lock);
             let _ = std::fs::remove_file(&self.files.turnstile);
         }

@@ -51,7 +51,17 @@ impl<'a> Wait<'a> {
             Mode::Shared => libc::LOCK_SH,
             Mode::Exclusive => libc::LOCK_EX,
         };
-        match sys::flock(file, operation | libc::LOCK_NB) {
+        self.until(|blocking| {
+            sys::flock(file, if blocking { operation } else { operation | libc::LOCK_NB })
+        })
+    }
+
+    /// Takes some lock, by a function that is told whether it may block.
+    pub(super) fn until(
+        &mut self,
+        take: impl Fn(bool) -> io::Result<()>,
+    ) -> io::Result<Option<Refusal>> {
+        match take(false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             other => return other.map(|()| None),
         }
@@ -60,13 +70,12 @@ impl<'a> Wait<'a> {
         if let Some(holder) = holders::read(self.lock).into_iter().find(Holder::is_above_us) {
             return Ok(Some(Refusal::Nested(holder)));
         }
-        self.flock_until_deadline(file, operation)
+        self.until_deadline(take)
     }
 
-    fn flock_until_deadline(
+    fn until_deadline(
         &mut self,
-        file: &File,
-        operation: libc::c_int,
+        take: impl Fn(bool) -> io::Result<()>,
     ) -> io::Result<Option<Refusal>> {
         if self.limit.is_zero() {
             return Ok(Some(Refusal::TimedOut));
@@ -76,7 +85,7 @@ impl<'a> Wait<'a> {
             self.interrupt = Some(sys::Interrupt::after(left)?);
         }
         loop {
-            match sys::flock(file, operation) {
+            match take(true) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {
                     if Instant::now() >= self.deadline {
                         return Ok(Some(Refusal::TimedOut));
@@ -104,7 +113,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn is_still_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_still_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::symlink_metadata(path)) {
         (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
         _ => false,

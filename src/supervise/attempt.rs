@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Operation;
 use crate::cgroup::Freezer;
 use crate::channels::Channels;
+use crate::config::Mode;
 use crate::container::Container;
 use crate::invocation::Verb;
 use crate::lock::{Acquired, Guard};
@@ -26,6 +27,9 @@ const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     pub(super) operation: &'a Operation<'a>,
+    /// When the deadline began to run: a caller that is slow to write our standard input does not
+    /// use it up.
+    pub(super) since: Instant,
     pub(super) runtime: Runtime,
     pub(super) channels: Channels,
     pub(super) guard: Option<Guard>,
@@ -66,14 +70,14 @@ impl Attempts<'_> {
             tries.push(Try { took, failure, delay: None });
             let step = failure.map(|failure| {
                 self.undo(container, failure, frozen_before);
-                self.next_step(container, failure, &tries, started.is_some())
+                self.next_step(&signals, container, failure, &tries, started.is_some())
             });
             let gave_up = match step {
                 Some(Step::Again { delay }) => {
                     if let Some(last) = tries.last_mut() {
                         last.delay = Some(delay);
                     }
-                    match self.wait_for_next(&signals, delay, container, &tries) {
+                    match self.wait_for_next(&signals, delay, container) {
                         Ok(()) => continue,
                         Err(reason) => Some(reason),
                     }
@@ -128,25 +132,31 @@ impl Attempts<'_> {
 
     /// Leaves the cgroup as it was before a pause that failed: runc on cgroup v2 leaves
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
-    /// pause is told that the container is not running. Without the lock it may be another's pause.
+    /// pause is told that the container is not running. Without the lock it may be another's pause,
+    /// and the modes below "full" change nothing.
     fn undo(&self, container: &Container, failure: Failure, frozen_before: bool) {
-        if self.guard.is_some() && failure == Failure::Freeze && !frozen_before {
+        let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
+        if is_ours && failure == Failure::Freeze && !frozen_before {
             container.thaw();
         }
     }
 
     fn next_step(
         &mut self,
+        signals: &Signals,
         container: &Container,
         failure: Failure,
         tries: &[Try],
         started: bool,
     ) -> Step {
-        let worth_it = match failure {
-            Failure::Paused => self.has_thawed(container),
-            Failure::FreezeInProcHooks => container.came_to_nothing(),
-            _ => true,
-        };
+        // What has to be waited for comes last.
+        let repeatable = !started
+            && self.channels.is_repeatable()
+            && match failure {
+                Failure::Paused => self.has_thawed(signals, container),
+                Failure::FreezeInProcHooks => container.came_to_nothing(),
+                _ => true,
+            };
         let first_attempt = tries.first().map(|first| first.took).unwrap_or_default();
         retry::decide(
             &self.limits(),
@@ -155,17 +165,23 @@ impl Attempts<'_> {
                 failure,
                 attempts: tries.len() as u32,
                 first_attempt,
-                used: self.operation.began.elapsed().saturating_sub(first_attempt),
+                used: self.since.elapsed().saturating_sub(first_attempt),
                 period: period(container),
-                repeatable: worth_it && !started && self.channels.is_repeatable(),
+                repeatable,
                 jitter: jitter(),
             },
         )
     }
 
+    /// How long may be waited before one more attempt, if that takes as long as the first, which
+    /// does not count: its time stands here for the one to come.
+    fn left(&self) -> Duration {
+        self.limits().deadline.saturating_sub(self.since.elapsed())
+    }
+
     fn limits(&self) -> Limits {
         let config = self.operation.config;
-        let retries = config.mode == crate::config::Mode::Full;
+        let retries = config.mode == Mode::Full;
         Limits {
             deadline: Duration::from_millis(if retries { config.retry_deadline_ms } else { 0 }),
             first_delay: Duration::from_millis(config.retry_first_delay_ms),
@@ -175,19 +191,18 @@ impl Attempts<'_> {
 
     /// Whether a freeze that nobody asked for is over: somebody's update, or a `kill --all` of runc
     /// 1.1, which freezes for the time of the kill. A pause that was asked for stays.
-    fn has_thawed(&mut self, container: &Container) -> bool {
+    fn has_thawed(&mut self, signals: &Signals, container: &Container) -> bool {
         if self.verb() != Verb::Exec || container.is_paused() {
             return false;
         }
         // Whoever thaws it may need the lock.
         drop(self.guard.take());
-        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms);
+        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
         let since = Instant::now();
         while container.freezer() != Freezer::Thawed {
-            if since.elapsed() >= limit {
+            if since.elapsed() >= limit || signals.sleep(THAW_LOOK_EVERY).is_err() {
                 return false;
             }
-            std::thread::sleep(THAW_LOOK_EVERY);
         }
         true
     }
@@ -198,18 +213,14 @@ impl Attempts<'_> {
         signals: &Signals,
         delay: Duration,
         container: &Container,
-        tries: &[Try],
     ) -> Result<(), Reason> {
         drop(self.guard.take());
         signals.sleep(delay).map_err(|_signal| Reason::Interrupted)?;
-        let first_attempt = tries.first().map(|first| first.took).unwrap_or_default();
-        let used = self.operation.began.elapsed().saturating_sub(first_attempt);
-        let left = self.limits().deadline.saturating_sub(used);
         if let Some(((mode, limit), identity)) =
             self.operation.lock_wanted().zip(container.identity())
         {
-            if let Acquired::Held(guard) = self.operation.acquire(&identity, mode, limit.min(left))
-            {
+            let limit = limit.min(self.left());
+            if let Acquired::Held(guard) = self.operation.acquire(&identity, mode, limit) {
                 self.guard = Some(guard);
             }
         }

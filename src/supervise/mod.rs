@@ -18,6 +18,9 @@ use crate::process;
 use crate::runtime::Runtime;
 use crate::state_dir::StateDir;
 
+/// Less is what it takes to lock a file that nobody holds.
+const A_WAIT: Duration = Duration::from_millis(1);
+
 /// What an operation is made of.
 #[derive(Debug)]
 pub(crate) struct Operation<'a> {
@@ -43,15 +46,17 @@ impl Operation<'_> {
         let mut container = self.container();
         // Before the lock: it reads the caller's standard input to its end.
         let (channels, runtime) = self.channels();
+        let since = Instant::now();
         let prepare = self.began.elapsed();
-        let (guard, lock, lock_wait) = self.lock(&container);
+        let (guard, lock, lock_wait) = self.lock(&mut container);
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
         let quotas = container.quotas();
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
-        let run = Attempts { operation: self, runtime, channels, guard }.run(&mut container)?;
+        let run =
+            Attempts { operation: self, since, runtime, channels, guard }.run(&mut container)?;
 
         self.settle(&mut container, run.exit, run.guard);
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
@@ -79,10 +84,11 @@ impl Operation<'_> {
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
-    pub(crate) fn wait_for_lock(&self) -> LockUse {
-        let container = self.container();
-        let (_guard, lock, _) = self.lock(&container);
-        lock
+    pub(crate) fn wait_for_lock(&self) -> (LockUse, Stages) {
+        let mut container = self.container();
+        let prepare = self.began.elapsed();
+        let (_guard, lock, lock_wait) = self.lock(&mut container);
+        (lock, Stages { prepare, lock_wait, ..Stages::default() })
     }
 
     fn container(&self) -> Container {
@@ -111,13 +117,21 @@ impl Operation<'_> {
         (channels, Runtime { path: self.runtime.path.clone(), args })
     }
 
-    fn lock(&self, container: &Container) -> (Option<Guard>, LockUse, Duration) {
+    fn lock(&self, container: &mut Container) -> (Option<Guard>, LockUse, Duration) {
         let wanted = self.lock_wanted().zip(container.identity());
         let Some(((mode, limit), identity)) = wanted else {
             return (None, LockUse::None, Duration::ZERO);
         };
         let since = Instant::now();
-        let acquired = self.acquire(&identity, mode, limit);
+        let mut acquired = self.acquire(&identity, mode, limit);
+        while matches!(acquired, Acquired::Held(_)) && self.has_moved(container, since.elapsed()) {
+            let Some(identity) = container.identity() else { break };
+            drop(acquired);
+            acquired = self.acquire(&identity, mode, limit.saturating_sub(since.elapsed()));
+            if since.elapsed() >= limit {
+                break;
+            }
+        }
         let waited = since.elapsed();
         match acquired {
             Acquired::Held(guard) => (Some(guard), LockUse::Held(mode), waited),
@@ -125,6 +139,20 @@ impl Operation<'_> {
             Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders), waited),
             Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string()), waited),
         }
+    }
+
+    /// Whoever was ahead of us may have deleted the container, and somebody made it again, perhaps in
+    /// another cgroup: whose lock is then the one to have. Without a wait there was no time for that.
+    fn has_moved(&self, container: &mut Container, waited: Duration) -> bool {
+        if waited < A_WAIT || self.invocation.verb.makes_a_container() {
+            return false;
+        }
+        let now = self.container();
+        if now.identity().is_none() {
+            return false;
+        }
+        let before = std::mem::replace(container, now);
+        before.identity() != container.identity()
     }
 
     fn acquire(&self, identity: &Identity, mode: Mode, limit: Duration) -> Acquired {

@@ -1,9 +1,17 @@
 //! A scripted runtime in the place of the real one, and what it wrote down of its work.
 
 // Every suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 pub mod script;
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,9 +56,14 @@ pub struct Fake<'a> {
 
 impl<'a> Fake<'a> {
     pub fn new(scratch: &'a Scratch, config: &str) -> Fake<'a> {
+        Fake::named("runc", scratch, config)
+    }
+
+    /// The name tells the wrapper whose command line it is.
+    pub fn named(name: &str, scratch: &'a Scratch, config: &str) -> Fake<'a> {
         let dir = scratch.path("fake");
         std::fs::create_dir(&dir).unwrap();
-        let path = dir.join("runc");
+        let path = dir.join(name);
         std::os::unix::fs::symlink(program(), &path).unwrap();
         let fake = Fake { scratch, path, config: scratch.path("config.toml") };
         fake.configure(config);

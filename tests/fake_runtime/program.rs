@@ -4,7 +4,8 @@
 //!     START_NS END_NS VERB ID CGROUP PID PPID
 //!
 //! END_NS is `-` in the first. The times are CLOCK_MONOTONIC. Containers are directories of the root
-//! with a state.json that names cgroups; no cgroup is made.
+//! with a state.json that names cgroups; no cgroup is made. What `--resources -` reads is kept in
+//! `FAKE_DIR/stdin.PID`.
 //!
 //! `fake-runtime launch [--alarm SECONDS] [--block-signals] PROGRAM ARG...` executes a program as a
 //! caller with such habits would.
@@ -12,10 +13,11 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod script;
+mod terminal;
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,9 +46,12 @@ struct Line {
     root: PathBuf,
     log: Option<PathBuf>,
     log_json: bool,
+    debug: bool,
     verb: String,
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    reads_stdin: bool,
     id: String,
 }
 
@@ -61,6 +66,7 @@ const VALUES: &[&str] = &[
     "-b",
     "--pid-file",
     "--console-socket",
+    "--pidfd-socket",
     "--preserve-fds",
     "--resources",
     "-r",
@@ -100,20 +106,26 @@ impl Line {
                 None if VALUES.contains(&word.as_str()) => {
                     (word.as_str(), words.next().cloned().unwrap_or_default())
                 }
-                None => continue,
+                None => (word.as_str(), String::new()),
             };
             match name {
                 "--root" => line.root = value.into(),
                 "--log" => line.log = Some(value.into()),
+                "--debug" => line.debug = true,
                 "--log-format" => line.log_json = value == "json",
                 "--bundle" | "-b" => line.bundle = value.into(),
                 "--pid-file" => line.pid_file = Some(value.into()),
+                "--console-socket" => line.console_socket = Some(value.into()),
+                "--resources" | "-r" => line.reads_stdin = value == "-",
                 _ => {}
             }
         }
         line
     }
 }
+
+/// The same in every entry, so that two logs can be compared.
+const TIME: &str = "2020-01-01T00:00:00Z";
 
 struct Operation {
     line: Line,
@@ -133,6 +145,10 @@ impl Operation {
 
     fn run(&self) -> i32 {
         let begun = now();
+        if let Err(error) = self.open_log() {
+            print(std::io::stderr(), &format!("{error}\n"));
+            return 1;
+        }
         let makes = matches!(self.line.verb.as_str(), "create" | "run" | "restore");
         let was_there = self.state.is_dir();
         let cgroup = if makes && !was_there { self.planned() } else { self.recorded() };
@@ -140,7 +156,10 @@ impl Operation {
         if makes && !was_there {
             std::fs::create_dir_all(&self.state).unwrap();
         }
-        let mut exit = self.work();
+        let mut exit = self.work().unwrap_or_else(|why| {
+            self.complain(&why);
+            1
+        });
         if makes && was_there {
             self.complain("container with given ID already exists");
             exit = 1;
@@ -156,11 +175,28 @@ impl Operation {
         exit
     }
 
-    fn work(&self) -> i32 {
+    /// As runc does it, before anything else.
+    fn open_log(&self) -> std::io::Result<()> {
+        let Some(path) = &self.line.log else { return Ok(()) };
+        OpenOptions::new().append(true).create(true).open(path).map(drop)
+    }
+
+    fn work(&self) -> Result<i32, String> {
         let attempt = &self.attempt;
+        if self.line.reads_stdin {
+            let mut input = Vec::new();
+            std::io::stdin().read_to_end(&mut input).map_err(|error| error.to_string())?;
+            let kept = self.fake.join(format!("stdin.{}", std::process::id()));
+            std::fs::write(kept, input).unwrap();
+        }
         if let Some((program, args)) = attempt.hook.split_first() {
             let _ = Command::new(program).args(args).status();
         }
+        // Until the end: a terminal without a master hangs up.
+        let _terminal = match &self.line.console_socket {
+            Some(socket) => terminal::hand_out(socket, &attempt.console)?,
+            None => None,
+        };
         let jitter = if attempt.jitter_us == 0 { 0 } else { random() % attempt.jitter_us };
         std::thread::sleep(Duration::from_micros(attempt.delay_us + jitter));
         if let Some((program, args)) = attempt.child.split_first() {
@@ -178,7 +214,7 @@ impl Operation {
         if attempt.hang {
             hang();
         }
-        attempt.exit
+        Ok(attempt.exit)
     }
 
     /// The state as runc would leave it.
@@ -232,11 +268,18 @@ impl Operation {
     fn log(&self, message: &str) {
         let Some(path) = &self.line.log else { return };
         let line = if self.line.log_json {
-            json!({ "level": "error", "msg": message, "time": "2020-01-01T00:00:00Z" }).to_string()
+            json!({ "level": "error", "msg": message, "time": TIME }).to_string()
         } else {
-            format!("time=\"2020-01-01T00:00:00Z\" level=error msg={message:?}")
+            format!("time=\"{TIME}\" level=error msg={message:?}")
         };
-        append(path, &format!("{line}\n"));
+        let noise = if !self.line.debug {
+            String::new()
+        } else if self.line.log_json {
+            format!("{}\n", json!({ "level": "debug", "msg": "noise", "time": TIME }))
+        } else {
+            format!("time=\"{TIME}\" level=debug msg=noise\n")
+        };
+        append(path, &format!("{noise}{line}\n{noise}"));
     }
 
     fn note(&self, begun: u128, ended: Option<u128>, cgroup: &str) {

@@ -15,6 +15,9 @@ pub struct Attempt {
     /// Run, and waited for, before anything else; for `create` the container's directory is there
     /// already, its state is not. Its end does not matter.
     pub hook: Vec<String>,
+    /// What becomes of `--console-socket`: nothing, `hang up`, or `send` for a terminal on which a
+    /// `cat` answers.
+    pub console: String,
     pub delay_us: u64,
     /// Up to so much more, at random.
     pub jitter_us: u64,

@@ -2,7 +2,14 @@
 //! up after itself, whatever happens.
 
 // Every suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -132,9 +139,11 @@ impl Scratch {
         command
     }
 
+    /// What can be parsed of it, as its readers are to do: a writer that saw another at work takes
+    /// the line for a torn one and begins a new one, and a killed one leaves half a line.
     pub fn journal(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.state().join("journal.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect("a journal line")).collect()
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The lock files that are there now.
@@ -144,42 +153,64 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Scratch {
+    /// Kills what runs in our cgroups, removes them, and forgets the state of runtime and wrapper.
     /// Not through the runtime: `delete --force` returns 0 and leaves processes and cgroups behind
-    /// in the very cases that are tested.
-    fn drop(&mut self) {
+    /// in the very cases that are tested. Gives the directories that could not be removed.
+    pub fn clear(&self) -> Vec<PathBuf> {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut left = cgroup_dirs(&self.cgroup);
         while !left.is_empty() && Instant::now() < deadline {
             for dir in &left {
-                let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
-                let _ = std::fs::write(dir.join("cpu.cfs_quota_us"), "-1");
-                for pid in pids(dir) {
-                    let _ = nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(pid),
-                        nix::sys::signal::Signal::SIGKILL,
-                    );
-                }
+                kill_all(dir);
             }
             for dir in left.iter().rev() {
                 let _ = std::fs::remove_dir(dir);
             }
             left = cgroup_dirs(&self.cgroup);
             if !left.is_empty() {
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
+        for dir in [self.root(), self.state()] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        left
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let left = self.clear();
         if !left.is_empty() && !std::thread::panicking() {
             panic!("cgroups left behind: {left:?}");
         }
     }
 }
 
+/// Kills every process of a cgroup, frozen and throttled ones too.
+fn kill_all(dir: &Path) {
+    for (file, value) in
+        [("freezer.state", "THAWED"), ("cgroup.freeze", "0"), ("cpu.cfs_quota_us", "-1")]
+    {
+        if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(dir.join(file)) {
+            let _ = std::io::Write::write_all(&mut file, value.as_bytes());
+        }
+    }
+    for pid in pids(dir) {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// Every directory of a cgroup and of what is below it, in all hierarchies, parents first.
 pub fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let top = hierarchy.path().join(cgroup.trim_start_matches('/'));
+    let mount = Path::new("/sys/fs/cgroup");
+    // Under scripts/v2ns the one hierarchy is mounted there itself.
+    let hierarchies = std::fs::read_dir(mount).unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([mount.to_owned()]) {
+        let top = hierarchy.join(cgroup.trim_start_matches('/'));
         if top.is_dir() {
             collect_dirs(&top, &mut dirs);
         }
@@ -243,5 +274,33 @@ pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) 
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs an ignored test of the calling suite where there is cgroup v2 alone, as crun needs it.
+pub fn on_v2(test: &str) {
+    assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = text(&[inner.stdout, inner.stderr].concat());
+    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// The end of a process; one that has not ended in time is killed, and nothing is returned.
+pub fn wait(child: &mut std::process::Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

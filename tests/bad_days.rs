@@ -1,0 +1,1005 @@
+//! Bad days: whatever is wrong around us, the container operation goes ahead as it would without
+//! us, and somebody can find out what was wrong.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Scratch, frostlock, run, runtime, succeed, text};
+
+/// Longer than any lock wait and any operation here; a command that blocks on us takes for ever.
+const LIMIT: Duration = Duration::from_secs(20);
+
+const ID: &str = "c";
+
+/// What the fake runtime does when nothing else is asked of it.
+const SEVEN: &str = "#!/bin/sh\necho out \"$#\"\necho err >&2\nexit 7\n";
+
+fn program(path: &Path, contents: &str) -> PathBuf {
+    fs::write(path, contents).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_owned()
+}
+
+fn seven(scratch: &Scratch) -> PathBuf {
+    program(&scratch.path("seven"), SEVEN)
+}
+
+/// To the end, with pipes; not for containers, which would keep them open.
+fn within_limit(command: &mut Command) -> Output {
+    let began = Instant::now();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if ended.recv_timeout(LIMIT).is_err() {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    let _ = done.send(());
+    watchdog.join().unwrap();
+    assert!(began.elapsed() < LIMIT, "{command:?} was blocked");
+    output
+}
+
+#[track_caller]
+fn is_seven(output: &Output) {
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert!(text(&output.stdout).starts_with("out "), "{output:?}");
+    assert_eq!(text(&output.stderr), "err\n");
+}
+
+/// The same command in a mount namespace of its own, after `setup`, a shell script.
+fn in_namespace(setup: &str, command: &Command) -> Command {
+    let mut inner = Command::new("unshare");
+    inner
+        .args(["--mount", "--propagation", "private", "sh", "-ec"])
+        .arg(format!("{setup}\nexec \"$@\""))
+        .arg("sh")
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => inner.env(name, value),
+            None => inner.env_remove(name),
+        };
+    }
+    inner
+}
+
+/// A container's life with a real runtime, with something done to each command.
+fn life(scratch: &Scratch, adapt: impl Fn(Command) -> Command) {
+    let runc = runtime("runc-1.1.5").path;
+    let bundle = scratch.bundle("idle", ID);
+    let wrapped = |args: &[&str]| {
+        let mut command = scratch.wrapped(&runc);
+        command.args(args);
+        succeed(&mut adapt(command))
+    };
+    wrapped(&["create", "--bundle", bundle.to_str().unwrap(), ID]);
+    let status = |args: &[&str]| -> Value {
+        serde_json::from_slice(&wrapped(args).stdout).expect("the state")
+    };
+    assert_eq!(status(&["state", ID])["status"], "created");
+    wrapped(&["start", ID]);
+    wrapped(&["exec", ID, "true"]);
+    wrapped(&["update", "--pids-limit", "77", ID]);
+    wrapped(&["pause", ID]);
+    assert_eq!(status(&["state", ID])["status"], "paused");
+    wrapped(&["resume", ID]);
+    assert_eq!(status(&["state", ID])["status"], "running");
+    wrapped(&["kill", ID, "KILL"]);
+    wrapped(&["delete", "--force", ID]);
+    assert!(!run(scratch.bare(&runc).args(["state", ID])).status.success());
+}
+
+mod state_directory {
+    use super::*;
+
+    #[test]
+    fn its_parent_is_a_file() {
+        let scratch = Scratch::new();
+        fs::write(scratch.path("file"), "").unwrap();
+        let state = scratch.path("file/state");
+        life(&scratch, |mut command| {
+            command.env("FROSTLOCK_STATE_DIR", &state);
+            command
+        });
+    }
+
+    #[test]
+    fn it_is_read_only() {
+        let scratch = Scratch::new();
+        fs::create_dir(scratch.state()).unwrap();
+        let state = scratch.state().display().to_string();
+        let setup = format!("mount --bind {state} {state}; mount -o remount,ro,bind {state}");
+        life(&scratch, |command| in_namespace(&setup, &command));
+        assert_eq!(fs::read_dir(scratch.state()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn its_file_system_is_full() {
+        let scratch = Scratch::new();
+        fs::create_dir(scratch.state()).unwrap();
+        let state = scratch.state().display().to_string();
+        for fill in [
+            "head -c 1m /dev/zero >$S/fill 2>&- || :",
+            "i=0; while touch $S/$i 2>/dev/null; do i=$((i+1)); done",
+        ] {
+            let setup = format!(
+                "S={state}; mount -t tmpfs -o size=16k,nr_inodes=8,mode=0700 none $S; {fill}"
+            );
+            life(&scratch, |command| in_namespace(&setup, &command));
+        }
+    }
+
+    #[test]
+    fn it_is_somebody_elses_or_open_to_all() {
+        for (owner, mode) in [(65534, 0o700), (0, 0o777), (0, 0o770)] {
+            let scratch = Scratch::new();
+            fs::create_dir(scratch.state()).unwrap();
+            std::os::unix::fs::chown(scratch.state(), Some(owner), None).unwrap();
+            fs::set_permissions(scratch.state(), fs::Permissions::from_mode(mode)).unwrap();
+            life(&scratch, |command| command);
+            assert_eq!(fs::read_dir(scratch.state()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn it_is_a_link_to_a_directory_of_another() {
+        let scratch = Scratch::new();
+        let other = scratch.path("other");
+        fs::create_dir(&other).unwrap();
+        symlink(&other, scratch.state()).unwrap();
+        life(&scratch, |command| command);
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Foreign {
+        File,
+        Link,
+        Dangling,
+        Directory,
+        Fifo,
+    }
+
+    fn put(foreign: Foreign, at: &Path, victim: &Path) {
+        let _ = fs::remove_file(at);
+        match foreign {
+            Foreign::File => fs::write(at, "\0not ours\n").unwrap(),
+            Foreign::Link => symlink(victim, at).unwrap(),
+            Foreign::Dangling => symlink("/nowhere/at/all", at).unwrap(),
+            Foreign::Directory => fs::create_dir(at).unwrap(),
+            Foreign::Fifo => {
+                nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRUSR).unwrap();
+            }
+        }
+    }
+
+    /// The places are taken while the container is there, one after the other.
+    #[test]
+    fn something_foreign_stands_where_a_file_of_ours_should() {
+        use Foreign::{Dangling, Directory, Fifo, File, Link};
+        let runc = runtime("runc-1.1.5").path;
+        for foreign in [File, Link, Dangling, Directory, Fifo] {
+            for place in ["lock", "turn", "json", "new", "jsonl"] {
+                let scratch = Scratch::new();
+                let bundle = scratch.bundle("idle", ID);
+                let victim = scratch.path("victim");
+                fs::write(&victim, "precious").unwrap();
+                let wrapped = |args: &[&str]| {
+                    let mut command = scratch.wrapped(&runc);
+                    let began = Instant::now();
+                    succeed(command.args(args));
+                    assert!(began.elapsed() < LIMIT, "{foreign:?} {place}");
+                };
+                wrapped(&["create", "--bundle", bundle.to_str().unwrap(), ID]);
+                put(foreign, &place_of(&scratch, place), &victim);
+                wrapped(&["start", ID]);
+                wrapped(&["state", ID]);
+                wrapped(&["exec", ID, "true"]);
+                wrapped(&["update", "--pids-limit", "77", ID]);
+                wrapped(&["pause", ID]);
+                wrapped(&["resume", ID]);
+                wrapped(&["delete", "--force", ID]);
+                wrapped(&["create", "--bundle", bundle.to_str().unwrap(), ID]);
+                wrapped(&["delete", "--force", ID]);
+                assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{foreign:?} {place}");
+            }
+        }
+    }
+
+    fn place_of(scratch: &Scratch, extension: &str) -> PathBuf {
+        if extension == "jsonl" {
+            return scratch.state().join("journal.jsonl");
+        }
+        let record = fs::read_dir(scratch.state().join("containers")).unwrap().next();
+        let record = record.unwrap().unwrap().path();
+        match extension {
+            "lock" | "turn" => {
+                let files = scratch.lock_files();
+                files.into_iter().find(|file| file.extension() == Some(OsStr::new(extension)))
+            }
+            _ => Some(record.with_extension(extension)),
+        }
+        .unwrap()
+    }
+}
+
+mod syslog {
+    use super::*;
+
+    /// A /dev of the namespace's own with `log` in it; the host's stays as it is.
+    fn with_dev_log(scratch: &Scratch, socket: &Path, command: &Command) -> Command {
+        let setup = format!(
+            "N={}; mkdir -p $N; mount -t tmpfs none $N
+             cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty $N/
+             mkdir $N/shm $N/pts; mount --rbind /dev/shm $N/shm
+             ln -s {} $N/log; mount --move $N /dev",
+            scratch.path("dev").display(),
+            socket.display()
+        );
+        in_namespace(&setup, command)
+    }
+
+    fn reader(scratch: &Scratch) -> (PathBuf, UnixDatagram) {
+        let path = scratch.path("log.socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (path, socket)
+    }
+
+    fn lines(socket: &UnixDatagram) -> Vec<String> {
+        let mut buffer = vec![0; 64 * 1024];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| text(&buffer[..length])))
+            .collect()
+    }
+
+    /// `state` that found nothing in its way has none: it is asked for all the time.
+    #[test]
+    fn one_line_an_operation() {
+        let scratch = Scratch::new();
+        let (path, socket) = reader(&scratch);
+        let heard = std::cell::RefCell::new(Vec::new());
+        // Each time before the next command, as the queue of a socket is short.
+        let listen = || heard.borrow_mut().extend(lines(&socket));
+        life(&scratch, |command| {
+            listen();
+            with_dev_log(&scratch, &path, &command)
+        });
+        listen();
+        let heard = heard.into_inner();
+        let of = |line: &String| {
+            let message = line.split_once("]: ").map(|(_, message)| message.to_owned());
+            message.and_then(|message| message.split(' ').next().map(str::to_owned))
+        };
+        let verbs: Vec<String> = heard.iter().filter_map(of).collect();
+        let expected = ["create", "start", "exec", "update", "pause", "resume", "kill", "delete"];
+        assert_eq!(verbs, expected, "{heard:?}");
+    }
+
+    #[test]
+    fn a_hostile_id_stays_in_its_line() {
+        let scratch = Scratch::new();
+        let (path, socket) = reader(&scratch);
+        let seven = seven(&scratch);
+        let hostile = "a\nNov 21 00:00:00 frostlock[1]: create b: ok\u{1b}[2J";
+        let mut command = scratch.wrapped(&seven);
+        command.args(["delete", hostile]);
+        is_seven(&within_limit(&mut with_dev_log(&scratch, &path, &command)));
+        let lines = lines(&socket);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("delete a\\nNov"), "{lines:?}");
+        assert!(!lines[0].trim_end().contains(['\n', '\u{1b}']), "{lines:?}");
+        let journal = scratch.journal();
+        assert_eq!(journal.len(), 1);
+        assert_eq!(journal[0]["verb"], "delete");
+    }
+
+    #[test]
+    fn nobody_reads() {
+        let scratch = Scratch::new();
+        let (path, _socket) = reader(&scratch);
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"full", &path).is_ok() {}
+        let seven = seven(&scratch);
+        for verb in ["delete", "kill", "update"] {
+            let mut command = scratch.wrapped(&seven);
+            command.args([verb, ID]);
+            is_seven(&within_limit(&mut with_dev_log(&scratch, &path, &command)));
+        }
+        assert_eq!(scratch.journal().len(), 3);
+    }
+
+    #[test]
+    fn the_socket_is_no_socket() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        fs::write(scratch.path("file"), "").unwrap();
+        nix::unistd::mkfifo(&scratch.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _stream = std::os::unix::net::UnixListener::bind(scratch.path("stream")).unwrap();
+        for name in ["file", "fifo", "stream", "absent"] {
+            let mut command = scratch.wrapped(&seven);
+            command.args(["delete", ID]);
+            is_seven(&within_limit(&mut with_dev_log(&scratch, &scratch.path(name), &command)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_one_line() {
+        let scratch = Scratch::new();
+        let (path, socket) = reader(&scratch);
+        let seven = seven(&scratch);
+        let config = scratch.path("config.toml");
+        fs::write(&config, "mode = = \n").unwrap();
+        for args in [["delete", ID], ["state", ID], ["list", "--quiet"]] {
+            let mut command = scratch.wrapped(&seven);
+            command.args(args).env("FROSTLOCK_CONFIG", &config);
+            is_seven(&within_limit(&mut with_dev_log(&scratch, &path, &command)));
+            let lines = lines(&socket);
+            assert_eq!(lines.len(), 1, "{args:?}: {lines:?}");
+            assert!(lines[0].contains("using defaults"), "{lines:?}");
+        }
+    }
+}
+
+mod no_runtime {
+    use super::*;
+
+    fn bad_runtimes(scratch: &Scratch) -> Vec<(PathBuf, &'static str)> {
+        let file = |name: &str, contents: &str, mode: u32| {
+            let path = scratch.path(name);
+            fs::write(&path, contents).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let fifo = scratch.path("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        vec![
+            (scratch.path("missing"), "is not there"),
+            (file("plain", SEVEN, 0o644), "is not executable"),
+            (PathBuf::from("/dev/shm"), "is not a regular file"),
+            (fifo, "is not a regular file"),
+            (frostlock(), "is frostlock itself"),
+            (file("text", "neither ELF nor script\n", 0o755), "Exec format error"),
+            (file("empty", "", 0o755), "Exec format error"),
+            (file("orphan", "#!/nowhere/sh\n", 0o755), "No such file or directory"),
+        ]
+    }
+
+    /// One that blocks, is supervised or handed over: the message is the same.
+    #[test]
+    fn the_caller_reads_why_in_its_own_log() {
+        let scratch = Scratch::new();
+        for (path, why) in bad_runtimes(&scratch) {
+            for verb in [&["list"] as &[_], &["state", ID], &["delete", ID], &["create", ID]] {
+                says_why(&scratch, &path, why, verb);
+            }
+        }
+    }
+
+    fn says_why(scratch: &Scratch, path: &Path, why: &str, verb: &[&str]) {
+        let log = scratch.path("log");
+        for format in [None, Some("json"), Some("text")] {
+            let _ = fs::remove_file(&log);
+            let mut command = scratch.wrapped(path);
+            if let Some(format) = format {
+                command.arg("--log").arg(&log).args(["--log-format", format]);
+            }
+            let output = within_limit(command.args(verb));
+            assert_eq!(output.status.code(), Some(1), "{path:?} {verb:?} {output:?}");
+            let said = text(&output.stderr);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(said.starts_with("frostlock: ") && said.contains(why), "{path:?}: {said}");
+            let logged = fs::read_to_string(&log).unwrap_or_default();
+            assert_eq!(logged.lines().count(), usize::from(format.is_some()), "{logged}");
+            match format {
+                Some("json") => {
+                    let entry: Value = serde_json::from_str(&logged).unwrap();
+                    assert_eq!(entry["level"], "error");
+                    assert_eq!(entry["msg"], said.trim_end());
+                }
+                Some(_) => assert!(logged.contains("level=error msg="), "{logged}"),
+                None => {}
+            }
+        }
+    }
+
+    #[test]
+    fn nor_a_log_or_a_stderr_to_say_so() {
+        let scratch = Scratch::new();
+        let fifo = scratch.path("fifo.log");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for log in [fifo, scratch.path("no/such/log"), PathBuf::from("/dev/shm")] {
+            for close in ["2>&-", "", "2>/dev/full"] {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", &format!("exec \"$0\" \"$@\" {close}")])
+                    .arg(frostlock())
+                    .arg("--log")
+                    .arg(&log)
+                    .arg("list")
+                    .env("FROSTLOCK_RUNTIME", "/nowhere/runc");
+                assert_eq!(within_limit(&mut command).status.code(), Some(1));
+            }
+        }
+    }
+}
+
+mod configuration {
+    use super::*;
+
+    fn with(scratch: &Scratch, config: &Path) -> Output {
+        let seven = seven(scratch);
+        within_limit(scratch.wrapped(&seven).args(["delete", ID]).env("FROSTLOCK_CONFIG", config))
+    }
+
+    #[test]
+    fn contents_that_are_wrong() {
+        for (contents, complaint) in [
+            (&b"mode = = \n"[..], "using defaults"),
+            (b"colour = 'blue'\n", "colour: unknown key"),
+            (b"[lock]\nshared_wait_ms = 99999\n", "not a number of ms from 0 to 1500"),
+            (b"mode = 'fast'\n", "not observe, lock or full"),
+            (b"\xff\xfe\n", "using defaults"),
+            (b"runtime = 5\n", "not a name or a path"),
+        ] {
+            let scratch = Scratch::new();
+            let config = scratch.path("config.toml");
+            fs::write(&config, contents).unwrap();
+            is_seven(&with(&scratch, &config));
+            let journal = scratch.journal();
+            assert_eq!(journal.len(), 1);
+            let note = journal[0]["note"].as_str().unwrap();
+            assert_eq!(note.matches(complaint).count(), 1, "{note}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_none() {
+        let scratch = Scratch::new();
+        let fifo = scratch.path("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let huge = scratch.path("huge");
+        fs::File::create(&huge).unwrap().set_len(100 << 20).unwrap();
+        let directory = PathBuf::from("/dev/shm");
+        for config in [fifo, huge, directory, scratch.path("missing"), "/dev/zero".into()] {
+            is_seven(&with(&scratch, &config));
+        }
+        for record in scratch.journal() {
+            assert!(record["note"].as_str().unwrap().contains("using defaults"), "{record}");
+        }
+        is_seven(&with(&scratch, Path::new("/dev/null")));
+        assert!(!scratch.journal()[5]["note"].as_str().unwrap().contains("defaults"));
+    }
+
+    /// The lock file is there only in the modes that lock.
+    #[test]
+    fn each_mode() {
+        let runc = runtime("runc-1.1.5").path;
+        for (mode, lock) in [("observe", "none"), ("lock", "exclusive"), ("full", "exclusive")] {
+            let scratch = Scratch::new();
+            let config = scratch.path("config.toml");
+            fs::write(&config, format!("mode = '{mode}'\n")).unwrap();
+            life(&scratch, |mut command| {
+                command.env("FROSTLOCK_CONFIG", &config);
+                command
+            });
+            let journal = scratch.journal();
+            let verbs: Vec<_> =
+                journal.iter().map(|record| record["verb"].as_str().unwrap()).collect();
+            let expected =
+                ["create", "start", "exec", "update", "pause", "resume", "kill", "delete"];
+            assert_eq!(verbs, expected, "{mode}");
+            assert_eq!(journal[0]["lock"], lock, "{mode}");
+            assert_eq!(journal[0]["runtime"], runc.to_str().unwrap());
+        }
+    }
+}
+
+mod bundles_and_ids {
+    use super::*;
+
+    /// Bare and wrapped with the same arguments: the same end and the same words.
+    fn same(scratch: &Scratch, runc: &Path, args: &[OsString]) {
+        let bare = within_limit(scratch.bare(runc).args(args));
+        let wrapped = within_limit(scratch.wrapped(runc).args(args));
+        assert_eq!(bare.status, wrapped.status, "{args:?} {bare:?} {wrapped:?}");
+        assert_eq!(text(&bare.stdout), text(&wrapped.stdout), "{args:?}");
+        assert_eq!(without_time(&bare.stderr), without_time(&wrapped.stderr), "{args:?}");
+    }
+
+    fn without_time(stderr: &[u8]) -> String {
+        let text = text(stderr);
+        let line = |line: &str| match line.split_once(" level=") {
+            Some((_, rest)) => rest.to_owned(),
+            None => line.to_owned(),
+        };
+        text.lines().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_bundle_that_is_broken() {
+        let scratch = Scratch::new();
+        let runc = runtime("runc-1.1.5").path;
+        let make = |name: &str| {
+            let bundle = scratch.path(name);
+            fs::create_dir(&bundle).unwrap();
+            bundle
+        };
+        let missing = make("missing");
+        let torn = make("torn");
+        fs::write(torn.join("config.json"), "{\"ociVersion\": \"1.0.2\", ").unwrap();
+        let array = make("array");
+        fs::write(array.join("config.json"), "[1, 2]").unwrap();
+        let directory = make("directory");
+        fs::create_dir(directory.join("config.json")).unwrap();
+        let huge = make("huge");
+        fs::File::create(huge.join("config.json")).unwrap().set_len(100 << 20).unwrap();
+        for bundle in [missing, torn, array, directory, huge, scratch.path("absent")] {
+            for verb in ["create", "run"] {
+                let bundle = bundle.clone().into_os_string();
+                same(&scratch, &runc, &[verb.into(), "--bundle".into(), bundle, ID.into()]);
+            }
+        }
+        assert_eq!(scratch.lock_files(), Vec::<PathBuf>::new());
+    }
+
+    /// runc itself waits for a writer; the fake one shows that we do not.
+    #[test]
+    fn a_bundle_whose_config_is_a_fifo() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        nix::unistd::mkfifo(&scratch.path("config.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let bundle = scratch.path("");
+        is_seven(&within_limit(
+            scratch.wrapped(&seven).args(["create", "--bundle"]).arg(bundle).arg(ID),
+        ));
+    }
+
+    #[test]
+    fn ids_that_are_none() {
+        let scratch = Scratch::new();
+        let runc = runtime("runc-1.1.5").path;
+        let bundle = scratch.bundle("idle", ID);
+        let outside = scratch.path("outside");
+        fs::write(&outside, "precious").unwrap();
+        let ids = [
+            OsString::from(""),
+            "..".into(),
+            ".".into(),
+            "../outside".into(),
+            "/etc".into(),
+            "a/b".into(),
+            "a\nb".into(),
+            "a b".into(),
+            OsString::from_vec(b"a\xff\xfeb".to_vec()),
+            "x".repeat(5000).into(),
+            "-".into(),
+        ];
+        for id in &ids {
+            for verb in ["state", "delete", "pause", "resume", "start", "update"] {
+                same(&scratch, &runc, &[verb.into(), id.clone()]);
+            }
+            if id.as_bytes() != b"-" {
+                let create = ["create".into(), "--bundle".into(), bundle.clone().into_os_string()];
+                same(&scratch, &runc, &[&create[..], std::slice::from_ref(id)].concat());
+            }
+        }
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+        assert_eq!(scratch.lock_files(), Vec::<PathBuf>::new());
+        for record in scratch.journal() {
+            assert!(record["id"].as_str().unwrap().len() <= 1024);
+        }
+    }
+}
+
+mod journal {
+    use super::*;
+
+    fn operation(scratch: &Scratch, seven: &Path, id: &str) {
+        is_seven(&within_limit(scratch.wrapped(seven).args(["delete", id])));
+    }
+
+    #[test]
+    fn a_torn_last_line_spoils_only_itself() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        operation(&scratch, &seven, "a");
+        let path = scratch.state().join("journal.jsonl");
+        let torn = fs::read_to_string(&path).unwrap() + "{\"v\":1,\"verb\":\"del";
+        fs::write(&path, torn).unwrap();
+        operation(&scratch, &seven, "b");
+        let text = fs::read_to_string(&path).unwrap();
+        let ids: Vec<_> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .map(|record| record["id"].clone())
+            .collect();
+        assert_eq!(ids, [json!("a"), json!("b")]);
+    }
+
+    #[test]
+    fn one_of_100_mb_is_rotated() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        operation(&scratch, &seven, "a");
+        let path = scratch.state().join("journal.jsonl");
+        fs::File::options().write(true).open(&path).unwrap().set_len(100 << 20).unwrap();
+        operation(&scratch, &seven, "b");
+        assert_eq!(scratch.journal().len(), 1);
+        assert_eq!(fs::metadata(scratch.state().join("journal.jsonl.1")).unwrap().len(), 100 << 20);
+    }
+
+    #[test]
+    fn an_id_forges_no_record() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        operation(&scratch, &seven, "a\"}\n{\"v\":1,\"verb\":\"create\",\"id\":\"b\"}\n");
+        operation(&scratch, &seven, "\u{2028}\u{85}\r");
+        let raw = fs::read(scratch.state().join("journal.jsonl")).unwrap();
+        assert_eq!(raw.iter().filter(|&&byte| byte == b'\n').count(), 2);
+        assert!(!text(&raw).contains(['\r', '\u{2028}', '\u{85}']));
+        assert!(scratch.journal().iter().all(|record| record["verb"] == "delete"));
+    }
+
+    /// As many as fit into the journal and the one before it.
+    #[test]
+    fn eight_writers_rotate_and_lose_nothing() {
+        const WRITERS: usize = 8;
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        let config = scratch.path("config.toml");
+        fs::write(&config, "[journal]\nmax_kib = 64\n").unwrap();
+        operation(&scratch, &seven, "0-000");
+        let path = scratch.state().join("journal.jsonl");
+        let size = fs::metadata(&path).unwrap().len() + 8;
+        // Once and a half: one rotation.
+        let each = (3 * 64 * 1024 / 2 / size) as usize / WRITERS;
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (scratch, seven, config) = (&scratch, &seven, &config);
+                scope.spawn(move || {
+                    for number in 0..each {
+                        let id = format!("{writer}-{number:03}");
+                        let mut command = scratch.wrapped(seven);
+                        command.args(["kill", &id]).env("FROSTLOCK_CONFIG", config);
+                        is_seven(&within_limit(&mut command));
+                    }
+                });
+            }
+        });
+        let older = fs::read_to_string(scratch.state().join("journal.jsonl.1")).unwrap();
+        let newer = fs::read_to_string(&path).unwrap();
+        assert!(older.len() <= 64 * 1024 && newer.len() <= 64 * 1024);
+        let mut ids: Vec<String> = older
+            .lines()
+            .chain(newer.lines())
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|record| record["verb"] == "kill")
+            .map(|record| record["id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), WRITERS * each);
+    }
+}
+
+/// A fake runtime that says who its parent is.
+const WHOSE_CHILD: &str = "#!/bin/sh\necho $PPID\n";
+
+#[test]
+fn the_kill_switch_leaves_nothing_of_ours() {
+    let scratch = Scratch::new();
+    let whose = program(&scratch.path("whose"), WHOSE_CHILD);
+    fs::create_dir(scratch.state()).unwrap();
+    fs::set_permissions(scratch.state(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(scratch.state().join("off"), "").unwrap();
+    for verb in ["create", "start", "exec", "update", "pause", "delete", "state", "list"] {
+        let output = within_limit(scratch.wrapped(&whose).args([verb, ID, "true"]));
+        assert_eq!(text(&output.stdout).trim(), std::process::id().to_string(), "{verb}");
+    }
+    let left: Vec<_> = fs::read_dir(scratch.state()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    fs::remove_file(scratch.state().join("off")).unwrap();
+    let output = within_limit(scratch.wrapped(&whose).args(["delete", ID]));
+    assert_ne!(text(&output.stdout).trim(), std::process::id().to_string());
+    assert_eq!(scratch.journal().len(), 1);
+}
+
+mod limits {
+    use super::*;
+
+    /// Through prlimit(1), whose limits we inherit.
+    fn limited(limit: &str, command: &Command) -> Command {
+        let mut limited = Command::new("prlimit");
+        limited.arg(limit).arg(command.get_program()).args(command.get_args());
+        limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        limited
+    }
+
+    fn supervised(scratch: &Scratch, runtime: &Path) -> Vec<Command> {
+        let bundle = scratch.bundle("idle", ID);
+        ["create", "start", "exec", "update", "pause", "kill", "delete"]
+            .iter()
+            .map(|verb| {
+                let mut command = scratch.wrapped(runtime);
+                command.arg(verb);
+                if *verb == "create" {
+                    command.arg("--bundle").arg(&bundle);
+                }
+                command.args([ID, "true"]);
+                command
+            })
+            .collect()
+    }
+
+    #[test]
+    fn descriptors() {
+        let scratch = Scratch::new();
+        // A shell would want descriptor 10.
+        for command in supervised(&scratch, Path::new("/bin/echo")) {
+            for most in 4..=12 {
+                let output = within_limit(&mut limited(&format!("--nofile={most}"), &command));
+                assert!(output.status.success(), "{most}: {output:?}");
+                assert!(text(&output.stdout).ends_with("c true\n"), "{most}: {output:?}");
+                assert_eq!(text(&output.stderr), "");
+            }
+        }
+    }
+
+    #[test]
+    fn file_size() {
+        let scratch = Scratch::new();
+        for command in supervised(&scratch, &seven(&scratch)) {
+            for most in [0, 1, 100] {
+                is_seven(&within_limit(&mut limited(&format!("--fsize={most}"), &command)));
+            }
+        }
+    }
+
+    #[test]
+    fn file_size_with_a_container() {
+        let scratch = Scratch::new();
+        let runc = runtime("runc-1.1.5").path;
+        let bundle = scratch.bundle("idle", ID);
+        succeed(scratch.wrapped(&runc).args(["run", "--detach", "--bundle"]).arg(bundle).arg(ID));
+        let mut pause = scratch.wrapped(&runc);
+        pause.args(["pause", ID]);
+        let output = within_limit(&mut limited("--fsize=0", &pause));
+        assert!(output.status.success(), "{output:?}");
+        succeed(scratch.wrapped(&runc).args(["resume", ID]));
+        succeed(scratch.wrapped(&runc).args(["delete", "--force", ID]));
+    }
+
+    /// root is exempt, so this is somebody else, who cannot have a second process.
+    #[test]
+    fn processes() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let wrapper = scratch.path("wrapper");
+        fs::copy(frostlock(), &wrapper).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "61234", "--regid", "61234", "--clear-groups", "--inh-caps=-all"])
+            .args(["prlimit", "--nproc=1"])
+            .arg(&wrapper)
+            .args(["delete", ID])
+            .env("FROSTLOCK_RUNTIME", &seven)
+            .env("FROSTLOCK_STATE_DIR", scratch.state())
+            .env("FROSTLOCK_CONFIG", "/dev/null");
+        is_seven(&within_limit(&mut command));
+    }
+}
+
+mod stdio {
+    use super::*;
+
+    fn shell(scratch: &Scratch, script: &str) -> Output {
+        let seven = seven(scratch);
+        let wrapped = scratch.wrapped(&seven);
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(frostlock());
+        command.envs(wrapped.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        within_limit(&mut command)
+    }
+
+    #[test]
+    fn closed() {
+        let scratch = Scratch::new();
+        for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "<&- 2>&-", ">&- 2>&-"] {
+            for verb in ["delete c", "create c", "exec c true", "state c", "list"] {
+                let output = shell(&scratch, &format!("exec \"$0\" {verb} {closed}"));
+                assert_eq!(output.status.code(), Some(7), "{verb} {closed} {output:?}");
+            }
+        }
+        // What the runtime wrote went nowhere, in particular not into files of ours.
+        for file in scratch.lock_files() {
+            assert!(!fs::read_to_string(file).unwrap().contains("err"));
+        }
+        scratch.journal();
+    }
+
+    /// The runtime's own end counts, as its output was accepted.
+    #[test]
+    fn a_pipe_whose_reader_has_gone() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let mut child = scratch
+            .wrapped(&seven)
+            .args(["delete", ID])
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        assert_eq!(scratch.journal()[0]["exit"]["code"], 7);
+    }
+
+    /// Bare, the runtime would hang in its write. Here the operation is done, recorded, and its lock
+    /// is free, though the caller still waits for us.
+    #[test]
+    fn a_full_pipe_that_nobody_reads() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        let (_reader, writer) = nix::unistd::pipe().unwrap();
+        // The default capacity of a pipe.
+        assert_eq!(nix::unistd::write(&writer, &[b'x'; 65536]), Ok(65536));
+        let mut stuck: Child = scratch
+            .wrapped(&seven)
+            .args(["delete", ID])
+            .stdout(writer)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        support::eventually(LIMIT, "the record", || !scratch.journal().is_empty());
+        is_seven(&within_limit(scratch.wrapped(&seven).args(["delete", ID])));
+        stuck.kill().unwrap();
+        stuck.wait().unwrap();
+    }
+}
+
+mod surroundings {
+    use super::*;
+
+    #[test]
+    fn the_working_directory_is_deleted() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        let gone = scratch.path("gone");
+        let script = format!("mkdir {0}; cd {0}; rmdir {0}; exec \"$0\" \"$@\"", gone.display());
+        for verb in ["create", "delete", "list"] {
+            let wrapped = scratch.wrapped(&seven);
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).arg(frostlock()).args([verb, ID]);
+            command.envs(wrapped.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let output = within_limit(&mut command);
+            assert_eq!(output.status.code(), Some(7), "{output:?}");
+            // The shell has something to say, too.
+            assert!(text(&output.stderr).ends_with("err\n"), "{output:?}");
+        }
+    }
+
+    /// The state directory is then /run/frostlock, of a /run of the namespace's own. runc is found
+    /// in the usual places.
+    #[test]
+    fn the_environment_is_empty() {
+        let mut command = Command::new("env");
+        command.arg("-i").arg(frostlock()).arg("--version");
+        let output = within_limit(&mut in_namespace("mount -t tmpfs none /run", &command));
+        assert!(output.status.success(), "{output:?}");
+        assert!(text(&output.stdout).contains("version"), "{output:?}");
+        let mut delete = Command::new("env");
+        delete.arg("-i").arg(frostlock()).args(["delete", "frostlock-test-nobody"]);
+        let output = within_limit(&mut in_namespace("mount -t tmpfs none /run", &delete));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("does not exist"), "{output:?}");
+    }
+
+    #[test]
+    fn proc_is_absent_or_hidden() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let wrapper = scratch.path("wrapper");
+        fs::copy(frostlock(), &wrapper).unwrap();
+        for setup in [
+            "mount -t tmpfs none /proc",
+            "mount -t proc -o hidepid=2 proc /proc; set -- setpriv --reuid 61234 --regid 61234 --clear-groups \"$@\"",
+        ] {
+            for verb in ["create", "exec", "update", "delete", "state", "list"] {
+                let mut command = Command::new(&wrapper);
+                command
+                    .args([verb, ID, "true"])
+                    .env("FROSTLOCK_RUNTIME", &seven)
+                    .env("FROSTLOCK_STATE_DIR", scratch.path("nobody"))
+                    .env("FROSTLOCK_CONFIG", "/dev/null");
+                is_seven(&within_limit(&mut in_namespace(setup, &command)));
+            }
+        }
+    }
+
+    #[test]
+    fn argv0_is_empty() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        is_seven(&within_limit(scratch.wrapped(&seven).arg0("").args(["delete", ID])));
+    }
+}
+
+mod installed {
+    use super::*;
+
+    /// First in PATH as `runc`, as a link and as a copy, and the real one behind it.
+    #[test]
+    fn as_runc() {
+        for copy in [false, true] {
+            let scratch = Scratch::new();
+            let (ours, theirs) = (scratch.path("ours"), scratch.path("theirs"));
+            fs::create_dir(&ours).unwrap();
+            fs::create_dir(&theirs).unwrap();
+            program(&theirs.join("runc"), SEVEN);
+            let runc = ours.join("runc");
+            if copy {
+                fs::copy(frostlock(), &runc).unwrap();
+                assert_ne!(
+                    fs::metadata(&runc).unwrap().ino(),
+                    fs::metadata(frostlock()).unwrap().ino()
+                );
+            } else {
+                symlink(frostlock(), &runc).unwrap();
+            }
+            let path =
+                std::env::join_paths([ours, theirs, "/usr/bin".into(), "/bin".into()]).unwrap();
+            for verb in ["delete", "list"] {
+                let mut command = Command::new(&runc);
+                command
+                    .args([verb, ID])
+                    .env("PATH", &path)
+                    .env("FROSTLOCK_STATE_DIR", scratch.state())
+                    .env("FROSTLOCK_CONFIG", "/dev/null")
+                    .env_remove("FROSTLOCK_RUNTIME");
+                is_seven(&within_limit(&mut command));
+            }
+        }
+    }
+
+    #[test]
+    fn as_frostlock_crun() {
+        let scratch = Scratch::new();
+        let bin = scratch.path("bin");
+        fs::create_dir(&bin).unwrap();
+        program(&bin.join("crun"), SEVEN);
+        program(&bin.join("runc"), "#!/bin/sh\nexit 1\n");
+        let link = bin.join("frostlock-crun");
+        symlink(frostlock(), &link).unwrap();
+        let path = std::env::join_paths([bin, "/usr/bin".into(), "/bin".into()]).unwrap();
+        let mut command = Command::new(&link);
+        command
+            .args(["delete", ID])
+            .env("PATH", &path)
+            .env("FROSTLOCK_STATE_DIR", scratch.state())
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .env_remove("FROSTLOCK_RUNTIME");
+        is_seven(&within_limit(&mut command));
+        assert!(scratch.journal()[0]["runtime"].as_str().unwrap().ends_with("/bin/crun"));
+    }
+}

@@ -1,0 +1,429 @@
+//! How the runtime, or the container's process in the foreground, ends is how we end; what signals
+//! and stops do to a bare runtime they do to one behind us, once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// A pty, and a program that counts signals, are made of raw system calls.
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use support::{Scratch, eventually, proof, runtime};
+
+const SOON: Duration = Duration::from_secs(10);
+
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+
+/// Bare and wrapped, each with a name for the messages.
+fn both(scratch: &Scratch, runtime: &Path) -> [(&'static str, Command); 2] {
+    [("bare", scratch.bare(runtime)), ("wrapped", scratch.wrapped(runtime))]
+}
+
+#[test]
+fn exit_codes_come_through() {
+    let codes: Vec<i32> = if proof() {
+        (0..=255).collect()
+    } else {
+        vec![0, 1, 2, 7, 42, 125, 126, 127, 128, 137, 254, 255]
+    };
+    for name in RUNTIMES {
+        let runtime = runtime(name).path;
+        let scratch = Scratch::new();
+        let exit = scratch.bundle("exit", "exit");
+        let idle = scratch.bundle("idle", "idle");
+        support::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
+        for &code in &codes {
+            scratch.edit(&exit, |config| {
+                config["process"]["env"] = serde_json::json!(["PATH=/bin", format!("CODE={code}")]);
+            });
+            for (side, mut command) in both(&scratch, &runtime) {
+                let status = support::run(command.args(["run", "-b"]).arg(&exit).arg("c1")).status;
+                assert_eq!(status.code(), Some(code), "{name} run {side}");
+            }
+            for (side, mut command) in both(&scratch, &runtime) {
+                let script = format!("exit {code}");
+                let status =
+                    support::run(command.args(["exec", "idle", "sh", "-c", &script])).status;
+                assert_eq!(status.code(), Some(code), "{name} exec {side}");
+            }
+        }
+    }
+}
+
+/// runc then ends with 128 and the signal's number; the status is runc's affair, and the same.
+#[test]
+fn deaths_of_the_containers_process_come_through() {
+    for name in RUNTIMES {
+        let runtime = runtime(name).path;
+        let scratch = Scratch::new();
+        let dies = scratch.bundle("exit", "dies");
+        let idle = scratch.bundle("idle", "idle");
+        support::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
+        for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGSEGV, libc::SIGRTMIN() + 6] {
+            let script = format!("kill -{signal} $$");
+            scratch.edit(&dies, |config| {
+                config["process"]["args"] = serde_json::json!(["sh", "-c", script]);
+                // An init in a pid namespace of its own is immune to its own signals.
+                let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.retain(|namespace| namespace["type"] != "pid");
+            });
+            let run = both(&scratch, &runtime).map(|(_, mut command)| {
+                support::run(command.args(["run", "-b"]).arg(&dies).arg("c1")).status
+            });
+            let exec = both(&scratch, &runtime).map(|(_, mut command)| {
+                support::run(command.args(["exec", "idle", "sh", "-c", &script])).status
+            });
+            for [bare, wrapped] in [run, exec] {
+                assert_eq!(bare, wrapped, "{name} {signal}");
+                assert_eq!(bare.code(), Some(128 + signal), "{name} {signal}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_real_runtime_that_is_killed_kills_us() {
+    for name in RUNTIMES {
+        let runtime = runtime(name).path;
+        let scratch = Scratch::new();
+        let idle = scratch.bundle("idle", "idle");
+        let mut command = scratch.wrapped(&runtime);
+        let mut wrapper = command.args(["run", "-b"]).arg(idle).arg("c1").spawn().unwrap();
+        eventually(SOON, "the container runs", || {
+            let state = support::run(scratch.bare(&runtime).args(["state", "c1"]));
+            support::text(&state.stdout).contains("\"running\"")
+        });
+        send(only_child(wrapper.id() as i32), libc::SIGKILL);
+        let status = support::wait(&mut wrapper, SOON).expect("the wrapper's end");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{name}");
+    }
+}
+
+#[test]
+fn a_runtime_that_dies_of_a_signal_makes_us_die_of_it() {
+    let scratch = Scratch::new();
+    let signals = [
+        libc::SIGKILL,
+        libc::SIGTERM,
+        libc::SIGABRT,
+        libc::SIGSEGV,
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGUSR1,
+        libc::SIGALRM,
+        libc::SIGRTMIN(),
+        libc::SIGRTMIN() + 3,
+        libc::SIGRTMAX(),
+    ];
+    for signal in signals {
+        let runtime = fake(&scratch, &format!("ulimit -c 0; kill -{signal} $$; sleep 10"));
+        // Held back and passed on, in the foreground, and not ours to look after.
+        for args in
+            [&["pause", "c1"] as &[&str], &["exec", "c1", "true"], &["kill", "c1"], &["list"]]
+        {
+            for (side, mut command) in both(&scratch, &runtime) {
+                let status = support::run(command.args(args)).status;
+                assert_eq!(status.signal(), Some(signal), "{args:?} {side}: {status}");
+            }
+        }
+    }
+}
+
+/// Even of one that our caller ignores, or has blocked: a bare runtime would have reset that.
+#[test]
+fn also_when_the_caller_ignores_or_blocks_the_signal() {
+    let scratch = Scratch::new();
+    let runtime = fake(&scratch, "kill -KILL $$");
+    let mut command = scratch.wrapped(&runtime);
+    let block = || {
+        // SAFETY: async-signal-safe calls on a local, which sigfillset initialises.
+        unsafe {
+            libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure keeps to async-signal-safe calls.
+    unsafe { command.pre_exec(block) };
+    let status = support::run(command.args(["pause", "c1"])).status;
+    assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+}
+
+#[test]
+fn a_signal_sent_to_us_reaches_the_runtime_once() {
+    let signals = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGUSR1,
+        libc::SIGHUP,
+        libc::SIGWINCH,
+        libc::SIGQUIT,
+        libc::SIGTSTP,
+        libc::SIGCONT,
+        libc::SIGRTMIN() + 3,
+    ];
+    for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"], &["kill", "c1"]] {
+        let counter = Counter::new();
+        for (side, mut command) in both(&counter.scratch, &counter.runtime) {
+            let mut child = counter.start(command.args(args));
+            for &signal in &signals {
+                let before = counter.received();
+                send(child.id() as i32, signal);
+                counter.await_more(before.len(), signal, side);
+            }
+            assert_eq!(counter.end(&mut child).code(), Some(0), "{args:?} {side}");
+            assert_eq!(counter.received(), signals, "{args:?} {side}");
+        }
+    }
+}
+
+/// The kernel queues real-time signals: a hundred are a hundred.
+#[test]
+fn queued_signals_are_not_lost() {
+    const COUNT: usize = 100;
+    let counter = Counter::new();
+    let signal = libc::SIGRTMIN() + 3;
+    let mut command = counter.scratch.wrapped(&counter.runtime);
+    let mut child = counter.start(command.args(["exec", "c1", "true"]));
+    for _ in 0..COUNT {
+        send(child.id() as i32, signal);
+    }
+    eventually(SOON, "all signals", || counter.received().len() >= COUNT);
+    assert_eq!(counter.end(&mut child).code(), Some(0));
+    assert_eq!(counter.received(), vec![signal; COUNT]);
+}
+
+#[test]
+fn a_terminals_signals_reach_the_runtime_once() {
+    const ROUNDS: usize = 10;
+    const INTERRUPT: u8 = 3;
+    const QUIT: u8 = 28;
+    let counter = Counter::new();
+    for (side, mut command) in both(&counter.scratch, &counter.runtime) {
+        let terminal = Terminal::open();
+        terminal.control(command.args(["exec", "c1", "true"]));
+        let mut child = counter.start(&mut command);
+        let mut expected = Vec::new();
+        for round in 0..ROUNDS {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGWINCH] {
+                match signal {
+                    libc::SIGINT => terminal.type_key(INTERRUPT),
+                    libc::SIGQUIT => terminal.type_key(QUIT),
+                    _ => terminal.resize(round as u16 + 20),
+                }
+                expected.push(signal);
+                counter.await_more(expected.len() - 1, signal, side);
+            }
+        }
+        assert_eq!(counter.end(&mut child).code(), Some(0), "{side}");
+        assert_eq!(counter.received(), expected, "{side}");
+    }
+}
+
+/// As a shell with job control needs it.
+#[test]
+fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
+    for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"]] {
+        let counter = Counter::new();
+        let mut command = counter.scratch.wrapped(&counter.runtime);
+        let mut wrapper = counter.start(command.args(args));
+        let pid = wrapper.id() as i32;
+        let runtime = only_child(pid);
+        for round in 1..=3 {
+            send(runtime, libc::SIGSTOP);
+            eventually(SOON, "the wrapper stops", || state(pid) == 'T');
+            assert_eq!(state(runtime), 'T');
+            send(pid, libc::SIGCONT);
+            eventually(SOON, "both go on", || state(pid) != 'T' && state(runtime) != 'T');
+            counter.await_more(round - 1, libc::SIGCONT, "wrapped");
+        }
+        assert_eq!(counter.end(&mut wrapper).code(), Some(0), "{args:?}");
+        assert_eq!(counter.received(), [libc::SIGCONT; 3], "{args:?}");
+    }
+}
+
+/// Stopped by a signal that was sent to us, as `kill -TSTP` does; bare, it is the runtime's to take.
+#[test]
+fn a_stop_sent_to_us_stops_both() {
+    let scratch = Scratch::new();
+    let runtime = fake(
+        &scratch,
+        &format!("while [ ! -e {} ]; do sleep 0.02; done", scratch.path("end").display()),
+    );
+    let mut command = scratch.wrapped(&runtime);
+    // In a group of its own with a parent outside: the kernel does not stop an orphaned group.
+    let mut wrapper = command.args(["exec", "c1", "true"]).process_group(0).spawn().unwrap();
+    let pid = wrapper.id() as i32;
+    eventually(SOON, "the runtime", || !children(pid).is_empty());
+    let runtime = only_child(pid);
+    eventually(SOON, "the script", || comm(runtime) == "runc");
+    send(pid, libc::SIGTSTP);
+    eventually(SOON, "both stop", || state(pid) == 'T' && state(runtime) == 'T');
+    send(pid, libc::SIGCONT);
+    eventually(SOON, "both go on", || state(pid) != 'T' && state(runtime) != 'T');
+    std::fs::write(scratch.path("end"), "").unwrap();
+    assert_eq!(support::wait(&mut wrapper, SOON).and_then(|status| status.code()), Some(0));
+}
+
+/// A runtime that is a shell script.
+fn fake(scratch: &Scratch, script: &str) -> PathBuf {
+    let path = scratch.path("runc");
+    // Another file than before: one that is being executed cannot be written.
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A runtime that writes down every signal that reaches it, the moment it does: a shell's traps
+/// would make one of two.
+struct Counter {
+    scratch: Scratch,
+    runtime: PathBuf,
+}
+
+impl Counter {
+    fn new() -> Counter {
+        let scratch = Scratch::new();
+        let exe = std::env::current_exe().unwrap();
+        let runtime = fake(
+            &scratch,
+            &format!("exec {} --exact count_signals --ignored >/dev/null", exe.display()),
+        );
+        Counter { scratch, runtime }
+    }
+
+    fn start(&self, command: &mut Command) -> Child {
+        for file in ["log", "ready", "end"] {
+            let _ = std::fs::remove_file(self.scratch.path(file));
+        }
+        let child = command.env("COUNTER_DIR", self.scratch.path("")).spawn().unwrap();
+        eventually(SOON, "the counter", || self.scratch.path("ready").exists());
+        child
+    }
+
+    fn received(&self) -> Vec<i32> {
+        let log = std::fs::read(self.scratch.path("log")).unwrap();
+        log.into_iter().map(i32::from).collect()
+    }
+
+    /// Waits for the next, and long enough after it to see a double.
+    fn await_more(&self, than: usize, signal: i32, side: &str) {
+        eventually(SOON, &format!("{side}: signal {signal}"), || self.received().len() > than);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    fn end(&self, child: &mut Child) -> ExitStatus {
+        std::fs::write(self.scratch.path("end"), "").unwrap();
+        support::wait(child, SOON).expect("the end")
+    }
+}
+
+#[test]
+#[ignore = "the runtime of the tests that count signals"]
+fn count_signals() {
+    use std::sync::atomic::{AtomicI32, Ordering};
+    static LOG: AtomicI32 = AtomicI32::new(-1);
+    extern "C" fn note(signal: libc::c_int) {
+        let byte = signal as u8;
+        // SAFETY: writes one byte of a live local to a descriptor that stays open.
+        unsafe { libc::write(LOG.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+    }
+    let Some(dir) = std::env::var_os("COUNTER_DIR").map(PathBuf::from) else { return };
+    let log = std::fs::File::options().append(true).create(true).open(dir.join("log")).unwrap();
+    LOG.store(log.as_raw_fd(), Ordering::Relaxed);
+    for signal in (1..=libc::SIGRTMAX()).filter(|&signal| signal != libc::SIGCHLD) {
+        // SAFETY: an all-zero sigaction is valid but for the handler, which is set, and is
+        // async-signal-safe. The kernel refuses it for KILL and STOP, the C library for its own two.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = note as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &action, std::ptr::null_mut());
+        }
+    }
+    std::fs::write(dir.join("ready"), "").unwrap();
+    eventually(Duration::from_secs(60), "the end", || dir.join("end").exists());
+}
+
+/// A pseudo-terminal.
+struct Terminal {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Terminal {
+    fn open() -> Terminal {
+        use std::ptr::{null, null_mut};
+        let (mut ours, mut theirs) = (-1, -1);
+        // SAFETY: both descriptors are written before use; name, settings and size may be null.
+        let opened = unsafe { libc::openpty(&mut ours, &mut theirs, null_mut(), null(), null()) };
+        assert_eq!(opened, 0);
+        // SAFETY: two new descriptors that nobody else owns.
+        unsafe {
+            Terminal { ours: OwnedFd::from_raw_fd(ours), theirs: OwnedFd::from_raw_fd(theirs) }
+        }
+    }
+
+    /// Makes it the controlling terminal of the command, which leads a session of its own in the
+    /// foreground.
+    fn control(&self, command: &mut Command) {
+        let terminal = self.theirs.as_raw_fd();
+        let take = move || {
+            // SAFETY: async-signal-safe calls on a descriptor that is open in the parent.
+            match unsafe { (libc::setsid(), libc::ioctl(terminal, libc::TIOCSCTTY, 0)) } {
+                (-1, _) | (_, -1) => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: the closure keeps to async-signal-safe calls.
+        unsafe { command.pre_exec(take) };
+    }
+
+    fn type_key(&self, key: u8) {
+        assert_eq!(nix::unistd::write(&self.ours, &[key]), Ok(1));
+    }
+
+    fn resize(&self, rows: u16) {
+        let size = libc::winsize { ws_row: rows, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: `size` lives across the call, which only reads it.
+        let resized = unsafe { libc::ioctl(self.ours.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        assert_eq!(resized, 0);
+    }
+}
+
+fn send(pid: i32, signal: i32) {
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "{pid} is gone");
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    list.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn only_child(pid: i32) -> i32 {
+    let children = children(pid);
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0]
+}
+
+fn comm(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// As in /proc/PID/stat: T is stopped.
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
+}

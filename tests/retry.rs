@@ -1,0 +1,846 @@
+//! Which failures are tried again, how often and when, and what the caller sees of it: the scripted
+//! runtime fails with the recorded texts, first bare, then behind the wrapper.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fake_runtime;
+mod support;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use fake_runtime::{Attempt, Fake};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::{Scratch, eventually, run, succeed, text};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What a machine that does other things as well may add.
+const TOLERANCE: Duration = Duration::from_millis(800);
+
+const CREATE: &str = "runc create failed: unable to start container process: error during container \
+                      init: error setting cgroup config for procHooks process: unable to freeze";
+
+const PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
+
+const FREEZE: &str = "unable to freeze";
+
+/// One period, in which the first attempt after a failure may come.
+const PERIOD: Duration = Duration::from_millis(100);
+
+const VERBS: [&str; 11] = [
+    "create",
+    "run",
+    "restore",
+    "start",
+    "exec",
+    "update",
+    "pause",
+    "resume",
+    "checkpoint",
+    "kill",
+    "delete",
+];
+
+/// The recorded texts, and the verbs that are to be tried again on each.
+const TEXTS: &[(&str, &[&str])] = &[
+    // runc 1.1 and newer, then 1.0.
+    (CREATE, &["create", "run", "update", "pause"]),
+    (
+        "container_linux.go:380: starting container process caused: process_linux.go:545: container \
+         init caused: process_linux.go:508: setting cgroup config for procHooks process caused: \
+         unable to freeze",
+        &["create", "run", "update", "pause"],
+    ),
+    (
+        "runc create failed: unable to start container process: error during container init: error \
+         setting cgroup config for procHooks process: unexpected state THAWED while freezing",
+        &["create", "run", "update", "pause"],
+    ),
+    // Up to 1.1: after the hooks and the terminal.
+    (
+        "runc create failed: unable to start container process: error setting cgroup config for \
+         ready process: unable to freeze",
+        &["update", "pause"],
+    ),
+    (FREEZE, &["update", "pause"]),
+    ("unexpected state THAWED while freezing", &["update", "pause"]),
+    ("timeout of 10s reached waiting for the cgroup to freeze", &["update", "pause"]),
+    (
+        "expected \"cgroup.freeze\" to be in state \"FROZEN\" but was in \"THAWED\"",
+        &["update", "pause"],
+    ),
+    // youki.
+    ("timeout of 10000 ms reached waiting for the cgroup to freeze", &["update", "pause"]),
+    // Refusals; the second is crun's. The rest is never said to an exec, but means the same.
+    (PAUSED, &["exec"]),
+    ("the container `c1` is paused", &["exec"]),
+    ("cannot start a container in the paused state", &["exec"]),
+    ("cannot delete container c1 that is not stopped: paused", &["exec"]),
+    ("runc create failed: container's cgroup unexpectedly frozen", &["exec"]),
+    // Nothing that another attempt would mend.
+    ("freezer not supported: openat2 /x/cgroup.freeze: no such file or directory", &[]),
+    ("cannot toggle freezer: cgroups not configured for container", &[]),
+    ("container with given ID already exists", &[]),
+    ("container does not exist", &[]),
+    ("container not running", &[]),
+    ("container not paused", &[]),
+    ("cannot exec in a stopped container", &[]),
+    ("container's cgroup is not empty: 1 process(es) found", &[]),
+    ("unable to destroy container: unable to remove container's cgroup: device busy", &[]),
+    ("container init was OOM-killed (memory limit too low?)", &[]),
+    ("exec failed: exec: \"nope\": executable file not found in $PATH", &[]),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Log {
+    Json,
+    Text,
+    None,
+}
+
+const LOGS: [Log; 3] = [Log::Json, Log::Text, Log::None];
+
+#[test]
+fn every_text_with_every_verb_and_a_json_log() {
+    every_text_with_every_verb(Log::Json);
+}
+
+#[test]
+fn every_text_with_every_verb_and_a_text_log() {
+    every_text_with_every_verb(Log::Text);
+}
+
+#[test]
+fn every_text_with_every_verb_and_no_log() {
+    every_text_with_every_verb(Log::None);
+}
+
+fn every_text_with_every_verb(log: Log) {
+    let chunks = TEXTS.chunks(TEXTS.len().div_ceil(4));
+    std::thread::scope(|scope| {
+        for texts in chunks {
+            scope.spawn(move || {
+                let scratch = Scratch::new();
+                let bench = Bench::new(&scratch, "[retry]\nfirst_delay_ms = 1");
+                for (number, (text, retried)) in texts.iter().enumerate() {
+                    for verb in VERBS {
+                        // What has no log and stdio of its container's is not looked into.
+                        let blind = log == Log::None && matches!(verb, "create" | "run" | "exec");
+                        let again = retried.contains(&verb) && !blind;
+                        bench.compare(&format!("{number}-{verb}"), verb, log, text, again);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// One fake runtime, with what a caller gives it.
+struct Bench<'a> {
+    fake: Fake<'a>,
+}
+
+/// What a caller gets of one command.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    exit: Option<i32>,
+    stdout: String,
+    stderr: String,
+    log: String,
+}
+
+impl<'a> Bench<'a> {
+    fn new(scratch: &'a Scratch, config: &str) -> Bench<'a> {
+        Bench { fake: Fake::new(scratch, config) }
+    }
+
+    /// A failure followed by a success: bare, wrapped, and what the success alone looks like.
+    fn compare(&self, name: &str, verb: &str, log: Log, text: &str, again: bool) {
+        let (bad, good) = (fails_with(text), succeeds());
+        self.fake.script(&[(verb, &[bad.clone(), good.clone()])]);
+        let what = format!("{verb}, {log:?}: {text}");
+        let bare = self.once(&format!("{name}-bare"), verb, log, false);
+        assert_eq!(bare.exit, Some(1), "control: not shown: {what}");
+
+        let id = format!("{name}-wrapped");
+        let wrapped = self.once(&id, verb, log, true);
+        assert_eq!(self.attempts(verb, &id).len(), if again { 2 } else { 1 }, "{what}");
+        let record = self.record(&id);
+        assert_eq!(record["attempts"], if again { 2 } else { 1 }, "{what}: {record}");
+        if !again {
+            assert_eq!(wrapped, bare, "{what}");
+            assert_eq!(
+                (&record["verdict"], &record["exit"]["code"]),
+                (&"failed".into(), &1.into())
+            );
+            return;
+        }
+        self.fake.script(&[(verb, &[good])]);
+        let last_alone = self.once(&format!("{name}-alone"), verb, log, false);
+        // fd 2 of these is the container's, and what a failed attempt says there is gone.
+        let wrapped = match verb {
+            "create" | "run" | "exec" => Seen {
+                stdout: last_alone.stdout.clone(),
+                stderr: last_alone.stderr.clone(),
+                ..wrapped
+            },
+            _ => wrapped,
+        };
+        assert_eq!(wrapped, last_alone, "{what}");
+        assert_eq!((&record["verdict"], &record["exit"]["code"]), (&"ok".into(), &0.into()));
+        assert_eq!(record["gave_up"], Value::Null);
+        let delay = Duration::from_secs_f64(record["tries"][0]["delay_ms"].as_f64().unwrap() / 1e3);
+        assert!(delay >= PERIOD || verb == "exec", "{what}: {record}");
+    }
+
+    fn once(&self, id: &str, verb: &str, log: Log, wrapped: bool) -> Seen {
+        let makes = matches!(verb, "create" | "run" | "restore");
+        self.make_cgroup(id);
+        if !makes {
+            self.make(id);
+        }
+        self.give(id, verb, log, wrapped)
+    }
+
+    /// The command on what there is.
+    fn give(&self, id: &str, verb: &str, log: Log, wrapped: bool) -> Seen {
+        let file = self.fake.scratch.path(&format!("log-{id}"));
+        std::fs::write(&file, before(log)).unwrap();
+        let line = self.line(id, verb, log, &file);
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        let mut command = if wrapped { self.fake.wrapped(&line) } else { self.fake.bare(&line) };
+        let output = run(&mut command);
+        Seen {
+            exit: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            log: std::fs::read_to_string(&file).unwrap(),
+        }
+    }
+
+    fn line(&self, id: &str, verb: &str, log: Log, file: &Path) -> Vec<String> {
+        let mut words: Vec<&str> = Vec::new();
+        let file = file.to_str().unwrap();
+        match log {
+            Log::Json => words.extend(["--log", file, "--log-format", "json"]),
+            Log::Text => words.extend(["--debug", "--log", file]),
+            Log::None => {}
+        }
+        let bundle = self.fake.bundle(id);
+        words.push(verb);
+        match verb {
+            "create" | "run" => words.extend(["--bundle", bundle.to_str().unwrap()]),
+            "restore" => words.extend(["--bundle", bundle.to_str().unwrap(), "--image-path", "i"]),
+            "checkpoint" => words.extend(["--image-path", "i"]),
+            "update" => words.extend(["--cpu-quota", "1000"]),
+            _ => {}
+        }
+        words.push(id);
+        match verb {
+            "exec" => words.push("true"),
+            "kill" => words.push("TERM"),
+            _ => {}
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// A container that is there, without a word from the wrapper.
+    fn make(&self, id: &str) {
+        let bundle = self.fake.bundle(id);
+        succeed(&mut self.fake.bare(&["create", "--bundle", bundle.to_str().unwrap(), id]));
+    }
+
+    /// The fake makes none; an exec is tried again only where the freezer says thawed.
+    fn make_cgroup(&self, id: &str) -> PathBuf {
+        let dir = freezer_dir(&self.fake.cgroup(id));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn attempts(&self, verb: &str, id: &str) -> Vec<(u64, u64)> {
+        let of_this = |one: &fake_runtime::Interval| one.verb == verb && one.id == id;
+        let all = self.fake.intervals().into_iter().filter(of_this);
+        all.map(|one| (one.start, one.end.unwrap_or(u64::MAX))).collect()
+    }
+
+    fn record(&self, id: &str) -> Value {
+        let mut records = self.fake.scratch.journal().into_iter();
+        records.rfind(|record| record["id"] == id).unwrap_or_else(|| panic!("no record of {id}"))
+    }
+
+    /// The time between one attempt's end and the next one's start.
+    fn delays(&self, verb: &str, id: &str) -> Vec<Duration> {
+        let attempts = self.attempts(verb, id);
+        attempts.windows(2).map(|two| Duration::from_nanos(two[1].0 - two[0].1)).collect()
+    }
+}
+
+fn before(log: Log) -> &'static str {
+    match log {
+        Log::Json => {
+            "{\"level\":\"warning\",\"msg\":\"before\",\"time\":\"2019-01-01T00:00:00Z\"}\n"
+        }
+        Log::Text | Log::None => "before\n",
+    }
+}
+
+fn fails_with(text: &str) -> Attempt {
+    Attempt {
+        stdout: "out of the failed one\n".to_owned(),
+        stderr: format!("{text}\n"),
+        log: text.to_owned(),
+        exit: 1,
+        ..Attempt::default()
+    }
+}
+
+fn succeeds() -> Attempt {
+    Attempt { stdout: "done\n".to_owned(), stderr: "a warning\n".to_owned(), ..Attempt::default() }
+}
+
+/// On a v1 or hybrid host.
+fn freezer_dir(cgroup: &str) -> PathBuf {
+    Path::new("/sys/fs/cgroup/freezer").join(cgroup.trim_start_matches('/'))
+}
+
+#[test]
+fn delays_double_within_the_deadline() {
+    for log in LOGS {
+        let scratch = Scratch::new();
+        let bench = Bench::new(&scratch, "");
+        bench.make("c");
+        bench.fake.script(&[("pause", &[Attempt { delay_us: 20_000, ..fails_with(FREEZE) }])]);
+        let began = Instant::now();
+        let seen = bench.give("c", "pause", log, true);
+        let took = began.elapsed();
+        let delays = bench.delays("pause", "c");
+        let record = bench.record("c");
+        println!("{log:?}: {took:?}, delays {delays:?}");
+        assert!(took < 1500 * MS + 20 * MS + TOLERANCE, "{took:?}");
+        assert!((3..=6).contains(&delays.len()), "{delays:?}");
+        let least = [PERIOD, 150 * MS, 300 * MS, 300 * MS, 300 * MS, 300 * MS];
+        for (delay, least) in delays.iter().zip(least) {
+            assert!(*delay >= least, "{delays:?}");
+        }
+        let tries = record["tries"].as_array().unwrap();
+        let most = [125.0, 250.0, 500.0, 500.0, 500.0, 500.0];
+        for (one, most) in tries.iter().zip(most) {
+            assert!(one["delay_ms"].as_f64().is_none_or(|delay| delay <= most), "{record}");
+            assert_eq!(one["failure"], "freeze failed");
+        }
+        assert_eq!((tries.len(), &record["attempts"]), (delays.len() + 1, &tries.len().into()));
+        assert_eq!(record["gave_up"], "out of time");
+        assert_eq!((&record["verdict"], &record["exit"]["code"]), (&"failed".into(), &1.into()));
+        assert_eq!((seen.exit, seen.stdout.as_str()), (Some(1), "out of the failed one\n"));
+        assert_eq!(seen.stderr, "unable to freeze\n");
+        let errors = seen.log.matches("unable to freeze").count();
+        assert_eq!(errors, usize::from(log != Log::None), "{}", seen.log);
+    }
+}
+
+#[test]
+fn the_configuration_bounds_the_delays() {
+    let scratch = Scratch::new();
+    let config = "[retry]\ndeadline_ms = 1200\nfirst_delay_ms = 200\nmax_delay_ms = 200";
+    let bench = Bench::new(&scratch, config);
+    bench.make("c");
+    bench.fake.script(&[("pause", &[fails_with(FREEZE)])]);
+    let began = Instant::now();
+    assert_eq!(run(&mut bench.fake.wrapped(&["pause", "c"])).status.code(), Some(1));
+    assert!(began.elapsed() < 1200 * MS + TOLERANCE);
+    let delays = bench.delays("pause", "c");
+    assert!(delays.len() >= 3 && delays.iter().all(|delay| *delay >= 150 * MS), "{delays:?}");
+    let record = bench.record("c");
+    let bounded = |one: &Value| one["delay_ms"].as_f64().is_none_or(|delay| delay <= 250.0);
+    assert!(record["tries"].as_array().unwrap().iter().all(bounded), "{record}");
+}
+
+#[test]
+fn no_delay_is_shorter_than_the_containers_period() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[retry]\nfirst_delay_ms = 1\nmax_delay_ms = 1");
+    bench.make("c");
+    let cpu = Path::new("/sys/fs/cgroup/cpu").join(bench.fake.cgroup("c").trim_start_matches('/'));
+    std::fs::create_dir_all(&cpu).unwrap();
+    std::fs::write(cpu.join("cpu.cfs_period_us"), "400000").unwrap();
+    std::fs::write(cpu.join("cpu.cfs_quota_us"), "40000").unwrap();
+    bench.fake.script(&[("pause", &[fails_with(FREEZE), succeeds()])]);
+    succeed(&mut bench.fake.wrapped(&["pause", "c"]));
+    let delays = bench.delays("pause", "c");
+    assert!(delays.len() == 1 && delays[0] >= 400 * MS, "{delays:?}");
+}
+
+#[test]
+fn a_slow_attempt_is_not_repeated() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[retry]\ndeadline_ms = 300");
+    bench.make("c");
+    bench.fake.script(&[("pause", &[Attempt { delay_us: 400_000, ..fails_with(FREEZE) }])]);
+    run(&mut bench.fake.wrapped(&["pause", "c"]));
+    assert_eq!(bench.attempts("pause", "c").len(), 1);
+    assert_eq!(bench.record("c")["gave_up"], "out of time");
+}
+
+#[test]
+fn without_retries_there_is_one_attempt() {
+    for config in ["[retry]\ndeadline_ms = 0", "mode = \"lock\"", "mode = \"observe\""] {
+        let scratch = Scratch::new();
+        let bench = Bench::new(&scratch, config);
+        bench.fake.script(&[
+            ("*", &[fails_with(CREATE)]),
+            ("exec", &[fails_with(PAUSED)]),
+            ("create there", &[succeeds()]),
+        ]);
+        bench.make("there");
+        for (verb, id) in
+            [("create", "c"), ("exec", "there"), ("update", "there"), ("pause", "there")]
+        {
+            let began = Instant::now();
+            let seen = bench.give(id, verb, Log::Json, true);
+            assert!(began.elapsed() < TOLERANCE, "{config}, {verb}: {:?}", began.elapsed());
+            assert_eq!(bench.attempts(verb, id).len(), 1, "{config}, {verb}");
+            let record = bench.record(id);
+            assert_eq!((&record["attempts"], &record["gave_up"]), (&1.into(), &Value::Null));
+            assert_eq!((seen.exit, seen.log.lines().count()), (Some(1), 2), "{config}, {verb}");
+        }
+    }
+}
+
+/// The bare runtime's input, byte for byte, in each attempt.
+#[test]
+fn every_attempt_gets_the_whole_input() {
+    let large = format!("{{\"cpu\": {{}}, \"x\": \"{}\"}}\n", "y".repeat(1 << 20));
+    for (number, input) in ["{\"memory\": {\"limit\": 1}}", "", &large].iter().enumerate() {
+        for (flag, value) in
+            [("--resources", Some("-")), ("--resources=-", None), ("-r", Some("-"))]
+        {
+            let scratch = Scratch::new();
+            let bench = Bench::new(&scratch, "");
+            bench.make("c");
+            bench.fake.script(&[("update", &[fails_with(FREEZE), fails_with(FREEZE), succeeds()])]);
+            let words: Vec<&str> = ["update", flag].into_iter().chain(value).chain(["c"]).collect();
+            let bare = feed(&mut bench.fake.bare(&words), input.as_bytes());
+            assert_eq!(bare.status.code(), Some(1), "control: not shown");
+            assert_eq!(bench.inputs(), [input.as_bytes()], "{number} {flag}");
+            bench.forget();
+            let wrapped = feed(&mut bench.fake.wrapped(&words), input.as_bytes());
+            assert_eq!(wrapped.status.code(), Some(0), "{number} {flag}");
+            let inputs = bench.inputs();
+            assert_eq!(inputs.len(), 3);
+            let trimmed = input.trim_end().as_bytes();
+            assert!(
+                inputs.iter().all(|one| one == &inputs[0] && one.trim_ascii_end() == trimmed),
+                "{number} {flag}"
+            );
+        }
+    }
+}
+
+impl Bench<'_> {
+    fn inputs(&self) -> Vec<Vec<u8>> {
+        self.input_files().iter().map(|path| std::fs::read(path).unwrap()).collect()
+    }
+
+    fn input_files(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.fake.dir()).unwrap().flatten().map(|file| file.path());
+        files.filter(|path| path.file_stem().is_some_and(|stem| stem == "stdin")).collect()
+    }
+
+    /// As if there had been no attempt yet.
+    fn forget(&self) {
+        for path in self.input_files() {
+            std::fs::remove_file(path).unwrap();
+        }
+        for file in std::fs::read_dir(self.fake.dir()).unwrap().flatten() {
+            if file.file_name().to_string_lossy().starts_with("count-") {
+                std::fs::remove_file(file.path()).unwrap();
+            }
+        }
+        self.fake.forget_intervals();
+    }
+}
+
+fn feed(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The other end may not want it all.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// runc takes one JSON value and does not wait for the caller to hang up.
+#[test]
+fn a_caller_that_keeps_its_end_open_does_not_hang_us() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    bench.fake.script(&[("update", &[fails_with(FREEZE), succeeds()])]);
+    let mut command = bench.fake.wrapped(&["update", "-r", "-", "c"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut ours = child.stdin.take().unwrap();
+    ours.write_all(b"{\"cpu\": ").unwrap();
+    std::thread::sleep(20 * MS);
+    ours.write_all(b"{}}").unwrap();
+    assert_eq!(ends_within(&mut child, Duration::from_secs(5)), Some(0));
+    assert_eq!(bench.inputs(), [b"{\"cpu\": {}}", b"{\"cpu\": {}}"]);
+    drop(ours);
+}
+
+/// Some callers' pipes do not block; the input is not cut off for it.
+#[test]
+fn an_input_that_does_not_block_is_waited_for() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    bench.fake.script(&[("update", &[fails_with(FREEZE), succeeds()])]);
+    let (theirs, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let mut ours = File::from(ours);
+    fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut command = bench.fake.wrapped(&["update", "-r", "-", "c"]);
+    let mut child =
+        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    drop(command);
+    for part in [b"{\"cpu\"".as_slice(), b": {}}"] {
+        std::thread::sleep(50 * MS);
+        ours.write_all(part).unwrap();
+    }
+    drop(ours);
+    assert_eq!(ends_within(&mut child, Duration::from_secs(5)), Some(0));
+    assert_eq!(bench.inputs(), [b"{\"cpu\": {}}", b"{\"cpu\": {}}"]);
+}
+
+/// A limit on the size of files holds for our copy as well.
+#[test]
+fn an_input_larger_than_files_may_be_is_left_to_the_runtime() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    bench.fake.script(&[("update", &[succeeds()])]);
+    let numbers: Vec<String> = (100_000..130_000).map(|number| number.to_string()).collect();
+    let input = format!("[{}]", numbers.join(","));
+    let words = ["update", "-r", "-", "c"];
+    for inner in [bench.fake.bare(&words), bench.fake.wrapped(&words)] {
+        bench.forget();
+        feed(&mut in_shell("ulimit -f 1; exec \"$@\"", &inner), input.as_bytes());
+        // The fake's copy is cut short by the limit, at its end.
+        let kept = bench.inputs().concat();
+        assert!(kept.len() >= 512 && input.as_bytes().starts_with(&kept), "{:?}", text(&kept));
+    }
+}
+
+fn in_shell(script: &str, inner: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command
+}
+
+#[test]
+fn a_closed_input_is_an_empty_one() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    bench.fake.script(&[("update", &[fails_with(FREEZE), succeeds()])]);
+    let inner = bench.fake.wrapped(&["update", "-r", "-", "c"]);
+    let mut command = in_shell("exec \"$@\" <&-", &inner);
+    succeed(&mut command);
+    assert_eq!(bench.inputs(), [b"", b""]);
+}
+
+fn ends_within(child: &mut Child, limit: Duration) -> Option<i32> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(MS);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+/// Long delays, so that something can be done in one.
+const SLOW: &str = "[retry]\ndeadline_ms = 4000\nfirst_delay_ms = 2000\nmax_delay_ms = 2000";
+
+impl Bench<'_> {
+    /// A pause that has failed once and is in its delay; its log is `log-c`.
+    fn pause_in_its_delay(&self) -> Child {
+        self.make("c");
+        self.fake.script(&[("pause", &[fails_with(FREEZE)])]);
+        let log = self.fake.scratch.path("log-c");
+        let words = ["--log", log.to_str().unwrap(), "--log-format", "json", "pause", "c"];
+        let mut command = self.fake.wrapped(&words);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually(Duration::from_secs(5), "the first attempt's end", || {
+            self.attempts("pause", "c").first().is_some_and(|(_, end)| *end != u64::MAX)
+        });
+        std::thread::sleep(20 * MS);
+        child
+    }
+
+    fn log_of_c(&self) -> String {
+        std::fs::read_to_string(self.fake.scratch.path("log-c")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_signal_ends_the_delay_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let scratch = Scratch::new();
+        let bench = Bench::new(&scratch, SLOW);
+        let child = bench.pause_in_its_delay();
+        let since = Instant::now();
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(since.elapsed() < TOLERANCE, "{signal}: {:?}", since.elapsed());
+        assert_eq!(
+            (output.status.code(), text(&output.stderr)),
+            (Some(1), "unable to freeze\n".into())
+        );
+        assert_eq!(bench.log_of_c().lines().count(), 1, "{}", bench.log_of_c());
+        assert_eq!(bench.attempts("pause", "c").len(), 1);
+        let record = bench.record("c");
+        assert_eq!((&record["gave_up"], &record["attempts"]), (&"interrupted".into(), &1.into()));
+    }
+}
+
+#[test]
+fn killed_in_the_delay_nothing_is_left() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, SLOW);
+    let mut child = bench.pause_in_its_delay();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(bench.log_of_c(), "");
+    assert!(scratch.journal().is_empty());
+    bench.fake.script(&[]);
+    succeed(&mut bench.fake.wrapped(&["update", "--cpu-quota", "1", "c"]));
+    assert_eq!(bench.record("c")["lock"], "exclusive");
+    assert!(bench.record("c")["lock_wait_ms"].as_f64().unwrap() < 500.0);
+    assert_eq!(bench.attempts("pause", "c").len(), 1);
+}
+
+#[test]
+fn the_lock_is_free_during_the_delay() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, SLOW);
+    let mut child = bench.pause_in_its_delay();
+    succeed(&mut bench.fake.wrapped(&["update", "--cpu-quota", "1", "c"]));
+    assert!(child.try_wait().unwrap().is_none(), "the delay was over");
+    let record = bench.record("c");
+    assert_eq!((&record["verb"], &record["lock"]), (&"update".into(), &"exclusive".into()));
+    assert!(record["lock_wait_ms"].as_f64().unwrap() < 500.0, "{record}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
+    let scratch = Scratch::new();
+    let config =
+        "[lock]\nexclusive_wait_ms = 4000\n[retry]\ndeadline_ms = 1500\nfirst_delay_ms = 400";
+    let bench = Bench::new(&scratch, config);
+    bench.make("c");
+    bench.fake.script(&[
+        ("pause", &[Attempt { delay_us: 800_000, ..fails_with(FREEZE) }]),
+        ("update", &[Attempt { delay_us: 4_000_000, ..succeeds() }]),
+    ]);
+    let began = Instant::now();
+    let mut pause = bench.fake.wrapped(&["pause", "c"]);
+    let mut pause = pause.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(5), "the first attempt's end", || {
+        bench.attempts("pause", "c").first().is_some_and(|(_, end)| *end != u64::MAX)
+    });
+    let mut update = bench.fake.wrapped(&["update", "--cpu-quota", "1", "c"]);
+    let mut update = update.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    pause.wait().unwrap();
+    let took = began.elapsed();
+    println!("{took:?} with a deadline of 1500 ms and an attempt of 800 ms");
+    kill(Pid::from_raw(update.id() as i32), Signal::SIGTERM).unwrap();
+    update.wait().unwrap();
+    assert!(took < 1500 * MS + 800 * MS + 400 * MS, "{took:?}");
+}
+
+/// Creates again only what nobody had made before.
+#[test]
+fn a_create_is_not_repeated_when_something_is_there() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("old");
+    bench.fake.script(&[
+        ("create old", &[fails_with(CREATE)]),
+        ("create new", &[Attempt { keep_state: true, ..fails_with(CREATE) }]),
+    ]);
+    for (id, gave_up) in [("old", Value::Null), ("new", "not repeatable".into())] {
+        bench.fake.forget_intervals();
+        assert_eq!(bench.give(id, "create", Log::Json, true).exit, Some(1));
+        assert_eq!(bench.attempts("create", id).len(), 1, "{id}");
+        assert_eq!(bench.record(id)["gave_up"], gave_up, "{id}");
+        assert!(scratch.root().join(id).is_dir(), "{id} was removed");
+    }
+}
+
+#[test]
+fn an_exec_waits_for_the_end_of_a_freeze_that_nobody_asked_for() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    let freezer = bench.make_cgroup("c");
+    bench.fake.script(&[("exec", &[fails_with(PAUSED), succeeds()])]);
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    let thaw = freezer.join("freezer.state");
+    let thawer = std::thread::spawn(move || {
+        std::thread::sleep(100 * MS);
+        std::fs::write(thaw, "THAWED").unwrap();
+    });
+    let began = Instant::now();
+    let seen = bench.give("c", "exec", Log::Json, true);
+    thawer.join().unwrap();
+    assert_eq!((seen.exit, bench.attempts("exec", "c").len()), (Some(0), 2));
+    assert_eq!(seen.log, before(Log::Json));
+    assert!((90 * MS..300 * MS + TOLERANCE).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_exec_does_not_wait_longer_than_it_may() {
+    for (config, limit) in [("", 300), ("[retry]\nthaw_wait_ms = 1000\ndeadline_ms = 200", 200)] {
+        let scratch = Scratch::new();
+        let bench = Bench::new(&scratch, config);
+        bench.make("c");
+        let freezer = bench.make_cgroup("c");
+        bench.fake.script(&[("exec", &[fails_with(PAUSED), succeeds()])]);
+        std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+        let began = Instant::now();
+        let seen = bench.give("c", "exec", Log::Json, true);
+        let took = began.elapsed();
+        assert_eq!((seen.exit, bench.attempts("exec", "c").len()), (Some(1), 1));
+        assert!(took > (limit - 20) * MS && took < limit * MS + TOLERANCE, "{took:?}");
+        assert_eq!(bench.record("c")["gave_up"], "not repeatable");
+        assert!(seen.log.contains(PAUSED));
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_thaw() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[retry]\nthaw_wait_ms = 1000");
+    bench.make("c");
+    let freezer = bench.make_cgroup("c");
+    bench.fake.script(&[("exec", &[fails_with(PAUSED)])]);
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    let log = scratch.path("log");
+    let mut command = bench.fake.wrapped(&["--log", log.to_str().unwrap(), "exec", "c", "true"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(5), "the attempt's end", || {
+        bench.attempts("exec", "c").first().is_some_and(|(_, end)| *end != u64::MAX)
+    });
+    std::thread::sleep(20 * MS);
+    let since = Instant::now();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(since.elapsed() < TOLERANCE, "{:?}", since.elapsed());
+    assert_eq!(bench.attempts("exec", "c").len(), 1);
+}
+
+#[test]
+fn a_pause_that_was_asked_for_is_no_freeze_to_wait_out() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[retry]\nthaw_wait_ms = 1000\nfirst_delay_ms = 1");
+    bench.make("c");
+    bench.make_cgroup("c");
+    bench.fake.script(&[("exec", &[fails_with(PAUSED), fails_with(PAUSED), succeeds()])]);
+    succeed(&mut bench.fake.wrapped(&["pause", "c"]));
+    let began = Instant::now();
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(1));
+    assert!(began.elapsed() < TOLERANCE, "{:?}", began.elapsed());
+    assert_eq!(bench.attempts("exec", "c").len(), 1);
+    succeed(&mut bench.fake.wrapped(&["resume", "c"]));
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(0));
+    assert_eq!(bench.attempts("exec", "c").len(), 3);
+}
+
+/// The pause had the lock when the exec looked for its record.
+#[test]
+fn a_pause_that_the_exec_waited_for_counts_as_well() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[lock]\nshared_wait_ms = 1500\n[retry]\nthaw_wait_ms = 1000");
+    bench.make("c");
+    let freezer = bench.make_cgroup("c");
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    bench.fake.script(&[
+        ("pause", &[Attempt { delay_us: 300_000, ..succeeds() }]),
+        ("exec", &[fails_with(PAUSED)]),
+    ]);
+    let mut pause = bench.fake.wrapped(&["pause", "c"]);
+    let mut pause = pause.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(5), "the pause", || !bench.attempts("pause", "c").is_empty());
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(1));
+    let record = bench.record("c");
+    assert!(record["lock_wait_ms"].as_f64().unwrap() > 100.0, "not shown: {record}");
+    let (_, exec_end) = bench.attempts("exec", "c")[0];
+    let waited = Duration::from_nanos(fake_runtime::monotonic_ns() - exec_end);
+    assert!(waited < TOLERANCE, "{waited:?}");
+    pause.wait().unwrap();
+}
+
+/// On cgroup v2 runc leaves `cgroup.freeze` at 1 when a pause fails.
+#[test]
+fn a_failed_pause_on_v2_is_undone() {
+    for (config, frozen_before, left) in [
+        ("", "0", "0"),
+        // Somebody else's.
+        ("", "1", "1"),
+        // These change nothing.
+        ("mode = \"lock\"", "0", "1"),
+        ("mode = \"observe\"", "0", "1"),
+    ] {
+        let scratch = Scratch::new();
+        let bench = Bench::new(&scratch, config);
+        let cgroup = bench.fake.cgroup("c");
+        let on_host = Path::new("/sys/fs/cgroup/unified").join(&cgroup[1..]).join("cgroup.freeze");
+        std::fs::create_dir_all(on_host.parent().unwrap()).unwrap();
+        bench.fake.script(&[("pause", &[leaves_frozen(&bench, &cgroup)])]);
+        let bundle = bench.fake.bundle("c");
+        let create = ["create", "--bundle", bundle.to_str().unwrap(), "c"];
+        succeed(&mut on_v2(&bench.fake.wrapped(&create)));
+        std::fs::write(&on_host, frozen_before).unwrap();
+        let output = run(&mut on_v2(&bench.fake.wrapped(&["pause", "c"])));
+        assert_eq!(output.status.code(), Some(1));
+        let freeze = std::fs::read_to_string(&on_host).unwrap();
+        assert_eq!(freeze.trim(), left, "{config}, frozen before: {frozen_before}");
+        // Each attempt began as the first one had.
+        let seen = std::fs::read_to_string(bench.fake.dir().join("seen")).unwrap();
+        let seen: Vec<&str> = seen.lines().collect();
+        assert!(seen.len() > 1 || !config.is_empty(), "{seen:?}");
+        assert!(seen.iter().all(|state| *state == frozen_before), "{seen:?}");
+    }
+}
+
+fn leaves_frozen(bench: &Bench<'_>, cgroup: &str) -> Attempt {
+    let script =
+        "cat /sys/fs/cgroup$1/cgroup.freeze >>$2/seen; echo 1 >/sys/fs/cgroup$1/cgroup.freeze";
+    let dir = bench.fake.dir().to_str().unwrap();
+    let hook = ["sh", "-c", script, "sh", cgroup, dir].map(str::to_owned).to_vec();
+    Attempt { hook, ..fails_with("timeout of 10s reached waiting for the cgroup to freeze") }
+}
+
+/// The same command where v2 is all there is.
+fn on_v2(inner: &Command) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"));
+    command.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command
+}

@@ -1,0 +1,54 @@
+//! A runc that fails some times before it works.
+
+// Every suite uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use super::support::runtime;
+
+pub const PROC_HOOKS: &str = "runc create failed: unable to start container process: error during \
+    container init: error setting cgroup config for procHooks process: unable to freeze";
+pub const PAUSED: &str =
+    "exec failed: cannot exec in a paused container (use --ignore-paused to override)";
+
+/// A runc whose first `times` commands of a verb fail with `message`: as a real one has, it has
+/// connected to the console socket before, and says it in its log and on stderr.
+pub fn failing(path: &Path, verb: &str, times: u32, message: &str, code: i32) -> PathBuf {
+    let real = runtime("runc-1.1.15").path;
+    let body = format!(
+        r#"log=/dev/null console= this= previous=
+for word; do
+    case $previous in --log) log=$word ;; --console-socket) console=$word ;; esac
+    case $word in {verb}) this=1 ;; esac
+    previous=$word
+done
+failed=$(cat {count} 2>/dev/null || echo 0)
+if [ -z "$this" ] || [ "$failed" -ge {times} ]; then
+    exec {real} "$@"
+fi
+echo $((failed + 1)) >{count}
+[ -z "$console" ] || CONSOLE=$console {test} --exact failing::connects_and_hangs_up --ignored >/dev/null 2>&1 || exit 99
+printf '{{"level":"error","msg":"%s","time":"2026-11-20T00:00:00Z"}}\n' "{message}" >>"$log"
+echo "{message}" >&2
+exit {code}"#,
+        real = real.display(),
+        count = path.with_extension("failed").display(),
+        test = std::env::current_exe().unwrap().display(),
+    );
+    script(path, &body)
+}
+
+#[test]
+#[ignore = "run by the failing runtime"]
+fn connects_and_hangs_up() {
+    UnixStream::connect(std::env::var_os("CONSOLE").unwrap()).unwrap();
+}
+
+pub fn script(path: &Path, body: &str) -> PathBuf {
+    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_owned()
+}

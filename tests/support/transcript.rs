@@ -1,0 +1,55 @@
+//! What a caller gets to see, in a form in which two runs can be compared.
+
+// Every suite uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::cell::RefCell;
+use std::process::Command;
+
+use super::support::{run, text};
+
+pub struct Transcript {
+    /// Names that differ from run to run, and what stands for them.
+    hidden: Vec<(String, &'static str)>,
+    seen: RefCell<Vec<String>>,
+}
+
+impl Transcript {
+    pub fn new(hidden: Vec<(String, &'static str)>) -> Transcript {
+        Transcript { hidden, seen: RefCell::default() }
+    }
+
+    /// What a command said and how it ended.
+    pub fn see(&self, command: &mut Command) -> String {
+        let output = run(command);
+        let mut said = [text(&output.stdout), text(&output.stderr)].concat();
+        for (name, stands_for) in &self.hidden {
+            said = said.replace(name, stands_for);
+        }
+        let said: Vec<&str> = said.lines().map(without_time).map(without_id).collect();
+        self.note(format!("{} {}", output.status, said.join("\n")))
+    }
+
+    pub fn note(&self, seen: String) -> String {
+        self.seen.borrow_mut().push(seen.clone());
+        seen
+    }
+
+    pub fn text(&self) -> String {
+        self.seen.borrow().join("\n")
+    }
+}
+
+/// `time="..." level=warning msg=...`
+fn without_time(line: &str) -> &str {
+    match line.strip_prefix("time=\"").and_then(|rest| rest.split_once("\" ")) {
+        Some((_, rest)) => rest,
+        None => line,
+    }
+}
+
+/// podman prints the id of a new container.
+fn without_id(line: &str) -> &str {
+    let is_id = line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { "ID" } else { line }
+}
