@@ -351,7 +351,8 @@ fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        // A FIFO in its place must not block us.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(&next)
         .and_then(|mut file| file.write_all(&serde_json::to_vec(record)?))
         .and_then(|()| std::fs::rename(&next, path));
