@@ -125,6 +125,14 @@ impl Channels {
         self.said.begin_attempt()
     }
 
+    /// For a runtime that we become after all: it is to read what we have read.
+    pub(crate) fn give_back(&mut self) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.rewind();
+            let _ = nix::unistd::dup2_stdin(&*stdin);
+        }
+    }
+
     /// What to wait for beside the runtime's end.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
         let console = self.console.as_ref().filter(|console| !console.is_delivered());

@@ -60,43 +60,52 @@ impl Attempts<'_> {
             let (exit, took, started) = match self.once(&signals, container) {
                 Ok(attempted) => attempted,
                 Err(error) => {
+                    self.channels.give_back();
                     signals.give_back();
                     return Err(error);
                 }
             };
-            let error =
+            let last_error =
                 (exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
-            let failure = error.as_deref().map(|text| verdict::judge(self.verb(), text));
+            let failure = last_error.as_deref().map(|text| verdict::judge(self.verb(), text));
             tries.push(Try { took, failure, delay: None });
-            let step = failure.map(|failure| {
+            let next = failure.map(|failure| {
                 self.undo(container, failure, frozen_before);
-                self.next_step(&signals, container, failure, &tries, started.is_some())
+                self.next(&signals, container, failure, &tries, started.is_some())
             });
-            let gave_up = match step {
-                Some(Step::Again { delay }) => {
-                    if let Some(last) = tries.last_mut() {
-                        last.delay = Some(delay);
-                    }
-                    match self.wait_for_next(&signals, delay, container) {
-                        Ok(()) => continue,
-                        Err(reason) => Some(reason),
-                    }
+            match (next, tries.last_mut()) {
+                (Some(Ok(delay)), Some(last)) => last.delay = Some(delay),
+                (next, _) => {
+                    let gave_up = next.and_then(Result::err);
+                    let took = tries.iter().map(|attempt| attempt.took).sum();
+                    let Attempts { channels, guard, .. } = self;
+                    return Ok(Run {
+                        exit,
+                        started,
+                        took,
+                        tries,
+                        gave_up,
+                        last_error,
+                        channels,
+                        guard,
+                    });
                 }
-                Some(Step::Stop(reason)) => Some(reason),
-                None => None,
-            };
-            let took = tries.iter().map(|attempt| attempt.took).sum();
-            let Attempts { channels, guard, .. } = self;
-            return Ok(Run {
-                exit,
-                started,
-                took,
-                tries,
-                gave_up,
-                last_error: error,
-                channels,
-                guard,
-            });
+            }
+        }
+    }
+
+    /// Decides, and waits until it is time for the next attempt; gives the delay.
+    fn next(
+        &mut self,
+        signals: &Signals,
+        container: &Container,
+        failure: Failure,
+        tries: &[Try],
+        started: bool,
+    ) -> Result<Duration, Reason> {
+        match self.next_step(signals, container, failure, tries, started) {
+            Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
+            Step::Stop(reason) => Err(reason),
         }
     }
 
