@@ -38,7 +38,7 @@ demo: build lab
 
 .PHONY: test
 test: build lab check
-	$(TEST) --workspace
+	$(TEST) --workspace --no-fail-fast
 
 # The counts that are claimed; the results go to docs/proof/. One alone: make proof SUITES=death
 .PHONY: proof

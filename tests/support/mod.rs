@@ -78,6 +78,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 impl Scratch {
     pub fn new() -> Scratch {
         assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+        default_signals();
         // On tmpfs, as /run is.
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -176,6 +177,18 @@ impl Scratch {
             let _ = std::fs::remove_dir_all(dir);
         }
         left
+    }
+}
+
+/// A suite in the background of a shell, or below nohup, has some signals ignored, and so would
+/// everything that it starts: signals sent in the tests would do nothing, and runc from 1.2 on has
+/// its container's process inherit an ignored SIGHUP or not, as a race of its own ends.
+fn default_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for which in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+        // SAFETY: the default action is no handler of ours.
+        #[allow(unsafe_code)]
+        unsafe { signal(which, SigHandler::SigDfl) }.unwrap();
     }
 }
 
