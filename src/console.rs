@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use crate::invocation::Value;
-use crate::state_dir;
 use crate::sys;
+use crate::{process, state_dir};
 
 /// sun_path holds 108 bytes with the final NUL.
 const SOCKET_PATH_BYTES: usize = 107;
@@ -119,7 +119,7 @@ fn listen(directory: &Path) -> io::Result<(UnixListener, PathBuf)> {
     }
     state_dir::make_private(directory)?;
     sweep(directory);
-    let path = directory.join(std::process::id().to_string());
+    let path = directory.join(process::own_pid().to_string());
     if path.as_os_str().len() > SOCKET_PATH_BYTES {
         return Err(io::Error::other("the path of a private console socket would be too long"));
     }

@@ -19,7 +19,7 @@ impl Process {
     }
 
     pub fn ourselves() -> Option<Process> {
-        Process::of(std::process::id() as i32)
+        Process::of(own_pid())
     }
 
     /// Whether it still runs; a zombie does not.
@@ -30,7 +30,7 @@ impl Process {
     /// Whether it is an ancestor of the calling process. A hook that an operation of ours has
     /// started is below it; a caller that only shares a session is not.
     pub fn is_ancestor_of_ours(self) -> bool {
-        let mut pid = std::process::id() as i32;
+        let mut pid = own_pid();
         // Parents cannot form a circle, but pids read one after the other can.
         for _ in 0..MAX_GENERATIONS {
             let Some(stat) = Stat::of(pid) else { return false };
@@ -79,8 +79,28 @@ pub(crate) fn comm(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
+/// Our own pid as /proc has it. In a pid namespace that was entered without a /proc of its own, as by
+/// `unshare --pid` or by `nsenter --mount` from a container, the number that we know ourselves by is
+/// another process's there; the link is resolved by the /proc that it stands in.
+pub(crate) fn own_pid() -> i32 {
+    let link = std::fs::read_link("/proc/self").ok();
+    let pid = link.and_then(|link| link.to_str()?.parse().ok());
+    pid.unwrap_or(std::process::id() as i32)
+}
+
+/// Whether a pid that a system call gave us is the one of /proc.
+pub(crate) fn pids_are_of_proc() -> bool {
+    own_pid() == std::process::id() as i32
+}
+
+/// As /proc has it, too.
 pub(crate) fn parent() -> i32 {
-    nix::unistd::getppid().as_raw()
+    let own = own_pid();
+    let known = nix::unistd::getppid().as_raw();
+    if own == std::process::id() as i32 {
+        return known;
+    }
+    Stat::of(own).map_or(known, |stat| stat.parent)
 }
 
 /// The children of all threads of a process; none where the kernel lacks CONFIG_PROC_CHILDREN.

@@ -10,12 +10,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 use serde::Deserialize;
 
 use crate::invocation::{Globals, Grammar};
-use crate::sys;
+use crate::{process, sys};
 
 /// How much of an attempt's log is searched for its last error.
 const TAIL_BYTES: u64 = 64 * 1024;
@@ -41,9 +41,9 @@ impl RuntimeLog {
         let path = globals.log_file(grammar)?;
         let callers = open_as_the_runtime_does(&path).ok()?;
         let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
-        let ours = format!("/proc/{}/fd/{}", std::process::id(), attempt.as_raw_fd());
-        // Seen through another pid namespace's /proc this would be somebody else's descriptor.
-        File::open(&ours).ok()?;
+        let ours = format!("/proc/{}/fd/{}", process::own_pid(), attempt.as_raw_fd());
+        // What somebody else has open under that number must not be written to.
+        File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
         Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
     }
@@ -79,6 +79,11 @@ impl RuntimeLog {
         self.attempt.read_to_end(&mut tail).ok()?;
         last_error(&String::from_utf8_lossy(&tail))
     }
+}
+
+fn is_same(one: &File, other: &File) -> bool {
+    let inode = |file: &File| file.metadata().ok().map(|file| (file.dev(), file.ino()));
+    inode(one).is_some() && inode(one) == inode(other)
 }
 
 /// With the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644), so that the file

@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) struct StartWatch {
     pid_file: Option<(PathBuf, Option<Stamp>)>,
     hold_max: Duration,
+    /// Else /proc would show us a stranger under the runtime's pid.
+    sees_pids: bool,
 }
 
 /// Tells a pid file from the one that was there before.
@@ -39,11 +41,11 @@ pub(crate) enum Sight {
 impl StartWatch {
     pub(crate) fn new(pid_file: Option<&Path>, hold_max: Duration) -> StartWatch {
         let pid_file = pid_file.map(|path| (path.to_owned(), stamp(path)));
-        StartWatch { pid_file, hold_max }
+        StartWatch { pid_file, hold_max, sees_pids: process::pids_are_of_proc() }
     }
 
     pub(crate) fn look(&self, attempt: &Attempt) -> Sight {
-        if self.pid_file_written() || process_started(attempt.pid()) {
+        if self.pid_file_written() || (self.sees_pids && process_started(attempt.pid())) {
             Sight::Started
         } else if attempt.elapsed() >= self.hold_max {
             Sight::Unseen

@@ -69,6 +69,30 @@ fn launched(fake: &Fake<'_>, habits: &[&str]) -> Command {
     command
 }
 
+/// Those who waited behind a delete lock new files, of a container that nobody will delete again.
+#[test]
+fn no_lock_file_outlives_the_container() {
+    let _alone = alone();
+    for words in
+        [&["exec", "a", "true"][..], &["state", "a"], &["update", "--cpu-quota", "1000", "a"]]
+    {
+        let scratch = Scratch::new();
+        let fake = Fake::new(&scratch, "");
+        succeed(&mut fake.create("a"));
+        assert_eq!(scratch.lock_files().len(), 2);
+        fake.script(&[("delete", &[takes_ms(200)])]);
+        let mut delete = fake.wrapped(&["delete", "a"]).spawn().unwrap();
+        eventually(Duration::from_secs(5), "the delete works", || {
+            fake.intervals().iter().any(|interval| interval.verb == "delete")
+        });
+        let began = Instant::now();
+        let _ = support::run(&mut fake.wrapped(words));
+        assert!(began.elapsed() > Duration::from_millis(100), "{words:?}: not shown: no wait");
+        assert!(delete.wait().unwrap().success());
+        assert_eq!(scratch.lock_files(), [""; 0].map(PathBuf::from), "{words:?}");
+    }
+}
+
 fn record_of(fake: &Fake<'_>, pid: u32) -> Value {
     let journal = fake.scratch.journal();
     let found = journal.into_iter().find(|record| record["pid"] == pid);

@@ -10,10 +10,11 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use fake_runtime::{Attempt, Fake};
 use serde::Deserialize;
-use support::{Runtime, Scratch, run, runtimes, succeed, text};
+use support::{Runtime, Scratch, eventually, run, runtimes, succeed, text};
 
 const FREEZE: &str = "unable to freeze";
 
@@ -332,6 +333,42 @@ fn same(scratch: &Scratch, runtime: &Runtime, format: &[&str], words: &[&str]) {
     assert_eq!(seen[0], seen[1], "{} {words:?}", runtime.name);
     let (.., stderr, log) = &seen[0];
     assert!(!stderr.is_empty() && !log.is_empty(), "{} {words:?}: not shown", runtime.name);
+}
+
+/// In a pid namespace without a /proc of its own, the wrapper's pid is there that of another process.
+#[test]
+fn no_other_process_is_taken_for_us() {
+    let scratch = Scratch::new();
+    let fake = with_container("runc", &scratch, &[fails(FINAL)]);
+    let theirs = scratch.path("theirs");
+    let opens = "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd>>$0\"; done; exec sleep 60";
+    let mut stranger =
+        Command::new("bash").args(["-c", opens]).arg(&theirs).stdin(Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(5), "it sleeps", || {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", stranger.id()));
+        name.is_ok_and(|name| name == "sleep\n")
+    });
+
+    let log = scratch.path("log");
+    let command = fake.wrapped(&update(log.to_str().unwrap(), FORMATS[0]));
+    let enters =
+        format!("echo {} > /proc/sys/kernel/ns_last_pid; \"$@\"; exit $?", stranger.id() - 1);
+    let mut inside = Command::new("unshare");
+    inside.args(["--pid", "--fork", "sh", "-c", &enters, "sh"]);
+    inside.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = run(&mut inside);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let journal = scratch.journal();
+    assert_eq!(journal.len(), 1, "{journal:?}");
+    assert_eq!(journal[0]["pid"], stranger.id(), "not shown: another pid");
+    assert_eq!(journal[0]["lock"], "exclusive");
+    assert_eq!(journal[0]["requested_by"], "sh");
+    assert_eq!(read(&theirs), "");
+    assert_eq!(containerd_reads(&read(&log)).unwrap().as_deref(), Some(FINAL));
 }
 
 /// Every time stamp that a runtime writes has the form of 2026-11-21T00:00:00Z, some with a fraction

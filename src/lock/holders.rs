@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::Mode;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::text;
 
 const SLOT_BYTES: usize = 256;
@@ -116,7 +116,7 @@ fn read_slot(lock: &File, slot: Slot) -> Option<Holder> {
 
 /// Blanks our line; one that another has written over it stays.
 pub(super) fn erase(lock: &File, slot: Slot) {
-    let pid = std::process::id() as i32;
+    let pid = process::own_pid();
     if read_slot(lock, slot).is_some_and(|holder| holder.process.pid != pid) {
         return;
     }

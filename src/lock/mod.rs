@@ -99,11 +99,15 @@ pub struct Guard {
 }
 
 impl Guard {
+    pub fn is_exclusive(&self) -> bool {
+        self.mode == Mode::Exclusive
+    }
+
     /// Removes the files of a cgroup that is gone. Whoever waits on them finds out, by the inode,
     /// that they have been removed, and starts again on new ones. If somebody has removed our file
     /// already, the one in its place may be locked by another.
     pub fn retire(self) {
-        if self.mode == Mode::Exclusive && wait::is_still_at(&self.lock, &self.files.lock) {
+        if self.is_exclusive() && wait::is_still_at(&self.lock, &self.files.lock) {
             let _ = std::fs::remove_file(&self.files.lock);
             let _ = std::fs::remove_file(&self.files.turnstile);
         }

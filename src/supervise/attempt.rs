@@ -291,5 +291,5 @@ fn jitter() -> f64 {
     let nanoseconds = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |now| now.subsec_nanos());
-    f64::from(nanoseconds.wrapping_add(std::process::id() * 7919) % 1000) / 999.0
+    f64::from(nanoseconds.wrapping_add(std::process::id().wrapping_mul(7919)) % 1000) / 999.0
 }

@@ -87,7 +87,10 @@ impl Operation<'_> {
     pub(crate) fn wait_for_lock(&self) -> (LockUse, Stages) {
         let mut container = self.container();
         let prepare = self.began.elapsed();
-        let (_guard, lock, lock_wait) = self.lock(&mut container);
+        let (guard, lock, lock_wait) = self.lock(&mut container);
+        if guard.is_some() && container.is_gone() {
+            self.retire(&container, guard);
+        }
         (lock, Stages { prepare, lock_wait, ..Stages::default() })
     }
 
@@ -202,20 +205,20 @@ impl Operation<'_> {
             }
             Verb::Delete if container.is_gone() => {
                 container.forget();
-                if let Some(guard) = guard {
-                    guard.retire();
-                }
+                self.retire(container, guard);
             }
             Verb::Pause if exit == Exit::Code(0) => container.set_paused(true),
             Verb::Resume if exit == Exit::Code(0) => container.set_paused(false),
+            // Whoever waited behind its delete has made the files anew.
+            _ if container.is_gone() => self.retire(container, guard),
             _ => {}
         }
     }
 
-    /// A foreground `run` has given the lock back long before the container's end; its files are
-    /// removed only if nobody uses them.
+    /// Removes the lock's files. Of those who do not have it for themselves alone, as one who shared
+    /// it or a foreground `run` that gave it back long before, only if nobody uses them.
     fn retire(&self, container: &Container, guard: Option<Guard>) {
-        let guard = guard.or_else(|| {
+        let guard = guard.filter(Guard::is_exclusive).or_else(|| {
             self.lock_wanted()?;
             match self.acquire(&container.identity()?, Mode::Exclusive, Duration::ZERO) {
                 Acquired::Held(guard) => Some(guard),
