@@ -8,10 +8,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 
 use crate::invocation::{Globals, Grammar};
@@ -23,7 +26,8 @@ const TAIL_BYTES: u64 = 64 * 1024;
 /// The caller's log, and what the current attempt has written.
 #[derive(Debug)]
 pub(crate) struct RuntimeLog {
-    callers: File,
+    callers: Callers,
+    opened: Opened,
     attempt: File,
     /// How much of the attempt's log the caller has.
     passed_on: u64,
@@ -39,13 +43,13 @@ impl RuntimeLog {
         args: &[OsString],
     ) -> Option<(RuntimeLog, Vec<OsString>)> {
         let path = globals.log_file(grammar)?;
-        let callers = open_as_the_runtime_does(&path).ok()?;
+        let callers = Callers::find(path).ok()?;
         let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
         let ours = format!("/proc/{}/fd/{}", process::own_pid(), attempt.as_raw_fd());
         // What somebody else has open under that number must not be written to.
         File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
-        Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
+        Some((RuntimeLog { callers, opened, attempt, passed_on: 0 }, args))
     }
 
     /// Forgets what the last attempt wrote.
@@ -56,6 +60,7 @@ impl RuntimeLog {
 
     /// Gives the caller what there is of the current attempt and it does not have yet; nothing is
     /// retried from here on. One append each, so that no other writer's line falls in between.
+    /// The file is there afterwards even if it is empty, when the runtime has come so far.
     pub(crate) fn pass_on(&mut self) {
         let _ = self.try_pass_on();
     }
@@ -64,8 +69,11 @@ impl RuntimeLog {
         let mut news = Vec::new();
         self.attempt.seek(SeekFrom::Start(self.passed_on))?;
         self.attempt.read_to_end(&mut news)?;
+        if self.opened.is_so() {
+            self.callers.file()?;
+        }
         if !news.is_empty() {
-            self.callers.write_all(&news)?;
+            self.callers.file()?.write_all(&news)?;
             self.passed_on += news.len() as u64;
         }
         Ok(())
@@ -86,14 +94,82 @@ fn is_same(one: &File, other: &File) -> bool {
     inode(one).is_some() && inode(one) == inode(other)
 }
 
-/// With the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644), so that the file
-/// is there afterwards if it would have been; but never waiting for the reader of a FIFO.
-fn open_as_the_runtime_does(path: &std::path::Path) -> io::Result<File> {
-    if let Ok(metadata) = std::fs::metadata(path) {
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a regular file"));
+/// The file that the runtime was to append to. One that is not there is not made before there is
+/// reason to: a runtime that refuses its command line ends before it opens its log.
+#[derive(Debug)]
+enum Callers {
+    Open(File),
+    Absent(PathBuf),
+}
+
+impl Callers {
+    /// An error where the runtime would have one, or where the log has a reader.
+    fn find(path: PathBuf) -> io::Result<Callers> {
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Callers::Open(open(&path)?)),
+            Ok(_) => Err(io::Error::other("not a regular file")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Where a link leads that leads to nothing is not worth finding out.
+                if std::fs::symlink_metadata(&path).is_ok() {
+                    return Ok(Callers::Open(open(&path)?));
+                }
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                access(
+                    parent.unwrap_or(Path::new(".")),
+                    AccessFlags::W_OK | AccessFlags::X_OK,
+                )?;
+                Ok(Callers::Absent(path))
+            }
+            Err(error) => Err(error),
         }
     }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        if let Callers::Absent(path) = self {
+            *self = Callers::Open(open(path)?);
+        }
+        match self {
+            Callers::Open(file) => Ok(file),
+            Callers::Absent(_) => Err(ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Whether the runtime has opened the log that we gave it. One that refuses its command line, or
+/// whose libraries are missing, ends before; then containerd says that there is no log, where it
+/// would take an empty one for "no reason given".
+#[derive(Debug)]
+enum Opened {
+    Watched(Inotify),
+    /// No watch was to be had: there is a limit to them for each user. Most runtimes come so far.
+    Assumed,
+    Seen,
+}
+
+impl Opened {
+    fn watch(path: &str) -> Opened {
+        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+        let watched = Inotify::init(flags).and_then(|inotify| {
+            inotify.add_watch(path, AddWatchFlags::IN_OPEN)?;
+            Ok(inotify)
+        });
+        watched.map_or(Opened::Assumed, Opened::Watched)
+    }
+
+    fn is_so(&mut self) -> bool {
+        if let Opened::Watched(inotify) = self {
+            if !inotify.read_events().is_ok_and(|events| !events.is_empty()) {
+                return false;
+            }
+            *self = Opened::Seen;
+        }
+        true
+    }
+}
+
+/// With the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644); but never waiting
+/// for the reader of a FIFO.
+fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)

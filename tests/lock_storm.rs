@@ -411,6 +411,8 @@ fn ends_of_killed(mut intervals: Vec<Interval>, kills: &HashMap<i32, u64>) -> Ve
             interval.end = Some(end.max(interval.start));
         }
     }
+    // One that was killed before it could learn its parent's pid has neither an end nor a lock.
+    intervals.retain(|interval| interval.end.is_some());
     intervals
 }
 
