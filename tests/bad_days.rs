@@ -937,6 +937,31 @@ mod surroundings {
         }
     }
 
+    /// Rootless podman's surroundings: root of a user namespace, to which /run is somebody else's.
+    #[test]
+    fn root_of_a_user_namespace_only() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let wrapper = scratch.path("wrapper");
+        fs::copy(frostlock(), &wrapper).unwrap();
+        let xdg = scratch.path("xdg");
+        fs::create_dir(&xdg).unwrap();
+        std::os::unix::fs::chown(&xdg, Some(61234), Some(61234)).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "61234", "--regid", "61234", "--clear-groups"])
+            .args(["unshare", "--user", "--map-root-user"])
+            .arg(&wrapper)
+            .args(["delete", ID])
+            .env("FROSTLOCK_RUNTIME", &seven)
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .env("XDG_RUNTIME_DIR", &xdg);
+        is_seven(&within_limit(&mut command));
+        let journal = fs::read_to_string(xdg.join("frostlock/journal.jsonl")).unwrap();
+        assert_eq!(journal.lines().count(), 1);
+    }
+
     #[test]
     fn argv0_is_empty() {
         let scratch = Scratch::new();
