@@ -42,9 +42,12 @@ const MAX_NAME: usize = 512;
 impl Bundle {
     /// Reads `config.json` in `bundle`.
     pub fn read(bundle: &Path) -> Result<Bundle, Unknown> {
-        let path = bundle.join("config.json");
-        let text = json::read_text(&path).map_err(|e| Unknown::file(&path, &e))?;
-        Self::from_text(&text).map_err(|e| Unknown::file(&path, &e))
+        Self::read_file(&bundle.join("config.json"))
+    }
+
+    pub(crate) fn read_file(path: &Path) -> Result<Bundle, Unknown> {
+        let text = json::read_text(path).map_err(|e| Unknown::file(path, &e))?;
+        Self::from_text(&text).map_err(|e| Unknown::file(path, &e))
     }
 
     /// The same from bytes already read.

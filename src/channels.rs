@@ -4,7 +4,9 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+
+use nix::unistd::dup2_stdin;
 
 use crate::capture::Capture;
 use crate::console::Console;
@@ -94,13 +96,11 @@ impl Channels {
     /// Before any lock is taken: the caller may be slow to write it.
     fn take_stdin(&mut self, grammar: Grammar, invocation: &Invocation) {
         if invocation.reads_stdin() {
-            self.stdin = stdin::buffered(grammar).ok();
+            let buffered = stdin::buffered(grammar);
+            // In its place for good: should we become the runtime after all, it reads the same.
+            self.stdin = buffered.and_then(|file| Ok(dup2_stdin(&file).map(|()| file)?)).ok();
             self.leaks |= self.stdin.is_none();
         }
-    }
-
-    pub(crate) fn stdin(&self) -> Stdio<'_> {
-        self.stdin.as_ref().map(AsFd::as_fd)
     }
 
     pub(crate) fn stdout(&self) -> Stdio<'_> {
@@ -123,14 +123,6 @@ impl Channels {
             console.begin_attempt();
         }
         self.said.begin_attempt()
-    }
-
-    /// For a runtime that we become after all: it is to read what we have read.
-    pub(crate) fn give_back(&mut self) {
-        if let Some(stdin) = &mut self.stdin {
-            let _ = stdin.rewind();
-            let _ = nix::unistd::dup2_stdin(&*stdin);
-        }
     }
 
     /// What to wait for beside the runtime's end.

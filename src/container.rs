@@ -243,8 +243,13 @@ impl Lookup {
         invocation: &Invocation,
         rootless: Option<u32>,
     ) -> Result<Record, String> {
-        let bundle = invocation.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
-        let bundle = Bundle::read(&bundle).map_err(|why| why.to_string())?;
+        let bundle = match (&invocation.config, &invocation.bundle) {
+            // Not below the bundle, unless it has the usual name (crun's create.c).
+            (Some(config), _) if config != "config.json" => Bundle::read_file(config),
+            (_, Some(bundle)) => Bundle::read(bundle),
+            (_, None) => Bundle::read(Path::new(".")),
+        };
+        let bundle = bundle.map_err(|why| why.to_string())?;
         let plan = Plan {
             grammar: self.grammar,
             id: &invocation.id,
@@ -314,12 +319,21 @@ fn plain(id: &OsStr) -> &OsStr {
 
 /// The root is part of it, resolved: docker names its own through /var/run, which is a link.
 fn record_path(state: &StateDir, runtime_state: &Path) -> PathBuf {
-    let resolved = runtime_state.parent().and_then(|root| std::fs::canonicalize(root).ok());
+    let resolved = runtime_state.parent().and_then(resolve);
     let path = match (resolved, runtime_state.file_name()) {
         (Some(root), Some(id)) => root.join(id),
         _ => runtime_state.to_owned(),
     };
     state.containers().join(format!("{}.json", state_dir::file_name(path.as_os_str())))
+}
+
+/// As far as it is there: the first `create` makes the root, and those after it must come to the same.
+fn resolve(root: &Path) -> Option<PathBuf> {
+    let root = std::path::absolute(root).ok()?;
+    root.ancestors().find_map(|there| {
+        let rest = root.strip_prefix(there).ok()?;
+        Some(std::fs::canonicalize(there).ok()?.join(rest))
+    })
 }
 
 fn inode(path: &Path) -> Option<Inode> {
@@ -360,4 +374,22 @@ fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&next);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_behind_a_link_is_the_same_before_and_after_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().join("real");
+        let link = dir.path().join("link");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let before = resolve(&link.join("a/b"));
+        std::fs::create_dir_all(real.join("a/b")).unwrap();
+        assert_eq!(before, resolve(&link.join("a/b")));
+        assert_eq!(before, std::fs::canonicalize(real.join("a/b")).ok());
+    }
 }

@@ -30,6 +30,8 @@ pub fn main() -> ! {
     if config.syslog {
         syslog::install();
     }
+    // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let program = Program { began, state, config, complaints };
     let runtime = program.runtime(&argv0, args);
     match catch_unwind(AssertUnwindSafe(|| program.run(&runtime))) {

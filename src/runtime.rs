@@ -58,7 +58,6 @@ impl Runtime {
             argv: &argv,
             env: &mut env,
             listen_pid,
-            stdin: channels.stdin(),
             stdout: channels.stdout(),
             stderr: channels.stderr(),
             mask: &signals.at_entry,

@@ -49,6 +49,8 @@ impl RuntimeLog {
         // What somebody else has open under that number must not be written to.
         File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
+        // After our own look at it, which is no opening of the runtime's.
+        let opened = Opened::watch(&ours);
         Some((RuntimeLog { callers, opened, attempt, passed_on: 0 }, args))
     }
 
@@ -114,10 +116,7 @@ impl Callers {
                     return Ok(Callers::Open(open(&path)?));
                 }
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                access(
-                    parent.unwrap_or(Path::new(".")),
-                    AccessFlags::W_OK | AccessFlags::X_OK,
-                )?;
+                access(parent.unwrap_or(Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)?;
                 Ok(Callers::Absent(path))
             }
             Err(error) => Err(error),

@@ -17,17 +17,17 @@ const DEFAULT: &str = "/run/frostlock";
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// `FROSTLOCK_STATE_DIR`, or `/run/frostlock`; without root `$XDG_RUNTIME_DIR/frostlock`.
+    /// `FROSTLOCK_STATE_DIR`, or `/run/frostlock`; without root `$XDG_RUNTIME_DIR/frostlock`. Rootless
+    /// podman calls its runtime as root of a user namespace, to which /run is somebody else's.
     pub fn from_env() -> StateDir {
         if let Some(path) = absolute_env("FROSTLOCK_STATE_DIR") {
             return StateDir(path);
         }
-        if nix::unistd::geteuid().is_root() {
-            return StateDir(PathBuf::from(DEFAULT));
-        }
         match absolute_env("XDG_RUNTIME_DIR") {
-            Some(runtime_dir) => StateDir(runtime_dir.join("frostlock")),
-            None => StateDir(PathBuf::from(DEFAULT)),
+            Some(runtime_dir) if !is_ours(Path::new(DEFAULT)) => {
+                StateDir(runtime_dir.join("frostlock"))
+            }
+            _ => StateDir(PathBuf::from(DEFAULT)),
         }
     }
 
@@ -61,6 +61,13 @@ impl StateDir {
     pub fn path(&self) -> &Path {
         &self.0
     }
+}
+
+/// Whether root is who owns it, or may make it. Others must not be sent to where root's state is, be
+/// it not there yet.
+fn is_ours(path: &Path) -> bool {
+    let mut owners = path.ancestors().filter_map(|path| std::fs::symlink_metadata(path).ok());
+    nix::unistd::geteuid().is_root() && owners.next().is_some_and(|nearest| nearest.uid() == 0)
 }
 
 fn absolute_env(name: &str) -> Option<PathBuf> {

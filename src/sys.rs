@@ -28,7 +28,6 @@ pub(crate) struct Launch<'a> {
     pub(crate) env: &'a mut [CString],
     /// The entry of `env` that must name the child's own pid: `LISTEN_PID=` and ten digits.
     pub(crate) listen_pid: Option<usize>,
-    pub(crate) stdin: Option<BorrowedFd<'a>>,
     pub(crate) stdout: Option<BorrowedFd<'a>>,
     pub(crate) stderr: Option<BorrowedFd<'a>>,
     /// The signal mask that we were started with.
@@ -168,11 +167,9 @@ fn exec_in_child(
         if let Some(entry) = listen_pid {
             write_pid(entry.add(c"LISTEN_PID=".count_bytes()).cast(), libc::getpid() as u32);
         }
-        for (from, to) in [
-            (launch.stdin, libc::STDIN_FILENO),
-            (launch.stdout, libc::STDOUT_FILENO),
-            (launch.stderr, libc::STDERR_FILENO),
-        ] {
+        for (from, to) in
+            [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
+        {
             let failed = from.is_some_and(|from| libc::dup2(from.as_raw_fd(), to) == -1);
             if failed {
                 return *libc::__errno_location();

@@ -788,10 +788,7 @@ mod limits {
     }
 
     /// root is exempt, so this is somebody else, who cannot have a second process.
-    #[test]
-    fn processes() {
-        let scratch = Scratch::new();
-        let seven = seven(&scratch);
+    fn without_a_second_process(scratch: &Scratch, runtime: &Path, words: &[&str]) -> Command {
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let wrapper = scratch.path("wrapper");
         fs::copy(frostlock(), &wrapper).unwrap();
@@ -800,11 +797,31 @@ mod limits {
             .args(["--reuid", "61234", "--regid", "61234", "--clear-groups", "--inh-caps=-all"])
             .args(["prlimit", "--nproc=1"])
             .arg(&wrapper)
-            .args(["delete", ID])
-            .env("FROSTLOCK_RUNTIME", &seven)
+            .args(words)
+            .env("FROSTLOCK_RUNTIME", runtime)
             .env("FROSTLOCK_STATE_DIR", scratch.state())
             .env("FROSTLOCK_CONFIG", "/dev/null");
-        is_seven(&within_limit(&mut command));
+        command
+    }
+
+    #[test]
+    fn processes() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        is_seven(&within_limit(&mut without_a_second_process(&scratch, &seven, &["delete", ID])));
+    }
+
+    /// What was read for a second attempt is there for the only one.
+    #[test]
+    fn processes_with_an_input() {
+        let scratch = Scratch::new();
+        let reads = program(&scratch.path("reads"), "#!/bin/sh\nread line\necho \"$line\"\n");
+        let input = scratch.path("input");
+        fs::write(&input, "{\"cpu\":{}}\n").unwrap();
+        let words = ["update", "--resources", "-", ID];
+        let mut update = without_a_second_process(&scratch, &reads, &words);
+        let output = within_limit(update.stdin(fs::File::open(input).unwrap()));
+        assert_eq!(text(&output.stdout), "{\"cpu\":{}}\n", "{output:?}");
     }
 }
 
@@ -935,6 +952,31 @@ mod surroundings {
                 is_seven(&within_limit(&mut in_namespace(setup, &command)));
             }
         }
+    }
+
+    /// Rootless podman's surroundings: root of a user namespace, to which /run is somebody else's.
+    #[test]
+    fn root_of_a_user_namespace_only() {
+        let scratch = Scratch::new();
+        let seven = seven(&scratch);
+        fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let wrapper = scratch.path("wrapper");
+        fs::copy(frostlock(), &wrapper).unwrap();
+        let xdg = scratch.path("xdg");
+        fs::create_dir(&xdg).unwrap();
+        std::os::unix::fs::chown(&xdg, Some(61234), Some(61234)).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "61234", "--regid", "61234", "--clear-groups"])
+            .args(["unshare", "--user", "--map-root-user"])
+            .arg(&wrapper)
+            .args(["delete", ID])
+            .env("FROSTLOCK_RUNTIME", &seven)
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .env("XDG_RUNTIME_DIR", &xdg);
+        is_seven(&within_limit(&mut command));
+        let journal = fs::read_to_string(xdg.join("frostlock/journal.jsonl")).unwrap();
+        assert_eq!(journal.lines().count(), 1);
     }
 
     #[test]
