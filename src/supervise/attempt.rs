@@ -10,8 +10,8 @@ use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
 use crate::invocation::Verb;
-use crate::lock::{Acquired, Guard};
-use crate::outcome::{Exit, Try};
+use crate::lock::Guard;
+use crate::outcome::{Exit, LockUse, Try};
 use crate::retry::{self, Limits, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Stdio, Watch};
 use crate::started::{Sight, StartWatch};
@@ -33,6 +33,8 @@ pub(super) struct Attempts<'a> {
     pub(super) runtime: Runtime,
     pub(super) channels: Channels,
     pub(super) guard: Option<Guard>,
+    /// What became of it for the last attempt.
+    pub(super) lock: LockUse,
 }
 
 /// How they ended.
@@ -48,6 +50,7 @@ pub(super) struct Run {
     pub(super) last_error: Option<String>,
     pub(super) channels: Channels,
     pub(super) guard: Option<Guard>,
+    pub(super) lock: LockUse,
 }
 
 impl Attempts<'_> {
@@ -57,16 +60,11 @@ impl Attempts<'_> {
         let mut tries: Vec<Try> = Vec::new();
         loop {
             let frozen_before = container.freezer() != Freezer::Thawed;
-            let (exit, took, started) = match self.once(&signals, container) {
-                Ok(attempted) => attempted,
-                Err(error) => {
-                    signals.give_back();
-                    return Err(error);
-                }
-            };
-            let error =
+            let attempted = self.once(&signals, container);
+            let (exit, took, started) = attempted.inspect_err(|_error| signals.give_back())?;
+            let last_error =
                 (exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
-            let failure = error.as_deref().map(|text| verdict::judge(self.verb(), text));
+            let failure = last_error.as_deref().map(|text| verdict::judge(self.verb(), text));
             tries.push(Try { took, failure, delay: None });
             let step = failure.map(|failure| {
                 self.undo(container, failure, frozen_before);
@@ -77,25 +75,25 @@ impl Attempts<'_> {
                     if let Some(last) = tries.last_mut() {
                         last.delay = Some(delay);
                     }
-                    match self.wait_for_next(&signals, delay, container) {
-                        Ok(()) => continue,
-                        Err(reason) => Some(reason),
-                    }
+                    let waited = self.wait_for_next(&signals, delay, container);
+                    let Err(reason) = waited else { continue };
+                    Some(reason)
                 }
                 Some(Step::Stop(reason)) => Some(reason),
                 None => None,
             };
             let took = tries.iter().map(|attempt| attempt.took).sum();
-            let Attempts { channels, guard, .. } = self;
+            let Attempts { channels, guard, lock, .. } = self;
             return Ok(Run {
                 exit,
                 started,
                 took,
                 tries,
                 gave_up,
-                last_error: error,
+                last_error,
                 channels,
                 guard,
+                lock,
             });
         }
     }
@@ -220,9 +218,8 @@ impl Attempts<'_> {
             self.operation.lock_wanted().zip(container.identity())
         {
             let limit = limit.min(self.left());
-            if let Acquired::Held(guard) = self.operation.acquire(&identity, mode, limit) {
-                self.guard = Some(guard);
-            }
+            let acquired = self.operation.acquire(&identity, mode, limit);
+            (self.guard, self.lock) = super::used(acquired, mode);
         }
         Ok(())
     }

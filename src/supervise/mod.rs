@@ -55,8 +55,8 @@ impl Operation<'_> {
         let quotas = container.quotas();
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
-        let run =
-            Attempts { operation: self, since, runtime, channels, guard }.run(&mut container)?;
+        let run = Attempts { operation: self, since, runtime, channels, guard, lock }
+            .run(&mut container)?;
 
         self.settle(&mut container, run.exit, run.guard);
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
@@ -68,7 +68,7 @@ impl Operation<'_> {
             runtime: self.runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: self.invocation.signal.clone(),
-            lock,
+            lock: run.lock,
             stages: Stages { prepare, lock_wait, started: run.started, run: run.took },
             tries: run.tries,
             gave_up: run.gave_up,
@@ -135,13 +135,8 @@ impl Operation<'_> {
                 break;
             }
         }
-        let waited = since.elapsed();
-        match acquired {
-            Acquired::Held(guard) => (Some(guard), LockUse::Held(mode), waited),
-            Acquired::Nested(holder) => (None, LockUse::Nested(holder), waited),
-            Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders), waited),
-            Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string()), waited),
-        }
+        let (guard, lock) = used(acquired, mode);
+        (guard, lock, since.elapsed())
     }
 
     /// Whoever was ahead of us may have deleted the container, and somebody made it again, perhaps in
@@ -228,5 +223,14 @@ impl Operation<'_> {
         if let Some(guard) = guard {
             guard.retire();
         }
+    }
+}
+
+fn used(acquired: Acquired, mode: Mode) -> (Option<Guard>, LockUse) {
+    match acquired {
+        Acquired::Held(guard) => (Some(guard), LockUse::Held(mode)),
+        Acquired::Nested(holder) => (None, LockUse::Nested(holder)),
+        Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders)),
+        Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string())),
     }
 }
