@@ -104,7 +104,12 @@ impl Container {
         };
         match found {
             Ok(record) => container.record = Some(record),
-            Err(why) => container.unknown = Some(why),
+            // That there is no such container is for the runtime to say; a container's second
+            // `delete` is nothing to warn of.
+            Err(why) => {
+                let expected = !invocation.verb.makes_a_container() && container.is_gone();
+                container.unknown = (!expected).then_some(why);
+            }
         }
         container
     }

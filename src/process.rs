@@ -57,7 +57,11 @@ struct Stat {
 
 impl Stat {
     fn of(pid: i32) -> Option<Stat> {
-        Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+        // One read; the 52 fields of a line do not fill the buffer.
+        let mut line = [0; 2048];
+        let mut file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = std::io::Read::read(&mut file, &mut line).ok()?;
+        Stat::parse(&line[..length])
     }
 
     /// The comm in parentheses may itself hold spaces and parentheses, so fields are counted from

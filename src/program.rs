@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::cgroup::Identity;
 use crate::complaint;
 use crate::config::Config;
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
@@ -61,6 +62,14 @@ impl Program {
             Err(error) => {
                 self.complain();
                 let line = invocation::read(Grammar::Runc, &args);
+                if let Command::Supervised(invocation) = &line.command {
+                    let runtime = Runtime { path: PathBuf::new(), args };
+                    let waited = (None, LockUse::None, Stages::default());
+                    let note = error.to_string();
+                    let mut outcome = self.unserialized(&runtime, Some(invocation), note, waited);
+                    (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
+                    self.record(&outcome);
+                }
                 no_runtime(&error.to_string(), Grammar::Runc, &line)
             }
         }
@@ -79,7 +88,7 @@ impl Program {
             }
             Command::Unreadable { reason } => {
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
-                let lock = (LockUse::None, stages);
+                let lock = (None, LockUse::None, stages);
                 self.record(&self.unserialized(runtime, None, reason.clone(), lock));
                 become_runtime(runtime, grammar, &line)
             }
@@ -113,15 +122,23 @@ impl Program {
             }
             Err(error) => {
                 // No descriptor or process to be had for a second one, or no such runtime.
-                log::warn!("cannot run {} beside us: {error}", operation.runtime.path.display());
+                let note = format!("cannot run beside us: {error}");
+                let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
+                let waited = (None, LockUse::None, stages);
+                let invocation = Some(operation.invocation);
+                let mut outcome = self.unserialized(operation.runtime, invocation, note, waited);
+                if sys::is_of_exec(&error) {
+                    (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
+                }
+                self.record(&outcome);
                 become_runtime(operation.runtime, operation.grammar, line)
             }
         }
     }
 
     /// `state` leaves a record only if something was in its way: it is asked for all the time.
-    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: (LockUse, Stages)) {
-        if matches!(lock.0, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: Waited) {
+        if matches!(lock.1, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
             let note = "executed without a record of its end".to_owned();
             self.record(&self.unserialized(runtime, Some(invocation), note, lock));
         } else {
@@ -142,12 +159,12 @@ impl Program {
         runtime: &Runtime,
         invocation: Option<&Invocation>,
         note: String,
-        (lock, stages): (LockUse, Stages),
+        (cgroup, lock, stages): Waited,
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
             id: invocation.map(|invocation| invocation.id.clone()).unwrap_or_default(),
-            cgroup: None,
+            cgroup,
             runtime: runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: None,
@@ -170,6 +187,9 @@ impl Program {
         syslog::report(outcome);
     }
 }
+
+/// What there is to say of a lock that was taken for no longer than a wait.
+type Waited = (Option<Identity>, LockUse, Stages);
 
 fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {
     let error = runtime.exec();

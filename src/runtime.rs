@@ -53,6 +53,8 @@ impl Runtime {
         let argv = self.argv()?;
         let mut env = sys::environment();
         let listen_pid = reserve_listen_pid(&mut env);
+        // Before the fork: a short runtime may be through before we are told that it was executed.
+        let since = Instant::now();
         let pid = sys::spawn(&mut sys::Launch {
             program: &program,
             argv: &argv,
@@ -64,7 +66,7 @@ impl Runtime {
             sigchld: &signals.sigchld,
         })?;
         STARTED.store(pid, Ordering::Relaxed);
-        Ok(Attempt { pid, since: Instant::now() })
+        Ok(Attempt { pid, since })
     }
 }
 

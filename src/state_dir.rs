@@ -79,13 +79,16 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     let explain = |error: io::Error| {
         io::Error::new(error.kind(), format!("cannot use {}: {error}", path.display()))
     };
-    let mut builder = std::fs::DirBuilder::new();
-    match builder.mode(0o700).create(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(explain(error)),
+    // Most often it is there; an attempt to make it would lock its parent first.
+    let there = std::fs::symlink_metadata(path);
+    if there.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(explain(error)),
+        }
     }
-    let metadata = std::fs::symlink_metadata(path).map_err(explain)?;
+    let metadata = there.or_else(|_| std::fs::symlink_metadata(path)).map_err(explain)?;
     if !metadata.is_dir() {
         return Err(explain(io::Error::from_raw_os_error(libc::ENOTDIR)));
     }

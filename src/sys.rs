@@ -238,6 +238,13 @@ pub(crate) fn environment() -> Vec<CString> {
     entries
 }
 
+/// Whether an error of [`spawn`] is about the program, so that [`exec`] has it, too.
+pub(crate) fn is_of_exec(error: &io::Error) -> bool {
+    let about_the_program =
+        [libc::ENOENT, libc::EACCES, libc::EPERM, libc::ENOEXEC, libc::ENOTDIR, libc::ELOOP];
+    error.raw_os_error().is_some_and(|errno| about_the_program.contains(&errno))
+}
+
 /// Replaces this process by the runtime; returns only if that failed.
 pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));

@@ -111,7 +111,7 @@ fn line(outcome: &Outcome) -> String {
     if let Some(remark) = lock_remark(&outcome.lock) {
         line.push_str(&format!(" ({remark})"));
     }
-    for note in &outcome.notes {
+    for note in outcome.notes.iter().filter(|note| !note.is_empty()) {
         line.push_str("; ");
         line.push_str(note);
     }

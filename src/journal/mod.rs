@@ -16,7 +16,8 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::cgroup::CpuQuota;
 use crate::lock::Mode;
@@ -132,8 +133,8 @@ impl<'a> Record<'a> {
             LockUse::Unavailable(why) => Some(why),
             _ => None,
         };
-        let notes: Vec<&str> =
-            unavailable.into_iter().chain(&outcome.notes).map(String::as_str).collect();
+        let notes = unavailable.into_iter().chain(&outcome.notes).map(|note| note.trim());
+        let notes: Vec<&str> = notes.filter(|note| !note.is_empty()).collect();
         let throttled = outcome.figures.and_then(|figures| figures.throttled);
         let (lock, holders) = lock_use(&outcome.lock);
         Record {
@@ -230,10 +231,11 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
+/// Always with three digits of a second, so that times sort as text.
 pub(crate) fn now() -> String {
-    let now = OffsetDateTime::now_utc();
-    let now = now.replace_millisecond(now.millisecond()).unwrap_or(now);
-    now.format(&Rfc3339).unwrap_or_default()
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::now_utc().format(FORMAT).unwrap_or_default()
 }
 
 /// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.

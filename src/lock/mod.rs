@@ -59,11 +59,12 @@ impl LockFiles {
         }
     }
 
-    /// Takes the lock, waiting for at most `limit`.
-    pub fn acquire(&self, mode: Mode, limit: Duration, holder: &Holder) -> Acquired {
+    /// Takes the lock, waiting for at most `limit`. Whoever gives it back at once need not say who it
+    /// is.
+    pub fn acquire(&self, mode: Mode, limit: Duration, holder: Option<&Holder>) -> Acquired {
         match self.pass(mode, limit) {
             Ok(Ok(lock)) => {
-                let slot = holders::write(&lock, mode, holder);
+                let slot = holder.map(|holder| holders::write(&lock, mode, holder));
                 Acquired::Held(Guard { lock, slot, mode, files: self.clone() })
             }
             Ok(Err(Refusal::Nested(holder))) => Acquired::Nested(holder),
@@ -93,7 +94,7 @@ impl LockFiles {
 #[derive(Debug)]
 pub struct Guard {
     lock: File,
-    slot: Slot,
+    slot: Option<Slot>,
     mode: Mode,
     files: LockFiles,
 }
@@ -118,6 +119,8 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // A foreground operation lives on after it gave the lock back; its name must not stand
         // there as a holder's.
-        holders::erase(&self.lock, self.slot);
+        if let Some(slot) = self.slot {
+            holders::erase(&self.lock, slot);
+        }
     }
 }

@@ -84,14 +84,14 @@ impl Operation<'_> {
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
-    pub(crate) fn wait_for_lock(&self) -> (LockUse, Stages) {
+    pub(crate) fn wait_for_lock(&self) -> (Option<Identity>, LockUse, Stages) {
         let mut container = self.container();
         let prepare = self.began.elapsed();
         let (guard, lock, lock_wait) = self.lock(&mut container);
         if guard.is_some() && container.is_gone() {
             self.retire(&container, guard);
         }
-        (lock, Stages { prepare, lock_wait, ..Stages::default() })
+        (container.identity(), lock, Stages { prepare, lock_wait, ..Stages::default() })
     }
 
     fn container(&self) -> Container {
@@ -158,11 +158,12 @@ impl Operation<'_> {
             Ok(directory) => directory,
             Err(error) => return Acquired::Unavailable(error),
         };
-        let verb = self.invocation.verb.as_str();
-        match Holder::ourselves(verb, &self.invocation.id) {
-            Some(holder) => LockFiles::of(identity, &directory).acquire(mode, limit, &holder),
-            None => Acquired::Unavailable(io::Error::other("/proc is not readable")),
-        }
+        let verb = self.invocation.verb;
+        let gives_it_back_at_once = verb == Verb::State;
+        let holder = (!gives_it_back_at_once)
+            .then(|| Holder::ourselves(verb.as_str(), &self.invocation.id))
+            .flatten();
+        LockFiles::of(identity, &directory).acquire(mode, limit, holder.as_ref())
     }
 
     /// Which lock a verb takes, and for how long it waits. A signal never waits: on cgroup v1 a
