@@ -29,7 +29,7 @@ const MARK: &str = "FROSTLOCK_TEST_MARK";
 const ID: &str = "c";
 
 fn kills() -> u32 {
-    if proof() { 200 } else { 8 }
+    if proof() { 100 } else { 8 }
 }
 
 // One test a verb would be the same in more lines: they differ only in what stands in `Scene`.
