@@ -117,6 +117,9 @@ impl Program {
                 ended.outcome.notes.extend(self.complaints.iter().cloned());
                 // First, as a caller that does not read can keep us at the replay until it kills us.
                 self.record(&ended.outcome);
+                // From here on a signal may end us, as it would have ended the runtime at its last
+                // words: the caller's pipe may be full.
+                ended.signals.give_back();
                 ended.channels.pass_on();
                 ended.outcome.exit.unwrap_or(Exit::NotStarted)
             }

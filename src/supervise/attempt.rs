@@ -49,6 +49,7 @@ pub(super) struct Run {
     pub(super) gave_up: Option<Reason>,
     pub(super) last_error: Option<String>,
     pub(super) channels: Channels,
+    pub(super) signals: Signals,
     pub(super) guard: Option<Guard>,
     pub(super) lock: LockUse,
 }
@@ -86,6 +87,7 @@ impl Attempts<'_> {
                         channels,
                         guard,
                         lock,
+                        signals,
                     });
                 }
             }

@@ -15,7 +15,7 @@ use crate::invocation::{Globals, Grammar, Invocation, Verb};
 use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::process;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Signals};
 use crate::state_dir::StateDir;
 
 /// Less is what it takes to lock a file that nobody holds.
@@ -38,6 +38,7 @@ pub(crate) struct Operation<'a> {
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
     pub(crate) channels: Channels,
+    pub(crate) signals: Signals,
 }
 
 impl Operation<'_> {
@@ -80,7 +81,7 @@ impl Operation<'_> {
             pod: container.pod(),
             notes,
         };
-        Ok(Ended { outcome, channels: run.channels })
+        Ok(Ended { outcome, channels: run.channels, signals: run.signals })
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
