@@ -69,8 +69,9 @@ fn lower_quartile(mut values: Vec<f64>) -> f64 {
 
 const AFTER_MS: [u64; 4] = [1, 20, 200, 1000];
 
-/// The waits of updates that begin so long after the foreground command has been started: the median
-/// must be short, since the machine may be busy with something else; and none may run out of time.
+/// The waits of updates that begin so long after the foreground command has been started. Every one
+/// must be short where the claim is proven; elsewhere the median, since the machine may be busy with
+/// something else, and none may run out of time.
 fn assert_out_of_the_way(what: &str, mut once: impl FnMut(Duration) -> Value) {
     let runs = if proof() { 21 } else { 3 };
     for after in AFTER_MS {
@@ -79,7 +80,9 @@ fn assert_out_of_the_way(what: &str, mut once: impl FnMut(Duration) -> Value) {
             records.iter().map(|record| record["lock_wait_ms"].as_f64().unwrap()).collect();
         println!("update {after} ms after {what}: waits {waits:.1?} ms");
         assert!(records.iter().all(|record| record["lock"] != "timed out"), "{records:?}");
-        assert!(median(waits.clone()) < 100.0, "{what}, after {after} ms: {waits:?}");
+        let longest = waits.iter().copied().fold(0.0, f64::max);
+        let judged = if proof() { longest } else { median(waits.clone()) };
+        assert!(judged < 100.0, "{what}, after {after} ms: {waits:?}");
     }
 }
 
@@ -211,7 +214,7 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
         // On a machine that is busy with other work two more processes wait for a processor, too; the
         // lower quartile is what is left of that. A wait for the lock would be in all of them.
         println!("{name}: medians {:.1?} ms", times.clone().map(median));
-        let [bare, wrapped] = times.map(lower_quartile);
+        let [bare, wrapped] = times.map(if proof() { median } else { lower_quartile });
         println!(
             "{name}: hook inside create {bare:.1} ms bare, {wrapped:.1} ms through us {statuses:?}"
         );
