@@ -212,9 +212,10 @@ impl Account {
         (granted(self.level_us > 0), None)
     }
 
-    fn is_full(mut self, now_ns: u64, rates: &Rates) -> bool {
-        self.settle(now_ns, &[], rates, 0);
-        self.marks.is_empty() && self.level_us >= rates.burst_us as i64
+    fn is_full(&self, now_ns: u64, rates: &Rates) -> bool {
+        let mut then = self.clone();
+        then.settle(now_ns, &[], rates, 0);
+        then.marks.is_empty() && then.level_us >= rates.burst_us as i64
     }
 }
 

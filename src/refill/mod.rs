@@ -29,8 +29,9 @@ use crate::{freeze, process};
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How much all refills of a cgroup give, in CPUs, where its quota is large enough for that. With one
-/// CPU's worth a runtime among eight busy threads takes about half as long again as with no quota.
-const GIVEN_CPUS: f64 = 1.0;
+/// CPU's worth an exec among eight busy threads takes about 1.5 times as long as with no quota, and
+/// gains as much, since it takes longer.
+const GIVEN_CPUS: f64 = 2.0;
 
 /// Why there is something to refill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

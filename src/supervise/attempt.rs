@@ -375,7 +375,7 @@ impl Watch for Meanwhile<'_, '_> {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(sight @ (Sight::Started | Sight::Unseen)) => {
                 self.let_go(attempt, sight == Sight::Started);
-                return None;
+                None
             }
             None => None,
         };
@@ -390,7 +390,7 @@ impl Meanwhile<'_, '_> {
             self.note_start(attempt);
         }
         self.start = None;
-        self.attempts.relief.stop(self.attempts.operation);
+        self.attempts.relief.wind_up();
         if let Some(intent) = self.attempts.intent.take() {
             intent.done();
         }

@@ -22,6 +22,9 @@ use crate::runtime::Signals;
 /// tells when that is: runc 1.4 and newer start a process right in the cgroup (CLONE_INTO_CGROUP).
 const HEAD_START: Duration = Duration::from_millis(8);
 
+/// A process that was just executed has yet to be loaded. Only where the runtime stays for it anyway.
+const LOADING: Duration = Duration::from_millis(20);
+
 /// How often to look where nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -31,6 +34,8 @@ pub(super) struct Relief {
     refill: Option<Box<Refill>>,
     cue: Cue,
     freeze: Option<FreezeWatch>,
+    /// When the process that a foreground command stays for has started: there is little left to do.
+    ends_at: Option<Instant>,
     reports: Vec<Report>,
     pub(super) notes: Vec<String>,
 }
@@ -52,6 +57,7 @@ impl Relief {
             refill: None,
             cue: Cue::Freeze,
             freeze: None,
+            ends_at: None,
             reports: Vec::new(),
             notes: Vec::new(),
         };
@@ -104,6 +110,10 @@ impl Relief {
             None => (Sight::Quiet, None),
         };
         let Some(refill) = &mut self.refill else { return look_again };
+        if self.ends_at.is_some_and(|end| now >= end) {
+            refill.rest(now);
+            return None;
+        }
         let (is_time, wait) = match &mut self.cue {
             Cue::After(head_start) => (elapsed >= *head_start, head_start.checked_sub(elapsed)),
             Cue::Join { joins, seen } => {
@@ -120,6 +130,12 @@ impl Relief {
             wait
         };
         earliest(look_again, next)
+    }
+
+    /// The process runs, or was not seen to: the runtime's work is done.
+    pub(super) fn wind_up(&mut self) {
+        self.freeze = None;
+        self.ends_at = Some(Instant::now() + LOADING);
     }
 
     /// Between two attempts nothing is refilled.
