@@ -74,7 +74,8 @@ impl Attempts<'_> {
         let throttled_before = throttled_periods(container);
         let mut tries: Vec<Try> = Vec::new();
         loop {
-            let frozen_before = container.freezer() != Freezer::Thawed;
+            // One that is not there yet is not frozen.
+            let frozen_before = matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
             let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
             if is_held {
