@@ -139,7 +139,8 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
     if note.frozen_before || note.boot_id != process::boot_id() {
         return None;
     }
-    if !is_frozen(note.files.freezer()) || (note.verb == Verb::Pause.as_str() && is_paused()) {
+    // A pause may have succeeded after it: one that did not get the lock recovers nothing first.
+    if !is_frozen(note.files.freezer()) || is_paused() {
         return None;
     }
     freeze::thaw(&note.files);
@@ -191,6 +192,22 @@ mod tests {
             files: Reader::new(&Hierarchies::default(), &Identity::new("/c").unwrap()),
             frozen_before: false,
         }
+    }
+
+    #[test]
+    fn a_pause_that_succeeded_after_a_dead_note_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let freezer_state = dir.path().join("freezer.state");
+        let ours = Process::ourselves().unwrap();
+        let files = serde_json::json!({ "freezer": ["V1", dir.path()] });
+        let files = serde_json::from_value(files).unwrap();
+        let dead = Process { start: ours.start + 1, ..ours };
+        let note = Note { files, ..note_of(dead) };
+        std::fs::write(&freezer_state, "FROZEN").unwrap();
+        assert_eq!(undo(&note, || true), None);
+        assert_eq!(std::fs::read_to_string(&freezer_state).unwrap(), "FROZEN");
+        assert!(undo(&note, || false).is_some());
+        assert_eq!(std::fs::read_to_string(&freezer_state).unwrap(), "THAWED");
     }
 
     #[test]
