@@ -133,8 +133,11 @@ impl Attempts<'_> {
         if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
             return false;
         }
+        // As long as there is time for an attempt after it.
+        let attempt = tries.first().map(|first| first.took).unwrap_or_default();
+        let limit = self.left().saturating_sub(attempt);
         freeze::freeze_on_v1(files)
-            && self.wait_until(signals, self.left(), || files.freezer() == Freezer::Frozen)
+            && self.wait_until(signals, limit, || files.freezer() == Freezer::Frozen)
             || {
                 container.thaw();
                 false
@@ -417,7 +420,7 @@ impl Watch for Meanwhile<'_, '_> {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(sight @ (Sight::Started | Sight::Unseen)) => {
                 self.let_go(attempt, sight == Sight::Started);
-                None
+                Some(Duration::ZERO)
             }
             None => None,
         };
