@@ -65,6 +65,20 @@ impl Series {
     }
 }
 
+impl Extend<Took> for Series {
+    fn extend<T: IntoIterator<Item = Took>>(&mut self, each: T) {
+        each.into_iter().for_each(|took| self.add(took));
+    }
+}
+
+impl FromIterator<Took> for Series {
+    fn from_iter<T: IntoIterator<Item = Took>>(each: T) -> Series {
+        let mut series = Series::default();
+        series.extend(each);
+        series
+    }
+}
+
 /// Printed also when the test ends early: the figures say why.
 pub(crate) struct Table {
     title: &'static str,
