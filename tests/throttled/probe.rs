@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use crate::scene::{Container, Quota, Via, refilled};
 use crate::support::{Runtime, Scratch, proof};
 use crate::table::{Series, Table};
-use crate::{ENOUGH_FAILURES, SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes};
+use crate::{ENOUGH_FAILURES, SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
 
 const LOOPS: [u32; 2] = [2, 8];
+/// With the last a bare exec takes two to three times as long as with none, which a busy machine may
+/// hide: only where the figures are claimed.
 const QUOTAS: [Quota; 3] = [Quota::new(1, 100), Quota::new(5, 100), Quota::new(20, 100)];
 
 /// Of the median into a container that is as busy and has no quota.
@@ -41,8 +43,10 @@ fn an_exec_into_a_throttled_container_is_as_fast_as_into_any_other() {
 
 fn one_scene(table: &mut Table, runtime: &Runtime, loops: u32) {
     let scene = format!("{} {loops} busy", runtime.name);
+    let quotas = if proof() { &QUOTAS[..] } else { &QUOTAS[..2] };
     let controls: Vec<Series> = std::thread::scope(|scope| {
-        let each = QUOTAS.map(|quota| scope.spawn(move || control(runtime, loops, quota)));
+        let one = |&quota| scope.spawn(move || control(runtime, loops, quota));
+        let each: Vec<_> = quotas.iter().map(one).collect();
         each.into_iter().map(|one| one.join().unwrap()).collect()
     });
     let unthrottled = {
@@ -54,7 +58,7 @@ fn one_scene(table: &mut Table, runtime: &Runtime, loops: u32) {
         series
     };
     table.row(&format!("{scene}, no quota"), "wrapped", &unthrottled);
-    for (quota, bare) in QUOTAS.into_iter().zip(controls) {
+    for (&quota, bare) in quotas.iter().zip(controls) {
         let scene = format!("{scene}, {quota}");
         table.row(&scene, "bare", &bare);
         table.claim(bare.p50() >= TIMES_BARE * unthrottled.p50(), || {
@@ -69,8 +73,8 @@ fn one_scene(table: &mut Table, runtime: &Runtime, loops: u32) {
         let settings = container.settings();
         table.claim(settings == before, || format!("{scene}: {before:?} has become {settings:?}"));
         table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
-        let most = TIMES_UNTHROTTLED * unthrottled.p50();
-        table.claim(wrapped.p50() <= most && wrapped.max() <= MAX_MS, || {
+        let most = TIMES_UNTHROTTLED * unthrottled.p50() * slack();
+        table.claim(wrapped.p50() <= most && wrapped.max() <= MAX_MS * slack(), || {
             let (p50, max) = (wrapped.p50(), wrapped.max());
             format!("{scene}: {p50:.1}, {max:.1} ms, want a median of {most:.1}, all in {MAX_MS}")
         });

@@ -215,7 +215,7 @@ pub(crate) fn timed(command: &mut Command, limit: Duration) -> Took {
     let failure = match status {
         Some(status) if status.success() => None,
         Some(status) => Some(reason(err).unwrap_or_else(|| status.to_string())),
-        None => Some(format!("not within {} s", limit.as_secs())),
+        None => Some(format!("not within {:.1} s", limit.as_secs_f64())),
     };
     Took { time, failure }
 }

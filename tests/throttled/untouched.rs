@@ -40,7 +40,7 @@ impl Watch {
         Watch(inotify)
     }
 
-    /// At least so many: the kernel counts equal ones that follow each other as one.
+    /// Since the last call, and at least so many: equal ones that follow each other are one event.
     fn writes(&self) -> usize {
         let mut writes = 0;
         loop {
@@ -78,13 +78,13 @@ fn only_a_throttled_container_sees_writes() {
                 }
                 let created = scratch.journal().len();
                 let watch = Watch::new(&container);
-                let mut failed = Vec::new();
+                let (mut failed, mut writes) = (Vec::new(), 0);
                 for _ in 0..ROUNDS {
                     for words in commands {
                         failed.extend(container.timed(words, LIMIT).failure);
+                        writes += watch.writes();
                     }
                 }
-                let writes = watch.writes();
                 let journal = scratch.journal().split_off(created);
                 let told = journal.iter().filter(|record| !refills(record).is_empty()).count();
                 let operations = ROUNDS * commands.len();
