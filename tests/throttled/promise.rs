@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::alone;
 use crate::scene::{Container, Quota, Via, refills};
-use crate::support::{Scratch, proof, runtime};
+use crate::support::{Runtime, Scratch, proof, runtime};
 use crate::table::Table;
 
 const LOOPS: u32 = 8;
@@ -58,13 +58,17 @@ fn cpu_time_beyond_the_quota_is_bounded() {
     );
     let mut table =
         Table::with_head("CPU time beyond a quota of 1/100 ms, 8 busy, in a tight loop", head);
-    for (name, commands) in [("exec", PROBES), ("update, pause, kill", FREEZES_AND_KILLS)] {
+    // `kill --all` freezes in every runc before 1.2, and there alone.
+    let loops =
+        [("exec", "runc-1.3.6", PROBES), ("update, pause, kill", "runc-1.1.15", FREEZES_AND_KILLS)];
+    for (name, runtime_name, commands) in loops {
+        let runtime = runtime(runtime_name);
         // The control ends as soon as it has shown it.
-        let control = gain(&mut table, name, Via::Unbounded, commands);
+        let control = gain(&mut table, name, &runtime, Via::Unbounded, commands);
         table.claim(control.beyond > bound(control.elapsed), || {
             format!("{name}: not shown: without a budget it is within the bound: {control:?}")
         });
-        let wrapped = gain(&mut table, name, Via::Wrapped, commands);
+        let wrapped = gain(&mut table, name, &runtime, Via::Wrapped, commands);
         table.claim(wrapped.beyond <= bound(wrapped.elapsed), || {
             format!("{name}: more than {:.2} s: {wrapped:?}", bound(wrapped.elapsed))
         });
@@ -82,10 +86,9 @@ struct Gain {
     told: f64,
 }
 
-fn gain(table: &mut Table, name: &str, via: Via, commands: &[&[&str]]) -> Gain {
-    let runtime = runtime("runc-1.3.6");
+fn gain(table: &mut Table, name: &str, runtime: &Runtime, via: Via, commands: &[&[&str]]) -> Gain {
     let scratch = Scratch::new();
-    let container = Container::busy(&scratch, &runtime, via, "c", LOOPS);
+    let container = Container::busy(&scratch, runtime, via, "c", LOOPS);
     container.limit(QUOTA);
     let began = Instant::now();
     let before = container.usage();
