@@ -20,7 +20,8 @@ fn rounds(short: usize) -> usize {
 fn a_throttled_container_is_paused() {
     let _alone = alone();
     let mut table = Table::new("pause of throttled containers, cgroup v1");
-    for name in RUNTIMES {
+    // They differ in how they freeze, and 1.1.15 does it as 1.3.6 does.
+    for name in RUNTIMES.into_iter().filter(|name| proof() || *name != "runc-1.1.15") {
         let runtime = runtime(name);
         for (loops, quota) in SCENES {
             one_scene(&mut table, &runtime, loops, quota);

@@ -7,11 +7,10 @@ use serde_json::Value;
 
 use crate::alone;
 use crate::scene::{Container, Quota, Via, refills};
-use crate::support::{Runtime, Scratch, proof, runtime};
+use crate::support::{Scratch, proof, runtime};
 use crate::table::Table;
 
 const LOOPS: u32 = 8;
-const QUOTA: Quota = Quota::new(1, 100);
 
 /// The default of `burst_ms`.
 const BURST_S: f64 = 1.0;
@@ -20,8 +19,6 @@ const BURST_S: f64 = 1.0;
 const SHARE: f64 = 0.05 + 0.10;
 /// What one operation may gain before its account is looked at again.
 const OVERSHOOT_S: f64 = 0.25;
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 const PROBES: &[&[&str]] = &[&["exec", "c", "/bin/true"]];
 const FREEZES_AND_KILLS: &[&[&str]] = &[
@@ -32,19 +29,44 @@ const FREEZES_AND_KILLS: &[&[&str]] = &[
     &["kill", "--all", "c", "WINCH"],
 ];
 
-fn length() -> Duration {
-    Duration::from_secs(if proof() { 60 } else { 10 })
+fn length(via: Via) -> Duration {
+    Duration::from_secs(match via {
+        _ if proof() => 60,
+        Via::Wrapped => 10,
+        // It ends as soon as it has shown what it is for.
+        _ => 30,
+    })
 }
 
 fn bound(elapsed: f64) -> f64 {
     BURST_S + SHARE * elapsed + OVERSHOOT_S
 }
 
+struct Loop {
+    name: &'static str,
+    runtime: &'static str,
+    commands: &'static [&'static [&'static str]],
+    /// The control has the first, which gains the most where there is no bound.
+    quotas: &'static [Quota],
+}
+
+const LOOP_OF_PROBES: Loop =
+    Loop { name: "exec", runtime: "runc-1.3.6", commands: PROBES, quotas: &[Quota::new(1, 100)] };
+
+/// `kill --all` freezes in every runc before 1.2, and there alone. A freeze takes no longer with a
+/// larger quota, and is given more.
+const LOOP_OF_FREEZES: Loop = Loop {
+    name: "update, pause, kill",
+    runtime: "runc-1.1.15",
+    commands: FREEZES_AND_KILLS,
+    quotas: &[Quota::new(5, 100), Quota::new(1, 100)],
+};
+
 #[test]
 fn cpu_time_beyond_the_quota_is_bounded() {
     let _alone = alone();
     let head = format!(
-        "{:<20} {:<8} {:>6} {:>10} {:>6} {:>8} {:>8} {:>8} {:>10} {:>7}",
+        "{:<32} {:<8} {:>5} {:>10} {:>6} {:>7} {:>8} {:>9} {:>10} {:>8}",
         "",
         "",
         "s",
@@ -56,23 +78,20 @@ fn cpu_time_beyond_the_quota_is_bounded() {
         "of journal",
         "bound s"
     );
-    let mut table =
-        Table::with_head("CPU time beyond a quota of 1/100 ms, 8 busy, in a tight loop", head);
-    // `kill --all` freezes in every runc before 1.2, and there alone.
-    let loops =
-        [("exec", "runc-1.3.6", PROBES), ("update, pause, kill", "runc-1.1.15", FREEZES_AND_KILLS)];
-    for (name, runtime_name, commands) in loops {
-        let runtime = runtime(runtime_name);
-        // The control ends as soon as it has shown it.
-        let control = gain(&mut table, name, &runtime, Via::Unbounded, commands);
+    let mut table = Table::with_head("CPU time beyond the quota, 8 busy, in a tight loop", head);
+    for each in [LOOP_OF_PROBES, LOOP_OF_FREEZES] {
+        let name = each.name;
+        let control = gain(&mut table, &each, each.quotas[0], Via::Unbounded);
         table.claim(control.beyond > bound(control.elapsed), || {
             format!("{name}: not shown: without a budget it is within the bound: {control:?}")
         });
-        let wrapped = gain(&mut table, name, &runtime, Via::Wrapped, commands);
-        table.claim(wrapped.beyond <= bound(wrapped.elapsed), || {
-            format!("{name}: more than {:.2} s: {wrapped:?}", bound(wrapped.elapsed))
-        });
-        table.claim(wrapped.told > 0.0, || format!("{name}: the journal tells of no refill"));
+        for &quota in &each.quotas[..if proof() { each.quotas.len() } else { 1 }] {
+            let wrapped = gain(&mut table, &each, quota, Via::Wrapped);
+            table.claim(wrapped.beyond <= bound(wrapped.elapsed), || {
+                format!("{name}: more than {:.2} s: {wrapped:?}", bound(wrapped.elapsed))
+            });
+            table.claim(wrapped.told > 0.0, || format!("{name}: no refill in the journal"));
+        }
     }
     table.finish();
 }
@@ -82,38 +101,43 @@ struct Gain {
     elapsed: f64,
     /// CPU seconds beyond the quota.
     beyond: f64,
-    /// The same, as the journal has it.
+    /// The same, as the journal has it. An update lacks what runc's own writes of the quota give.
     told: f64,
 }
 
-fn gain(table: &mut Table, name: &str, runtime: &Runtime, via: Via, commands: &[&[&str]]) -> Gain {
+fn gain(table: &mut Table, each: &Loop, quota: Quota, via: Via) -> Gain {
+    let runtime = runtime(each.runtime);
     let scratch = Scratch::new();
-    let container = Container::busy(&scratch, runtime, via, "c", LOOPS);
-    container.limit(QUOTA);
+    let container = Container::busy(&scratch, &runtime, via, "c", LOOPS);
+    container.limit(quota);
     let began = Instant::now();
     let before = container.usage();
     let (mut operations, mut failed) = (0, 0);
     let beyond =
-        |elapsed: f64| (container.usage() - before).as_secs_f64() - QUOTA.ratio() * elapsed;
-    'loops: loop {
-        for words in commands {
-            operations += 1;
-            failed += usize::from(container.timed(words, LIMIT).failure.is_some());
-            let elapsed = began.elapsed().as_secs_f64();
-            let shown = via == Via::Unbounded && beyond(elapsed) > 1.5 * bound(elapsed);
-            if began.elapsed() >= length() || shown {
-                break 'loops;
-            }
+        |elapsed: f64| (container.usage() - before).as_secs_f64() - quota.ratio() * elapsed;
+    for words in each.commands.iter().cycle() {
+        // Without a refill an exec may take 24 s; what it does after that is not measured.
+        let left = length(via).saturating_sub(began.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        let took = container.timed(words, left);
+        operations += 1;
+        failed += usize::from(took.failure.is_some() && began.elapsed() < length(via));
+        let elapsed = began.elapsed().as_secs_f64();
+        if via == Via::Unbounded && beyond(elapsed) > 1.2 * bound(elapsed) {
+            break;
         }
     }
     let elapsed = began.elapsed().as_secs_f64();
     let beyond = beyond(elapsed);
     let told: f64 = scratch.journal().iter().map(gained).sum();
     table.line(format!(
-        "{name:<20} {:<8} {elapsed:>6.1} {operations:>10} {failed:>6} {:>8.2} {:>8.2} {beyond:>8.2} {told:>10.2} {:>7.2}",
+        "{:<32} {:<8} {elapsed:>5.1} {operations:>10} {failed:>6} {:>7.2} {:>8.2} {beyond:>9.2} {told:>10.2} {:>8.2}",
+        format!("{}, {quota}", each.name),
         via.name(),
-        beyond + QUOTA.ratio() * elapsed,
-        QUOTA.ratio() * elapsed,
+        beyond + quota.ratio() * elapsed,
+        quota.ratio() * elapsed,
         bound(elapsed)
     ));
     Gain { elapsed, beyond, told }

@@ -19,7 +19,7 @@ const GONE_MAX: Duration = Duration::from_secs(16);
 /// How long the controls of a scene may take together.
 const CONTROL_MAX: Duration = Duration::from_secs(120);
 /// Where only the failure has to be shown.
-const SHORT_GONE_MAX: Duration = Duration::from_secs(4);
+const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 
 fn gone_max(via: Via) -> Duration {
     if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }
@@ -68,7 +68,7 @@ fn every_scene(mut table: Table, way: Way, verb: &str) {
             format!("{scene}: not shown: bare succeeds, in {:.1} ms", bare.p50())
         });
         let scratch = Scratch::new();
-        let unthrottled = (0..rounds.div_ceil(2))
+        let unthrottled = (0..rounds / 3)
             .map(|number| one(&scratch, runtime, Via::Wrapped, number, loops, None, way));
         let unthrottled: Series = unthrottled.collect();
         table.row(&format!("{} {loops} busy, no quota", runtime.name), "wrapped", &unthrottled);

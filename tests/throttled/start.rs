@@ -27,7 +27,7 @@ fn rounds() -> usize {
 }
 
 fn control_rounds() -> usize {
-    if proof() { 20 } else { 3 }
+    if proof() { 20 } else { 2 }
 }
 
 #[test]
@@ -41,7 +41,10 @@ fn a_start_in_a_throttled_pod_is_as_fast_as_in_any_other() {
 }
 
 fn one_runtime(table: &mut Table, runtime: &Runtime) {
-    let scenes = QUOTAS.map(|quota| [(quota, false), (quota, true)]).concat();
+    let mut scenes = QUOTAS.map(|quota| [(quota, false), (quota, true)]).concat();
+    if !proof() {
+        scenes = vec![scenes[0], scenes[3]];
+    }
     let controls: Vec<Series> = std::thread::scope(|scope| {
         let each: Vec<_> = scenes
             .iter()

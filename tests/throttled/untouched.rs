@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::scene::{Container, Quota, Via, refills};
-use crate::support::{Scratch, runtime};
+use crate::support::{Scratch, proof, runtime};
 use crate::table::Table;
 use crate::{RUNTIMES, alone};
 
@@ -59,7 +59,7 @@ fn only_a_throttled_container_sees_writes() {
     let head =
         format!("{:<34} {:<8} {:>10} {:>7} {:>12}", "", "", "operations", "writes", "with refills");
     let mut table = Table::with_head("writes to the bandwidth files, cgroup v1", head);
-    for name in RUNTIMES {
+    for name in RUNTIMES.into_iter().filter(|name| proof() || *name != "runc-1.1.15") {
         let runtime = runtime(name);
         let scenes = [
             (None, EVERY_VERB, false),
