@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use crate::scene::{Container, Quota, Via, refilled};
 use crate::support::{Runtime, Scratch, proof};
 use crate::table::{Series, Table};
-use crate::{ENOUGH_FAILURES, SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
+use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
 
 const LOOPS: [u32; 2] = [2, 8];
-/// With the last a bare exec takes two to three times as long as with none, which a busy machine may
-/// hide: only where the figures are claimed.
+/// With the larger ones a bare exec is in luck now and then, which a few rounds cannot tell from a
+/// machine that is busy: only where the figures are claimed.
 const QUOTAS: [Quota; 3] = [Quota::new(1, 100), Quota::new(5, 100), Quota::new(20, 100)];
 
 /// Of the median into a container that is as busy and has no quota.
@@ -20,7 +20,7 @@ const TIMES_BARE: f64 = 2.0;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What one of the controls takes at most; 8 loops on 1 ms make it 24 s for one exec.
+/// When the last exec of a control is begun, and how long it may take: with 8 loops on 1 ms 24 s.
 fn control_max() -> Duration {
     Duration::from_secs(if proof() { 60 } else { 2 })
 }
@@ -43,7 +43,7 @@ fn an_exec_into_a_throttled_container_is_as_fast_as_into_any_other() {
 
 fn one_scene(table: &mut Table, runtime: &Runtime, loops: u32) {
     let scene = format!("{} {loops} busy", runtime.name);
-    let quotas = if proof() { &QUOTAS[..] } else { &QUOTAS[..2] };
+    let quotas = if proof() { &QUOTAS[..] } else { &QUOTAS[..1] };
     let controls: Vec<Series> = std::thread::scope(|scope| {
         let one = |&quota| scope.spawn(move || control(runtime, loops, quota));
         let each: Vec<_> = quotas.iter().map(one).collect();
@@ -105,13 +105,12 @@ fn control(runtime: &Runtime, loops: u32, quota: Quota) -> Series {
     let mut series = Series::default();
     let began = Instant::now();
     let rounds = if proof() { 50 } else { SHORT_CONTROL };
-    while series.n() < rounds && series.failed() < ENOUGH_FAILURES {
-        let left = control_max().saturating_sub(began.elapsed());
-        if left.is_zero() {
+    while series.n() < rounds && series.failed() == 0 {
+        if began.elapsed() >= control_max() {
             break;
         }
         container.until_throttled();
-        series.add(container.timed(&["exec", "c", "/bin/true"], left));
+        series.add(container.timed(&["exec", "c", "/bin/true"], control_max()));
     }
     series
 }
