@@ -87,7 +87,10 @@ fn cpu_time_beyond_the_quota_is_bounded() {
         });
         for &quota in &each.quotas[..if proof() { each.quotas.len() } else { 1 }] {
             let wrapped = gain(&mut table, &each, quota, Via::Wrapped);
-            table.claim(wrapped.beyond <= bound(wrapped.elapsed), || {
+            // While it is paused it leaves a part of its quota unused, which the journal does not
+            // make up for.
+            let most = wrapped.beyond.max(wrapped.told);
+            table.claim(most <= bound(wrapped.elapsed), || {
                 format!("{name}: more than {:.2} s: {wrapped:?}", bound(wrapped.elapsed))
             });
             table.claim(wrapped.told > 0.0, || format!("{name}: no refill in the journal"));
@@ -112,7 +115,8 @@ fn gain(table: &mut Table, each: &Loop, quota: Quota, via: Via) -> Gain {
     container.limit(quota);
     let began = Instant::now();
     let before = container.usage();
-    let (mut operations, mut failed) = (0, 0);
+    let mut operations = 0;
+    let mut failed = Vec::new();
     let beyond =
         |elapsed: f64| (container.usage() - before).as_secs_f64() - quota.ratio() * elapsed;
     for words in each.commands.iter().cycle() {
@@ -123,7 +127,9 @@ fn gain(table: &mut Table, each: &Loop, quota: Quota, via: Via) -> Gain {
         }
         let took = container.timed(words, left);
         operations += 1;
-        failed += usize::from(took.failure.is_some() && began.elapsed() < length(via));
+        if began.elapsed() < length(via) {
+            failed.extend(took.failure.map(|why| format!("{}: {why}", words[0])));
+        }
         let elapsed = began.elapsed().as_secs_f64();
         if via == Via::Unbounded && beyond(elapsed) > 1.2 * bound(elapsed) {
             break;
@@ -133,12 +139,14 @@ fn gain(table: &mut Table, each: &Loop, quota: Quota, via: Via) -> Gain {
     let beyond = beyond(elapsed);
     let told: f64 = scratch.journal().iter().map(gained).sum();
     table.line(format!(
-        "{:<32} {:<8} {elapsed:>5.1} {operations:>10} {failed:>6} {:>7.2} {:>8.2} {beyond:>9.2} {told:>10.2} {:>8.2}",
+        "{:<32} {:<8} {elapsed:>5.1} {operations:>10} {:>6} {:>7.2} {:>8.2} {beyond:>9.2} {told:>10.2} {:>8.2}  {}",
         format!("{}, {quota}", each.name),
         via.name(),
+        failed.len(),
         beyond + quota.ratio() * elapsed,
         quota.ratio() * elapsed,
-        bound(elapsed)
+        bound(elapsed),
+        failed.join("; ")
     ));
     Gain { elapsed, beyond, told }
 }
