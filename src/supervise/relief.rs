@@ -163,8 +163,12 @@ impl Relief {
             let refilled = self.refill.as_mut().and_then(|refill| refill.refill(Instant::now()));
             let pause = refilled.map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
             if since.elapsed() >= limit || signals.sleep(pause).is_err() {
-                self.rest();
-                return is_so();
+                let is_so = is_so();
+                match &mut self.refill {
+                    Some(refill) if !is_so => refill.give_up(Instant::now()),
+                    _ => self.rest(),
+                }
+                return is_so;
             }
         }
     }
