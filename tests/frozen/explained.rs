@@ -1,0 +1,71 @@
+//! cgroup v1: runc says `unable to freeze` and no more; the wrapped one says of what, in every place
+//! where somebody looks.
+
+use super::{OURS, RETRIES, ended_within, ms, names_the_task};
+use crate::scene::{HANGS, Log, Scene, Via};
+
+const TEXT: &str = "unable to freeze";
+
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+
+#[test]
+fn a_task_that_never_freezes() {
+    for name in RUNTIMES {
+        let scene = Scene::stubborn(name);
+        let bare = scene.give(Via::Bare, &["pause", "c"]);
+        let text = bare.containerd_reads();
+        println!("{name}: bare: exit {:?} in {}: {text}", bare.code, ms(bare.took));
+        assert!(bare.code == Some(1) && text.contains(TEXT), "not shown: {bare:?}");
+        assert!(!text.contains("pid"), "not shown: {text}");
+        for log in [Log::Json, Log::Text, Log::None] {
+            let wrapped = scene.give_logged(Via::Wrapped, log, &["pause", "c"], HANGS);
+            println!("{name}, {log:?}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
+            assert_eq!(wrapped.code, Some(1), "{wrapped:?}");
+            ended_within(&wrapped, bare.took + RETRIES);
+            assert_eq!(scene.freezer().read("freezer.state"), "THAWED", "{log:?}");
+            let message = match log {
+                Log::Json => wrapped.containerd_reads(),
+                Log::Text => text_message(&wrapped.log),
+                Log::None => wrapped.stderr.clone(),
+            };
+            println!("{name}, {log:?}: {}", message.trim_end());
+            names_the_task(&scene, &message);
+            names_the_task(&scene, &wrapped.stderr);
+            // The runtime's own words first, as they were, and no second time.
+            match log {
+                Log::None => assert!(message.contains(&text), "{message:?}"),
+                Log::Json | Log::Text => {
+                    assert!(message.starts_with(&format!("{text}{OURS}")), "{message:?}");
+                }
+            }
+            assert_eq!(message.matches(OURS).count(), 1, "{message:?}");
+        }
+        assert_eq!(scene.record("pause")["verdict"], "failed");
+        assert_eq!(scene.status(Via::Wrapped), "running");
+    }
+}
+
+/// What stands in `msg="..."` of the last error of a log in logrus' text format.
+fn text_message(log: &str) -> String {
+    let last = log.lines().rfind(|line| line.contains("level=error")).unwrap();
+    let (_, quoted) = last.split_once(" msg=").unwrap();
+    // Go quotes as JSON does, as far as these messages go.
+    serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}"))
+}
+
+/// The explanation stands before nothing, and changes nothing of what was there.
+#[test]
+fn the_log_is_added_to() {
+    let scene = Scene::stubborn("runc-1.1.5");
+    let old = "{\"level\":\"error\",\"msg\":\"old\",\"time\":\"2019-01-01T00:00:00Z\"}\n";
+    let file = scene.scratch.path("own-log");
+    std::fs::write(&file, old).unwrap();
+    let path = file.to_str().unwrap();
+    let words = ["--log", path, "--log-format", "json", "pause", "c"];
+    let ended = crate::scene::timed(&mut scene.command(Via::Wrapped, &words), HANGS);
+    assert_eq!(ended.code, Some(1));
+    let log = std::fs::read_to_string(&file).unwrap();
+    assert!(log.starts_with(old), "{log:?}");
+    let read = crate::scene::Ended { log, ..ended };
+    names_the_task(&scene, &read.containerd_reads());
+}

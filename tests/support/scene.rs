@@ -1,0 +1,315 @@
+//! One container, the two ways to give it a command, and what can be seen of it afterwards.
+
+// Every suite uses a part of it.
+#![allow(
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::stuck::Stuck;
+use super::support::{self, Scratch, eventually, runtime, succeed, text};
+
+pub const ID: &str = "c";
+
+pub const MS: Duration = Duration::from_millis(1);
+
+/// What a machine that does other things as well may add.
+pub const TOLERANCE: Duration = Duration::from_millis(800);
+
+/// Longer than any wait of ours; a command that takes longer hangs.
+pub const HANGS: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Bare,
+    Wrapped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    Json,
+    Text,
+    None,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ended {
+    /// None: killed, since it hung.
+    pub code: Option<i32>,
+    pub took: Duration,
+    pub stdout: String,
+    pub stderr: String,
+    pub log: String,
+}
+
+/// Of the runtime's log in JSON.
+#[derive(Debug, Deserialize)]
+pub struct Entry {
+    pub level: String,
+    pub msg: String,
+    pub time: String,
+}
+
+impl Ended {
+    /// As containerd reads it (process/utils.go, getLastRuntimeError): the last entry of level
+    /// `error`; anything that is not an entry, or has no RFC 3339 time, spoils the log.
+    pub fn containerd_reads(&self) -> String {
+        let mut last = None;
+        for entry in serde_json::Deserializer::from_str(&self.log).into_iter::<Entry>() {
+            let entry = entry.unwrap_or_else(|error| panic!("{error}: {:?}", self.log));
+            let format = &time::format_description::well_known::Rfc3339;
+            time::OffsetDateTime::parse(&entry.time, format).unwrap();
+            if entry.level == "error" {
+                last = Some(entry.msg);
+            }
+        }
+        last.unwrap_or_default()
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// A container, or the place for one.
+#[derive(Debug)]
+pub struct Scene {
+    /// Goes first: what it holds up could not be killed.
+    pub stuck: Option<Stuck>,
+    pub scratch: Scratch,
+    pub runtime: PathBuf,
+}
+
+impl Scene {
+    /// Without a container as yet.
+    pub fn of(runtime_name: &str) -> Scene {
+        Scene { stuck: None, scratch: Scratch::new(), runtime: runtime(runtime_name).path }
+    }
+
+    /// One that sleeps.
+    pub fn idle(runtime_name: &str) -> Scene {
+        let scene = Scene::of(runtime_name);
+        scene.scratch.bundle("idle", ID);
+        scene.start();
+        scene
+    }
+
+    /// One in which a `cat` does not freeze until `stuck` is released.
+    pub fn stubborn(runtime_name: &str) -> Scene {
+        let mut scene = Scene::of(runtime_name);
+        let stuck = Stuck::hold(&scene.scratch.path("stuck"));
+        let bundle = scene.scratch.bundle("idle", ID);
+        scene.scratch.edit(&bundle, |config| {
+            let script = "cat /tmp/stuck >/dev/null & exec sleep 3600";
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/tmp/stuck",
+                "type": "bind",
+                "source": stuck.fifo,
+                "options": ["bind", "rw"],
+            }));
+        });
+        scene.stuck = Some(stuck);
+        scene.start();
+        eventually(HANGS, "a task is held up", || scene.held_up().is_some());
+        scene
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.scratch.path(&format!("bundle-{ID}"))
+    }
+
+    /// Bare, so that the wrapper knows no more of it than it finds out.
+    fn start(&self) {
+        self.must(Via::Bare, &["run", "--detach", "--bundle", self.bundle().to_str().unwrap(), ID]);
+        // Else a task may not have executed its program yet.
+        eventually(HANGS, "the container's program", || {
+            self.pids().iter().any(|&pid| comm(pid) == "sleep")
+        });
+    }
+
+    pub fn command(&self, via: Via, words: &[&str]) -> Command {
+        let mut command = match via {
+            Via::Bare => self.scratch.bare(&self.runtime),
+            Via::Wrapped => self.scratch.wrapped(&self.runtime),
+        };
+        command.args(words);
+        command
+    }
+
+    pub fn must(&self, via: Via, words: &[&str]) {
+        succeed(&mut self.command(via, words));
+    }
+
+    pub fn give(&self, via: Via, words: &[&str]) -> Ended {
+        self.give_logged(via, Log::Json, words, Duration::from_secs(30))
+    }
+
+    pub fn give_logged(&self, via: Via, log: Log, words: &[&str], limit: Duration) -> Ended {
+        let file = self.scratch.path("log");
+        let _ = fs::remove_file(&file);
+        let mut line = match log {
+            Log::None => Vec::new(),
+            Log::Text => vec!["--log", file.to_str().unwrap()],
+            Log::Json => vec!["--log", file.to_str().unwrap(), "--log-format", "json"],
+        };
+        line.extend(words);
+        let ended = timed(&mut self.command(via, &line), limit);
+        Ended { log: fs::read_to_string(&file).unwrap_or_default(), ..ended }
+    }
+
+    pub fn status(&self, via: Via) -> String {
+        let output = succeed(&mut self.command(via, &["state", ID]));
+        let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    pub fn cgroup(&self) -> String {
+        format!("{}/{ID}", self.scratch.cgroup)
+    }
+
+    pub fn freezer(&self) -> Freezer {
+        Freezer::of(&self.cgroup())
+    }
+
+    pub fn pids(&self) -> Vec<i32> {
+        support::pids(&self.freezer().dir)
+    }
+
+    /// The task that does not freeze.
+    pub fn held_up(&self) -> Option<i32> {
+        let waits = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/wchan"))
+                .is_ok_and(|at| at == super::stuck::WCHAN)
+        };
+        self.pids().into_iter().find(waits)
+    }
+
+    /// The last record of a verb.
+    pub fn record(&self, verb: &str) -> Value {
+        let mut journal = self.scratch.journal().into_iter();
+        journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no {verb}"))
+    }
+
+    /// What is in the directory of intents, directories too.
+    pub fn intents(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                into.push(entry.path());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    walk(&entry.path(), into);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.scratch.state().join("intents"), &mut found);
+        found
+    }
+}
+
+/// One cgroup's freezer, whichever version; what has been frozen by hand is thawed by `Scratch`.
+#[derive(Debug, Clone)]
+pub struct Freezer {
+    pub dir: PathBuf,
+    v2: bool,
+}
+
+impl Freezer {
+    pub fn of(cgroup: &str) -> Freezer {
+        let top = Path::new("/sys/fs/cgroup");
+        let v2 = top.join("cgroup.controllers").exists();
+        let hierarchy = if v2 { top.to_owned() } else { top.join("freezer") };
+        Freezer { dir: hierarchy.join(cgroup.trim_start_matches('/')), v2 }
+    }
+
+    pub fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.dir.join(file)).unwrap_or_default().trim().to_owned()
+    }
+
+    /// The file that a freeze is asked for in, and what asks for it and for its end.
+    pub fn control(&self) -> (PathBuf, &'static str, &'static str) {
+        let (file, freeze, thaw) = if self.v2 {
+            ("cgroup.freeze", "1", "0")
+        } else {
+            ("freezer.state", "FROZEN", "THAWED")
+        };
+        (self.dir.join(file), freeze, thaw)
+    }
+
+    pub fn freeze(&self) {
+        let (file, freeze, _) = self.control();
+        fs::write(file, freeze).unwrap();
+    }
+
+    pub fn thaw(&self) {
+        let (file, _, thaw) = self.control();
+        fs::write(file, thaw).unwrap();
+    }
+
+    /// Every task is.
+    pub fn is_frozen(&self) -> bool {
+        if self.v2 {
+            self.read("cgroup.events").lines().any(|line| line == "frozen 1")
+        } else {
+            self.read("freezer.state") == "FROZEN"
+        }
+    }
+
+    /// Somebody has asked for it in this very cgroup, whether it has come to it or not.
+    pub fn is_asked_for(&self) -> bool {
+        let file = if self.v2 { "cgroup.freeze" } else { "freezer.self_freezing" };
+        self.read(file) == "1"
+    }
+}
+
+pub fn timed(command: &mut Command, limit: Duration) -> Ended {
+    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let began = Instant::now();
+    let mut child: Child = command
+        .stdout(out.try_clone().unwrap())
+        .stderr(err.try_clone().unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = support::wait(&mut child, limit);
+    let took = began.elapsed();
+    Ended {
+        code: status.and_then(|status| status.code()),
+        took,
+        stdout: text(&support::contents(out)),
+        stderr: text(&support::contents(err)),
+        log: String::new(),
+    }
+}
+
+pub fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// Runs an ignored test of the calling suite where there is cgroup v2 alone, and repeats what it
+/// measured.
+pub fn on_v2(test: &str) {
+    assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = text(&[inner.stdout, inner.stderr].concat());
+    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+    for line in text.lines().filter(|line| line.starts_with("v2: ")) {
+        println!("{line}");
+    }
+}
