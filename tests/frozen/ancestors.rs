@@ -1,14 +1,14 @@
 //! A cgroup further up is frozen by somebody else: nobody of us thaws it, nothing waits longer than
 //! it would without us, and what failed of it names it.
 
-use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
+use super::{CONFIRM, RETRIES, ended_within, ms, names_the_task};
 use std::time::Duration;
 
-use crate::scene::{self, Ended, Freezer, HANGS, Log, Scene, Via};
+use crate::scene::{self, Ended, Freezer, HANGS, Log, Scene, Via, report};
 use crate::support::eventually;
 
 const COMMANDS: [&[&str]; 4] = [
-    &["update", "--pids-limit", "77", "c"],
+    &["update", "--pids-limit", "0", "c"],
     &["state", "c"],
     &["exec", "c", "true"],
     &["pause", "c"],
@@ -39,8 +39,8 @@ fn compare(name: &str) {
     for words in COMMANDS {
         let bare = with_frozen_parent(name, Via::Bare, words);
         let wrapped = with_frozen_parent(name, Via::Wrapped, words);
-        println!(
-            "v2: {name} {words:?}: bare {:?} in {}, wrapped {:?} in {}",
+        report!(
+            "{name} {words:?}: bare {:?} in {}, wrapped {:?} in {}",
             bare.code,
             ms(bare.took),
             wrapped.code,
@@ -51,16 +51,9 @@ fn compare(name: &str) {
             ended_within(&wrapped, bare.took + RETRIES);
         }
         let (theirs, ours) = (bare.containerd_reads(), wrapped.containerd_reads());
-        assert!(ours.starts_with(&theirs), "{name} {words:?}: {theirs:?}, {ours:?}");
-        // What runc says of an exec that it refuses so; a container that another has frozen is
-        // "not running" to its pause, which a caller may match on.
-        if theirs.contains("paused") || theirs.contains("freeze") {
-            println!("v2: {name}: {ours}");
-            assert!(ours.contains(OURS) && ours.contains("is frozen"), "{name} {words:?}: {ours}");
-            assert!(ours.contains("/frostlock-test-"), "{name} {words:?}: {ours}");
-        } else {
-            assert_eq!(ours, theirs);
-        }
+        // A pause that finds everything frozen succeeds, and an exec freezes with the others: none
+        // of these fails for the freeze, so there is nothing to explain.
+        assert_eq!(ours, theirs, "{name} {words:?}");
     }
 }
 
@@ -96,7 +89,7 @@ fn with_a_task_that_does_not_freeze_on_v2() {
     scene.freezer().thaw();
     let wrapped = scene.give_logged(Via::Wrapped, Log::Json, &["pause", "c"], HANGS);
     let message = wrapped.containerd_reads();
-    println!("v2: wrapped: exit {:?} in {}: {message}", wrapped.code, ms(wrapped.took));
+    report!("wrapped: exit {:?} in {}: {message}", wrapped.code, ms(wrapped.took));
     assert_eq!(wrapped.code, Some(1), "{wrapped:?}");
     ended_within(&wrapped, CONFIRM + RETRIES);
     assert!(parent.is_asked_for() && !scene.freezer().is_asked_for());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via};
+use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
 
 const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
 
@@ -12,12 +12,12 @@ const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
 fn control(scene: &Scene) {
     let bare = scene.give(Via::Bare, &["pause", "c"]);
     let (said, is_frozen) = (bare.code, scene.freezer().is_frozen());
-    println!(
-        "v2: bare pause of a task in D state: exit {said:?}, {}, frozen {is_frozen}",
+    report!(
+        "bare pause of a task in D state: exit {said:?}, {}, frozen {is_frozen}",
         ms(bare.took)
     );
     assert_eq!((said, is_frozen), (Some(0), false), "not shown: {bare:?}");
-    assert!(scene.held_up().is_some(), "not shown: nothing is held up");
+    assert!(!scene.held_up().is_empty(), "not shown: nothing is held up");
     scene.freezer().thaw();
 }
 
@@ -34,7 +34,7 @@ fn a_task_that_never_freezes_on_v2() {
         control(&scene);
         for log in [Log::Json, Log::Text, Log::None] {
             let wrapped = scene.give_logged(Via::Wrapped, log, &["pause", "c"], scene::HANGS);
-            println!("v2: {name}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
+            report!("{name}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
             assert_eq!(wrapped.code, Some(1), "{wrapped:?}");
             ended_within(&wrapped, CONFIRM + RETRIES);
             assert!(!scene.freezer().is_asked_for(), "left frozen: {log:?}");
@@ -43,7 +43,7 @@ fn a_task_that_never_freezes_on_v2() {
                 Log::Text => wrapped.log.clone(),
                 Log::None => wrapped.stderr.clone(),
             };
-            println!("v2: {name}: {}", message.trim_end());
+            report!("{name}: {}", message.trim_end());
             names_the_task(&scene, &message);
             assert!(wrapped.stderr.contains(OURS), "{log:?}: {:?}", wrapped.stderr);
         }
@@ -75,8 +75,8 @@ fn a_task_that_freezes_after_a_while_on_v2() {
         let wrapped = scene.give(Via::Wrapped, &["pause", "c"]);
         let is_frozen = scene.freezer().is_frozen();
         scene.stuck = Some(release.join().unwrap());
-        println!(
-            "v2: {name}: wrapped, task freezes after {}: exit {:?} in {}, frozen {is_frozen}",
+        report!(
+            "{name}: wrapped, task freezes after {}: exit {:?} in {}, frozen {is_frozen}",
             ms(WHILE),
             wrapped.code,
             ms(wrapped.took)
@@ -108,6 +108,6 @@ fn an_ordinary_container_on_v2() {
             slowest = slowest.max(wrapped.took);
             scene.must(Via::Wrapped, &["resume", "c"]);
         }
-        println!("v2: {name}: 20 ordinary pauses, frozen each time, at most {}", ms(slowest));
+        report!("{name}: 20 ordinary pauses, frozen each time, at most {}", ms(slowest));
     }
 }

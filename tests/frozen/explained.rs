@@ -2,7 +2,8 @@
 //! where somebody looks.
 
 use super::{OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{HANGS, Log, Scene, Via};
+use crate::scene::{HANGS, Log, Scene, Via, report};
+use crate::support::eventually;
 
 const TEXT: &str = "unable to freeze";
 
@@ -14,12 +15,12 @@ fn a_task_that_never_freezes() {
         let scene = Scene::stubborn(name);
         let bare = scene.give(Via::Bare, &["pause", "c"]);
         let text = bare.containerd_reads();
-        println!("{name}: bare: exit {:?} in {}: {text}", bare.code, ms(bare.took));
+        report!("{name}: bare: exit {:?} in {}: {text}", bare.code, ms(bare.took));
         assert!(bare.code == Some(1) && text.contains(TEXT), "not shown: {bare:?}");
         assert!(!text.contains("pid"), "not shown: {text}");
         for log in [Log::Json, Log::Text, Log::None] {
             let wrapped = scene.give_logged(Via::Wrapped, log, &["pause", "c"], HANGS);
-            println!("{name}, {log:?}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
+            report!("{name}, {log:?}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
             assert_eq!(wrapped.code, Some(1), "{wrapped:?}");
             ended_within(&wrapped, bare.took + RETRIES);
             assert_eq!(scene.freezer().read("freezer.state"), "THAWED", "{log:?}");
@@ -28,7 +29,7 @@ fn a_task_that_never_freezes() {
                 Log::Text => text_message(&wrapped.log),
                 Log::None => wrapped.stderr.clone(),
             };
-            println!("{name}, {log:?}: {}", message.trim_end());
+            report!("{name}, {log:?}: {}", message.trim_end());
             names_the_task(&scene, &message);
             names_the_task(&scene, &wrapped.stderr);
             // The runtime's own words first, as they were, and no second time.
@@ -68,4 +69,47 @@ fn the_log_is_added_to() {
     assert!(log.starts_with(old), "{log:?}");
     let read = crate::scene::Ended { log, ..ended };
     names_the_task(&scene, &read.containerd_reads());
+}
+
+/// A few are named, and the rest counted: the message goes into an event of a few hundred bytes.
+#[test]
+fn of_many_tasks_a_few_are_named() {
+    const TASKS: usize = 40;
+    let script = "i=0; while [ $i -lt 40 ]; do cat /tmp/stuck >/dev/null & i=$((i + 1)); done; \
+                  exec sleep 3600";
+    let scene = Scene::stubborn_with("runc-1.1.5", script);
+    eventually(HANGS, "all are held up", || scene.held_up().len() == TASKS);
+    let wrapped = scene.give(Via::Wrapped, &["pause", "c"]);
+    let message = wrapped.containerd_reads();
+    report!("{TASKS} tasks: {message}");
+    let (_, ours) = message.split_once(OURS).unwrap_or_else(|| panic!("not explained: {message}"));
+    let named = ours.matches("pid ").count();
+    assert!((1..=8).contains(&named), "{named}: {message}");
+    assert!(ours.contains(&format!("and {} more", TASKS - named)), "{message}");
+    assert!(message.len() < 1024, "{} bytes: {message}", message.len());
+}
+
+/// A process names itself as it likes.
+#[test]
+fn a_hostile_name_spoils_no_log() {
+    let script = r#"(printf 'a"\n}\033[2J\\' >/proc/self/comm; : </tmp/stuck) & exec sleep 3600"#;
+    let scene = Scene::stubborn_with("runc-1.1.5", script);
+    let pid = scene.held_up()[0];
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert!(name.contains(['"', '\n', '\u{1b}']), "not shown: {name:?}");
+    for log in [Log::Json, Log::Text, Log::None] {
+        let wrapped = scene.give_logged(Via::Wrapped, log, &["pause", "c"], HANGS);
+        let message = match log {
+            Log::Json => wrapped.containerd_reads(),
+            Log::Text => text_message(&wrapped.log),
+            Log::None => wrapped.stderr.clone(),
+        };
+        report!("{log:?}: {message:?}");
+        assert!(message.contains(&format!("pid {pid} ")), "{message:?}");
+        let said = [wrapped.log, wrapped.stderr].concat();
+        assert!(!said.contains('\u{1b}'), "{said:?}");
+        if log == Log::Text {
+            assert_eq!(said.lines().filter(|line| line.contains(&pid.to_string())).count(), 2);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ms, names_the_task};
-use crate::scene::{self, HANGS, Log, Scene, Via};
+use crate::scene::{self, HANGS, Log, Scene, Via, report};
 
 const TEXT: &str = "timeout of 10s reached waiting for the cgroup to freeze";
 
@@ -33,8 +33,8 @@ fn bare() {
     scene.stuck.take();
     let later = scene.give_logged(Via::Bare, Log::Json, &["exec", "c", "true"], HANGS);
     assert!(!later.succeeded(), "not shown: {later:?}");
-    println!(
-        "v2: bare pause: {}, left at 1; exec: {:?} after {}; once the task can freeze: {:?}, {}",
+    report!(
+        "bare pause: {}, left at 1; exec: {:?} after {}; once the task can freeze: {:?}, {}",
         ms(pause.took),
         held.code,
         ms(held.took),
@@ -47,12 +47,12 @@ fn wrapped() {
     let scene = Scene::stubborn("runc-1.3.6");
     let pause = scene.give(Via::Wrapped, &["pause", "c"]);
     let message = pause.containerd_reads();
-    println!("v2: wrapped pause: exit {:?} in {}: {message}", pause.code, ms(pause.took));
+    report!("wrapped pause: exit {:?} in {}: {message}", pause.code, ms(pause.took));
     assert_eq!(pause.code, Some(1), "{pause:?}");
     assert!(!scene.freezer().is_asked_for(), "left frozen");
     let exec = scene.give_logged(Via::Wrapped, Log::Json, &["exec", "c", "true"], HANGS);
     assert!(exec.succeeded(), "{exec:?}");
-    println!("v2: wrapped exec after it: {}", ms(exec.took));
+    report!("wrapped exec after it: {}", ms(exec.took));
     assert!(message.contains(TEXT), "{message:?}");
     names_the_task(&scene, &message);
 }

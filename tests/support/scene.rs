@@ -107,13 +107,26 @@ impl Scene {
         scene
     }
 
+    /// One whose program was not started.
+    pub fn created(runtime_name: &str) -> Scene {
+        let scene = Scene::of(runtime_name);
+        let bundle = scene.scratch.bundle("idle", ID);
+        scene.must(Via::Bare, &["create", "--bundle", bundle.to_str().unwrap(), ID]);
+        scene
+    }
+
     /// One in which a `cat` does not freeze until `stuck` is released.
     pub fn stubborn(runtime_name: &str) -> Scene {
+        Scene::stubborn_with(runtime_name, "cat /tmp/stuck >/dev/null & exec sleep 3600")
+    }
+
+    /// The same with a script of its own, whose `sleep` comes last; opening /tmp/stuck is what
+    /// nothing comes back from.
+    pub fn stubborn_with(runtime_name: &str, script: &str) -> Scene {
         let mut scene = Scene::of(runtime_name);
         let stuck = Stuck::hold(&scene.scratch.path("stuck"));
         let bundle = scene.scratch.bundle("idle", ID);
         scene.scratch.edit(&bundle, |config| {
-            let script = "cat /tmp/stuck >/dev/null & exec sleep 3600";
             config["process"]["args"] = json!(["sh", "-c", script]);
             config["mounts"].as_array_mut().unwrap().push(json!({
                 "destination": "/tmp/stuck",
@@ -124,7 +137,7 @@ impl Scene {
         });
         scene.stuck = Some(stuck);
         scene.start();
-        eventually(HANGS, "a task is held up", || scene.held_up().is_some());
+        eventually(HANGS, "a task is held up", || !scene.held_up().is_empty());
         scene
     }
 
@@ -189,13 +202,13 @@ impl Scene {
         support::pids(&self.freezer().dir)
     }
 
-    /// The task that does not freeze.
-    pub fn held_up(&self) -> Option<i32> {
+    /// The tasks that do not freeze.
+    pub fn held_up(&self) -> Vec<i32> {
         let waits = |pid: &i32| {
             fs::read_to_string(format!("/proc/{pid}/wchan"))
                 .is_ok_and(|at| at == super::stuck::WCHAN)
         };
-        self.pids().into_iter().find(waits)
+        self.pids().into_iter().filter(waits).collect()
     }
 
     /// The last record of a verb.
@@ -230,7 +243,7 @@ pub struct Freezer {
 impl Freezer {
     pub fn of(cgroup: &str) -> Freezer {
         let top = Path::new("/sys/fs/cgroup");
-        let v2 = top.join("cgroup.controllers").exists();
+        let v2 = is_v2();
         let hierarchy = if v2 { top.to_owned() } else { top.join("freezer") };
         Freezer { dir: hierarchy.join(cgroup.trim_start_matches('/')), v2 }
     }
@@ -296,6 +309,22 @@ pub fn timed(command: &mut Command, limit: Duration) -> Ended {
 
 pub fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// Prints what was measured, and on which cgroup version.
+macro_rules! report {
+    ($($what:tt)*) => {
+        $crate::scene::print(format_args!($($what)*))
+    };
+}
+pub(crate) use report;
+
+pub fn print(what: std::fmt::Arguments<'_>) {
+    println!("{}: {what}", if is_v2() { "v2" } else { "v1" });
+}
+
+fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// Runs an ignored test of the calling suite where there is cgroup v2 alone, and repeats what it

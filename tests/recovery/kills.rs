@@ -1,0 +1,357 @@
+//! Kills at random moments of operations on a throttled container: of the wrapper, of the runtime,
+//! of both. Whatever comes next finds nothing frozen that should not be, no note, and all limits as
+//! they were at every moment.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::NOTHING;
+use crate::scene::{self, Ended, HANGS, Log, MS, Scene, Via, comm, report};
+use crate::support::{self, cgroup_dirs, eventually, proof};
+
+/// In the environment of the wrapper and of the runtime; a container's own processes lack it.
+const MARK: &str = "FROSTLOCK_TEST_MARK";
+
+/// Both runtimes together.
+fn rounds() -> usize {
+    if proof() { 500 } else { 26 }
+}
+
+const VERBS: [&str; 5] = ["pause", "update", "exec", "kill", "delete"];
+
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Wrapper,
+    Runtime,
+    Both,
+}
+
+const TARGETS: [Target; 3] = [Target::Wrapper, Target::Runtime, Target::Both];
+
+/// With a burst, so that it can be told from none.
+const LIMITS: [(&str, &str); 3] =
+    [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "1000"), ("cpu.cfs_burst_us", "300")];
+
+fn line(verb: &str) -> &'static [&'static str] {
+    match verb {
+        "pause" => &["pause", "c"],
+        "update" => &["update", "--pids-limit", "77", "c"],
+        "exec" => &["exec", "c", "true"],
+        "kill" => &["kill", "c", "KILL"],
+        "delete" => &["delete", "--force", "c"],
+        _ => &["state", "c"],
+    }
+}
+
+#[test]
+fn of_runc_1_1_5() {
+    kill_often("runc-1.1.5", rounds() / 2);
+}
+
+#[test]
+fn of_runc_1_3_6() {
+    kill_often("runc-1.3.6", rounds() / 2);
+}
+
+/// A container with busy loops, and the limits put on it by hand: a start under them takes seconds.
+struct Throttled {
+    scene: Scene,
+    sampler: Sampler,
+}
+
+impl Throttled {
+    fn new(runtime: &str) -> Throttled {
+        let scene = Scene::of(runtime);
+        let bundle = scene.scratch.bundle("throttled", scene::ID);
+        scene.scratch.edit(&bundle, |config| {
+            config["linux"]["resources"] = json!({});
+            config["process"]["env"] = json!(["PATH=/bin:/usr/bin", "LOOPS=4"]);
+        });
+        let cpu = Path::new("/sys/fs/cgroup/cpu").join(&scene.cgroup()[1..]);
+        let throttled = Throttled { sampler: Sampler::start(cpu), scene };
+        throttled.make();
+        throttled
+    }
+
+    fn make(&self) {
+        let bundle = self.scene.bundle();
+        self.scene.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), "c"]);
+        eventually(HANGS, "four loops", || self.scene.pids().len() == 5);
+        let cpu = &self.sampler.dir;
+        for (file, value) in LIMITS {
+            fs::write(cpu.join(file), value).unwrap();
+        }
+        let throttled = || fs::read_to_string(cpu.join("cpu.stat")).unwrap();
+        let times = || -> u64 {
+            let stat = throttled();
+            let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
+            line.parse().unwrap()
+        };
+        eventually(HANGS, "it is throttled", || times() > 1);
+        self.sampler.watch(true);
+    }
+
+    /// Not through the runtime, which may not get rid of it.
+    fn remove(&self) {
+        self.sampler.watch(false);
+        let state = self.scene.scratch.state();
+        let kept = state.with_extension("kept");
+        // `clear` forgets the journal and all that is in question here.
+        let _ = fs::rename(&state, &kept);
+        assert_eq!(self.scene.scratch.clear(), NOTHING);
+        let _ = fs::rename(&kept, &state);
+    }
+
+    /// How long the verb takes when nobody is killed; the moments are spread over it.
+    fn span(&self, verb: &str) -> Duration {
+        let ended = self.scene.give_logged(Via::Wrapped, Log::None, line(verb), HANGS);
+        ended.took.clamp(10 * MS, 400 * MS)
+    }
+}
+
+/// Reads the limits about a thousand times a second, and keeps what is not as it should be.
+struct Sampler {
+    dir: PathBuf,
+    is_on: Arc<Mutex<bool>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<(u64, Vec<String>)>>,
+}
+
+impl Sampler {
+    fn start(dir: PathBuf) -> Sampler {
+        let is_on = Arc::new(Mutex::new(false));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (on, over, cgroup) = (Arc::clone(&is_on), Arc::clone(&is_over), dir.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut samples, mut wrong) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                let on = on.lock().unwrap();
+                for (file, value) in LIMITS.iter().filter(|_| *on) {
+                    match fs::read_to_string(cgroup.join(file)) {
+                        Ok(text) if text != format!("{value}\n") => {
+                            wrong.push(format!("{file} {text:?}"));
+                        }
+                        // A delete has removed it.
+                        _ => {}
+                    }
+                    samples += 1;
+                }
+                drop(on);
+                std::thread::sleep(MS);
+            }
+            (samples / LIMITS.len() as u64, wrong)
+        });
+        Sampler { dir, is_on, is_over, thread: Some(thread) }
+    }
+
+    /// None of the old state is read after this has returned.
+    fn watch(&self, on: bool) {
+        *self.is_on.lock().unwrap() = on;
+    }
+
+    fn finish(&mut self) -> Option<(u64, Vec<String>)> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().and_then(|thread| thread.join().ok())
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn kill_often(runtime: &str, rounds: usize) {
+    control(runtime);
+    let mut throttled = Throttled::new(runtime);
+    let mut spans = BTreeMap::new();
+    for verb in VERBS {
+        spans.insert(verb, throttled.span(verb));
+        throttled.remove();
+        throttled.make();
+    }
+    let mut random = Random::new();
+    let (mut killed, mut paused, mut slowest) = (BTreeMap::new(), 0, Duration::ZERO);
+    for round in 0..rounds {
+        let verb = VERBS[round % VERBS.len()];
+        let target = TARGETS[(round / VERBS.len()) % TARGETS.len()];
+        let moment = spans[verb].mul_f64(random.fraction() * 1.1);
+        let what = format!("{runtime}, round {round}: {verb}, {target:?} after {moment:?}");
+        if throttled.kill_after(verb, target, moment) {
+            *killed.entry(verb).or_insert(0) += 1;
+        }
+        let ended = throttled.aftermath(verb, round, &what);
+        slowest = slowest.max(ended.took);
+        paused += usize::from(throttled.settle(verb, &what));
+    }
+    let journal = throttled.scene.scratch.journal();
+    let recovered = journal.iter().filter(|record| {
+        record["recovered"].as_array().is_some_and(|recovered| !recovered.is_empty())
+    });
+    let recovered = recovered.count();
+    let (samples, wrong) = throttled.sampler.finish().unwrap();
+    report!(
+        "{runtime}: {rounds} rounds over {spans:?}: killed {killed:?}; {recovered} recovered, \
+         {paused} paused before the kill; the next took at most {slowest:?}; {samples} samples"
+    );
+    assert_eq!(wrong, [""; 0], "limits");
+    let killed: usize = killed.values().sum();
+    assert!(killed >= rounds / 4, "not shown: {killed} of {rounds} were killed");
+}
+
+/// The bare runtime, killed in its pause: sooner or later one leaves it frozen, and the next command
+/// is refused or hangs.
+fn control(runtime: &str) {
+    let throttled = Throttled::new(runtime);
+    let scene = &throttled.scene;
+    let mut random = Random::new();
+    for number in 1..=100 {
+        let mut pause = scene.command(Via::Bare, line("pause"));
+        let mut pause = pause.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep((5 * MS).mul_f64(1.0 + random.fraction() * 40.0));
+        pause.kill().unwrap();
+        let was_killed = pause.wait().unwrap().code().is_none();
+        if !was_killed || !scene.freezer().is_asked_for() {
+            scene.freezer().thaw();
+            continue;
+        }
+        // Else the exec is slow for want of CPU time.
+        eventually(HANGS, "it freezes", || {
+            fs::write(throttled.sampler.dir.join("cpu.cfs_quota_us"), "1000").unwrap();
+            scene.freezer().is_frozen()
+        });
+        let limit = Duration::from_secs(2);
+        let exec = scene.give_logged(Via::Bare, Log::Json, line("exec"), limit);
+        report!(
+            "{runtime}: bare pause, kill {number} left it frozen; the next exec: {:?} {}",
+            exec.code,
+            exec.containerd_reads()
+        );
+        assert!(!exec.succeeded(), "not shown: {exec:?}");
+        return;
+    }
+    panic!("not shown: no kill of {runtime} in its pause left anything frozen");
+}
+
+impl Throttled {
+    /// Whether anybody was there to be killed.
+    fn kill_after(&self, verb: &str, target: Target, moment: Duration) -> bool {
+        let mark = format!("{}-{verb}", self.scene.scratch.cgroup);
+        let mut command = self.scene.command(Via::Wrapped, line(verb));
+        command.env(MARK, &mark).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut wrapper = command.spawn().unwrap();
+        std::thread::sleep(moment);
+        let hit = match target {
+            Target::Wrapper => wrapper.try_wait().unwrap().is_none(),
+            Target::Runtime | Target::Both => kill_runtime(&wrapper),
+        };
+        if matches!(target, Target::Wrapper | Target::Both) {
+            wrapper.kill().unwrap();
+        }
+        let status = support::wait(&mut wrapper, HANGS);
+        assert!(status.is_some(), "{verb}: the wrapper hangs");
+        eventually(HANGS, "no process of the runtime", || marked(&mark).is_empty());
+        hit
+    }
+
+    /// One of the commands that may come next, and what is to be found after it.
+    fn aftermath(&self, verb: &str, round: usize, what: &str) -> Ended {
+        let next = match verb {
+            "kill" | "delete" => "delete",
+            _ => ["exec", "update", "state"][round % 3],
+        };
+        let limit = Duration::from_secs(20);
+        let ended = self.scene.give_logged(Via::Wrapped, Log::Json, line(next), limit);
+        let what = format!("{what}, then {next}: {:?} {}", ended.code, ended.containerd_reads());
+        assert_eq!(self.scene.intents(), NOTHING, "{what}");
+        if next == "delete" {
+            // Of one that was killed when it had removed everything, nothing is left to find.
+            assert!(ended.succeeded(), "{what}");
+            assert_eq!(cgroup_dirs(&self.scene.cgroup()), NOTHING, "{what}");
+            assert_eq!(self.scene.scratch.lock_files(), NOTHING, "{what}");
+        } else {
+            let is_paused = self.is_paused(verb);
+            let is_frozen = self.scene.freezer().is_asked_for();
+            assert_eq!(is_frozen, is_paused, "{what}: frozen, and whether it should be");
+            assert!(ended.succeeded() || is_paused && next == "exec", "{what}");
+        }
+        ended
+    }
+
+    /// Whether our record has it that a pause had succeeded before the kill.
+    fn is_paused(&self, verb: &str) -> bool {
+        let records = fs::read_dir(self.scene.scratch.state().join("containers"));
+        let is_paused = |path: PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let record: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            record["paused"] == true
+        };
+        let is_paused =
+            records.into_iter().flatten().flatten().any(|entry| is_paused(entry.path()));
+        assert!(!is_paused || verb == "pause", "a killed {verb} made it a paused one");
+        is_paused
+    }
+
+    /// A running, throttled container for the next round; gives whether it was paused.
+    fn settle(&self, verb: &str, what: &str) -> bool {
+        if matches!(verb, "kill" | "delete") {
+            self.remove();
+            self.make();
+            return false;
+        }
+        let is_paused = self.is_paused(verb);
+        if is_paused {
+            let resume = self.scene.give(Via::Wrapped, &["resume", "c"]);
+            assert!(resume.succeeded(), "{what}: {resume:?}");
+        }
+        assert!(!self.scene.freezer().is_asked_for(), "{what}");
+        is_paused
+    }
+}
+
+/// The wrapper's child, if it has one.
+fn kill_runtime(wrapper: &Child) -> bool {
+    let pid = wrapper.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children: Vec<i32> =
+        children.split_whitespace().filter_map(|child| child.parse().ok()).collect();
+    let runtime = children.into_iter().find(|&child| comm(child) != "frostlock");
+    runtime.is_some_and(|child| kill(Pid::from_raw(child), Signal::SIGKILL).is_ok())
+}
+
+/// The processes that were started with this mark, zombies aside.
+fn marked(mark: &str) -> Vec<i32> {
+    let entry = format!("{MARK}={mark}").into_bytes();
+    let is_marked = |pid: &i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|&byte| byte == 0).any(|variable| variable == entry)
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
+}
+
+/// Enough for moments in time.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Random {
+        Random(crate::fake_runtime::monotonic_ns() | 1)
+    }
+
+    fn fraction(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
