@@ -71,7 +71,8 @@ fn every_command(runtime: &str, killed: &str) {
         let ended = next(&bare.scene, Via::Bare, words);
         let is_worse = !ended.succeeded()
             || ended.stdout.contains("\"paused\"")
-            || (verb == "update" && bare.scene.freezer().is_asked_for());
+            // Of a start, that crun has done and that nobody sees anything of.
+            || (matches!(verb, "update" | "start") && bare.scene.freezer().is_asked_for());
         report!("{what}: bare: {}", seen(&ended, &bare.scene));
         // crun writes the same into the freezer again.
         let gets_by = !bare_fails || (verb == "pause" && runtime.starts_with("crun"));
@@ -112,6 +113,9 @@ fn check(scene: &Scene, ended: &Ended, verb: &str, killed: &str, dead: u32) {
         assert!(words.any(|one| one == word), "{word:?} is not in {said:?}");
     }
     match verb {
+        "start" => eventually(HANGS, "its program runs", || {
+            scene.pids().iter().any(|&pid| scene::comm(pid) == "sleep")
+        }),
         "state" => assert!(ended.stdout.contains("\"running\""), "{ended:?}"),
         "kill" => eventually(HANGS, "it is dead", || scene.pids().is_empty()),
         "delete" => assert_eq!(cgroup_dirs(&scene.cgroup()), NOTHING),
