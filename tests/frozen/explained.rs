@@ -2,7 +2,7 @@
 //! where somebody looks.
 
 use super::{OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{HANGS, Log, Scene, Via, report};
+use crate::scene::{Ended, HANGS, Log, Scene, Via, report, timed};
 use crate::support::eventually;
 
 const TEXT: &str = "unable to freeze";
@@ -63,11 +63,11 @@ fn the_log_is_added_to() {
     std::fs::write(&file, old).unwrap();
     let path = file.to_str().unwrap();
     let words = ["--log", path, "--log-format", "json", "pause", "c"];
-    let ended = crate::scene::timed(&mut scene.command(Via::Wrapped, &words), HANGS);
+    let ended = timed(&mut scene.command(Via::Wrapped, &words), HANGS);
     assert_eq!(ended.code, Some(1));
     let log = std::fs::read_to_string(&file).unwrap();
     assert!(log.starts_with(old), "{log:?}");
-    let read = crate::scene::Ended { log, ..ended };
+    let read = Ended { log, ..ended };
     names_the_task(&scene, &read.containerd_reads());
 }
 
@@ -112,4 +112,25 @@ fn a_hostile_name_spoils_no_log() {
             assert_eq!(said.lines().filter(|line| line.contains(&pid.to_string())).count(), 2);
         }
     }
+}
+
+/// Without the CPU time that its tasks need to freeze, which is then what there is to say.
+#[test]
+fn a_throttled_container_that_is_not_helped() {
+    let scene = Scene::throttled("runc-1.1.5", 8);
+    let bare = scene.give(Via::Bare, &["pause", "c"]);
+    assert!(bare.containerd_reads().contains(TEXT), "not shown: {bare:?}");
+    let config = scene.scratch.path("config.toml");
+    std::fs::write(&config, "[refill]\nfreeze = false\n").unwrap();
+    let log = scene.scratch.path("log");
+    let words = ["--log", log.to_str().unwrap(), "--log-format", "json", "pause", "c"];
+    let mut command = scene.command(Via::Wrapped, &words);
+    let ended = timed(command.env("FROSTLOCK_CONFIG", &config), HANGS);
+    let ended = Ended { log: std::fs::read_to_string(&log).unwrap(), ..ended };
+    let message = ended.containerd_reads();
+    report!("not refilled: exit {:?} in {}: {message}", ended.code, ms(ended.took));
+    assert!(message.starts_with(&format!("{TEXT}{OURS}")), "{message}");
+    assert!(message.contains("; throttled in "), "{message}");
+    assert!(message.contains(" sh R"), "{message}");
+    assert_eq!(scene.freezer().read("freezer.state"), "THAWED");
 }

@@ -4,19 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::NOTHING;
+use crate::scene::{Ended, HANGS, LIMITS, Log, MS, Scene, Via, comm, report};
+use crate::support::{self, cgroup_dirs, eventually, proof};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
-
-use crate::NOTHING;
-use crate::scene::{self, Ended, HANGS, Log, MS, Scene, Via, comm, report};
-use crate::support::{self, cgroup_dirs, eventually, proof};
 
 /// In the environment of the wrapper and of the runtime; a container's own processes lack it.
 const MARK: &str = "FROSTLOCK_TEST_MARK";
@@ -36,10 +34,6 @@ enum Target {
 }
 
 const TARGETS: [Target; 3] = [Target::Wrapper, Target::Runtime, Target::Both];
-
-/// With a burst, so that it can be told from none.
-const LIMITS: [(&str, &str); 3] =
-    [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "1000"), ("cpu.cfs_burst_us", "300")];
 
 fn line(verb: &str) -> &'static [&'static str] {
     match verb {
@@ -62,7 +56,7 @@ fn of_runc_1_3_6() {
     kill_often("runc-1.3.6", rounds() / 2);
 }
 
-/// A container with busy loops, and the limits put on it by hand: a start under them takes seconds.
+/// A throttled container under observation.
 struct Throttled {
     scene: Scene,
     sampler: Sampler,
@@ -71,32 +65,13 @@ struct Throttled {
 impl Throttled {
     fn new(runtime: &str) -> Throttled {
         let scene = Scene::of(runtime);
-        let bundle = scene.scratch.bundle("throttled", scene::ID);
-        scene.scratch.edit(&bundle, |config| {
-            config["linux"]["resources"] = json!({});
-            config["process"]["env"] = json!(["PATH=/bin:/usr/bin", "LOOPS=4"]);
-        });
-        let cpu = Path::new("/sys/fs/cgroup/cpu").join(&scene.cgroup()[1..]);
-        let throttled = Throttled { sampler: Sampler::start(cpu), scene };
+        let throttled = Throttled { sampler: Sampler::start(scene.cpu()), scene };
         throttled.make();
         throttled
     }
 
     fn make(&self) {
-        let bundle = self.scene.bundle();
-        self.scene.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), "c"]);
-        eventually(HANGS, "four loops", || self.scene.pids().len() == 5);
-        let cpu = &self.sampler.dir;
-        for (file, value) in LIMITS {
-            fs::write(cpu.join(file), value).unwrap();
-        }
-        let throttled = || fs::read_to_string(cpu.join("cpu.stat")).unwrap();
-        let times = || -> u64 {
-            let stat = throttled();
-            let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
-            line.parse().unwrap()
-        };
-        eventually(HANGS, "it is throttled", || times() > 1);
+        self.scene.start_throttled(4);
         self.sampler.watch(true);
     }
 

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::NOTHING;
 use crate::fake_runtime::Fake;
-use crate::scene::{self, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
-use crate::support::{Scratch, cgroup_dirs, eventually, pids, proof, succeed};
+use crate::scene::{HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::support::{Scratch, cgroup_dirs, pids, proof, succeed};
 
 /// Removes its state and forgets its cgroups, as runc up to 1.1 does where they are busy at the
 /// moment: an error in its log, and exit status 0.
@@ -192,34 +192,18 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
     assert_eq!(cgroup_dirs(&shared), NOTHING);
 }
 
-/// As a kubelet's pods are throttled; the loops need CPU time to die.
-fn throttled(runtime: &str) -> Scene {
-    let scene = Scene::of(runtime);
-    let bundle = scene.scratch.bundle("throttled", scene::ID);
-    scene.scratch.edit(&bundle, |config| {
-        config["linux"]["resources"] = json!({});
-        config["process"]["env"] = json!(["PATH=/bin:/usr/bin", "LOOPS=8"]);
-    });
-    scene.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), "c"]);
-    eventually(HANGS, "eight loops", || scene.pids().len() == 9);
-    let cpu = Path::new("/sys/fs/cgroup/cpu").join(&scene.cgroup()[1..]);
-    fs::write(cpu.join("cpu.cfs_quota_us"), "1000").unwrap();
-    std::thread::sleep(300 * MS);
-    scene
-}
-
 #[test]
 fn a_throttled_container_is_gone_with_its_delete() {
     const QUICK: Duration = Duration::from_secs(1);
     for runtime in ["runc-1.1.5", "runc-1.3.6"] {
-        let scene = throttled(runtime);
+        let scene = Scene::throttled(runtime, 8);
         let bare = scene.give(Via::Bare, &["delete", "--force", "c"]);
         let left = cgroup_dirs(&scene.cgroup()).len();
         report!("{runtime}: bare: {:?} in {:?}, {left} directories left", bare.code, bare.took);
         assert!(!bare.succeeded() || bare.took > QUICK || left > 0, "not shown: {bare:?}");
         drop(scene);
         for _ in 0..(if proof() { 20 } else { 3 }) {
-            let scene = throttled(runtime);
+            let scene = Scene::throttled(runtime, 8);
             let wrapped = scene.give(Via::Wrapped, &["delete", "--force", "c"]);
             let left = cgroup_dirs(&scene.cgroup());
             report!("{runtime}: wrapped: {:?} in {:?}", wrapped.code, wrapped.took);

@@ -31,6 +31,10 @@ pub const TOLERANCE: Duration = Duration::from_millis(800);
 /// Longer than any wait of ours; a command that takes longer hangs.
 pub const HANGS: Duration = Duration::from_secs(5);
 
+/// Of a throttled container; with a burst, so that it can be told from none.
+pub const LIMITS: [(&str, &str); 3] =
+    [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "1000"), ("cpu.cfs_burst_us", "300")];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
     Bare,
@@ -139,6 +143,38 @@ impl Scene {
         scene.start();
         eventually(HANGS, "a task is held up", || !scene.held_up().is_empty());
         scene
+    }
+
+    /// One with busy loops and hardly any CPU time.
+    pub fn throttled(runtime_name: &str, loops: usize) -> Scene {
+        let scene = Scene::of(runtime_name);
+        scene.start_throttled(loops);
+        scene
+    }
+
+    /// The limits are put on it by hand when its loops run: under them its start takes seconds.
+    pub fn start_throttled(&self, loops: usize) {
+        let bundle = self.scratch.bundle("throttled", ID);
+        self.scratch.edit(&bundle, |config| {
+            config["linux"]["resources"] = json!({});
+            config["process"]["env"] = json!(["PATH=/bin:/usr/bin", format!("LOOPS={loops}")]);
+        });
+        self.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), ID]);
+        eventually(HANGS, "the loops", || self.pids().len() == loops + 1);
+        let cpu = self.cpu();
+        for (file, value) in LIMITS {
+            fs::write(cpu.join(file), value).unwrap();
+        }
+        eventually(HANGS, "it is throttled", || {
+            let stat = fs::read_to_string(cpu.join("cpu.stat")).unwrap();
+            let times = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
+            times.parse::<u64>().unwrap() > 1
+        });
+    }
+
+    /// On a v1 or hybrid host.
+    pub fn cpu(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup/cpu").join(&self.cgroup()[1..])
     }
 
     pub fn bundle(&self) -> PathBuf {
