@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::runtime::Stdio;
-use crate::sys;
+use crate::{runtime_log, sys};
 
 /// How long a caller that does not read what the runtime said may keep us.
 const REPLAY_MAX: Duration = Duration::from_secs(1);
@@ -77,6 +77,12 @@ impl Capture {
         if let Some(err) = &mut self.stderr {
             let _ = pass_on(err, io::stderr().as_fd());
         }
+    }
+
+    /// Adds to the last error that the runtime has printed. Whether there was one that we hold.
+    pub(crate) fn explain(&mut self, why: &str) -> bool {
+        let Some(file) = self.stderr.as_mut().or(self.stdout.as_mut()) else { return false };
+        runtime_log::explain_in(file, why).unwrap_or(false)
     }
 
     /// The last line on stderr, which is where a runtime says why it failed.

@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use nix::unistd::dup2_stdin;
 
 use crate::capture::Capture;
+use crate::complaint;
 use crate::console::Console;
-use crate::invocation::{Globals, Grammar, Invocation, Verb};
+use crate::invocation::{Globals, Grammar, Invocation, LogFormat, Verb};
 use crate::runtime::Stdio;
 use crate::runtime_log::{self, RuntimeLog};
 use crate::state_dir::StateDir;
@@ -24,6 +26,8 @@ pub(crate) struct Channels {
     said: Capture,
     /// That the caller gets something directly that a second attempt would repeat.
     leaks: bool,
+    /// An error of our own, with the caller's log and its format.
+    complaint: Option<(String, Option<PathBuf>, LogFormat)>,
 }
 
 /// How much stands in between.
@@ -53,7 +57,8 @@ impl Channels {
             _ if gives_stdio_away(grammar, invocation) => Capture::nothing(),
             Degree::Output | Degree::All => Capture::begin(),
         };
-        let mut channels = Channels { log: None, console: None, stdin: None, said, leaks: true };
+        let mut channels =
+            Channels { log: None, console: None, stdin: None, said, leaks: true, complaint: None };
         let mut args = args.to_vec();
         if degree == Degree::All {
             channels.leaks = invocation.pidfd_socket;
@@ -155,10 +160,27 @@ impl Channels {
         }
     }
 
+    /// Adds to the error that the runtime gave as its last.
+    pub(crate) fn explain(&mut self, why: &str) {
+        let logged = self.log.as_mut().is_some_and(|log| log.explain(why));
+        let said = self.said.explain(why);
+        if !logged && !said {
+            self.complaint = Some((why.to_owned(), None, LogFormat::Text));
+        }
+    }
+
+    /// What we have to say ourselves, where the runtime has said nothing, after all that it said.
+    pub(crate) fn complain(&mut self, message: String, log: Option<PathBuf>, format: LogFormat) {
+        self.complaint = Some((message, log, format));
+    }
+
     /// Gives the caller all that the last attempt has left.
     pub(crate) fn pass_on(&mut self) {
         self.commit();
         self.said.replay();
+        if let Some((message, log, format)) = self.complaint.take() {
+            complaint::make(&message, log.as_deref(), format);
+        }
     }
 }
 

@@ -38,6 +38,19 @@ pub struct Config {
     pub retry_first_delay_ms: u64,
     pub retry_max_delay_ms: u64,
     pub thaw_wait_ms: u64,
+    pub frozen_wait_ms: u64,
+    pub refill_start: bool,
+    pub refill_exec: bool,
+    pub refill_freeze: bool,
+    pub refill_kill: bool,
+    pub refill_below_percent: u64,
+    pub refill_max_ms: u64,
+    pub refill_budget_percent: u64,
+    pub refill_burst_ms: u64,
+    pub refill_debt_ms: u64,
+    pub refill_cpu_max: bool,
+    pub kill_wait_ms: u64,
+    pub leftovers_wait_ms: u64,
     pub journal_max_kib: u64,
     pub syslog: bool,
 }
@@ -55,6 +68,19 @@ impl Default for Config {
             retry_first_delay_ms: 100,
             retry_max_delay_ms: 400,
             thaw_wait_ms: 300,
+            frozen_wait_ms: 1000,
+            refill_start: true,
+            refill_exec: true,
+            refill_freeze: true,
+            refill_kill: true,
+            refill_below_percent: 50,
+            refill_max_ms: 500,
+            refill_budget_percent: 5,
+            refill_burst_ms: 1000,
+            refill_debt_ms: 100,
+            refill_cpu_max: false,
+            kill_wait_ms: 100,
+            leftovers_wait_ms: 1000,
             journal_max_kib: 4096,
             syslog: true,
         }
@@ -185,6 +211,127 @@ const KEYS: &[Key] = &[
         },
         about: "How long an exec that was refused as paused waits for the end of a freeze that nobody\n\
                 asked for. runc tries for about 250 ms to freeze a cgroup.",
+    },
+    Key {
+        table: Some("freeze"),
+        name: "frozen_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 1500,
+            field: |config| &mut config.frozen_wait_ms,
+        },
+        about: "How long a pause whose runtime has returned 0 waits for the kernel to say FROZEN. crun\n\
+                writes the file and does not look.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "start",
+        kind: Kind::Switch(|config| &mut config.refill_start),
+        about: "Refill the CPU quota of a throttled container and its pod while create, run, restore and\n\
+                start work.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "exec",
+        kind: Kind::Switch(|config| &mut config.refill_exec),
+        about: "The same until an exec's process has started.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "freeze",
+        kind: Kind::Switch(|config| &mut config.refill_freeze),
+        about: "The same while update, pause, checkpoint, kill or delete freeze it.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "kill",
+        kind: Kind::Switch(|config| &mut config.refill_kill),
+        about: "The same after SIGKILL, until it has died, and during delete.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "below_percent",
+        kind: Kind::Number {
+            unit: "% of one CPU",
+            min: 1,
+            max: 1000,
+            field: |config| &mut config.refill_below_percent,
+        },
+        about: "Only a quota smaller than this is refilled.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "max_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 5000,
+            field: |config| &mut config.refill_max_ms,
+        },
+        about: "How long one operation refills at most.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "budget_percent",
+        kind: Kind::Number {
+            unit: "% of one CPU",
+            min: 0,
+            max: 100000,
+            field: |config| &mut config.refill_budget_percent,
+        },
+        about: "What a pod may gain beyond its quota over time.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "burst_ms",
+        kind: Kind::Number {
+            unit: "ms of CPU time",
+            min: 0,
+            max: 600000,
+            field: |config| &mut config.refill_burst_ms,
+        },
+        about: "What it may gain at once, when it has gained nothing for a while.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "debt_ms",
+        kind: Kind::Number {
+            unit: "ms of CPU time",
+            min: 0,
+            max: 1000,
+            field: |config| &mut config.refill_debt_ms,
+        },
+        about: "What a freeze, a SIGKILL or a delete may gain, once a second, when the budget is spent.",
+    },
+    Key {
+        table: Some("refill"),
+        name: "cpu_max",
+        kind: Kind::Switch(|config| &mut config.refill_cpu_max),
+        about: "On cgroup v2 before kernel 5.14, where there is no cpu.max.burst, rewrite cpu.max itself. A\n\
+                resize at the same moment can be lost.",
+    },
+    Key {
+        table: Some("kill"),
+        name: "wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 1000,
+            field: |config| &mut config.kill_wait_ms,
+        },
+        about: "How long a SIGKILL of a throttled container is helped to take effect, at most.",
+    },
+    Key {
+        table: Some("delete"),
+        name: "leftovers_wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 4000,
+            field: |config| &mut config.leftovers_wait_ms,
+        },
+        about: "How long delete tries to remove the cgroups that its runtime has left, at most.",
     },
     Key {
         table: Some("journal"),
@@ -408,7 +555,10 @@ mod tests {
             "runtime = 'crun'\nmode = 'lock'\n[lock]\nexclusive_wait_ms = 1\nshared_wait_ms = 2\n\
              resume_wait_ms = 3\nhold_max_ms = 400\n[retry]\ndeadline_ms = 5\n\
              first_delay_ms = 6\nmax_delay_ms = 7\n\
-             thaw_wait_ms = 8\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+             thaw_wait_ms = 8\n[freeze]\nfrozen_wait_ms = 9\n[refill]\nstart = false\nexec = false\n\
+             freeze = false\nkill = false\nbelow_percent = 10\nmax_ms = 11\nbudget_percent = 12\n\
+             burst_ms = 13\ndebt_ms = 14\ncpu_max = true\n[kill]\nwait_ms = 15\n\
+             [delete]\nleftovers_wait_ms = 16\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -422,6 +572,19 @@ mod tests {
             retry_first_delay_ms: 6,
             retry_max_delay_ms: 7,
             thaw_wait_ms: 8,
+            frozen_wait_ms: 9,
+            refill_start: false,
+            refill_exec: false,
+            refill_freeze: false,
+            refill_kill: false,
+            refill_below_percent: 10,
+            refill_max_ms: 11,
+            refill_budget_percent: 12,
+            refill_burst_ms: 13,
+            refill_debt_ms: 14,
+            refill_cpu_max: true,
+            kill_wait_ms: 15,
+            leftovers_wait_ms: 16,
             journal_max_kib: 64,
             syslog: false,
         };

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, PodNames};
 use crate::cgroup::predict::Plan;
 use crate::cgroup::state_file::{self, Surroundings};
-use crate::cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
+use crate::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Proc, Reader};
 use crate::freeze;
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
 use crate::process::Process;
+use crate::refill::Level;
 use crate::state_dir::{self, StateDir};
 
 /// What we know of a container, between two operations on it.
@@ -31,6 +32,13 @@ struct Record {
     /// takes 3 ms on a node with 5000 mounts.
     files: Reader,
     pod_files: Option<Reader>,
+    /// Where its limits are, if not in the cgroup that its processes are in: crun can put them into
+    /// one below (`run.oci.systemd.subgroup`).
+    #[serde(default)]
+    limits_files: Option<Reader>,
+    /// Its directories in all hierarchies.
+    #[serde(default)]
+    dirs: Vec<PathBuf>,
     pod: PodNames,
     init: Option<Process>,
     /// The runtime's state directory of this container; none while it is being created.
@@ -61,6 +69,8 @@ pub(crate) struct Container {
     /// That this operation has written the record, of a container that was not there before.
     announced: bool,
     lookup: Lookup,
+    /// The limit that `create` is going to give it.
+    planned_quota: Option<CpuQuota>,
     /// Why its cgroup is not known, if somebody should hear of it.
     pub(crate) unknown: Option<String>,
 }
@@ -92,14 +102,17 @@ impl Container {
             runtime_state,
             announced: false,
             lookup,
+            planned_quota: None,
             unknown: None,
         };
         let found = match invocation.verb {
-            Verb::Create | Verb::Run | Verb::Restore => container.lookup.planned(
-                globals,
-                invocation,
-                surroundings.rootless().then_some(surroundings.euid),
-            ),
+            Verb::Create | Verb::Run | Verb::Restore => container
+                .lookup
+                .planned(globals, invocation, surroundings.rootless().then_some(surroundings.euid))
+                .map(|(record, quota)| {
+                    container.planned_quota = quota;
+                    record
+                }),
             _ => container.recorded(&invocation.id),
         };
         match found {
@@ -148,6 +161,51 @@ impl Container {
             container: record.files.cpu_quota(),
             pod: record.pod_files.as_ref().and_then(Reader::cpu_quota),
         }
+    }
+
+    /// The cgroups whose quotas hold for it, outermost first.
+    pub(crate) fn levels(&self) -> Vec<Level> {
+        let Some((record, cgroup)) = self.record.as_ref().zip(self.identity()) else {
+            return Vec::new();
+        };
+        let level = |cgroup: &Identity, files: &Reader| Level {
+            cgroup: cgroup.clone(),
+            files: files.clone(),
+        };
+        let pod = record.pod_files.as_ref().zip(cgroup.pod());
+        let pod = pod.map(|(files, pod)| level(&pod, files));
+        let limits = record.limits_files.as_ref().map(|files| level(&cgroup, files));
+        pod.into_iter().chain(limits).chain([level(&cgroup, &record.files)]).collect()
+    }
+
+    /// The limit that it is going to have, of one that is not there yet.
+    pub(crate) fn planned_quota(&self) -> Option<CpuQuota> {
+        self.planned_quota
+    }
+
+    pub(crate) fn files(&self) -> Option<&Reader> {
+        self.record.as_ref().map(|record| &record.files)
+    }
+
+    /// Its directories in all hierarchies; none where another container shares them, or sits below.
+    pub(crate) fn own_dirs(&self) -> Vec<PathBuf> {
+        let Some((record, cgroup)) = self.record.as_ref().zip(self.identity()) else {
+            return Vec::new();
+        };
+        if cgroup.is_root() || !record.dirs.iter().any(|dir| dir.is_dir()) || self.is_shared() {
+            return Vec::new();
+        }
+        record.dirs.clone()
+    }
+
+    fn is_shared(&self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let records = self.path.parent().and_then(|dir| std::fs::read_dir(dir).ok());
+        records.into_iter().flatten().flatten().map(|entry| entry.path()).any(|path| {
+            path != self.path
+                && path.extension() == Some(OsStr::new("json"))
+                && read_record(&path).is_some_and(|other| other.cgroup.starts_with(&record.cgroup))
+        })
     }
 
     pub(crate) fn figures(&self) -> Option<LastFigures> {
@@ -247,7 +305,7 @@ impl Lookup {
         globals: &Globals,
         invocation: &Invocation,
         rootless: Option<u32>,
-    ) -> Result<Record, String> {
+    ) -> Result<(Record, Option<CpuQuota>), String> {
         let bundle = match (&invocation.config, &invocation.bundle) {
             // Not below the bundle, unless it has the usual name (crun's create.c).
             (Some(config), _) if config != "config.json" => Bundle::read_file(config),
@@ -267,7 +325,8 @@ impl Lookup {
         };
         let mounts = self.mounts()?;
         let identity = plan.predict(&mounts, &self.proc).map_err(|why| why.to_string())?;
-        Ok(Record::new(&identity, &identity, &mounts, bundle.pod))
+        let quota = planned_quota(&bundle);
+        Ok((Record::new(&identity, &identity, &mounts, bundle.pod), quota))
     }
 
     fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
@@ -307,6 +366,8 @@ impl Record {
             cgroup: identity.as_path().to_owned(),
             files: Reader::new(mounts, files_of),
             pod_files: identity.pod().map(|pod| Reader::new(mounts, &pod)),
+            limits_files: (files_of != identity).then(|| Reader::new(mounts, identity)),
+            dirs: mounts.dirs(identity),
             pod,
             init: None,
             made_as: None,
@@ -314,6 +375,13 @@ impl Record {
             creator: None,
         }
     }
+}
+
+/// Without a period the kernel's default holds (CONFIG_CFS_BANDWIDTH: 100 ms).
+fn planned_quota(bundle: &Bundle) -> Option<CpuQuota> {
+    let quota_us = bundle.cpu.quota().filter(|quota| *quota > 0)?;
+    let period_us = bundle.cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
+    Some(CpuQuota { quota_us: Some(quota_us), period_us })
 }
 
 /// An id that is not one name would lead out of the root; no runtime accepts it.

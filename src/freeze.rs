@@ -1,7 +1,30 @@
-//! Taking back a freeze.
+//! A freeze as it happens: watching it, waiting for it, taking it back, saying what kept it.
 
-use crate::cgroup::Reader;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
 use crate::cgroup::read::Version;
+use crate::cgroup::{Freezer, Reader};
+use crate::{process, text};
+
+/// runc 1.x thaws for 10 ms after every 50 vain looks on cgroup v1: a freeze that was seen this long
+/// ago is still being tried.
+const STILL_TRIED: Duration = Duration::from_millis(20);
+
+/// How often to look while it lasts.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it.
+const IS_SLOW: Duration = Duration::from_millis(15);
+
+/// Asking costs two reads for each thread, and takes CPU time from what it asks about.
+const MOST_ASKED: u32 = 3;
+const MOST_THREADS: usize = 512;
 
 /// Asks for a thaw and does not wait for it. A cgroup that is gone needs none.
 pub(crate) fn thaw(files: &Reader) {
@@ -11,4 +34,169 @@ pub(crate) fn thaw(files: &Reader) {
         Version::V2 => ("cgroup.freeze", "0"),
     };
     let _ = std::fs::write(dir.join(file), thawed);
+}
+
+/// The watch over one cgroup's freezer while the runtime works.
+#[derive(Debug)]
+pub(crate) struct FreezeWatch {
+    files: Reader,
+    /// Tells of the runtime's writes; there is none where all instances are in use.
+    events: Option<Inotify>,
+    first_seen: Option<Instant>,
+    last_seen: Option<Instant>,
+    asked: u32,
+    pub(crate) running: Tasks,
+}
+
+/// What a look has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Nobody freezes it, or it is frozen.
+    Quiet,
+    /// It is to freeze and has not yet.
+    Freezing,
+}
+
+impl FreezeWatch {
+    pub(crate) fn new(files: &Reader) -> FreezeWatch {
+        FreezeWatch {
+            files: files.clone(),
+            events: watch(files),
+            first_seen: None,
+            last_seen: None,
+            asked: 0,
+            running: Tasks::default(),
+        }
+    }
+
+    pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Looks, and says when to look again at the latest.
+    pub(crate) fn look(&mut self, now: Instant) -> (Sight, Option<Duration>) {
+        if let Some(events) = &self.events {
+            let _ = events.read_events();
+        }
+        match self.files.freezer() {
+            Freezer::Freezing => {
+                let first = *self.first_seen.get_or_insert(now);
+                self.last_seen = Some(now);
+                if now.duration_since(first) > IS_SLOW && self.asked < MOST_ASKED {
+                    self.asked += 1;
+                    self.ask();
+                }
+            }
+            Freezer::Frozen => self.last_seen = None,
+            Freezer::Thawed | Freezer::Unknown => {}
+        }
+        let recently = self.last_seen.is_some_and(|seen| now.duration_since(seen) < STILL_TRIED);
+        match (recently, &self.events) {
+            (true, _) => (Sight::Freezing, Some(LOOK_EVERY)),
+            (false, Some(_)) => (Sight::Quiet, None),
+            (false, None) => (Sight::Quiet, Some(LOOK_EVERY)),
+        }
+    }
+}
+
+impl FreezeWatch {
+    pub(crate) fn ask(&mut self) {
+        self.running = Tasks::in_state(&self.files, b'R');
+    }
+}
+
+fn watch(files: &Reader) -> Option<Inotify> {
+    let (version, dir) = files.freezer_dir()?;
+    let file = match version {
+        Version::V1 => "freezer.state",
+        Version::V2 => "cgroup.freeze",
+    };
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    inotify.add_watch(&dir.join(file), AddWatchFlags::IN_MODIFY).ok()?;
+    Some(inotify)
+}
+
+/// Some threads of a cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tasks(Vec<Task>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Task {
+    pid: i32,
+    comm: String,
+    state: u8,
+    /// Where in the kernel it waits.
+    wchan: String,
+}
+
+impl Tasks {
+    /// Those of a cgroup and the ones below it that are in this state. While it freezes, what runs or
+    /// waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot be
+    /// told from what has frozen, so that one is to be asked after the thaw.
+    pub(crate) fn in_state(files: &Reader, state: u8) -> Tasks {
+        let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
+        let mut threads = Vec::new();
+        collect_threads(version, dir, &mut threads);
+        let tasks = threads.into_iter().filter_map(Task::of);
+        Tasks(tasks.filter(|task| task.state == state).collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn and(mut self, others: Tasks) -> Tasks {
+        let mut by_pid: BTreeMap<i32, Task> =
+            self.0.drain(..).map(|task| (task.pid, task)).collect();
+        by_pid.extend(others.0.into_iter().map(|task| (task.pid, task)));
+        Tasks(by_pid.into_values().collect())
+    }
+}
+
+impl Task {
+    fn of(pid: i32) -> Option<Task> {
+        let (comm, state) = process::comm_and_state(pid)?;
+        let wchan = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        let wchan = wchan.trim().trim_start_matches('0').to_owned();
+        Some(Task { pid, comm, state, wchan })
+    }
+}
+
+impl fmt::Display for Tasks {
+    /// At most five, then how many more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        for (number, task) in self.0.iter().take(SHOWN).enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            let comm = text::one_line(task.comm.as_ref(), 64);
+            write!(f, "{comma}pid {} {comm} {}", task.pid, char::from(task.state))?;
+            if !task.wchan.is_empty() {
+                write!(f, " in {}", text::one_line(task.wchan.as_ref(), 64))?;
+            }
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// v1 lists threads in `tasks`; v2's `cgroup.threads` has them also where a domain is not threaded.
+fn collect_threads(version: Version, dir: &Path, into: &mut Vec<i32>) {
+    let file = if version == Version::V1 { "tasks" } else { "cgroup.threads" };
+    let list = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    into.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+    into.truncate(MOST_THREADS);
+    for below in children(dir) {
+        if into.len() < MOST_THREADS {
+            collect_threads(version, &below, into);
+        }
+    }
+}
+
+/// The cgroups right below one.
+pub(crate) fn children(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.map(|entry| entry.path()).collect()
 }

@@ -9,6 +9,7 @@ use crate::cgroup::{CpuQuota, Identity, Throttled};
 use crate::invocation::Verb;
 use crate::lock::{Holder, Mode};
 use crate::process::Process;
+use crate::refill;
 use crate::retry::Reason;
 use crate::verdict::Failure;
 
@@ -124,6 +125,9 @@ pub struct Outcome {
     pub verdict: Verdict,
     pub quotas: Quotas,
     pub figures: Option<LastFigures>,
+    pub refills: Vec<refill::Report>,
+    /// What earlier operations that were killed had left behind, and was undone.
+    pub recovered: Vec<String>,
     pub init: Option<Process>,
     pub pod: PodNames,
     /// What a reader should know beyond the fields: complaints about the configuration, the

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// A process, told apart from a later one with the same pid by its start time (clock ticks since
@@ -83,6 +84,11 @@ pub(crate) fn comm(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
+/// The same, and the letter of the state that it is in; of a thread, too.
+pub(crate) fn comm_and_state(pid: i32) -> Option<(String, u8)> {
+    Some((comm(pid)?, Stat::of(pid)?.state))
+}
+
 /// Our own pid as /proc has it. In a pid namespace that was entered without a /proc of its own, as by
 /// `unshare --pid` or by `nsenter --mount` from a container, the number that we know ourselves by is
 /// another process's there; the link is resolved by the /proc that it stands in.
@@ -122,6 +128,12 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 pub(crate) fn boot_id() -> Option<String> {
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.
+pub(crate) fn since_boot_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 #[cfg(test)]

@@ -179,6 +179,8 @@ impl Program {
             verdict: if invocation.is_some() { Verdict::HandedOver } else { Verdict::Unreadable },
             quotas: Default::default(),
             figures: None,
+            refills: Vec::new(),
+            recovered: Vec::new(),
             init: None,
             pod: Default::default(),
             notes: std::iter::once(note).chain(self.complaints.iter().cloned()).collect(),

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
 
 use crate::channels::Channels;
 use crate::outcome::Exit;
@@ -118,7 +119,7 @@ impl Signals {
 
     /// Waits for signals or for something to read, at most until `timeout`, and forwards the
     /// signals.
-    fn forward(&self, to: i32, timeout: Option<Duration>, also: Stdio<'_>) {
+    fn forward(&self, to: i32, timeout: Option<Duration>, also: &[BorrowedFd<'_>]) {
         self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
@@ -141,7 +142,7 @@ impl Signals {
             if left.is_zero() {
                 return Ok(());
             }
-            self.wait(Some(left), None);
+            self.wait(Some(left), &[]);
             while let Ok(Some(arrived)) = self.arrivals.read_signal() {
                 let signal = arrived.ssi_signo as i32;
                 if !HARMLESS.contains(&signal) {
@@ -152,18 +153,11 @@ impl Signals {
     }
 
     /// Nothing can interrupt this but a stop and its continuation; the callers look again.
-    fn wait(&self, timeout: Option<Duration>, also: Stdio<'_>) {
-        let timeout = match timeout {
-            None => PollTimeout::NONE,
-            // Rounded up: a rest of less than a millisecond would be a busy loop.
-            Some(timeout) => PollTimeout::try_from(timeout + Duration::from_micros(999))
-                .unwrap_or(PollTimeout::MAX),
-        };
-        let arrivals = PollFd::new(self.arrivals.as_fd(), PollFlags::POLLIN);
-        let _ = match also {
-            Some(also) => poll(&mut [arrivals, PollFd::new(also, PollFlags::POLLIN)], timeout),
-            None => poll(&mut [arrivals], timeout),
-        };
+    fn wait(&self, timeout: Option<Duration>, also: &[BorrowedFd<'_>]) {
+        let wakers = std::iter::once(self.arrivals.as_fd()).chain(also.iter().copied());
+        let mut wakers: Vec<PollFd<'_>> =
+            wakers.map(|waker| PollFd::new(waker, PollFlags::POLLIN)).collect();
+        let _ = ppoll(&mut wakers, timeout.map(TimeSpec::from), None);
     }
 }
 
@@ -198,7 +192,7 @@ pub(crate) struct Attempt {
 /// What the one who waits wants to do meanwhile.
 pub(crate) trait Watch {
     /// What else to wake up for.
-    fn waits_on(&self) -> Stdio<'_>;
+    fn waits_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Called after every event, and no later than the time that it asked for.
     fn look(&mut self, attempt: &Attempt) -> Option<Duration>;
@@ -220,7 +214,7 @@ impl Attempt {
                 return exit;
             }
             let timeout = watch.look(self);
-            signals.forward(self.pid, timeout, watch.waits_on());
+            signals.forward(self.pid, timeout, &watch.waits_on());
         }
     }
 }

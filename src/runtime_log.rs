@@ -91,6 +91,92 @@ impl RuntimeLog {
     }
 }
 
+impl RuntimeLog {
+    /// Adds to the last error of the attempt. Whether there was one.
+    pub(crate) fn explain(&mut self, why: &str) -> bool {
+        self.passed_on == 0 && explain_in(&mut self.attempt, why).unwrap_or(false)
+    }
+}
+
+/// Adds to the last error in a file that the runtime has written; whether there was one.
+pub(crate) fn explain_in(file: &mut File, why: &str) -> io::Result<bool> {
+    let mut log = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut log)?;
+    let Some(explained) = explained(&log, why) else { return Ok(false) };
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&explained)?;
+    Ok(true)
+}
+
+/// A log in which ` (why)` follows the last error's text, before its closing quote where it has one.
+/// Not a byte of the runtime's own is changed.
+pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
+    let mut at = 0;
+    let mut last_line = None;
+    let mut last_error = None;
+    for line in log.split_inclusive(|byte| *byte == b'\n') {
+        let place = place_in(line, why);
+        match place {
+            Place::Error(offset, addition) => last_error = Some((at + offset, addition)),
+            Place::Line(offset, addition) => last_line = Some((at + offset, addition)),
+            Place::None => {}
+        }
+        at += line.len();
+    }
+    let (offset, addition) = last_error.or(last_line)?;
+    Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat())
+}
+
+/// Where in a line an explanation would go, and as what.
+enum Place {
+    Error(usize, String),
+    /// A line that names no level, as crun's do.
+    Line(usize, String),
+    None,
+}
+
+fn place_in(line: &[u8], why: &str) -> Place {
+    let Ok(text) = std::str::from_utf8(line) else { return Place::None };
+    let text = text.trim_end();
+    if text.is_empty() {
+        return Place::None;
+    }
+    if let Ok(entry) = serde_json::from_str::<Quoted<'_>>(text) {
+        let message = entry.msg.get();
+        let start = message.as_ptr() as usize - text.as_ptr() as usize;
+        let quoted = serde_json::Value::from(format!(" ({why})")).to_string();
+        let is_error = entry.level.eq_ignore_ascii_case("error") && message.ends_with('"');
+        return if is_error {
+            Place::Error(start + message.len() - 1, quoted[1..quoted.len() - 1].to_owned())
+        } else {
+            Place::None
+        };
+    }
+    if text.contains("level=error") {
+        return match (text.contains("msg=\""), text.ends_with('"')) {
+            (true, true) => {
+                let escaped = why.replace('\\', "\\\\").replace('"', "\\\"");
+                Place::Error(text.len() - 1, format!(" ({escaped})"))
+            }
+            _ => Place::Error(text.len(), format!(" ({why})")),
+        };
+    }
+    if text.contains("level=") {
+        return Place::None;
+    }
+    Place::Line(text.len(), format!(" ({why})"))
+}
+
+/// An entry whose message is as it stands there.
+#[derive(Deserialize)]
+struct Quoted<'a> {
+    level: String,
+    #[serde(borrow, alias = "message")]
+    msg: &'a serde_json::value::RawValue,
+}
+
 fn is_same(one: &File, other: &File) -> bool {
     let inode = |file: &File| file.metadata().ok().map(|file| (file.dev(), file.ino()));
     inode(one).is_some() && inode(one) == inode(other)
@@ -260,6 +346,26 @@ mod tests {
             let log = format!("{before}time=\"t\" level=error msg=\"{quoted}\"\n");
             prop_assert_eq!(last_error(&log), Some(message));
         }
+    }
+
+    #[test]
+    fn an_explanation_is_added_and_nothing_changed() {
+        let json = "{\"level\":\"error\",\"msg\":\"unable to \\\"freeze\\\"\",\"time\":\"t\"}\n{\"level\":\"debug\",\"msg\":\"bye\"}\n";
+        let explained_json =
+            String::from_utf8(explained(json.as_bytes(), "a \"b\" \\").unwrap()).unwrap();
+        assert_eq!(
+            last_error(&explained_json).as_deref(),
+            Some("unable to \"freeze\" (a \"b\" \\)")
+        );
+        assert!(explained_json.contains("unable to \\\"freeze\\\""));
+        let text = b"time=\"t\" level=error msg=\"unable to freeze\"\n";
+        assert_eq!(
+            explained(text, "why").unwrap(),
+            b"time=\"t\" level=error msg=\"unable to freeze (why)\"\n"
+        );
+        assert_eq!(explained(b"it failed\n\n", "why").unwrap(), b"it failed (why)\n\n");
+        assert_eq!(explained(b"time=t level=info msg=x\n", "why"), None);
+        assert_eq!(explained(b"", "why"), None);
     }
 
     #[test]

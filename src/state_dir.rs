@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const DEFAULT: &str = "/run/frostlock";
+const BUDGETS: &str = "budgets";
 
 /// Where our state is.
 #[derive(Debug, Clone)]
@@ -29,6 +30,11 @@ impl StateDir {
             }
             _ => StateDir(PathBuf::from(DEFAULT)),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(path: PathBuf) -> StateDir {
+        StateDir(path)
     }
 
     /// While this file exists, every command is the bare runtime's.
@@ -52,10 +58,34 @@ impl StateDir {
     /// The directory of the lock files, made if need be. Refused when somebody else could put files
     /// there: a lock file that others can hold would stop the node.
     pub fn locks(&self) -> io::Result<PathBuf> {
-        let locks = self.0.join("locks");
+        self.private("locks")
+    }
+
+    /// What the pods have gained by refills, made if need be.
+    pub(crate) fn budgets(&self) -> io::Result<PathBuf> {
+        self.private(BUDGETS)
+    }
+
+    /// The same, if it is there.
+    pub(crate) fn accounts(&self) -> PathBuf {
+        self.0.join(BUDGETS)
+    }
+
+    /// Notes of what is to be undone, a directory for each cgroup.
+    pub(crate) fn intents(&self) -> PathBuf {
+        self.0.join("intents")
+    }
+
+    /// Says, while it is young, that there is no use in refills here, and why.
+    pub(crate) fn no_refill(&self) -> PathBuf {
+        self.0.join("no-refill")
+    }
+
+    fn private(&self, name: &str) -> io::Result<PathBuf> {
+        let directory = self.0.join(name);
         make_private(&self.0)?;
-        make_private(&locks)?;
-        Ok(locks)
+        make_private(&directory)?;
+        Ok(directory)
     }
 
     pub fn path(&self) -> &Path {

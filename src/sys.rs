@@ -344,6 +344,13 @@ pub(crate) fn occupy_closed_stdio() {
     }
 }
 
+/// How many CPUs there are to run on; never less than one.
+pub(crate) fn online_cpus() -> u64 {
+    // SAFETY: sysconf only reads.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u64::try_from(count).unwrap_or(1).max(1)
+}
+
 /// An anonymous file, closed on exec.
 pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     // SAFETY: `name` is NUL-terminated.

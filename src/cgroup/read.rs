@@ -20,6 +20,35 @@ pub struct CpuQuota {
     pub period_us: u64,
 }
 
+impl CpuQuota {
+    /// From v1's `cpu.cfs_quota_us`, where -1 is no limit, and `cpu.cfs_period_us`.
+    pub fn from_v1(quota: &str, period: &str) -> Option<CpuQuota> {
+        let quota: i64 = quota.trim().parse().ok()?;
+        let period_us = period.trim().parse().ok()?;
+        Some(CpuQuota { quota_us: (quota >= 0).then_some(quota), period_us })
+    }
+
+    /// From v2's `cpu.max`.
+    pub fn from_v2(max: &str) -> Option<CpuQuota> {
+        let (quota, period) = max.trim().split_once(' ')?;
+        let quota_us = if quota == "max" { None } else { Some(quota.parse().ok()?) };
+        Some(CpuQuota { quota_us, period_us: period.parse().ok()? })
+    }
+
+    /// How much of one CPU it is; no limit is infinitely many.
+    pub fn cpus(self) -> f64 {
+        self.quota_us.map_or(f64::INFINITY, |quota| quota as f64 / self.period_us.max(1) as f64)
+    }
+
+    /// How much of it there is in such a time.
+    pub fn in_time_us(self, elapsed_us: u64) -> u64 {
+        match self.quota_us {
+            Some(_) => (self.cpus().max(0.0) * elapsed_us as f64) as u64,
+            None => u64::MAX,
+        }
+    }
+}
+
 /// How often, and for how long in all CPUs together, a cgroup had to wait for its next period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttled {
@@ -47,6 +76,8 @@ pub enum Version {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reader {
     cpu: Option<(Version, PathBuf)>,
+    #[serde(default)]
+    cpuacct: Option<(Version, PathBuf)>,
     memory: Option<(Version, PathBuf)>,
     freezer: Option<(Version, PathBuf)>,
 }
@@ -59,7 +90,12 @@ impl Reader {
             let v2 = mounts.v1(controller).is_none().then(|| mounts.v2_dir(id)).flatten();
             v1.or(v2.map(|dir| (Version::V2, dir)))
         };
-        Reader { cpu: place("cpu"), memory: place("memory"), freezer: place("freezer") }
+        Reader {
+            cpu: place("cpu"),
+            cpuacct: place("cpuacct"),
+            memory: place("memory"),
+            freezer: place("freezer"),
+        }
     }
 
     /// Where the CPU bandwidth files are.
@@ -73,15 +109,21 @@ impl Reader {
 
     pub fn cpu_quota(&self) -> Option<CpuQuota> {
         let (version, dir) = self.cpu_dir()?;
-        if version == Version::V1 {
-            let quota: i64 = text(dir, "cpu.cfs_quota_us")?.trim().parse().ok()?;
-            let period_us = text(dir, "cpu.cfs_period_us")?.trim().parse().ok()?;
-            return Some(CpuQuota { quota_us: (quota >= 0).then_some(quota), period_us });
+        match version {
+            Version::V1 => {
+                CpuQuota::from_v1(&text(dir, "cpu.cfs_quota_us")?, &text(dir, "cpu.cfs_period_us")?)
+            }
+            Version::V2 => CpuQuota::from_v2(&text(dir, "cpu.max")?),
         }
-        let max = text(dir, "cpu.max")?;
-        let (quota, period) = max.trim().split_once(' ')?;
-        let quota_us = if quota == "max" { None } else { Some(quota.parse().ok()?) };
-        Some(CpuQuota { quota_us, period_us: period.parse().ok()? })
+    }
+
+    /// CPU time used so far, by the cgroup and those below it.
+    pub fn cpu_usage_us(&self) -> Option<u64> {
+        if let Some((Version::V1, dir)) = &self.cpuacct {
+            return Some(text(dir, "cpuacct.usage")?.trim().parse::<u64>().ok()? / 1000);
+        }
+        let (_, dir) = self.cpu_dir()?;
+        value(&text(dir, "cpu.stat")?, "usage_usec")
     }
 
     pub fn throttled(&self) -> Option<Throttled> {
@@ -102,6 +144,36 @@ impl Reader {
         value(&text(dir, file)?, "oom_kill")
     }
 
+    /// The same files of a cgroup below this one.
+    pub fn below(&self, name: &Path) -> Reader {
+        let below = |place: &Option<(Version, PathBuf)>| {
+            place.as_ref().map(|(version, dir)| (*version, dir.join(name)))
+        };
+        Reader {
+            cpu: below(&self.cpu),
+            cpuacct: below(&self.cpuacct),
+            memory: below(&self.memory),
+            freezer: below(&self.freezer),
+        }
+    }
+
+    /// Whether there is a process in it or in those below, as far as that can be read.
+    pub fn is_populated(&self) -> bool {
+        let dir = self.cpu_dir().or(self.freezer_dir()).map(|(_, dir)| dir);
+        dir.is_some_and(is_populated)
+    }
+
+    /// What is frozen, or to be frozen, above this cgroup by its own wish: the nearest such directory.
+    pub fn frozen_ancestor(&self) -> Option<PathBuf> {
+        let (version, dir) = self.freezer_dir()?;
+        let file = match version {
+            Version::V1 => "freezer.self_freezing",
+            Version::V2 => "cgroup.freeze",
+        };
+        let mut above = dir.ancestors().skip(1);
+        above.find(|dir| text(dir, file).is_some_and(|wish| wish.trim() == "1")).map(Path::to_owned)
+    }
+
     pub fn freezer(&self) -> Freezer {
         let Some((version, dir)) = self.freezer_dir() else { return Freezer::Unknown };
         match version {
@@ -114,6 +186,15 @@ impl Reader {
             Version::V2 => frozen_v2(dir).unwrap_or(Freezer::Unknown),
         }
     }
+}
+
+fn is_populated(dir: &Path) -> bool {
+    if text(dir, "cgroup.procs").is_some_and(|procs| !procs.is_empty()) {
+        return true;
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.any(|entry| is_populated(&entry.path()))
 }
 
 /// `frozen` also tells of a frozen ancestor, while `cgroup.freeze` is this cgroup's own wish.

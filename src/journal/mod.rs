@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -24,7 +23,7 @@ use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{process, state_dir, sys, text};
+use crate::{process, refill, state_dir, sys, text};
 
 /// The version of the records.
 const VERSION: u32 = 1;
@@ -61,6 +60,10 @@ struct Record<'a> {
     exit: Option<ExitRecord>,
     verdict: &'static str,
     quota: Quota,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refills: Vec<RefillRecord>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    recovered: Vec<String>,
     init_pid: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oom_kill: Option<u64>,
@@ -90,6 +93,16 @@ struct TryRecord {
     failure: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct RefillRecord {
+    cgroup: String,
+    reason: &'static str,
+    ms: f64,
+    writes: u32,
+    gained_ms: f64,
+    ended: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,7 +154,7 @@ impl<'a> Record<'a> {
             v: VERSION,
             boot_id: process::boot_id(),
             time: now(),
-            mono_ns: since_boot_ns(),
+            mono_ns: process::since_boot_ns(),
             verb: outcome.verb.map(|verb| verb.as_str()),
             id: line(&outcome.id),
             cgroup: outcome.cgroup.as_ref().map(|cgroup| line(cgroup.as_path().as_os_str())),
@@ -168,6 +181,12 @@ impl<'a> Record<'a> {
                 container: outcome.quotas.container.map(quota),
                 pod: outcome.quotas.pod.map(quota),
             },
+            refills: outcome.refills.iter().map(refill).collect(),
+            recovered: outcome
+                .recovered
+                .iter()
+                .map(|what| text::one_line(what.as_ref(), TEXT_BYTES))
+                .collect(),
             init_pid: outcome.init.map(|init| init.pid),
             oom_kill: outcome.figures.and_then(|figures| figures.oom_kill),
             nr_throttled: throttled.map(|throttled| throttled.nr_throttled),
@@ -180,6 +199,17 @@ impl<'a> Record<'a> {
             },
             note: text::one_line(notes.join("; ").as_ref(), TEXT_BYTES),
         }
+    }
+}
+
+fn refill(report: &refill::Report) -> RefillRecord {
+    RefillRecord {
+        cgroup: text::one_line(report.cgroup.as_ref(), TEXT_BYTES),
+        reason: report.reason.as_str(),
+        ms: milliseconds(report.took),
+        writes: report.writes,
+        gained_ms: milliseconds(report.gained),
+        ended: report.ended.as_str(),
     }
 }
 
@@ -236,12 +266,6 @@ pub(crate) fn now() -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::now_utc().format(FORMAT).unwrap_or_default()
-}
-
-/// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.
-fn since_boot_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 /// The file the records go to.

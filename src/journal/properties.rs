@@ -19,6 +19,7 @@ use crate::invocation::Verb;
 use crate::lock::{Holder, Mode};
 use crate::outcome::{self, LastFigures, LockUse, Outcome, Quotas, Stages, Try, Verdict};
 use crate::process::Process;
+use crate::refill;
 use crate::retry::Reason;
 use crate::verdict::Failure;
 
@@ -64,6 +65,21 @@ fn attempts() -> impl Strategy<Value = Vec<Try>> {
 }
 
 prop_compose! {
+    fn refill()(
+        cgroup in any::<String>(), took in any::<u32>(), writes in any::<u32>(), gained in any::<u32>(),
+    ) -> refill::Report {
+        refill::Report {
+            cgroup,
+            reason: refill::Reason::Freeze,
+            took: Duration::from_micros(took.into()),
+            writes,
+            gained: Duration::from_micros(gained.into()),
+            ended: refill::Ended::Done,
+        }
+    }
+}
+
+prop_compose! {
     fn outcome()(
         verb in option::of(prop::sample::select(Verb::ALL.to_vec())),
         id in name(),
@@ -79,6 +95,7 @@ prop_compose! {
         throttled in option::of(any::<(u64, u64)>()),
         init in option::of(any::<(i32, u64)>()),
         notes in vec(any::<String>(), 0..3),
+        refills in vec(refill(), 0..3),
     ) -> Outcome {
         let [requested_by, namespace, pod, uid] = texts;
         let ms = |ms: u32| Duration::from_micros(ms.into());
@@ -101,6 +118,8 @@ prop_compose! {
                 throttled: Some(Throttled { nr_throttled, throttled_us }),
                 oom_kill: Some(nr_throttled),
             }),
+            recovered: refills.iter().map(|refill: &refill::Report| refill.cgroup.clone()).collect(),
+            refills,
             init: init.map(|(pid, start)| Process { pid, start }),
             pod: PodNames { namespace, name: pod, uid, ..PodNames::default() },
             notes,

@@ -44,6 +44,10 @@ pub struct Record {
     pub exit: Option<Exit>,
     pub verdict: Option<String>,
     pub quota: Option<Quotas>,
+    #[serde(default)]
+    pub refills: Vec<Refill>,
+    #[serde(default)]
+    pub recovered: Vec<String>,
     pub init_pid: Option<i32>,
     pub oom_kill: Option<u64>,
     pub nr_throttled: Option<u64>,
@@ -67,6 +71,17 @@ pub struct Try {
     pub ms: Option<f64>,
     pub failure: Option<String>,
     pub delay_ms: Option<f64>,
+}
+
+/// What was done for one throttled cgroup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refill {
+    pub cgroup: Option<String>,
+    pub reason: Option<String>,
+    pub ms: Option<f64>,
+    pub writes: Option<u64>,
+    pub gained_ms: Option<f64>,
+    pub ended: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

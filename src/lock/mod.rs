@@ -20,6 +20,7 @@ use std::time::Duration;
 
 pub use holders::Holder;
 use holders::Slot;
+pub(crate) use wait::is_still_at;
 use wait::{Refusal, Wait};
 
 use crate::cgroup::Identity;

@@ -2,18 +2,23 @@
 //! sleeps.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::Operation;
-use crate::cgroup::Freezer;
+use super::relief::{self, Relief};
+use crate::cgroup::{Freezer, Reader};
 use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
+use crate::explain::Explanation;
+use crate::freeze::Tasks;
+use crate::intent::Intent;
 use crate::invocation::Verb;
 use crate::lock::Guard;
 use crate::outcome::{Exit, LockUse, Try};
 use crate::retry::{self, Limits, Reason, Situation, Step};
-use crate::runtime::{Attempt, Runtime, Signals, Stdio, Watch};
+use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
 
@@ -35,6 +40,11 @@ pub(super) struct Attempts<'a> {
     pub(super) guard: Option<Guard>,
     /// What became of it for the last attempt.
     pub(super) lock: LockUse,
+    pub(super) relief: Relief,
+    /// Stands while a freeze of ours may be left behind.
+    pub(super) intent: Option<Intent>,
+    /// What was undone on the way.
+    pub(super) recovered: Vec<String>,
 }
 
 /// How they ended.
@@ -52,46 +62,116 @@ pub(super) struct Run {
     pub(super) signals: Signals,
     pub(super) guard: Option<Guard>,
     pub(super) lock: LockUse,
+    pub(super) relief: Relief,
+    pub(super) intent: Option<Intent>,
+    pub(super) recovered: Vec<String>,
 }
 
 impl Attempts<'_> {
     /// Until one succeeds, or the next would be unsafe, no use, or too late.
     pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run> {
         let signals = Signals::take()?;
+        let throttled_before = throttled_periods(container);
         let mut tries: Vec<Try> = Vec::new();
         loop {
             let frozen_before = container.freezer() != Freezer::Thawed;
             let attempted = self.once(&signals, container);
-            let (exit, took, started) = attempted.inspect_err(|_error| signals.give_back())?;
-            let last_error =
-                (exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
-            let failure = last_error.as_deref().map(|text| verdict::judge(self.verb(), text));
-            tries.push(Try { took, failure, delay: None });
-            let next = failure.map(|failure| {
-                self.undo(container, failure, frozen_before);
-                self.next(&signals, container, failure, &tries, started.is_some())
+            let once = attempted.inspect_err(|_error| signals.give_back())?;
+            let ended = self.judge(&once);
+            tries.push(Try { took: once.took, failure: ended.failure, delay: None });
+            self.undo(container, once.exit, frozen_before);
+            let next = ended.failure.map(|failure| {
+                self.next(&signals, container, failure, &tries, once.started.is_some())
             });
-            match (next, tries.last_mut()) {
-                (Some(Ok(delay)), Some(last)) => last.delay = Some(delay),
-                (next, _) => {
-                    let gave_up = next.and_then(Result::err);
-                    let took = tries.iter().map(|attempt| attempt.took).sum();
-                    let Attempts { channels, guard, lock, .. } = self;
-                    return Ok(Run {
-                        exit,
-                        started,
-                        took,
-                        tries,
-                        gave_up,
-                        last_error,
-                        channels,
-                        guard,
-                        lock,
-                        signals,
-                    });
+            let gave_up = match (next, tries.last_mut()) {
+                (Some(Ok(delay)), Some(last)) => {
+                    last.delay = Some(delay);
+                    continue;
                 }
-            }
+                (next, _) => next.and_then(Result::err),
+            };
+            let why = self.explain(container, ended.failure, &tries, throttled_before);
+            let last_error = self.pass_error_on(&once, ended.last_error, why);
+            let took = tries.iter().map(|attempt| attempt.took).sum();
+            let Attempts { channels, guard, lock, relief, intent, recovered, .. } = self;
+            return Ok(Run {
+                exit: once.exit,
+                started: once.started,
+                took,
+                tries,
+                gave_up,
+                last_error,
+                channels,
+                guard,
+                lock,
+                signals,
+                relief,
+                intent,
+                recovered,
+            });
         }
+    }
+
+    /// What an attempt means.
+    fn judge(&mut self, once: &Once) -> Judged {
+        if let Some(unconfirmed) = &once.unconfirmed {
+            let last_error = Some(unconfirmed.clone());
+            return Judged { failure: Some(Failure::Freeze), last_error };
+        }
+        let last_error =
+            (once.exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
+        let failure = last_error.as_deref().map(|text| verdict::judge(self.verb(), text));
+        Judged { failure, last_error }
+    }
+
+    /// Why it did not freeze, where that is what failed.
+    fn explain(
+        &self,
+        container: &Container,
+        failure: Option<Failure>,
+        tries: &[Try],
+        throttled_before: u64,
+    ) -> Option<String> {
+        let is_of_a_freeze =
+            matches!(failure, Some(Failure::Freeze | Failure::FreezeInProcHooks | Failure::Paused));
+        if !is_of_a_freeze || self.operation.config.mode != Mode::Full {
+            return None;
+        }
+        let files = container.files();
+        // What has been thawed and sleeps all the same could not have been frozen.
+        let stuck = files
+            .filter(|files| files.freezer() == Freezer::Thawed)
+            .map(|files| Tasks::in_state(files, b'D'))
+            .unwrap_or_default();
+        let explanation = Explanation {
+            attempts: tries.len(),
+            over: self.since.elapsed(),
+            tasks: self.relief.running().and(stuck),
+            throttled: throttled_periods(container).saturating_sub(throttled_before),
+            ancestor: files.and_then(Reader::frozen_ancestor),
+            refill: self.relief.shortage(),
+        };
+        Some(explanation.to_string())
+    }
+
+    /// To the caller, in the words of the runtime and ours; gives both.
+    fn pass_error_on(
+        &mut self,
+        once: &Once,
+        last_error: Option<String>,
+        why: Option<String>,
+    ) -> Option<String> {
+        let Some(why) = why else { return last_error };
+        let globals = self.operation.globals;
+        match &once.unconfirmed {
+            Some(unconfirmed) => {
+                let log = globals.log_file(self.operation.grammar);
+                let message = format!("{unconfirmed} ({why})");
+                self.channels.complain(message, log, globals.log_format);
+            }
+            None => self.channels.explain(&why),
+        }
+        last_error.map(|error| format!("{error} ({why})"))
     }
 
     /// Decides, and waits until it is time for the next attempt; gives the delay.
@@ -114,11 +194,7 @@ impl Attempts<'_> {
     }
 
     /// One start of the runtime, and what is done while it works.
-    fn once(
-        &mut self,
-        signals: &Signals,
-        container: &mut Container,
-    ) -> io::Result<(Exit, Duration, Option<Duration>)> {
+    fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
         self.channels.begin_attempt()?;
         let attempt = self.runtime.start(signals, &self.channels)?;
         let invocation = self.operation.invocation;
@@ -127,11 +203,50 @@ impl Attempts<'_> {
             StartWatch::new(invocation.pid_file.as_deref(), hold_max)
         });
         let mut watch = Meanwhile { attempts: self, container, start, started: None };
-        let exit = attempt.wait(signals, &mut watch);
+        let mut exit = attempt.wait(signals, &mut watch);
         let started = watch.started;
         // The runtime may have sent its terminal and ended before we looked.
         self.channels.relay();
-        Ok((exit, attempt.elapsed(), started))
+        let unconfirmed = self.unconfirmed(signals, container, exit);
+        if unconfirmed.is_some() {
+            exit = Exit::Code(1);
+        }
+        self.help_to_die(signals, container, exit);
+        self.relief.rest();
+        Ok(Once { exit, took: attempt.elapsed(), started, unconfirmed })
+    }
+
+    /// A pause is one when the kernel says so: crun writes the file and does not look.
+    fn unconfirmed(
+        &mut self,
+        signals: &Signals,
+        container: &Container,
+        exit: Exit,
+    ) -> Option<String> {
+        let config = self.operation.config;
+        let is_pause = self.verb() == Verb::Pause && config.mode == Mode::Full;
+        let limit = Duration::from_millis(config.frozen_wait_ms);
+        let is_frozen = || matches!(container.freezer(), Freezer::Frozen | Freezer::Unknown);
+        if !is_pause || exit != Exit::Code(0) || self.relief.until(signals, limit, is_frozen) {
+            return None;
+        }
+        self.relief.look_closely();
+        Some(format!(
+            "the runtime returned success, but the cgroup has not frozen within {} ms",
+            limit.as_millis()
+        ))
+    }
+
+    /// A throttled task that was killed has to run once more to die.
+    fn help_to_die(&mut self, signals: &Signals, container: &Container, exit: Exit) {
+        let operation = self.operation;
+        let is_kill = self.verb() == Verb::Kill && relief::is_sigkill(operation.invocation);
+        if !is_kill || exit != Exit::Code(0) || !self.relief.is_refilling() {
+            return;
+        }
+        let limit = Duration::from_millis(operation.config.kill_wait_ms);
+        let is_dead = || !container.files().is_some_and(Reader::is_populated);
+        self.relief.until(signals, limit, is_dead);
     }
 
     fn stays_in_foreground(&self) -> bool {
@@ -139,13 +254,14 @@ impl Attempts<'_> {
         may && !self.operation.invocation.detach
     }
 
-    /// Leaves the cgroup as it was before a pause that failed: runc on cgroup v2 leaves
+    /// Leaves the cgroup as it was before an attempt that failed: runc on cgroup v2 leaves
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
     /// pause is told that the container is not running. Without the lock it may be another's pause,
     /// and the modes below "full" change nothing.
-    fn undo(&self, container: &Container, failure: Failure, frozen_before: bool) {
+    fn undo(&self, container: &Container, exit: Exit, frozen_before: bool) {
         let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
-        if is_ours && failure == Failure::Freeze && !frozen_before {
+        let failed = exit != Exit::Code(0) && relief::may_freeze(self.operation.invocation);
+        if is_ours && failed && !frozen_before && container.freezer() != Freezer::Thawed {
             container.thaw();
         }
     }
@@ -204,6 +320,7 @@ impl Attempts<'_> {
         if self.verb() != Verb::Exec || container.is_paused() {
             return false;
         }
+        self.recovered.extend(self.operation.recover(container, &mut self.guard, &mut self.lock));
         // Whoever thaws it may need the lock.
         drop(self.guard.take());
         let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
@@ -246,24 +363,40 @@ struct Meanwhile<'a, 'b> {
 }
 
 impl Watch for Meanwhile<'_, '_> {
-    fn waits_on(&self) -> Stdio<'_> {
-        self.attempts.channels.waits_on()
+    fn waits_on(&self) -> Vec<BorrowedFd<'_>> {
+        let relief = self.attempts.relief.waits_on();
+        relief.chain(self.attempts.channels.waits_on()).collect()
     }
 
     fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
         self.attempts.channels.relay();
-        match self.start.as_ref()?.look(attempt) {
-            Sight::NotYet { look_again_in } => return Some(look_again_in),
-            Sight::Started => self.note_start(attempt),
-            Sight::Unseen => {}
-        }
-        self.start = None;
-        drop(self.attempts.guard.take());
-        None
+        let relief = self.attempts.relief.look(attempt.elapsed());
+        let start = match self.start.as_ref().map(|start| start.look(attempt)) {
+            Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
+            Some(sight @ (Sight::Started | Sight::Unseen)) => {
+                self.let_go(attempt, sight == Sight::Started);
+                None
+            }
+            None => None,
+        };
+        relief.into_iter().chain(start).min()
     }
 }
 
 impl Meanwhile<'_, '_> {
+    /// From here on the runtime only waits for its process.
+    fn let_go(&mut self, attempt: &Attempt, has_started: bool) {
+        if has_started {
+            self.note_start(attempt);
+        }
+        self.start = None;
+        self.attempts.relief.wind_up();
+        if let Some(intent) = self.attempts.intent.take() {
+            intent.done();
+        }
+        drop(self.attempts.guard.take());
+    }
+
     fn note_start(&mut self, attempt: &Attempt) {
         self.started = Some(attempt.elapsed());
         self.attempts.channels.commit();
@@ -272,6 +405,27 @@ impl Meanwhile<'_, '_> {
             self.container.made(&invocation.id);
         }
     }
+}
+
+/// One attempt, ended.
+struct Once {
+    exit: Exit,
+    took: Duration,
+    started: Option<Duration>,
+    /// What there is to say of a pause that was none.
+    unconfirmed: Option<String>,
+}
+
+struct Judged {
+    failure: Option<Failure>,
+    last_error: Option<String>,
+}
+
+/// How many periods the container and its pod have ended throttled so far.
+fn throttled_periods(container: &Container) -> u64 {
+    let levels = container.levels();
+    let throttled = levels.iter().filter_map(|level| level.files.throttled());
+    throttled.map(|throttled| throttled.nr_throttled).max().unwrap_or(0)
 }
 
 /// The longest period of those that throttle the container.

@@ -1,17 +1,21 @@
 //! One supervised operation, from the lock to its outcome.
 
 mod attempt;
+mod relief;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use attempt::Attempts;
+use attempt::{Attempts, Run};
+use relief::Relief;
 
 use crate::cgroup::Identity;
 use crate::channels::{Channels, Degree};
 use crate::config::{Config, Mode as Extent};
 use crate::container::Container;
+use crate::intent::{self, Intent};
 use crate::invocation::{Globals, Grammar, Invocation, Verb};
+use crate::leftovers::Leftovers;
 use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::process;
@@ -49,19 +53,36 @@ impl Operation<'_> {
         let (channels, runtime) = self.channels();
         let since = Instant::now();
         let prepare = self.began.elapsed();
-        let (guard, lock, lock_wait) = self.lock(&mut container);
+        let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
         let quotas = container.quotas();
+        let recovered = self.recover(&container, &mut guard, &mut lock);
+        let intent = self.intent(&container);
+        let relief = Relief::plan(self, &container);
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
-        let run = Attempts { operation: self, since, runtime, channels, guard, lock }
-            .run(&mut container)?;
+        let mut run = Attempts {
+            operation: self,
+            since,
+            runtime,
+            channels,
+            guard,
+            lock,
+            relief,
+            intent,
+            recovered,
+        }
+        .run(&mut container)?;
 
-        self.settle(&mut container, run.exit, run.guard);
+        let leftovers = self.remove_leftovers(&container, &mut run);
+        self.finish(&mut container, &mut run);
+        self.settle(&mut container, run.exit, run.guard.take());
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
-        notes.extend(run.last_error);
+        notes.extend(run.last_error.clone());
+        notes.extend(leftovers);
+        notes.append(&mut run.relief.notes);
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
             id: self.invocation.id.clone(),
@@ -77,6 +98,8 @@ impl Operation<'_> {
             verdict: Verdict::of(run.exit),
             quotas,
             figures,
+            refills: run.relief.reports(),
+            recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
             notes,
@@ -88,7 +111,9 @@ impl Operation<'_> {
     pub(crate) fn wait_for_lock(&self) -> (Option<Identity>, LockUse, Stages) {
         let mut container = self.container();
         let prepare = self.began.elapsed();
-        let (guard, lock, lock_wait) = self.lock(&mut container);
+        let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
+        // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
+        self.recover(&container, &mut guard, &mut lock);
         if guard.is_some() && container.is_gone() {
             self.retire(&container, guard);
         }
@@ -189,6 +214,86 @@ impl Operation<'_> {
         Some((mode, Duration::from_millis(milliseconds)))
     }
 
+    /// Writes down that this operation may leave a freeze behind. Without the note it goes ahead all
+    /// the same.
+    fn intent(&self, container: &Container) -> Option<Intent> {
+        if self.config.mode != Extent::Full || !relief::may_freeze(self.invocation) {
+            return None;
+        }
+        let (cgroup, files) = (container.identity()?, container.files()?);
+        let (verb, id) = (self.invocation.verb, &self.invocation.id);
+        Intent::write(self.state, &cgroup, verb, id, files).ok()
+    }
+
+    /// Undoes what operations that were killed have left, if there are any: only under the exclusive
+    /// lock, which is taken for it where this operation has another, or, as `kill`, none.
+    fn recover(
+        &self,
+        container: &Container,
+        guard: &mut Option<Guard>,
+        lock: &mut LockUse,
+    ) -> Vec<String> {
+        let Some(cgroup) = container.identity() else { return Vec::new() };
+        if self.config.mode != Extent::Full || !intent::is_due(self.state, &cgroup) {
+            return Vec::new();
+        }
+        let recover = || intent::recover(self.state, &cgroup, || container.is_paused());
+        if guard.as_ref().is_some_and(Guard::is_exclusive) {
+            return recover();
+        }
+        // Who waited in vain for his own lock does not wait again.
+        let limit = match (guard.take(), self.lock_wanted()) {
+            (Some(_), Some((_, limit))) => limit,
+            _ => Duration::ZERO,
+        };
+        let acquired = self.acquire(&cgroup, Mode::Exclusive, limit);
+        let recovered = match &acquired {
+            Acquired::Held(_) => recover(),
+            _ => Vec::new(),
+        };
+        drop(acquired);
+        if let (LockUse::Held(mode), Some((_, limit))) = (&*lock, self.lock_wanted()) {
+            (*guard, *lock) = used(self.acquire(&cgroup, *mode, limit), *mode);
+        }
+        recovered
+    }
+
+    /// Removes what a runtime that deleted the container has left of its cgroups.
+    fn remove_leftovers(&self, container: &Container, run: &mut Run) -> Option<String> {
+        let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
+        if !is_deleted || self.config.mode != Extent::Full || run.guard.is_none() {
+            return None;
+        }
+        let dirs = container.own_dirs();
+        if dirs.is_empty() {
+            return None;
+        }
+        let mut leftovers = Leftovers::find(dirs);
+        let limit = Duration::from_millis(self.config.leftovers_wait_ms);
+        run.relief.until(&run.signals, limit, || leftovers.remove());
+        leftovers.report()
+    }
+
+    /// Nothing of ours is to be undone from here on.
+    fn finish(&self, container: &mut Container, run: &mut Run) {
+        match self.invocation.verb {
+            Verb::Pause if run.exit == Exit::Code(0) => container.set_paused(true),
+            Verb::Resume if run.exit == Exit::Code(0) => container.set_paused(false),
+            _ => {}
+        }
+        run.relief.stop(self);
+        if self.invocation.verb == Verb::Delete && self.config.mode == Extent::Full {
+            relief::sweep_accounts(self);
+        }
+        // A kill has no lock to undo anything under: if its runtime was killed in the middle, whoever
+        // comes next finds the note.
+        let was_cut_short =
+            self.invocation.verb == Verb::Kill && matches!(run.exit, Exit::Signal(_));
+        if let Some(intent) = run.intent.take().filter(|_| !was_cut_short) {
+            intent.done();
+        }
+    }
+
     /// Brings our record up to date and gives the lock back; its files go with the cgroup.
     fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
         match self.invocation.verb {
@@ -204,8 +309,6 @@ impl Operation<'_> {
                 container.forget();
                 self.retire(container, guard);
             }
-            Verb::Pause if exit == Exit::Code(0) => container.set_paused(true),
-            Verb::Resume if exit == Exit::Code(0) => container.set_paused(false),
             // Whoever waited behind its delete has made the files anew.
             _ if container.is_gone() => self.retire(container, guard),
             _ => {}

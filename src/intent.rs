@@ -1,0 +1,228 @@
+//! Notes of what has to be undone if we are killed.
+//!
+//! What an operation can leave behind is a freeze: runc killed between FROZEN and THAWED, a pause on
+//! cgroup v2 that never froze. The caller kills us with SIGKILL at any point, and the runtime dies
+//! with us. So before an operation that may freeze there is a note in a directory of its cgroup's,
+//! and after it there is none. Whoever comes next and finds the note of a dead process thaws.
+//! Without such a note nothing is thawed: it may be somebody's pause.
+
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{Freezer, Identity, Reader};
+use crate::invocation::Verb;
+use crate::process::{self, Process};
+use crate::state_dir::{self, StateDir};
+use crate::{freeze, json, text};
+
+/// More than there can be operations on one cgroup at a time; the rest waits for the next one.
+const MOST_READ: usize = 256;
+
+/// What stands in a note.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    verb: String,
+    id: String,
+    #[serde(flatten)]
+    process: Process,
+    /// A pid and its start time mean nothing after the next boot, and neither does a freeze.
+    boot_id: Option<String>,
+    files: Reader,
+    /// By somebody who had every right to.
+    frozen_before: bool,
+}
+
+/// A note that stands.
+#[derive(Debug)]
+pub(crate) struct Intent(PathBuf);
+
+impl Intent {
+    /// Writes down that this cgroup may be frozen by us from here on.
+    pub(crate) fn write(
+        state: &StateDir,
+        cgroup: &Identity,
+        verb: Verb,
+        id: &OsStr,
+        files: &Reader,
+    ) -> io::Result<Intent> {
+        let process = Process::ourselves().ok_or(ErrorKind::NotFound)?;
+        let note = Note {
+            verb: verb.as_str().to_owned(),
+            id: text::one_line(id, 256),
+            process,
+            boot_id: process::boot_id(),
+            files: files.clone(),
+            frozen_before: is_frozen(files.freezer()),
+        };
+        let directory = directory(state, cgroup);
+        let path = directory.join(format!("{}.json", process.pid));
+        let bytes = serde_json::to_vec(&note)?;
+        match write(state, &directory, &path, &bytes) {
+            // Somebody has just removed the empty directory.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                write(state, &directory, &path, &bytes)?;
+            }
+            other => other?,
+        }
+        Ok(Intent(path))
+    }
+
+    /// There is nothing to undo any more.
+    pub(crate) fn done(self) {
+        let _ = std::fs::remove_file(&self.0);
+        if let Some(directory) = self.0.parent() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+fn is_frozen(freezer: Freezer) -> bool {
+    matches!(freezer, Freezer::Frozen | Freezer::Freezing)
+}
+
+fn directory(state: &StateDir, cgroup: &Identity) -> PathBuf {
+    state.intents().join(state_dir::file_name(cgroup.as_path().as_os_str()))
+}
+
+/// Whole or not at all.
+fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    state_dir::make_private(state.path())?;
+    state_dir::make_private(&state.intents())?;
+    state_dir::make_private(directory)?;
+    let next = path.with_extension("new");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(&next)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&next, path))
+}
+
+/// Whether there are notes of operations on this cgroup whose process is gone.
+pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
+    let directory = directory(state, cgroup);
+    // Most often it is not there.
+    paths(&directory).iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
+}
+
+/// Thaws what operations that were killed have left frozen, unless it was a pause that had succeeded.
+/// To be called under the exclusive lock. Says what was done, for the journal.
+pub(crate) fn recover(
+    state: &StateDir,
+    cgroup: &Identity,
+    is_paused: impl Fn() -> bool,
+) -> Vec<String> {
+    let directory = directory(state, cgroup);
+    let mut said = Vec::new();
+    for path in paths(&directory) {
+        match judge(&path) {
+            Judged::Alive => continue,
+            Judged::Garbage => {}
+            Judged::Dead(note) => said.extend(undo(&note, &is_paused)),
+        }
+        let _ = std::fs::remove_file(&path);
+        // Somebody's joke, or a crash of the file system's.
+        let _ = std::fs::remove_dir(&path);
+    }
+    let _ = std::fs::remove_dir(&directory);
+    said
+}
+
+fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
+    if note.frozen_before || note.boot_id != process::boot_id() {
+        return None;
+    }
+    if !is_frozen(note.files.freezer()) || (note.verb == Verb::Pause.as_str() && is_paused()) {
+        return None;
+    }
+    freeze::thaw(&note.files);
+    let (verb, id) = (text::one_line(note.verb.as_ref(), 32), text::one_line(note.id.as_ref(), 80));
+    Some(format!("thawed what {verb} {id} (pid {}) had left frozen", note.process.pid))
+}
+
+enum Judged {
+    Alive,
+    Dead(Box<Note>),
+    /// Nothing that we have written, or half of it.
+    Garbage,
+}
+
+fn judge(path: &Path) -> Judged {
+    let note = json::read_text(path).ok().and_then(|text| serde_json::from_str::<Note>(&text).ok());
+    match note {
+        Some(note) if note.process.is_alive() && note.boot_id == process::boot_id() => {
+            Judged::Alive
+        }
+        Some(note) => Judged::Dead(Box::new(note)),
+        // It may be about to be written.
+        None if names_a_living_process(path) => Judged::Alive,
+        None => Judged::Garbage,
+    }
+}
+
+fn names_a_living_process(path: &Path) -> bool {
+    let pid = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
+    pid.and_then(Process::of).is_some_and(Process::is_alive)
+}
+
+fn paths(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries.flatten().take(MOST_READ).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::Hierarchies;
+
+    fn note_of(process: Process) -> Note {
+        Note {
+            verb: "update".to_owned(),
+            id: "c".to_owned(),
+            process,
+            boot_id: process::boot_id(),
+            files: Reader::new(&Hierarchies::default(), &Identity::new("/c").unwrap()),
+            frozen_before: false,
+        }
+    }
+
+    #[test]
+    fn a_note_goes_with_its_operation() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("state"));
+        let cgroup = Identity::new("/c").unwrap();
+        let files = Reader::new(&Hierarchies::default(), &cgroup);
+        let intent = Intent::write(&state, &cgroup, Verb::Pause, OsStr::new("c"), &files).unwrap();
+        assert!(!is_due(&state, &cgroup), "we are alive");
+        assert_eq!(recover(&state, &cgroup, || false), Vec::<String>::new());
+        assert!(intent.0.exists());
+        intent.done();
+        assert!(!directory(&state, &cgroup).exists());
+    }
+
+    #[test]
+    fn what_is_not_a_note_is_removed_unless_it_may_be_one_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("state"));
+        let cgroup = Identity::new("/c").unwrap();
+        let notes = directory(&state, &cgroup);
+        std::fs::create_dir_all(notes.join("folder")).unwrap();
+        std::fs::write(notes.join("garbage.json"), "{").unwrap();
+        std::fs::write(notes.join("empty.json"), "").unwrap();
+        let ours = Process::ourselves().unwrap();
+        std::fs::write(notes.join(format!("{}.new", ours.pid)), "{").unwrap();
+        let dead = note_of(Process { start: ours.start + 1, ..ours });
+        std::fs::write(notes.join("1.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert!(is_due(&state, &cgroup));
+        recover(&state, &cgroup, || false);
+        let left = paths(&notes);
+        assert_eq!(left, [notes.join(format!("{}.new", ours.pid))]);
+    }
+}

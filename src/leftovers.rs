@@ -1,0 +1,63 @@
+//! Cgroups that a runtime gave up on when it deleted their container.
+//!
+//! A directory cannot be removed while a task is in it, and a throttled task takes seconds to die:
+//! runc tries for a moment, says `device or resource busy` and returns 0 (1.1), or an error and
+//! keeps its state (1.2 and newer).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::freeze;
+
+/// The directories of one cgroup that are still there, in all hierarchies.
+#[derive(Debug)]
+pub(crate) struct Leftovers {
+    dirs: Vec<PathBuf>,
+    since: Instant,
+    found: usize,
+}
+
+impl Leftovers {
+    pub(crate) fn find(dirs: Vec<PathBuf>) -> Leftovers {
+        let dirs: Vec<PathBuf> = dirs.into_iter().filter(|dir| dir.is_dir()).collect();
+        let found = dirs.len();
+        Leftovers { dirs, since: Instant::now(), found }
+    }
+
+    /// Tries once. Whether all is gone now.
+    pub(crate) fn remove(&mut self) -> bool {
+        self.dirs.retain(|dir| !remove_tree(dir));
+        self.dirs.is_empty()
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// One line, if there was anything to do.
+    pub(crate) fn report(&self) -> Option<String> {
+        if self.found == 0 {
+            return None;
+        }
+        let removed = self.found - self.dirs.len();
+        let waited = self.waited().as_millis();
+        let mut line = format!("removed {removed} cgroup directories that were left ({waited} ms)");
+        if let Some(dir) = self.dirs.first() {
+            let live = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let live: Vec<&str> = live.lines().take(5).collect();
+            line.push_str(&format!("; still there: {} (pids: {})", dir.display(), live.join(", ")));
+        }
+        Some(line)
+    }
+}
+
+/// As runc does it, cgroups below first; one with a task in it stays. Whether it is gone.
+fn remove_tree(dir: &Path) -> bool {
+    for below in freeze::children(dir) {
+        remove_tree(&below);
+    }
+    match std::fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}

@@ -1,0 +1,385 @@
+//! What a pod may gain by refills: the promise to those who share the node with it.
+//!
+//! CPU time beyond the quota is charged to an account per pod (or per container, where there is no
+//! pod) that fills at a rate of a few percent of one CPU up to a burst. Work that can do without, as
+//! a probe, is refilled only while there is something in it; a freeze, a SIGKILL or a delete may go
+//! into debt, by a fixed amount and once a second. What is charged is what the kernel has counted,
+//! not what was meant to be given: a refill lets every CPU run on for up to a tick of the scheduler.
+//!
+//! The account is a small file, changed under its own flock for some microseconds. An account that
+//! is full is as good as none, and is removed by the next `delete` of any container.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CpuQuota;
+use crate::{lock, sys};
+
+/// How often the account is brought up to date while there are refills, and by how much it can be
+/// overdrawn at most on each CPU.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// An account is in use by another for as long as a read and a write of one page take.
+const LOCK_TRIES: u32 = 10;
+const LOCK_RETRY: Duration = Duration::from_micros(200);
+
+/// How often a debt may be made.
+const DEBT_EVERY_NS: u64 = 1_000_000_000;
+
+/// An account with more than this in it is not one of ours.
+const MAX_BYTES: u64 = 64 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rates {
+    /// Of one CPU.
+    pub(crate) percent: u64,
+    pub(crate) burst_us: u64,
+    /// What one operation may gain on credit.
+    pub(crate) debt_us: u64,
+}
+
+/// What one cgroup has used, as the kernel counts it.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) cgroup: String,
+    /// `None` where nothing counts it.
+    pub(super) usage_us: Option<u64>,
+    pub(super) quota: CpuQuota,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grant {
+    Granted,
+    Spent,
+    /// The account could not be read or written; without one there is no promise to keep.
+    Unavailable,
+}
+
+/// One operation's dealings with an account.
+#[derive(Debug)]
+pub(super) struct Budget {
+    path: PathBuf,
+    rates: Rates,
+    may_owe: bool,
+    /// What is left of the credit, once there is one.
+    credit_us: Option<u64>,
+    cpus: u64,
+    pub(super) charged_us: u64,
+}
+
+impl Budget {
+    pub(super) fn new(path: PathBuf, rates: Rates, may_owe: bool) -> Budget {
+        Budget { path, rates, may_owe, credit_us: None, cpus: sys::online_cpus(), charged_us: 0 }
+    }
+
+    /// Charges what was used since the last time, and asks whether there may be more.
+    pub(super) fn draw(&mut self, now_ns: u64, readings: &[Reading]) -> Grant {
+        let (rates, cpus) = (self.rates, self.cpus);
+        let (may_owe, credit_us) = (self.may_owe, self.credit_us);
+        let changed = change(&self.path, now_ns, &rates, |account| {
+            let charged = account.settle(now_ns, readings, &rates, cpus);
+            account.mark(now_ns, readings, false);
+            (charged, account.grant(now_ns, &rates, may_owe, credit_us, charged))
+        });
+        let Ok((charged, (grant, credit_us))) = changed else { return Grant::Unavailable };
+        self.charged_us += charged;
+        self.credit_us = credit_us;
+        grant
+    }
+
+    /// Charges the rest. What the last refill has given and nobody has used yet is charged by the
+    /// next one who looks.
+    pub(super) fn close(&mut self, now_ns: u64, readings: &[Reading]) {
+        let (rates, cpus) = (self.rates, self.cpus);
+        let charged = change(&self.path, now_ns, &rates, |account| {
+            let charged = account.settle(now_ns, readings, &rates, cpus);
+            account.mark(now_ns, readings, true);
+            charged
+        });
+        self.charged_us += charged.unwrap_or(0);
+    }
+}
+
+/// What stands in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Account {
+    /// What there is, or, below zero, is owed.
+    level_us: i64,
+    /// When that was so, on CLOCK_BOOTTIME.
+    at_ns: u64,
+    /// When the last debt was made.
+    #[serde(default)]
+    owed_at_ns: Option<u64>,
+    /// Where each cgroup's counter stood when it was last charged.
+    #[serde(default)]
+    marks: BTreeMap<String, Mark>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    usage_us: Option<u64>,
+    at_ns: u64,
+    /// The operation has ended; what its last refill gave may still be in use.
+    closed: bool,
+}
+
+/// A mark older than this is of no use to anybody; longer than any period (kernel: at most 1 s).
+const MARK_TTL_NS: u64 = 5_000_000_000;
+
+impl Account {
+    fn full(now_ns: u64, rates: &Rates) -> Account {
+        Account {
+            level_us: rates.burst_us as i64,
+            at_ns: now_ns,
+            owed_at_ns: None,
+            marks: BTreeMap::new(),
+        }
+    }
+
+    /// Income up to now, less what was gained since the marks. Gives the latter.
+    fn settle(&mut self, now_ns: u64, readings: &[Reading], rates: &Rates, cpus: u64) -> u64 {
+        let elapsed_us = now_ns.saturating_sub(self.at_ns) / 1000;
+        let income = elapsed_us.saturating_mul(rates.percent) / 100;
+        let level = self.level_us.saturating_add(i64::try_from(income).unwrap_or(i64::MAX));
+        self.level_us = level.min(rates.burst_us as i64);
+        self.at_ns = now_ns;
+        // A container's gain is part of its pod's.
+        let gained = readings.iter().map(|reading| self.gained(now_ns, reading, cpus)).max();
+        let gained = gained.unwrap_or(0);
+        self.level_us = self.level_us.saturating_sub(gained as i64);
+        self.marks.retain(|_, mark| now_ns.saturating_sub(mark.at_ns) < MARK_TTL_NS);
+        gained
+    }
+
+    fn gained(&self, now_ns: u64, reading: &Reading, cpus: u64) -> u64 {
+        let Some(mark) = self.marks.get(&reading.cgroup) else { return 0 };
+        let elapsed_us = now_ns.saturating_sub(mark.at_ns) / 1000;
+        let used = match (mark.usage_us, reading.usage_us) {
+            (Some(before), Some(now)) => now.saturating_sub(before),
+            _ => elapsed_us.saturating_mul(cpus),
+        };
+        let unseen = if mark.closed { 0 } else { 2 * TICK.as_micros() as u64 };
+        let metered_us = unseen + reading.quota.period_us;
+        if elapsed_us <= metered_us {
+            return used.saturating_sub(reading.quota.in_time_us(elapsed_us));
+        }
+        // It is not to be known any more how much was used within a period of the last refill: what
+        // can have been is charged, a whole quota. If whoever made the mark was killed, it is
+        // whatever all CPUs can have done until the period after his last tick was over.
+        let most = if mark.closed {
+            reading.quota.quota_us.unwrap_or(0).max(0) as u64
+        } else {
+            metered_us.saturating_mul(cpus)
+        };
+        used.min(most)
+    }
+
+    fn mark(&mut self, now_ns: u64, readings: &[Reading], closed: bool) {
+        for reading in readings {
+            let mark = Mark { usage_us: reading.usage_us, at_ns: now_ns, closed };
+            self.marks.insert(reading.cgroup.clone(), mark);
+        }
+    }
+
+    /// Whether there may be more; with what is left of this operation's credit.
+    fn grant(
+        &mut self,
+        now_ns: u64,
+        rates: &Rates,
+        may_owe: bool,
+        credit_us: Option<u64>,
+        charged: u64,
+    ) -> (Grant, Option<u64>) {
+        let granted = |yes| if yes { Grant::Granted } else { Grant::Spent };
+        if let Some(left) = credit_us {
+            let left = left.saturating_sub(charged);
+            return (granted(self.level_us > 0 || left > 0), Some(left));
+        }
+        // A time in the future is one of another boot.
+        let may_owe = may_owe
+            && rates.debt_us > 0
+            && self.owed_at_ns.is_none_or(|owed| now_ns.abs_diff(owed) >= DEBT_EVERY_NS);
+        if self.level_us <= 0 && may_owe {
+            self.owed_at_ns = Some(now_ns);
+            return (Grant::Granted, Some(rates.debt_us));
+        }
+        (granted(self.level_us > 0), None)
+    }
+
+    fn is_full(&self, now_ns: u64, rates: &Rates) -> bool {
+        let mut then = self.clone();
+        then.settle(now_ns, &[], rates, 0);
+        then.marks.is_empty() && then.level_us >= rates.burst_us as i64
+    }
+}
+
+/// Changes an account under its lock.
+fn change<T>(
+    path: &Path,
+    now_ns: u64,
+    rates: &Rates,
+    change: impl FnOnce(&mut Account) -> T,
+) -> io::Result<T> {
+    let file = open_locked(path)?;
+    let mut account = read(&file, now_ns, rates)?;
+    let result = change(&mut account);
+    let text = serde_json::to_vec(&account)?;
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)?;
+    Ok(result)
+}
+
+/// One that cannot be read is empty: it is safer to give nothing for a while than everything again
+/// and again.
+fn read(file: &File, now_ns: u64, rates: &Rates) -> io::Result<Account> {
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text)?;
+    let full = Account::full(now_ns, rates);
+    if text.is_empty() {
+        return Ok(full);
+    }
+    Ok(serde_json::from_str(&text).unwrap_or(Account { level_us: 0, ..full }))
+}
+
+/// Removes the accounts that are full, for the pods that are gone.
+pub(crate) fn sweep(directory: &Path, now_ns: u64, rates: &Rates) {
+    let Ok(accounts) = std::fs::read_dir(directory) else { return };
+    for path in accounts.flatten().map(|account| account.path()) {
+        // Whoever has it open finds out that it is gone, as with any lock file.
+        let locked = open_locked(&path);
+        let full = |file: &File| {
+            read(file, now_ns, rates).is_ok_and(|account| account.is_full(now_ns, rates))
+        };
+        if locked.is_ok_and(|file| full(&file)) {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// The file at this path, locked.
+fn open_locked(path: &Path) -> io::Result<File> {
+    for _ in 0..LOCK_TRIES {
+        let file = open(path)?;
+        match sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB) {
+            Ok(()) if lock::is_still_at(&file, path) => return Ok(file),
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(LOCK_RETRY),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::WouldBlock.into())
+}
+
+/// Never through a symbolic link; a FIFO in its place must not block us.
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATES: Rates = Rates { percent: 5, burst_us: 1_000_000, debt_us: 100_000 };
+    const MS: u64 = 1_000_000;
+
+    fn reading(usage_us: u64) -> Reading {
+        let quota = CpuQuota { quota_us: Some(1000), period_us: 100_000 };
+        Reading { cgroup: "/c".to_owned(), usage_us: Some(usage_us), quota }
+    }
+
+    fn account(level_us: i64) -> Account {
+        Account { level_us, ..Account::full(0, &RATES) }
+    }
+
+    #[test]
+    fn what_is_beyond_the_quota_is_charged_once() {
+        let mut account = account(100_000);
+        account.mark(0, &[reading(0)], false);
+        // 20 ms of CPU in 10 ms, of which the quota gives 0.1 ms; the income is 0.5 ms.
+        assert_eq!(account.settle(10 * MS, &[reading(20_000)], &RATES, 2), 19_900);
+        assert_eq!(account.level_us, 100_000 - 19_900 + 500);
+        account.mark(10 * MS, &[reading(20_000)], true);
+        assert_eq!(account.settle(11 * MS, &[reading(20_000)], &RATES, 2), 0);
+    }
+
+    #[test]
+    fn the_last_refill_is_charged_at_most_as_a_whole_quota() {
+        let mut account = account(100_000);
+        account.mark(0, &[reading(0)], true);
+        assert_eq!(account.gained(50 * MS, &reading(1500), 2), 1000);
+        // Long after, whatever the container has used of its own.
+        assert_eq!(account.gained(2000 * MS, &reading(20_000), 2), 1000);
+        assert_eq!(account.gained(2000 * MS, &reading(300), 2), 300);
+    }
+
+    #[test]
+    fn one_who_was_killed_is_charged_what_he_can_have_gained() {
+        let mut account = account(100_000);
+        account.mark(0, &[reading(0)], false);
+        assert_eq!(account.gained(2000 * MS, &reading(5_000_000), 2), 240_000);
+        assert_eq!(account.gained(2000 * MS, &reading(7), 2), 7);
+    }
+
+    #[test]
+    fn without_a_counter_all_cpus_are_charged() {
+        let mut account = account(0);
+        let blind = Reading { usage_us: None, ..reading(0) };
+        account.mark(0, std::slice::from_ref(&blind), false);
+        assert_eq!(account.gained(10 * MS, &blind, 4), 39_900);
+    }
+
+    #[test]
+    fn a_debt_is_made_once_a_second_and_ends_with_its_credit() {
+        let mut account = account(0);
+        let first = account.grant(5000 * MS, &RATES, true, None, 0);
+        assert_eq!(first, (Grant::Granted, Some(100_000)));
+        let more = account.grant(5010 * MS, &RATES, true, Some(100_000), 60_000);
+        assert_eq!(more, (Grant::Granted, Some(40_000)));
+        let end = account.grant(5020 * MS, &RATES, true, Some(40_000), 60_000);
+        assert_eq!(end, (Grant::Spent, Some(0)));
+        assert_eq!(account.grant(5900 * MS, &RATES, true, None, 0).0, Grant::Spent);
+        assert_eq!(account.grant(6000 * MS, &RATES, false, None, 0).0, Grant::Spent);
+        assert_eq!(account.grant(6000 * MS, &RATES, true, None, 0).0, Grant::Granted);
+    }
+
+    #[test]
+    fn income_stops_at_the_burst() {
+        let mut account = account(-100_000);
+        account.settle(10_000 * MS, &[], &RATES, 2);
+        assert_eq!(account.level_us, 400_000);
+        account.settle(1_000_000 * MS, &[], &RATES, 2);
+        assert_eq!(account.level_us, 1_000_000);
+        assert!(account.is_full(1_000_000 * MS, &RATES));
+    }
+
+    #[test]
+    fn a_spoiled_account_is_empty_and_a_full_one_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, "{ nonsense").unwrap();
+        let mut budget = Budget::new(path.clone(), RATES, false);
+        assert_eq!(budget.draw(1, &[reading(0)]), Grant::Spent);
+        sweep(dir.path(), 2, &RATES);
+        assert!(path.exists());
+        sweep(dir.path(), 60_000 * MS, &RATES);
+        assert!(!path.exists());
+        assert_eq!(budget.draw(60_001 * MS, &[reading(0)]), Grant::Granted);
+    }
+}

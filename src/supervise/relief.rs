@@ -1,0 +1,283 @@
+//! What is done for the runtime while it works in a throttled cgroup: when to refill, and what to
+//! remember of a freeze that is slow.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::Operation;
+use crate::cgroup::Reader;
+use crate::config::{Config, Mode};
+use crate::container::Container;
+use crate::freeze::{FreezeWatch, Sight, Tasks};
+use crate::invocation::{Invocation, Verb};
+use crate::process;
+use crate::refill::budget::Rates;
+use crate::refill::{self, Plan, Reason, Refill, Report, Settings};
+use crate::runtime::Signals;
+
+/// A runtime needs some milliseconds for itself before it has work to do in the cgroup (5 to 10 ms,
+/// runc 1.1.5 to 1.3.6); what is refilled before that goes to the workload alone. Only where nothing
+/// tells when that is: runc 1.4 and newer start a process right in the cgroup (CLONE_INTO_CGROUP).
+const HEAD_START: Duration = Duration::from_millis(8);
+
+/// A process that was just executed has yet to be loaded. Only where the runtime stays for it anyway.
+const LOADING: Duration = Duration::from_millis(20);
+
+/// How often to look where nothing wakes us.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// One operation's.
+#[derive(Debug)]
+pub(super) struct Relief {
+    refill: Option<Box<Refill>>,
+    cue: Cue,
+    freeze: Option<FreezeWatch>,
+    /// When the process that a foreground command stays for has started: there is little left to do.
+    ends_at: Option<Instant>,
+    reports: Vec<Report>,
+    pub(super) notes: Vec<String>,
+}
+
+/// What the refill waits for.
+#[derive(Debug)]
+enum Cue {
+    /// The runtime has work to do in the cgroup as soon as it has got so far.
+    After(Duration),
+    /// A process joins the cgroup, or it is late for that.
+    Join { joins: Option<Inotify>, seen: bool },
+    /// The cgroup is to freeze.
+    Freeze,
+}
+
+impl Relief {
+    pub(super) fn plan(operation: &Operation<'_>, container: &Container) -> Relief {
+        let mut relief = Relief {
+            refill: None,
+            cue: Cue::Freeze,
+            freeze: None,
+            ends_at: None,
+            reports: Vec::new(),
+            notes: Vec::new(),
+        };
+        let (config, invocation) = (operation.config, operation.invocation);
+        if config.mode != Mode::Full {
+            return relief;
+        }
+        if may_freeze(invocation) && !invocation.verb.makes_a_container() {
+            relief.freeze = container.files().map(FreezeWatch::new);
+        }
+        let Some(reason) = reason(config, invocation) else { return relief };
+        if invocation.verb == Verb::Delete && !container.files().is_some_and(Reader::is_populated) {
+            return relief;
+        }
+        relief.cue = cue(invocation.verb, container);
+        let settings = settings(config);
+        let mut levels = container.levels();
+        if reason == Reason::Kill {
+            levels.extend(refill::below(&levels));
+        }
+        let awaited = if invocation.verb.makes_a_container() {
+            let own = levels.pop();
+            let small = container.planned_quota().is_some_and(|quota| settings.is_small(quota));
+            own.filter(|_| small)
+        } else {
+            None
+        };
+        match Refill::plan(reason, &levels, awaited, settings, operation.state) {
+            Plan::Nothing => {}
+            Plan::Refill(refill) => relief.refill = Some(refill),
+            Plan::Unable(why) => relief.notes.push(why),
+        }
+        relief
+    }
+
+    pub(super) fn waits_on(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let joins = match &self.cue {
+            Cue::Join { joins, seen: false } if self.refill.is_some() => joins.as_ref(),
+            _ => None,
+        };
+        let freeze = self.freeze.as_ref().and_then(FreezeWatch::waits_on);
+        joins.map(AsFd::as_fd).into_iter().chain(freeze)
+    }
+
+    /// Does what is to be done now, and says when to look again at the latest.
+    pub(super) fn look(&mut self, elapsed: Duration) -> Option<Duration> {
+        let now = Instant::now();
+        let (sight, look_again) = match &mut self.freeze {
+            Some(watch) => watch.look(now),
+            None => (Sight::Quiet, None),
+        };
+        let Some(refill) = &mut self.refill else { return look_again };
+        if self.ends_at.is_some_and(|end| now >= end) {
+            refill.rest(now);
+            return None;
+        }
+        let (is_time, wait) = match &mut self.cue {
+            Cue::After(head_start) => (elapsed >= *head_start, head_start.checked_sub(elapsed)),
+            Cue::Join { joins, seen } => {
+                let joined = joins.as_ref().is_some_and(|joins| joins.read_events().is_ok());
+                *seen |= joined || elapsed >= HEAD_START;
+                (*seen, HEAD_START.checked_sub(elapsed))
+            }
+            Cue::Freeze => (sight == Sight::Freezing, None),
+        };
+        let next = if is_time || sight == Sight::Freezing {
+            refill.refill(now)
+        } else {
+            refill.rest(now);
+            wait
+        };
+        earliest(look_again, next)
+    }
+
+    /// The process runs, or was not seen to: the runtime's work is done.
+    pub(super) fn wind_up(&mut self) {
+        self.freeze = None;
+        self.ends_at = Some(Instant::now() + LOADING);
+    }
+
+    /// Between two attempts nothing is refilled.
+    pub(super) fn rest(&mut self) {
+        if let Some(refill) = &mut self.refill {
+            refill.rest(Instant::now());
+        }
+    }
+
+    /// Refills until something is so, at most for `limit`, or until a signal that would have ended the
+    /// runtime. Whether it is so.
+    pub(super) fn until(
+        &mut self,
+        signals: &Signals,
+        limit: Duration,
+        mut is_so: impl FnMut() -> bool,
+    ) -> bool {
+        let since = Instant::now();
+        loop {
+            if is_so() {
+                self.rest();
+                return true;
+            }
+            let refilled = self.refill.as_mut().and_then(|refill| refill.refill(Instant::now()));
+            let pause = refilled.map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
+            if since.elapsed() >= limit || signals.sleep(pause).is_err() {
+                self.rest();
+                return is_so();
+            }
+        }
+    }
+
+    /// Who keeps the freeze from being one, where the runtime did not stay to see it.
+    pub(super) fn look_closely(&mut self) {
+        if let Some(watch) = &mut self.freeze {
+            watch.ask();
+        }
+    }
+
+    pub(super) fn is_refilling(&self) -> bool {
+        self.refill.is_some()
+    }
+
+    /// There is no more work for the runtime to do in the cgroup.
+    pub(super) fn stop(&mut self, operation: &Operation<'_>) {
+        let Some(refill) = self.refill.take() else { return };
+        if let Some(note) = refill.remember(operation.state) {
+            self.notes.push(note);
+        }
+        self.reports.extend(refill.finish(Instant::now()));
+    }
+
+    pub(super) fn reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// The threads that were seen not to freeze.
+    pub(super) fn running(&self) -> Tasks {
+        self.freeze.as_ref().map(|watch| watch.running.clone()).unwrap_or_default()
+    }
+
+    /// Why a cgroup was not refilled to the end, if it was not.
+    pub(super) fn shortage(&self) -> Option<String> {
+        let ended = self.refill.as_ref().and_then(|refill| refill.ended());
+        ended.map(|ended| ended.as_str().to_owned()).or_else(|| self.notes.first().cloned())
+    }
+}
+
+/// Which operations freeze, on which cgroup version and with which driver, differs from runtime to
+/// runtime (docs/unable-to-freeze.md); these may.
+pub(super) fn may_freeze(invocation: &Invocation) -> bool {
+    match invocation.verb {
+        Verb::Create | Verb::Run | Verb::Restore => true,
+        Verb::Update | Verb::Pause | Verb::Checkpoint | Verb::Delete => true,
+        // runc 1.1 freezes for any signal to all, later ones for SIGKILL of a shared pid namespace.
+        Verb::Kill => invocation.all || is_sigkill(invocation),
+        Verb::Start | Verb::Exec | Verb::State | Verb::Resume => false,
+    }
+}
+
+pub(super) fn is_sigkill(invocation: &Invocation) -> bool {
+    let signal = invocation.signal.as_ref().and_then(|signal| signal.to_str());
+    signal.is_some_and(|signal| {
+        let name = signal.to_ascii_uppercase();
+        signal == "9" || name.trim_start_matches("SIG") == "KILL"
+    })
+}
+
+fn reason(config: &Config, invocation: &Invocation) -> Option<Reason> {
+    let (reason, wanted) = match invocation.verb {
+        Verb::Create | Verb::Run | Verb::Restore | Verb::Start => {
+            (Reason::Start, config.refill_start)
+        }
+        Verb::Exec => (Reason::Exec, config.refill_exec),
+        Verb::Update | Verb::Pause | Verb::Checkpoint => (Reason::Freeze, config.refill_freeze),
+        Verb::Kill if is_sigkill(invocation) => (Reason::Kill, config.refill_kill),
+        Verb::Kill if invocation.all => (Reason::Freeze, config.refill_freeze),
+        Verb::Delete => (Reason::Kill, config.refill_kill),
+        Verb::Kill | Verb::Resume | Verb::State => return None,
+    };
+    wanted.then_some(reason)
+}
+
+fn cue(verb: Verb, container: &Container) -> Cue {
+    match verb {
+        Verb::Create | Verb::Run | Verb::Restore | Verb::Start => Cue::After(HEAD_START),
+        Verb::Exec => Cue::Join { joins: joins(container), seen: false },
+        Verb::Delete => Cue::After(Duration::ZERO),
+        _ => Cue::Freeze,
+    }
+}
+
+/// Tells of a process that somebody puts into the container's cgroup.
+fn joins(container: &Container) -> Option<Inotify> {
+    let (_, dir) = container.files()?.cpu_dir()?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    inotify.add_watch(&dir.join("cgroup.procs"), AddWatchFlags::IN_MODIFY).ok()?;
+    Some(inotify)
+}
+
+/// The accounts of pods that have gained nothing for long.
+pub(super) fn sweep_accounts(operation: &Operation<'_>) {
+    let rates = settings(operation.config).rates;
+    refill::budget::sweep(&operation.state.accounts(), process::since_boot_ns(), &rates);
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        below_cpus: config.refill_below_percent as f64 / 100.0,
+        longest: Duration::from_millis(config.refill_max_ms),
+        rates: Rates {
+            percent: config.refill_budget_percent,
+            burst_us: config.refill_burst_ms * 1000,
+            debt_us: config.refill_debt_ms * 1000,
+        },
+        may_use_cpu_max: config.refill_cpu_max,
+    }
+}
+
+fn earliest(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
