@@ -36,25 +36,31 @@ fn on_v2() {
 
 /// Each command in a scene of its own: a pause that succeeds leaves the container frozen itself.
 fn compare(name: &str) {
-    for words in COMMANDS {
-        let bare = with_frozen_parent(name, Via::Bare, words);
-        let wrapped = with_frozen_parent(name, Via::Wrapped, words);
-        report!(
-            "{name} {words:?}: bare {:?} in {}, wrapped {:?} in {}",
-            bare.code,
-            ms(bare.took),
-            wrapped.code,
-            ms(wrapped.took)
-        );
-        assert_eq!(wrapped.code, bare.code, "{name} {words:?}: {bare:?}, {wrapped:?}");
-        if bare.code.is_some() {
-            ended_within(&wrapped, bare.took + RETRIES);
+    std::thread::scope(|scope| {
+        for words in COMMANDS {
+            scope.spawn(move || compare_one(name, words));
         }
-        let (theirs, ours) = (bare.containerd_reads(), wrapped.containerd_reads());
-        // A pause that finds everything frozen succeeds, and an exec freezes with the others: none
-        // of these fails for the freeze, so there is nothing to explain.
-        assert_eq!(ours, theirs, "{name} {words:?}");
+    });
+}
+
+fn compare_one(name: &str, words: &[&str]) {
+    let bare = with_frozen_parent(name, Via::Bare, words);
+    let wrapped = with_frozen_parent(name, Via::Wrapped, words);
+    report!(
+        "{name} {words:?}: bare {:?} in {}, wrapped {:?} in {}",
+        bare.code,
+        ms(bare.took),
+        wrapped.code,
+        ms(wrapped.took)
+    );
+    assert_eq!(wrapped.code, bare.code, "{name} {words:?}: {bare:?}, {wrapped:?}");
+    if bare.code.is_some() {
+        ended_within(&wrapped, bare.took + RETRIES);
     }
+    // A pause that finds everything frozen succeeds, and an exec freezes with the others: none of
+    // these fails for the freeze, so there is nothing to explain.
+    let (theirs, ours) = (bare.containerd_reads(), wrapped.containerd_reads());
+    assert_eq!(ours, theirs, "{name} {words:?}");
 }
 
 fn with_frozen_parent(name: &str, via: Via, words: &[&str]) -> Ended {
@@ -64,7 +70,7 @@ fn with_frozen_parent(name: &str, via: Via, words: &[&str]) -> Ended {
     eventually(HANGS, "it freezes", || scene.freezer().is_frozen());
     assert!(!scene.freezer().is_asked_for(), "not shown");
     // Bare runc and crun hang in an exec: its process freezes with the others.
-    let ended = scene.give_logged(via, Log::Json, words, Duration::from_secs(2));
+    let ended = scene.give_logged(via, Log::Json, words, Duration::from_millis(1500));
     assert!(parent.is_asked_for(), "{name} {via:?} {words:?} has thawed what is another's");
     if via == Via::Wrapped {
         assert_eq!(scene.intents(), [""; 0].map(Into::<std::path::PathBuf>::into), "{words:?}");
