@@ -13,6 +13,7 @@ use crate::capture::Capture;
 use crate::complaint;
 use crate::console::Console;
 use crate::invocation::{Globals, Grammar, Invocation, LogFormat, Verb};
+use crate::outcome::Exit;
 use crate::runtime::Stdio;
 use crate::runtime_log::{self, RuntimeLog};
 use crate::state_dir::StateDir;
@@ -155,8 +156,12 @@ impl Channels {
 
     /// There will be no further attempt: what the log has so far is the caller's.
     pub(crate) fn commit(&mut self) {
+        self.pass_log_on(true);
+    }
+
+    fn pass_log_on(&mut self, opened: bool) {
         if let Some(log) = &mut self.log {
-            log.pass_on();
+            log.pass_on(opened);
         }
     }
 
@@ -175,12 +180,25 @@ impl Channels {
     }
 
     /// Gives the caller all that the last attempt has left.
-    pub(crate) fn pass_on(&mut self) {
-        self.commit();
+    pub(crate) fn pass_on(&mut self, invocation: &Invocation, exit: Exit) {
+        self.pass_log_on(may_have_opened_its_log(invocation, exit));
         self.said.replay();
         if let Some((message, log, format)) = self.complaint.take() {
             complaint::make(&message, log.as_deref(), format);
         }
+    }
+}
+
+/// A runtime that refuses its command line, or whose libraries are missing, ends before it opens its
+/// log; one that fails later says so there. What is left to tell apart are ends without a word: a
+/// status that is not the runtime's own but its process's, and a signal.
+fn may_have_opened_its_log(invocation: &Invocation, exit: Exit) -> bool {
+    match exit {
+        Exit::Code(0) | Exit::Signal(_) => true,
+        Exit::Code(_) => {
+            matches!(invocation.verb, Verb::Run | Verb::Restore | Verb::Exec) && !invocation.detach
+        }
+        Exit::NotStarted => false,
     }
 }
 

@@ -2,22 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::cgroup::read::Version;
 use crate::cgroup::{Freezer, Reader};
 use crate::{process, text};
 
-/// runc 1.x thaws for 10 ms after every 50 vain looks on cgroup v1: a freeze that was seen this long
-/// ago is still being tried.
+/// runc 1.x (and youki) thaws for 10 ms after every 50 vain looks on cgroup v1. A freeze that was
+/// seen not longer ago is still being tried, and its threads are to be able to run when it is tried
+/// again; what they would run before that is the workload's gain alone.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_millis(8);
 const STILL_TRIED: Duration = Duration::from_millis(20);
 
-/// How often to look while it lasts.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often to look where a refill can help: runc's looks take 1 to 2 ms before it thaws again. Not by
+/// inotify: to close a watch takes the kernel 8 to 16 ms (6.18, 250 Hz), and we end with that.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
+
+/// How often where there is nothing to do but to find out who keeps it.
+const LOOK_SELDOM: Duration = Duration::from_millis(5);
 
 /// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it.
 const IS_SLOW: Duration = Duration::from_millis(15);
@@ -40,8 +43,6 @@ pub(crate) fn thaw(files: &Reader) {
 #[derive(Debug)]
 pub(crate) struct FreezeWatch {
     files: Reader,
-    /// Tells of the runtime's writes; there is none where all instances are in use.
-    events: Option<Inotify>,
     first_seen: Option<Instant>,
     last_seen: Option<Instant>,
     asked: u32,
@@ -51,9 +52,9 @@ pub(crate) struct FreezeWatch {
 /// What a look has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
-    /// Nobody freezes it, or it is frozen.
+    /// Nobody freezes it just now, or it is frozen.
     Quiet,
-    /// It is to freeze and has not yet.
+    /// It is to freeze and has not yet, or is about to be tried again.
     Freezing,
 }
 
@@ -61,7 +62,6 @@ impl FreezeWatch {
     pub(crate) fn new(files: &Reader) -> FreezeWatch {
         FreezeWatch {
             files: files.clone(),
-            events: watch(files),
             first_seen: None,
             last_seen: None,
             asked: 0,
@@ -69,16 +69,10 @@ impl FreezeWatch {
         }
     }
 
-    pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
-        self.events.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Looks, and says when to look again at the latest.
-    pub(crate) fn look(&mut self, now: Instant) -> (Sight, Option<Duration>) {
-        if let Some(events) = &self.events {
-            let _ = events.read_events();
-        }
-        match self.files.freezer() {
+    /// Looks, and says when to look again.
+    pub(crate) fn look(&mut self, now: Instant, can_help: bool) -> (Sight, Duration) {
+        let state = self.files.freezer();
+        match state {
             Freezer::Freezing => {
                 let first = *self.first_seen.get_or_insert(now);
                 self.last_seen = Some(now);
@@ -90,30 +84,18 @@ impl FreezeWatch {
             Freezer::Frozen => self.last_seen = None,
             Freezer::Thawed | Freezer::Unknown => {}
         }
-        let recently = self.last_seen.is_some_and(|seen| now.duration_since(seen) < STILL_TRIED);
-        match (recently, &self.events) {
-            (true, _) => (Sight::Freezing, Some(LOOK_EVERY)),
-            (false, Some(_)) => (Sight::Quiet, None),
-            (false, None) => (Sight::Quiet, Some(LOOK_EVERY)),
-        }
+        let is_due = self.last_seen.is_some_and(|seen| {
+            let ago = now.duration_since(seen);
+            state == Freezer::Freezing || (TRIED_AGAIN_AFTER..STILL_TRIED).contains(&ago)
+        });
+        let sight = if is_due { Sight::Freezing } else { Sight::Quiet };
+        (sight, if can_help { LOOK_EVERY } else { LOOK_SELDOM })
     }
-}
 
-impl FreezeWatch {
+    /// Finds out who runs, or wants to, while it is to freeze.
     pub(crate) fn ask(&mut self) {
         self.running = Tasks::in_state(&self.files, b'R');
     }
-}
-
-fn watch(files: &Reader) -> Option<Inotify> {
-    let (version, dir) = files.freezer_dir()?;
-    let file = match version {
-        Version::V1 => "freezer.state",
-        Version::V2 => "cgroup.freeze",
-    };
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-    inotify.add_watch(&dir.join(file), AddWatchFlags::IN_MODIFY).ok()?;
-    Some(inotify)
 }
 
 /// Some threads of a cgroup.

@@ -120,8 +120,9 @@ impl Program {
                 // From here on a signal may end us, as it would have ended the runtime at its last
                 // words: the caller's pipe may be full.
                 ended.signals.give_back();
-                ended.channels.pass_on();
-                ended.outcome.exit.unwrap_or(Exit::NotStarted)
+                let exit = ended.outcome.exit.unwrap_or(Exit::NotStarted);
+                ended.channels.pass_on(operation.invocation, exit);
+                exit
             }
             Err(error) => {
                 // No descriptor or process to be had for a second one, or no such runtime.

@@ -13,7 +13,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 
@@ -27,7 +26,6 @@ const TAIL_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct RuntimeLog {
     callers: Callers,
-    opened: Opened,
     attempt: File,
     /// How much of the attempt's log the caller has.
     passed_on: u64,
@@ -49,9 +47,7 @@ impl RuntimeLog {
         // What somebody else has open under that number must not be written to.
         File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
-        // After our own look at it, which is no opening of the runtime's.
-        let opened = Opened::watch(&ours);
-        Some((RuntimeLog { callers, opened, attempt, passed_on: 0 }, args))
+        Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
     }
 
     /// Forgets what the last attempt wrote.
@@ -62,16 +58,17 @@ impl RuntimeLog {
 
     /// Gives the caller what there is of the current attempt and it does not have yet; nothing is
     /// retried from here on. One append each, so that no other writer's line falls in between.
-    /// The file is there afterwards even if it is empty, when the runtime has come so far.
-    pub(crate) fn pass_on(&mut self) {
-        let _ = self.try_pass_on();
+    /// Where the runtime has `opened` its log the file is there afterwards, be it empty: containerd
+    /// tells "no log" from "no reason given".
+    pub(crate) fn pass_on(&mut self, opened: bool) {
+        let _ = self.try_pass_on(opened);
     }
 
-    fn try_pass_on(&mut self) -> io::Result<()> {
+    fn try_pass_on(&mut self, opened: bool) -> io::Result<()> {
         let mut news = Vec::new();
         self.attempt.seek(SeekFrom::Start(self.passed_on))?;
         self.attempt.read_to_end(&mut news)?;
-        if self.opened.is_so() {
+        if opened {
             self.callers.file()?;
         }
         if !news.is_empty() {
@@ -217,38 +214,6 @@ impl Callers {
             Callers::Open(file) => Ok(file),
             Callers::Absent(_) => Err(ErrorKind::NotFound.into()),
         }
-    }
-}
-
-/// Whether the runtime has opened the log that we gave it. One that refuses its command line, or
-/// whose libraries are missing, ends before; then containerd says that there is no log, where it
-/// would take an empty one for "no reason given".
-#[derive(Debug)]
-enum Opened {
-    Watched(Inotify),
-    /// No watch was to be had: there is a limit to them for each user. Most runtimes come so far.
-    Assumed,
-    Seen,
-}
-
-impl Opened {
-    fn watch(path: &str) -> Opened {
-        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        let watched = Inotify::init(flags).and_then(|inotify| {
-            inotify.add_watch(path, AddWatchFlags::IN_OPEN)?;
-            Ok(inotify)
-        });
-        watched.map_or(Opened::Assumed, Opened::Watched)
-    }
-
-    fn is_so(&mut self) -> bool {
-        if let Opened::Watched(inotify) = self {
-            if !inotify.read_events().is_ok_and(|events| !events.is_empty()) {
-                return false;
-            }
-            *self = Opened::Seen;
-        }
-        true
     }
 }
 

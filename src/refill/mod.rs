@@ -237,6 +237,13 @@ impl Refill {
         Some(next.saturating_duration_since(now))
     }
 
+    /// Before another attempt: there may be something in the account again.
+    pub(crate) fn ask_again(&mut self, now: Instant) {
+        if self.ended == Some(Ended::Budget) {
+            self.ended = self.draw(now);
+        }
+    }
+
     /// There is nothing to refill for just now.
     pub(crate) fn rest(&mut self, now: Instant) {
         let Some(since) = self.since.take() else { return };

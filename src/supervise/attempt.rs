@@ -196,6 +196,7 @@ impl Attempts<'_> {
     /// One start of the runtime, and what is done while it works.
     fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
         self.channels.begin_attempt()?;
+        self.relief.begin_attempt();
         let attempt = self.runtime.start(signals, &self.channels)?;
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {
@@ -364,13 +365,12 @@ struct Meanwhile<'a, 'b> {
 
 impl Watch for Meanwhile<'_, '_> {
     fn waits_on(&self) -> Vec<BorrowedFd<'_>> {
-        let relief = self.attempts.relief.waits_on();
-        relief.chain(self.attempts.channels.waits_on()).collect()
+        self.attempts.channels.waits_on().into_iter().collect()
     }
 
     fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
         self.attempts.channels.relay();
-        let relief = self.attempts.relief.look(attempt.elapsed());
+        let relief = self.attempts.relief.look(self.container, attempt.elapsed());
         let start = match self.start.as_ref().map(|start| start.look(attempt)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(sight @ (Sight::Started | Sight::Unseen)) => {

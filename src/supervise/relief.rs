@@ -1,10 +1,7 @@
 //! What is done for the runtime while it works in a throttled cgroup: when to refill, and what to
 //! remember of a freeze that is slow.
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
-
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::Operation;
 use crate::cgroup::Reader;
@@ -18,8 +15,7 @@ use crate::refill::{self, Plan, Reason, Refill, Report, Settings};
 use crate::runtime::Signals;
 
 /// A runtime needs some milliseconds for itself before it has work to do in the cgroup (5 to 10 ms,
-/// runc 1.1.5 to 1.3.6); what is refilled before that goes to the workload alone. Only where nothing
-/// tells when that is: runc 1.4 and newer start a process right in the cgroup (CLONE_INTO_CGROUP).
+/// runc 1.1.5 to 1.3.6); what is refilled before that goes to the workload alone.
 const HEAD_START: Duration = Duration::from_millis(8);
 
 /// A process that was just executed has yet to be loaded. Only where the runtime stays for it anyway.
@@ -41,12 +37,12 @@ pub(super) struct Relief {
 }
 
 /// What the refill waits for.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Cue {
-    /// The runtime has work to do in the cgroup as soon as it has got so far.
-    After(Duration),
-    /// A process joins the cgroup, or it is late for that.
-    Join { joins: Option<Inotify>, seen: bool },
+    /// The runtime has got so far that it has work to do in the cgroup.
+    HeadStart,
+    /// There is somebody in the cgroup who is to die.
+    Populated,
     /// The cgroup is to freeze.
     Freeze,
 }
@@ -72,7 +68,7 @@ impl Relief {
         if invocation.verb == Verb::Delete && !container.files().is_some_and(Reader::is_populated) {
             return relief;
         }
-        relief.cue = cue(invocation.verb, container);
+        relief.cue = cue(invocation.verb);
         let settings = settings(config);
         let mut levels = container.levels();
         if reason == Reason::Kill {
@@ -93,49 +89,42 @@ impl Relief {
         relief
     }
 
-    pub(super) fn waits_on(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let joins = match &self.cue {
-            Cue::Join { joins, seen: false } if self.refill.is_some() => joins.as_ref(),
-            _ => None,
-        };
-        let freeze = self.freeze.as_ref().and_then(FreezeWatch::waits_on);
-        joins.map(AsFd::as_fd).into_iter().chain(freeze)
-    }
-
     /// Does what is to be done now, and says when to look again at the latest.
-    pub(super) fn look(&mut self, elapsed: Duration) -> Option<Duration> {
+    pub(super) fn look(&mut self, container: &Container, elapsed: Duration) -> Option<Duration> {
         let now = Instant::now();
-        let (sight, look_again) = match &mut self.freeze {
-            Some(watch) => watch.look(now),
-            None => (Sight::Quiet, None),
-        };
+        let can_help = self.refill.is_some();
+        let watched = self.freeze.as_mut().map(|watch| watch.look(now, can_help));
+        let look_again = watched.map(|(_, look_again)| look_again);
+        let is_freezing = watched.is_some_and(|(sight, _)| sight == Sight::Freezing);
         let Some(refill) = &mut self.refill else { return look_again };
         if self.ends_at.is_some_and(|end| now >= end) {
             refill.rest(now);
             return None;
         }
-        let (is_time, wait) = match &mut self.cue {
-            Cue::After(head_start) => (elapsed >= *head_start, head_start.checked_sub(elapsed)),
-            Cue::Join { joins, seen } => {
-                let joined = joins.as_ref().is_some_and(|joins| joins.read_events().is_ok());
-                *seen |= joined || elapsed >= HEAD_START;
-                (*seen, HEAD_START.checked_sub(elapsed))
-            }
-            Cue::Freeze => (sight == Sight::Freezing, None),
+        let is_time = match self.cue {
+            Cue::HeadStart => elapsed >= HEAD_START,
+            Cue::Populated => container.files().is_some_and(Reader::is_populated),
+            Cue::Freeze => false,
         };
-        let next = if is_time || sight == Sight::Freezing {
+        let next = if is_time || is_freezing {
             refill.refill(now)
         } else {
             refill.rest(now);
-            wait
+            Some(LOOK_EVERY)
         };
-        earliest(look_again, next)
+        look_again.into_iter().chain(next).min()
     }
 
     /// The process runs, or was not seen to: the runtime's work is done.
     pub(super) fn wind_up(&mut self) {
         self.freeze = None;
         self.ends_at = Some(Instant::now() + LOADING);
+    }
+
+    pub(super) fn begin_attempt(&mut self) {
+        if let Some(refill) = &mut self.refill {
+            refill.ask_again(Instant::now());
+        }
     }
 
     /// Between two attempts nothing is refilled.
@@ -239,21 +228,12 @@ fn reason(config: &Config, invocation: &Invocation) -> Option<Reason> {
     wanted.then_some(reason)
 }
 
-fn cue(verb: Verb, container: &Container) -> Cue {
+fn cue(verb: Verb) -> Cue {
     match verb {
-        Verb::Create | Verb::Run | Verb::Restore | Verb::Start => Cue::After(HEAD_START),
-        Verb::Exec => Cue::Join { joins: joins(container), seen: false },
-        Verb::Delete => Cue::After(Duration::ZERO),
+        Verb::Create | Verb::Run | Verb::Restore | Verb::Start | Verb::Exec => Cue::HeadStart,
+        Verb::Delete => Cue::Populated,
         _ => Cue::Freeze,
     }
-}
-
-/// Tells of a process that somebody puts into the container's cgroup.
-fn joins(container: &Container) -> Option<Inotify> {
-    let (_, dir) = container.files()?.cpu_dir()?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-    inotify.add_watch(&dir.join("cgroup.procs"), AddWatchFlags::IN_MODIFY).ok()?;
-    Some(inotify)
 }
 
 /// The accounts of pods that have gained nothing for long.
@@ -272,12 +252,5 @@ fn settings(config: &Config) -> Settings {
             debt_us: config.refill_debt_ms * 1000,
         },
         may_use_cpu_max: config.refill_cpu_max,
-    }
-}
-
-fn earliest(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }
