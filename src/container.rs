@@ -92,7 +92,11 @@ impl Container {
         state: &StateDir,
     ) -> Container {
         let proc = Proc::default();
-        let surroundings = Surroundings::ours(&proc);
+        // Reading the map of users costs as much as reading our record.
+        let surroundings = match globals.root {
+            Some(_) if !invocation.verb.makes_a_container() => Surroundings::default(),
+            _ => Surroundings::ours(&proc),
+        };
         let roots = state_file::locate(globals.root.as_deref(), grammar, &surroundings);
         let lookup = Lookup { grammar, roots, proc };
         let runtime_state = lookup.runtime_state(&invocation.id);

@@ -69,8 +69,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
 /// Reads a whole regular file of at most [`MAX_FILE`] bytes as text; bytes that are not UTF-8 become
 /// U+FFFD, as in Go's decoder.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
-    let file = open_regular(path)?;
-    let length = file.metadata()?.len();
+    let (file, length) = open_regular(path)?;
     if length > MAX_FILE {
         return Err(io::Error::other("larger than 16 MiB"));
     }
@@ -89,10 +88,14 @@ pub(crate) fn text(bytes: Vec<u8>) -> String {
 }
 
 /// Opening a FIFO would block for as long as nobody writes to it, hence `O_NONBLOCK`; it means nothing
-/// for regular files.
-fn open_regular(path: &Path) -> io::Result<File> {
+/// for regular files. Gives the length, too.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    Ok((file, metadata.len()))
 }
 
 #[cfg(test)]

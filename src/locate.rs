@@ -128,7 +128,8 @@ fn examine(path: &Path) -> Candidate {
     if metadata.permissions().mode() & 0o111 == 0 {
         return Candidate::Unusable("is not executable".to_owned());
     }
-    if is_this_process(&metadata) || carries_mark(&file).unwrap_or(false) {
+    // Every file of ours has the mark, unless it lost all its sections.
+    if carries_mark(&file).unwrap_or_else(|| is_this_process(&metadata)) {
         return Candidate::Unusable("is frostlock itself".to_owned());
     }
     Candidate::Runtime
@@ -145,8 +146,8 @@ fn is_this_process(metadata: &std::fs::Metadata) -> bool {
         .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
 }
 
-/// Whether an ELF file has a section with our name. Three short reads: the file header, the header
-/// of the section that holds the names, the names.
+/// Whether an ELF file has a section with our name; none if it is no such file or has no sections.
+/// Three short reads: the file header, the header of the section that holds the names, the names.
 fn carries_mark(file: &File) -> Option<bool> {
     const NAMES_MAX: usize = 4096;
     let mut header = [0u8; 64];
@@ -156,14 +157,20 @@ fn carries_mark(file: &File) -> Option<bool> {
     }
     let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]) as u64;
     let sections = u64::from_le_bytes(header[0x28..0x30].try_into().ok()?);
+    if sections == 0 || word(0x3c) == 0 {
+        return None;
+    }
     let names_header = sections.checked_add(word(0x3a) * word(0x3e))?;
     let mut section = [0u8; 64];
     file.read_exact_at(&mut section, names_header).ok()?;
     let offset = u64::from_le_bytes(section[0x18..0x20].try_into().ok()?);
+    let size = u64::from_le_bytes(section[0x20..0x28].try_into().ok()?);
     let mut names = [0u8; NAMES_MAX];
-    let length = file.read_at(&mut names, offset).ok()?;
-    let mark = [b"\0", sys::MARK.as_bytes(), b"\0"].concat();
-    Some(names[..length].windows(mark.len()).any(|window| window == mark))
+    let names = &mut names[..NAMES_MAX.min(size as usize)];
+    let length = file.read_at(names, offset).ok()?;
+    // As text, since std searches that by the word and bytes one by one.
+    let names = String::from_utf8_lossy(&names[..length]);
+    Some(names.contains(&format!("\0{}\0", sys::MARK)))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::Mode;
-use super::wait::{Refusal, Wait, is_still_at};
+use super::wait::{self, Refusal, Wait, is_still_at};
 use crate::sys;
 
 /// A place at the head of the queue; the next one has it when this is dropped.
@@ -52,6 +52,14 @@ pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn,
     }
 }
 
+/// Whether somebody has a ticket. One who got none on a full disk is not seen.
+pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
+    let file = wait::open(path, false)?;
+    let mut lock = Range { first: FIRST, length: 0 }.as_flock(libc::F_RDLCK);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
 /// Where a length of 0 would mean "to the end of the file", there is no ticket.
 const FIRST: i64 = 1;
 
@@ -76,14 +84,18 @@ struct Range {
 }
 
 impl Range {
-    fn lock(self, file: &File, kind: libc::c_int, blocking: bool) -> io::Result<()> {
-        let lock = libc::flock {
+    fn as_flock(self, kind: libc::c_int) -> libc::flock {
+        libc::flock {
             l_type: kind as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
             l_start: self.first,
             l_len: self.length,
             l_pid: 0,
-        };
+        }
+    }
+
+    fn lock(self, file: &File, kind: libc::c_int, blocking: bool) -> io::Result<()> {
+        let lock = self.as_flock(kind);
         let how =
             if blocking { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
         fcntl(file, how)?;

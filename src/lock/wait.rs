@@ -36,7 +36,7 @@ impl<'a> Wait<'a> {
     /// still the file at that path: a `delete` may have removed it while we waited.
     pub(super) fn lock(&mut self, path: &Path, mode: Mode) -> io::Result<Result<File, Refusal>> {
         loop {
-            let file = open(path)?;
+            let file = open(path, true)?;
             if let Some(refusal) = self.flock(&file, mode)? {
                 return Ok(Err(refusal));
             }
@@ -99,11 +99,11 @@ impl<'a> Wait<'a> {
 
 /// Opens a lock file. Never through a symbolic link and never anything but a regular file: the
 /// contents are written to, and opening a FIFO would block.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path, create: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(create)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)?;

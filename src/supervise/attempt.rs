@@ -132,9 +132,10 @@ impl Attempts<'_> {
         tries: &[Try],
         throttled_before: u64,
     ) -> Option<String> {
-        let is_of_a_freeze =
-            matches!(failure, Some(Failure::Freeze | Failure::FreezeInProcHooks | Failure::Paused));
-        if !is_of_a_freeze || self.operation.config.mode != Mode::Full {
+        let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
+        // That it is paused, as it was asked to be, needs no explanation.
+        let is_refused_rightly = failure == Some(Failure::Paused) && container.is_paused();
+        if !is_of_a_freeze || is_refused_rightly || self.operation.config.mode != Mode::Full {
             return None;
         }
         let files = container.files();

@@ -111,6 +111,10 @@ impl Operation<'_> {
     pub(crate) fn wait_for_lock(&self) -> (Option<Identity>, LockUse, Stages) {
         let mut container = self.container();
         let prepare = self.began.elapsed();
+        if self.is_open(&container) {
+            let stages = Stages { prepare, ..Stages::default() };
+            return (container.identity(), LockUse::Held(Mode::Shared), stages);
+        }
         let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
         // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
         self.recover(&container, &mut guard, &mut lock);
@@ -118,6 +122,16 @@ impl Operation<'_> {
             self.retire(&container, guard);
         }
         (container.identity(), lock, Stages { prepare, lock_wait, ..Stages::default() })
+    }
+
+    /// Whether there is nothing to wait for and, of those who had the lock before, nothing to undo.
+    fn is_open(&self, container: &Container) -> bool {
+        let Some((_, identity)) = self.lock_wanted().zip(container.identity()) else {
+            return false;
+        };
+        let Ok(directory) = self.state.locks() else { return false };
+        LockFiles::of(&identity, &directory).is_open_to_shared()
+            && !intent::is_due(self.state, &identity)
     }
 
     fn container(&self) -> Container {

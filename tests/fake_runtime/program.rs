@@ -229,6 +229,10 @@ impl Operation {
             }
         } else if self.line.verb == "delete" && !failed && !keep {
             let _ = std::fs::remove_dir_all(&self.state);
+        } else if self.line.verb == "pause" && !failed {
+            freeze(cgroup, "FROZEN");
+        } else if self.line.verb == "resume" && !failed {
+            freeze(cgroup, "THAWED");
         }
     }
 
@@ -328,6 +332,14 @@ fn cgroup_paths(cgroup: &str) -> Value {
         .map(|name| (name.clone(), json!(top.join(&name).join(below))))
         .collect::<serde_json::Map<_, _>>()
         .into()
+}
+
+/// In its v1 cgroup, if the test has made one.
+fn freeze(cgroup: &str, state: &str) {
+    let file = format!("/sys/fs/cgroup/freezer{cgroup}/freezer.state");
+    if Path::new(&file).exists() {
+        std::fs::write(file, state).unwrap();
+    }
 }
 
 fn read_json(path: &Path) -> Value {
