@@ -35,7 +35,7 @@ impl Hanging {
 at=$(cat {dir}/at 2>/dev/null)
 for word; do
     if [ "$word" = "${{at:-none}}" ]; then
-        echo {freeze} >{file}
+        if [ -e {dir}/works ]; then {real} "$@"; else echo {freeze} >{file}; fi
         echo $$ >{dir}/pid.new
         mv {dir}/pid.new {dir}/pid
         exec sleep 1000
@@ -65,15 +65,28 @@ exec {real} "$@"
             "update" => &["update", "--pids-limit", "0", "c"],
             _ => &[verb, "c"],
         };
+        let held = self.start(via, words);
+        eventually(HANGS, "it is frozen", || self.scene.freezer().is_frozen());
+        held
+    }
+
+    fn start(&self, via: Via, words: &[&str]) -> Held {
         let _ = fs::remove_file(self.file("pid"));
-        fs::write(self.file("at"), verb).unwrap();
+        fs::write(self.file("at"), words[0]).unwrap();
         let mut command = self.scene.command(via, words);
         let wrapper = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         eventually(HANGS, "it hangs", || self.file("pid").exists());
         fs::remove_file(self.file("at")).unwrap();
-        eventually(HANGS, "it is frozen", || self.scene.freezer().is_frozen());
         let pid = fs::read_to_string(self.file("pid")).unwrap();
         Held { wrapper, runtime: Pid::from_raw(pid.trim().parse().unwrap()) }
+    }
+
+    /// Killed when the real runtime has done its work, and the wrapper does not know yet.
+    pub(crate) fn killed_at_its_end(&self, words: &[&str]) {
+        fs::write(self.file("works"), "").unwrap();
+        let held = self.start(Via::Wrapped, words);
+        fs::remove_file(self.file("works")).unwrap();
+        drop(held);
     }
 
     /// Killed while everything is frozen; gives the wrapper's pid.

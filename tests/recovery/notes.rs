@@ -252,3 +252,33 @@ fn without_the_full_mode_it_is_as_without_us() {
         assert!(scene.freezer().is_frozen(), "{mode}");
     }
 }
+
+/// The container is gone, and the caller, who was told nothing, deletes it once more; its id will
+/// never come back.
+#[test]
+fn after_a_delete_that_was_killed_at_its_end() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+    hanging.killed_at_its_end(&["delete", "--force", "c"]);
+    assert_eq!(cgroup_dirs(&scene.cgroup()), NOTHING, "not shown");
+    assert!(scene.give(Via::Wrapped, &["delete", "--force", "c"]).succeeded());
+    assert_eq!(scene.intents(), NOTHING);
+    assert_eq!(scene.scratch.lock_files(), NOTHING);
+    let records = std::fs::read_dir(scene.scratch.state().join("containers")).unwrap();
+    assert_eq!(records.flatten().map(|entry| entry.path()).collect::<Vec<_>>(), NOTHING);
+}
+
+/// What it had promised is kept: the caller, who was told nothing, finds it paused or thawed, and
+/// either way can go on.
+#[test]
+fn after_a_pause_that_was_killed_at_its_end() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    hanging.killed_at_its_end(&["pause", "c"]);
+    assert!(scene.freezer().is_frozen(), "not shown");
+    scene.must(Via::Wrapped, &["pause", "c"]);
+    assert_eq!(scene.status(Via::Wrapped), "paused");
+    scene.must(Via::Wrapped, &["resume", "c"]);
+    assert_eq!(scene.intents(), NOTHING);
+}

@@ -238,6 +238,17 @@ impl Scene {
         support::pids(&self.freezer().dir)
     }
 
+    /// What there is to know when something hangs.
+    pub fn tasks(&self) -> Vec<String> {
+        let read = |pid: i32, file: &str| {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            text.trim_end().to_owned()
+        };
+        let of = |pid| format!("{} in {}", read(pid, "stat"), read(pid, "wchan"));
+        let state = self.freezer().read("freezer.state");
+        self.pids().into_iter().map(of).chain([state]).collect()
+    }
+
     /// The tasks that do not freeze.
     pub fn held_up(&self) -> Vec<i32> {
         let waits = |pid: &i32| {
