@@ -39,6 +39,12 @@ pub(crate) fn thaw(files: &Reader) {
     let _ = std::fs::write(dir.join(file), thawed);
 }
 
+/// Asks for a freeze and does not wait for it; whether that was possible.
+pub(crate) fn freeze_on_v1(files: &Reader) -> bool {
+    let v1 = files.freezer_dir().filter(|(version, _)| *version == Version::V1);
+    v1.is_some_and(|(_, dir)| std::fs::write(dir.join("freezer.state"), "FROZEN").is_ok())
+}
+
 /// The watch over one cgroup's freezer while the runtime works.
 #[derive(Debug)]
 pub(crate) struct FreezeWatch {

@@ -136,9 +136,16 @@ pub(crate) struct Refill {
     /// Since when, while there are any.
     since: Option<Instant>,
     next_draw: Instant,
+    /// That the account has allowed it, and since when it was not to be asked.
+    granted: bool,
+    missed: u32,
     used: Duration,
     ended: Option<Ended>,
+    state: StateDir,
 }
+
+/// With 64 operations on a pod at once the account is in use for milliseconds on end.
+const MOST_MISSED: u32 = 5;
 
 #[derive(Debug)]
 struct Target {
@@ -205,8 +212,11 @@ impl Refill {
             budget: Budget::new(account, settings.rates, reason.may_owe()),
             since: None,
             next_draw: now,
+            granted: false,
+            missed: 0,
             used: Duration::ZERO,
             ended: None,
+            state: state.clone(),
         };
         // Now rather than at the first refill: runc looks for a freeze for 2 ms at a time, and the
         // account takes a tenth of that.
@@ -224,7 +234,7 @@ impl Refill {
         if self.used + now.duration_since(began) >= self.settings.longest {
             return self.end(now, Ended::Limit);
         }
-        for target in &mut self.targets {
+        for target in self.targets.iter_mut().filter(|_| self.granted) {
             target.refill(now, &self.settings);
         }
         if now >= self.next_draw {
@@ -253,22 +263,21 @@ impl Refill {
         self.budget.close(process::since_boot_ns(), &readings);
     }
 
-    /// What there is to report; nothing of cgroups that were not written to.
-    pub(crate) fn finish(mut self, now: Instant) -> Vec<Report> {
+    /// What there is to report, and, if it has turned out that there is no use in it here, to say.
+    pub(crate) fn finish(mut self, now: Instant) -> (Vec<Report>, Option<String>) {
         self.rest(now);
         let gained = Duration::from_micros(self.budget.charged_us);
         let written =
             self.targets.iter().filter(|target| target.writes > 0 || self.ended.is_some());
-        written
-            .map(|target| Report {
-                cgroup: target.cgroup.clone(),
-                reason: self.reason,
-                took: self.used,
-                writes: target.writes,
-                gained,
-                ended: self.ended.unwrap_or(Ended::Done),
-            })
-            .collect()
+        let reports = written.map(|target| Report {
+            cgroup: target.cgroup.clone(),
+            reason: self.reason,
+            took: self.used,
+            writes: target.writes,
+            gained,
+            ended: self.ended.unwrap_or(Ended::Done),
+        });
+        (reports.collect(), self.remember())
     }
 
     /// Whether the cgroup that is being made is there.
@@ -296,9 +305,15 @@ impl Refill {
             none |= target.has_no_effect(now);
         }
         let readings = self.readings();
-        match self.budget.draw(process::since_boot_ns(), &readings) {
+        let grant = self.budget.draw(process::since_boot_ns(), &readings);
+        self.missed = if grant == Grant::Unavailable { self.missed + 1 } else { 0 };
+        match grant {
             Grant::Granted if none => Some(Ended::NoEffect),
-            Grant::Granted => None,
+            Grant::Granted => {
+                self.granted = true;
+                None
+            }
+            Grant::Unavailable if self.missed < MOST_MISSED => None,
             Grant::Spent => Some(Ended::Budget),
             Grant::Unavailable => Some(Ended::Failed),
         }
@@ -327,10 +342,10 @@ impl Refill {
     }
 
     /// Writes down that there is no use in refills, if that has turned out, and says so.
-    pub(crate) fn remember(&self, state: &StateDir) -> Option<String> {
+    fn remember(&self) -> Option<String> {
         let target = self.targets.first().filter(|_| self.ended == Some(Ended::NoEffect))?;
         let why = format!("this kernel does not refill {} when it is written to", target.cgroup);
-        effect::remember_none(state, &why);
+        effect::remember_none(&self.state, &why);
         Some(why)
     }
 }

@@ -12,7 +12,7 @@ use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
 use crate::explain::Explanation;
-use crate::freeze::Tasks;
+use crate::freeze::{self, Tasks};
 use crate::intent::Intent;
 use crate::invocation::Verb;
 use crate::lock::Guard;
@@ -22,7 +22,7 @@ use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
 
-/// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a thaw.
+/// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a change.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// CONFIG_CFS_BANDWIDTH's default period.
@@ -75,7 +75,11 @@ impl Attempts<'_> {
         let mut tries: Vec<Try> = Vec::new();
         loop {
             let frozen_before = container.freezer() != Freezer::Thawed;
+            let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
+            if is_held {
+                container.thaw();
+            }
             let once = attempted.inspect_err(|_error| signals.give_back())?;
             let ended = self.judge(&once);
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
@@ -110,6 +114,37 @@ impl Attempts<'_> {
                 recovered,
             });
         }
+    }
+
+    /// Where there is no refill to be had, patience: a freeze that nobody takes back gets there, and a
+    /// cgroup that is frozen makes runc's `update` on v1 skip its own freeze and thaw (freezeBeforeSet,
+    /// libcontainer/cgroups/systemd/v1.go). It makes its `pause` refuse, so that one is left alone.
+    fn hold_frozen(&self, signals: &Signals, container: &Container, tries: &[Try]) -> bool {
+        let failed = tries.last().is_some_and(|last| last.failure == Some(Failure::Freeze));
+        let is_ours = self.guard.as_ref().is_some_and(Guard::is_exclusive)
+            && self.intent.is_some()
+            && self.operation.config.mode == Mode::Full;
+        let Some(files) = container.files().filter(|_| failed && is_ours) else { return false };
+        let is_thawed = files.freezer() == Freezer::Thawed;
+        if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
+            return false;
+        }
+        freeze::freeze_on_v1(files)
+            && self.wait_until(signals, self.left(), || files.freezer() == Freezer::Frozen)
+            || {
+                container.thaw();
+                false
+            }
+    }
+
+    fn wait_until(&self, signals: &Signals, limit: Duration, is_so: impl Fn() -> bool) -> bool {
+        let since = Instant::now();
+        while !is_so() {
+            if since.elapsed() >= limit || signals.sleep(THAW_LOOK_EVERY).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// What an attempt means.
@@ -326,13 +361,7 @@ impl Attempts<'_> {
         // Whoever thaws it may need the lock.
         drop(self.guard.take());
         let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
-        let since = Instant::now();
-        while container.freezer() != Freezer::Thawed {
-            if since.elapsed() >= limit || signals.sleep(THAW_LOOK_EVERY).is_err() {
-                return false;
-            }
-        }
-        true
+        self.wait_until(signals, limit, || container.freezer() == Freezer::Thawed)
     }
 
     /// The backoff releases the lock: whoever is in the way may be waiting for it.

@@ -295,7 +295,7 @@ impl Operation<'_> {
             Verb::Resume if run.exit == Exit::Code(0) => container.set_paused(false),
             _ => {}
         }
-        run.relief.stop(self);
+        run.relief.stop();
         if self.invocation.verb == Verb::Delete && self.config.mode == Extent::Full {
             relief::sweep_accounts(self);
         }

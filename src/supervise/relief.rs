@@ -96,11 +96,11 @@ impl Relief {
         let watched = self.freeze.as_mut().map(|watch| watch.look(now, can_help));
         let look_again = watched.map(|(_, look_again)| look_again);
         let is_freezing = watched.is_some_and(|(sight, _)| sight == Sight::Freezing);
-        let Some(refill) = &mut self.refill else { return look_again };
         if self.ends_at.is_some_and(|end| now >= end) {
-            refill.rest(now);
-            return None;
+            // Its files are not kept open for the life of a process in the foreground.
+            self.stop();
         }
+        let Some(refill) = &mut self.refill else { return look_again };
         let is_time = match self.cue {
             Cue::HeadStart => elapsed >= HEAD_START,
             Cue::Populated => container.files().is_some_and(Reader::is_populated),
@@ -168,13 +168,17 @@ impl Relief {
         self.refill.is_some()
     }
 
+    /// Whether another attempt would find it any easier.
+    pub(super) fn can_refill(&self) -> bool {
+        self.refill.as_ref().is_some_and(|refill| refill.ended().is_none())
+    }
+
     /// There is no more work for the runtime to do in the cgroup.
-    pub(super) fn stop(&mut self, operation: &Operation<'_>) {
+    pub(super) fn stop(&mut self) {
         let Some(refill) = self.refill.take() else { return };
-        if let Some(note) = refill.remember(operation.state) {
-            self.notes.push(note);
-        }
-        self.reports.extend(refill.finish(Instant::now()));
+        let (reports, note) = refill.finish(Instant::now());
+        self.reports.extend(reports);
+        self.notes.extend(note);
     }
 
     pub(super) fn reports(&mut self) -> Vec<Report> {
