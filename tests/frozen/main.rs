@@ -3,6 +3,8 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../support/freezer.rs"]
+mod freezer;
 #[path = "../support/scene.rs"]
 mod scene;
 #[path = "../support/stuck.rs"]

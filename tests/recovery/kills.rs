@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::NOTHING;
-use crate::scene::{Ended, HANGS, LIMITS, Log, MS, Scene, Via, comm, report};
+use crate::sampler::Sampler;
+use crate::scene::{Ended, HANGS, Log, MS, Scene, Via, comm, report};
 use crate::support::{self, cgroup_dirs, eventually, proof};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -112,58 +111,6 @@ impl Throttled {
     fn span(&self, verb: &str) -> Duration {
         let ended = self.scene.give_logged(Via::Wrapped, Log::None, line(verb), HANGS);
         ended.took.clamp(10 * MS, 400 * MS)
-    }
-}
-
-/// Reads the limits about a thousand times a second, and keeps what is not as it should be.
-struct Sampler {
-    dir: PathBuf,
-    is_on: Arc<Mutex<bool>>,
-    is_over: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<(u64, Vec<String>)>>,
-}
-
-impl Sampler {
-    fn start(dir: PathBuf) -> Sampler {
-        let is_on = Arc::new(Mutex::new(false));
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (on, over, cgroup) = (Arc::clone(&is_on), Arc::clone(&is_over), dir.clone());
-        let thread = std::thread::spawn(move || {
-            let (mut samples, mut wrong) = (0, Vec::new());
-            while !over.load(Ordering::Relaxed) {
-                let on = on.lock().unwrap();
-                for (file, value) in LIMITS.iter().filter(|_| *on) {
-                    match fs::read_to_string(cgroup.join(file)) {
-                        Ok(text) if text != format!("{value}\n") => {
-                            wrong.push(format!("{file} {text:?}"));
-                        }
-                        // A delete has removed it.
-                        _ => {}
-                    }
-                    samples += 1;
-                }
-                drop(on);
-                std::thread::sleep(MS);
-            }
-            (samples / LIMITS.len() as u64, wrong)
-        });
-        Sampler { dir, is_on, is_over, thread: Some(thread) }
-    }
-
-    /// None of the old state is read after this has returned.
-    fn watch(&self, on: bool) {
-        *self.is_on.lock().unwrap() = on;
-    }
-
-    fn finish(&mut self) -> Option<(u64, Vec<String>)> {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.take().and_then(|thread| thread.join().ok())
-    }
-}
-
-impl Drop for Sampler {
-    fn drop(&mut self) {
-        self.finish();
     }
 }
 

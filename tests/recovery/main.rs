@@ -5,6 +5,8 @@
 
 #[path = "../fake_runtime/mod.rs"]
 mod fake_runtime;
+#[path = "../support/freezer.rs"]
+mod freezer;
 #[path = "../support/scene.rs"]
 mod scene;
 #[path = "../support/stuck.rs"]
@@ -18,6 +20,7 @@ mod kills;
 mod leftovers;
 mod notes;
 mod others;
+mod sampler;
 
 use std::path::PathBuf;
 
