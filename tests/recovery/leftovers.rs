@@ -194,14 +194,17 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
 
 #[test]
 fn a_throttled_container_is_gone_with_its_delete() {
-    const QUICK: Duration = Duration::from_secs(1);
+    // Wrapped it takes 120 to 150 ms, of which runc waits 100; bare 600 ms to 5 s.
+    const QUICK: Duration = Duration::from_millis(400);
     for runtime in ["runc-1.1.5", "runc-1.3.6"] {
-        let scene = Scene::throttled(runtime, 8);
-        let bare = scene.give(Via::Bare, &["delete", "--force", "c"]);
-        let left = cgroup_dirs(&scene.cgroup()).len();
-        report!("{runtime}: bare: {:?} in {:?}, {left} directories left", bare.code, bare.took);
-        assert!(!bare.succeeded() || bare.took > QUICK || left > 0, "not shown: {bare:?}");
-        drop(scene);
+        let is_worse = (0..5).any(|_| {
+            let scene = Scene::throttled(runtime, 8);
+            let bare = scene.give(Via::Bare, &["delete", "--force", "c"]);
+            let left = cgroup_dirs(&scene.cgroup()).len();
+            report!("{runtime}: bare: {:?} in {:?}, {left} directories left", bare.code, bare.took);
+            !bare.succeeded() || bare.took > 3 * QUICK / 2 || left > 0
+        });
+        assert!(is_worse, "not shown: {runtime}");
         for _ in 0..(if proof() { 20 } else { 3 }) {
             let scene = Scene::throttled(runtime, 8);
             let wrapped = scene.give(Via::Wrapped, &["delete", "--force", "c"]);
