@@ -20,9 +20,9 @@ const MARK: &str = "FROSTLOCK_TEST_MARK";
 
 const LOOPS: usize = 4;
 
-/// Both runtimes together.
+/// Both runtimes together; in about two of three somebody is found who can be killed.
 fn rounds() -> usize {
-    if proof() { 500 } else { 26 }
+    if proof() { 800 } else { 26 }
 }
 
 const VERBS: [&str; 5] = ["pause", "update", "exec", "kill", "delete"];

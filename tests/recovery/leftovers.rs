@@ -194,7 +194,7 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
 
 #[test]
 fn a_throttled_container_is_gone_with_its_delete() {
-    // Wrapped it takes 120 to 150 ms, of which runc waits 100; bare 600 ms to 5 s.
+    // Wrapped it takes 110 to 150 ms, of which runc waits 100; bare 600 ms to 5 s.
     const QUICK: Duration = Duration::from_millis(400);
     for runtime in ["runc-1.1.5", "runc-1.3.6"] {
         let is_worse = (0..5).any(|_| {
