@@ -102,6 +102,7 @@ impl Operation<'_> {
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
+            hook: None,
             notes,
         };
         Ok(Ended { outcome, channels: run.channels, signals: run.signals })
