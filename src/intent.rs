@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use libc::{EMFILE, ENFILE, ENOMEM};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Freezer, Identity, Reader};
@@ -21,6 +22,9 @@ use crate::{freeze, json, text};
 
 /// More than there can be operations on one cgroup at a time; the rest waits for the next one.
 const MOST_READ: usize = 256;
+
+/// Others who end at the same time remove the directory, which is empty for a moment.
+const WRITE_TRIES: u32 = 16;
 
 /// What stands in a note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,16 +63,20 @@ impl Intent {
             frozen_before: is_frozen(files.freezer()),
         };
         let directory = directory(state, cgroup);
-        let path = directory.join(format!("{}.json", process.pid));
+        // With the time of start: a pid comes again, and a note of the dead must not be written over.
+        let path = directory.join(format!("{}-{}.json", process.pid, process.start));
         let bytes = serde_json::to_vec(&note)?;
-        match write(state, &directory, &path, &bytes) {
-            // Somebody has just removed the empty directory.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                write(state, &directory, &path, &bytes)?;
+        let mut written = write(state, &directory, &path, &bytes);
+        for _ in 1..WRITE_TRIES {
+            match &written {
+                // Somebody has just removed the empty directory.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    written = write(state, &directory, &path, &bytes);
+                }
+                _ => break,
             }
-            other => other?,
         }
-        Ok(Intent(path))
+        written.map(|()| Intent(path))
     }
 
     /// There is nothing to undo any more.
@@ -94,7 +102,7 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
     state_dir::make_private(&state.intents())?;
     state_dir::make_private(directory)?;
     let next = path.with_extension("new");
-    std::fs::OpenOptions::new()
+    let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
@@ -102,7 +110,11 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(&next)
         .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&next, path))
+        .and_then(|()| std::fs::rename(&next, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&next);
+    }
+    written
 }
 
 /// Whether there are notes of operations on this cgroup whose process is gone.
@@ -139,7 +151,8 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
     if note.frozen_before || note.boot_id != process::boot_id() {
         return None;
     }
-    if !is_frozen(note.files.freezer()) || (note.verb == Verb::Pause.as_str() && is_paused()) {
+    // A pause may have succeeded after it: one that did not get the lock recovers nothing first.
+    if !is_frozen(note.files.freezer()) || is_paused() {
         return None;
     }
     freeze::thaw(&note.files);
@@ -155,7 +168,14 @@ enum Judged {
 }
 
 fn judge(path: &Path) -> Judged {
-    let note = json::read_text(path).ok().and_then(|text| serde_json::from_str::<Note>(&text).ok());
+    let note = match json::read_text(path) {
+        Ok(text) => serde_json::from_str::<Note>(&text).ok(),
+        // It is there, and we are short of descriptors or memory: for another to judge.
+        Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)) => {
+            return Judged::Alive;
+        }
+        Err(_) => None,
+    };
     match note {
         Some(note) if note.process.is_alive() && note.boot_id == process::boot_id() => {
             Judged::Alive
@@ -168,8 +188,12 @@ fn judge(path: &Path) -> Judged {
 }
 
 fn names_a_living_process(path: &Path) -> bool {
-    let pid = path.file_stem().and_then(OsStr::to_str).and_then(|stem| stem.parse().ok());
-    pid.and_then(Process::of).is_some_and(Process::is_alive)
+    let stem = path.file_stem().and_then(OsStr::to_str);
+    let (pid, start) = match stem.and_then(|stem| stem.split_once('-')) {
+        Some((pid, start)) => (pid.parse().ok(), start.parse().ok()),
+        None => (None, None),
+    };
+    pid.zip(start).is_some_and(|(pid, start)| Process { pid, start }.is_alive())
 }
 
 fn paths(directory: &Path) -> Vec<PathBuf> {
@@ -191,6 +215,22 @@ mod tests {
             files: Reader::new(&Hierarchies::default(), &Identity::new("/c").unwrap()),
             frozen_before: false,
         }
+    }
+
+    #[test]
+    fn a_pause_that_succeeded_after_a_dead_note_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let freezer_state = dir.path().join("freezer.state");
+        let ours = Process::ourselves().unwrap();
+        let files = serde_json::json!({ "freezer": ["V1", dir.path()] });
+        let files = serde_json::from_value(files).unwrap();
+        let dead = Process { start: ours.start + 1, ..ours };
+        let note = Note { files, ..note_of(dead) };
+        std::fs::write(&freezer_state, "FROZEN").unwrap();
+        assert_eq!(undo(&note, || true), None);
+        assert_eq!(std::fs::read_to_string(&freezer_state).unwrap(), "FROZEN");
+        assert!(undo(&note, || false).is_some());
+        assert_eq!(std::fs::read_to_string(&freezer_state).unwrap(), "THAWED");
     }
 
     #[test]
@@ -217,12 +257,13 @@ mod tests {
         std::fs::write(notes.join("garbage.json"), "{").unwrap();
         std::fs::write(notes.join("empty.json"), "").unwrap();
         let ours = Process::ourselves().unwrap();
-        std::fs::write(notes.join(format!("{}.new", ours.pid)), "{").unwrap();
+        let ours_to_be = notes.join(format!("{}-{}.new", ours.pid, ours.start));
+        std::fs::write(&ours_to_be, "{").unwrap();
         let dead = note_of(Process { start: ours.start + 1, ..ours });
         std::fs::write(notes.join("1.json"), serde_json::to_vec(&dead).unwrap()).unwrap();
         assert!(is_due(&state, &cgroup));
         recover(&state, &cgroup, || false);
         let left = paths(&notes);
-        assert_eq!(left, [notes.join(format!("{}.new", ours.pid))]);
+        assert_eq!(left, [ours_to_be]);
     }
 }

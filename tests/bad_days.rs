@@ -763,6 +763,29 @@ mod limits {
         }
     }
 
+    /// With a note left behind, a pause that succeeded would be undone by the next operation.
+    #[test]
+    fn descriptors_for_a_note() {
+        let scratch = Scratch::new();
+        let runc = runtime("runc-1.1.15").path;
+        let bundle = scratch.bundle("idle", ID);
+        succeed(scratch.wrapped(&runc).args(["run", "--detach", "--bundle"]).arg(bundle).arg(ID));
+        let mut pause = scratch.wrapped(Path::new("/bin/echo"));
+        pause.args(["pause", ID]);
+        for most in 4..=12 {
+            // With enough of them it is found out that nothing has frozen.
+            within_limit(&mut limited(&format!("--nofile={most}"), &pause));
+            assert_eq!(notes(&scratch), Vec::<PathBuf>::new(), "{most}");
+        }
+        succeed(scratch.wrapped(&runc).args(["delete", "--force", ID]));
+    }
+
+    fn notes(scratch: &Scratch) -> Vec<PathBuf> {
+        let cgroups = fs::read_dir(scratch.state().join("intents")).into_iter().flatten().flatten();
+        let notes = cgroups.filter_map(|cgroup| fs::read_dir(cgroup.path()).ok()).flatten();
+        notes.flatten().map(|note| note.path()).collect()
+    }
+
     #[test]
     fn file_size() {
         let scratch = Scratch::new();

@@ -458,7 +458,8 @@ fn no_runtime_is_said_in_one_sentence() {
 fn a_runtime_that_dies_in_create() {
     // As runc and crun do, it has opened its log before anything else.
     let opens_log = "for word; do [ \"$last\" != --log ] || : >>\"$word\"; last=$word; done";
-    let deaths = ["kill -KILL $$", "exit 3", "echo no room >&2; exit 1"];
+    // One that ends with 1 has said why in its log, or refused its command line and opened none.
+    let deaths = ["kill -KILL $$", "exit 3", "echo no room >&2; exit 2"];
     for death in deaths {
         dies_in_create(&format!("{opens_log}; {death}"), |bare, wrapped| assert_eq!(bare, wrapped));
     }
@@ -583,7 +584,7 @@ fn an_exec_with_a_terminal_that_was_refused_as_paused() {
 }
 
 #[test]
-fn a_create_that_fails_to_the_last_attempt_says_what_bare_says() {
+fn a_create_that_fails_to_the_last_attempt_says_what_bare_says_and_why() {
     let scripts = tempfile::tempdir().unwrap();
     let fails = failing(&scripts.path().join("runc"), "create", 1000, PROC_HOOKS, 1);
     let containerd = Containerd::up(&fails);
@@ -593,6 +594,10 @@ fn a_create_that_fails_to_the_last_attempt_says_what_bare_says() {
         // Each attempt's line is in the container's own stream, too.
         assert!(seen.ends_with(&format!("ctr: {shim}: {PROC_HOOKS}: unknown")), "{seen}");
     });
+    // Beyond that the wrapped one says why.
+    let side = containerd.wrapped("why");
+    let said = text(&run(&mut side.run_command(&["--rm"], &["true"])).stderr);
+    assert!(said.contains(&format!("{PROC_HOOKS} (frostlock: ")), "{said}");
 }
 
 /// In the place of a shim, or of conmon: accepts on its console socket and counts what it gets.

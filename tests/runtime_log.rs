@@ -166,7 +166,11 @@ fn a_log_that_is_no_plain_file_is_treated_as_bare() {
         let mut odd = Odd::new(case, &scratch);
         let path = odd.path.clone();
         let words = update(path.to_str().unwrap(), FORMATS[0]);
-        let wrapped = run(&mut fake.wrapped(&words));
+        let mut wrapped = run(&mut fake.wrapped(&words));
+        let (said, why) = explained(&wrapped.stderr);
+        wrapped.stderr = said;
+        // Only what may be repeated, and was not, is explained.
+        assert_eq!(why, case == "fifo", "{case}");
         // One that does not get past its log is none that the fake counts.
         let made = attempts(&fake).max(1);
         assert_eq!(made, expected, "{case}");
@@ -385,4 +389,13 @@ fn without_times(said: &str) -> String {
         rest = &from[end..];
     }
     plain + rest
+}
+
+/// What the runtime said, without what we add to it, and whether we did.
+fn explained(stderr: &[u8]) -> (Vec<u8>, bool) {
+    let said = text(stderr);
+    match said.split_once(" (frostlock: ") {
+        Some((before, _)) => (format!("{before}\n").into_bytes(), true),
+        None => (stderr.to_vec(), false),
+    }
 }

@@ -41,13 +41,47 @@ pub(super) struct Bandwidth {
     rewritten: File,
     /// v1's quota and period, v2's `cpu.max`.
     limits: Vec<File>,
-    others: Inotify,
+}
+
+/// The watch for others who write; one for all cgroups of an operation, since root has 128 on the
+/// whole node (fs.inotify.max_user_instances), and kubelet and systemd need theirs.
+#[derive(Debug)]
+pub(super) struct Others {
+    seen: Inotify,
     yields_until: Option<Instant>,
+}
+
+impl Others {
+    pub(super) fn new() -> io::Result<Others> {
+        let seen = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Others { seen, yields_until: None })
+    }
+
+    fn are_at_it(&mut self, now: Instant) -> bool {
+        if self.seen.read_events().is_ok_and(|events| !events.is_empty()) {
+            self.yields_until = Some(now + YIELD);
+        }
+        self.yields_until.is_some_and(|until| now < until)
+    }
+
+    fn watch(&self, dir: &Path, limits: &[&str], rewritten: &str) -> io::Result<()> {
+        for name in limits.iter().filter(|name| **name != rewritten) {
+            let seen = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_MODIFY;
+            self.seen.add_watch(&dir.join(name), seen)?;
+        }
+        // That one is modified is our own doing.
+        self.seen.add_watch(&dir.join(rewritten), AddWatchFlags::IN_OPEN)?;
+        Ok(())
+    }
 }
 
 impl Bandwidth {
     /// `None` where there is no file that may be used.
-    pub(super) fn open(files: &Reader, may_use_cpu_max: bool) -> io::Result<Option<Bandwidth>> {
+    pub(super) fn open(
+        files: &Reader,
+        may_use_cpu_max: bool,
+        others: &Others,
+    ) -> io::Result<Option<Bandwidth>> {
         let Some((version, dir)) = files.cpu_dir() else { return Ok(None) };
         let names = match version {
             Version::V1 => &["cpu.cfs_quota_us", "cpu.cfs_period_us"][..],
@@ -59,8 +93,8 @@ impl Bandwidth {
             return Ok(None);
         };
         // After our own opening of them.
-        let others = watch(dir, names, name)?;
-        Ok(Some(Bandwidth { version, rewritten, limits: limits?, others, yields_until: None }))
+        others.watch(dir, names, name)?;
+        Ok(Some(Bandwidth { version, rewritten, limits: limits? }))
     }
 
     pub(super) fn quota(&self) -> Option<CpuQuota> {
@@ -73,8 +107,13 @@ impl Bandwidth {
     }
 
     /// Writes the value that is there.
-    pub(super) fn refill(&mut self, now: Instant, is_small: impl Fn(CpuQuota) -> bool) -> Refilled {
-        if self.is_another_at_it(now) {
+    pub(super) fn refill(
+        &self,
+        now: Instant,
+        others: &mut Others,
+        is_small: impl Fn(CpuQuota) -> bool,
+    ) -> Refilled {
+        if others.are_at_it(now) {
             return Refilled::Yielded;
         }
         match self.quota() {
@@ -83,20 +122,13 @@ impl Bandwidth {
             None => return Refilled::Failed,
         }
         let Ok(value) = text(&self.rewritten) else { return Refilled::Failed };
-        if self.is_another_at_it(now) {
+        if others.are_at_it(now) {
             return Refilled::Yielded;
         }
         match self.rewritten.write_at(value.as_bytes(), 0) {
             Ok(_) => Refilled::Done,
             Err(_) => Refilled::Failed,
         }
-    }
-
-    fn is_another_at_it(&mut self, now: Instant) -> bool {
-        if self.others.read_events().is_ok_and(|events| !events.is_empty()) {
-            self.yields_until = Some(now + YIELD);
-        }
-        self.yields_until.is_some_and(|until| now < until)
     }
 }
 
@@ -126,17 +158,6 @@ fn rewritable(
         }
     }
     Ok(None)
-}
-
-fn watch(dir: &Path, limits: &[&str], rewritten: &str) -> io::Result<Inotify> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    for name in limits.iter().filter(|name| **name != rewritten) {
-        let seen = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_MODIFY;
-        inotify.add_watch(&dir.join(name), seen)?;
-    }
-    // That one is modified is our own doing.
-    inotify.add_watch(&dir.join(rewritten), AddWatchFlags::IN_OPEN)?;
-    Ok(inotify)
 }
 
 fn read(path: &Path) -> io::Result<File> {

@@ -78,6 +78,19 @@ impl Budget {
         Budget { path, rates, may_owe, credit_us: None, cpus: sys::online_cpus(), charged_us: 0 }
     }
 
+    /// Asks whether there may be any, before the first one. Marks nothing: without a refill after it
+    /// the next operation would take the mark for one of somebody who was killed.
+    pub(super) fn ask(&mut self, now_ns: u64) -> Grant {
+        let (rates, may_owe, credit_us) = (self.rates, self.may_owe, self.credit_us);
+        let asked = change(&self.path, now_ns, &rates, |account| {
+            account.settle(now_ns, &[], &rates, 0);
+            account.grant(now_ns, &rates, may_owe, credit_us, 0)
+        });
+        let Ok((grant, credit_us)) = asked else { return Grant::Unavailable };
+        self.credit_us = credit_us;
+        grant
+    }
+
     /// Charges what was used since the last time, and asks whether there may be more.
     pub(super) fn draw(&mut self, now_ns: u64, readings: &[Reading]) -> Grant {
         let (rates, cpus) = (self.rates, self.cpus);
@@ -152,7 +165,9 @@ impl Account {
         // A container's gain is part of its pod's.
         let gained = readings.iter().map(|reading| self.gained(now_ns, reading, cpus)).max();
         let gained = gained.unwrap_or(0);
-        self.level_us = self.level_us.saturating_sub(gained as i64);
+        // A debt that grew without an end would keep starts and probes from any refill for ever.
+        let floor = -(rates.burst_us.max(rates.debt_us) as i64);
+        self.level_us = self.level_us.saturating_sub(gained as i64).max(floor);
         self.marks.retain(|_, mark| now_ns.saturating_sub(mark.at_ns) < MARK_TTL_NS);
         gained
     }
@@ -317,6 +332,17 @@ mod tests {
         assert_eq!(account.level_us, 100_000 - 19_900 + 500);
         account.mark(10 * MS, &[reading(20_000)], true);
         assert_eq!(account.settle(11 * MS, &[reading(20_000)], &RATES, 2), 0);
+    }
+
+    #[test]
+    fn to_ask_costs_nothing_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut budget = Budget::new(dir.path().join("a"), RATES, false);
+        assert_eq!(budget.ask(1), Grant::Granted);
+        let mut next = Budget::new(dir.path().join("a"), RATES, false);
+        assert_eq!(next.ask(2000 * MS), Grant::Granted);
+        next.draw(2000 * MS, &[reading(800_000)]);
+        assert_eq!(next.charged_us, 0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bandwidth::{Bandwidth, Refilled};
+use bandwidth::{Bandwidth, Others, Refilled};
 use budget::{Budget, Grant, Rates, Reading};
 use effect::{Effect, Sample};
 
@@ -128,24 +128,35 @@ pub(crate) struct Level {
 pub(crate) struct Refill {
     reason: Reason,
     settings: Settings,
-    /// Outermost first: a container in a throttled pod gets nothing.
-    targets: Vec<Target>,
+    /// Those with a small quota, outermost first, as a container in a throttled pod gets nothing; until
+    /// there is something to refill.
+    levels: Vec<Level>,
     /// The container that is being made.
     awaited: Option<Level>,
+    open: Option<Open>,
     budget: Budget,
     /// Since when, while there are any.
     since: Option<Instant>,
     next_draw: Instant,
-    /// That the account has allowed it, and since when it was not to be asked.
+    /// That the account has allowed it, and how often in a row it could not be asked.
     granted: bool,
     missed: u32,
     used: Duration,
     ended: Option<Ended>,
+    why: Option<String>,
     state: StateDir,
 }
 
 /// With 64 operations on a pod at once the account is in use for milliseconds on end.
 const MOST_MISSED: u32 = 5;
+
+/// What is opened for the first refill and not before: to close the watch takes the kernel 8 to 16 ms
+/// (6.18, 250 Hz), and we end with that.
+#[derive(Debug)]
+struct Open {
+    targets: Vec<Target>,
+    others: Others,
+}
 
 #[derive(Debug)]
 struct Target {
@@ -180,7 +191,7 @@ impl Refill {
     ) -> Plan {
         let small =
             |level: &&Level| level.files.cpu_quota().is_some_and(|quota| settings.is_small(quota));
-        let small: Vec<&Level> = levels.iter().filter(small).collect();
+        let small: Vec<Level> = levels.iter().filter(small).cloned().collect();
         let Some(outermost) = levels.first().or(awaited.as_ref()) else { return Plan::Nothing };
         if (small.is_empty() && awaited.is_none()) || effect::is_known_to_have_none(state) {
             return Plan::Nothing;
@@ -192,36 +203,32 @@ impl Refill {
             }
             Err(error) => return Plan::Unable(format!("not refilled: {error}")),
         };
-        let mut targets = Vec::new();
-        for level in small {
-            match Target::open(level, &settings) {
-                Ok(Some(target)) => targets.push(target),
-                Ok(None) => {}
-                Err(error) => return unable(level, &error, state),
-            }
-        }
-        if targets.is_empty() && awaited.is_none() {
-            return Plan::Nothing;
-        }
-        let now = Instant::now();
         let mut refill = Refill {
             reason,
             settings,
-            targets,
+            levels: small,
             awaited,
+            open: None,
             budget: Budget::new(account, settings.rates, reason.may_owe()),
             since: None,
-            next_draw: now,
+            next_draw: Instant::now(),
             granted: false,
             missed: 0,
             used: Duration::ZERO,
             ended: None,
+            why: None,
             state: state.clone(),
         };
         // Now rather than at the first refill: runc looks for a freeze for 2 ms at a time, and the
         // account takes a tenth of that.
-        refill.ended = refill.draw(now);
+        refill.ask();
         Plan::Refill(Box::new(refill))
+    }
+
+    /// The least quota, in µs, that the operation has to do with.
+    pub(crate) fn smallest_quota_us(&self) -> Option<i64> {
+        let levels = self.levels.iter().chain(&self.awaited);
+        levels.filter_map(|level| level.files.cpu_quota()?.quota_us).min()
     }
 
     /// Writes what is due. Gives the time until the next is, or `None` when there is to be none.
@@ -229,28 +236,43 @@ impl Refill {
         if self.ended.is_some() {
             return None;
         }
-        self.take_in_awaited(now);
+        if let Err(error) = self.open_files() {
+            self.why = Some(explain(&error, &self.state));
+            return self.end(now, Ended::Failed);
+        }
+        let Some(open) = self.open.as_mut().filter(|open| !open.targets.is_empty()) else {
+            return Some(SHORTEST_INTERVAL);
+        };
         let began = *self.since.get_or_insert(now);
         if self.used + now.duration_since(began) >= self.settings.longest {
             return self.end(now, Ended::Limit);
         }
-        for target in self.targets.iter_mut().filter(|_| self.granted) {
-            target.refill(now, &self.settings);
+        for target in open.targets.iter_mut().filter(|_| self.granted) {
+            target.refill(now, &mut open.others, &self.settings);
         }
+        let due = open.targets.iter().map(|target| target.next).min();
         if now >= self.next_draw {
             if let Some(ended) = self.draw(now) {
                 return self.end(now, ended);
             }
         }
-        let due = self.targets.iter().map(|target| target.next).min();
         let next = due.unwrap_or(now + SHORTEST_INTERVAL).min(self.next_draw);
         Some(next.saturating_duration_since(now))
     }
 
     /// Before another attempt: there may be something in the account again.
-    pub(crate) fn ask_again(&mut self, now: Instant) {
+    pub(crate) fn ask_again(&mut self) {
         if self.ended == Some(Ended::Budget) {
-            self.ended = self.draw(now);
+            self.ended = None;
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        match self.budget.ask(process::since_boot_ns()) {
+            Grant::Granted => self.granted = true,
+            Grant::Spent => self.ended = Some(Ended::Budget),
+            Grant::Unavailable => {}
         }
     }
 
@@ -267,43 +289,56 @@ impl Refill {
     pub(crate) fn finish(mut self, now: Instant) -> (Vec<Report>, Option<String>) {
         self.rest(now);
         let gained = Duration::from_micros(self.budget.charged_us);
-        let written =
-            self.targets.iter().filter(|target| target.writes > 0 || self.ended.is_some());
-        let reports = written.map(|target| Report {
-            cgroup: target.cgroup.clone(),
+        let report = |cgroup: String, writes: u32| Report {
+            cgroup,
             reason: self.reason,
             took: self.used,
-            writes: target.writes,
+            writes,
             gained,
             ended: self.ended.unwrap_or(Ended::Done),
-        });
-        (reports.collect(), self.remember())
+        };
+        let mut reports: Vec<Report> = self
+            .targets()
+            .iter()
+            .filter(|target| target.writes > 0)
+            .map(|target| report(target.cgroup.clone(), target.writes))
+            .collect();
+        // What was wanted and was not to be had.
+        if let (true, Some(_), Some(level)) =
+            (reports.is_empty(), self.ended, self.levels.first().or(self.awaited.as_ref()))
+        {
+            reports.push(report(level.cgroup.to_string(), 0));
+        }
+        (reports, self.why.clone().or_else(|| self.remember()))
     }
 
-    /// Whether the cgroup that is being made is there.
-    fn take_in_awaited(&mut self, now: Instant) {
-        let Some(level) = &self.awaited else { return };
-        let is_small = |quota| self.settings.is_small(quota);
-        if !level.files.cpu_quota().is_some_and(is_small) {
-            return;
+    fn targets(&self) -> &[Target] {
+        self.open.as_ref().map_or(&[], |open| &open.targets)
+    }
+
+    /// At the first refill; and of a container that is being made as soon as it is there.
+    fn open_files(&mut self) -> io::Result<()> {
+        if self.open.is_none() {
+            let others = Others::new()?;
+            let mut targets = Vec::new();
+            for level in &self.levels {
+                targets.extend(Target::open(level, &self.settings, &others)?);
+            }
+            self.open = Some(Open { targets, others });
         }
-        if let Ok(Some(target)) = Target::open(level, &self.settings) {
-            self.targets.push(target);
-            self.next_draw = now;
+        let (Some(open), Some(level)) = (&mut self.open, &self.awaited) else { return Ok(()) };
+        if level.files.cpu_quota().is_some_and(|quota| self.settings.is_small(quota)) {
+            open.targets.extend(Target::open(level, &self.settings, &open.others)?);
+            self.levels.extend(self.awaited.take());
         }
-        self.awaited = None;
+        Ok(())
     }
 
     /// Why there is to be an end, if there is.
     fn draw(&mut self, now: Instant) -> Option<Ended> {
         self.next_draw = now + budget::TICK;
-        if self.targets.is_empty() {
-            return None;
-        }
-        let mut none = false;
-        for target in &mut self.targets {
-            none |= target.has_no_effect(now);
-        }
+        let targets = self.open.iter_mut().flat_map(|open| &mut open.targets);
+        let none = targets.fold(false, |none, target| none | target.has_no_effect(now));
         let readings = self.readings();
         let grant = self.budget.draw(process::since_boot_ns(), &readings);
         self.missed = if grant == Grant::Unavailable { self.missed + 1 } else { 0 };
@@ -319,11 +354,12 @@ impl Refill {
         }
     }
 
+    /// Not of a cgroup that is gone.
     fn readings(&self) -> Vec<Reading> {
-        let targets = self.targets.iter();
-        targets
+        let there = self.targets().iter().filter(|target| target.bandwidth.quota().is_some());
+        there
             .map(|target| Reading {
-                cgroup: target.cgroup.clone(),
+                cgroup: target.place(),
                 usage_us: target.files.cpu_usage_us(),
                 quota: target.quota,
             })
@@ -343,7 +379,7 @@ impl Refill {
 
     /// Writes down that there is no use in refills, if that has turned out, and says so.
     fn remember(&self) -> Option<String> {
-        let target = self.targets.first().filter(|_| self.ended == Some(Ended::NoEffect))?;
+        let target = self.targets().first().filter(|_| self.ended == Some(Ended::NoEffect))?;
         let why = format!("this kernel does not refill {} when it is written to", target.cgroup);
         effect::remember_none(&self.state, &why);
         Some(why)
@@ -377,9 +413,19 @@ fn collect_below(level: &Level, into: &mut Vec<Level>) {
 }
 
 impl Target {
-    fn open(level: &Level, settings: &Settings) -> io::Result<Option<Target>> {
-        let Some(bandwidth) = Bandwidth::open(&level.files, settings.may_use_cpu_max)? else {
-            return Ok(None);
+    /// `None` where there is no file to write, or no such cgroup any more.
+    fn open(level: &Level, settings: &Settings, others: &Others) -> io::Result<Option<Target>> {
+        let opened = Bandwidth::open(&level.files, settings.may_use_cpu_max, others);
+        let bandwidth = match opened {
+            Ok(Some(bandwidth)) => bandwidth,
+            Ok(None) => return Ok(None),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+                return Ok(None);
+            }
+            Err(error) => {
+                let why = format!("cannot refill {}: {error}", level.cgroup);
+                return Err(io::Error::new(error.kind(), why));
+            }
         };
         let Some(quota) = bandwidth.quota() else { return Ok(None) };
         Ok(Some(Target {
@@ -393,12 +439,18 @@ impl Target {
         }))
     }
 
-    fn refill(&mut self, now: Instant, settings: &Settings) {
+    /// What tells it from others in the account. Not the name: of a container whose limits are in
+    /// another cgroup than its processes there are two of that.
+    fn place(&self) -> String {
+        self.files.cpu_dir().map(|(_, dir)| dir.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn refill(&mut self, now: Instant, others: &mut Others, settings: &Settings) {
         if now < self.next {
             return;
         }
         // Not from the time that was due: what was missed is not made up for.
-        match self.bandwidth.refill(now, |quota| settings.is_small(quota)) {
+        match self.bandwidth.refill(now, others, |quota| settings.is_small(quota)) {
             Refilled::Done => {
                 self.writes += 1;
                 self.next = now + interval(self.quota);
@@ -427,15 +479,11 @@ fn interval(quota: CpuQuota) -> Duration {
 }
 
 /// Without root the files are somebody else's; that is said once, and not tried with every command.
-fn unable(level: &Level, error: &io::Error, state: &StateDir) -> Plan {
-    let why = format!("cannot refill {}: {error}", level.cgroup);
-    match error.raw_os_error() {
-        // The cgroup has gone while we looked.
-        Some(libc::ENOENT | libc::ENODEV) => Plan::Nothing,
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
-            effect::remember_none(state, &why);
-            Plan::Unable(why)
-        }
-        _ => Plan::Unable(why),
+fn explain(error: &io::Error, state: &StateDir) -> String {
+    let why = error.to_string();
+    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+    if is_denied && !nix::unistd::geteuid().is_root() {
+        effect::remember_none(state, &why);
     }
+    why
 }

@@ -70,17 +70,21 @@ pub(super) struct Run {
 impl Attempts<'_> {
     /// Until one succeeds, or the next would be unsafe, no use, or too late.
     pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run> {
-        let signals = Signals::take()?;
+        let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
         let throttled_before = throttled_periods(container);
         let mut tries: Vec<Try> = Vec::new();
         loop {
-            let frozen_before = container.freezer() != Freezer::Thawed;
+            // One that is not there yet is not frozen.
+            let frozen_before = matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
             let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
             if is_held {
                 container.thaw();
             }
-            let once = attempted.inspect_err(|_error| signals.give_back())?;
+            let once = attempted.inspect_err(|_error| {
+                self.leave_no_note();
+                signals.give_back();
+            })?;
             let ended = self.judge(&once);
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
             self.undo(container, once.exit, frozen_before);
@@ -129,8 +133,11 @@ impl Attempts<'_> {
         if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
             return false;
         }
+        // As long as there is time for an attempt after it.
+        let attempt = tries.first().map(|first| first.took).unwrap_or_default();
+        let limit = self.left().saturating_sub(attempt);
         freeze::freeze_on_v1(files)
-            && self.wait_until(signals, self.left(), || files.freezer() == Freezer::Frozen)
+            && self.wait_until(signals, limit, || files.freezer() == Freezer::Frozen)
             || {
                 container.thaw();
                 false
@@ -145,6 +152,14 @@ impl Attempts<'_> {
             }
         }
         true
+    }
+
+    /// We are going to be the runtime, and nobody will be there to say that its pause had succeeded:
+    /// whoever came next would take it for one that was cut short.
+    fn leave_no_note(&mut self) {
+        if let Some(intent) = self.intent.take() {
+            intent.done();
+        }
     }
 
     /// What an attempt means.
@@ -405,7 +420,7 @@ impl Watch for Meanwhile<'_, '_> {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(sight @ (Sight::Started | Sight::Unseen)) => {
                 self.let_go(attempt, sight == Sight::Started);
-                None
+                Some(Duration::ZERO)
             }
             None => None,
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use attempt::{Attempts, Run};
 use relief::Relief;
 
-use crate::cgroup::Identity;
+use crate::cgroup::{Freezer, Identity};
 use crate::channels::{Channels, Degree};
 use crate::config::{Config, Mode as Extent};
 use crate::container::Container;
@@ -53,12 +53,19 @@ impl Operation<'_> {
         let (channels, runtime) = self.channels();
         let since = Instant::now();
         let prepare = self.began.elapsed();
-        let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
+        let (mut guard, mut lock, mut lock_wait) = self.lock(&mut container);
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
         let quotas = container.quotas();
+        let waiting = Instant::now();
         let recovered = self.recover(&container, &mut guard, &mut lock);
+        lock_wait += waiting.elapsed();
+        let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
+        if was_paused {
+            // First, so that a resume that is killed leaves nothing that says paused.
+            container.set_paused(false);
+        }
         let intent = self.intent(&container);
         let relief = Relief::plan(self, &container);
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
@@ -77,7 +84,7 @@ impl Operation<'_> {
         .run(&mut container)?;
 
         let leftovers = self.remove_leftovers(&container, &mut run);
-        self.finish(&mut container, &mut run);
+        self.finish(&mut container, &mut run, was_paused);
         self.settle(&mut container, run.exit, run.guard.take());
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
         notes.extend(run.last_error.clone());
@@ -257,6 +264,7 @@ impl Operation<'_> {
             return recover();
         }
         // Who waited in vain for his own lock does not wait again.
+        let since = Instant::now();
         let limit = match (guard.take(), self.lock_wanted()) {
             (Some(_), Some((_, limit))) => limit,
             _ => Duration::ZERO,
@@ -267,8 +275,9 @@ impl Operation<'_> {
             _ => Vec::new(),
         };
         drop(acquired);
-        if let (LockUse::Held(mode), Some((_, limit))) = (&*lock, self.lock_wanted()) {
-            (*guard, *lock) = used(self.acquire(&cgroup, *mode, limit), *mode);
+        if let LockUse::Held(mode) = *lock {
+            let left = limit.saturating_sub(since.elapsed());
+            (*guard, *lock) = used(self.acquire(&cgroup, mode, left), mode);
         }
         recovered
     }
@@ -290,10 +299,12 @@ impl Operation<'_> {
     }
 
     /// Nothing of ours is to be undone from here on.
-    fn finish(&self, container: &mut Container, run: &mut Run) {
+    fn finish(&self, container: &mut Container, run: &mut Run, was_paused: bool) {
         match self.invocation.verb {
             Verb::Pause if run.exit == Exit::Code(0) => container.set_paused(true),
-            Verb::Resume if run.exit == Exit::Code(0) => container.set_paused(false),
+            Verb::Resume if was_paused && container.freezer() == Freezer::Frozen => {
+                container.set_paused(true);
+            }
             _ => {}
         }
         run.relief.stop();

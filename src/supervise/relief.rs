@@ -18,6 +18,11 @@ use crate::runtime::Signals;
 /// runc 1.1.5 to 1.3.6); what is refilled before that goes to the workload alone.
 const HEAD_START: Duration = Duration::from_millis(8);
 
+/// Where the quota of a period is more than a runtime needs, an idle container is not throttled by it,
+/// and a busy one gets help a little later.
+const ENOUGH_US: i64 = 20_000;
+const LONG_HEAD_START: Duration = Duration::from_millis(30);
+
 /// A process that was just executed has yet to be loaded. Only where the runtime stays for it anyway.
 const LOADING: Duration = Duration::from_millis(20);
 
@@ -40,7 +45,7 @@ pub(super) struct Relief {
 #[derive(Debug, Clone, Copy)]
 enum Cue {
     /// The runtime has got so far that it has work to do in the cgroup.
-    HeadStart,
+    After(Duration),
     /// There is somebody in the cgroup who is to die.
     Populated,
     /// The cgroup is to freeze.
@@ -83,7 +88,13 @@ impl Relief {
         };
         match Refill::plan(reason, &levels, awaited, settings, operation.state) {
             Plan::Nothing => {}
-            Plan::Refill(refill) => relief.refill = Some(refill),
+            Plan::Refill(refill) => {
+                let quota_us = refill.smallest_quota_us();
+                if quota_us.is_some_and(|us| us > ENOUGH_US) && reason == Reason::Exec {
+                    relief.cue = Cue::After(LONG_HEAD_START);
+                }
+                relief.refill = Some(refill);
+            }
             Plan::Unable(why) => relief.notes.push(why),
         }
         relief
@@ -92,7 +103,7 @@ impl Relief {
     /// Does what is to be done now, and says when to look again at the latest.
     pub(super) fn look(&mut self, container: &Container, elapsed: Duration) -> Option<Duration> {
         let now = Instant::now();
-        let can_help = self.refill.is_some();
+        let can_help = self.can_refill();
         let watched = self.freeze.as_mut().map(|watch| watch.look(now, can_help));
         let look_again = watched.map(|(_, look_again)| look_again);
         let is_freezing = watched.is_some_and(|(sight, _)| sight == Sight::Freezing);
@@ -102,7 +113,7 @@ impl Relief {
         }
         let Some(refill) = &mut self.refill else { return look_again };
         let is_time = match self.cue {
-            Cue::HeadStart => elapsed >= HEAD_START,
+            Cue::After(head_start) => elapsed >= head_start,
             Cue::Populated => container.files().is_some_and(Reader::is_populated),
             Cue::Freeze => false,
         };
@@ -112,7 +123,8 @@ impl Relief {
             refill.rest(now);
             Some(LOOK_EVERY)
         };
-        look_again.into_iter().chain(next).min()
+        let end = self.ends_at.map(|end| end.saturating_duration_since(now));
+        look_again.into_iter().chain(next).chain(end).min()
     }
 
     /// The process runs, or was not seen to: the runtime's work is done.
@@ -123,7 +135,7 @@ impl Relief {
 
     pub(super) fn begin_attempt(&mut self) {
         if let Some(refill) = &mut self.refill {
-            refill.ask_again(Instant::now());
+            refill.ask_again();
         }
     }
 
@@ -234,7 +246,9 @@ fn reason(config: &Config, invocation: &Invocation) -> Option<Reason> {
 
 fn cue(verb: Verb) -> Cue {
     match verb {
-        Verb::Create | Verb::Run | Verb::Restore | Verb::Start | Verb::Exec => Cue::HeadStart,
+        Verb::Create | Verb::Run | Verb::Restore | Verb::Start | Verb::Exec => {
+            Cue::After(HEAD_START)
+        }
         Verb::Delete => Cue::Populated,
         _ => Cue::Freeze,
     }

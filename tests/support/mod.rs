@@ -159,25 +159,31 @@ impl Scratch {
     /// Not through the runtime: `delete --force` returns 0 and leaves processes and cgroups behind
     /// in the very cases that are tested. Gives the directories that could not be removed.
     pub fn clear(&self) -> Vec<PathBuf> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut left = cgroup_dirs(&self.cgroup);
-        while !left.is_empty() && Instant::now() < deadline {
-            for dir in &left {
-                kill_all(dir);
-            }
-            for dir in left.iter().rev() {
-                let _ = std::fs::remove_dir(dir);
-            }
-            left = cgroup_dirs(&self.cgroup);
-            if !left.is_empty() {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
+        let left = remove_cgroup(&self.cgroup);
         for dir in [self.root(), self.state()] {
             let _ = std::fs::remove_dir_all(dir);
         }
         left
     }
+}
+
+/// Kills what runs in a cgroup and removes it. Gives the directories that could not be removed.
+pub fn remove_cgroup(cgroup: &str) -> Vec<PathBuf> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut left = cgroup_dirs(cgroup);
+    while !left.is_empty() && Instant::now() < deadline {
+        for dir in &left {
+            kill_all(dir);
+        }
+        for dir in left.iter().rev() {
+            let _ = std::fs::remove_dir(dir);
+        }
+        left = cgroup_dirs(cgroup);
+        if !left.is_empty() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    left
 }
 
 /// A suite in the background of a shell, or below nohup, has some signals ignored, and so would

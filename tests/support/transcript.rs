@@ -26,6 +26,7 @@ impl Transcript {
         for (name, stands_for) in &self.hidden {
             said = said.replace(name, stands_for);
         }
+        let said = without_why(&said);
         let said: Vec<&str> = said.lines().map(without_time).map(without_id).collect();
         self.note(format!("{} {}", output.status, said.join("\n")))
     }
@@ -46,6 +47,13 @@ fn without_time(line: &str) -> &str {
         Some((_, rest)) => rest,
         None => line,
     }
+}
+
+/// What we add to the runtime's own text of a freeze that failed.
+fn without_why(said: &str) -> String {
+    let Some((before, rest)) = said.split_once(" (frostlock: ") else { return said.to_owned() };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    format!("{before}{}", without_why(after))
 }
 
 /// podman prints the id of a new container.

@@ -1,0 +1,48 @@
+//! Containers whose CPU quota is used up, as Kubernetes' small limits make them. Every claim has its
+//! control in the same run: the bare runtime must fail, or be slow, or else the claim is "not shown".
+//!
+//! cgroup v1 of the host, cgroupfs driver. Short counts by default, all of them with FROSTLOCK_PROOF.
+
+// clippy.toml allows these in tests, but helpers of a test are not #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// The tables belong to the result.
+#![allow(clippy::print_stdout)]
+
+mod freeze;
+mod probe;
+mod promise;
+mod remove;
+mod scene;
+mod start;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+mod untouched;
+
+use std::sync::{Mutex, MutexGuard};
+
+use support::{Runtime, proof, runtime};
+
+/// One at a time: these measure, on a machine of two processors.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+const RUNTIMES: [&str; 3] = ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6"];
+
+fn runtimes() -> Vec<Runtime> {
+    let names = if proof() { &RUNTIMES[..] } else { &RUNTIMES[2..] };
+    names.iter().map(|name| runtime(name)).collect()
+}
+
+/// Rounds of the control. Three failures show enough where the count itself is not claimed.
+const SHORT_CONTROL: usize = 5;
+const ENOUGH_FAILURES: usize = 3;
+const SHORT_WRAPPED: usize = 10;
+
+/// What a bound on a time is multiplied by: the machine may be busy with something else, where the
+/// figures are not claimed.
+fn slack() -> f64 {
+    if proof() { 1.0 } else { 2.0 }
+}

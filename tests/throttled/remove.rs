@@ -1,0 +1,174 @@
+//! What ends a container: its threads have to run to die, and its cgroups cannot be removed before.
+
+use std::time::{Duration, Instant};
+
+use crate::scene::{Container, Quota, SCENES, Via, ended, refilled};
+use crate::support::{Runtime, Scratch, proof};
+use crate::table::{Series, Table, Took};
+use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
+
+const MEDIAN_MS: f64 = 300.0;
+/// Of bare's median.
+const SHARE: f64 = 0.2;
+/// Of the median without a quota, and as good as that share: runc sleeps for 100 ms before it looks
+/// whether a container that it kills in `delete --force` has ended, throttled or not.
+const TIMES_UNTHROTTLED: f64 = 1.5;
+
+/// Longer than runc's own patience of 10 s, and than 14 s that four threads on 1 ms a second take.
+const GONE_MAX: Duration = Duration::from_secs(16);
+/// How long the controls of a scene may take together.
+const CONTROL_MAX: Duration = Duration::from_secs(120);
+/// Where only the failure has to be shown.
+const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
+
+fn gone_max(via: Via) -> Duration {
+    if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    DeleteForce,
+    /// As containerd does it: kill, wait for the end of init, delete.
+    KillDelete,
+}
+
+#[test]
+fn a_throttled_container_is_deleted_by_force() {
+    let table = Table::new(
+        "delete --force of throttled containers, from its start until no cgroup and no process is left",
+    );
+    every_scene(table, Way::DeleteForce, "delete");
+}
+
+#[test]
+fn a_throttled_container_is_killed_and_deleted() {
+    let table = Table::new(
+        "kill, end of init, delete of throttled containers, from the start of kill until no cgroup and no process is left",
+    );
+    every_scene(table, Way::KillDelete, "kill");
+}
+
+fn every_scene(mut table: Table, way: Way, verb: &str) {
+    let _alone = alone();
+    // A single thread is in luck too often for a few rounds to show anything.
+    let scenes = if proof() { &SCENES[..] } else { &SCENES[1..] };
+    for runtime in runtimes() {
+        let runtime = &runtime;
+        // All at a time: throttled as they are, they take a few percent of a processor and many seconds.
+        let controls: Vec<Series> = std::thread::scope(|scope| {
+            let one = |&(loops, quota)| scope.spawn(move || control(runtime, loops, quota, way));
+            let each: Vec<_> = scenes.iter().map(one).collect();
+            each.into_iter().map(|scene| scene.join().unwrap()).collect()
+        });
+        for (&(loops, quota), bare) in scenes.iter().zip(&controls) {
+            one_scene(&mut table, runtime, loops, quota, way, verb, bare);
+        }
+    }
+    table.finish();
+}
+
+fn one_scene(
+    table: &mut Table,
+    runtime: &Runtime,
+    loops: u32,
+    quota: Quota,
+    way: Way,
+    verb: &str,
+    bare: &Series,
+) {
+    let rounds = if proof() { 50 } else { SHORT_WRAPPED };
+    let scratch = Scratch::new();
+    let unthrottled: Series = (0..rounds / 3)
+        .map(|number| one(&scratch, runtime, Via::Wrapped, number, loops, None, way))
+        .collect();
+    let scratch = Scratch::new();
+    let wrapped: Series = (0..rounds)
+        .map(|number| one(&scratch, runtime, Via::Wrapped, number, loops, Some(quota), way))
+        .collect();
+    let scene = format!("{} {loops} x {quota}", runtime.name);
+    table.row(&format!("{} {loops} busy, no quota", runtime.name), "wrapped", &unthrottled);
+    table.row(&scene, "bare", bare);
+    table.row(&scene, "wrapped", &wrapped);
+
+    table.claim(bare.failed() > 0 || bare.p50() > TIMES_UNTHROTTLED * unthrottled.p50(), || {
+        format!("{scene}: not shown: bare succeeds, in {:.1} ms", bare.p50())
+    });
+    table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
+    let as_good = (SHARE * bare.p50()).max(TIMES_UNTHROTTLED * unthrottled.p50());
+    let most = MEDIAN_MS.min(as_good) * slack();
+    table.claim(wrapped.p50() <= most, || {
+        format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
+    });
+    // A single thread may be in luck: SIGKILL meets it just when it has quota left.
+    let (with, of) = refilled(&scratch.journal(), verb, "kill");
+    table.claim(of >= wrapped.n() && (with == of || loops == 1 && with > 0), || {
+        format!("{scene}: {with} of {of} records of a {verb} have a refill for a kill")
+    });
+}
+
+/// The rounds of one scene at a time, too.
+fn control(runtime: &Runtime, loops: u32, quota: Quota, way: Way) -> Series {
+    let began = Instant::now();
+    let once = || {
+        let scratch = Scratch::new();
+        one(&scratch, runtime, Via::Bare, 0, loops, Some(quota), way)
+    };
+    let mut series = Series::default();
+    for _ in 0..if proof() { 10 } else { 1 } {
+        std::thread::scope(|scope| {
+            let each: Vec<_> = (0..SHORT_CONTROL).map(|_| scope.spawn(once)).collect();
+            series.extend(each.into_iter().map(|round| round.join().unwrap()));
+        });
+        if began.elapsed() > CONTROL_MAX {
+            break;
+        }
+    }
+    series
+}
+
+fn one(
+    scratch: &Scratch,
+    runtime: &Runtime,
+    via: Via,
+    number: usize,
+    loops: u32,
+    quota: Option<Quota>,
+    way: Way,
+) -> Took {
+    // Each its own name, as ids are in practice: what is remembered of one is not for the next.
+    let id = format!("c{number}");
+    let container = Container::busy(scratch, runtime, via, &id, loops);
+    let init = container.init();
+    let processes = container.pids();
+    if let Some(quota) = quota {
+        container.limit(quota);
+    }
+
+    let max = gone_max(via);
+    let began = Instant::now();
+    let done = match way {
+        Way::DeleteForce => container.timed(&["delete", "--force", &id], max),
+        Way::KillDelete => {
+            let killed = container.timed(&["kill", &id, "KILL"], max);
+            wait_until(began, max, || ended(init));
+            killed.and(container.timed(&["delete", &id], max))
+        }
+    };
+    let gone = wait_until(began, max, || container.gone(&processes));
+    let time = began.elapsed();
+    let left = (!gone).then(|| format!("not gone within {:.1} s", max.as_secs_f64()));
+    let failure = done.failure.map(|text| text.replace(&format!(" {id} "), " ID "));
+    Took { time, failure: failure.or(left) }
+}
+
+fn wait_until(began: Instant, max: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    loop {
+        if is_so() {
+            return true;
+        }
+        if began.elapsed() > max {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

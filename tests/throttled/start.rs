@@ -1,0 +1,180 @@
+//! The start of a container in a pod whose quota others have used up: Kubernetes limits the pod, too.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{Container, Quota, Via, refilled, timed};
+use crate::support::{Runtime, Scratch, proof, remove_cgroup, succeed};
+use crate::table::{Series, Table, Took};
+use crate::{SHORT_WRAPPED, alone, runtimes, slack};
+
+/// Of an unthrottled pod's median.
+const TIMES_UNTHROTTLED: f64 = 1.5;
+const TIMES_BARE: f64 = 3.0;
+
+const QUOTAS: [Quota; 2] = [Quota::new(1, 100), Quota::new(5, 100)];
+const LIMIT: Duration = Duration::from_secs(20);
+/// How long the controls of a scene may take together.
+const CONTROL_MAX: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(600);
+/// Where only the failure has to be shown.
+const SHORT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Enough to keep both processors.
+const NEIGHBOUR_LOOPS: u32 = 2;
+
+fn rounds() -> usize {
+    if proof() { 50 } else { SHORT_WRAPPED }
+}
+
+fn control_rounds() -> usize {
+    if proof() { 20 } else { 2 }
+}
+
+#[test]
+fn a_start_in_a_throttled_pod_is_as_fast_as_in_any_other() {
+    let _alone = alone();
+    let mut table = Table::new("create and start in a pod with a busy neighbour, cgroup v1");
+    for runtime in runtimes() {
+        one_runtime(&mut table, &runtime);
+    }
+    table.finish();
+}
+
+fn one_runtime(table: &mut Table, runtime: &Runtime) {
+    let mut scenes = QUOTAS.map(|quota| [(quota, false), (quota, true)]).concat();
+    if !proof() {
+        scenes.truncate(2);
+    }
+    let controls: Vec<Series> = std::thread::scope(|scope| {
+        let each: Vec<_> = scenes
+            .iter()
+            .map(|&(quota, both)| {
+                scope.spawn(move || {
+                    let scratch = Scratch::new();
+                    let pod = Pod::new(&scratch, runtime, Via::Bare, Some(quota), both);
+                    pod.starts(control_rounds(), CONTROL_MAX)
+                })
+            })
+            .collect();
+        each.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let unthrottled = {
+        let scratch = Scratch::new();
+        let series = Pod::new(&scratch, runtime, Via::Widened, None, false).starts(rounds(), LONG);
+        let (with, _) = refilled(&scratch.journal(), "create", "start");
+        table.claim(with == 0, || format!("{}: {with} refills without a quota", runtime.name));
+        series
+    };
+    table.row(&format!("{} no quota", runtime.name), "wrapped", &unthrottled);
+    for ((quota, both), bare) in scenes.into_iter().zip(controls) {
+        let whose = if both { "pod and container" } else { "pod" };
+        let scene = format!("{} {quota} {whose}", runtime.name);
+        table.row(&scene, "bare", &bare);
+        table.claim(bare.p50() >= TIMES_BARE * unthrottled.p50(), || {
+            format!("{scene}: not shown: bare has a median of {:.1} ms", bare.p50())
+        });
+        let scratch = Scratch::new();
+        let pod = Pod::new(&scratch, runtime, Via::Widened, Some(quota), both);
+        let wrapped = pod.starts(rounds(), LONG);
+        table.row(&scene, "wrapped", &wrapped);
+        table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
+        let most = TIMES_UNTHROTTLED * unthrottled.p50() * slack();
+        table.claim(wrapped.p50() <= most, || {
+            format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
+        });
+        let journal: Vec<_> =
+            scratch.journal().into_iter().filter(|record| record["id"] == "c").collect();
+        let (with, of) = refilled(&journal, "create", "start");
+        table.claim(with == of && of == wrapped.n(), || {
+            format!("{scene}: {with} of {of} records of a create have a refill for it")
+        });
+    }
+}
+
+/// A pod as kubelet makes it, with one busy container in it, and the quota that it has.
+struct Pod<'a> {
+    neighbour: Container<'a>,
+    cgroup: String,
+    quota: Option<Quota>,
+    /// Whether the container that is started has the same one.
+    both: bool,
+}
+
+impl<'a> Pod<'a> {
+    fn new(
+        scratch: &'a Scratch,
+        runtime: &'a Runtime,
+        via: Via,
+        quota: Option<Quota>,
+        both: bool,
+    ) -> Pod<'a> {
+        let cgroup = format!("{}/kubepods/pod8f0c2b1e-5d1a-4f7b-9c3e-2a6d", scratch.cgroup);
+        let neighbour =
+            Container::busy_below(scratch, runtime, via, &cgroup, "neighbour", NEIGHBOUR_LOOPS);
+        Pod { neighbour, cgroup, quota, both }
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("/sys/fs/cgroup/cpu{}/{name}", self.cgroup)
+    }
+
+    fn quota_now(&self) -> Quota {
+        let read = |name| std::fs::read_to_string(self.file(name)).unwrap();
+        let [ms, period_ms] = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            .map(|name| read(name).trim().parse::<u32>().unwrap() / 1000);
+        Quota { ms, period_ms }
+    }
+
+    fn limit(&self) -> Duration {
+        if self.neighbour.via == Via::Bare && !proof() { SHORT_LIMIT } else { LIMIT }
+    }
+
+    fn lift(&self) {
+        std::fs::write(self.file("cpu.cfs_quota_us"), "-1").unwrap();
+    }
+
+    fn throttle(&self) {
+        let Some(quota) = self.quota else { return };
+        std::fs::write(self.file("cpu.cfs_period_us"), (quota.period_ms * 1000).to_string())
+            .unwrap();
+        std::fs::write(self.file("cpu.cfs_quota_us"), (quota.ms * 1000).to_string()).unwrap();
+        self.neighbour.until_throttled();
+    }
+
+    /// So many, or as many as fit.
+    fn starts(&self, rounds: usize, most: Duration) -> Series {
+        let began = Instant::now();
+        (0..rounds).take_while(|_| began.elapsed() < most).map(|_| self.start()).collect()
+    }
+
+    /// Between two rounds the quota is lifted: what the removal of one costs is not for the next.
+    fn start(&self) -> Took {
+        let scratch = self.neighbour.scratch;
+        let bundle = scratch.bundle("idle", "c");
+        let cgroup = format!("{}/c", self.cgroup);
+        scratch.edit(&bundle, |config| {
+            config["linux"]["cgroupsPath"] = json!(cgroup);
+            if let Some(Quota { ms, period_ms }) = self.quota.filter(|_| self.both) {
+                config["linux"]["resources"]["cpu"] =
+                    json!({ "quota": ms * 1000, "period": period_ms * 1000 });
+            }
+        });
+        self.throttle();
+        let mut create = self.neighbour.command("create");
+        let mut took = timed(create.arg("--bundle").arg(&bundle).arg("c"), self.limit());
+        if took.failure.is_none() {
+            took = took.and(self.neighbour.timed(&["start", "c"], self.limit()));
+        }
+        if self.quota.is_some_and(|quota| quota != self.quota_now()) {
+            took.failure = Some(format!("the pod's quota is {} now", self.quota_now()));
+        }
+        self.lift();
+        // Not left to the runtime, which leaves cgroups behind.
+        assert_eq!(remove_cgroup(&cgroup), Vec::<PathBuf>::new());
+        succeed(self.neighbour.command("delete").args(["--force", "c"]));
+        took
+    }
+}
