@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::de::IgnoredAny;
+
+use crate::stdin::is_decided;
 
 /// A state is some hundred bytes, and annotations may add what kubelet accepts of them: 256 KiB.
 const MAX_STATE: usize = 1024 * 1024;
@@ -62,10 +63,8 @@ impl Copy<'_> {
         let mut from = open(self.from).map_err(|error| format!("no standard input: {error}"))?;
         let mut chunk = vec![0; 64 * 1024];
         loop {
-            if self.to.is_none() && !is_ready(self.from, PollFlags::POLLIN, Duration::ZERO) {
-                if is_decided(bytes) {
-                    return Ok(());
-                }
+            if self.has_said_enough(bytes) {
+                return Ok(());
             }
             if !self.await_ready(self.from, PollFlags::POLLIN) {
                 return Err("the standard input did not end".to_owned());
@@ -83,6 +82,12 @@ impl Copy<'_> {
                 return Err(format!("more than {} bytes of standard input", self.max));
             }
         }
+    }
+
+    /// Asked only when there is a pause: to read it all again for every piece would take long.
+    fn has_said_enough(&self, bytes: &[u8]) -> bool {
+        let pauses = || !is_ready(self.from, PollFlags::POLLIN, Duration::ZERO);
+        self.to.is_none() && pauses() && is_decided(bytes)
     }
 
     fn pass_on(&self, bytes: &[u8]) -> Result<(), String> {
@@ -123,11 +128,6 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> bool {
         Ok(ready) => ready > 0,
         Err(error) => error == nix::errno::Errno::EINTR && !limit.is_zero(),
     }
-}
-
-fn is_decided(text: &[u8]) -> bool {
-    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
-    matches!(values.next(), Some(Ok(_)))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::state_dir::StateDir;
 pub(crate) use place::Place;
 pub(crate) use request::Request;
 use request::Task;
-use state::State;
+pub use state::State;
 pub use wait::Found;
 
 /// What the journal says of a hook beyond what it says of every operation.

@@ -24,8 +24,8 @@ impl Place {
     /// configuration.
     pub(super) fn find(told: &Told, records: &[Recorded]) -> Result<Place, String> {
         let proc = Proc::default();
-        let mounts = Hierarchies::read(&proc)
-            .map_err(|error| format!("cannot read mountinfo: {error}"))?;
+        let mounts =
+            Hierarchies::read(&proc).map_err(|error| format!("cannot read mountinfo: {error}"))?;
         let identity = of_init(told, &mounts, &proc)
             .or_else(|| records.iter().find_map(Recorded::cgroup))
             .map_or_else(|| planned(told, &mounts, &proc), Ok)?;

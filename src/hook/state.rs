@@ -12,14 +12,14 @@ use crate::json::{self, Object};
 /// oci-spec, for which one status that it does not know, or one key that is written twice, loses the
 /// whole; and before 1.0 the bundle was a `bundlePath`.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct State {
+pub struct State {
     known: runtime::State,
     has_status: bool,
 }
 
 impl State {
     /// What is not JSON has no fields.
-    pub(super) fn parse(bytes: &[u8]) -> (State, PodNames) {
+    pub fn parse(bytes: &[u8]) -> (State, PodNames) {
         let text = json::text(bytes.to_vec());
         let Ok(all) = Object::first(&text) else {
             return (State::default(), PodNames::default());
@@ -34,20 +34,20 @@ impl State {
         (State { known, has_status: status.is_some() }, pod.unwrap_or_default())
     }
 
-    pub(crate) fn id(&self) -> &OsStr {
+    pub fn id(&self) -> &OsStr {
         OsStr::new(self.known.id())
     }
 
     /// The container's init; crun writes 0 for one that is gone.
-    pub(crate) fn pid(&self) -> Option<i32> {
+    pub fn pid(&self) -> Option<i32> {
         *self.known.pid()
     }
 
-    pub(crate) fn bundle(&self) -> Option<&Path> {
+    pub fn bundle(&self) -> Option<&Path> {
         Some(self.known.bundle().as_path()).filter(|bundle| !bundle.as_os_str().is_empty())
     }
 
-    pub(crate) fn status(&self) -> Option<ContainerState> {
+    pub fn status(&self) -> Option<ContainerState> {
         self.has_status.then(|| *self.known.status())
     }
 }
