@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::cgroup::Identity;
 use crate::complaint;
 use crate::config::Config;
+use crate::hook::{Hook, Request};
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
 use crate::locate::Choice;
@@ -34,6 +35,9 @@ pub fn main() -> ! {
     // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let program = Program { began, state, config, complaints };
+    if let Some(request) = Request::of(&args) {
+        program.hook(&request)
+    }
     let runtime = program.runtime(&argv0, args);
     match catch_unwind(AssertUnwindSafe(|| program.run(&runtime))) {
         Ok(exit) => end(exit),
@@ -73,6 +77,16 @@ impl Program {
                 no_runtime(&error.to_string(), Grammar::Runc, &line)
             }
         }
+    }
+
+    /// Needs no runtime, and there may be none in the empty environment of a hook.
+    fn hook(&self, request: &Request) -> ! {
+        let (began, config, state) = (self.began, &self.config, &self.state);
+        let code = Hook { began, request, config, state }.run(|mut outcome| {
+            outcome.notes.extend(self.complaints.iter().cloned());
+            self.record(&outcome);
+        });
+        end(Exit::Code(code))
     }
 
     fn run(&self, runtime: &Runtime) -> Exit {
@@ -184,6 +198,7 @@ impl Program {
             recovered: Vec::new(),
             init: None,
             pod: Default::default(),
+            hook: None,
             notes: std::iter::once(note).chain(self.complaints.iter().cloned()).collect(),
         }
     }

@@ -109,6 +109,7 @@ impl Operation<'_> {
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
+            hook: None,
             notes,
         };
         Ok(Ended { outcome, channels: run.channels, signals: run.signals })
