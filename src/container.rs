@@ -146,7 +146,11 @@ impl Container {
         }
         match self.lookup.runtimes_own(id, now) {
             Ok(record) => Ok(record),
-            Err(why) => record.filter(|record| record.made_as.is_none()).ok_or(why),
+            // Also one that a delete of ours was killed over, when the runtime had removed it already:
+            // the next one clears away what is left of it.
+            Err(why) => {
+                record.filter(|record| record.made_as.is_none() || now.is_none()).ok_or(why)
+            }
         }
     }
 
@@ -227,6 +231,14 @@ impl Container {
         let Some(known) = &self.record else { return false };
         let now = read_record(&self.path).filter(|now| now.made_as == known.made_as);
         now.as_ref().unwrap_or(known).paused
+    }
+
+    /// Keeps what was learnt of a container that was made without us: should we be killed, the next
+    /// operation finds by it what is to be undone, also when the runtime knows it no more.
+    pub(crate) fn remember(&self) {
+        if let Some(record) = self.record.as_ref().filter(|_| !self.path.exists()) {
+            let _ = write_record(&self.path, record);
+        }
     }
 
     /// After a pause or a resume that succeeded.

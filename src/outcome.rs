@@ -24,9 +24,10 @@ pub enum Exit {
 }
 
 /// What became of the lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LockUse {
     /// The verb takes none, the mode asks for none, or there is no cgroup that we know of.
+    #[default]
     None,
     Held(Mode),
     Nested(Holder),

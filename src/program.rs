@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cgroup::Identity;
 use crate::complaint;
 use crate::config::Config;
 use crate::hook::{Hook, Request};
@@ -16,7 +15,7 @@ use crate::locate::Choice;
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::runtime::{self, Runtime};
 use crate::state_dir::StateDir;
-use crate::supervise::Operation;
+use crate::supervise::{Operation, Waited};
 use crate::{process, sys, syslog};
 
 /// Runs to the end of the process.
@@ -68,7 +67,7 @@ impl Program {
                 let line = invocation::read(Grammar::Runc, &args);
                 if let Command::Supervised(invocation) = &line.command {
                     let runtime = Runtime { path: PathBuf::new(), args };
-                    let waited = (None, LockUse::None, Stages::default());
+                    let waited = Waited::default();
                     let note = error.to_string();
                     let mut outcome = self.unserialized(&runtime, Some(invocation), note, waited);
                     (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
@@ -102,8 +101,8 @@ impl Program {
             }
             Command::Unreadable { reason } => {
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
-                let lock = (None, LockUse::None, stages);
-                self.record(&self.unserialized(runtime, None, reason.clone(), lock));
+                let waited = Waited { stages, ..Waited::default() };
+                self.record(&self.unserialized(runtime, None, reason.clone(), waited));
                 become_runtime(runtime, grammar, &line)
             }
             Command::Supervised(invocation) => {
@@ -142,7 +141,7 @@ impl Program {
                 // No descriptor or process to be had for a second one, or no such runtime.
                 let note = format!("cannot run beside us: {error}");
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
-                let waited = (None, LockUse::None, stages);
+                let waited = Waited { stages, ..Waited::default() };
                 let invocation = Some(operation.invocation);
                 let mut outcome = self.unserialized(operation.runtime, invocation, note, waited);
                 if sys::is_of_exec(&error) {
@@ -155,10 +154,11 @@ impl Program {
     }
 
     /// `state` leaves a record only if something was in its way: it is asked for all the time.
-    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: Waited) {
-        if matches!(lock.1, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, waited: Waited) {
+        let had_trouble = matches!(waited.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_));
+        if had_trouble || !waited.recovered.is_empty() {
             let note = "executed without a record of its end".to_owned();
-            self.record(&self.unserialized(runtime, Some(invocation), note, lock));
+            self.record(&self.unserialized(runtime, Some(invocation), note, waited));
         } else {
             self.complain();
         }
@@ -177,17 +177,17 @@ impl Program {
         runtime: &Runtime,
         invocation: Option<&Invocation>,
         note: String,
-        (cgroup, lock, stages): Waited,
+        waited: Waited,
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
             id: invocation.map(|invocation| invocation.id.clone()).unwrap_or_default(),
-            cgroup,
+            cgroup: waited.cgroup,
             runtime: runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: None,
-            lock,
-            stages,
+            lock: waited.lock,
+            stages: waited.stages,
             tries: Vec::new(),
             gave_up: None,
             exit: None,
@@ -195,7 +195,7 @@ impl Program {
             quotas: Default::default(),
             figures: None,
             refills: Vec::new(),
-            recovered: Vec::new(),
+            recovered: waited.recovered,
             init: None,
             pod: Default::default(),
             hook: None,
@@ -208,9 +208,6 @@ impl Program {
         syslog::report(outcome);
     }
 }
-
-/// What there is to say of a lock that was taken for no longer than a wait.
-type Waited = (Option<Identity>, LockUse, Stages);
 
 fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {
     let error = runtime.exec();
