@@ -35,6 +35,7 @@ lab: setup-build
 .PHONY: demo
 demo: build lab
 	@FROSTLOCK=$(BINARY) scripts/demo
+	@FROSTLOCK=$(BINARY) scripts/demo-at-once 4
 
 .PHONY: test
 test: build lab check

@@ -9,12 +9,6 @@ use crate::cgroup::read::Version;
 use crate::cgroup::{Freezer, Reader};
 use crate::{process, text};
 
-/// runc 1.x (and youki) thaws for 10 ms after every 50 vain looks on cgroup v1. A freeze that was
-/// seen not longer ago is still being tried, and its threads are to be able to run when it is tried
-/// again; what they would run before that is the workload's gain alone.
-const TRIED_AGAIN_AFTER: Duration = Duration::from_millis(8);
-const STILL_TRIED: Duration = Duration::from_millis(20);
-
 /// How often to look where a refill can help: runc's looks take 1 to 2 ms before it thaws again. Not by
 /// inotify: to close a watch takes the kernel 8 to 16 ms (6.18, 250 Hz), and we end with that.
 const LOOK_EVERY: Duration = Duration::from_micros(500);
@@ -22,10 +16,11 @@ const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// How often where there is nothing to do but to find out who keeps it.
 const LOOK_SELDOM: Duration = Duration::from_millis(5);
 
-/// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it.
-const IS_SLOW: Duration = Duration::from_millis(15);
+/// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it; and
+/// once more after as long again.
+const IS_SLOW: Duration = Duration::from_millis(60);
 
-/// Asking costs two reads for each thread, and takes CPU time from what it asks about.
+/// Asking costs two reads for each thread, and takes time from the refill.
 const MOST_ASKED: u32 = 3;
 const MOST_THREADS: usize = 512;
 
@@ -50,7 +45,6 @@ pub(crate) fn freeze_on_v1(files: &Reader) -> bool {
 pub(crate) struct FreezeWatch {
     files: Reader,
     first_seen: Option<Instant>,
-    last_seen: Option<Instant>,
     asked: u32,
     pub(crate) running: Tasks,
 }
@@ -58,44 +52,30 @@ pub(crate) struct FreezeWatch {
 /// What a look has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
-    /// Nobody freezes it just now, or it is frozen.
+    /// Nobody freezes it just now, or it is frozen. Between two tries of runc's on v1 too, which are 10
+    /// ms apart: to refill it then made a pause of 32 busy tasks a third faster, and doubled what they
+    /// gained, so that 100 pauses in a row spent the budget.
     Quiet,
-    /// It is to freeze and has not yet, or is about to be tried again.
+    /// It is to freeze and has not yet.
     Freezing,
 }
 
 impl FreezeWatch {
     pub(crate) fn new(files: &Reader) -> FreezeWatch {
-        FreezeWatch {
-            files: files.clone(),
-            first_seen: None,
-            last_seen: None,
-            asked: 0,
-            running: Tasks::default(),
-        }
+        FreezeWatch { files: files.clone(), first_seen: None, asked: 0, running: Tasks::default() }
     }
 
     /// Looks, and says when to look again.
     pub(crate) fn look(&mut self, now: Instant, can_help: bool) -> (Sight, Duration) {
-        let state = self.files.freezer();
-        match state {
-            Freezer::Freezing => {
-                let first = *self.first_seen.get_or_insert(now);
-                self.last_seen = Some(now);
-                if now.duration_since(first) > IS_SLOW && self.asked < MOST_ASKED {
-                    self.asked += 1;
-                    self.ask();
-                }
-            }
-            Freezer::Frozen => self.last_seen = None,
-            Freezer::Thawed | Freezer::Unknown => {}
+        if self.files.freezer() != Freezer::Freezing {
+            return (Sight::Quiet, if can_help { LOOK_EVERY } else { LOOK_SELDOM });
         }
-        let is_due = self.last_seen.is_some_and(|seen| {
-            let ago = now.duration_since(seen);
-            state == Freezer::Freezing || (TRIED_AGAIN_AFTER..STILL_TRIED).contains(&ago)
-        });
-        let sight = if is_due { Sight::Freezing } else { Sight::Quiet };
-        (sight, if can_help { LOOK_EVERY } else { LOOK_SELDOM })
+        let first = *self.first_seen.get_or_insert(now);
+        if now.duration_since(first) > IS_SLOW * (self.asked + 1) && self.asked < MOST_ASKED {
+            self.asked += 1;
+            self.ask();
+        }
+        (Sight::Freezing, if can_help { LOOK_EVERY } else { LOOK_SELDOM })
     }
 
     /// Finds out who runs, or wants to, while it is to freeze.

@@ -4,8 +4,8 @@
 //! 1 ms in 100 ms the freeze, the start, the probe or the death of a process waits for seconds. The
 //! kernel gives a cgroup its whole quota anew, and lets its throttled threads run, whenever one of
 //! its CPU bandwidth files is written, also with the value that it has (`tg_set_cfs_bandwidth`,
-//! kernel/sched). So that is done, about every millisecond, while the runtime works. No setting
-//! changes, there is nothing to put back, and two of us need not know of each other.
+//! kernel/sched). So that is done, again and again, while the runtime works. No setting changes, there
+//! is nothing to put back, and two of us need not know of each other.
 //!
 //! docs/unable-to-freeze.md has the measurements.
 

@@ -17,7 +17,7 @@ const TIMES_UNTHROTTLED: f64 = 1.5;
 /// Longer than runc's own patience of 10 s, and than 14 s that four threads on 1 ms a second take.
 const GONE_MAX: Duration = Duration::from_secs(16);
 /// How long the controls of a scene may take together.
-const CONTROL_MAX: Duration = Duration::from_secs(120);
+const CONTROL_MAX: Duration = Duration::from_secs(30);
 /// Where only the failure has to be shown.
 const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 

@@ -28,7 +28,7 @@ const BUSY: Neighbours = Neighbours { busy: 2, times_unthrottled: 3.0 };
 const QUOTAS: [Quota; 2] = [Quota::new(1, 100), Quota::new(5, 100)];
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long the controls of a scene may take together.
-const CONTROL_MAX: Duration = Duration::from_secs(60);
+const CONTROL_MAX: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(600);
 /// Where only the failure has to be shown.
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
