@@ -81,7 +81,7 @@ fn quota_and_period(cpu: &Object<'_>) -> LinuxCpu {
 }
 
 impl PodNames {
-    fn from_annotations(all: &Object<'_>) -> PodNames {
+    pub(crate) fn from_annotations(all: &Object<'_>) -> PodNames {
         let first = |keys: [&str; 2]| {
             let values = keys.into_iter().filter_map(|key| all.get::<String>(key));
             values.filter(|v| !v.is_empty()).find(|v| v.len() <= MAX_NAME)

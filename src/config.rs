@@ -51,6 +51,7 @@ pub struct Config {
     pub refill_cpu_max: bool,
     pub kill_wait_ms: u64,
     pub leftovers_wait_ms: u64,
+    pub hook_wait_ms: u64,
     pub journal_max_kib: u64,
     pub syslog: bool,
 }
@@ -81,6 +82,7 @@ impl Default for Config {
             refill_cpu_max: false,
             kill_wait_ms: 100,
             leftovers_wait_ms: 1000,
+            hook_wait_ms: 2000,
             journal_max_kib: 4096,
             syslog: true,
         }
@@ -334,6 +336,18 @@ const KEYS: &[Key] = &[
         about: "How long delete tries to remove the cgroups that its runtime has left, at most.",
     },
     Key {
+        table: Some("hook"),
+        name: "wait_ms",
+        kind: Kind::Number {
+            unit: "ms",
+            min: 0,
+            max: 4000,
+            field: |config| &mut config.hook_wait_ms,
+        },
+        about: "How long `frostlock hook` waits before a container starts until neither its cgroup nor\n\
+                one above is frozen.",
+    },
+    Key {
         table: Some("journal"),
         name: "max_kib",
         kind: Kind::Number {
@@ -558,7 +572,7 @@ mod tests {
              thaw_wait_ms = 8\n[freeze]\nfrozen_wait_ms = 9\n[refill]\nstart = false\nexec = false\n\
              freeze = false\nkill = false\nbelow_percent = 10\nmax_ms = 11\nbudget_percent = 12\n\
              burst_ms = 13\ndebt_ms = 14\ncpu_max = true\n[kill]\nwait_ms = 15\n\
-             [delete]\nleftovers_wait_ms = 16\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+             [delete]\nleftovers_wait_ms = 16\n[hook]\nwait_ms = 17\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -585,6 +599,7 @@ mod tests {
             refill_cpu_max: true,
             kill_wait_ms: 15,
             leftovers_wait_ms: 16,
+            hook_wait_ms: 17,
             journal_max_kib: 64,
             syslog: false,
         };

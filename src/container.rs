@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -27,6 +28,9 @@ use crate::state_dir::{self, StateDir};
 /// What we know of a container, between two operations on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
+    /// As it was given to the runtime: the file's name has only what a person can recognise.
+    #[serde(default)]
+    id: String,
     cgroup: PathBuf,
     /// Where its figures and its pod's are; finding out anew would mean to parse mountinfo, which
     /// takes 3 ms on a node with 5000 mounts.
@@ -142,7 +146,11 @@ impl Container {
         }
         match self.lookup.runtimes_own(id, now) {
             Ok(record) => Ok(record),
-            Err(why) => record.filter(|record| record.made_as.is_none()).ok_or(why),
+            // Also one that a delete of ours was killed over, when the runtime had removed it already:
+            // the next one clears away what is left of it.
+            Err(why) => {
+                record.filter(|record| record.made_as.is_none() || now.is_none()).ok_or(why)
+            }
         }
     }
 
@@ -223,6 +231,14 @@ impl Container {
         let Some(known) = &self.record else { return false };
         let now = read_record(&self.path).filter(|now| now.made_as == known.made_as);
         now.as_ref().unwrap_or(known).paused
+    }
+
+    /// Keeps what was learnt of a container that was made without us: should we be killed, the next
+    /// operation finds by it what is to be undone, also when the runtime knows it no more.
+    pub(crate) fn remember(&self) {
+        if let Some(record) = self.record.as_ref().filter(|_| !self.path.exists()) {
+            let _ = write_record(&self.path, record);
+        }
     }
 
     /// After a pause or a resume that succeeded.
@@ -330,7 +346,9 @@ impl Lookup {
         let mounts = self.mounts()?;
         let identity = plan.predict(&mounts, &self.proc).map_err(|why| why.to_string())?;
         let quota = planned_quota(&bundle);
-        Ok((Record::new(&identity, &identity, &mounts, bundle.pod), quota))
+        let mut record = Record::new(&identity, &identity, &mounts, bundle.pod);
+        record.id = known_as(&invocation.id);
+        Ok((record, quota))
     }
 
     fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
@@ -345,6 +363,7 @@ impl Lookup {
         let files_of = state.leaf.as_ref().unwrap_or(&identity);
         let mut record =
             Record::new(&identity, files_of, &mounts, bundle.map(|b| b.pod).unwrap_or_default());
+        record.id = known_as(id);
         record.made_as = made_as;
         record.init = match (state.init_pid, state.init_start) {
             (Some(pid), Some(start)) => Some(Process { pid, start }),
@@ -367,6 +386,7 @@ impl Record {
         pod: PodNames,
     ) -> Record {
         Record {
+            id: String::new(),
             cgroup: identity.as_path().to_owned(),
             files: Reader::new(mounts, files_of),
             pod_files: identity.pod().map(|pod| Reader::new(mounts, &pod)),
@@ -379,6 +399,59 @@ impl Record {
             creator: None,
         }
     }
+}
+
+/// Our record of some container, found without the runtime's root: a hook is told only the id.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    record: Record,
+    path: PathBuf,
+}
+
+impl Recorded {
+    /// Under whatever roots there are containers of this id.
+    pub(crate) fn of_id(state: &StateDir, id: &OsStr) -> Vec<Recorded> {
+        if id.is_empty() {
+            return Vec::new();
+        }
+        let begins = format!("{}-", state_dir::readable(id));
+        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
+        let named = files.filter(|file| file.file_name().as_bytes().starts_with(begins.as_bytes()));
+        let paths = named.map(|file| file.path());
+        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
+        paths
+            .filter_map(|path| Some(Recorded { record: read_record(&path)?, path }))
+            .filter(|recorded| recorded.record.id == known_as(id))
+            .collect()
+    }
+
+    pub(crate) fn cgroup(&self) -> Option<Identity> {
+        Identity::new(&self.record.cgroup)
+    }
+
+    pub(crate) fn pod(&self) -> &PodNames {
+        &self.record.pod
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.record.paused
+    }
+
+    /// Whether the container runs, or is being made.
+    pub(crate) fn is_in_use(&self) -> bool {
+        let Record { init, creator, .. } = self.record;
+        [init, creator].into_iter().flatten().any(Process::is_alive)
+    }
+
+    pub(crate) fn forget(&self) {
+        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(unfinished(&self.path));
+    }
+}
+
+/// An id in a record. Runtimes take only plain ones.
+fn known_as(id: &OsStr) -> String {
+    id.to_string_lossy().into_owned()
 }
 
 /// Without a period the kernel's default holds (CONFIG_CFS_BANDWIDTH: 100 ms).

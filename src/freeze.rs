@@ -100,7 +100,12 @@ impl FreezeWatch {
 
     /// Finds out who runs, or wants to, while it is to freeze.
     pub(crate) fn ask(&mut self) {
-        self.running = Tasks::in_state(&self.files, b'R');
+        let states: &[u8] = match self.files.freezer_dir() {
+            // On v2 what has frozen sleeps interruptibly (`S`), so the others can be told from it.
+            Some((Version::V2, _)) => b"RD",
+            _ => b"R",
+        };
+        self.running = Tasks::in_state(&self.files, states);
     }
 }
 
@@ -118,15 +123,15 @@ struct Task {
 }
 
 impl Tasks {
-    /// Those of a cgroup and the ones below it that are in this state. While it freezes, what runs or
-    /// waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot be
-    /// told from what has frozen, so that one is to be asked after the thaw.
-    pub(crate) fn in_state(files: &Reader, state: u8) -> Tasks {
+    /// Those of a cgroup and the ones below it that are in one of these states. While it freezes, what
+    /// runs or waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot
+    /// be told on v1 from what has frozen, so that one is to be asked after the thaw.
+    pub(crate) fn in_state(files: &Reader, states: &[u8]) -> Tasks {
         let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
         let mut threads = Vec::new();
         collect_threads(version, dir, &mut threads);
         let tasks = threads.into_iter().filter_map(Task::of);
-        Tasks(tasks.filter(|task| task.state == state).collect())
+        Tasks(tasks.filter(|task| states.contains(&task.state)).collect())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -141,7 +141,7 @@ pub(crate) fn recover(
         }
         let _ = std::fs::remove_file(&path);
         // Somebody's joke, or a crash of the file system's.
-        let _ = std::fs::remove_dir(&path);
+        let _ = std::fs::remove_dir_all(&path);
     }
     let _ = std::fs::remove_dir(&directory);
     said

@@ -27,6 +27,13 @@ impl<'a> Object<'a> {
         serde_json::from_str(json.trim_start_matches('\u{feff}'))
     }
 
+    /// The first value of a text in which more may follow.
+    pub(crate) fn first(json: &'a str) -> serde_json::Result<Self> {
+        Self::deserialize(&mut serde_json::Deserializer::from_str(
+            json.trim_start_matches('\u{feff}'),
+        ))
+    }
+
     fn raw(&self, key: &str) -> Option<&'a str> {
         self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.get())
     }

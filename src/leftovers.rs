@@ -43,11 +43,24 @@ impl Leftovers {
         let waited = self.waited().as_millis();
         let mut line = format!("removed {removed} cgroup directories that were left ({waited} ms)");
         if let Some(dir) = self.dirs.first() {
-            let live = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            let live: Vec<&str> = live.lines().take(5).collect();
+            let mut live = Vec::new();
+            collect_pids(dir, &mut live);
             line.push_str(&format!("; still there: {} (pids: {})", dir.display(), live.join(", ")));
         }
         Some(line)
+    }
+}
+
+/// Some of the processes in it and below.
+fn collect_pids(dir: &Path, into: &mut Vec<String>) {
+    const SHOWN: usize = 5;
+    let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    into.extend(procs.lines().map(str::to_owned));
+    into.truncate(SHOWN);
+    for below in freeze::children(dir) {
+        if into.len() < SHOWN {
+            collect_pids(&below, into);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod console;
 mod container;
 mod explain;
 mod freeze;
+pub mod hook;
 mod intent;
 pub mod invocation;
 pub mod journal;

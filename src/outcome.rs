@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::bundle::PodNames;
 use crate::cgroup::{CpuQuota, Identity, Throttled};
+use crate::hook;
 use crate::invocation::Verb;
 use crate::lock::{Holder, Mode};
 use crate::process::Process;
@@ -23,9 +24,10 @@ pub enum Exit {
 }
 
 /// What became of the lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LockUse {
     /// The verb takes none, the mode asks for none, or there is no cgroup that we know of.
+    #[default]
     None,
     Held(Mode),
     Nested(Holder),
@@ -130,7 +132,19 @@ pub struct Outcome {
     pub recovered: Vec<String>,
     pub init: Option<Process>,
     pub pod: PodNames,
+    /// That this was no command, but us as a hook.
+    pub hook: Option<hook::Report>,
     /// What a reader should know beyond the fields: complaints about the configuration, the
     /// runtime's last words.
     pub notes: Vec<String>,
+}
+
+impl Outcome {
+    /// The word for what was done, if there is one.
+    pub fn command(&self) -> Option<&'static str> {
+        match &self.hook {
+            Some(_) => Some("hook"),
+            None => self.verb.map(Verb::as_str),
+        }
+    }
 }

@@ -6,16 +6,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::cgroup::Identity;
 use crate::complaint;
 use crate::config::Config;
+use crate::hook::{Hook, Request};
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
 use crate::locate::Choice;
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::runtime::{self, Runtime};
 use crate::state_dir::StateDir;
-use crate::supervise::Operation;
+use crate::supervise::{Operation, Waited};
 use crate::{process, sys, syslog};
 
 /// Runs to the end of the process.
@@ -34,6 +34,9 @@ pub fn main() -> ! {
     // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let program = Program { began, state, config, complaints };
+    if let Some(request) = Request::of(&args) {
+        program.hook(&request)
+    }
     let runtime = program.runtime(&argv0, args);
     match catch_unwind(AssertUnwindSafe(|| program.run(&runtime))) {
         Ok(exit) => end(exit),
@@ -64,7 +67,7 @@ impl Program {
                 let line = invocation::read(Grammar::Runc, &args);
                 if let Command::Supervised(invocation) = &line.command {
                     let runtime = Runtime { path: PathBuf::new(), args };
-                    let waited = (None, LockUse::None, Stages::default());
+                    let waited = Waited::default();
                     let note = error.to_string();
                     let mut outcome = self.unserialized(&runtime, Some(invocation), note, waited);
                     (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
@@ -73,6 +76,16 @@ impl Program {
                 no_runtime(&error.to_string(), Grammar::Runc, &line)
             }
         }
+    }
+
+    /// Needs no runtime, and there may be none in the empty environment of a hook.
+    fn hook(&self, request: &Request) -> ! {
+        let (began, config, state) = (self.began, &self.config, &self.state);
+        let code = Hook { began, request, config, state }.run(|mut outcome| {
+            outcome.notes.extend(self.complaints.iter().cloned());
+            self.record(&outcome);
+        });
+        end(Exit::Code(code))
     }
 
     fn run(&self, runtime: &Runtime) -> Exit {
@@ -88,8 +101,8 @@ impl Program {
             }
             Command::Unreadable { reason } => {
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
-                let lock = (None, LockUse::None, stages);
-                self.record(&self.unserialized(runtime, None, reason.clone(), lock));
+                let waited = Waited { stages, ..Waited::default() };
+                self.record(&self.unserialized(runtime, None, reason.clone(), waited));
                 become_runtime(runtime, grammar, &line)
             }
             Command::Supervised(invocation) => {
@@ -128,7 +141,7 @@ impl Program {
                 // No descriptor or process to be had for a second one, or no such runtime.
                 let note = format!("cannot run beside us: {error}");
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
-                let waited = (None, LockUse::None, stages);
+                let waited = Waited { stages, ..Waited::default() };
                 let invocation = Some(operation.invocation);
                 let mut outcome = self.unserialized(operation.runtime, invocation, note, waited);
                 if sys::is_of_exec(&error) {
@@ -141,10 +154,11 @@ impl Program {
     }
 
     /// `state` leaves a record only if something was in its way: it is asked for all the time.
-    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, lock: Waited) {
-        if matches!(lock.1, LockUse::TimedOut(_) | LockUse::Unavailable(_)) {
+    fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, waited: Waited) {
+        let had_trouble = matches!(waited.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_));
+        if had_trouble || !waited.recovered.is_empty() {
             let note = "executed without a record of its end".to_owned();
-            self.record(&self.unserialized(runtime, Some(invocation), note, lock));
+            self.record(&self.unserialized(runtime, Some(invocation), note, waited));
         } else {
             self.complain();
         }
@@ -163,17 +177,17 @@ impl Program {
         runtime: &Runtime,
         invocation: Option<&Invocation>,
         note: String,
-        (cgroup, lock, stages): Waited,
+        waited: Waited,
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
             id: invocation.map(|invocation| invocation.id.clone()).unwrap_or_default(),
-            cgroup,
+            cgroup: waited.cgroup,
             runtime: runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: None,
-            lock,
-            stages,
+            lock: waited.lock,
+            stages: waited.stages,
             tries: Vec::new(),
             gave_up: None,
             exit: None,
@@ -181,9 +195,10 @@ impl Program {
             quotas: Default::default(),
             figures: None,
             refills: Vec::new(),
-            recovered: Vec::new(),
+            recovered: waited.recovered,
             init: None,
             pod: Default::default(),
+            hook: None,
             notes: std::iter::once(note).chain(self.complaints.iter().cloned()).collect(),
         }
     }
@@ -193,9 +208,6 @@ impl Program {
         syslog::report(outcome);
     }
 }
-
-/// What there is to say of a lock that was taken for no longer than a wait.
-type Waited = (Option<Identity>, LockUse, Stages);
 
 fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {
     let error = runtime.exec();

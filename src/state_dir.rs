@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const DEFAULT: &str = "/run/frostlock";
+const LOCKS: &str = "locks";
 const BUDGETS: &str = "budgets";
 
 /// Where our state is.
@@ -58,7 +59,12 @@ impl StateDir {
     /// The directory of the lock files, made if need be. Refused when somebody else could put files
     /// there: a lock file that others can hold would stop the node.
     pub fn locks(&self) -> io::Result<PathBuf> {
-        self.private("locks")
+        self.private(LOCKS)
+    }
+
+    /// The same, if it is there.
+    pub(crate) fn lock_files(&self) -> PathBuf {
+        self.0.join(LOCKS)
     }
 
     /// What the pods have gained by refills, made if need be.
@@ -133,15 +139,15 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
 /// the compiler: two releases of ours must agree while both are running. Should two names meet,
 /// they share a lock.
 pub(crate) fn file_name(name: &OsStr) -> String {
+    format!("{}-{:032x}", readable(name), fnv1a(name.as_bytes()))
+}
+
+/// What such a name begins with, the same for all paths that end in the same name.
+pub(crate) fn readable(name: &OsStr) -> String {
     const READABLE_BYTES: usize = 80;
-    let last = Path::new(name).file_name().unwrap_or_default();
-    let readable: String = last
-        .as_bytes()
-        .iter()
-        .take(READABLE_BYTES)
-        .map(|&byte| if byte.is_ascii_alphanumeric() { byte as char } else { '_' })
-        .collect();
-    format!("{readable}-{:032x}", fnv1a(name.as_bytes()))
+    let last = Path::new(name).file_name().unwrap_or_default().as_bytes();
+    let plain = |&byte: &u8| if byte.is_ascii_alphanumeric() { byte as char } else { '_' };
+    last.iter().take(READABLE_BYTES).map(plain).collect()
 }
 
 fn fnv1a(bytes: &[u8]) -> u128 {

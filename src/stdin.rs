@@ -46,7 +46,7 @@ fn read(from: BorrowedFd<'_>, grammar: Grammar) -> Vec<u8> {
 /// runc decodes one JSON value and does not wait for the end (update.go): a caller that keeps its
 /// end open would wait for us, and we for it. crun and youki read to the end. What is no JSON is
 /// left to runc, whose decoder is not ours.
-fn is_decided(text: &[u8]) -> bool {
+pub(crate) fn is_decided(text: &[u8]) -> bool {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     matches!(values.next(), Some(Ok(_)))
 }

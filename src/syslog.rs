@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
+use crate::hook::Report;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::text;
 
@@ -94,7 +95,7 @@ pub fn report(outcome: &Outcome) {
 fn line(outcome: &Outcome) -> String {
     let mut line = format!(
         "{} {}: {}",
-        outcome.verb.map_or("command", |verb| verb.as_str()),
+        outcome.command().unwrap_or("command"),
         text::one_line(&outcome.id, 128),
         outcome.verdict.as_str(),
     );
@@ -108,6 +109,9 @@ fn line(outcome: &Outcome) -> String {
         outcome.stages.run.as_millis(),
         outcome.stages.lock_wait.as_millis()
     ));
+    if let Some(hook) = &outcome.hook {
+        line.push_str(&hook_remark(hook));
+    }
     if let Some(remark) = lock_remark(&outcome.lock) {
         line.push_str(&format!(" ({remark})"));
     }
@@ -116,6 +120,11 @@ fn line(outcome: &Outcome) -> String {
         line.push_str(note);
     }
     line
+}
+
+fn hook_remark(hook: &Report) -> String {
+    let frozen = hook.frozen.as_ref().map(|dir| format!(" ({dir})")).unwrap_or_default();
+    format!(", {}, {}{frozen}", hook.stage, hook.found.as_str())
 }
 
 fn lock_remark(lock: &LockUse) -> Option<String> {

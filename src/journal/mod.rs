@@ -23,7 +23,7 @@ use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{process, refill, state_dir, sys, text};
+use crate::{hook, process, refill, state_dir, sys, text};
 
 /// The version of the records.
 const VERSION: u32 = 1;
@@ -73,6 +73,8 @@ struct Record<'a> {
     throttled_us: Option<u64>,
     #[serde(skip_serializing_if = "Pod::is_empty")]
     pod: Pod<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hook: Option<HookRecord>,
     #[serde(skip_serializing_if = "String::is_empty")]
     note: String,
 }
@@ -103,6 +105,15 @@ struct RefillRecord {
     writes: u32,
     gained_ms: f64,
     ended: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct HookRecord {
+    stage: String,
+    found: &'static str,
+    wait_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,7 +166,7 @@ impl<'a> Record<'a> {
             boot_id: process::boot_id(),
             time: now(),
             mono_ns: process::since_boot_ns(),
-            verb: outcome.verb.map(|verb| verb.as_str()),
+            verb: outcome.command(),
             id: line(&outcome.id),
             cgroup: outcome.cgroup.as_ref().map(|cgroup| line(cgroup.as_path().as_os_str())),
             runtime: line(outcome.runtime.as_os_str()),
@@ -197,6 +208,7 @@ impl<'a> Record<'a> {
                 uid: &outcome.pod.uid,
                 container: &outcome.pod.container,
             },
+            hook: outcome.hook.as_ref().map(hook),
             note: text::one_line(notes.join("; ").as_ref(), TEXT_BYTES),
         }
     }
@@ -210,6 +222,16 @@ fn refill(report: &refill::Report) -> RefillRecord {
         writes: report.writes,
         gained_ms: milliseconds(report.gained),
         ended: report.ended.as_str(),
+    }
+}
+
+fn hook(report: &hook::Report) -> HookRecord {
+    let line = |text: &String| text::one_line(text.as_ref(), TEXT_BYTES);
+    HookRecord {
+        stage: line(&report.stage),
+        found: report.found.as_str(),
+        wait_ms: milliseconds(report.waited),
+        frozen: report.frozen.as_ref().map(line),
     }
 }
 

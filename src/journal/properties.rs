@@ -15,6 +15,7 @@ use super::Journal;
 use super::reader::{self, Exit, Records, Skipped, history};
 use crate::bundle::PodNames;
 use crate::cgroup::{CpuQuota, Identity, Throttled};
+use crate::hook;
 use crate::invocation::Verb;
 use crate::lock::{Holder, Mode};
 use crate::outcome::{self, LastFigures, LockUse, Outcome, Quotas, Stages, Try, Verdict};
@@ -79,6 +80,18 @@ prop_compose! {
     }
 }
 
+fn hook() -> impl Strategy<Value = hook::Report> {
+    let found = prop_oneof![Just(hook::Found::Thawed), Just(hook::Found::StillFrozen)];
+    (any::<String>(), found, any::<u32>(), option::of(any::<String>())).prop_map(
+        |(stage, found, waited, frozen)| hook::Report {
+            stage,
+            found,
+            waited: Duration::from_micros(waited.into()),
+            frozen,
+        },
+    )
+}
+
 prop_compose! {
     fn outcome()(
         verb in option::of(prop::sample::select(Verb::ALL.to_vec())),
@@ -96,6 +109,7 @@ prop_compose! {
         init in option::of(any::<(i32, u64)>()),
         notes in vec(any::<String>(), 0..3),
         refills in vec(refill(), 0..3),
+        hook in option::of(hook()),
     ) -> Outcome {
         let [requested_by, namespace, pod, uid] = texts;
         let ms = |ms: u32| Duration::from_micros(ms.into());
@@ -122,6 +136,7 @@ prop_compose! {
             refills,
             init: init.map(|(pid, start)| Process { pid, start }),
             pod: PodNames { namespace, name: pod, uid, ..PodNames::default() },
+            hook,
             notes,
         }
     }
@@ -156,7 +171,7 @@ proptest! {
         prop_assert_eq!(records.len(), outcomes.len());
         for ((line, mut record), outcome) in text.lines().zip(records).zip(&outcomes) {
             prop_assert!(line.len() <= 64 * 1024);
-            prop_assert_eq!(record.verb.as_deref(), outcome.verb.map(Verb::as_str));
+            prop_assert_eq!(record.verb.as_deref(), outcome.command());
             prop_assert_eq!(record.verdict.as_deref(), Some(outcome.verdict.as_str()));
             prop_assert_eq!(record.attempts, Some(outcome.tries.len() as u64));
             let sandbox = record.pod.take().map(|pod| serde_json::to_value(pod).unwrap());

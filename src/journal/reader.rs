@@ -53,6 +53,7 @@ pub struct Record {
     pub nr_throttled: Option<u64>,
     pub throttled_us: Option<u64>,
     pub pod: Option<PodNames>,
+    pub hook: Option<Hook>,
     pub note: Option<String>,
 }
 
@@ -82,6 +83,15 @@ pub struct Refill {
     pub writes: Option<u64>,
     pub gained_ms: Option<f64>,
     pub ended: Option<String>,
+}
+
+/// Us as a hook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hook {
+    pub stage: Option<String>,
+    pub found: Option<String>,
+    pub wait_ms: Option<f64>,
+    pub frozen: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

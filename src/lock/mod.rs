@@ -105,6 +105,16 @@ impl LockFiles {
         wait.lock(&self.lock, mode)
     }
 
+    /// The operation of ours that holds the lock and has, at some remove, started this process.
+    pub(crate) fn holder_above_us(&self) -> Option<Holder> {
+        self.holders().into_iter().find(Holder::is_above_us)
+    }
+
+    /// Whether there is a file to be removed.
+    pub(crate) fn are_there(&self) -> bool {
+        [&self.lock, &self.turnstile].iter().any(|path| path.symlink_metadata().is_ok())
+    }
+
     /// Who holds the lock now, as far as they have said.
     pub fn holders(&self) -> Vec<Holder> {
         holders::read(&self.lock)

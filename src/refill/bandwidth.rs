@@ -8,12 +8,16 @@
 //! the same measurement then loses none. Without such a watch nothing is refilled.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
 
 use crate::cgroup::read::Version;
 use crate::cgroup::{CpuQuota, Reader};
@@ -25,11 +29,11 @@ pub(super) const YIELD: Duration = Duration::from_micros(200);
 /// What came of one refill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refilled {
-    Done,
+    Done {
+        took: Duration,
+    },
     /// Somebody else is about to write, or has just written.
     Yielded,
-    /// The limit was lifted, or is large enough now.
-    NotNeeded,
     Failed,
 }
 
@@ -51,7 +55,27 @@ pub(super) struct Others {
     yields_until: Option<Instant>,
 }
 
+impl Drop for Others {
+    /// To close a watch, the kernel waits for a grace period: 8 to 16 ms (6.18, 250 Hz) by which we
+    /// would end later than the runtime. So it is left to the kernel's own worker: a descriptor that
+    /// is in flight to a socket that is in flight itself is nobody's, and is collected
+    /// (net/unix/garbage.c, in a worker of its own since 6.9; before, we wait as we would have).
+    fn drop(&mut self) {
+        let _ = self.leave_to_the_kernel();
+    }
+}
+
 impl Others {
+    fn leave_to_the_kernel(&self) -> nix::Result<()> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (to, from) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
+        let passed = [self.seen.as_fd().as_raw_fd(), from.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&passed)];
+        let byte = [IoSlice::new(b"-")];
+        sendmsg::<()>(to.as_raw_fd(), &byte, &rights, MsgFlags::MSG_DONTWAIT, None)?;
+        Ok(())
+    }
+
     pub(super) fn new() -> io::Result<Others> {
         let seen = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         Ok(Others { seen, yields_until: None })
@@ -107,26 +131,14 @@ impl Bandwidth {
     }
 
     /// Writes the value that is there.
-    pub(super) fn refill(
-        &self,
-        now: Instant,
-        others: &mut Others,
-        is_small: impl Fn(CpuQuota) -> bool,
-    ) -> Refilled {
-        if others.are_at_it(now) {
-            return Refilled::Yielded;
-        }
-        match self.quota() {
-            Some(quota) if is_small(quota) => {}
-            Some(_) => return Refilled::NotNeeded,
-            None => return Refilled::Failed,
-        }
+    pub(super) fn refill(&self, now: Instant, others: &mut Others) -> Refilled {
         let Ok(value) = text(&self.rewritten) else { return Refilled::Failed };
         if others.are_at_it(now) {
             return Refilled::Yielded;
         }
+        let since = Instant::now();
         match self.rewritten.write_at(value.as_bytes(), 0) {
-            Ok(_) => Refilled::Done,
+            Ok(_) => Refilled::Done { took: since.elapsed() },
             Err(_) => Refilled::Failed,
         }
     }

@@ -192,7 +192,7 @@ impl Attempts<'_> {
         // What has been thawed and sleeps all the same could not have been frozen.
         let stuck = files
             .filter(|files| files.freezer() == Freezer::Thawed)
-            .map(|files| Tasks::in_state(files, b'D'))
+            .map(|files| Tasks::in_state(files, b"D"))
             .unwrap_or_default();
         let explanation = Explanation {
             attempts: tries.len(),

@@ -45,6 +45,15 @@ pub(crate) struct Ended {
     pub(crate) signals: Signals,
 }
 
+/// What there is to say of a lock that was taken for no longer than a wait.
+#[derive(Debug, Default)]
+pub(crate) struct Waited {
+    pub(crate) cgroup: Option<Identity>,
+    pub(crate) lock: LockUse,
+    pub(crate) stages: Stages,
+    pub(crate) recovered: Vec<String>,
+}
+
 impl Operation<'_> {
     /// The whole of it. An error means that the runtime could not be started beside us.
     pub(crate) fn supervise(&self) -> io::Result<Ended> {
@@ -109,26 +118,29 @@ impl Operation<'_> {
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
+            hook: None,
             notes,
         };
         Ok(Ended { outcome, channels: run.channels, signals: run.signals })
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
-    pub(crate) fn wait_for_lock(&self) -> (Option<Identity>, LockUse, Stages) {
+    pub(crate) fn wait_for_lock(&self) -> Waited {
         let mut container = self.container();
         let prepare = self.began.elapsed();
         if self.is_open(&container) {
             let stages = Stages { prepare, ..Stages::default() };
-            return (container.identity(), LockUse::Held(Mode::Shared), stages);
+            let (cgroup, lock) = (container.identity(), LockUse::Held(Mode::Shared));
+            return Waited { cgroup, lock, stages, recovered: Vec::new() };
         }
         let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
         // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
-        self.recover(&container, &mut guard, &mut lock);
+        let recovered = self.recover(&container, &mut guard, &mut lock);
         if guard.is_some() && container.is_gone() {
             self.retire(&container, guard);
         }
-        (container.identity(), lock, Stages { prepare, lock_wait, ..Stages::default() })
+        let stages = Stages { prepare, lock_wait, ..Stages::default() };
+        Waited { cgroup: container.identity(), lock, stages, recovered }
     }
 
     /// Whether there is nothing to wait for and, of those who had the lock before, nothing to undo.
@@ -243,6 +255,9 @@ impl Operation<'_> {
         }
         let (cgroup, files) = (container.identity()?, container.files()?);
         let (verb, id) = (self.invocation.verb, &self.invocation.id);
+        if !verb.makes_a_container() {
+            container.remember();
+        }
         Intent::write(self.state, &cgroup, verb, id, files).ok()
     }
 

@@ -68,6 +68,7 @@ pub fn runtime(name: &str) -> Runtime {
 
 /// A directory, a state directory, and a cgroup name; containers made in it are killed and removed
 /// with their cgroups when it goes.
+#[derive(Debug)]
 pub struct Scratch {
     dir: tempfile::TempDir,
     pub cgroup: String,
@@ -275,7 +276,7 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-fn contents(mut file: std::fs::File) -> Vec<u8> {
+pub fn contents(mut file: std::fs::File) -> Vec<u8> {
     use std::io::{Read, Seek};
     let mut bytes = Vec::new();
     file.rewind().unwrap();

@@ -1,0 +1,196 @@
+//! The standard input of a hook, whatever comes, or does not.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::stdin::is_decided;
+
+/// A state is some hundred bytes, and annotations may add what kubelet accepts of them: 256 KiB.
+const MAX_STATE: usize = 1024 * 1024;
+/// A configuration is 10 to 50 KB; beyond this somebody is writing without end.
+const MAX_CONFIG: usize = 64 * 1024 * 1024;
+
+/// Runtimes write the state at once and close. A caller that does neither is not waited for.
+const WAIT_FOR_STATE: Duration = Duration::from_secs(1);
+/// What is missing of a configuration is missing in the container, so there is more patience for it.
+const WAIT_FOR_CONFIG: Duration = Duration::from_secs(10);
+
+/// A write of this size to a pipe that poll calls writable does not block (POSIX, PIPE_BUF).
+const PIECE: usize = 4096;
+
+/// What there was to read.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    pub(super) bytes: Vec<u8>,
+    /// Why it may not be all.
+    pub(super) complaint: Option<String>,
+}
+
+/// Reads a state; or a configuration, which goes to the standard output as it comes.
+pub(super) fn read(filters_config: bool) -> Input {
+    let stdin = std::io::stdin();
+    let stdout = std::io::stdout();
+    let (limit, max) = match filters_config {
+        true => (WAIT_FOR_CONFIG, MAX_CONFIG),
+        false => (WAIT_FOR_STATE, MAX_STATE),
+    };
+    let to = filters_config.then(|| stdout.as_fd());
+    Copy { from: stdin.as_fd(), to, deadline: Instant::now() + limit, max }.run()
+}
+
+struct Copy<'a> {
+    from: BorrowedFd<'a>,
+    to: Option<BorrowedFd<'a>>,
+    deadline: Instant,
+    max: usize,
+}
+
+impl Copy<'_> {
+    fn run(&self) -> Input {
+        let mut input = Input::default();
+        input.complaint = self.copy(&mut input.bytes).err();
+        input
+    }
+
+    /// To the end, or to that of the one JSON value that a state is: a caller that keeps its end open
+    /// has said all the same what we need.
+    fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), String> {
+        let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+        let mut from = open(self.from).map_err(|error| format!("no standard input: {error}"))?;
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            if self.has_said_enough(bytes) {
+                return Ok(());
+            }
+            if !self.await_ready(self.from, PollFlags::POLLIN) {
+                return Err("the standard input did not end".to_owned());
+            }
+            match from.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(length) => {
+                    bytes.extend_from_slice(&chunk[..length]);
+                    self.pass_on(&chunk[..length])?;
+                }
+                Err(error) if is_passing(error.kind()) => {}
+                Err(error) => return Err(format!("cannot read the standard input: {error}")),
+            }
+            if bytes.len() > self.max {
+                return Err(format!("more than {} bytes of standard input", self.max));
+            }
+        }
+    }
+
+    /// Asked only when there is a pause: to read it all again for every piece would take long.
+    fn has_said_enough(&self, bytes: &[u8]) -> bool {
+        let pauses = || !is_ready(self.from, PollFlags::POLLIN, Duration::ZERO);
+        self.to.is_none() && pauses() && is_decided(bytes)
+    }
+
+    fn pass_on(&self, bytes: &[u8]) -> Result<(), String> {
+        let Some(to) = self.to else { return Ok(()) };
+        let failed = |error| format!("cannot write the configuration: {error}");
+        let mut file = to.try_clone_to_owned().map(File::from).map_err(failed)?;
+        for mut piece in bytes.chunks(PIECE) {
+            while !piece.is_empty() {
+                if !self.await_ready(to, PollFlags::POLLOUT) {
+                    return Err("nobody reads the configuration".to_owned());
+                }
+                match file.write(piece) {
+                    Ok(length) => piece = &piece[length..],
+                    Err(error) if is_passing(error.kind()) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is ready when the time is up is still taken: we may have been frozen meanwhile.
+    fn await_ready(&self, fd: BorrowedFd<'_>, what: PollFlags) -> bool {
+        is_ready(fd, what, self.deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn is_passing(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Interrupted | ErrorKind::WouldBlock)
+}
+
+/// An error, or a writer that is gone, is for the read to find.
+fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> bool {
+    // Rounded up: the last millisecond would be one of looking again and again.
+    let timeout = PollTimeout::try_from(limit + Duration::from_micros(999));
+    let mut fds = [PollFd::new(fd, what)];
+    match poll(&mut fds, timeout.unwrap_or(PollTimeout::ZERO)) {
+        Ok(ready) => ready > 0,
+        Err(error) => error == nix::errno::Errno::EINTR && !limit.is_zero(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    fn pipe() -> (OwnedFd, File) {
+        let (from, to) = nix::unistd::pipe().unwrap();
+        (from, File::from(to))
+    }
+
+    fn state_within(from: &OwnedFd, limit: Duration) -> Input {
+        let deadline = Instant::now() + limit;
+        Copy { from: from.as_fd(), to: None, deadline, max: MAX_STATE }.run()
+    }
+
+    #[test]
+    fn a_value_is_enough_and_silence_is_not_waited_out() {
+        let (from, mut to) = pipe();
+        to.write_all(b"{\"id\":\"a\"}\n").unwrap();
+        let since = Instant::now();
+        let input = state_within(&from, Duration::from_secs(60));
+        assert_eq!((&input.bytes[..], input.complaint), (&b"{\"id\":\"a\"}\n"[..], None));
+        let input = state_within(&from, Duration::from_millis(50));
+        assert!(input.bytes.is_empty() && input.complaint.unwrap().contains("did not end"));
+        assert!(since.elapsed() < Duration::from_secs(30));
+        drop(to);
+        assert_eq!(state_within(&from, Duration::from_secs(60)).complaint, None);
+    }
+
+    #[test]
+    fn what_is_there_when_the_time_is_up_is_read() {
+        let (from, mut to) = pipe();
+        to.write_all(b"{}").unwrap();
+        assert_eq!(state_within(&from, Duration::ZERO).bytes, b"{}");
+    }
+
+    #[test]
+    fn a_writer_without_end_is_left() {
+        let zero = File::open("/dev/zero").unwrap();
+        let input = state_within(&zero.into(), Duration::from_secs(60));
+        assert!(input.complaint.unwrap().contains("more than 1048576 bytes"));
+    }
+
+    #[test]
+    fn a_configuration_passes_unchanged_and_a_reader_that_does_not_read_is_left() {
+        let (from, mut to) = pipe();
+        let mut out = tempfile::tempfile().unwrap();
+        to.write_all(b"{\"a\": [1]} \xff\n").unwrap();
+        drop(to);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let copy = Copy { from: from.as_fd(), to: Some(out.as_fd()), deadline, max: MAX_CONFIG };
+        assert_eq!(copy.run().complaint, None);
+        let mut written = Vec::new();
+        std::io::Seek::rewind(&mut out).unwrap();
+        out.read_to_end(&mut written).unwrap();
+        assert_eq!(written, b"{\"a\": [1]} \xff\n");
+
+        let zero = File::open("/dev/zero").unwrap();
+        let (_unread, full) = pipe();
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let copy = Copy { from: zero.as_fd(), to: Some(full.as_fd()), deadline, max: MAX_CONFIG };
+        assert_eq!(copy.run().complaint.as_deref(), Some("nobody reads the configuration"));
+    }
+}

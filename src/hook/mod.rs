@@ -1,0 +1,242 @@
+//! `frostlock hook [--strict] [STAGE]`: as a hook of the OCI runtime or of the container engine.
+//!
+//! Before a container starts it waits, for a bounded time, until neither its cgroup nor one above is
+//! frozen; after its end it removes our files of it. Both go to the journal. It holds on its own,
+//! where the runtime is not run through us: inside an operation of ours, which has the cgroup's lock
+//! and removes the files itself, it only writes its record.
+//!
+//! A hook that fails costs the container. So it succeeds whatever happens, unless `--strict` was
+//! asked for; and the runtime that waits for it must not wait for long, so everything is bounded.
+
+mod input;
+mod place;
+mod request;
+mod state;
+mod wait;
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use crate::bundle::{Bundle, PodNames};
+use crate::cgroup::Identity;
+use crate::config::{Config, Mode as Extent};
+use crate::container::Recorded;
+use crate::intent;
+use crate::lock::{Acquired, Holder, LockFiles, Mode};
+use crate::outcome::{Exit, LockUse, Outcome, Quotas, Stages, Verdict};
+use crate::process::{self, Process};
+use crate::state_dir::StateDir;
+
+pub(crate) use place::Place;
+pub(crate) use request::Request;
+use request::Task;
+pub use state::State;
+pub use wait::Found;
+
+/// What the journal says of a hook beyond what it says of every operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub stage: String,
+    pub found: Found,
+    pub waited: Duration,
+    /// What was frozen: the directory whose own wish it was, where that can be told.
+    pub frozen: Option<String>,
+}
+
+/// One call of us as a hook.
+pub(crate) struct Hook<'a> {
+    pub(crate) began: Instant,
+    pub(crate) request: &'a Request,
+    pub(crate) config: &'a Config,
+    pub(crate) state: &'a StateDir,
+}
+
+impl Hook<'_> {
+    /// Runs to the exit status; `record` gets what there is to write down.
+    pub(crate) fn run(&self, record: impl FnOnce(Outcome)) -> i32 {
+        match catch_unwind(AssertUnwindSafe(|| self.outcome(record))) {
+            Ok(code) => code,
+            Err(_) => i32::from(self.request.strict),
+        }
+    }
+
+    fn outcome(&self, record: impl FnOnce(Outcome)) -> i32 {
+        // First of all: whoever wrote it may be waiting for somebody to read it, or, of a filter of
+        // configurations, for what comes out.
+        let input = input::read(self.request.filters_config());
+        if self.state.kill_switch().exists() {
+            return 0;
+        }
+        let told = Told::read(self.request, &input);
+        let seen = self.act(&told);
+        let complaint = self.complaint(&seen);
+        let code = i32::from(complaint.is_some());
+        let mut outcome = self.describe(told, seen, code);
+        outcome.notes.extend(input.complaint);
+        outcome.notes.extend(complaint.clone());
+        record(outcome);
+        if let Some(complaint) = complaint {
+            // The runtime shows it as the reason why there is no container.
+            let _ = writeln!(std::io::stderr(), "frostlock: {complaint}");
+        }
+        code
+    }
+
+    fn act(&self, told: &Told) -> Seen {
+        let records = Recorded::of_id(self.state, told.state.id());
+        let place = Place::find(told, &records);
+        let above = place.as_ref().ok().and_then(|place| self.operation_above(&place.identity));
+        let mut seen = Seen {
+            prepare: self.began.elapsed(),
+            lock: above.clone().map_or(LockUse::None, LockUse::Nested),
+            found: Found::NotAsked,
+            waited: Duration::ZERO,
+            frozen: None,
+            recovered: Vec::new(),
+            notes: place.as_ref().err().cloned().into_iter().collect(),
+            place: place.ok(),
+        };
+        if above.is_some() || self.config.mode == Extent::Observe {
+            return seen;
+        }
+        match self.request.task(told.state.status()) {
+            Task::WaitForThaw => self.wait_for_thaw(&mut seen),
+            Task::CleanUp => seen.recovered = self.clean_up(&records, seen.place.as_ref()),
+            Task::Record => {}
+        }
+        seen
+    }
+
+    /// The operation of ours that we are a part of, if it holds the lock of this cgroup.
+    fn operation_above(&self, cgroup: &Identity) -> Option<Holder> {
+        LockFiles::of(cgroup, &self.state.lock_files()).holder_above_us()
+    }
+
+    fn wait_for_thaw(&self, seen: &mut Seen) {
+        let Some(place) = &seen.place else {
+            seen.found = Found::Unknown;
+            return;
+        };
+        let since = Instant::now();
+        let limit = Duration::from_millis(self.config.hook_wait_ms);
+        (seen.found, seen.frozen) = wait::until_thawed(&place.files, limit);
+        seen.waited = since.elapsed();
+    }
+
+    /// Removes what we have of a container that has ended. Nothing of one that lives under the same
+    /// name, with another root of the runtime's.
+    fn clean_up(&self, records: &[Recorded], place: Option<&Place>) -> Vec<String> {
+        let (live, ended): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.is_in_use());
+        let was_paused = ended.iter().any(|record| record.is_paused());
+        let of_live: Vec<_> = live.iter().filter_map(|record| record.cgroup()).collect();
+        let mut cgroups: Vec<_> = ended.iter().filter_map(|record| record.cgroup()).collect();
+        cgroups.extend(place.map(|place| place.identity.clone()));
+        cgroups.sort();
+        cgroups.dedup();
+        cgroups.retain(|cgroup| !of_live.contains(cgroup));
+        let recovered =
+            cgroups.iter().flat_map(|cgroup| self.remove_files(cgroup, was_paused)).collect();
+        ended.iter().for_each(|record| record.forget());
+        recovered
+    }
+
+    /// The lock's files, if nobody uses them, and the notes of operations that have died.
+    fn remove_files(&self, cgroup: &Identity, was_paused: bool) -> Vec<String> {
+        let files = LockFiles::of(cgroup, &self.state.lock_files());
+        if !files.are_there() && !intent::is_due(self.state, cgroup) {
+            return Vec::new();
+        }
+        let Ok(directory) = self.state.locks() else { return Vec::new() };
+        match LockFiles::of(cgroup, &directory).acquire(Mode::Exclusive, Duration::ZERO, None) {
+            Acquired::Held(guard) => {
+                let recovered = intent::recover(self.state, cgroup, || was_paused);
+                guard.retire();
+                recovered
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Why a strict hook fails.
+    fn complaint(&self, seen: &Seen) -> Option<String> {
+        if !self.request.strict {
+            return None;
+        }
+        let waited = seen.waited.as_millis();
+        match seen.found {
+            Found::StillFrozen => Some(format!(
+                "{} is frozen, and was not thawed within {waited} ms",
+                seen.frozen.as_deref().unwrap_or("the cgroup")
+            )),
+            Found::Unknown => Some("cannot tell whether the container's cgroup is frozen".into()),
+            Found::Thawed | Found::ThawedMeanwhile | Found::NotAsked => None,
+        }
+    }
+
+    fn describe(&self, told: Told, seen: Seen, code: i32) -> Outcome {
+        let exit = Exit::Code(code);
+        let files = seen.place.as_ref().map(|place| &place.files);
+        let pods = [Some(told.pod), seen.place.as_ref().map(|place| place.pod.clone())];
+        let pod = pods.into_iter().flatten().find(|pod| *pod != PodNames::default());
+        Outcome {
+            verb: None,
+            id: told.state.id().into(),
+            cgroup: seen.place.as_ref().map(|place| place.identity.clone()),
+            runtime: Default::default(),
+            requested_by: process::comm(process::parent()),
+            signal: None,
+            lock: seen.lock,
+            stages: Stages { prepare: seen.prepare, run: seen.waited, ..Stages::default() },
+            tries: Vec::new(),
+            gave_up: None,
+            exit: Some(exit),
+            verdict: Verdict::of(exit),
+            quotas: Quotas { container: files.and_then(|files| files.cpu_quota()), pod: None },
+            figures: None,
+            refills: Vec::new(),
+            recovered: seen.recovered,
+            init: told.state.pid().and_then(Process::of),
+            pod: pod.unwrap_or_default(),
+            notes: seen.notes.into_iter().chain(self.request.odd.clone()).collect(),
+            hook: Some(Report {
+                stage: self.request.stage_name(told.state.status()),
+                found: seen.found,
+                waited: seen.waited,
+                frozen: seen.frozen,
+            }),
+        }
+    }
+}
+
+/// What we were told on standard input.
+pub(crate) struct Told {
+    pub(crate) state: State,
+    /// A filter of configurations gets the configuration itself, and no state.
+    pub(crate) bundle: Option<Bundle>,
+    pub(crate) pod: PodNames,
+}
+
+impl Told {
+    fn read(request: &Request, input: &input::Input) -> Told {
+        if request.filters_config() {
+            let bundle = Bundle::parse(&input.bytes).ok();
+            let pod = bundle.as_ref().map(|bundle| bundle.pod.clone()).unwrap_or_default();
+            return Told { state: State::default(), bundle, pod };
+        }
+        let (state, pod) = State::parse(&input.bytes);
+        Told { state, bundle: None, pod }
+    }
+}
+
+/// What came of it.
+struct Seen {
+    prepare: Duration,
+    place: Option<Place>,
+    lock: LockUse,
+    found: Found,
+    waited: Duration,
+    frozen: Option<String>,
+    recovered: Vec<String>,
+    notes: Vec<String>,
+}

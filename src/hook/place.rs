@@ -1,0 +1,84 @@
+//! Which cgroup the hook's container is in.
+
+use std::path::Path;
+
+use oci_spec::runtime::ContainerState;
+
+use super::Told;
+use crate::bundle::{Bundle, PodNames};
+use crate::cgroup::predict::Plan;
+use crate::cgroup::state_file::Surroundings;
+use crate::cgroup::{Grammar, Hierarchies, Identity, Membership, Proc, Reader};
+use crate::container::Recorded;
+
+/// A container's cgroup, and what we came across on the way to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) identity: Identity,
+    pub(crate) files: Reader,
+    pub(crate) pod: PodNames,
+}
+
+impl Place {
+    /// By the cgroup of its init, which is where it really is; else by our record; else by its
+    /// configuration.
+    pub(super) fn find(told: &Told, records: &[Recorded]) -> Result<Place, String> {
+        let proc = Proc::default();
+        let mounts =
+            Hierarchies::read(&proc).map_err(|error| format!("cannot read mountinfo: {error}"))?;
+        let identity = of_init(told, &mounts, &proc)
+            .or_else(|| records.iter().find_map(Recorded::cgroup))
+            .map_or_else(|| planned(told, &mounts, &proc), Ok)?;
+        let pod = records.iter().map(Recorded::pod).find(|pod| **pod != PodNames::default());
+        let files = Reader::new(&mounts, &identity);
+        Ok(Place { identity, files, pod: pod.cloned().unwrap_or_default() })
+    }
+}
+
+/// Not of a container that has stopped: its pid may be another's by now.
+fn of_init(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Option<Identity> {
+    let lives = told.state.status() != Some(ContainerState::Stopped);
+    let pid = told.state.pid().filter(|_| lives)?;
+    Membership::of(proc, &pid.to_string()).ok()?.identity(mounts)
+}
+
+fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, String> {
+    let bundle = match (&told.bundle, told.state.bundle()) {
+        (Some(bundle), _) => bundle.clone(),
+        (None, Some(bundle)) => Bundle::read(bundle).map_err(|why| why.to_string())?,
+        (None, None) => return Err("neither a pid nor a bundle that could be read".to_owned()),
+    };
+    // Only a path that is given tells the same of every runtime. Its own default is below runc's own
+    // cgroup, and that of a hook's caller may be another.
+    let path = bundle.cgroups_path.filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or("the configuration names no cgroup")?;
+    let surroundings = Surroundings::ours(proc);
+    let plan = Plan {
+        grammar: Grammar::Runc,
+        id: told.state.id(),
+        systemd: is_of_systemd(&path),
+        cgroups_path: Some(&path),
+        rootless: surroundings.rootless().then_some(surroundings.euid),
+    };
+    plan.predict(mounts, proc).map_err(|why| why.to_string())
+}
+
+/// `slice:prefix:name`; which driver the runtime uses is on its command line, that we do not have.
+fn is_of_systemd(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    !path.is_absolute() && text.split(':').count() == 3 && !text.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_systemds_is_told_from_a_path() {
+        assert!(is_of_systemd(Path::new("kubepods-podX.slice:cri-containerd:ID")));
+        assert!(is_of_systemd(Path::new(":crio:ID")));
+        for path in ["/a:b:c", "a/b", "a:b", "", "a/b:c:d"] {
+            assert!(!is_of_systemd(Path::new(path)), "{path}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a hook is asked to do, from its command line.
+
+use std::ffi::OsString;
+
+use oci_spec::runtime::ContainerState;
+
+use crate::text;
+
+/// The first word that makes us a hook. No runtime has a command of this name, so it is one also
+/// where we are installed as `runc`.
+const ROLE: &str = "hook";
+
+/// A stage is a word; what is longer than this ends in a log line all the same.
+const WORD_BYTES: usize = 64;
+
+/// The command line of a hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) strict: bool,
+    stage: Option<String>,
+    /// What we did not understand, for the journal: refusing it would cost a container.
+    pub(crate) odd: Option<String>,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    WaitForThaw,
+    CleanUp,
+    Record,
+}
+
+impl Request {
+    /// None if we are not called as a hook.
+    pub(crate) fn of(args: &[OsString]) -> Option<Request> {
+        let (role, args) = args.split_first()?;
+        if role != ROLE {
+            return None;
+        }
+        let mut request = Request::default();
+        for arg in args {
+            request.take(&text::one_line(arg, WORD_BYTES));
+        }
+        Some(request)
+    }
+
+    fn take(&mut self, word: &str) {
+        if word == "--strict" {
+            self.strict = true;
+        } else if self.stage.is_none() && !word.starts_with('-') && !word.is_empty() {
+            self.stage = Some(word.to_owned());
+        } else {
+            self.odd = Some(format!("unknown argument {word}"));
+        }
+    }
+
+    /// podman's stage before there is a container: the configuration comes in, and whatever comes out
+    /// replaces it.
+    pub(crate) fn filters_config(&self) -> bool {
+        self.stage.as_deref() == Some("precreate")
+    }
+
+    pub(crate) fn task(&self, status: Option<ContainerState>) -> Task {
+        match self.stage_name(status).as_str() {
+            "precreate" | "prestart" | "createRuntime" => Task::WaitForThaw,
+            "poststop" => Task::CleanUp,
+            _ => Task::Record,
+        }
+    }
+
+    /// Without a word of it, the state tells the two ends of a container's life apart.
+    pub(crate) fn stage_name(&self, status: Option<ContainerState>) -> String {
+        match (&self.stage, status) {
+            (Some(stage), _) => stage.clone(),
+            (None, Some(ContainerState::Stopped)) => "poststop".to_owned(),
+            (None, _) => "createRuntime".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(words: &[&str]) -> Option<Request> {
+        Request::of(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn only_the_first_word_makes_a_hook() {
+        assert!(of(&["hook"]).is_some());
+        for words in [&[][..], &["run", "hook"], &["--root", "hook", "hook"], &["hooks"], &[""]] {
+            assert_eq!(of(words), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn order_does_not_matter_and_nothing_is_refused() {
+        for words in [["hook", "--strict", "prestart"], ["hook", "prestart", "--strict"]] {
+            let request = of(&words).unwrap();
+            assert!(request.strict && request.odd.is_none());
+            assert_eq!(request.task(None), Task::WaitForThaw);
+        }
+        let request = of(&["hook", "poststop", "--what", "else"]).unwrap();
+        assert_eq!(request.odd.as_deref(), Some("unknown argument else"));
+        assert_eq!(request.task(None), Task::CleanUp);
+    }
+
+    #[test]
+    fn without_a_stage_the_status_decides() {
+        let request = of(&["hook"]).unwrap();
+        assert_eq!(request.task(None), Task::WaitForThaw);
+        assert_eq!(request.task(Some(ContainerState::Creating)), Task::WaitForThaw);
+        assert_eq!(request.task(Some(ContainerState::Stopped)), Task::CleanUp);
+        let other = of(&["hook", "poststart"]).unwrap();
+        assert_eq!(other.task(Some(ContainerState::Stopped)), Task::Record);
+    }
+}

@@ -1,0 +1,70 @@
+//! The wait for a thaw.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cgroup::{Freezer, Reader};
+
+/// A look is one to a handful of reads. cgroup v1 has nothing to wait on, and a container's start is
+/// not held up by more than this.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// What a hook has found of the container's cgroup and those above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// None was frozen.
+    Thawed,
+    /// One was, and is not any more.
+    ThawedMeanwhile,
+    StillFrozen,
+    /// The cgroup is not known, or there is no freezer.
+    Unknown,
+    /// The stage is not one to look at, or an operation of ours does.
+    NotAsked,
+}
+
+impl Found {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Found::Thawed => "thawed",
+            Found::ThawedMeanwhile => "thawed meanwhile",
+            Found::StillFrozen => "still frozen",
+            Found::Unknown => "unknown",
+            Found::NotAsked => "not asked",
+        }
+    }
+}
+
+/// Waits until nothing is frozen, or to be, for at most `limit`; says also what was.
+pub(super) fn until_thawed(files: &Reader, limit: Duration) -> (Found, Option<String>) {
+    if files.freezer_dir().is_none() {
+        return (Found::Unknown, None);
+    }
+    let deadline = Instant::now() + limit;
+    let mut was: Option<String> = None;
+    loop {
+        // Before the look: we may be in the frozen cgroup ourselves (podman puts conmon, and so its
+        // hooks, below the container's parent), and when it is thawed the time is long over.
+        let left = deadline.saturating_duration_since(Instant::now());
+        match frozen(files) {
+            None if was.is_none() => return (Found::Thawed, None),
+            None => return (Found::ThawedMeanwhile, was),
+            Some(dir) => was = Some(dir.display().to_string()),
+        }
+        if left.is_zero() {
+            return (Found::StillFrozen, was);
+        }
+        std::thread::sleep(LOOK_EVERY.min(left));
+    }
+}
+
+/// The directory that is frozen, or freezing, of the container's and all above. It need not be there
+/// yet, or any more.
+fn frozen(files: &Reader) -> Option<PathBuf> {
+    let above = files.frozen_ancestor();
+    let own = || files.freezer_dir().map(|(_, dir)| Path::to_owned(dir));
+    above.or_else(|| match files.freezer() {
+        Freezer::Frozen | Freezer::Freezing => own(),
+        Freezer::Thawed | Freezer::Unknown => None,
+    })
+}

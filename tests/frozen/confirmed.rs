@@ -1,0 +1,117 @@
+//! crun writes `cgroup.freeze` and returns 0 at once, whatever comes of it.
+
+use std::time::Duration;
+
+use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
+use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+
+const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
+
+const LOGS: &[Log] = &[Log::Json, Log::Text, Log::None];
+
+/// Bare, of a task that never freezes.
+#[track_caller]
+fn control(scene: &Scene) {
+    let bare = scene.give(Via::Bare, &["pause", "c"]);
+    let (said, is_frozen) = (bare.code, scene.freezer().is_frozen());
+    report!(
+        "bare pause of a task in D state: exit {said:?}, {}, frozen {is_frozen}",
+        ms(bare.took)
+    );
+    assert_eq!((said, is_frozen), (Some(0), false), "not shown: {bare:?}");
+    assert!(!scene.held_up().is_empty(), "not shown: nothing is held up");
+    scene.freezer().thaw();
+}
+
+#[test]
+fn a_task_that_never_freezes() {
+    scene::on_v2("confirmed::a_task_that_never_freezes_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn a_task_that_never_freezes_on_v2() {
+    for name in RUNTIMES {
+        let scene = Scene::stubborn(name);
+        control(&scene);
+        // Each takes two seconds.
+        let logs = if name == RUNTIMES[0] { LOGS } else { &LOGS[..1] };
+        for &log in logs {
+            let wrapped = scene.give_logged(Via::Wrapped, log, &["pause", "c"], scene::HANGS);
+            report!("{name}: wrapped: exit {:?} in {}", wrapped.code, ms(wrapped.took));
+            assert_eq!(wrapped.code, Some(1), "{wrapped:?}");
+            ended_within(&wrapped, CONFIRM + RETRIES);
+            assert!(!scene.freezer().is_asked_for(), "left frozen: {log:?}");
+            let message = match log {
+                Log::Json => wrapped.containerd_reads(),
+                Log::Text => wrapped.log.clone(),
+                Log::None => wrapped.stderr.clone(),
+            };
+            report!("{name}: {}", message.trim_end());
+            names_the_task(&scene, &message);
+            assert!(wrapped.stderr.contains(OURS), "{log:?}: {:?}", wrapped.stderr);
+        }
+        assert_eq!(scene.record("pause")["exit"]["code"], 1);
+        assert_eq!(scene.status(Via::Wrapped), "running");
+        assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+        assert_eq!(scene.intents(), [""; 0].map(Into::<std::path::PathBuf>::into));
+    }
+}
+
+#[test]
+fn a_task_that_freezes_after_a_while() {
+    scene::on_v2("confirmed::a_task_that_freezes_after_a_while_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn a_task_that_freezes_after_a_while_on_v2() {
+    const WHILE: Duration = Duration::from_millis(300);
+    for name in RUNTIMES {
+        let mut scene = Scene::stubborn(name);
+        control(&scene);
+        let mut stuck = scene.stuck.take().unwrap();
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(WHILE);
+            stuck.release();
+            stuck
+        });
+        let wrapped = scene.give(Via::Wrapped, &["pause", "c"]);
+        let is_frozen = scene.freezer().is_frozen();
+        scene.stuck = Some(release.join().unwrap());
+        report!(
+            "{name}: wrapped, task freezes after {}: exit {:?} in {}, frozen {is_frozen}",
+            ms(WHILE),
+            wrapped.code,
+            ms(wrapped.took)
+        );
+        assert_eq!((wrapped.code, is_frozen), (Some(0), true), "{wrapped:?}");
+        assert!(wrapped.took >= WHILE - 50 * MS && wrapped.took < CONFIRM + TOLERANCE);
+        assert_eq!(wrapped.containerd_reads(), "");
+        assert_eq!(scene.status(Via::Wrapped), "paused");
+        scene.must(Via::Wrapped, &["resume", "c"]);
+        assert!(!scene.freezer().is_asked_for());
+    }
+}
+
+#[test]
+fn an_ordinary_container() {
+    scene::on_v2("confirmed::an_ordinary_container_on_v2");
+}
+
+/// No control: mostly it freezes sooner than anybody looks.
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn an_ordinary_container_on_v2() {
+    for name in RUNTIMES {
+        let scene = Scene::idle(name);
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let wrapped = scene.give(Via::Wrapped, &["pause", "c"]);
+            assert_eq!((wrapped.code, scene.freezer().is_frozen()), (Some(0), true));
+            slowest = slowest.max(wrapped.took);
+            scene.must(Via::Wrapped, &["resume", "c"]);
+        }
+        report!("{name}: 20 ordinary pauses, frozen each time, at most {}", ms(slowest));
+    }
+}

@@ -1,0 +1,52 @@
+//! Frozen means frozen: a pause that says so has frozen every task, and one that could not has left
+//! nothing frozen and says why. First with the bare runtime, which must be seen to do worse.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/freezer.rs"]
+mod freezer;
+#[path = "../support/scene.rs"]
+mod scene;
+#[path = "../support/stuck.rs"]
+mod stuck;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ancestors;
+mod confirmed;
+mod explained;
+mod timed_out;
+mod untouched;
+
+use std::time::Duration;
+
+use scene::{Ended, MS, Scene, TOLERANCE};
+
+/// How long a pause is confirmed for, and what an operation may take beyond its first attempt.
+const CONFIRM: Duration = Duration::from_secs(1);
+const RETRIES: Duration = Duration::from_millis(1500);
+
+/// What is appended to the runtime's own message.
+const OURS: &str = " (frostlock: ";
+
+/// The runtime's text, then ours, which names the task that is held up.
+#[track_caller]
+fn names_the_task(scene: &Scene, message: &str) {
+    let pid = scene.held_up()[0];
+    let (_, ours) =
+        message.split_once(OURS).unwrap_or_else(|| panic!("not explained: {message:?}"));
+    for word in [&format!("pid {pid} cat D"), stuck::WCHAN] {
+        assert!(ours.contains(word), "{word:?} is not in {message:?}");
+    }
+}
+
+#[track_caller]
+fn ended_within(ended: &Ended, limit: Duration) {
+    assert!(ended.code.is_some(), "it hangs: {ended:?}");
+    assert!(ended.took < limit + TOLERANCE, "{:?} is more than {limit:?}: {ended:?}", ended.took);
+}
+
+/// The duration as it goes into a table.
+fn ms(took: Duration) -> String {
+    format!("{} ms", took.as_millis() / MS.as_millis())
+}

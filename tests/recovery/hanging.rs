@@ -1,0 +1,112 @@
+//! A runtime that does what runc does, but for the one verb that it is told to freeze and hang at,
+//! as one does that waits for tasks without CPU time.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::scene::{HANGS, Scene, Via};
+use crate::support::eventually;
+
+/// A container whose runtime hangs when it is told to.
+pub(crate) struct Hanging {
+    pub(crate) scene: Scene,
+}
+
+/// What hangs now; ended with what it was made of when this goes.
+pub(crate) struct Held {
+    pub(crate) wrapper: Child,
+    runtime: Pid,
+}
+
+impl Hanging {
+    /// A container that runs, or that was created and no more.
+    pub(crate) fn new(runtime: &str, is_started: bool) -> Hanging {
+        let mut scene = if is_started { Scene::idle(runtime) } else { Scene::created(runtime) };
+        let dir = scene.scratch.path("hanging");
+        fs::create_dir(&dir).unwrap();
+        let (file, freeze, _) = scene.freezer().control();
+        let script = format!(
+            r#"#!/bin/sh
+at=$(cat {dir}/at 2>/dev/null)
+for word; do
+    if [ "$word" = "${{at:-none}}" ]; then
+        if [ -e {dir}/works ]; then {real} "$@"; else echo {freeze} >{file}; fi
+        echo $$ >{dir}/pid.new
+        mv {dir}/pid.new {dir}/pid
+        exec sleep 1000
+    fi
+done
+exec {real} "$@"
+"#,
+            dir = dir.display(),
+            file = file.display(),
+            real = scene.runtime.display(),
+        );
+        // The name tells whose command line it is.
+        let path = dir.join(if runtime.starts_with("crun") { "crun" } else { "runc" });
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        scene.runtime = path;
+        Hanging { scene }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.scene.scratch.path("hanging").join(name)
+    }
+
+    /// Freezes and hangs.
+    pub(crate) fn hold(&self, via: Via, verb: &str) -> Held {
+        let words: &[&str] = match verb {
+            "update" => &["update", "--pids-limit", "0", "c"],
+            _ => &[verb, "c"],
+        };
+        let held = self.start(via, words);
+        eventually(HANGS, "it is frozen", || self.scene.freezer().is_frozen());
+        held
+    }
+
+    fn start(&self, via: Via, words: &[&str]) -> Held {
+        let _ = fs::remove_file(self.file("pid"));
+        fs::write(self.file("at"), words[0]).unwrap();
+        let mut command = self.scene.command(via, words);
+        let wrapper = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        eventually(HANGS, "it hangs", || self.file("pid").exists());
+        fs::remove_file(self.file("at")).unwrap();
+        let pid = fs::read_to_string(self.file("pid")).unwrap();
+        Held { wrapper, runtime: Pid::from_raw(pid.trim().parse().unwrap()) }
+    }
+
+    /// Killed when the real runtime has done its work, and the wrapper does not know yet.
+    pub(crate) fn killed_at_its_end(&self, words: &[&str]) {
+        fs::write(self.file("works"), "").unwrap();
+        let held = self.start(Via::Wrapped, words);
+        fs::remove_file(self.file("works")).unwrap();
+        drop(held);
+    }
+
+    /// Killed while everything is frozen; gives the wrapper's pid.
+    pub(crate) fn killed(&self, via: Via, verb: &str) -> u32 {
+        let held = self.hold(via, verb);
+        if via == Via::Wrapped {
+            assert_ne!(self.scene.intents(), crate::NOTHING, "no note was made before the freeze");
+        }
+        let pid = held.wrapper.id();
+        drop(held);
+        assert!(self.scene.freezer().is_frozen(), "not shown: it is thawed");
+        pid
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.wrapper.kill();
+        let _ = self.wrapper.wait();
+        let _ = kill(self.runtime, Signal::SIGKILL);
+        eventually(HANGS, "the runtime is gone", || kill(self.runtime, None).is_err());
+    }
+}

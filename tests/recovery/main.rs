@@ -1,0 +1,27 @@
+//! What a killed operation leaves behind, a freeze above all, is undone by whoever comes next; what
+//! somebody else has frozen stays so. First with the bare runtime, which must be seen to do worse.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../fake_runtime/mod.rs"]
+mod fake_runtime;
+#[path = "../support/freezer.rs"]
+mod freezer;
+#[path = "../support/scene.rs"]
+mod scene;
+#[path = "../support/stuck.rs"]
+mod stuck;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod broken_notes;
+mod hanging;
+mod kills;
+mod leftovers;
+mod notes;
+mod others;
+mod sampler;
+
+use std::path::PathBuf;
+
+const NOTHING: [PathBuf; 0] = [];

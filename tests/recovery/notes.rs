@@ -1,0 +1,288 @@
+//! Killed while the cgroup is frozen: whatever command comes next works, and says what it undid.
+
+use std::time::Duration;
+
+use crate::NOTHING;
+use crate::hanging::Hanging;
+use crate::scene::{self, Ended, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::support::{cgroup_dirs, eventually};
+
+/// What comes next, and whether the bare runtime is to be seen failing, hanging or telling of a
+/// container that is paused; a kill and a forced delete get through by themselves.
+const NEXT: &[(&[&str], bool)] = &[
+    (&["exec", "c", "true"], true),
+    (&["pause", "c"], true),
+    (&["update", "--pids-limit", "0", "c"], true),
+    (&["start", "c"], true),
+    (&["state", "c"], true),
+    (&["kill", "c", "KILL"], false),
+    (&["delete", "--force", "c"], false),
+];
+
+#[test]
+fn after_a_pause_on_v1() {
+    every_command("runc-1.1.5", "pause");
+}
+
+#[test]
+fn after_an_update_on_v1() {
+    every_command("runc-1.3.6", "update");
+}
+
+#[test]
+fn after_a_pause_with_v2() {
+    scene::on_v2("notes::after_a_pause_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn after_a_pause_on_v2() {
+    every_command("runc-1.3.6", "pause");
+}
+
+#[test]
+fn after_an_update_with_v2() {
+    scene::on_v2("notes::after_an_update_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn after_an_update_on_v2() {
+    every_command("runc-1.1.15", "update");
+}
+
+#[test]
+fn after_a_pause_of_crun_with_v2() {
+    scene::on_v2("notes::after_a_pause_of_crun_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn after_a_pause_of_crun_on_v2() {
+    every_command("crun-1.28", "pause");
+}
+
+/// Most of it is waiting, for cgroups to go.
+fn every_command(runtime: &str, killed: &str) {
+    std::thread::scope(|scope| {
+        for (words, bare_fails) in NEXT {
+            scope.spawn(move || one_command(runtime, killed, words, *bare_fails));
+        }
+    });
+}
+
+fn one_command(runtime: &str, killed: &str, words: &[&str], bare_fails: bool) {
+    let verb = words[0];
+    let what = format!("{runtime}: {verb} after a killed {killed}");
+    let bare = Hanging::new(runtime, verb != "start");
+    bare.killed(Via::Bare, killed);
+    let ended = next(&bare.scene, Via::Bare, words);
+    let is_worse = !ended.succeeded()
+        || ended.stdout.contains("\"paused\"")
+        // Of a start, that crun has done and that nobody sees anything of.
+        || (matches!(verb, "update" | "start") && bare.scene.freezer().is_asked_for());
+    report!("{what}: bare: {}", seen(&ended, &bare.scene));
+    // crun writes the same into the freezer again.
+    let gets_by = !bare_fails || (verb == "pause" && runtime.starts_with("crun"));
+    assert!(is_worse || gets_by, "not shown: {ended:?}");
+    drop(bare);
+
+    let wrapped = Hanging::new(runtime, verb != "start");
+    let dead = wrapped.killed(Via::Wrapped, killed);
+    let ended = next(&wrapped.scene, Via::Wrapped, words);
+    report!("{what}: wrapped: {}", seen(&ended, &wrapped.scene));
+    check(&wrapped.scene, &ended, verb, killed);
+    says_what_it_undid(&wrapped.scene, verb, killed, dead);
+}
+
+fn next(scene: &Scene, via: Via, words: &[&str]) -> Ended {
+    scene.give_logged(via, Log::Json, words, Duration::from_secs(2))
+}
+
+fn seen(ended: &Ended, scene: &Scene) -> String {
+    let code = ended.code.map_or("hangs".to_owned(), |code| format!("exit {code}"));
+    let frozen = if scene.freezer().is_asked_for() { "frozen" } else { "thawed" };
+    let ms = ended.took.as_millis();
+    format!("{code} in {ms} ms, {frozen} {}", ended.containerd_reads())
+}
+
+/// The command has worked, and nothing of the dead one is left.
+fn check(scene: &Scene, ended: &Ended, verb: &str, killed: &str) {
+    assert!(ended.succeeded(), "{verb} after {killed}: {ended:?}");
+    assert!(ended.took < 500 * MS + TOLERANCE, "{verb} after {killed}: {:?}", ended.took);
+    assert_eq!(ended.containerd_reads(), "");
+    assert_eq!(scene.intents(), NOTHING, "{verb} after {killed}");
+    match verb {
+        "start" => eventually(HANGS, "its program runs", || {
+            scene.pids().iter().any(|&pid| scene::comm(pid) == "sleep")
+        }),
+        "state" => assert!(ended.stdout.contains("\"running\""), "{ended:?}"),
+        "kill" => eventually(HANGS, "it is dead", || scene.pids().is_empty()),
+        "delete" => assert_eq!(cgroup_dirs(&scene.cgroup()), NOTHING),
+        _ => {}
+    }
+    if verb == "delete" {
+        return assert_eq!(scene.scratch.lock_files(), NOTHING);
+    }
+    assert_eq!(scene.freezer().is_asked_for(), verb == "pause", "{verb} after {killed}");
+    if verb == "pause" {
+        assert!(scene.freezer().is_frozen());
+        assert_eq!(scene.status(Via::Wrapped), "paused");
+        scene.must(Via::Wrapped, &["resume", "c"]);
+        assert_eq!(scene.status(Via::Wrapped), "running");
+    }
+}
+
+fn says_what_it_undid(scene: &Scene, verb: &str, killed: &str, dead: u32) {
+    let record = scene.record(verb);
+    let recovered = record["recovered"].as_array().unwrap_or_else(|| panic!("{record}"));
+    assert_eq!(recovered.len(), 1, "{record}");
+    let said = recovered[0].as_str().unwrap();
+    for word in [killed, scene::ID, &dead.to_string()] {
+        let mut words = said.split(|c: char| !c.is_ascii_alphanumeric());
+        assert!(words.any(|one| one == word), "{word:?} is not in {said:?}");
+    }
+}
+
+/// The second finds nothing more to do, and says nothing of it.
+#[test]
+fn it_is_undone_once() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    hanging.killed(Via::Wrapped, "pause");
+    let scene = &hanging.scene;
+    for recovers in [true, false] {
+        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        assert_eq!(recoveries(&scene.record("update")) > 0, recovers);
+    }
+}
+
+/// Two died one after the other, before anybody came.
+#[test]
+fn several_are_undone_at_once() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    hanging.killed(Via::Wrapped, "pause");
+    // Kept from recovering: each note is written again, as if both had died at once.
+    let first = hanging.scene.intents();
+    let note = first.iter().find(|path| path.is_file()).unwrap();
+    let text = std::fs::read(note).unwrap();
+    hanging.killed(Via::Wrapped, "update");
+    std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+    std::fs::write(note, text).unwrap();
+    let scene = &hanging.scene;
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+    // Once it is thawed there is nothing to be said of the other.
+    assert!((1..=2).contains(&recoveries(&scene.record("exec"))));
+}
+
+/// The wrapper alone was killed, and the runtime with it: nobody can have left a note but it.
+#[test]
+fn an_operation_that_ends_leaves_no_note() {
+    let scene = Scene::idle("runc-1.1.5");
+    for words in [
+        &["pause", "c"][..],
+        &["resume", "c"],
+        &["update", "--pids-limit", "0", "c"],
+        &["exec", "c", "true"],
+        &["state", "c"],
+        &["kill", "c", "WINCH"],
+        &["update", "--no-such-flag", "c"],
+        &["pause", "nobody"],
+        &["delete", "--force", "c"],
+    ] {
+        scene.give(Via::Wrapped, words);
+        assert_eq!(scene.intents(), NOTHING, "{words:?}");
+    }
+}
+
+/// Readiness probes that all came for it at once: each gets through, and one has undone it.
+#[test]
+fn of_many_at_once_one_undoes_it() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    hanging.killed(Via::Wrapped, "pause");
+    let scene = &hanging.scene;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let ended = timed(&mut scene.command(Via::Wrapped, &["exec", "c", "true"]), HANGS);
+                assert!(ended.succeeded(), "{ended:?}");
+            });
+        }
+    });
+    assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+    let recovered: Vec<usize> = scene.scratch.journal().iter().map(recoveries).collect();
+    assert_eq!(recovered.iter().sum::<usize>(), 1, "{recovered:?}");
+}
+
+fn recoveries(record: &serde_json::Value) -> usize {
+    record["recovered"].as_array().map_or(0, Vec::len)
+}
+
+/// What the note stood for is gone: somebody has deleted the container without us, and makes it anew.
+#[test]
+fn a_note_of_a_container_that_is_gone() {
+    for frozen_by_hand in [false, true] {
+        let hanging = Hanging::new("runc-1.1.5", true);
+        let scene = &hanging.scene;
+        hanging.killed(Via::Wrapped, "pause");
+        assert!(scene.give(Via::Bare, &["delete", "--force", "c"]).succeeded());
+        eventually(HANGS, "it is gone", || !scene.freezer().dir.exists());
+        let bundle = scene.bundle();
+        let create = ["create", "--bundle", bundle.to_str().unwrap(), "c"];
+        scene.must(Via::Wrapped, &create);
+        assert_eq!(scene.intents(), NOTHING);
+        if frozen_by_hand {
+            scene.freezer().freeze();
+        }
+        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        assert_eq!(scene.freezer().is_asked_for(), frozen_by_hand);
+    }
+}
+
+/// These are to change nothing.
+#[test]
+fn without_the_full_mode_it_is_as_without_us() {
+    for mode in ["lock", "observe"] {
+        let hanging = Hanging::new("runc-1.1.5", true);
+        let scene = &hanging.scene;
+        hanging.killed(Via::Wrapped, "pause");
+        let config = scene.scratch.path("config.toml");
+        std::fs::write(&config, format!("mode = \"{mode}\"\n")).unwrap();
+        let mut exec = scene.command(Via::Wrapped, &["exec", "c", "true"]);
+        let ended = timed(exec.env("FROSTLOCK_CONFIG", &config), HANGS);
+        assert!(!ended.succeeded() && ended.stderr.contains("paused"), "{mode}: {ended:?}");
+        assert!(scene.freezer().is_frozen(), "{mode}");
+    }
+}
+
+/// The container is gone, and the caller, who was told nothing, deletes it once more; its id will
+/// never come back.
+#[test]
+fn after_a_delete_that_was_killed_at_its_end() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+    hanging.killed_at_its_end(&["delete", "--force", "c"]);
+    assert_eq!(cgroup_dirs(&scene.cgroup()), NOTHING, "not shown");
+    assert!(scene.give(Via::Wrapped, &["delete", "--force", "c"]).succeeded());
+    assert_eq!(scene.intents(), NOTHING);
+    assert_eq!(scene.scratch.lock_files(), NOTHING);
+    let records = std::fs::read_dir(scene.scratch.state().join("containers")).unwrap();
+    assert_eq!(records.flatten().map(|entry| entry.path()).collect::<Vec<_>>(), NOTHING);
+}
+
+/// What it had promised is kept: the caller, who was told nothing, finds it paused or thawed, and
+/// either way can go on.
+#[test]
+fn after_a_pause_that_was_killed_at_its_end() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    hanging.killed_at_its_end(&["pause", "c"]);
+    assert!(scene.freezer().is_frozen(), "not shown");
+    scene.must(Via::Wrapped, &["pause", "c"]);
+    assert_eq!(scene.status(Via::Wrapped), "paused");
+    scene.must(Via::Wrapped, &["resume", "c"]);
+    assert_eq!(scene.intents(), NOTHING);
+}

@@ -1,0 +1,122 @@
+//! What is somebody else's freeze, or somebody's who is still at it, is nobody's to thaw.
+
+use std::time::Duration;
+
+use crate::NOTHING;
+use crate::hanging::Hanging;
+use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+
+/// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
+const COMMANDS: [&[&str]; 5] = [
+    &["update", "--pids-limit", "0", "c"],
+    &["exec", "c", "true"],
+    &["state", "c"],
+    &["kill", "c", "WINCH"],
+    &["delete", "c"],
+];
+
+#[test]
+fn a_freeze_by_hand_on_v1() {
+    freeze_by_hand("runc-1.1.5");
+    freeze_by_hand("runc-1.3.6");
+}
+
+#[test]
+fn a_freeze_by_hand_with_v2() {
+    scene::on_v2("others::a_freeze_by_hand_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn a_freeze_by_hand_on_v2() {
+    freeze_by_hand("runc-1.3.6");
+    freeze_by_hand("crun-1.28");
+}
+
+fn freeze_by_hand(runtime: &str) {
+    let scene = Scene::idle(runtime);
+    scene.freezer().freeze();
+    for words in COMMANDS {
+        let bare = scene.give_logged(Via::Bare, Log::Json, words, Duration::from_secs(2));
+        assert!(scene.freezer().is_asked_for(), "not shown: {runtime} thaws in {words:?}");
+        let wrapped = scene.give_logged(Via::Wrapped, Log::Json, words, Duration::from_secs(2));
+        assert!(scene.freezer().is_frozen(), "{runtime} {words:?}: thawed");
+        assert_eq!(wrapped.code, bare.code, "{runtime} {words:?}: {bare:?} {wrapped:?}");
+        assert!(wrapped.containerd_reads().starts_with(&bare.containerd_reads()));
+        assert_eq!(scene.intents(), NOTHING, "{words:?}");
+    }
+    let recovered = scene.scratch.journal().into_iter().filter(|record| {
+        record["recovered"].as_array().is_some_and(|recovered| !recovered.is_empty())
+    });
+    assert_eq!(recovered.count(), 0);
+}
+
+/// Somebody froze by hand; then an operation of ours was killed; it had not frozen anything.
+#[test]
+fn a_freeze_by_hand_before_a_killed_operation() {
+    for verb in ["pause", "update"] {
+        let hanging = Hanging::new("runc-1.1.5", true);
+        let scene = &hanging.scene;
+        scene.freezer().freeze();
+        hanging.killed(Via::Wrapped, verb);
+        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        assert!(scene.freezer().is_frozen(), "{verb}: thawed");
+        assert_eq!(scene.intents(), NOTHING, "{verb}");
+    }
+}
+
+#[test]
+fn a_pause_that_succeeded_stays_on_v1() {
+    pause_that_succeeded("runc-1.1.5");
+}
+
+#[test]
+fn a_pause_that_succeeded_stays_with_v2() {
+    scene::on_v2("others::a_pause_that_succeeded_stays_on_v2");
+}
+
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn a_pause_that_succeeded_stays_on_v2() {
+    pause_that_succeeded("runc-1.3.6");
+}
+
+fn pause_that_succeeded(runtime: &str) {
+    for verb in ["update", "pause"] {
+        let hanging = Hanging::new(runtime, true);
+        let scene = &hanging.scene;
+        scene.must(Via::Wrapped, &["pause", "c"]);
+        hanging.killed(Via::Wrapped, verb);
+        for words in COMMANDS {
+            let ended = scene.give_logged(Via::Wrapped, Log::Json, words, Duration::from_secs(3));
+            assert!(scene.freezer().is_frozen(), "{verb}, {words:?}: thawed: {ended:?}");
+            assert_eq!(scene.intents(), NOTHING, "{verb}, {words:?}");
+        }
+        assert_eq!(scene.status(Via::Wrapped), "paused");
+        scene.must(Via::Wrapped, &["resume", "c"]);
+        assert_eq!(scene.status(Via::Wrapped), "running");
+        assert!(!scene.freezer().is_asked_for());
+    }
+}
+
+/// Whoever is still at it undoes its own; the others go their way as they would without us.
+#[test]
+fn a_note_of_one_that_lives_is_left_alone() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    let held = hanging.hold(Via::Wrapped, "pause");
+    let notes = scene.intents();
+    assert_ne!(notes, NOTHING, "no note was made before the freeze");
+    for words in COMMANDS {
+        let ended = scene.give_logged(Via::Wrapped, Log::Json, words, Duration::from_secs(5));
+        report!("beside a pause: {words:?}: {:?} in {:?}", ended.code, ended.took);
+        // The longest wait for a lock, and an exec's for a thaw.
+        assert!(ended.code.is_some() && ended.took < 1500 * MS + TOLERANCE, "{ended:?}");
+        assert!(scene.freezer().is_frozen(), "{words:?}: thawed under another's hands");
+        assert_eq!(scene.intents(), notes, "{words:?}");
+    }
+    drop(held);
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+}

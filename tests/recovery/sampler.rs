@@ -1,0 +1,60 @@
+//! The limits of a throttled container, read at every moment.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::scene::{LIMITS, MS};
+
+/// Reads the limits about a thousand times a second, and keeps what is not as it should be.
+pub(crate) struct Sampler {
+    pub(crate) dir: PathBuf,
+    is_on: Arc<Mutex<bool>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<(u64, Vec<String>)>>,
+}
+
+impl Sampler {
+    pub(crate) fn start(dir: PathBuf) -> Sampler {
+        let is_on = Arc::new(Mutex::new(false));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (on, over, cgroup) = (Arc::clone(&is_on), Arc::clone(&is_over), dir.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut samples, mut wrong) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                let on = on.lock().unwrap();
+                for (file, value) in LIMITS.iter().filter(|_| *on) {
+                    match fs::read_to_string(cgroup.join(file)) {
+                        Ok(text) if text != format!("{value}\n") => {
+                            wrong.push(format!("{file} {text:?}"));
+                        }
+                        // A delete has removed it.
+                        _ => {}
+                    }
+                    samples += 1;
+                }
+                drop(on);
+                std::thread::sleep(MS);
+            }
+            (samples / LIMITS.len() as u64, wrong)
+        });
+        Sampler { dir, is_on, is_over, thread: Some(thread) }
+    }
+
+    /// None of the old state is read after this has returned.
+    pub(crate) fn watch(&self, on: bool) {
+        *self.is_on.lock().unwrap() = on;
+    }
+
+    pub(crate) fn finish(&mut self) -> Option<(u64, Vec<String>)> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.take().and_then(|thread| thread.join().ok())
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

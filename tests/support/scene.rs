@@ -1,0 +1,334 @@
+//! One container, the two ways to give it a command, and what can be seen of it afterwards.
+
+// Every suite uses a part of it.
+#![allow(
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use super::freezer::Freezer;
+use super::freezer::is_v2;
+use super::stuck::Stuck;
+use super::support::{self, Scratch, eventually, runtime, succeed, text};
+
+pub const ID: &str = "c";
+
+pub const MS: Duration = Duration::from_millis(1);
+
+/// What a machine that does other things as well may add.
+pub const TOLERANCE: Duration = Duration::from_millis(800);
+
+/// Longer than any wait of ours; a command that takes longer hangs.
+pub const HANGS: Duration = Duration::from_secs(5);
+
+/// Of a throttled container; with a burst, so that it can be told from none.
+pub const LIMITS: [(&str, &str); 3] =
+    [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "1000"), ("cpu.cfs_burst_us", "300")];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Bare,
+    Wrapped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    Json,
+    Text,
+    None,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ended {
+    /// None: killed, since it hung.
+    pub code: Option<i32>,
+    pub took: Duration,
+    pub stdout: String,
+    pub stderr: String,
+    pub log: String,
+}
+
+/// Of the runtime's log in JSON.
+#[derive(Debug, Deserialize)]
+pub struct Entry {
+    pub level: String,
+    pub msg: String,
+    pub time: String,
+}
+
+impl Ended {
+    /// As containerd reads it (process/utils.go, getLastRuntimeError): the last entry of level
+    /// `error`; anything that is not an entry, or has no RFC 3339 time, spoils the log.
+    pub fn containerd_reads(&self) -> String {
+        let mut last = None;
+        for entry in serde_json::Deserializer::from_str(&self.log).into_iter::<Entry>() {
+            let entry = entry.unwrap_or_else(|error| panic!("{error}: {:?}", self.log));
+            let format = &time::format_description::well_known::Rfc3339;
+            time::OffsetDateTime::parse(&entry.time, format).unwrap();
+            if entry.level == "error" {
+                last = Some(entry.msg);
+            }
+        }
+        last.unwrap_or_default()
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// A container, or the place for one.
+#[derive(Debug)]
+pub struct Scene {
+    /// Goes first: what it holds up could not be killed.
+    pub stuck: Option<Stuck>,
+    pub scratch: Scratch,
+    pub runtime: PathBuf,
+}
+
+impl Scene {
+    /// Without a container as yet.
+    pub fn of(runtime_name: &str) -> Scene {
+        Scene { stuck: None, scratch: Scratch::new(), runtime: runtime(runtime_name).path }
+    }
+
+    /// One that sleeps.
+    pub fn idle(runtime_name: &str) -> Scene {
+        let scene = Scene::of(runtime_name);
+        scene.scratch.bundle("idle", ID);
+        scene.start();
+        scene
+    }
+
+    /// One whose program was not started.
+    pub fn created(runtime_name: &str) -> Scene {
+        let scene = Scene::of(runtime_name);
+        let bundle = scene.scratch.bundle("idle", ID);
+        scene.must(Via::Bare, &["create", "--bundle", bundle.to_str().unwrap(), ID]);
+        scene
+    }
+
+    /// One in which a `cat` does not freeze until `stuck` is released.
+    pub fn stubborn(runtime_name: &str) -> Scene {
+        Scene::stubborn_with(runtime_name, "cat /tmp/stuck >/dev/null & exec sleep 3600")
+    }
+
+    /// The same with a script of its own, whose `sleep` comes last; opening /tmp/stuck is what
+    /// nothing comes back from.
+    pub fn stubborn_with(runtime_name: &str, script: &str) -> Scene {
+        let mut scene = Scene::of(runtime_name);
+        let stuck = Stuck::hold(&scene.scratch.path("stuck"));
+        let bundle = scene.scratch.bundle("idle", ID);
+        scene.scratch.edit(&bundle, |config| {
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            config["mounts"].as_array_mut().unwrap().push(json!({
+                "destination": "/tmp/stuck",
+                "type": "bind",
+                "source": stuck.fifo,
+                "options": ["bind", "rw"],
+            }));
+        });
+        scene.stuck = Some(stuck);
+        scene.start();
+        eventually(HANGS, "a task is held up", || !scene.held_up().is_empty());
+        scene
+    }
+
+    /// One with busy loops and hardly any CPU time.
+    pub fn throttled(runtime_name: &str, loops: usize) -> Scene {
+        let scene = Scene::of(runtime_name);
+        scene.start_throttled(loops);
+        scene
+    }
+
+    /// The limits are put on it by hand when its loops run: under them its start takes seconds.
+    pub fn start_throttled(&self, loops: usize) {
+        let bundle = self.scratch.bundle("throttled", ID);
+        self.scratch.edit(&bundle, |config| {
+            config["linux"]["resources"] = json!({});
+            config["process"]["env"] = json!(["PATH=/bin:/usr/bin", format!("LOOPS={loops}")]);
+        });
+        self.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), ID]);
+        eventually(HANGS, "the loops", || self.pids().len() == loops + 1);
+        let cpu = self.cpu();
+        for (file, value) in LIMITS {
+            fs::write(cpu.join(file), value).unwrap();
+        }
+        eventually(HANGS, "it is throttled", || {
+            let stat = fs::read_to_string(cpu.join("cpu.stat")).unwrap();
+            let times = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
+            times.parse::<u64>().unwrap() > 1
+        });
+    }
+
+    /// On a v1 or hybrid host.
+    pub fn cpu(&self) -> PathBuf {
+        Path::new("/sys/fs/cgroup/cpu").join(&self.cgroup()[1..])
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.scratch.path(&format!("bundle-{ID}"))
+    }
+
+    /// Bare, so that the wrapper knows no more of it than it finds out.
+    fn start(&self) {
+        self.must(Via::Bare, &["run", "--detach", "--bundle", self.bundle().to_str().unwrap(), ID]);
+        // Else a task may not have executed its program yet.
+        eventually(HANGS, "the container's program", || {
+            self.pids().iter().any(|&pid| comm(pid) == "sleep")
+        });
+    }
+
+    pub fn command(&self, via: Via, words: &[&str]) -> Command {
+        let mut command = match via {
+            Via::Bare => self.scratch.bare(&self.runtime),
+            Via::Wrapped => self.scratch.wrapped(&self.runtime),
+        };
+        command.args(words);
+        command
+    }
+
+    pub fn must(&self, via: Via, words: &[&str]) {
+        succeed(&mut self.command(via, words));
+    }
+
+    pub fn give(&self, via: Via, words: &[&str]) -> Ended {
+        self.give_logged(via, Log::Json, words, Duration::from_secs(30))
+    }
+
+    pub fn give_logged(&self, via: Via, log: Log, words: &[&str], limit: Duration) -> Ended {
+        let file = self.scratch.path("log");
+        let _ = fs::remove_file(&file);
+        let mut line = match log {
+            Log::None => Vec::new(),
+            Log::Text => vec!["--log", file.to_str().unwrap()],
+            Log::Json => vec!["--log", file.to_str().unwrap(), "--log-format", "json"],
+        };
+        line.extend(words);
+        let ended = timed(&mut self.command(via, &line), limit);
+        Ended { log: fs::read_to_string(&file).unwrap_or_default(), ..ended }
+    }
+
+    pub fn status(&self, via: Via) -> String {
+        let output = succeed(&mut self.command(via, &["state", ID]));
+        let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+
+    pub fn cgroup(&self) -> String {
+        format!("{}/{ID}", self.scratch.cgroup)
+    }
+
+    pub fn freezer(&self) -> Freezer {
+        Freezer::of(&self.cgroup())
+    }
+
+    pub fn pids(&self) -> Vec<i32> {
+        support::pids(&self.freezer().dir)
+    }
+
+    /// What there is to know when something hangs.
+    pub fn tasks(&self) -> Vec<String> {
+        let read = |pid: i32, file: &str| {
+            let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            text.trim_end().to_owned()
+        };
+        let of = |pid| format!("{} in {}", read(pid, "stat"), read(pid, "wchan"));
+        let state = self.freezer().read("freezer.state");
+        self.pids().into_iter().map(of).chain([state]).collect()
+    }
+
+    /// The tasks that do not freeze.
+    pub fn held_up(&self) -> Vec<i32> {
+        let waits = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/wchan"))
+                .is_ok_and(|at| at == super::stuck::WCHAN)
+        };
+        self.pids().into_iter().filter(waits).collect()
+    }
+
+    /// The last record of a verb.
+    pub fn record(&self, verb: &str) -> Value {
+        let mut journal = self.scratch.journal().into_iter();
+        journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no {verb}"))
+    }
+
+    /// What is in the directory of intents, directories too.
+    pub fn intents(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                into.push(entry.path());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    walk(&entry.path(), into);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.scratch.state().join("intents"), &mut found);
+        found
+    }
+}
+
+pub fn timed(command: &mut Command, limit: Duration) -> Ended {
+    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let began = Instant::now();
+    let mut child: Child = command
+        .stdout(out.try_clone().unwrap())
+        .stderr(err.try_clone().unwrap())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let status = support::wait(&mut child, limit);
+    let took = began.elapsed();
+    Ended {
+        code: status.and_then(|status| status.code()),
+        took,
+        stdout: text(&support::contents(out)),
+        stderr: text(&support::contents(err)),
+        log: String::new(),
+    }
+}
+
+pub fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// Prints what was measured, and on which cgroup version.
+macro_rules! report {
+    ($($what:tt)*) => {
+        $crate::scene::print(format_args!($($what)*))
+    };
+}
+pub(crate) use report;
+
+pub fn print(what: std::fmt::Arguments<'_>) {
+    println!("{}: {what}", if is_v2() { "v2" } else { "v1" });
+}
+
+/// Runs an ignored test of the calling suite where there is cgroup v2 alone, and repeats what it
+/// measured.
+pub fn on_v2(test: &str) {
+    assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
+    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = text(&[inner.stdout, inner.stderr].concat());
+    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+    for line in text.lines().filter(|line| line.starts_with("v2: ")) {
+        println!("{line}");
+    }
+}
