@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,6 +24,12 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
+    /// By a name that no other has had: systemd keeps what was set for one.
+    pub(crate) fn next() -> Pod {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Pod::new(&format!("kubepods-pod{}.slice", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
     /// Without a quota, which would make the start of its first containers take long.
     pub(crate) fn new(slice: &str) -> Pod {
         systemctl(&["start", slice]);

@@ -77,7 +77,7 @@ struct Measured {
 impl Measured {
     fn of(runtime: &Runtime, via: Via) -> Measured {
         let scratch = Scratch::new();
-        let pod = Pod::new(&format!("kubepods-podprobe{}.slice", via.name()));
+        let pod = Pod::next();
         let container = Container::planned(&scratch, runtime, via, &pod, "c", "idle").started();
         let calm = Duration::from_secs(if proof() { 10 } else { 2 });
         let (unloaded, ()) = probed(&container, || std::thread::sleep(calm));

@@ -57,7 +57,7 @@ fn inside() {
 }
 
 fn updates(scratch: &Scratch, runtime: &Runtime, via: Via) -> Series {
-    let pod = Pod::new(&format!("kubepods-podupdate{}.slice", via.name()));
+    let pod = Pod::next();
     let busy = Container::planned(scratch, runtime, via, &pod, "c", "throttled").busy(LOOPS);
     let first = set(&busy, 0);
     assert_eq!(first.failure, None, "of a container that is not throttled yet");

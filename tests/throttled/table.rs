@@ -30,13 +30,6 @@ impl Series {
         }
     }
 
-    pub(crate) fn append(&mut self, other: Series) {
-        self.ms.extend(other.ms);
-        for (text, count) in other.failures {
-            *self.failures.entry(text).or_default() += count;
-        }
-    }
-
     pub(crate) fn n(&self) -> usize {
         self.ms.len()
     }
@@ -59,10 +52,6 @@ impl Series {
 
     pub(crate) fn p99(&self) -> f64 {
         self.quantile(99)
-    }
-
-    pub(crate) fn mean(&self) -> f64 {
-        self.ms.iter().sum::<f64>() / self.ms.len() as f64
     }
 
     pub(crate) fn max(&self) -> f64 {
