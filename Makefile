@@ -31,6 +31,7 @@ lab: setup-build
 	@scripts/fetch-runtimes target/lab
 	@scripts/make-rootfs target/lab/rootfs
 	@scripts/make-image target/lab
+	@scripts/make-node target/lab/node
 
 .PHONY: demo
 demo: build lab
@@ -40,6 +41,16 @@ demo: build lab
 .PHONY: test
 test: build lab check
 	$(TEST) --workspace --no-fail-fast
+
+# The runtime inside a node with systemd, alone.
+.PHONY: node-test
+node-test: build lab
+	$(TEST) --test node
+
+# Every containerd with every runc that fails, bare and wrapped: a container in a pod starts and ends.
+.PHONY: node-matrix
+node-matrix: build lab
+	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
 # The counts that are claimed; the results go to docs/proof/. One alone: make proof SUITES=death
 .PHONY: proof

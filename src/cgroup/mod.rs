@@ -131,7 +131,9 @@ fn is_kube_pod(path: &Path) -> bool {
         None => name,
     };
     let uid = pod.strip_prefix(b"pod").unwrap_or_default();
-    let plain = uid.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    // `\x2d` is how systemd escapes a `-`; kubelet does not, others do.
+    let plain =
+        uid.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'\\'));
     plain && !uid.is_empty() && path.ancestors().skip(1).any(is_kubepods_root)
 }
 

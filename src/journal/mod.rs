@@ -216,7 +216,7 @@ impl<'a> Record<'a> {
 
 fn refill(report: &refill::Report) -> RefillRecord {
     RefillRecord {
-        cgroup: text::one_line(report.cgroup.as_ref(), TEXT_BYTES),
+        cgroup: text::one_line(report.cgroup.as_path().as_os_str(), TEXT_BYTES),
         reason: report.reason.as_str(),
         ms: milliseconds(report.took),
         writes: report.writes,

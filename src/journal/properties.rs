@@ -67,10 +67,10 @@ fn attempts() -> impl Strategy<Value = Vec<Try>> {
 
 prop_compose! {
     fn refill()(
-        cgroup in any::<String>(), took in any::<u32>(), writes in any::<u32>(), gained in any::<u32>(),
+        cgroup in name(), took in any::<u32>(), writes in any::<u32>(), gained in any::<u32>(),
     ) -> refill::Report {
         refill::Report {
-            cgroup,
+            cgroup: Identity::new(cgroup).unwrap_or_else(|| Identity::new("c").unwrap()),
             reason: refill::Reason::Freeze,
             took: Duration::from_micros(took.into()),
             writes,
@@ -132,7 +132,10 @@ prop_compose! {
                 throttled: Some(Throttled { nr_throttled, throttled_us }),
                 oom_kill: Some(nr_throttled),
             }),
-            recovered: refills.iter().map(|refill: &refill::Report| refill.cgroup.clone()).collect(),
+            recovered: refills
+                .iter()
+                .map(|refill: &refill::Report| refill.cgroup.as_path().to_string_lossy().into_owned())
+                .collect(),
             refills,
             init: init.map(|(pid, start)| Process { pid, start }),
             pod: PodNames { namespace, name: pod, uid, ..PodNames::default() },

@@ -98,7 +98,7 @@ impl Ended {
 /// What was done for one cgroup.
 #[derive(Debug, Clone)]
 pub struct Report {
-    pub cgroup: String,
+    pub cgroup: Identity,
     pub reason: Reason,
     pub took: Duration,
     pub writes: u32,
@@ -165,7 +165,7 @@ struct Open {
 
 #[derive(Debug)]
 struct Target {
-    cgroup: String,
+    cgroup: Identity,
     files: Reader,
     bandwidth: Bandwidth,
     quota: CpuQuota,
@@ -303,7 +303,7 @@ impl Refill {
     pub(crate) fn finish(mut self, now: Instant) -> (Vec<Report>, Option<String>) {
         self.rest(now);
         let gained = Duration::from_micros(self.budget.charged_us);
-        let report = |cgroup: String, writes: u32| Report {
+        let report = |cgroup: Identity, writes: u32| Report {
             cgroup,
             reason: self.reason,
             took: self.used,
@@ -321,7 +321,7 @@ impl Refill {
         if let (true, Some(_), Some(level)) =
             (reports.is_empty(), self.ended, self.levels.first().or(self.awaited.as_ref()))
         {
-            reports.push(report(level.cgroup.to_string(), 0));
+            reports.push(report(level.cgroup.clone(), 0));
         }
         (reports, self.why.clone().or_else(|| self.remember()))
     }
@@ -443,7 +443,7 @@ impl Target {
         };
         let Some(quota) = bandwidth.quota() else { return Ok(None) };
         Ok(Some(Target {
-            cgroup: level.cgroup.to_string(),
+            cgroup: level.cgroup.clone(),
             files: level.files.clone(),
             bandwidth,
             quota,

@@ -110,6 +110,9 @@ fn pods() {
         pod("/kubelet/kubepods/besteffort/podU/x").as_deref(),
         Some("/kubelet/kubepods/besteffort/podU")
     );
+    let escaped = r"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1a\x2d2b.slice";
+    let found = id(&format!("{escaped}/x.scope")).pod();
+    assert_eq!(found.map(|pod| pod.as_path().to_owned()), Some(escaped.into()));
     let kind = "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podU.slice";
     assert_eq!(pod(&format!("{kind}/x.scope")).as_deref(), Some(kind));
     let podman = "/machine.slice/machine-libpod_pod_ab.slice";

@@ -228,7 +228,7 @@ fn reason(mut err: std::fs::File) -> Option<String> {
     let text = text(&bytes);
     let line = text.lines().rfind(|line| !line.is_empty())?;
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
-    Some(message.trim_matches('"').chars().take(90).collect())
+    Some(message.trim_matches('"').chars().take(160).collect())
 }
 
 /// The refills that the record of an operation tells of.

@@ -1,0 +1,121 @@
+//! Probes beside a resize: with the systemd driver on cgroup v1 every `update` freezes the container for
+//! a moment, and `exec` is refused meanwhile.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::pod::{Container, Pod, while_running};
+use crate::scene::Via;
+use crate::support::{Runtime, Scratch, proof, runtime};
+use crate::table::{Series, Table};
+use crate::{RUNTIMES, in_a_node};
+
+const PROBERS: usize = 4;
+const REFUSED: &str = "cannot exec in a paused container";
+/// Of the bare ones, at least.
+const SHOWN: f64 = 0.05;
+/// Of an update among probes; kubelet's own limit is two minutes.
+const STARVED: Duration = Duration::from_secs(5);
+
+/// More of the bare ones: they are faster, and meet fewer of the probes.
+fn updates(via: Via) -> usize {
+    match via {
+        _ if proof() => 300,
+        Via::Bare => 120,
+        _ => 40,
+    }
+}
+
+#[test]
+fn a_probe_beside_a_resize() {
+    in_a_node("probe::inside");
+}
+
+#[test]
+#[ignore = "runs in a node"]
+fn inside() {
+    let mut table = Table::new("M4: 4 loops of exec beside updates, systemd driver, cgroup v1");
+    let runtimes = if proof() { &RUNTIMES[..] } else { &RUNTIMES[..1] };
+    for runtime in runtimes.iter().map(|name| runtime(name)) {
+        let bare = Measured::of(&runtime, Via::Bare);
+        bare.rows(&mut table, &runtime, "bare");
+        let share = bare.execs.failed() as f64 / bare.execs.n() as f64;
+        table.claim(bare.execs.failures().contains(REFUSED) && share > SHOWN, || {
+            format!("{}: not shown: bare: {}", runtime.name, bare.execs.failures())
+        });
+        let wrapped = Measured::of(&runtime, Via::Wrapped);
+        wrapped.rows(&mut table, &runtime, "wrapped");
+        for (what, series) in [("execs", &wrapped.execs), ("updates", &wrapped.updates)] {
+            table.claim(series.failed() == 0, || {
+                format!("{}: wrapped {what}: {}", runtime.name, series.failures())
+            });
+        }
+        let most = 2.0 * wrapped.unloaded.p99() + 50.0;
+        table.claim(wrapped.execs.p99() <= most, || {
+            format!("{}: exec p99 {:.1} ms, want {most:.1}", runtime.name, wrapped.execs.p99())
+        });
+        table.claim(wrapped.updates.max() < STARVED.as_secs_f64() * 1000.0, || {
+            format!("{}: an update took {:.0} ms", runtime.name, wrapped.updates.max())
+        });
+        for record in wrapped.records.iter().filter(|record| record["verdict"] != "ok").take(5) {
+            table.line(record.to_string());
+        }
+    }
+    table.finish();
+}
+
+struct Measured {
+    unloaded: Series,
+    execs: Series,
+    updates: Series,
+    took: Duration,
+    records: Vec<Value>,
+}
+
+impl Measured {
+    fn of(runtime: &Runtime, via: Via) -> Measured {
+        let scratch = Scratch::new();
+        let pod = Pod::next();
+        let container = Container::planned(&scratch, runtime, via, &pod, "c", "idle").started();
+        let calm = Duration::from_secs(if proof() { 10 } else { 2 });
+        let (unloaded, ()) = probed(&container, || std::thread::sleep(calm));
+        let began = Instant::now();
+        let (execs, updates) = probed(&container, || {
+            (0..updates(via)).map(|round| update(&container, round)).collect()
+        });
+        let took = began.elapsed();
+        Measured { unloaded, execs, updates, took, records: scratch.journal() }
+    }
+
+    fn rows(&self, table: &mut Table, runtime: &Runtime, who: &str) {
+        table.row(&format!("{} exec, no update", runtime.name), who, &self.unloaded);
+        table.row(&format!("{} exec", runtime.name), who, &self.execs);
+        table.row(&format!("{} update", runtime.name), who, &self.updates);
+        table.line(format!("{:<36} {:.1} s", "", self.took.as_secs_f64()));
+    }
+}
+
+/// Probes all the time while the work is done.
+fn probed<T>(container: &Container<'_>, work: impl FnOnce() -> T) -> (Series, T) {
+    let execs = Mutex::new(Series::default());
+    let probers: [_; PROBERS] = std::array::from_fn(|_| {
+        || {
+            let took = container.timed(&["exec", &container.id, "true"]);
+            execs.lock().unwrap().add(took);
+        }
+    });
+    let done = while_running(probers, work);
+    (execs.into_inner().unwrap(), done)
+}
+
+fn update(container: &Container<'_>, round: usize) -> crate::table::Took {
+    let shares = (100 + round).to_string();
+    let mut took = container.timed(&["update", "--cpu-share", &shares, &container.id]);
+    let stands = container.read("cpu", "cpu.shares").to_string();
+    if took.failure.is_none() && stands != shares {
+        took.failure = Some(format!("the shares are {stands}"));
+    }
+    took
+}
