@@ -376,8 +376,13 @@ fn the_wrapper_ends_by_the_signal_that_killed_the_runtime() {
             .unwrap();
         let ours = wrapper.id() as i32;
         let children = || marked(&mark).into_iter().filter(|&pid| pid != ours).collect::<Vec<_>>();
-        eventually(GONE_WITHIN, &format!("the runtime runs: {verb}"), || !children().is_empty());
-        let pid = nix::unistd::Pid::from_raw(children()[0]);
+        // What was seen is kept: while a process executes a program it has no environment to be seen by.
+        let mut runtime = None;
+        eventually(GONE_WITHIN, &format!("the runtime runs: {verb}"), || {
+            runtime = children().first().copied();
+            runtime.is_some()
+        });
+        let pid = nix::unistd::Pid::from_raw(runtime.unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         let status = ended(&mut wrapper, GONE_WITHIN).expect("the wrapper ends with the runtime");
         assert_eq!(status.signal(), Some(9), "{verb}: {status}");
