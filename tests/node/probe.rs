@@ -23,7 +23,7 @@ const STARVED: Duration = Duration::from_secs(5);
 fn updates(via: Via) -> usize {
     match via {
         _ if proof() => 300,
-        Via::Bare => 120,
+        Via::Bare => 200,
         _ => 40,
     }
 }
@@ -36,7 +36,8 @@ fn a_probe_beside_a_resize() {
 #[test]
 #[ignore = "runs in a node"]
 fn inside() {
-    let mut table = Table::new("M4: 4 loops of exec beside updates, systemd driver, cgroup v1");
+    let mut table =
+        Table::new("M4: 4 loops of exec beside 2 callers that update, systemd driver, cgroup v1");
     let runtimes = if proof() { &RUNTIMES[..] } else { &RUNTIMES[..1] };
     for runtime in runtimes.iter().map(|name| runtime(name)) {
         let bare = Measured::of(&runtime, Via::Bare);
@@ -82,9 +83,7 @@ impl Measured {
         let calm = Duration::from_secs(if proof() { 10 } else { 2 });
         let (unloaded, ()) = probed(&container, || std::thread::sleep(calm));
         let began = Instant::now();
-        let (execs, updates) = probed(&container, || {
-            (0..updates(via)).map(|round| update(&container, round)).collect()
-        });
+        let (execs, updates) = probed(&container, || resized(&container, updates(via) / 2));
         let took = began.elapsed();
         Measured { unloaded, execs, updates, took, records: scratch.journal() }
     }
@@ -110,12 +109,28 @@ fn probed<T>(container: &Container<'_>, work: impl FnOnce() -> T) -> (Series, T)
     (execs.into_inner().unwrap(), done)
 }
 
-fn update(container: &Container<'_>, round: usize) -> crate::table::Took {
-    let shares = (100 + round).to_string();
-    let mut took = container.timed(&["update", "--cpu-share", &shares, &container.id]);
-    let stands = container.read("cpu", "cpu.shares").to_string();
-    if took.failure.is_none() && stands != shares {
-        took.failure = Some(format!("the shares are {stands}"));
-    }
-    took
+/// By two callers at once, one of whom changes the CPU, the other the memory.
+fn resized(container: &Container<'_>, rounds: usize) -> Series {
+    std::thread::scope(|scope| {
+        let callers = [
+            ("--cpu-share", "cpu", "cpu.shares", 1),
+            ("--memory", "memory", "memory.limit_in_bytes", 1 << 20),
+        ]
+        .map(|(option, hierarchy, file, unit)| {
+            scope.spawn(move || {
+                let update = |round| {
+                    let value = (64 + round as i64) * unit;
+                    let words = ["update", option, &value.to_string(), &container.id];
+                    let mut took = container.timed(&words);
+                    let stands = container.read(hierarchy, file);
+                    if took.failure.is_none() && stands != value {
+                        took.failure = Some(format!("{file} is {stands}, want {value}"));
+                    }
+                    took
+                };
+                (0..rounds).map(update).collect::<Vec<_>>()
+            })
+        });
+        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
+    })
 }
