@@ -122,9 +122,8 @@ fn resized(container: &Container<'_>, rounds: usize) -> Series {
                     let value = (64 + round as i64) * unit;
                     let words = ["update", option, &value.to_string(), &container.id];
                     let mut took = container.timed(&words);
-                    let stands = container.read(hierarchy, file);
-                    if took.failure.is_none() && stands != value {
-                        took.failure = Some(format!("{file} is {stands}, want {value}"));
+                    if took.failure.is_none() && container.read(hierarchy, file) != value {
+                        took.failure = Some(format!("{file} is not what was asked for"));
                     }
                     took
                 };
