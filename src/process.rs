@@ -1,6 +1,7 @@
 //! What /proc says of processes: who they are beyond a pid that may have been given to another.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,11 @@ pub(crate) fn boot_id() -> Option<String> {
 pub(crate) fn since_boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
+/// The CPU time that the calling thread has had.
+pub(crate) fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use nix::sys::socket::{
 
 use crate::cgroup::read::Version;
 use crate::cgroup::{CpuQuota, Reader};
+use crate::process;
 
 /// For how long a file that was opened by another is left to him. From open to write it takes runc,
 /// kubelet and systemd some microseconds.
@@ -30,7 +31,8 @@ pub(super) const YIELD: Duration = Duration::from_micros(200);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refilled {
     Done {
-        took: Duration,
+        /// In CPU time: it may have been preempted.
+        cost: Duration,
     },
     /// Somebody else is about to write, or has just written.
     Yielded,
@@ -136,9 +138,9 @@ impl Bandwidth {
         if others.are_at_it(now) {
             return Refilled::Yielded;
         }
-        let since = Instant::now();
+        let since = process::thread_time();
         match self.rewritten.write_at(value.as_bytes(), 0) {
-            Ok(_) => Refilled::Done { took: since.elapsed() },
+            Ok(_) => Refilled::Done { cost: process::thread_time().saturating_sub(since) },
             Err(_) => Refilled::Failed,
         }
     }

@@ -36,7 +36,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_micros(100);
 const WRITES_A_QUOTA: u32 = 10;
 
 /// The kernel visits every CPU on each write: what it takes here is measured, and no more than one
-/// percent of our time goes into writes. On a node with very many CPUs that is less often.
+/// percent of our time goes into writes. On a node with very many CPUs that is less often. In CPU time:
+/// on a busy machine, and beside the threads that the write itself lets run, a write may be preempted
+/// for milliseconds, and a hundred times that would be the whole of an operation's time.
 const LEAST_PAUSE: u32 = 100;
 
 /// Why there is something to refill.
@@ -173,6 +175,7 @@ struct Target {
     /// When its quota is to be read again.
     next_check: Instant,
     writes: u32,
+    pace: Pace,
     effect: Effect,
 }
 
@@ -450,6 +453,7 @@ impl Target {
             next: Instant::now(),
             next_check: Instant::now(),
             writes: 0,
+            pace: Pace::default(),
             effect: Effect::default(),
         }))
     }
@@ -470,9 +474,9 @@ impl Target {
         }
         // Not from the time that was due: what was missed is not made up for.
         self.next = match self.bandwidth.refill(now, others) {
-            Refilled::Done { took } => {
+            Refilled::Done { cost } => {
                 self.writes += 1;
-                now + interval(self.quota, took)
+                now + self.pace.next(self.quota, cost)
             }
             Refilled::Yielded => {
                 self.next_check = now;
@@ -506,10 +510,22 @@ impl Target {
 /// How often to read a quota that nobody was seen to write.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
-fn interval(quota: CpuQuota, write_took: Duration) -> Duration {
-    let quota_us = quota.quota_us.and_then(|us| u64::try_from(us).ok()).unwrap_or(0);
-    let lasts = Duration::from_micros(quota_us) / WRITES_A_QUOTA;
-    lasts.max(write_took * LEAST_PAUSE).max(SHORTEST_INTERVAL)
+/// One write that was interrupted in the middle says nothing of what a write costs: of two in a row
+/// the cheaper one is believed.
+#[derive(Debug, Default)]
+struct Pace {
+    last_cost: Duration,
+}
+
+impl Pace {
+    /// The time to the next write.
+    fn next(&mut self, quota: CpuQuota, cost: Duration) -> Duration {
+        let believed = cost.min(self.last_cost);
+        self.last_cost = cost;
+        let quota_us = quota.quota_us.and_then(|us| u64::try_from(us).ok()).unwrap_or(0);
+        let lasts = Duration::from_micros(quota_us) / WRITES_A_QUOTA;
+        lasts.max(believed * LEAST_PAUSE).max(SHORTEST_INTERVAL)
+    }
 }
 
 /// Without root the files are somebody else's; that is said once, and not tried with every command.
@@ -520,4 +536,27 @@ fn explain(error: &io::Error, state: &StateDir) -> String {
         effect::remember_none(state, &why);
     }
     why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: CpuQuota = CpuQuota { quota_us: Some(1000), period_us: 100_000 };
+
+    #[test]
+    fn a_single_write_that_was_interrupted_does_not_stop_the_refill() {
+        let mut pace = Pace::default();
+        let us = Duration::from_micros;
+        let costs = [5000, 1, 1, 4000, 1, 1];
+        assert!(costs.into_iter().all(|cost| pace.next(QUOTA, us(cost)) == us(100)));
+    }
+
+    #[test]
+    fn where_every_write_is_dear_there_are_fewer() {
+        let mut pace = Pace::default();
+        let us = Duration::from_micros;
+        let all = [200, 210, 190].map(|cost| pace.next(QUOTA, us(cost)));
+        assert_eq!(all, [100, 20_000, 19_000].map(us));
+    }
 }
