@@ -80,7 +80,7 @@ impl Default for Config {
             refill_burst_ms: 1000,
             refill_debt_ms: 100,
             refill_cpu_max: false,
-            kill_wait_ms: 100,
+            kill_wait_ms: 300,
             leftovers_wait_ms: 1000,
             hook_wait_ms: 2000,
             journal_max_kib: 4096,

@@ -69,7 +69,9 @@ impl Operation<'_> {
         let quotas = container.quotas();
         let waiting = Instant::now();
         let recovered = self.recover(&container, &mut guard, &mut lock);
-        lock_wait += waiting.elapsed();
+        if !recovered.is_empty() {
+            lock_wait += waiting.elapsed();
+        }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
         if was_paused {
             // First, so that a resume that is killed leaves nothing that says paused.

@@ -24,8 +24,9 @@ const SHORT_HEAD_START: Duration = Duration::from_millis(2);
 const ENOUGH_US: i64 = 20_000;
 const LONG_HEAD_START: Duration = Duration::from_millis(30);
 
-/// A process that was just executed has yet to be loaded. Only where the runtime stays for it anyway.
-const LOADING: Duration = Duration::from_millis(20);
+/// A process that was just executed has yet to be loaded, and a probe has to do its work; among eight
+/// busy threads 20 ms are not always enough. Only where the runtime stays for it anyway.
+const LOADING: Duration = Duration::from_millis(100);
 
 /// How often to look where nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
