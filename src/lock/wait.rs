@@ -99,7 +99,7 @@ impl<'a> Wait<'a> {
 
 /// Opens a lock file. Never through a symbolic link and never anything but a regular file: the
 /// contents are written to, and opening a FIFO would block.
-pub(super) fn open(path: &Path, create: bool) -> io::Result<File> {
+pub(crate) fn open(path: &Path, create: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)

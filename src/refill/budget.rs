@@ -10,9 +10,9 @@
 //! is full is as good as none, and is removed by the next `delete` of any container.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -280,7 +280,7 @@ pub(crate) fn sweep(directory: &Path, now_ns: u64, rates: &Rates) {
 /// The file at this path, locked.
 fn open_locked(path: &Path) -> io::Result<File> {
     for _ in 0..LOCK_TRIES {
-        let file = open(path)?;
+        let file = lock::open(path, true)?;
         match sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB) {
             Ok(()) if lock::is_still_at(&file, path) => return Ok(file),
             Ok(()) => {}
@@ -289,22 +289,6 @@ fn open_locked(path: &Path) -> io::Result<File> {
         }
     }
     Err(ErrorKind::WouldBlock.into())
-}
-
-/// Never through a symbolic link; a FIFO in its place must not block us.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
-    }
-    Ok(file)
 }
 
 #[cfg(test)]
