@@ -208,7 +208,8 @@ const CASES: &[Case] = &[
     case(Running, &["resume", "c1"]),
     case(Running, &["resume", "c1", "extra"]),
     case(Running, &["exec", "c1", "true"]),
-    case(Running, &["exec", "c1", "sh", "-c", "echo out; echo err >&2; exit 3"]),
+    // A runtime copies each stream by itself: without the pause either may come first.
+    case(Running, &["exec", "c1", "sh", "-c", "echo out; sleep 0.3; echo err >&2; exit 3"]),
     case(Running, &["exec", "c1", "cat"]).stdin("what\nthe caller\0says"),
     case(Running, &["exec", "c1", "--", "echo", "hello"]),
     case(Running, &["exec", "--", "c1", "echo", "hello"]),
