@@ -1,0 +1,40 @@
+//! The command line. Its help is where most people learn what there is.
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{self, Exit};
+use crate::output::{Color, Output};
+use crate::pages;
+
+/// Put frostlock on a node, find out what is wrong with the node, put it right
+#[derive(Debug, Parser)]
+#[command(name = "frostctl", version, after_help = exit::HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print JSON, for programs; its keys are stable
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// When to colour: on a terminal, always, never
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", hide_possible_values = true)]
+    pub(crate) color: Color,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print a completion script for a shell
+    Completions(pages::Completions),
+    /// Write the manual pages into a directory
+    Man(pages::Man),
+}
+
+impl Command {
+    pub(crate) fn run(&self, _output: &Output) -> anyhow::Result<Exit> {
+        match self {
+            Command::Completions(it) => it.run(),
+            Command::Man(it) => it.run(),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Exit codes: documented in the help of every command, and stable.
+
+use std::process::ExitCode;
+
+/// How a command ended. A command line that cannot be read exits with 2, which is clap's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done; nothing is wrong.
+    Clean = 0,
+    /// Done; something was found, or would change, or is left to do.
+    Found = 1,
+    /// It could not be done; standard error says why.
+    Failed = 3,
+}
+
+/// For the help of commands.
+pub(crate) const HELP: &str = "\
+Exit status:
+  0  done, and nothing is wrong
+  1  done, and something was found (doctor, audit), differs (--dry-run) or is left to do
+  2  the command line is wrong
+  3  it could not be done; standard error says why";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}

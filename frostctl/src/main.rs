@@ -1,0 +1,24 @@
+//! The operator's side of frostlock: puts it on a node, says what is wrong with the node's cgroups
+//! and with what the runtimes believe, puts it right, and tells what happened.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+mod exit;
+mod output;
+mod pages;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let output = output::Output::new(cli.json, cli.color);
+    match cli.command.run(&output) {
+        Ok(exit) => exit.into(),
+        Err(error) if output::is_closed_pipe(&error) => exit::Exit::Clean.into(),
+        Err(error) => {
+            output.complain(&error);
+            exit::Exit::Failed.into()
+        }
+    }
+}
