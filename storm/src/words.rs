@@ -1,0 +1,76 @@
+//! Error texts without the names that make each of them another.
+
+/// The shortest run of hex digits that is taken for an id rather than for a word.
+const ID_CHARS: usize = 12;
+/// The shortest run of digits that is taken for a pid or the like: exit codes are told apart.
+const NUMBER_CHARS: usize = 4;
+
+/// Ids become `ID`, long numbers `N`, and the text is one line.
+pub(crate) fn anonymous(text: &str) -> String {
+    let mut said = String::with_capacity(text.len());
+    let mut rest = text.trim();
+    while let Some(first) = rest.chars().next() {
+        let run = rest.find(|c: char| !is_of_a_name(c)).unwrap_or(rest.len());
+        if run == 0 {
+            said.push(if first.is_control() { ' ' } else { first });
+            rest = &rest[first.len_utf8()..];
+            continue;
+        }
+        said.push_str(&without_ids(&rest[..run]));
+        rest = &rest[run..];
+    }
+    said
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// One word: the parts between its dashes.
+fn without_ids(word: &str) -> String {
+    // A uid has dashes inside, underscores where it names a slice.
+    if word.len() >= 36 {
+        let (head, tail) = word.split_at(word.len() - 36);
+        if tail.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || c == '_') {
+            return format!("{head}ID");
+        }
+    }
+    let parts = word.split('-').map(|part| {
+        let digits = part.chars().filter(char::is_ascii_digit).count();
+        let hex = part.chars().all(|c| c.is_ascii_hexdigit());
+        if hex && part.len() >= ID_CHARS {
+            "ID"
+        } else if digits == part.len() && digits >= NUMBER_CHARS {
+            "N"
+        } else {
+            part
+        }
+    });
+    parts.collect::<Vec<_>>().join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_pids_go_and_the_rest_stays() {
+        let id = "0123456789abcdef".repeat(4);
+        for (said, want) in [
+            (format!("task {id} not found"), "task ID not found".to_owned()),
+            (format!("cri-containerd-{id}.scope"), "cri-containerd-ID.scope".to_owned()),
+            (
+                "kubepods-burstable-pod8f0c2b1e_5d1a_4000_8000_000000000001.slice".to_owned(),
+                "kubepods-burstable-podID.slice".to_owned(),
+            ),
+            (
+                "pod \"8f0c2b1e-5d1a-4000-8000-000000000001\"\nis gone".to_owned(),
+                "pod \"ID\" is gone".to_owned(),
+            ),
+            ("process 12345: exit status 137".to_owned(), "process N: exit status 137".to_owned()),
+            ("deadbeef timeout 1s exceeded".to_owned(), "deadbeef timeout 1s exceeded".to_owned()),
+        ] {
+            assert_eq!(anonymous(&said), want);
+        }
+    }
+}
