@@ -192,6 +192,12 @@ impl Here {
         let path = &self.result;
         let json = serde_json::to_vec_pretty(&side)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+        if side.budget.is_some() {
+            // A node in a box takes its own with it.
+            let copy = path.with_extension("journal.jsonl");
+            std::fs::copy(&side.options.journal, &copy)
+                .with_context(|| format!("cannot write {}", copy.display()))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
