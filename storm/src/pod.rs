@@ -39,7 +39,7 @@ pub(crate) struct Pod<'a> {
     storm: &'a Storm,
     client: Client,
     plan: Plan,
-    threads: u32,
+    slot: usize,
     slice: Slice,
     /// Of each container: what the pod's spec says.
     limit: Milli,
@@ -59,7 +59,7 @@ impl<'a> Pod<'a> {
         Ok(Pod {
             storm,
             client: Client::lazy(&storm.options.socket)?,
-            threads: storm.options.threads_of(slot),
+            slot,
             slice: Slice { name: plan.slice() },
             limit: plan.limit,
             slice_limit: None,
@@ -80,8 +80,13 @@ impl<'a> Pod<'a> {
         let probed = Probed::default();
         let over = AtomicBool::new(false);
         let first = probe_period.mul_f64(self.plan.first_probe);
-        let probes =
-            probe::Probes { storm: self.storm, probed: &probed, over: &over, probe_period };
+        let probes = probe::Probes {
+            storm: self.storm,
+            slot: self.slot,
+            probed: &probed,
+            over: &over,
+            probe_period,
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| probes.run(&prober, first));
             let mut resizes = self.plan.resizes.clone().into_iter().peekable();
@@ -183,8 +188,13 @@ impl<'a> Pod<'a> {
         let pod = config::sandbox(&self.plan.uid, self.attempt.saturating_sub(1), &self.slice.name);
         let attempt = self.containers[at].attempt;
         self.containers[at].attempt += 1;
-        let container =
-            config::container(at, attempt, self.limit, self.threads, &self.storm.options.image);
+        let container = config::container(
+            at,
+            attempt,
+            self.limit,
+            self.storm.options.threads_of(self.slot),
+            &self.storm.options.image,
+        );
         let tally = &self.storm.tally;
         let create = || self.client.create_container(sandbox, &container, &pod);
         let Ok(id) = tally.time(Step::Create, create) else { return false };

@@ -22,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Probes<'a> {
     pub(crate) storm: &'a Storm,
+    pub(crate) slot: usize,
     pub(crate) probed: &'a Probed,
     pub(crate) over: &'a AtomicBool,
     pub(crate) probe_period: Duration,
@@ -42,8 +43,9 @@ impl Probes<'_> {
             let probed = self.probed.read().unwrap_or_else(PoisonError::into_inner);
             let Some(container) = probed.as_deref() else { continue };
             let probe = || probe(client, container);
-            in_a_row =
-                if self.storm.tally.time(Step::Exec, probe).is_ok() { 0 } else { in_a_row + 1 };
+            let failed = self.storm.tally.time(Step::Exec, probe).is_err();
+            self.storm.tally.probe(self.slot, failed);
+            in_a_row = if failed { in_a_row + 1 } else { 0 };
             if in_a_row == THRESHOLD {
                 self.storm.tally.unhealthy();
                 in_a_row = 0;

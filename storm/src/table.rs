@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::allowed::Allowed;
+use crate::kills::Victim;
 use crate::report::Report;
 use crate::side::Side;
 use crate::tally::{Series, Step};
@@ -29,6 +30,7 @@ pub(crate) fn text(report: &Report) -> String {
     }
     line(&mut text, "");
     counts(&mut text, report);
+    kills(&mut text, report);
     texts(&mut text, report);
     for side in &report.sides {
         sweep(&mut text, side);
@@ -97,6 +99,17 @@ fn counts(text: &mut String, report: &Report) {
     }
 }
 
+/// Who was killed, and how often.
+fn kills(text: &mut String, report: &Report) {
+    for victim in Victim::ALL {
+        for side in report.sides.iter().filter(|side| side.options.kills > 0) {
+            let count = side.killed.iter().filter(|kill| kill.victim == victim).count();
+            let what = format!("killed: {}", victim.name());
+            line(text, &format!("{what:WHAT$}{:SIDE$}{count:>8}", side.options.label));
+        }
+    }
+}
+
 /// Every failure, by its text.
 fn texts(text: &mut String, report: &Report) {
     let allowed = Allowed::list().unwrap_or_default();
@@ -129,26 +142,27 @@ fn texts(text: &mut String, report: &Report) {
     }
 }
 
-/// Threads by probe period: how many of the probes met a budget that was spent.
+/// Threads by probe period: how many of the probes met a budget that was spent, and failed.
 fn sweep(text: &mut String, side: &Side) {
     let (Some(sweep), Some(budget)) = (&side.options.sweep, &side.budget) else { return };
     line(
         text,
-        "\nexecs that met a spent budget / all; CPU time gained, of all that the pod did, and per exec",
+        "\nexecs: all / met a spent budget / failed; CPU time gained by the pod, and per exec",
     );
     let mut head = format!("{:>8}", "threads");
     for period in &sweep.probe_periods {
-        let _ = write!(head, "{:>30}", format!("every {period} s"));
+        let _ = write!(head, "{:>26}", format!("every {period} s"));
     }
     line(text, &head);
-    for (at, threads) in sweep.threads.iter().enumerate() {
+    let mut cells = budget.pods.iter().enumerate();
+    for threads in &sweep.threads {
         let mut row = format!("{threads:>8}");
-        let width = sweep.probe_periods.len();
-        for pod in budget.pods.iter().skip(at * width).take(width) {
+        for (slot, pod) in cells.by_ref().take(sweep.probe_periods.len()) {
+            let failed = side.sum.probes.get(&slot).map_or(0, |probes| probes.failed);
             let percent = pod.gained_ms / (side.options.seconds * 10.0);
             let each = pod.exec_gained_ms / pod.execs.max(1) as f64;
-            let cell = format!("{}/{} {percent:.1} % {each:.0} ms", pod.execs_spent, pod.execs);
-            let _ = write!(row, "{cell:>30}");
+            let counts = format!("{}/{}/{failed}", pod.execs, pod.execs_spent);
+            let _ = write!(row, "{:>26}", format!("{counts} {percent:.1} % {each:.0} ms"));
         }
         line(text, &row);
     }

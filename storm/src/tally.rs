@@ -66,6 +66,14 @@ struct Seen {
     restarts: BTreeMap<String, u64>,
     unhealthy: u64,
     pods: u64,
+    probes: BTreeMap<usize, Probes>,
+}
+
+/// Of the pods of one slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Probes {
+    pub(crate) attempts: u64,
+    pub(crate) failed: u64,
 }
 
 /// One step, as a row of the table. The times are of failures, too.
@@ -90,6 +98,7 @@ pub(crate) struct Sum {
     pub(crate) restarts: BTreeMap<String, u64>,
     /// How often three probes in a row failed: where kubelet would kill the container.
     pub(crate) unhealthy: u64,
+    pub(crate) probes: BTreeMap<usize, Probes>,
 }
 
 impl Tally {
@@ -123,6 +132,13 @@ impl Tally {
         *self.lock().restarts.entry(words::anonymous(how)).or_default() += 1;
     }
 
+    pub(crate) fn probe(&self, slot: usize, failed: bool) {
+        let mut seen = self.lock();
+        let probes = seen.probes.entry(slot).or_default();
+        probes.attempts += 1;
+        probes.failed += u64::from(failed);
+    }
+
     pub(crate) fn unhealthy(&self) {
         self.lock().unhealthy += 1;
     }
@@ -149,6 +165,7 @@ impl Tally {
             steps: steps.collect(),
             restarts: seen.restarts.clone(),
             unhealthy: seen.unhealthy,
+            probes: seen.probes.clone(),
         }
     }
 }

@@ -5,6 +5,8 @@ const ID_CHARS: usize = 12;
 /// The shortest run of digits that is taken for a pid or the like: exit codes are told apart.
 const NUMBER_CHARS: usize = 4;
 
+const UID_CHARS: usize = 36;
+
 /// Ids become `ID`, long numbers `N`, and the text is one line.
 pub(crate) fn anonymous(text: &str) -> String {
     let mut said = String::with_capacity(text.len());
@@ -26,12 +28,18 @@ fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
+/// With dashes inside, or underscores where it names a slice.
+fn is_uid(text: &str) -> bool {
+    text.chars().enumerate().all(|(at, c)| match at {
+        8 | 13 | 18 | 23 => c == '-' || c == '_',
+        _ => c.is_ascii_hexdigit(),
+    })
+}
+
 /// One word: the parts between its dashes.
 fn without_ids(word: &str) -> String {
-    // A uid has dashes inside, underscores where it names a slice.
-    if word.len() >= 36 {
-        let (head, tail) = word.split_at(word.len() - 36);
-        if tail.chars().all(|c| c.is_ascii_hexdigit() || c == '-' || c == '_') {
+    if let Some((head, tail)) = word.len().checked_sub(UID_CHARS).map(|at| word.split_at(at)) {
+        if is_uid(tail) {
             return format!("{head}ID");
         }
     }
