@@ -67,7 +67,7 @@ pub(crate) struct Shape {
     /// Pods at a time
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pods: u32,
-    /// Containers in each pod; the first one is probed, the others start beside it
+    /// Containers in each pod: the first one is busy, resized and probed; the others wait beside it
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
     containers: u32,
     /// How long each side takes
@@ -76,7 +76,7 @@ pub(crate) struct Shape {
     /// What the pods, their limits and their times are made from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Busy threads in each container
+    /// Busy threads in each pod
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
     /// Seconds between two exec probes of a pod

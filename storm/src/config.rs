@@ -30,7 +30,7 @@ pub(crate) fn sandbox(uid: &str, attempt: u32, slice: &str) -> v1::PodSandboxCon
     }
 }
 
-/// A shell and so many busy loops.
+/// A shell and so many busy loops, or none.
 pub(crate) fn container(
     at: usize,
     attempt: u32,
@@ -42,7 +42,7 @@ pub(crate) fn container(
     v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: format!("c{at}"), attempt }),
         image: Some(v1::ImageSpec { image: image.to_owned(), ..Default::default() }),
-        command: vec!["sh".to_owned(), "-c".to_owned(), format!("{loops}wait")],
+        command: vec!["sh".to_owned(), "-c".to_owned(), format!("{loops}sleep 100000")],
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(limit)),
             ..Default::default()

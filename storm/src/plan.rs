@@ -8,6 +8,8 @@ pub(crate) type Milli = u32;
 
 const LEAST: Milli = 5;
 const MOST: Milli = 50;
+/// Of a container that only waits.
+pub(crate) const IDLE: Milli = 5;
 /// Of the CPU controller, as kubelet sets it.
 pub(crate) const PERIOD_US: i64 = 100_000;
 /// The least quota that kubelet asks for.
@@ -26,7 +28,7 @@ pub(crate) struct Weather {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) uid: String,
-    /// Of each of its containers.
+    /// Of its busy container.
     pub(crate) limit: Milli,
     pub(crate) life: Duration,
     pub(crate) resizes: Vec<Resize>,
@@ -48,7 +50,7 @@ impl Plan {
         let mut dice = fastrand::Rng::with_seed(weather.seed.wrapping_mul(1 << 48) ^ own);
         let uid = format!("{:08x}-{:04x}-4000-8000-{:012x}", dice.u32(..), dice.u16(..), own);
         let life = weather.life.mul_f64(0.5 + dice.f64());
-        let limit = dice.u32(LEAST..=MOST);
+        let limit = any_limit(&mut dice);
         let mut resizes = Vec::new();
         let mut after = Duration::ZERO;
         let mut last = limit;
@@ -57,9 +59,10 @@ impl Plan {
             if after >= life {
                 break;
             }
-            // Never to what it is, which would be no resize.
-            let other = dice.u32(LEAST..MOST);
-            last = if other >= last { other + 1 } else { other };
+            let before = last;
+            while last == before {
+                last = any_limit(&mut dice);
+            }
             resizes.push(Resize { after, limit: last });
         }
         Plan { uid, limit, life, resizes, first_probe: dice.f64() }
@@ -69,6 +72,12 @@ impl Plan {
     pub(crate) fn slice(&self) -> String {
         format!("kubepods-burstable-pod{}.slice", self.uid.replace('-', "_"))
     }
+}
+
+/// As many below 16m as above.
+fn any_limit(dice: &mut fastrand::Rng) -> Milli {
+    let (least, most) = (f64::from(LEAST), f64::from(MOST));
+    (least * (most / least).powf(dice.f64())).round() as Milli
 }
 
 /// kubelet's MilliCPUToQuota.

@@ -135,7 +135,7 @@ fn heading(drawing: &mut Drawing, report: &Report) {
     drawing.write(MARGIN, 40.0, &title, &format!("Resize storm, {server}{kills}"));
     let minutes = options.seconds / 60.0;
     let shape = format!(
-        "{} pods at a time with limits of 5m to 50m, {} containers each, {} busy threads in each; resized every {} s, probed every {} s; {minutes:.1} min a side, seed {}",
+        "{} pods at a time with limits of 5m to 50m, {} containers, {} busy threads; resized every {} s, probed every {} s; {minutes:.1} min a side, seed {}",
         options.pods,
         options.containers,
         options.threads,

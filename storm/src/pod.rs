@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use frostlock_cri::{Client, v1};
 
 use crate::config;
-use crate::plan::{Milli, Plan};
+use crate::plan::{IDLE, Milli, Plan};
 use crate::probe;
 use crate::side::Storm;
 use crate::slice::Slice;
@@ -41,9 +41,9 @@ pub(crate) struct Pod<'a> {
     plan: Plan,
     slot: usize,
     slice: Slice,
-    /// Of each container: what the pod's spec says.
+    /// Of its busy container: what the pod's spec says.
     limit: Milli,
-    /// What the slice was set to.
+    /// The same when the slice was set to it.
     slice_limit: Option<Milli>,
     slice_unsure: bool,
     sandbox: Option<String>,
@@ -188,13 +188,10 @@ impl<'a> Pod<'a> {
         let pod = config::sandbox(&self.plan.uid, self.attempt.saturating_sub(1), &self.slice.name);
         let attempt = self.containers[at].attempt;
         self.containers[at].attempt += 1;
-        let container = config::container(
-            at,
-            attempt,
-            self.limit,
-            self.storm.options.threads_of(self.slot),
-            &self.storm.options.image,
-        );
+        let options = &self.storm.options;
+        let threads = if at == 0 { options.threads_of(self.slot) } else { 0 };
+        let limit = self.limit_of(at);
+        let container = config::container(at, attempt, limit, threads, &options.image);
         let tally = &self.storm.tally;
         let create = || self.client.create_container(sandbox, &container, &pod);
         let Ok(id) = tally.time(Step::Create, create) else { return false };
@@ -215,20 +212,27 @@ impl<'a> Pod<'a> {
         if grows && !self.set_slice(limit) {
             return;
         }
-        let mut all = true;
-        for at in 0..self.containers.len() {
-            all &= self.update(at);
-        }
+        let updated = self.update(0);
         // kubelet leaves the slice large where a container has not become small.
-        if !grows && all {
+        if !grows && updated {
             self.set_slice(limit);
         }
+    }
+
+    /// The first one is busy; the others wait beside it.
+    fn limit_of(&self, at: usize) -> Milli {
+        if at == 0 { self.limit } else { IDLE }
+    }
+
+    /// A pod's is the sum.
+    fn of_all(&self, busy: Milli) -> Milli {
+        busy + IDLE * (self.containers.len() as Milli).saturating_sub(1)
     }
 
     /// True if there is none: it will be made with the new limit.
     fn update(&mut self, at: usize) -> bool {
         let Some(id) = self.containers[at].id.clone() else { return true };
-        let resources = config::resources(self.limit);
+        let resources = config::resources(self.limit_of(at));
         let update = || self.client.update_container_resources(&id, resources);
         let updated = self.storm.tally.time(Step::Update, update).is_ok();
         self.containers[at].unsure = !updated;
@@ -236,7 +240,7 @@ impl<'a> Pod<'a> {
     }
 
     fn set_slice(&mut self, limit: Milli) -> bool {
-        let of_all = limit * self.storm.options.containers as Milli;
+        let of_all = self.of_all(limit);
         let (slice, node) = (&self.slice, &self.storm.node);
         let set = || match self.slice_limit {
             None => slice.start(node, of_all),
@@ -284,13 +288,14 @@ impl<'a> Pod<'a> {
 
     fn differences(&self) -> Vec<String> {
         let Some(limit) = self.slice_limit else { return Vec::new() };
-        let of_all = limit * self.storm.options.containers as Milli;
+        let of_all = self.of_all(limit);
         let cgroup = self.slice.cgroup();
-        let mut found = self.storm.node.differences(&cgroup, crate::slice::quota_us(of_all), None);
-        for container in &self.containers {
+        let mut found =
+            self.storm.node.differences(&cgroup, [crate::slice::quota_us(of_all); 2], None);
+        for (at, container) in self.containers.iter().enumerate() {
             let Some(id) = &container.id else { continue };
             let scope: PathBuf = cgroup.join(format!("cri-containerd-{id}.scope"));
-            found.extend(self.storm.node.of_container(&scope, self.limit));
+            found.extend(self.storm.node.of_container(&scope, self.limit_of(at)));
         }
         found
     }

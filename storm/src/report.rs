@@ -12,6 +12,9 @@ use crate::side::Side;
 use crate::tally::Step;
 use crate::{plot, table};
 
+/// The rest is in the JSON.
+pub(crate) const MOST_SHOWN: usize = 10;
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) sides: Vec<Side>,
@@ -81,7 +84,7 @@ fn verdict(sides: &[Side], allowed: &Allowed) -> Verdict {
 }
 
 fn wrong_with(wrapped: &Side, allowed: &Allowed) -> Vec<String> {
-    let mut wrong = wrapped.afterwards.clone();
+    let mut wrong: Vec<String> = wrapped.afterwards.iter().take(MOST_SHOWN).cloned().collect();
     if wrapped.killed.len() < wrapped.options.kills {
         let (killed, kills) = (wrapped.killed.len(), wrapped.options.kills);
         wrong.push(format!("only {killed} of {kills} were there to be killed"));

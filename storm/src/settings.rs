@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Proc, Reader};
+use frostlock::cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 use crate::plan::{Milli, PERIOD_US, quota_us, shares};
+use crate::slice;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -27,11 +28,12 @@ impl Node {
         self.reader(cgroup)?.cpu_quota()?.quota_us
     }
 
-    /// What in a cgroup is not as it was asked for; nothing is asked for of shares in a slice.
+    /// What in a cgroup is not as it was asked for, its quota neither of two; nothing is asked for of
+    /// shares in a slice.
     pub(crate) fn differences(
         &self,
         cgroup: &Path,
-        quota_us: i64,
+        quotas_us: [i64; 2],
         shares: Option<i64>,
     ) -> Vec<String> {
         let Some(reader) = self.reader(cgroup) else {
@@ -43,8 +45,11 @@ impl Node {
                 found.push(format!("{}: {what} is {stands}, want {want}", cgroup.display()));
             }
         };
-        let want = CpuQuota { quota_us: Some(quota_us), period_us: PERIOD_US as u64 };
-        check("quota", format!("{:?}", reader.cpu_quota()), format!("{:?}", Some(want)));
+        let stands = reader.cpu_quota().filter(|quota| quota.period_us == PERIOD_US as u64);
+        let stands = stands.and_then(|quota| quota.quota_us);
+        if !quotas_us.iter().any(|&want| stands == Some(want)) {
+            check("quota", format!("{:?}", reader.cpu_quota()), format!("{} us", quotas_us[0]));
+        }
         check("freezer", format!("{:?}", reader.freezer()), format!("{:?}", Freezer::Thawed));
         if let Some((version, dir)) = reader.cpu_dir() {
             let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
@@ -62,9 +67,11 @@ impl Node {
         found
     }
 
-    /// Of a container.
+    /// Of a container: systemd rounds its quota up to whole percents, and whether runc writes the exact
+    /// one after it differs between versions.
     pub(crate) fn of_container(&self, cgroup: &Path, limit: Milli) -> Vec<String> {
-        self.differences(cgroup, quota_us(limit), Some(shares(limit)))
+        let quotas = [quota_us(limit), slice::quota_us(limit)];
+        self.differences(cgroup, quotas, Some(shares(limit)))
     }
 
     /// Every cgroup below kubepods that is frozen, or is to be.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::allowed::Allowed;
 use crate::kills::Victim;
-use crate::report::Report;
+use crate::report::{MOST_SHOWN, Report};
 use crate::side::Side;
 use crate::tally::{Series, Step};
 
@@ -136,8 +136,11 @@ fn texts(text: &mut String, report: &Report) {
         for (what, count) in side.budget.iter().flat_map(|budget| &budget.retried) {
             line(text, &format!("  again   {label:SIDE$}{count:>6} x {what}"));
         }
-        for wrong in &side.afterwards {
+        for wrong in side.afterwards.iter().take(MOST_SHOWN) {
             line(text, &format!("  after   {label:SIDE$}       {wrong}"));
+        }
+        if let Some(more @ 1..) = side.afterwards.len().checked_sub(MOST_SHOWN) {
+            line(text, &format!("  after   {label:SIDE$}       and {more} more"));
         }
     }
 }

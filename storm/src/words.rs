@@ -7,10 +7,14 @@ const NUMBER_CHARS: usize = 4;
 
 const UID_CHARS: usize = 36;
 
-/// Ids become `ID`, long numbers `N`, and the text is one line.
+/// Ids become `ID`, long numbers `N`, programs lose their directories, frostlock's explanation its
+/// figures, and the text is one line.
 pub(crate) fn anonymous(text: &str) -> String {
     let mut said = String::with_capacity(text.len());
-    let mut rest = text.trim();
+    let text = without_figures(text.trim());
+    let words: Vec<&str> = text.split(' ').map(without_directory).collect();
+    let text = words.join(" ");
+    let mut rest = text.as_str();
     while let Some(first) = rest.chars().next() {
         let run = rest.find(|c: char| !is_of_a_name(c)).unwrap_or(rest.len());
         if run == 0 {
@@ -22,6 +26,24 @@ pub(crate) fn anonymous(text: &str) -> String {
         rest = &rest[run..];
     }
     said
+}
+
+/// How many attempts in which time, and which tasks, is in the journal.
+fn without_figures(text: &str) -> String {
+    match text.split_once(" (frostlock: ") {
+        Some((before, explanation)) => {
+            let after = explanation.rsplit_once(')').map_or("", |(_, after)| after);
+            format!("{before} (frostlock: ...){after}")
+        }
+        None => text.to_owned(),
+    }
+}
+
+fn without_directory(word: &str) -> &str {
+    match word.rsplit_once('/') {
+        Some((directory, name)) if directory.starts_with('/') && !name.is_empty() => name,
+        _ => word,
+    }
 }
 
 fn is_of_a_name(c: char) -> bool {
@@ -76,6 +98,11 @@ mod tests {
                 "pod \"ID\" is gone".to_owned(),
             ),
             ("process 12345: exit status 137".to_owned(), "process N: exit status 137".to_owned()),
+            (
+                "/opt/x/bin/runc failed: unable to freeze (frostlock: 2 (two) attempts): unknown"
+                    .to_owned(),
+                "runc failed: unable to freeze (frostlock: ...): unknown".to_owned(),
+            ),
             ("deadbeef timeout 1s exceeded".to_owned(), "deadbeef timeout 1s exceeded".to_owned()),
         ] {
             assert_eq!(anonymous(&said), want);
