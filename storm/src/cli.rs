@@ -86,7 +86,7 @@ pub(crate) struct Shape {
     #[arg(long, default_value_t = 8.0, value_parser = positive, value_name = "SECONDS")]
     resize_period: f64,
     /// Seconds that a pod lives, on the average
-    #[arg(long, default_value_t = 40.0, value_parser = positive, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60.0, value_parser = positive, value_name = "SECONDS")]
     life: f64,
     /// Kill containerd, shims, wrappers and runtimes so often meanwhile
     #[arg(long, default_value_t = 0, value_name = "N")]

@@ -16,8 +16,8 @@ use crate::progress::Progress;
 use crate::settings::Node;
 use crate::tally::{Sum, Tally};
 
-/// Over which the first pods start.
-const STAGGER: Duration = Duration::from_secs(5);
+/// Between the starts of the first pods: a machine with two CPUs starts no more.
+const STAGGER: Duration = Duration::from_millis(500);
 /// What is asked of the machine may still be under way.
 const CALM: Duration = Duration::from_secs(2);
 
@@ -157,8 +157,7 @@ fn joined<T>(result: std::thread::Result<T>) -> anyhow::Result<T> {
 
 /// One pod after the other.
 fn one_slot(storm: &Storm, slot: usize) -> anyhow::Result<Option<Pod<'_>>> {
-    let share = slot as f64 / storm.options.pods as f64;
-    std::thread::sleep(STAGGER.mul_f64(share));
+    std::thread::sleep(STAGGER.mul_f64(slot as f64));
     let probe_period = Duration::from_secs_f64(storm.options.probe_period_of(slot));
     for generation in 0.. {
         if storm.clock.is_over() {
