@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -81,6 +82,14 @@ pub(crate) struct Storm {
     pub(crate) clock: Clock,
     pub(crate) node: Node,
     pub(crate) living: AtomicUsize,
+    /// What could not be removed on the way.
+    pub(crate) stuck: Mutex<Vec<String>>,
+}
+
+impl Storm {
+    fn stuck(&self) -> MutexGuard<'_, Vec<String>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Options {
@@ -115,10 +124,11 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         tally: Tally::default(),
         node: Node::here()?,
         living: AtomicUsize::new(0),
+        stuck: Mutex::default(),
         options,
     };
     let (pods, killed) = blow(&storm)?;
-    let mut afterwards = Vec::new();
+    let mut afterwards = std::mem::take(&mut *storm.stuck());
     let pods = settle(pods, &mut afterwards);
     std::thread::sleep(CALM);
     afterwards.extend(storm.node.frozen()?.into_iter().map(|dir| format!("{dir} is frozen")));
@@ -170,9 +180,7 @@ fn one_slot(storm: &Storm, slot: usize) -> anyhow::Result<Option<Pod<'_>>> {
         if storm.clock.is_over() {
             return Ok(Some(pod));
         }
-        if let Some(why) = pod.remove() {
-            anyhow::bail!(why);
-        }
+        storm.stuck().extend(pod.remove());
         storm.living.fetch_sub(1, Ordering::Relaxed);
     }
     Ok(None)
