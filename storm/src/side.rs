@@ -14,7 +14,7 @@ use crate::kills::{self, Kill};
 use crate::plan::{Plan, Weather};
 use crate::pod::Pod;
 use crate::progress::Progress;
-use crate::settings::Node;
+use crate::settings::{Idle, Node};
 use crate::tally::{Sum, Tally};
 
 /// Between the starts of the first pods: a machine with two CPUs starts no more.
@@ -58,6 +58,8 @@ pub(crate) struct Side {
     /// `None`: nobody has written a journal.
     pub(crate) budget: Option<Budget>,
     pub(crate) killed: Vec<Kill>,
+    /// How much of the machine's CPU time was left over: with none, probes fail for want of it.
+    pub(crate) idle_percent: f64,
     /// What was wrong when all was quiet again.
     pub(crate) afterwards: Vec<String>,
 }
@@ -127,7 +129,9 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         stuck: Mutex::default(),
         options,
     };
+    let before = Idle::now()?;
     let (pods, killed) = blow(&storm)?;
+    let idle_percent = Idle::now()?.percent_since(&before);
     let mut afterwards = std::mem::take(&mut *storm.stuck());
     let pods = settle(pods, &mut afterwards);
     std::thread::sleep(CALM);
@@ -140,6 +144,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         sum: tally.sum(),
         budget: budget::read(&options).context("the journal")?,
         killed,
+        idle_percent,
         afterwards,
         options,
     })
