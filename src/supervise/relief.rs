@@ -78,7 +78,7 @@ impl Relief {
         relief.cue = cue(invocation.verb);
         let settings = settings(config);
         let mut levels = container.levels();
-        if reason == Reason::Kill {
+        if matches!(reason, Reason::Kill | Reason::Freeze) {
             levels.extend(refill::below(&levels));
         }
         let awaited = if invocation.verb.makes_a_container() {
