@@ -125,7 +125,8 @@ impl Idle {
         let ticks: Vec<u64> =
             line.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
         anyhow::ensure!(ticks.len() == 8, "/proc/stat: not understood: {line}");
-        Ok(Idle { idle: ticks[3] + ticks[4], all: ticks.iter().sum() })
+        // Work at a nice level takes only what nobody else wants.
+        Ok(Idle { idle: ticks[1] + ticks[3] + ticks[4], all: ticks.iter().sum() })
     }
 
     pub(crate) fn percent_since(&self, before: &Idle) -> f64 {
