@@ -15,7 +15,7 @@ use crate::explain::Explanation;
 use crate::freeze::{self, Tasks};
 use crate::intent::Intent;
 use crate::invocation::Verb;
-use crate::lock::Guard;
+use crate::lock::{self, Guard};
 use crate::outcome::{Exit, LockUse, Try};
 use crate::process::{self, Process};
 use crate::retry::{self, Limits, Reason, Situation, Step};
@@ -297,6 +297,12 @@ impl Attempts<'_> {
         let is_kill = self.verb() == Verb::Kill && relief::is_sigkill(operation.invocation);
         if !is_kill || exit != Exit::Code(0) || !self.relief.is_refilling() {
             return;
+        }
+        // The signal has been sent; a delete that its effect brings about is to come after our end, since
+        // containerd 2 hangs up on a kill that is still under way then ("ttrpc: closed").
+        if let (Mode::Full, Some(cgroup)) = (operation.config.mode, container.identity()) {
+            let acquired = operation.acquire(&cgroup, lock::Mode::Shared, Duration::ZERO);
+            (self.guard, _) = super::used(acquired, lock::Mode::Shared);
         }
         let limit = Duration::from_millis(operation.config.kill_wait_ms);
         let is_dead = || !container.files().is_some_and(Reader::is_populated);

@@ -79,14 +79,14 @@ pub(crate) struct Shape {
     /// Busy threads in each pod
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Seconds between two exec probes of a pod
-    #[arg(long, default_value_t = 5.0, value_parser = positive, value_name = "SECONDS")]
+    /// Seconds between two exec probes of a pod; kubelet's default is 10
+    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
     probe_period: f64,
     /// Seconds between two resizes of a pod
-    #[arg(long, default_value_t = 8.0, value_parser = positive, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
     resize_period: f64,
     /// Seconds that a pod lives, on the average
-    #[arg(long, default_value_t = 60.0, value_parser = positive, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 120.0, value_parser = positive, value_name = "SECONDS")]
     life: f64,
     /// Kill containerd, shims, wrappers and runtimes so often meanwhile
     #[arg(long, default_value_t = 0, value_name = "N")]

@@ -41,7 +41,7 @@ impl Victim {
     pub(crate) const ALL: [Victim; 4] =
         [Victim::Containerd, Victim::Shim, Victim::Wrapper, Victim::Runtime];
 
-    /// By the name that the kernel has, which has 15 bytes; "runc:[2:INIT]" is in the container.
+    /// By the name that the kernel has, which has 15 bytes; `runc:[2:INIT]` is in the container.
     fn is(self, comm: &str) -> bool {
         match self {
             Victim::Containerd => comm == "containerd",

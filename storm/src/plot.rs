@@ -252,9 +252,10 @@ fn foot(drawing: &mut Drawing, report: &Report, top: f64) {
 fn summary(side: &Side) -> String {
     let sum = &side.sum;
     let mut words = format!(
-        "{} pods, {} restarts, {} times 3 probes in a row failed",
+        "{} pods, {} restarts, {} probes took over 1 s, {} times 3 in a row failed",
         sum.pods,
         sum.restarted(),
+        sum.late_probes,
         sum.unhealthy
     );
     if let Some(budget) = &side.budget {

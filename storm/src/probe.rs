@@ -12,7 +12,7 @@ use crate::side::Storm;
 use crate::tally::Step;
 
 /// kubelet's default timeoutSeconds.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// kubelet's default failureThreshold.
 const THRESHOLD: u32 = 3;
 const COMMAND: [&str; 1] = ["true"];

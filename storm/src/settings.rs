@@ -110,6 +110,31 @@ impl Node {
     }
 }
 
+/// Of all CPUs, in ticks since the boot.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    idle: u64,
+    all: u64,
+}
+
+impl Idle {
+    pub(crate) fn now() -> anyhow::Result<Idle> {
+        let stat = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        // The first line is "cpu user nice system idle iowait ..."; guests are in user already.
+        let line = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> =
+            line.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
+        anyhow::ensure!(ticks.len() == 8, "/proc/stat: not understood: {line}");
+        // Work at a nice level takes only what nobody else wants.
+        Ok(Idle { idle: ticks[1] + ticks[3] + ticks[4], all: ticks.iter().sum() })
+    }
+
+    pub(crate) fn percent_since(&self, before: &Idle) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        100.0 * self.idle.saturating_sub(before.idle) as f64 / all as f64
+    }
+}
+
 /// They come and go meanwhile.
 fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,7 +14,7 @@ use crate::kills::{self, Kill};
 use crate::plan::{Plan, Weather};
 use crate::pod::Pod;
 use crate::progress::Progress;
-use crate::settings::Node;
+use crate::settings::{Idle, Node};
 use crate::tally::{Sum, Tally};
 
 /// Between the starts of the first pods: a machine with two CPUs starts no more.
@@ -57,6 +58,8 @@ pub(crate) struct Side {
     /// `None`: nobody has written a journal.
     pub(crate) budget: Option<Budget>,
     pub(crate) killed: Vec<Kill>,
+    /// How much of the machine's CPU time was left over: with none, probes fail for want of it.
+    pub(crate) idle_percent: f64,
     /// What was wrong when all was quiet again.
     pub(crate) afterwards: Vec<String>,
 }
@@ -81,6 +84,14 @@ pub(crate) struct Storm {
     pub(crate) clock: Clock,
     pub(crate) node: Node,
     pub(crate) living: AtomicUsize,
+    /// What could not be removed on the way.
+    pub(crate) stuck: Mutex<Vec<String>>,
+}
+
+impl Storm {
+    fn stuck(&self) -> MutexGuard<'_, Vec<String>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Options {
@@ -115,10 +126,13 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         tally: Tally::default(),
         node: Node::here()?,
         living: AtomicUsize::new(0),
+        stuck: Mutex::default(),
         options,
     };
+    let before = Idle::now()?;
     let (pods, killed) = blow(&storm)?;
-    let mut afterwards = Vec::new();
+    let idle_percent = Idle::now()?.percent_since(&before);
+    let mut afterwards = std::mem::take(&mut *storm.stuck());
     let pods = settle(pods, &mut afterwards);
     std::thread::sleep(CALM);
     afterwards.extend(storm.node.frozen()?.into_iter().map(|dir| format!("{dir} is frozen")));
@@ -130,6 +144,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         sum: tally.sum(),
         budget: budget::read(&options).context("the journal")?,
         killed,
+        idle_percent,
         afterwards,
         options,
     })
@@ -170,9 +185,7 @@ fn one_slot(storm: &Storm, slot: usize) -> anyhow::Result<Option<Pod<'_>>> {
         if storm.clock.is_over() {
             return Ok(Some(pod));
         }
-        if let Some(why) = pod.remove() {
-            anyhow::bail!(why);
-        }
+        storm.stuck().extend(pod.remove());
         storm.living.fetch_sub(1, Ordering::Relaxed);
     }
     Ok(None)

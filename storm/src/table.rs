@@ -87,7 +87,9 @@ fn series(series: &Series) -> String {
 /// What has a number and no time.
 fn counts(text: &mut String, report: &Report) {
     each(text, report, "pods", |side| format!("{:>8}", side.sum.pods));
+    each(text, report, "CPU time left over, %", |side| format!("{:>8.1}", side.idle_percent));
     each(text, report, "restarts", |side| format!("{:>8}", side.sum.restarted()));
+    each(text, report, "probes that took over 1 s", |side| format!("{:>8}", side.sum.late_probes));
     each(text, report, "3 probes failed in a row", |side| format!("{:>8}", side.sum.unhealthy));
     for verb in ["create", "start", "update", "exec", "kill", "delete"] {
         for side in &report.sides {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::words;
+use crate::{probe, words};
 
 /// In the order of a pod's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -99,6 +99,9 @@ pub(crate) struct Sum {
     /// How often three probes in a row failed: where kubelet would kill the container.
     pub(crate) unhealthy: u64,
     pub(crate) probes: BTreeMap<usize, Probes>,
+    /// Probes that took longer than their limit, whether the server has said so or not: containerd
+    /// counts from the start of their process on.
+    pub(crate) late_probes: u64,
 }
 
 impl Tally {
@@ -166,6 +169,10 @@ impl Tally {
             restarts: seen.restarts.clone(),
             unhealthy: seen.unhealthy,
             probes: seen.probes.clone(),
+            late_probes: seen.steps.get(&Step::Exec).map_or(0, |(times, _)| {
+                let limit_ms = probe::TIMEOUT.as_secs_f64() * 1000.0;
+                times.iter().filter(|&&ms| ms > limit_ms).count() as u64
+            }),
         }
     }
 }
