@@ -132,6 +132,8 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
     match divergence.kind {
         Kind::Phantom | Kind::Disagreement => {
             lines.push("frostctl audit --heal".to_owned());
+            let stopped = divergence.supervisor().filter(|shim| shim.stopped);
+            lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
             lines.extend(by_hand(container, &id));
         }
         Kind::Orphan => lines.push("frostctl audit --kill-orphans".to_owned()),

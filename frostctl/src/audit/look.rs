@@ -182,7 +182,7 @@ fn take_podman(said: anyhow::Result<Vec<Container>>, seen: &mut Seen) {
         }
         Err(error) => Err(format!("{error:#}")),
     };
-    seen.asked.push(Asked { source: Source::Podman, place: "podman".to_owned(), answer });
+    seen.asked.push(Asked { source: Source::Podman, place: "podman ps --all".to_owned(), answer });
 }
 
 /// What the sources say of one container, together.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::account::Account;
 use super::claim::{Asked, Seen, Source};
 use super::defects::Defect;
-use super::healing::Healing;
+use super::healing::{Ended, Healing};
 use super::judge::Kind;
 use super::watch::Change;
 use crate::output::Output;
@@ -94,7 +94,7 @@ fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
         .map(|(kind, count)| format!("{count} {}", kind.name()))
         .collect();
     let found = if found.is_empty() { "nothing wrong".to_owned() } else { found.join(", ") };
-    writeln!(to, "{} containers: {found}", report.containers)
+    writeln!(to, "{} containers: {found}{}", report.containers, summary(report.healing))
 }
 
 fn one(to: &mut dyn Write, account: &Account) -> io::Result<()> {
@@ -102,17 +102,21 @@ fn one(to: &mut dyn Write, account: &Account) -> io::Result<()> {
     writeln!(to, "{label}{}{label:#} {}", account.kind.name(), title(account))?;
     for claim in &account.says {
         let (name, said) = (claim.source.name(), plain(&claim.said));
-        writeln!(to, "  {name} says  {said}   [{}]", plain(&claim.place))?;
+        let says = format!("{name} says");
+        writeln!(to, "  {says:<15} {said}   [{}]", plain(&claim.place))?;
     }
     for line in &account.evidence {
-        writeln!(to, "  but           {}", plain(line))?;
+        writeln!(to, "  but             {}", plain(line))?;
     }
     for Defect { reference, what, fixed_in, .. } in &account.known_defects {
-        let fixed = if fixed_in.is_empty() { "not fixed".to_owned() } else { fixed_in.join(", ") };
-        writeln!(to, "  known cause   {reference}: {what} (fixed in: {fixed})")?;
+        let fixed = match fixed_in.join(", ") {
+            none if none.is_empty() => "not fixed".to_owned(),
+            releases => format!("fixed in {releases}"),
+        };
+        writeln!(to, "  known defect    {reference}: {what} ({fixed})")?;
     }
     for line in &account.remedy {
-        writeln!(to, "  remedy        {}", plain(line))?;
+        writeln!(to, "  remedy          {}", plain(line))?;
     }
     Ok(())
 }
@@ -126,6 +130,18 @@ fn healed(to: &mut dyn Write, healing: &Healing) -> io::Result<()> {
         writeln!(to, "  {}", plain(why))?;
     }
     Ok(())
+}
+
+fn summary(healing: Option<&[Healing]>) -> String {
+    let count = |wanted: Ended| {
+        healing.unwrap_or_default().iter().filter(|healing| healing.result == wanted).count()
+    };
+    let told = |what: &str, count: usize| match count {
+        0 => String::new(),
+        count => format!("; {count} {what}"),
+    };
+    let (healed, failed) = (count(Ended::Healed), count(Ended::Failed));
+    format!("{}{}", told("healed", healed), told("not healed", failed))
 }
 
 /// A line each.
