@@ -251,14 +251,24 @@ impl Client {
         let mut request = Request::new(message);
         request.set_timeout(limit);
         let answer = send(self.service.clone(), request);
-        let ended = self
-            .runtime
-            .block_on(async { tokio::time::timeout(limit.saturating_add(LATE), answer).await });
+        let ended = self.runtime.block_on(async {
+            notice().await;
+            tokio::time::timeout(limit.saturating_add(LATE), answer).await
+        });
         match ended {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(Error::of(name, &self.socket, status)),
             Err(_elapsed) => Err(Error::TimedOut { call: name, limit }),
         }
+    }
+}
+
+/// Between two calls nobody reads from the connection: that the server has closed it meanwhile has to be
+/// seen before a request goes into it and fails.
+async fn notice() {
+    // One turn is for the driver, one for the task of the connection, one for the channel's.
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -156,6 +156,9 @@ fn one_pod(node: &Node, containerd: &str) {
     let version = client.version().unwrap();
     assert_eq!(version.runtime_name, "containerd");
     assert!(version.runtime_version.contains(containerd), "{version:?}");
+    // The same client goes on with the next server.
+    node.systemctl(&["restart", "containerd"]);
+    client.version().unwrap();
 
     node.systemctl(&["start", SLICE]);
     let limit = |percent: i64| {
