@@ -449,6 +449,11 @@ impl Recorded {
     }
 }
 
+/// Whether a container of this id was paused through us, and not resumed since.
+pub fn is_paused_on_record(state: &StateDir, id: &OsStr) -> bool {
+    Recorded::of_id(state, id).iter().any(|recorded| recorded.is_paused() && recorded.is_in_use())
+}
+
 /// An id in a record. Runtimes take only plain ones.
 fn known_as(id: &OsStr) -> String {
     id.to_string_lossy().into_owned()

@@ -29,6 +29,12 @@ impl Process {
         Stat::of(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
     }
 
+    /// The letter of its state in /proc; `None` if it is gone or its pid is another's.
+    pub fn state(self) -> Option<char> {
+        let stat = Stat::of(self.pid).filter(|stat| stat.start == self.start)?;
+        Some(char::from(stat.state))
+    }
+
     /// Whether it is an ancestor of the calling process. A hook that an operation of ours has
     /// started is below it; a caller that only shares a session is not.
     pub fn is_ancestor_of_ours(self) -> bool {
@@ -80,14 +86,19 @@ impl Stat {
 }
 
 /// The name of the program that a process runs, as the kernel keeps it (15 bytes).
-pub(crate) fn comm(pid: i32) -> Option<String> {
+pub fn comm(pid: i32) -> Option<String> {
     let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
 /// The same, and the letter of the state that it is in; of a thread, too.
-pub(crate) fn comm_and_state(pid: i32) -> Option<(String, u8)> {
+pub fn comm_and_state(pid: i32) -> Option<(String, u8)> {
     Some((comm(pid)?, Stat::of(pid)?.state))
+}
+
+/// The parent of any process.
+pub fn parent_of(pid: i32) -> Option<i32> {
+    Stat::of(pid).map(|stat| stat.parent)
 }
 
 /// Our own pid as /proc has it. In a pid namespace that was entered without a /proc of its own, as by

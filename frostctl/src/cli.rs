@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::audit;
 use crate::exit::{self, Exit};
 use crate::output::{Color, Output};
 use crate::pages;
@@ -24,6 +25,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Find containers that are not what somebody says they are
+    Audit(audit::Audit),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -31,8 +34,9 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(&self, _output: &Output) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Command::Audit(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
         }

@@ -166,12 +166,15 @@ impl Reader {
     /// What is frozen, or to be frozen, above this cgroup by its own wish: the nearest such directory.
     pub fn frozen_ancestor(&self) -> Option<PathBuf> {
         let (version, dir) = self.freezer_dir()?;
-        let file = match version {
-            Version::V1 => "freezer.self_freezing",
-            Version::V2 => "cgroup.freeze",
-        };
+        let file = wish_file(version);
         let mut above = dir.ancestors().skip(1);
         above.find(|dir| text(dir, file).is_some_and(|wish| wish.trim() == "1")).map(Path::to_owned)
+    }
+
+    /// Whether this very cgroup was told to freeze, and not only one above it.
+    pub fn is_told_to_freeze(&self) -> bool {
+        let Some((version, dir)) = self.freezer_dir() else { return false };
+        text(dir, wish_file(version)).is_some_and(|wish| wish.trim() == "1")
     }
 
     pub fn freezer(&self) -> Freezer {
@@ -185,6 +188,13 @@ impl Reader {
             },
             Version::V2 => frozen_v2(dir).unwrap_or(Freezer::Unknown),
         }
+    }
+}
+
+fn wish_file(version: Version) -> &'static str {
+    match version {
+        Version::V1 => "freezer.self_freezing",
+        Version::V2 => "cgroup.freeze",
     }
 }
 

@@ -1,0 +1,219 @@
+//! A divergence for people and programs: who says what, what is true, what to do.
+
+use std::path::Path;
+
+use frostlock::cgroup::Freezer;
+use serde::Serialize;
+
+use super::claim::{Claim, Container, Fate, Owner, Supervisor};
+use super::defects::{self, Defect};
+use super::judge::{Divergence, Kind, Subject};
+use super::{runtimes, truth};
+
+/// As it is printed; the keys are stable.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Account {
+    pub(crate) kind: Kind,
+    pub(crate) id: String,
+    /// containerd's.
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) says: Vec<Claim>,
+    pub(crate) evidence: Vec<String>,
+    pub(crate) known_defects: Vec<Defect>,
+    pub(crate) remedy: Vec<String>,
+}
+
+pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
+    let container = divergence.container();
+    Account {
+        kind: divergence.kind,
+        id: divergence.id().to_owned(),
+        namespace: container.and_then(|it| it.owner.namespace()).map(str::to_owned),
+        name: container.and_then(|container| container.name.clone()),
+        says: divergence.claims().to_vec(),
+        evidence: evidence(divergence),
+        known_defects: defects::of(divergence.kind, containerd),
+        remedy: remedy(divergence),
+    }
+}
+
+/// How many processes are named.
+const MOST_NAMED: usize = 5;
+
+fn evidence(divergence: &Divergence) -> Vec<String> {
+    let mut lines = Vec::new();
+    match &divergence.subject {
+        Subject::Container(container) => {
+            lines.extend(of_init(container));
+            lines.extend(of_freezer(container));
+            if let Some(cgroup) = &container.cgroup {
+                lines.push(format!("cgroup {cgroup}: {}", population(divergence)));
+            }
+        }
+        Subject::Stray(stray) => {
+            lines.push(format!("cgroup {}: {}", stray.cgroup, population(divergence)));
+            lines.push("no runtime, containerd or podman that was asked has this id".to_owned());
+        }
+    }
+    lines.extend(of_supervisor(divergence));
+    lines
+}
+
+fn of_init(container: &Container) -> Option<String> {
+    let init = container.init?;
+    let pid = init.pid;
+    Some(match container.truth.fate {
+        Fate::Unknown => return None,
+        Fate::Alive => format!("its first process {} is alive", truth::named(pid)),
+        Fate::Gone => format!("its first process {pid} is gone: there is no /proc/{pid}"),
+        Fate::Reused => {
+            let start = init.start.map_or_else(String::new, |start| {
+                format!(": it was started at tick {start}, this one at another")
+            });
+            format!("its pid {pid} is another process's by now, {}{start}", truth::named(pid))
+        }
+        Fate::Zombie { parent } => {
+            let parent = parent.map_or_else(String::new, |parent| {
+                format!("; its parent, {}, has not taken note", truth::named(parent))
+            });
+            format!("its first process {pid} is a zombie{parent}")
+        }
+    })
+}
+
+fn of_freezer(container: &Container) -> Option<String> {
+    let state = match container.truth.freezer {
+        Freezer::Frozen => "FROZEN",
+        Freezer::Freezing => "FREEZING",
+        Freezer::Thawed | Freezer::Unknown => return None,
+    };
+    let place = container.truth.frozen_at.as_deref().unwrap_or(Path::new("its cgroup"));
+    let whose = if container.truth.frozen_itself { "" } else { ", above it," };
+    Some(format!("{state}: {}{whose} was told to freeze", place.display()))
+}
+
+fn population(divergence: &Divergence) -> String {
+    let members = divergence.members();
+    if members.is_empty() {
+        return "no living process".to_owned();
+    }
+    let mut named: Vec<String> =
+        members.iter().take(MOST_NAMED).map(|process| truth::named(process.pid)).collect();
+    if members.len() > MOST_NAMED {
+        named.push("...".to_owned());
+    }
+    format!("{} living: {}", members.len(), named.join(", "))
+}
+
+fn of_supervisor(divergence: &Divergence) -> Option<String> {
+    match divergence.supervisor() {
+        Some(Supervisor { process, name, stopped: true, .. }) => Some(format!(
+            "{name} ({}) is stopped: it notices nothing until it gets SIGCONT",
+            process.pid
+        )),
+        Some(Supervisor { process, name, .. }) => {
+            Some(format!("{name} ({}) is above it", process.pid))
+        }
+        None if divergence.kind == Kind::Orphan => {
+            Some("no shim and no conmon is above it".to_owned())
+        }
+        None => None,
+    }
+}
+
+/// What a person can do; the first line is what we would do.
+fn remedy(divergence: &Divergence) -> Vec<String> {
+    let Some(container) = divergence.container() else {
+        return vec!["frostctl audit --kill-orphans".to_owned()];
+    };
+    let id = quoted(&container.id);
+    let mut lines = Vec::new();
+    match divergence.kind {
+        Kind::Phantom | Kind::Disagreement => {
+            lines.push("frostctl audit --heal".to_owned());
+            let stopped = divergence.supervisor().filter(|shim| shim.stopped);
+            lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
+            lines.extend(by_hand(container, &id));
+        }
+        Kind::Orphan => lines.push("frostctl audit --kill-orphans".to_owned()),
+        Kind::StoppedButPopulated => {
+            lines.push("frostctl audit --heal --kill-orphans".to_owned());
+            lines.extend(delete_by_runtime(container, &id));
+        }
+        Kind::FrozenButRunning => lines.push(thaw(container, &id)),
+    }
+    lines
+}
+
+fn by_hand(container: &Container, id: &str) -> Option<String> {
+    if container.owner.is_kubernetes() {
+        let stop = if container.is_sandbox { "stopp" } else { "stop" };
+        return Some(format!("crictl {stop} {id}"));
+    }
+    if container.owner == Owner::Podman {
+        return Some(format!("podman container cleanup {id}"));
+    }
+    let Some(namespace) = container.owner.namespace() else {
+        return delete_by_runtime(container, id);
+    };
+    let socket =
+        container.socket.as_deref().unwrap_or(Path::new("/run/containerd/containerd.sock"));
+    let socket = quoted(&socket.to_string_lossy());
+    let namespace = quoted(namespace);
+    Some(format!("ctr --address {socket} --namespace {namespace} task delete --force {id}"))
+}
+
+fn delete_by_runtime(container: &Container, id: &str) -> Option<String> {
+    let state = container.state.as_ref()?;
+    let (binary, root) = (state.binary.to_string_lossy(), state.root.to_string_lossy());
+    Some(format!("{} --root {} delete --force {id}", quoted(&binary), quoted(&root)))
+}
+
+/// Nobody thaws for you what may be somebody's pause.
+fn thaw(container: &Container, id: &str) -> String {
+    if let Some(state) = container.state.as_ref().filter(|_| container.truth.frozen_itself) {
+        let (binary, root) = (state.binary.to_string_lossy(), state.root.to_string_lossy());
+        return format!("{} --root {} resume {id}", quoted(&binary), quoted(&root));
+    }
+    let place = container.truth.frozen_at.as_deref().map(Path::to_string_lossy);
+    format!("frostctl doctor --fix --thaw {}", quoted(&place.unwrap_or_default()))
+}
+
+/// For a shell.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_path =
+        |word: &str| word.split('/').all(|part| part.is_empty() || runtimes::is_plain(part));
+    if is_path(word) && !word.is_empty() {
+        return word.to_owned();
+    }
+    if word.chars().any(char::is_control) {
+        return format!("$'{}'", word.chars().map(in_dollar_quotes).collect::<String>());
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+fn in_dollar_quotes(c: char) -> String {
+    match c {
+        '\'' | '\\' => format!("\\{c}"),
+        c if c.is_control() => {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+        }
+        c => c.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_fit_for_a_shell() {
+        assert_eq!(quoted("/run/runc"), "/run/runc");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted("a\nb"), "$'a\\x0ab'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,305 @@
+//! containerd's own API: what it has in all namespaces, and the means to end a task.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
+use containerd_client::services::v1::{
+    Container as Record, DeleteTaskRequest, GetRequest, KillRequest, ListContainersRequest,
+    ListNamespacesRequest,
+};
+use containerd_client::types::v1::Status as TaskStatus;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use super::claim::Status;
+
+/// Each costs containerd a call to a shim; one that hangs holds its place until the limit.
+const AT_ONCE: usize = 64;
+const SIGKILL: u32 = 9;
+
+/// How long is waited, for one call and for everything that a look asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// containerd itself gives a shim 2 s to say its state.
+    pub(crate) task: Duration,
+    pub(crate) all: Duration,
+}
+
+/// One containerd.
+#[derive(Debug)]
+pub(crate) struct Containerd {
+    socket: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) version: String,
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) containers: Vec<Known>,
+}
+
+/// A container that containerd has.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) namespace: String,
+    pub(crate) id: String,
+    pub(crate) labels: HashMap<String, String>,
+    /// What `--root` of the runtime is, and the runtime, as the shim was told.
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) has_runc: bool,
+    pub(crate) task: Option<Task>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Task {
+    pub(crate) status: Status,
+    pub(crate) said: String,
+    pub(crate) pid: Option<i32>,
+}
+
+impl Containerd {
+    pub(crate) fn at(socket: &Path) -> anyhow::Result<Containerd> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Containerd { socket: socket.to_owned(), runtime })
+    }
+
+    /// Everything, in bounded time: shims that do not answer are in it as such.
+    pub(crate) fn look(&self, limits: Limits) -> anyhow::Result<Answer> {
+        self.within(limits.all, async {
+            let channel = self.connect().await?;
+            let version =
+                VersionClient::new(channel.clone()).version(()).await?.into_inner().version;
+            let mut containers = Vec::new();
+            let namespaces = namespaces(&channel).await?;
+            for namespace in &namespaces {
+                containers.extend(records(&channel, namespace).await?);
+            }
+            ask_tasks(&channel, &mut containers, limits.task).await;
+            Ok(Answer { version, namespaces, containers })
+        })
+    }
+
+    /// The task as it is now.
+    pub(crate) fn task(
+        &self,
+        namespace: &str,
+        id: &str,
+        limit: Duration,
+    ) -> anyhow::Result<Option<Task>> {
+        self.within(limit + LATE, async {
+            Ok(task(self.connect().await?, namespace.to_owned(), id.to_owned(), limit).await)
+        })
+    }
+
+    /// SIGKILL to everything in it. One that has ended already is no error.
+    pub(crate) fn kill(&self, namespace: &str, id: &str, limit: Duration) -> anyhow::Result<()> {
+        self.within(limit, async {
+            let request = KillRequest {
+                container_id: id.to_owned(),
+                signal: SIGKILL,
+                all: true,
+                ..Default::default()
+            };
+            let channel = self.connect().await?;
+            let killed = TasksClient::new(channel).kill(of(request, namespace)?).await;
+            done_or_gone(killed.map(drop))
+        })
+    }
+
+    /// Takes an ended task away, and its shim with it.
+    pub(crate) fn delete(&self, namespace: &str, id: &str, limit: Duration) -> anyhow::Result<()> {
+        self.within(limit, async {
+            let request = DeleteTaskRequest { container_id: id.to_owned() };
+            let channel = self.connect().await?;
+            let deleted = TasksClient::new(channel).delete(of(request, namespace)?).await;
+            done_or_gone(deleted.map(drop))
+        })
+    }
+
+    async fn connect(&self) -> anyhow::Result<Channel> {
+        let connected = containerd_client::connect(&self.socket).await;
+        connected.with_context(|| format!("{}", self.socket.display()))
+    }
+
+    fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let late = || anyhow!("no answer within {} s", limit.as_secs_f32());
+        self.runtime
+            .block_on(async { tokio::time::timeout(limit, work).await })
+            .unwrap_or_else(|_elapsed| Err(late()))
+    }
+}
+
+/// What our own limit is later than containerd's answer.
+const LATE: Duration = Duration::from_millis(500);
+
+/// A request in a namespace.
+fn of<T>(message: T, namespace: &str) -> anyhow::Result<Request<T>> {
+    let mut request = Request::new(message);
+    let value = namespace.parse().with_context(|| format!("namespace {namespace:?}"))?;
+    request.metadata_mut().insert("containerd-namespace", value);
+    Ok(request)
+}
+
+fn done_or_gone(result: Result<(), tonic::Status>) -> anyhow::Result<()> {
+    match result {
+        Err(status) if status.code() != Code::NotFound => {
+            // "process already finished" is what a kill of an ended one says.
+            let ended = status.message().contains("already finished");
+            if ended { Ok(()) } else { Err(anyhow!("{}", status.message())) }
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn namespaces(channel: &Channel) -> anyhow::Result<Vec<String>> {
+    let request = ListNamespacesRequest::default();
+    let answer = NamespacesClient::new(channel.clone()).list(request).await?.into_inner();
+    Ok(answer.namespaces.into_iter().map(|namespace| namespace.name).collect())
+}
+
+/// One message each: the list of a full node is more than one message may be.
+async fn records(channel: &Channel, namespace: &str) -> anyhow::Result<Vec<Known>> {
+    let request = of(ListContainersRequest::default(), namespace)?;
+    let mut stream =
+        ContainersClient::new(channel.clone()).list_stream(request).await?.into_inner();
+    let mut records = Vec::new();
+    while let Some(message) = stream.message().await? {
+        records.extend(message.container.map(|record| known(namespace, record)));
+    }
+    Ok(records)
+}
+
+fn known(namespace: &str, record: Record) -> Known {
+    let name = record.runtime.as_ref().map(|runtime| runtime.name.as_str());
+    let has_runc = name.is_some_and(|name| name.starts_with("io.containerd.runc."));
+    let options = record.runtime.and_then(|runtime| runtime.options).filter(is_runc_options);
+    let options =
+        options.and_then(|any| <Options as prost::Message>::decode(any.value.as_slice()).ok());
+    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
+    let (root, binary) = match options {
+        Some(options) => (path(options.root), path(options.binary_name)),
+        None => (None, None),
+    };
+    Known {
+        namespace: namespace.to_owned(),
+        id: record.id,
+        labels: record.labels,
+        // The shim adds the namespace.
+        root: root.map(|root| root.join(namespace)),
+        binary,
+        has_runc,
+        task: None,
+    }
+}
+
+fn is_runc_options(any: &prost_types::Any) -> bool {
+    any.type_url.ends_with("containerd.runc.v1.Options")
+}
+
+/// Of containerd.runc.v1.Options, which the client crate does not have, what we need.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Options {
+    #[prost(string, tag = "6")]
+    binary_name: String,
+    #[prost(string, tag = "7")]
+    root: String,
+}
+
+/// All at once: a list has containerd ask one shim after the other, 2 s each where they hang.
+async fn ask_tasks(channel: &Channel, containers: &mut [Known], limit: Duration) {
+    let gate = Arc::new(Semaphore::new(AT_ONCE));
+    let mut asked = JoinSet::new();
+    for (number, known) in containers.iter().enumerate() {
+        let (channel, gate) = (channel.clone(), Arc::clone(&gate));
+        let (namespace, id) = (known.namespace.clone(), known.id.clone());
+        asked.spawn(async move {
+            let _place = gate.acquire_owned().await;
+            (number, task(channel, namespace, id, limit).await)
+        });
+    }
+    while let Some(ended) = asked.join_next().await {
+        if let Ok((number, task)) = ended {
+            if let Some(known) = containers.get_mut(number) {
+                known.task = task;
+            }
+        }
+    }
+}
+
+/// `None` if the container has no task.
+async fn task(channel: Channel, namespace: String, id: String, limit: Duration) -> Option<Task> {
+    let request = GetRequest { container_id: id, ..Default::default() };
+    let request = of(request, &namespace).ok()?;
+    let silent = |said: String| Task { status: Status::Silent, said, pid: None };
+    let answer = tokio::time::timeout(limit, TasksClient::new(channel).get(request)).await;
+    match answer {
+        Err(_elapsed) => {
+            Some(silent(format!("no answer from its shim within {} s", limit.as_secs_f32())))
+        }
+        Ok(Err(status)) if status.code() == Code::NotFound => None,
+        Ok(Err(status)) => Some(silent(format!("{:?}: {}", status.code(), status.message()))),
+        Ok(Ok(answer)) => answer.into_inner().process.map(|process| {
+            let pid = i32::try_from(process.pid).ok().filter(|pid| *pid > 0);
+            said(process.status(), pid)
+        }),
+    }
+}
+
+fn said(status: TaskStatus, pid: Option<i32>) -> Task {
+    let meant = match status {
+        TaskStatus::Created => Status::Created,
+        TaskStatus::Running => Status::Running,
+        TaskStatus::Stopped => Status::Stopped,
+        TaskStatus::Paused | TaskStatus::Pausing => Status::Paused,
+        // What containerd 1.6 and 1.7 make of a shim that did not answer.
+        TaskStatus::Unknown => Status::Silent,
+    };
+    let said = match meant {
+        Status::Silent => "UNKNOWN (its shim does not answer)".to_owned(),
+        _ => status.as_str_name().to_owned(),
+    };
+    Task { status: meant, said, pid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_answers_is_an_error_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("odd name\n.sock");
+        let limit = Duration::from_millis(300);
+        let limits = Limits { task: limit, all: limit };
+        let look = || Containerd::at(&socket).unwrap().look(limits).unwrap_err().to_string();
+        assert!(look().contains("odd name"));
+        // It takes connections, in the kernel, and never reads.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(look(), "no answer within 0.3 s");
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_options_name_root_and_binary() {
+        let bytes = [b"\x32\x03/fl".as_slice(), b"\x3a\x02/r", b"\x48\x01"].concat();
+        let options = <Options as prost::Message>::decode(bytes.as_slice()).unwrap();
+        assert_eq!((options.binary_name.as_str(), options.root.as_str()), ("/fl", "/r"));
+    }
+}

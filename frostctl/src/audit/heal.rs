@@ -1,0 +1,307 @@
+//! Brings containerd and the runtime to the truth by their own means: kill and delete. Their state is
+//! never edited.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use frostlock::cgroup::{Hierarchies, Identity, Proc};
+use frostlock::process::Process;
+use frostlock_cri::Client;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::claim::{Container, Fate, Owner, Seen, Source, Status};
+use super::containerd::Containerd;
+use super::judge::{Divergence, Kind, Subject};
+use super::{command, runtimes, truth};
+
+/// containerd gives the end of a task 10 s.
+const CALL_LIMIT: Duration = Duration::from_secs(12);
+/// runc's `delete --force` tries for 10 s.
+const DELETE_LIMIT: Duration = Duration::from_secs(15);
+/// containerd gives it 2 s.
+const SHIM_STATE_LIMIT: Duration = Duration::from_secs(3);
+/// How long containerd may take to notice that a shim has gone.
+const SHIM_LIMIT: Duration = Duration::from_secs(10);
+/// How long a killed process may take to die; a throttled one takes long.
+const DEATH_LIMIT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A shim that is stopped, which cannot note anything.
+    Continue(Process),
+    StopContainer {
+        socket: PathBuf,
+        id: String,
+    },
+    StopPod {
+        socket: PathBuf,
+        id: String,
+    },
+    KillTask {
+        socket: PathBuf,
+        namespace: String,
+        id: String,
+    },
+    DeleteTask {
+        socket: PathBuf,
+        namespace: String,
+        id: String,
+    },
+    DeleteByRuntime {
+        binary: PathBuf,
+        root: PathBuf,
+        id: String,
+    },
+    CleanUpPodman {
+        id: String,
+    },
+    KillProcesses {
+        cgroup: Identity,
+        members: Vec<Process>,
+    },
+}
+
+impl Step {
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Step::Continue(shim) => {
+                format!("SIGCONT to {}, which is stopped", truth::named(shim.pid))
+            }
+            Step::StopContainer { id, .. } => format!("CRI: StopContainer {id}"),
+            Step::StopPod { id, .. } => format!("CRI: StopPodSandbox {id}"),
+            Step::KillTask { namespace, id, .. } => {
+                format!("containerd: kill task {id} of namespace {namespace} with SIGKILL")
+            }
+            Step::DeleteTask { namespace, id, .. } => {
+                format!("containerd: delete task {id} of namespace {namespace}")
+            }
+            Step::DeleteByRuntime { binary, root, id } => {
+                format!("{} --root {} delete --force {id}", binary.display(), root.display())
+            }
+            Step::CleanUpPodman { id } => format!("podman container cleanup {id}"),
+            Step::KillProcesses { members, .. } => {
+                let named: Vec<_> = members.iter().map(|it| truth::named(it.pid)).collect();
+                format!("SIGKILL to {}", named.join(", "))
+            }
+        }
+    }
+
+    /// Whether it goes through a shim, which may not answer.
+    fn needs_shim(&self) -> bool {
+        matches!(self, Step::StopContainer { .. } | Step::StopPod { .. } | Step::KillTask { .. })
+    }
+}
+
+/// What would be done, or why nothing is. Pure.
+pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<Step>, String> {
+    let container = divergence.container();
+    match (divergence.kind, container) {
+        (Kind::Phantom, Some(container)) => end(container),
+        (Kind::Disagreement, Some(container)) if is_cri_alone(container) => end(container),
+        (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
+        (Kind::FrozenButRunning, _) => {
+            Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
+        }
+        (Kind::StoppedButPopulated, Some(container)) if !kill_orphans => match container.owner {
+            Owner::Nobody => delete_by_runtime(container),
+            _ => Err("its processes are killed only with --kill-orphans".to_owned()),
+        },
+        _ if kill_orphans => kill_members(divergence),
+        _ => Err("orphans are killed only with --kill-orphans".to_owned()),
+    }
+}
+
+/// CRI says that it runs, and there is no task of it: CRI alone is wrong.
+fn is_cri_alone(container: &Container) -> bool {
+    let task = container.status(Source::Containerd);
+    container.status(Source::Cri) == Some(Status::Running)
+        && matches!(task, None | Some(Status::Stopped))
+}
+
+fn end(container: &Container) -> Result<Vec<Step>, String> {
+    let shim = container.truth.supervisor.as_ref();
+    let stopped = shim.filter(|shim| shim.stopped && !shim.foreign);
+    let mut steps: Vec<Step> =
+        stopped.map(|shim| Step::Continue(shim.process)).into_iter().collect();
+    let id = container.id.clone();
+    match &container.owner {
+        Owner::Nobody => return delete_by_runtime(container),
+        Owner::Podman => steps.push(Step::CleanUpPodman { id }),
+        Owner::Containerd(namespace) => {
+            let socket = container.socket.clone();
+            let socket = socket.ok_or("the socket of its containerd is not known")?;
+            let namespace = namespace.clone();
+            if !container.owner.is_kubernetes() {
+                let (again, of) = (socket.clone(), namespace.clone());
+                steps.push(Step::KillTask { socket: again, namespace: of, id: id.clone() });
+                steps.push(Step::DeleteTask { socket, namespace, id });
+            } else if container.is_sandbox {
+                steps.push(Step::StopPod { socket, id });
+            } else {
+                steps.push(Step::StopContainer { socket, id });
+            }
+        }
+    }
+    Ok(steps)
+}
+
+fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
+    let state = container.state.as_ref().ok_or("no runtime has a state of it")?;
+    if !runtimes::is_plain(&container.id) {
+        return Err("its id is not one for a command line".to_owned());
+    }
+    let (binary, root, id) = (state.binary.clone(), state.root.clone(), container.id.clone());
+    Ok(vec![Step::DeleteByRuntime { binary, root, id }])
+}
+
+/// Then what the runtime still has of it. Those of pods are kubelet's to clear away.
+fn kill_members(divergence: &Divergence) -> Result<Vec<Step>, String> {
+    let members = divergence.members().to_vec();
+    let cgroup = match &divergence.subject {
+        Subject::Container(container) => container.cgroup.clone(),
+        Subject::Stray(stray) => Some(stray.cgroup.clone()),
+    };
+    let cgroup = cgroup.ok_or("its cgroup is not known")?;
+    if members.is_empty() {
+        return Err("its cgroup is shared, or empty by now".to_owned());
+    }
+    let mut steps = vec![Step::KillProcesses { cgroup, members }];
+    let orphan = divergence.container().filter(|_| divergence.kind == Kind::Orphan);
+    let orphan = orphan.filter(|container| !container.owner.is_kubernetes());
+    steps
+        .extend(orphan.and_then(|container| delete_by_runtime(container).ok()).unwrap_or_default());
+    Ok(steps)
+}
+
+/// Does all of it, and tells what was done. `seen` is of just before.
+pub(crate) fn carry_out(
+    divergence: &Divergence,
+    steps: &[Step],
+    seen: &Seen,
+    done: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    for step in steps {
+        let mut tried = take(step);
+        if tried.is_err() && step.needs_shim() {
+            if let Some(said) = end_shim(divergence, seen)? {
+                done.push(said);
+                tried = take(step);
+            }
+        }
+        tried.with_context(|| step.told())?;
+        done.push(step.told());
+    }
+    Ok(())
+}
+
+fn take(step: &Step) -> anyhow::Result<()> {
+    match step {
+        Step::Continue(shim) => signal(*shim, Signal::CONT),
+        Step::StopContainer { socket, id } => {
+            Ok(Client::lazy(socket)?.at_most(CALL_LIMIT).stop_container(id, Duration::ZERO)?)
+        }
+        Step::StopPod { socket, id } => {
+            Ok(Client::lazy(socket)?.at_most(CALL_LIMIT).stop_pod_sandbox(id)?)
+        }
+        Step::KillTask { socket, namespace, id } => kill_task(socket, namespace, id),
+        Step::DeleteTask { socket, namespace, id } => {
+            Containerd::at(socket)?.delete(namespace, id, CALL_LIMIT)
+        }
+        Step::DeleteByRuntime { binary, root, id } => {
+            let root = root.to_str().ok_or_else(|| anyhow!("its root is not UTF-8"))?;
+            let words = ["--root", root, "delete", "--force", id];
+            command::run(binary, &words, DELETE_LIMIT).map(drop)
+        }
+        Step::CleanUpPodman { id } => {
+            let words = ["container", "cleanup", id.as_str()];
+            command::run(Path::new("podman"), &words, DELETE_LIMIT).map(drop)
+        }
+        Step::KillProcesses { cgroup, members } => kill(cgroup, members),
+    }
+}
+
+/// And waits until containerd has taken note.
+fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
+    let containerd = Containerd::at(socket)?;
+    containerd.kill(namespace, id, CALL_LIMIT)?;
+    let deadline = Instant::now() + CALL_LIMIT;
+    loop {
+        match containerd.task(namespace, id, CALL_LIMIT)?.map(|task| task.status) {
+            None | Some(Status::Stopped) => return Ok(()),
+            Some(_) if Instant::now() < deadline => thread::sleep(LOOK_EVERY),
+            Some(_) => bail!("it is not stopped after {} s", CALL_LIMIT.as_secs()),
+        }
+    }
+}
+
+/// The last resort, where the shim answers nobody: containerd clears up after one that dies. Not while
+/// a container lives below it.
+fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<String>> {
+    let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
+    if !divergence.container().is_some_and(is_silent) {
+        return Ok(None);
+    }
+    let is_below = |container: &&Container| {
+        let above = container.truth.supervisor.as_ref().map(|above| above.process);
+        container.truth.fate == Fate::Alive && above == Some(shim.process)
+    };
+    if let Some(other) = seen.containers.iter().find(is_below) {
+        bail!("its shim ({}) does not answer, and {} lives below it", shim.process.pid, other.id);
+    }
+    signal(shim.process, Signal::KILL)?;
+    await_deaths(&[shim.process], SHIM_LIMIT)?;
+    Ok(Some(format!("SIGKILL to its shim ({}), which did not answer", shim.process.pid)))
+}
+
+/// Whether containerd itself gets no answer from the shim.
+fn is_silent(container: &Container) -> bool {
+    let (Some(socket), Some(namespace)) = (&container.socket, container.owner.namespace()) else {
+        return false;
+    };
+    let asked = Containerd::at(socket)
+        .and_then(|containerd| containerd.task(namespace, &container.id, SHIM_STATE_LIMIT));
+    matches!(asked, Ok(Some(task)) if task.status == Status::Silent)
+}
+
+fn kill(cgroup: &Identity, members: &[Process]) -> anyhow::Result<()> {
+    let mounts = Hierarchies::read(&Proc::default())?;
+    let now = truth::members(&mounts, cgroup);
+    // One that has left the cgroup meanwhile is another affair.
+    let still: Vec<_> = members.iter().filter(|member| now.contains(member)).copied().collect();
+    for member in &still {
+        signal(*member, Signal::KILL)?;
+    }
+    await_deaths(&still, DEATH_LIMIT)
+}
+
+/// Through a descriptor, which stays that process; what its pid was is looked at after it was opened.
+fn signal(process: Process, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(process.pid).ok_or_else(|| anyhow!("no pid: {}", process.pid))?;
+    let descriptor = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(descriptor) => descriptor,
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("pid {}", process.pid)),
+    };
+    if Process::of(process.pid) != Some(process) {
+        return Ok(());
+    }
+    match rustix::process::pidfd_send_signal(descriptor, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("pid {}", process.pid)),
+    }
+}
+
+fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    while let Some(alive) = processes.iter().find(|process| process.is_alive()) {
+        if Instant::now() >= deadline {
+            bail!("{} lives {} s after SIGKILL", truth::named(alive.pid), limit.as_secs());
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}

@@ -1,0 +1,370 @@
+//! What does not fit together. Pure: claims and truth in, divergences out.
+
+use frostlock::cgroup::Freezer;
+use frostlock::process::Process;
+use serde::Serialize;
+
+use super::claim::{Claim, Container, Fate, Owner, Seen, Source, Status, Stray, Supervisor};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// Somebody says that it runs, and its process is gone.
+    Phantom,
+    /// Processes of a container that is nobody's.
+    Orphan,
+    /// Somebody says that it runs, and it is frozen, and nobody has paused it.
+    FrozenButRunning,
+    /// Everybody says that it has ended, and there are processes in its cgroup.
+    StoppedButPopulated,
+    /// Runtime, containerd and CRI say different things.
+    Disagreement,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 5] = [
+        Kind::Phantom,
+        Kind::Orphan,
+        Kind::FrozenButRunning,
+        Kind::StoppedButPopulated,
+        Kind::Disagreement,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Phantom => "phantom",
+            Kind::Orphan => "orphan",
+            Kind::FrozenButRunning => "frozen-but-running",
+            Kind::StoppedButPopulated => "stopped-but-populated",
+            Kind::Disagreement => "disagreement",
+        }
+    }
+}
+
+/// What it is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    Container(Box<Container>),
+    Stray(Box<Stray>),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Divergence {
+    pub(crate) kind: Kind,
+    pub(crate) subject: Subject,
+}
+
+/// The same divergence at another time.
+pub(crate) type Key = (Kind, Option<Owner>, String);
+
+impl Divergence {
+    pub(crate) fn id(&self) -> &str {
+        match &self.subject {
+            Subject::Container(container) => &container.id,
+            Subject::Stray(stray) => &stray.id,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        let owner = match &self.subject {
+            Subject::Container(container) => Some(container.owner.clone()),
+            Subject::Stray(_) => None,
+        };
+        (self.kind, owner, self.id().to_owned())
+    }
+
+    pub(crate) fn container(&self) -> Option<&Container> {
+        match &self.subject {
+            Subject::Container(container) => Some(container),
+            Subject::Stray(_) => None,
+        }
+    }
+
+    pub(crate) fn claims(&self) -> &[Claim] {
+        self.container().map_or(&[], |container| &container.claims)
+    }
+
+    /// The living processes that it is about.
+    pub(crate) fn members(&self) -> &[Process] {
+        match &self.subject {
+            Subject::Container(container) => &container.truth.members,
+            Subject::Stray(stray) => &stray.members,
+        }
+    }
+
+    pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
+        match &self.subject {
+            Subject::Container(container) => container.truth.supervisor.as_ref(),
+            Subject::Stray(stray) => stray.supervisor.as_ref(),
+        }
+    }
+}
+
+pub(crate) fn judge(seen: &Seen) -> Vec<Divergence> {
+    let containers = seen.containers.iter().filter_map(|container| {
+        let kind = of_container(container, seen)?;
+        Some(Divergence { kind, subject: Subject::Container(Box::new(container.clone())) })
+    });
+    let strays = seen.strays.iter().filter(|stray| is_orphan(stray, seen)).map(|stray| {
+        Divergence { kind: Kind::Orphan, subject: Subject::Stray(Box::new(stray.clone())) }
+    });
+    let mut found: Vec<_> = containers.chain(strays).collect();
+    found.sort_by_key(Divergence::key);
+    found
+}
+
+type Check = fn(&Container, &Seen) -> bool;
+
+/// One container has one trouble; the gravest is named.
+fn of_container(container: &Container, seen: &Seen) -> Option<Kind> {
+    let checks: [(Kind, Check); 5] = [
+        (Kind::Phantom, |container, _| is_phantom(container)),
+        (Kind::Orphan, is_disowned),
+        (Kind::FrozenButRunning, |container, _| is_frozen_but_running(container)),
+        (Kind::StoppedButPopulated, |container, _| is_stopped_but_populated(container)),
+        (Kind::Disagreement, |container, _| disagree(container)),
+    ];
+    checks.into_iter().find(|(_, holds)| holds(container, seen)).map(|(kind, _)| kind)
+}
+
+fn is_phantom(container: &Container) -> bool {
+    let is_claimed = container.claims.iter().any(|claim| claim.status.needs_process());
+    is_claimed && container.truth.fate.is_dead()
+}
+
+/// The runtime has it, alive, and those who must have started it do not. One that waits for its start
+/// may be on its way into their books.
+fn is_disowned(container: &Container, seen: &Seen) -> bool {
+    let runs = matches!(container.status(Source::Runtime), Some(Status::Running | Status::Paused));
+    let is_known = container.managers().next().is_some();
+    let by_whom = container.owner != Owner::Nobody && seen.complete.contains(&container.owner);
+    runs && container.is_in_use()
+        && !is_known
+        && by_whom
+        && was_asked(container.truth.supervisor.as_ref(), seen)
+}
+
+/// A process below the shim of a containerd that we have not asked is not ours to judge.
+fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
+    let Some(shim) = supervisor else { return true };
+    let address = shim.address.as_ref();
+    !shim.foreign && address.is_some_and(|address| seen.answered.contains(address))
+}
+
+fn is_orphan(stray: &Stray, seen: &Seen) -> bool {
+    !stray.members.is_empty() && was_asked(stray.supervisor.as_ref(), seen)
+}
+
+fn is_frozen_but_running(container: &Container) -> bool {
+    let truth = &container.truth;
+    let is_frozen = matches!(truth.freezer, Freezer::Frozen | Freezer::Freezing);
+    // The runtime's "paused" is only what it reads from the freezer, unless nobody stands above it.
+    let has_managers = container.managers().next().is_some();
+    let voices =
+        || container.claims.iter().filter(|claim| claim.source != Source::Runtime || !has_managers);
+    let runs = voices().any(|claim| claim.status == Status::Running);
+    let paused = voices().any(|claim| claim.status == Status::Paused);
+    is_frozen && container.is_in_use() && runs && !paused && !truth.paused_on_record
+}
+
+fn is_stopped_but_populated(container: &Container) -> bool {
+    let stopped = |claim: &Claim| claim.status == Status::Stopped;
+    let by_managers = container.managers().next().is_some() && container.managers().all(stopped);
+    let by_runtime = container.managers().next().is_none() && container.claims.iter().all(stopped);
+    let has_ended = !container.claims.is_empty() && (by_managers || by_runtime);
+    let lives = container.is_in_use() && by_managers;
+    has_ended && (lives || !container.truth.members.is_empty())
+}
+
+fn disagree(container: &Container) -> bool {
+    let of = |source| container.status(source);
+    let (cri, task, runtime) = (of(Source::Cri), of(Source::Containerd), of(Source::Runtime));
+    let cri_alone = cri == Some(Status::Running) && matches!(task, None | Some(Status::Stopped));
+    let cri_ended = cri == Some(Status::Stopped) && task == Some(Status::Running);
+    let resumed = task == Some(Status::Paused)
+        && container.is_in_use()
+        && container.truth.freezer == Freezer::Thawed;
+    // "container does not exist", says the runtime to every kill, and the pod stays Terminating.
+    let forgotten = container.has_runc
+        && container.managers().any(|claim| claim.status == Status::Running)
+        && container.truth.fate == Fate::Alive
+        && runtime.is_none();
+    cri_alone || cri_ended || resumed || forgotten
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn container(fate: Fate, claims: &[(Source, Status)]) -> Container {
+        let mut container =
+            Container::new(Owner::Containerd("default".to_owned()), "web".to_owned());
+        container.truth.fate = fate;
+        container.truth.freezer = Freezer::Thawed;
+        container.claims = claims
+            .iter()
+            .map(|&(source, status)| Claim {
+                source,
+                status,
+                said: format!("{status:?}"),
+                place: String::new(),
+            })
+            .collect();
+        container
+    }
+
+    fn judged(container: Container) -> Option<Kind> {
+        let complete = vec![container.owner.clone()];
+        let seen = Seen { containers: vec![container], complete, ..Seen::default() };
+        judge(&seen).first().map(|found| found.kind)
+    }
+
+    const RUNTIME: Source = Source::Runtime;
+    const TASK: Source = Source::Containerd;
+    const CRI: Source = Source::Cri;
+    const RUNS: Status = Status::Running;
+    const ENDED: Status = Status::Stopped;
+    const LIVES: Fate = Fate::Alive;
+
+    fn member() -> Process {
+        Process { pid: 7, start: 7 }
+    }
+
+    #[test]
+    fn what_fits_together_is_not_reported() {
+        for (fate, claims) in [
+            (LIVES, &[(RUNTIME, RUNS), (TASK, RUNS), (CRI, RUNS)][..]),
+            (LIVES, &[(RUNTIME, RUNS)]),
+            (Fate::Gone, &[(RUNTIME, ENDED)]),
+            (Fate::Gone, &[(RUNTIME, ENDED), (TASK, ENDED), (CRI, ENDED)]),
+            (Fate::Gone, &[(TASK, ENDED)]),
+            (Fate::Unknown, &[(CRI, Status::Created)]),
+            (Fate::Unknown, &[(CRI, ENDED)]),
+            // A shim that is slow, of a container that is well.
+            (LIVES, &[(RUNTIME, RUNS), (TASK, Status::Silent)]),
+            (LIVES, &[(RUNTIME, Status::Created), (TASK, Status::Created)]),
+            // Its task is not in containerd's books yet.
+            (LIVES, &[(RUNTIME, Status::Created)]),
+            (Fate::Unknown, &[]),
+        ] {
+            let claims: Vec<_> = claims.to_vec();
+            // Plain runc's own; the one that is being created is containerd's.
+            let mut container = container(fate, &claims);
+            if claims == [(RUNTIME, RUNS)] {
+                container.owner = Owner::Nobody;
+            }
+            assert_eq!(judged(container), None, "{fate:?} {claims:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_and_is_said_to_run_is_a_phantom() {
+        for fate in [Fate::Gone, Fate::Reused, Fate::Zombie { parent: None }] {
+            for claims in [
+                &[(RUNTIME, ENDED), (TASK, RUNS)][..],
+                &[(RUNTIME, ENDED), (TASK, Status::Silent)],
+                &[(RUNTIME, ENDED), (TASK, Status::Paused)],
+                &[(RUNTIME, ENDED), (TASK, ENDED), (CRI, RUNS)],
+                &[(CRI, RUNS)],
+                &[(RUNTIME, Status::Paused)],
+                &[(Source::Podman, RUNS)],
+            ] {
+                assert_eq!(judged(container(fate, claims)), Some(Kind::Phantom), "{claims:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn frozen_and_said_to_run_counts_unless_somebody_paused_it() {
+        let frozen = |claims: &[(Source, Status)], change: fn(&mut Container)| {
+            let mut container = container(LIVES, claims);
+            container.truth.freezer = Freezer::Frozen;
+            change(&mut container);
+            judged(container)
+        };
+        let unnoticed = &[(RUNTIME, Status::Paused), (TASK, RUNS)][..];
+        assert_eq!(frozen(unnoticed, |_| {}), Some(Kind::FrozenButRunning));
+        assert_eq!(frozen(unnoticed, |it| it.truth.paused_on_record = true), None);
+        assert_eq!(frozen(&[(RUNTIME, Status::Paused), (TASK, Status::Paused)], |_| {}), None);
+        // `ctr task pause` in a pod: CRI has no word for it.
+        assert_eq!(
+            frozen(&[(RUNTIME, Status::Paused), (TASK, Status::Paused), (CRI, RUNS)], |_| {}),
+            None
+        );
+        let plain: fn(&mut Container) = |it| it.owner = Owner::Nobody;
+        assert_eq!(frozen(&[(RUNTIME, Status::Paused)], plain), None);
+        // By a cgroup above, which runc does not look at.
+        assert_eq!(frozen(&[(RUNTIME, RUNS)], plain), Some(Kind::FrozenButRunning));
+    }
+
+    #[test]
+    fn a_stopped_container_with_processes_is_told_from_an_empty_one() {
+        let populated = |fate, claims: &[(Source, Status)]| {
+            let mut container = container(fate, claims);
+            container.truth.members = vec![member()];
+            judged(container)
+        };
+        let kind = Some(Kind::StoppedButPopulated);
+        assert_eq!(populated(Fate::Gone, &[(RUNTIME, ENDED)]), kind);
+        assert_eq!(populated(Fate::Gone, &[(RUNTIME, ENDED), (TASK, ENDED)]), kind);
+        assert_eq!(populated(LIVES, &[(RUNTIME, RUNS), (TASK, ENDED)]), kind);
+        assert_eq!(populated(LIVES, &[(RUNTIME, RUNS), (TASK, RUNS)]), None);
+    }
+
+    #[test]
+    fn a_container_that_its_containerd_does_not_have_is_an_orphan_if_that_was_asked() {
+        let orphan = || container(LIVES, &[(RUNTIME, RUNS)]);
+        assert_eq!(judged(orphan()), Some(Kind::Orphan));
+        let unanswered = Seen { containers: vec![orphan()], ..Seen::default() };
+        assert!(judge(&unanswered).is_empty());
+        let mut of_another = orphan();
+        of_another.truth.supervisor = Some(shim("/run/other.sock", false));
+        assert_eq!(judged(of_another), None);
+    }
+
+    fn shim(address: &str, foreign: bool) -> Supervisor {
+        Supervisor {
+            process: member(),
+            name: "containerd-shim".to_owned(),
+            address: Some(PathBuf::from(address)),
+            stopped: false,
+            foreign,
+        }
+    }
+
+    #[test]
+    fn a_stray_below_a_shim_that_we_cannot_ask_about_is_not_ours_to_judge() {
+        let stray = |supervisor| Stray {
+            id: "0".repeat(64),
+            cgroup: frostlock::cgroup::Identity::new("/x").unwrap(),
+            members: vec![member()],
+            supervisor,
+        };
+        let judged = |supervisor| {
+            let answered = vec![PathBuf::from("/run/c.sock")];
+            judge(&Seen { strays: vec![stray(supervisor)], answered, ..Seen::default() }).len()
+        };
+        assert_eq!(judged(None), 1);
+        assert_eq!(judged(Some(shim("/run/c.sock", false))), 1);
+        // In a node in a container, which has the same paths.
+        assert_eq!(judged(Some(shim("/run/c.sock", true))), 0);
+        assert_eq!(judged(Some(shim("/run/d.sock", false))), 0);
+    }
+
+    #[test]
+    fn cri_and_containerd_that_say_different_things_disagree() {
+        let kind = Some(Kind::Disagreement);
+        assert_eq!(judged(container(Fate::Unknown, &[(CRI, RUNS), (TASK, ENDED)])), kind);
+        assert_eq!(judged(container(Fate::Unknown, &[(CRI, RUNS)])), kind);
+        let claims = [(RUNTIME, RUNS), (CRI, ENDED), (TASK, RUNS)];
+        assert_eq!(judged(container(LIVES, &claims)), kind);
+        // The runtime's state is gone.
+        let mut forgotten = container(LIVES, &[(TASK, RUNS)]);
+        assert_eq!(judged(forgotten.clone()), None);
+        forgotten.has_runc = true;
+        assert_eq!(judged(forgotten), kind);
+        let paused = [(RUNTIME, RUNS), (TASK, Status::Paused)];
+        assert_eq!(judged(container(LIVES, &paused)), kind);
+    }
+}

@@ -1,0 +1,233 @@
+//! One look at everything: all sources at once, each with a bound, none needed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use frostlock::cgroup::{Hierarchies, Proc};
+use frostlock::state_dir::StateDir;
+
+use super::claim::{Asked, Claim, Container, KUBERNETES, Owner, Seen, Source};
+use super::containerd::{Answer, Containerd, Known, Limits};
+use super::runtimes::{self, Root};
+use super::{kubernetes, podman, strays, truth};
+
+/// Where containerds of distributions listen.
+const SOCKETS: [&str; 3] = [
+    "/run/containerd/containerd.sock",
+    "/run/docker/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+];
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    pub(crate) sockets: Vec<PathBuf>,
+    /// Beside the usual ones.
+    pub(crate) roots: Vec<PathBuf>,
+    pub(crate) podman: bool,
+}
+
+impl Places {
+    /// Those that are there.
+    pub(crate) fn usual() -> Places {
+        let sockets = SOCKETS.iter().map(PathBuf::from).filter(|socket| socket.exists()).collect();
+        Places { sockets, roots: Vec::new(), podman: podman::was_used() }
+    }
+}
+
+/// How long each may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) containerd: Limits,
+    pub(crate) cri: Duration,
+    pub(crate) podman: Duration,
+}
+
+impl Patience {
+    /// containerd gives a shim 2 s.
+    pub(crate) const CALM: Patience = Patience {
+        containerd: Limits { task: Duration::from_millis(2500), all: Duration::from_secs(8) },
+        cri: Duration::from_secs(5),
+        podman: Duration::from_secs(15),
+    };
+    /// Two looks have to fit into 2 s.
+    pub(crate) const HASTY: Patience = Patience {
+        containerd: Limits { task: Duration::from_millis(400), all: Duration::from_millis(700) },
+        cri: Duration::from_millis(500),
+        podman: Duration::from_millis(700),
+    };
+}
+
+/// What one containerd said, as itself and as CRI.
+struct Said<'a> {
+    socket: &'a Path,
+    own: anyhow::Result<Answer>,
+    cri: Option<Result<Vec<Container>, String>>,
+}
+
+pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> {
+    let mounts = Hierarchies::read(&Proc::default()).context("/proc/self/mountinfo")?;
+    let mut seen = Seen::default();
+    let mut roots = Vec::new();
+    thread::scope(|scope| {
+        let asked: Vec<_> = places
+            .sockets
+            .iter()
+            .map(|socket| scope.spawn(move || ask_containerd(socket, patience)))
+            .collect();
+        let podman = places.podman.then(|| scope.spawn(move || podman::look(patience.podman)));
+        for said in asked.into_iter().filter_map(|thread| thread.join().ok()) {
+            take_containerd(said, &mut seen, &mut roots);
+        }
+        if let Some(Ok(said)) = podman.map(thread::ScopedJoinHandle::join) {
+            take_podman(said, &mut seen);
+        }
+    });
+    for root in named_roots(places).into_iter().chain(runtimes::usual_roots()) {
+        if !roots.iter().any(|known: &Root| known.path == root.path) {
+            roots.push(root);
+        }
+    }
+    runtimes::look(&roots, &mounts, &mut seen);
+    seen.containers = merge(std::mem::take(&mut seen.containers));
+    ask_for_pids(&mut seen, patience);
+    truth::establish(&mut seen, &mounts, &StateDir::from_env());
+    strays::look(&mut seen, &mounts);
+    Ok(seen)
+}
+
+fn named_roots(places: &Places) -> Vec<Root> {
+    places.roots.iter().map(|path| Root { path: path.clone(), binary: None }).collect()
+}
+
+fn ask_containerd(socket: &Path, patience: Patience) -> Said<'_> {
+    let own = Containerd::at(socket).and_then(|containerd| containerd.look(patience.containerd));
+    let has_pods = own.as_ref().is_ok_and(|own| own.namespaces.iter().any(|n| n == KUBERNETES));
+    let cri = has_pods
+        .then(|| kubernetes::look(socket, patience.cri).map_err(|error| error.to_string()))
+        .and_then(Result::transpose);
+    Said { socket, own, cri }
+}
+
+fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
+    let place = said.socket.display().to_string();
+    let answer = match said.own {
+        Ok(own) => {
+            let summary = format!("{}, {} containers", own.version, own.containers.len());
+            seen.answered.push(said.socket.to_owned());
+            seen.containerd_version.get_or_insert(own.version);
+            seen.complete.extend(own.namespaces.into_iter().map(Owner::Containerd));
+            for known in own.containers {
+                note_root(&known, roots);
+                seen.containers.push(of_containerd(known, said.socket, &place));
+            }
+            Ok(summary)
+        }
+        Err(error) => Err(format!("{error:#}")),
+    };
+    seen.asked.push(Asked { source: Source::Containerd, place: place.clone(), answer });
+    if let Some(cri) = said.cri {
+        let answer = cri.map(|containers| {
+            let count = containers.len();
+            seen.containers.extend(containers.into_iter().map(|mut container| {
+                container.socket = Some(said.socket.to_owned());
+                container
+            }));
+            format!("{count} pods and containers")
+        });
+        seen.asked.push(Asked { source: Source::Cri, place, answer });
+    }
+}
+
+fn note_root(known: &Known, roots: &mut Vec<Root>) {
+    let usual = || Path::new("/run/containerd/runc").join(&known.namespace);
+    let path = known.root.clone().unwrap_or_else(usual);
+    if path.is_dir() && !roots.iter().any(|root| root.path == path) {
+        roots.push(Root { path, binary: known.binary.clone() });
+    }
+}
+
+fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
+    let label = |key: &str| known.labels.get(key).map(String::as_str);
+    let pod = label("io.kubernetes.pod.namespace").zip(label("io.kubernetes.pod.name"));
+    let name = pod.map(|(namespace, pod)| match label("io.kubernetes.container.name") {
+        Some(container) => format!("{namespace}/{pod}/{container}"),
+        None => format!("{namespace}/{pod}"),
+    });
+    let is_sandbox = label("io.cri-containerd.kind") == Some("sandbox");
+    let mut container = Container::new(Owner::Containerd(known.namespace), known.id);
+    container.name = name;
+    container.is_sandbox = is_sandbox;
+    container.has_runc = known.has_runc;
+    container.socket = Some(socket.to_owned());
+    if let Some(task) = known.task {
+        let (source, place) = (Source::Containerd, place.to_owned());
+        container.claims.push(Claim { source, status: task.status, said: task.said, place });
+        // The runtime's record is better: it has the start time.
+        container.init = task.pid.map(|pid| super::claim::Init { pid, start: None });
+    }
+    container
+}
+
+fn take_podman(said: anyhow::Result<Vec<Container>>, seen: &mut Seen) {
+    let answer = match said {
+        Ok(containers) => {
+            let summary = format!("{} containers", containers.len());
+            seen.containers.extend(containers);
+            seen.complete.push(Owner::Podman);
+            Ok(summary)
+        }
+        Err(error) => Err(format!("{error:#}")),
+    };
+    seen.asked.push(Asked { source: Source::Podman, place: "podman ps --all".to_owned(), answer });
+}
+
+/// What the sources say of one container, together.
+fn merge(all: Vec<Container>) -> Vec<Container> {
+    let mut merged: Vec<Container> = Vec::new();
+    let mut places: HashMap<(Owner, String), usize> = HashMap::new();
+    for container in all {
+        // Two roots of plain runc may each have one of that name.
+        let is_plain = container.owner == Owner::Nobody;
+        let key = (container.owner.clone(), container.id.clone());
+        match places.get(&key).and_then(|at| merged.get_mut(*at)).filter(|_| !is_plain) {
+            Some(known) => add(known, container),
+            None => {
+                places.insert(key, merged.len());
+                merged.push(container);
+            }
+        }
+    }
+    merged
+}
+
+fn add(known: &mut Container, other: Container) {
+    known.claims.extend(other.claims);
+    known.is_sandbox |= other.is_sandbox;
+    known.has_runc |= other.has_runc;
+    known.name = known.name.take().or(other.name);
+    known.sandbox = known.sandbox.take().or(other.sandbox);
+    known.state = known.state.take().or(other.state);
+    known.cgroup = known.cgroup.take().or(other.cgroup);
+    known.socket = known.socket.take().or(other.socket);
+    let with_start = |init: &super::claim::Init| init.start.is_some();
+    known.init = other.init.filter(with_start).or(known.init).or(other.init);
+}
+
+/// Where neither runtime nor containerd has a pid any more and CRI says that it runs.
+fn ask_for_pids(seen: &mut Seen, patience: Patience) {
+    for container in &mut seen.containers {
+        let runs = container
+            .claims
+            .iter()
+            .any(|claim| claim.source == Source::Cri && claim.status.needs_process());
+        if runs && container.init.is_none() {
+            let socket = container.socket.clone();
+            let ask = |socket: PathBuf| kubernetes::believed(&socket, patience.cri, container);
+            container.init = socket.and_then(ask);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What podman says: it has no daemon, so its command is asked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::claim::{Claim, Container, Init, Owner, Source, Status};
+use super::command;
+
+/// Where podman keeps its database; without one it was never used, and asking would make one.
+const DATABASES: [&str; 2] =
+    ["/var/lib/containers/storage/libpod/bolt_state.db", "/var/lib/containers/storage/db.sql"];
+
+pub(crate) fn was_used() -> bool {
+    DATABASES.iter().any(|path| Path::new(path).exists())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+    #[serde(default)]
+    pid: i32,
+    #[serde(default)]
+    state: String,
+}
+
+pub(crate) fn look(limit: Duration) -> anyhow::Result<Vec<Container>> {
+    let listed = command::run(
+        Path::new("podman"),
+        &["ps", "--all", "--no-trunc", "--format", "json"],
+        limit,
+    )?;
+    let listed: Vec<Listed> = serde_json::from_slice(&listed).context("podman ps")?;
+    Ok(listed.into_iter().map(container).collect())
+}
+
+fn container(listed: Listed) -> Container {
+    let status = match listed.state.as_str() {
+        "running" | "stopping" => Status::Running,
+        "paused" => Status::Paused,
+        "created" | "configured" | "initialized" => Status::Created,
+        "exited" | "stopped" => Status::Stopped,
+        _ => Status::Unknown,
+    };
+    let mut container = Container::new(Owner::Podman, listed.id);
+    container.name = listed.names.into_iter().next();
+    container.init = (listed.pid > 0).then_some(Init { pid: listed.pid, start: None });
+    let place = "podman ps --all".to_owned();
+    container.claims.push(Claim { source: Source::Podman, status, said: listed.state, place });
+    container
+}

@@ -1,0 +1,220 @@
+//! What the runtimes have written down: runc, crun and youki.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use frostlock::cgroup::{Freezer, Grammar, Hierarchies, Proc, Reader, state_file};
+
+use super::claim::{Asked, Claim, Container, Init, Owner, RuntimeState, Seen, Source, Status};
+use super::truth;
+
+/// A root of more is somebody else's directory; a node has some hundred containers.
+const MOST_CONTAINERS: usize = 20_000;
+
+/// Roots in themselves.
+const ROOTS: [&str; 4] = ["/run/runc", "/run/crun", "/run/youki", "/run/crio/runc"];
+/// Directories with a root for each namespace of containerd's.
+const PARENTS: [&str; 3] =
+    ["/run/containerd/runc", "/run/docker/runtime-runc", "/run/docker/runtime-crun"];
+/// A shim's bundle is `.../io.containerd.runtime.v2.task/NAMESPACE/ID`.
+const SHIM_BUNDLES: &str = "io.containerd.runtime.v2.task";
+
+/// A runtime's `--root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
+    pub(crate) binary: Option<PathBuf>,
+}
+
+/// The usual ones that are there, and those that users of their own have.
+pub(crate) fn usual_roots() -> Vec<Root> {
+    let below = |parent: &Path| {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let users = below(Path::new("/run/user"));
+    let of_users = users.iter().flat_map(|user| ["runc", "crun"].map(|name| user.join(name)));
+    let namespaces = PARENTS.iter().flat_map(|parent| below(Path::new(parent)));
+    let paths = ROOTS.iter().map(PathBuf::from).chain(namespaces).chain(of_users);
+    let there = paths.filter(|path| path.is_dir());
+    there.map(|path| Root { path, binary: None }).collect()
+}
+
+/// Reads every container of these roots into `seen`.
+pub(crate) fn look(roots: &[Root], mounts: &Hierarchies, seen: &mut Seen) {
+    for root in roots {
+        let place = root.path.display().to_string();
+        let answer = match ids(&root.path) {
+            Ok(ids) => {
+                let found: Vec<_> = ids
+                    .iter()
+                    .filter_map(|id| container(root, id, mounts, &mut seen.notes))
+                    .collect();
+                let count = found.len();
+                seen.containers.extend(found);
+                Ok(format!("{count} containers"))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        seen.asked.push(Asked { source: Source::Runtime, place, answer });
+    }
+}
+
+fn ids(root: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let entries = fs::read_dir(root)?.flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(dirs.map(|entry| entry.file_name()).take(MOST_CONTAINERS).collect())
+}
+
+/// `None` if there is no state of it, as while it is being created.
+fn container(
+    root: &Root,
+    id: &OsStr,
+    mounts: &Hierarchies,
+    notes: &mut Vec<String>,
+) -> Option<Container> {
+    let dir = root.path.join(id);
+    let (grammar, file) = kind(&dir)?;
+    let roots = [root.path.clone()];
+    let state = match state_file::read(&roots, grammar, id, mounts, &Proc::default()) {
+        Ok(state) => state,
+        Err(why) => {
+            // Deleted while we looked.
+            if file.exists() {
+                notes.push(why.to_string());
+            }
+            return None;
+        }
+    };
+    let owner = owner(&root.path, state.bundle.as_deref());
+    let mut container = Container::new(owner, id.to_string_lossy().into_owned());
+    container.init = state.init_pid.map(|pid| Init { pid, start: state.init_start });
+    container.cgroup = state.leaf.or(state.identity);
+    let binary = root.binary.clone().unwrap_or_else(|| default_binary(grammar));
+    container.state = Some(RuntimeState { root: root.path.clone(), binary });
+    let status = status(&container, &dir, mounts);
+    container.claims.push(Claim {
+        source: Source::Runtime,
+        status,
+        said: word(status).to_owned(),
+        place: file.display().to_string(),
+    });
+    Some(container)
+}
+
+fn kind(dir: &Path) -> Option<(Grammar, PathBuf)> {
+    let state = dir.join("state.json");
+    if state.exists() {
+        let is_youki = dir.join("youki_config.json").exists();
+        return Some((if is_youki { Grammar::Youki } else { Grammar::Runc }, state));
+    }
+    let status = dir.join("status");
+    status.exists().then_some((Grammar::Crun, status))
+}
+
+fn default_binary(grammar: Grammar) -> PathBuf {
+    PathBuf::from(match grammar {
+        Grammar::Crun => "crun",
+        Grammar::Youki => "youki",
+        Grammar::Runc => "runc",
+    })
+}
+
+/// Whose it is, by its bundle, or by the root.
+fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
+    if let Some(bundle) = bundle {
+        let mut parts = bundle.iter().skip_while(|part| *part != SHIM_BUNDLES).skip(1);
+        if let Some(namespace) = parts.next() {
+            return Owner::Containerd(namespace.to_string_lossy().into_owned());
+        }
+        let is_podmans = bundle.iter().any(|part| part == "overlay-containers" || part == "libpod")
+            || bundle.ends_with("userdata");
+        if is_podmans {
+            return Owner::Podman;
+        }
+    }
+    let parent = root.parent();
+    let is_namespace = PARENTS.iter().any(|known| parent == Some(Path::new(known)));
+    match root.file_name() {
+        Some(name) if is_namespace => Owner::Containerd(name.to_string_lossy().into_owned()),
+        _ => Owner::Nobody,
+    }
+}
+
+/// As runc works it out, in the same order: paused comes first, even when the process is gone
+/// (libcontainer's refreshState, 1.0 to 1.5); a frozen cgroup above does not count.
+fn status(container: &Container, dir: &Path, mounts: &Hierarchies) -> Status {
+    let reader = container.cgroup.as_ref().map(|cgroup| Reader::new(mounts, cgroup));
+    let paused = reader
+        .is_some_and(|reader| reader.freezer() == Freezer::Frozen && reader.is_told_to_freeze());
+    if paused {
+        return Status::Paused;
+    }
+    if container.init.is_none_or(|init| truth::fate(init).is_dead()) {
+        return Status::Stopped;
+    }
+    let waits = dir.join("exec.fifo").exists();
+    if waits { Status::Created } else { Status::Running }
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Created => "created",
+        Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Stopped => "stopped",
+        Status::Silent | Status::Unknown => "unknown",
+    }
+}
+
+/// Whether a name is one that a container can have; a directory may have any.
+pub(crate) fn is_plain(id: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(byte);
+    !id.is_empty() && OsStr::new(id).as_bytes().iter().all(plain) && !id.starts_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bundle_tells_whose_it_is_and_else_the_root() {
+        let shim = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/abc";
+        let mine = Owner::Containerd("k8s.io".to_owned());
+        assert_eq!(owner(Path::new("/odd place/x"), Some(Path::new(shim))), mine);
+        assert_eq!(owner(Path::new("/run/containerd/runc/k8s.io"), None), mine);
+        let podman = "/var/lib/containers/storage/overlay-containers/abc/userdata";
+        assert_eq!(owner(Path::new("/run/runc"), Some(Path::new(podman))), Owner::Podman);
+        assert_eq!(owner(Path::new("/run/runc"), Some(Path::new("/b"))), Owner::Nobody);
+    }
+
+    #[test]
+    fn torn_and_foreign_state_is_a_note_and_no_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a root\nwith lines");
+        for (id, text) in [("torn", "{\"init_process_pid\":1,"), ("list", "[]")] {
+            fs::create_dir_all(root.join(id)).unwrap();
+            fs::write(root.join(id).join("state.json"), text).unwrap();
+        }
+        fs::create_dir_all(root.join("being made")).unwrap();
+        fs::create_dir_all(root.join("huge")).unwrap();
+        let huge = fs::File::create(root.join("huge/status")).unwrap();
+        huge.set_len(1 << 30).unwrap();
+        let mut seen = Seen::default();
+        let roots = [Root { path: root, binary: None }];
+        look(&roots, &Hierarchies::default(), &mut seen);
+        assert!(seen.containers.is_empty());
+        assert_eq!(seen.notes.len(), 3, "{:?}", seen.notes);
+        assert_eq!(seen.asked[0].answer, Ok("0 containers".to_owned()));
+    }
+
+    #[test]
+    fn ids_that_a_command_line_could_misread_are_not_plain() {
+        assert!(is_plain("a1_.+-b"));
+        for odd in ["", "-f", "a b", "a\nb", "../x", "a'b"] {
+            assert!(!is_plain(odd), "{odd:?}");
+        }
+    }
+}

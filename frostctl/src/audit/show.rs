@@ -1,0 +1,184 @@
+//! The audit as text and as JSON.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::account::Account;
+use super::claim::{Asked, Seen, Source};
+use super::defects::Defect;
+use super::healing::{Ended, Healing};
+use super::judge::Kind;
+use super::watch::Change;
+use crate::output::Output;
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    looked_at: Vec<LookedAt<'a>>,
+    notes: &'a [String],
+    containers: usize,
+    divergences: &'a [Account],
+    counts: std::collections::BTreeMap<Kind, usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healing: Option<&'a [Healing]>,
+}
+
+#[derive(Debug, Serialize)]
+struct LookedAt<'a> {
+    source: Source,
+    place: &'a str,
+    answered: bool,
+    /// What it said in short, or why there was no answer.
+    what: &'a str,
+}
+
+impl<'a> LookedAt<'a> {
+    fn of(asked: &'a Asked) -> LookedAt<'a> {
+        let (answered, what) = match &asked.answer {
+            Ok(what) => (true, what),
+            Err(why) => (false, why),
+        };
+        LookedAt { source: asked.source, place: &asked.place, answered, what }
+    }
+}
+
+pub(crate) fn report(
+    output: &Output,
+    seen: &Seen,
+    accounts: &[Account],
+    counts: std::collections::BTreeMap<Kind, usize>,
+    healing: Option<&[Healing]>,
+) -> anyhow::Result<()> {
+    let report = Report {
+        looked_at: seen.asked.iter().map(LookedAt::of).collect(),
+        notes: &seen.notes,
+        containers: seen.containers.len(),
+        divergences: accounts,
+        counts,
+        healing,
+    };
+    output.print(&report, |to| text(&report, to))
+}
+
+fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
+    for asked in &report.looked_at {
+        let (name, place) = (asked.source.name(), plain(asked.place));
+        if asked.answered {
+            writeln!(to, "{name} at {place}: {}", plain(asked.what))?;
+        } else {
+            let label = colour(AnsiColor::Yellow);
+            writeln!(
+                to,
+                "{label}not looked at:{label:#} {name} at {place}: {}",
+                plain(asked.what)
+            )?;
+        }
+    }
+    for note in report.notes {
+        writeln!(to, "note: {}", plain(note))?;
+    }
+    for account in report.divergences {
+        writeln!(to)?;
+        one(to, account)?;
+    }
+    for healing in report.healing.unwrap_or_default() {
+        writeln!(to)?;
+        healed(to, healing)?;
+    }
+    writeln!(to)?;
+    let found: Vec<String> = report
+        .counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(kind, count)| format!("{count} {}", kind.name()))
+        .collect();
+    let found = if found.is_empty() { "nothing wrong".to_owned() } else { found.join(", ") };
+    writeln!(to, "{} containers: {found}{}", report.containers, summary(report.healing))
+}
+
+fn one(to: &mut dyn Write, account: &Account) -> io::Result<()> {
+    let label = colour(AnsiColor::Red);
+    writeln!(to, "{label}{}{label:#} {}", account.kind.name(), title(account))?;
+    for claim in &account.says {
+        let (name, said) = (claim.source.name(), plain(&claim.said));
+        let says = format!("{name} says");
+        writeln!(to, "  {says:<15} {said}   [{}]", plain(&claim.place))?;
+    }
+    for line in &account.evidence {
+        writeln!(to, "  but             {}", plain(line))?;
+    }
+    for Defect { reference, what, fixed_in, .. } in &account.known_defects {
+        let fixed = match fixed_in.join(", ") {
+            none if none.is_empty() => "not fixed".to_owned(),
+            releases => format!("fixed in {releases}"),
+        };
+        writeln!(to, "  known defect    {reference}: {what} ({fixed})")?;
+    }
+    for line in &account.remedy {
+        writeln!(to, "  remedy          {}", plain(line))?;
+    }
+    Ok(())
+}
+
+fn healed(to: &mut dyn Write, healing: &Healing) -> io::Result<()> {
+    writeln!(to, "{} {}: {}", healing.kind.name(), plain(&healing.id), healing.result.told())?;
+    for step in &healing.steps {
+        writeln!(to, "  {}", plain(step))?;
+    }
+    if let Some(why) = &healing.why {
+        writeln!(to, "  {}", plain(why))?;
+    }
+    Ok(())
+}
+
+fn summary(healing: Option<&[Healing]>) -> String {
+    let count = |wanted: Ended| {
+        healing.unwrap_or_default().iter().filter(|healing| healing.result == wanted).count()
+    };
+    let told = |what: &str, count: usize| match count {
+        0 => String::new(),
+        count => format!("; {count} {what}"),
+    };
+    let (healed, failed) = (count(Ended::Healed), count(Ended::Failed));
+    format!("{}{}", told("healed", healed), told("not healed", failed))
+}
+
+/// A line each.
+pub(crate) fn event(
+    to: &mut dyn Write,
+    time: &str,
+    change: Change,
+    account: &Account,
+) -> io::Result<()> {
+    let first = account.evidence.first().map_or("", String::as_str);
+    let title = title(account);
+    match change {
+        Change::Appeared => {
+            let label = colour(AnsiColor::Red);
+            let kind = account.kind.name();
+            writeln!(to, "{time} {label}{kind}{label:#} {title}: {}", plain(first))
+        }
+        Change::Gone => writeln!(to, "{time} gone: {} {title}", account.kind.name()),
+    }
+}
+
+fn title(account: &Account) -> String {
+    let mut title = plain(&account.id);
+    if let Some(name) = &account.name {
+        title.push_str(&format!(" {}", plain(name)));
+    }
+    if let Some(namespace) = &account.namespace {
+        title.push_str(&format!(" (namespace {})", plain(namespace)));
+    }
+    title
+}
+
+fn colour(colour: AnsiColor) -> Style {
+    Style::new().bold().fg_color(Some(colour.into()))
+}
+
+/// Of others, on one line.
+fn plain(text: &str) -> String {
+    frostlock::text::one_line(std::ffi::OsStr::new(text), 400)
+}

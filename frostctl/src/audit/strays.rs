@@ -1,0 +1,108 @@
+//! Processes in a cgroup that is named as a container's, and is none that anybody knows.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use frostlock::cgroup::{Hierarchies, Identity};
+
+use super::claim::{Seen, Stray};
+use super::{supervisor, truth};
+
+/// A node with 500 pods has some thousand; more is a leak of another kind.
+const MOST_DIRS: usize = 100_000;
+/// Of the generated ids of containerd's CRI, docker, podman and CRI-O.
+const ID_LENGTH: usize = 64;
+const PREFIXES: [&str; 4] = ["cri-containerd-", "docker-", "libpod-", "crio-"];
+
+pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies) {
+    let known: HashSet<PathBuf> = seen
+        .containers
+        .iter()
+        .filter_map(|container| truth::naming_dir(mounts, container.cgroup.as_ref()?))
+        .collect();
+    let ids: HashSet<String> = seen.containers.iter().map(|known| known.id.clone()).collect();
+    let Some((root, controller)) = tree(mounts) else { return };
+    let mut walk = Walk { known: &known, ids: &ids, left: MOST_DIRS, found: Vec::new() };
+    walk.below(&root);
+    let found = walk
+        .found
+        .into_iter()
+        .filter_map(|(id, dir)| Some((id, mounts.identify(controller, &dir)?)));
+    let strays: Vec<_> = found.filter_map(|(id, cgroup)| stray(id, cgroup, mounts)).collect();
+    seen.strays = strays;
+}
+
+/// The hierarchy in which containers are named; the first that is there.
+fn tree(mounts: &Hierarchies) -> Option<(PathBuf, &'static str)> {
+    let v1 = ["freezer", "cpu"].into_iter().find_map(|name| Some((mounts.v1(name)?, name)));
+    match v1 {
+        Some((v1, name)) => Some((v1.mountpoint.clone(), name)),
+        None => mounts.v2.as_ref().map(|v2| (v2.mountpoint.clone(), "")),
+    }
+}
+
+struct Walk<'a> {
+    known: &'a HashSet<PathBuf>,
+    ids: &'a HashSet<String>,
+    left: usize,
+    found: Vec<(String, PathBuf)>,
+}
+
+impl Walk<'_> {
+    /// What a container makes in its own cgroup is its own affair.
+    fn below(&mut self, dir: &Path) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if self.left == 0 || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            self.left -= 1;
+            let path = entry.path();
+            if self.known.contains(&path) {
+                continue;
+            }
+            match entry.file_name().to_str().and_then(container_id) {
+                Some(id) if self.ids.contains(id) => {}
+                Some(id) => self.found.push((id.to_owned(), path)),
+                None => self.below(&path),
+            }
+        }
+    }
+}
+
+fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
+    let members = truth::members(mounts, &cgroup);
+    let first = members.first()?;
+    Some(Stray { supervisor: supervisor::above(first.pid), id, cgroup, members })
+}
+
+/// The id in a cgroup's name, under either driver.
+fn container_id(name: &str) -> Option<&str> {
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let id = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let hex = id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    (id.len() == ID_LENGTH && hex).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_containers_under_either_driver() {
+        let id = "0123456789abcdef".repeat(4);
+        for name in [
+            id.clone(),
+            format!("cri-containerd-{id}.scope"),
+            format!("docker-{id}.scope"),
+            format!("libpod-{id}"),
+            format!("crio-{id}.scope"),
+        ] {
+            assert_eq!(container_id(&name), Some(id.as_str()), "{name}");
+        }
+        for other in ["kubepods", "pod8f0c2b1e", "user.slice", "libpod-conmon-x", &id[1..]] {
+            assert_eq!(container_id(other), None, "{other}");
+        }
+        assert_eq!(container_id(&format!("libpod-conmon-{id}.scope")), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! Tells of each divergence within 2 s of its beginning, and of its end.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::account::{self, Account};
+use super::judge::{self, Divergence, Key};
+use super::look::{self, Patience, Places};
+use super::show;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_millis(300);
+/// One that is being stopped looks like this for a moment, too.
+const SETTLES: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Change {
+    Appeared,
+    Gone,
+}
+
+#[derive(Debug, Serialize)]
+struct Event<'a> {
+    time: String,
+    event: Change,
+    #[serde(flatten)]
+    account: &'a Account,
+}
+
+/// Until SIGINT or SIGTERM.
+pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
+    let signals = signals().context("signals")?;
+    let mut watch = Watch::default();
+    let mut trouble = Vec::new();
+    loop {
+        let began = Instant::now();
+        let seen = look::look(places, Patience::HASTY)?;
+        let unanswered: Vec<String> = seen
+            .asked
+            .iter()
+            .filter_map(|asked| Some(format!("{}: {}", asked.place, asked.answer.as_ref().err()?)))
+            .collect();
+        for what in unanswered.iter().filter(|what| !trouble.contains(*what)) {
+            output.complain(&anyhow::anyhow!("not looked at: {what}"));
+        }
+        trouble = unanswered;
+        let version = seen.containerd_version.as_deref();
+        let found = judge::judge(&seen);
+        for (change, account) in watch.next(found, version, began, !trouble.is_empty()) {
+            tell(change, &account, output)?;
+        }
+        if ended(&signals)? {
+            return Ok(if watch.reported.is_empty() { Exit::Clean } else { Exit::Found });
+        }
+    }
+}
+
+/// What was seen, and since when.
+#[derive(Debug, Default)]
+struct Watch {
+    since: HashMap<Key, Instant>,
+    reported: HashMap<Key, (Account, Option<Instant>)>,
+}
+
+impl Watch {
+    /// What has changed with this look. While somebody does not answer, nothing is gone.
+    fn next(
+        &mut self,
+        found: Vec<Divergence>,
+        version: Option<&str>,
+        now: Instant,
+        is_partial: bool,
+    ) -> Vec<(Change, Account)> {
+        let keys: Vec<Key> = found.iter().map(Divergence::key).collect();
+        self.since.retain(|key, _| keys.contains(key));
+        let mut changes = Vec::new();
+        for divergence in found {
+            let key = divergence.key();
+            let since = *self.since.entry(key.clone()).or_insert(now);
+            let is_lasting = now.duration_since(since) >= SETTLES;
+            match self.reported.get_mut(&key) {
+                Some((_, missed)) => *missed = None,
+                None if is_lasting => {
+                    let account = account::of(&divergence, version);
+                    self.reported.insert(key, (account.clone(), None));
+                    changes.push((Change::Appeared, account));
+                }
+                None => {}
+            }
+        }
+        self.reported.retain(|key, (account, missed)| {
+            if keys.contains(key) || is_partial {
+                return true;
+            }
+            let since = *missed.get_or_insert(now);
+            let is_gone = now.duration_since(since) >= SETTLES;
+            if is_gone {
+                changes.push((Change::Gone, account.clone()));
+            }
+            !is_gone
+        });
+        changes
+    }
+}
+
+fn tell(change: Change, account: &Account, output: &Output) -> anyhow::Result<()> {
+    let time = OffsetDateTime::now_utc().format(&Rfc3339)?;
+    let mut stdout = anstream::stdout().lock();
+    if output.is_json() {
+        serde_json::to_writer(&mut stdout, &Event { time, event: change, account })?;
+        writeln!(stdout)?;
+    } else {
+        show::event(&mut stdout, &time, change, account)?;
+    }
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Held back from here on, for whoever reads the descriptor; a program that we start gets them as usual.
+fn signals() -> nix::Result<SignalFd> {
+    let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Waits for the next look, or an end.
+fn ended(signals: &SignalFd) -> nix::Result<bool> {
+    let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut waited, limit) {
+        Ok(ready) => Ok(ready > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::claim::{Container, Owner};
+    use crate::audit::judge::{Kind, Subject};
+
+    fn phantom() -> Vec<Divergence> {
+        let container = Container::new(Owner::Nobody, "web".to_owned());
+        vec![Divergence { kind: Kind::Phantom, subject: Subject::Container(Box::new(container)) }]
+    }
+
+    #[test]
+    fn what_passes_is_not_told_and_what_lasts_once() {
+        let mut watch = Watch::default();
+        let start = Instant::now();
+        let mut at = |ms: u64, found: Vec<Divergence>, partial: bool| {
+            let changes = watch.next(found, None, start + Duration::from_millis(ms), partial);
+            changes.into_iter().map(|(change, _)| change).collect::<Vec<_>>()
+        };
+        assert!(at(0, phantom(), false).is_empty());
+        // It was being stopped.
+        assert!(at(400, vec![], false).is_empty());
+        assert!(at(800, phantom(), false).is_empty());
+        assert_eq!(at(1300, phantom(), false), [Change::Appeared]);
+        assert!(at(1700, phantom(), false).is_empty());
+        // containerd does not answer: nobody knows.
+        assert!(at(2100, vec![], true).is_empty());
+        assert!(at(9000, vec![], true).is_empty());
+        assert!(at(9400, vec![], false).is_empty());
+        assert!(at(9600, phantom(), false).is_empty());
+        assert!(at(10_000, vec![], false).is_empty());
+        assert_eq!(at(10_500, vec![], false), [Change::Gone]);
+        assert!(at(11_000, vec![], false).is_empty());
+    }
+}

@@ -1,0 +1,228 @@
+//! `frostctl audit` on containers that really are not what somebody says: each is made, shown to last
+//! without us, and stands beside one that is well.
+//!
+//! Needs root and the lab (`make lab`).
+
+// clippy.toml allows these in tests, but helpers of a test are not #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+mod node;
+mod scene;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use node::Node;
+use scene::{Containerd, Runc, eventually, kill, pids, state};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+/// Without help nothing happens in it.
+const CONTROL: Duration = Duration::from_secs(2);
+
+/// Kind and id of each divergence.
+fn found(report: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let list = report["divergences"].as_array().unwrap().iter();
+    list.map(|one| (text(&one["kind"]), text(&one["id"]))).collect()
+}
+
+fn only(kind: &str, id: &str) -> Vec<(String, String)> {
+    vec![(kind.to_owned(), id.to_owned())]
+}
+
+#[test]
+fn a_task_that_runs_without_a_process_is_named_and_ended_through_containerd() {
+    let containerd = Containerd::up("1.7.24");
+    for id in ["well", "lost", "paused"] {
+        containerd.run(id);
+    }
+    assert!(containerd.ctr(&["task", "pause", "paused"]).status.success());
+    let (report, code) = containerd.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+
+    let init = containerd.lose_exit("lost");
+    std::thread::sleep(CONTROL);
+    assert_eq!(containerd.status("lost"), "RUNNING");
+    assert_eq!(state(init), Some('Z'));
+
+    let (report, code) = containerd.audit(&[]);
+    assert_eq!((found(&report), code), (only("phantom", "lost"), 1), "{report}");
+    assert_eq!(report["counts"]["phantom"], 1);
+    let evidence = report["divergences"][0]["evidence"].to_string();
+    assert!(evidence.contains(&format!("{init} is a zombie")), "{evidence}");
+    assert!(!report["divergences"][0]["known_defects"].as_array().unwrap().is_empty());
+
+    let (report, code) = containerd.audit(&["--heal", "--dry-run"]);
+    assert_eq!((report["healing"][0]["result"].as_str(), code), (Some("would-be-healed"), 1));
+    assert_eq!(containerd.status("lost"), "RUNNING");
+
+    let (report, code) = containerd.audit(&["--heal"]);
+    assert_eq!((report["healing"][0]["result"].as_str(), code), (Some("healed"), 0), "{report}");
+    assert_eq!(containerd.status("lost"), "");
+    assert_eq!(containerd.status("well"), "RUNNING");
+    assert_eq!(containerd.status("paused"), "PAUSED");
+    let (report, code) = containerd.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+}
+
+#[test]
+fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
+    let containerd = Containerd::up("2.1.9");
+    for id in ["well", "mute"] {
+        containerd.run(id);
+    }
+    let (init, shim) = containerd.init_and_shim("mute");
+    kill(shim, "STOP");
+    kill(init, "KILL");
+    let mut control = containerd.ctr_command(&["task", "kill", "--signal", "KILL", "mute"]);
+    let mut control = control.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(CONTROL);
+    assert!(control.try_wait().unwrap().is_none(), "ctr task kill returned");
+    control.kill().unwrap();
+    control.wait().unwrap();
+
+    let (report, code) = containerd.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("phantom", "mute"), 0), "{report}");
+    assert_eq!(report["healing"][0]["result"], "healed");
+    assert_eq!(containerd.status("mute"), "");
+    assert_eq!(containerd.status("well"), "RUNNING");
+
+    // A note, in time, and no word about its containers.
+    kill(containerd.pid(), "STOP");
+    let began = Instant::now();
+    let (report, code) = containerd.audit(&[]);
+    kill(containerd.pid(), "CONT");
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert_eq!((found(&report), code), (vec![], 1), "{report}");
+    assert_eq!(report["looked_at"][0]["answered"], false);
+}
+
+#[test]
+fn one_that_is_frozen_by_hand_is_told_from_a_paused_one_and_not_thawed() {
+    let containerd = Containerd::up("1.6.20");
+    for id in ["well", "frozen", "paused"] {
+        containerd.run(id);
+    }
+    assert!(containerd.ctr(&["task", "pause", "paused"]).status.success());
+    let freezer = containerd.freezer("frozen").join("freezer.state");
+    std::fs::write(&freezer, "FROZEN").unwrap();
+    std::thread::sleep(CONTROL);
+    assert_eq!(containerd.status("frozen"), "RUNNING");
+    let (report, code) = containerd.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("frozen-but-running", "frozen"), 1), "{report}");
+    assert_eq!(report["healing"][0]["result"], "left-alone");
+    assert!(report["divergences"][0]["remedy"].to_string().contains("resume frozen"), "{report}");
+    assert_eq!(std::fs::read_to_string(&freezer).unwrap().trim(), "FROZEN");
+    std::fs::write(&freezer, "THAWED").unwrap();
+    let (report, code) = containerd.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+}
+
+#[test]
+fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only_when_asked() {
+    let runc = Runc::new("a root\nof two lines");
+    let orphan = "0123456789abcdef".repeat(4);
+    for id in ["well", "left", "empty", &orphan] {
+        runc.run(id);
+    }
+    std::fs::create_dir(runc.root().join("torn")).unwrap();
+    std::fs::write(runc.root().join("torn/state.json"), "{\"init_process_pid\":").unwrap();
+    let (report, code) = runc.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+    assert!(report["notes"].to_string().contains("torn"), "{report}");
+
+    // Its first process goes, and leaves others; in `empty` those go, too.
+    for id in ["left", "empty"] {
+        kill(runc.init(id), "KILL");
+    }
+    pids(&runc.freezer("empty")).iter().for_each(|pid| kill(*pid, "KILL"));
+    eventually(SOON, "empty", || pids(&runc.freezer("empty")).is_empty());
+    let left = pids(&runc.freezer("left"));
+    assert!(!left.is_empty());
+    std::fs::remove_dir_all(runc.root().join(&orphan)).unwrap();
+    let orphans = pids(&runc.freezer(&orphan));
+    std::thread::sleep(CONTROL);
+    assert_eq!(runc.status("left"), "stopped");
+    assert!(left.iter().chain(&orphans).all(|pid| state(*pid).is_some()));
+
+    let expected = vec![
+        ("orphan".to_owned(), orphan.clone()),
+        ("stopped-but-populated".to_owned(), "left".to_owned()),
+    ];
+    let (report, code) = runc.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (expected, 1), "{report}");
+    let results: Vec<_> =
+        report["healing"].as_array().unwrap().iter().map(|one| one["result"].clone()).collect();
+    assert_eq!(results, ["left-alone", "healed"], "{report}");
+    eventually(SOON, "the end of what was left", || left.iter().all(|pid| is_dead(*pid)));
+    assert!(orphans.iter().all(|pid| !is_dead(*pid)));
+
+    let (report, code) = runc.audit(&["--kill-orphans"]);
+    assert_eq!((found(&report), code), (only("orphan", &orphan), 0), "{report}");
+    assert!(orphans.iter().all(|pid| is_dead(*pid)));
+    assert_eq!(runc.status("well"), "running");
+}
+
+fn is_dead(pid: i32) -> bool {
+    matches!(state(pid), None | Some('Z'))
+}
+
+#[test]
+fn a_watch_tells_within_two_seconds_and_not_of_what_is_being_stopped() {
+    let containerd = Containerd::up("1.7.24");
+    for id in ["well", "lost", "ends"] {
+        containerd.run(id);
+    }
+    let mut watch = containerd.audit_command(&["--watch", "--json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    let event = |limit| {
+        let line: String = told.recv_timeout(limit).unwrap_or_default();
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        (event["event"].to_string(), event["kind"].to_string(), event["id"].to_string())
+    };
+    let is = |what: &str| (format!("{what:?}"), "\"phantom\"".to_owned(), "\"lost\"".to_owned());
+
+    assert!(containerd.ctr(&["task", "kill", "--signal", "KILL", "ends"]).status.success());
+    assert_eq!(event(CONTROL).0, "null");
+    let killed = containerd.lose_exit_at("lost");
+    assert_eq!(event(SOON), is("appeared"));
+    let took = killed.elapsed();
+    assert_eq!(containerd.audit(&["--heal"]).1, 0);
+    assert_eq!(event(SOON), is("gone"));
+    kill(watch.id() as i32, "TERM");
+    assert_eq!(scene::ends(&mut watch, SOON).code(), Some(0));
+    println!("told after {took:.1?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_container_of_a_pod_is_ended_through_cri_and_the_pod_goes() {
+    let node = Node::up("1.7.24");
+    let (sandbox, container) = node.pod("busy");
+    let (other, healthy) = node.pod("well");
+    let (report, code) = node.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+
+    node.lose_exit_of(&container);
+    std::thread::sleep(CONTROL);
+    assert_eq!(node.cri_state(&container), "CONTAINER_RUNNING");
+    let (report, code) = node.audit(&[]);
+    assert_eq!((found(&report), code), (only("phantom", &container), 1), "{report}");
+    assert_eq!(report["divergences"][0]["name"], "default/busy/c");
+
+    let (report, code) = node.audit(&["--heal"]);
+    assert_eq!((report["healing"][0]["result"].as_str(), code), (Some("healed"), 0), "{report}");
+    let steps = report["healing"][0]["steps"].to_string();
+    assert!(steps.contains("StopContainer"), "{steps}");
+    assert_eq!(node.cri_state(&container), "CONTAINER_EXITED");
+    node.remove_pod(&sandbox);
+    assert_eq!(node.cri_state(&healthy), "CONTAINER_RUNNING");
+    let (report, code) = node.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+    node.remove_pod(&other);
+}
