@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::configure::{self, uninstall};
 use crate::exit::{self, Exit};
 use crate::output::{Color, Output};
 use crate::pages;
@@ -24,6 +25,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Configure(configure::Configure),
+    Unconfigure(configure::Unconfigure),
+    Uninstall(uninstall::Uninstall),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -31,8 +35,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(&self, _output: &Output) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Command::Configure(it) => it.run(output),
+            Command::Unconfigure(it) => it.run(output),
+            Command::Uninstall(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
         }

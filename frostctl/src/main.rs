@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod cli;
+mod configure;
 mod exit;
 mod output;
 mod pages;
