@@ -12,10 +12,14 @@ const POLL: Duration = Duration::from_millis(10);
 /// sudo and cron have a short PATH; these are where packages put daemons.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
+fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(std::env::split_paths(FALLBACK_PATH))
+    std::env::split_paths(&path).chain(std::env::split_paths(FALLBACK_PATH)).collect()
+}
+
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    directories()
+        .into_iter()
         .map(|directory| directory.join(name))
         .find(|candidate| is_executable(candidate))
 }
@@ -31,6 +35,8 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Stri
     let name = format!("{command:?}");
     // Files and not pipes: whatever it leaves running may keep them open.
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    // dockerd looks for docker-proxy in it and refuses to go on without.
+    command.env("PATH", std::env::join_paths(directories())?);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
