@@ -158,6 +158,8 @@ fn a_round(containerd: &str) {
     node.restart();
     let sandbox = node.client().run_pod_sandbox_by(NAME, &pod("through")).unwrap();
     assert_eq!(node.runtime_of(&sandbox), binary);
+    let journal = node.script(&["exec", "cat", "/run/frostlock/journal.jsonl"]);
+    assert!(text(&journal.stdout).contains(&sandbox), "{}", text(&journal.stderr));
     let out = ["unconfigure", "--runtime", "containerd"];
     let (status, _, errors) = node.frostctl(&out);
     assert!(status == 3 && errors.contains(&sandbox) && errors.contains("--force"), "{errors}");

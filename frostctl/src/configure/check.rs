@@ -95,7 +95,13 @@ fn without(document: &DocumentMut, name: &str) -> anyhow::Result<String> {
     }
     document.remove("imports");
     let has_runtimes = get(document.as_item(), &layout.runtimes).is_some();
-    Ok(if has_runtimes { document.to_string() } else { String::new() })
+    let text = if has_runtimes { document.to_string() } else { String::new() };
+    // What was taken out leaves its empty lines.
+    Ok(text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| format!("{line}\n"))
+        .collect())
 }
 
 fn find<'a>(item: &'a mut Item, path: &[&str]) -> Option<&'a mut Item> {

@@ -40,6 +40,7 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
             why => report.notes.extend(why),
         }
     }
+    report.notes.extend(driver(target.runtime, &changes, &target.name));
     let before = match target.runtime {
         Engine::Containerd => effective.as_ref(),
         _ => None,
@@ -52,6 +53,19 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     apply(target.runtime, &files, &changes, &expected, &mut report)?;
     advise(asked, &mut report);
     Ok(report)
+}
+
+/// Without it in containerd and with it in kubelet, pods crash in a loop.
+fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
+    let change =
+        changes.first().filter(|change| engine == Engine::Containerd && change.is_needed())?;
+    let document = toml_file::parse(&change.after).ok()?;
+    let layout = super::layout::Layout::of(engine, &document).ok()?;
+    let set = layout.entry(&document, name)?.get("options").and_then(|it| it.get("SystemdCgroup"));
+    let is_systemd = set.and_then(toml_edit::Item::as_bool).unwrap_or(false);
+    (!is_systemd).then(|| {
+        "SystemdCgroup is false, as in the entry that it stands in for: kubelet's cgroupDriver must be cgroupfs".to_owned()
+    })
 }
 
 /// What the engine makes of its files before we come, as a source of options.

@@ -158,10 +158,18 @@ fn set_default(
 fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
     let table = table.as_table_like_mut().with_context(|| format!("{key}: not in a table"))?;
     let mut new = Value::from(text);
-    if let Some(old) = table.get(key).and_then(Item::as_value) {
-        *new.decor_mut() = old.decor().clone();
+    // In its place: an insert would lose the indentation of the key.
+    match table.get_mut(key) {
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                *new.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(new);
+        }
+        None => {
+            table.insert(key, Item::Value(new));
+        }
     }
-    table.insert(key, Item::Value(new));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::output::Output;
 
+use super::engine::Engine;
 use super::record::Record;
 use super::report::Report;
 use super::{Target, binary, file, live, remove};
@@ -48,10 +49,11 @@ impl Uninstall {
         let path = self.path(&records)?;
         let configurations: Vec<Report> =
             records.iter().map(|record| self.unconfigure(record)).collect::<anyhow::Result<_>>()?;
-        let called_by: Vec<String> = live::uses(&path, &[])
+        let mut called_by: Vec<String> = live::uses(&path, &[])
             .into_iter()
             .map(|found| format!("{} {}", found.of.name(), found.container))
             .collect();
+        called_by.extend(by_hand(&path, &records));
         let link = !called_by.is_empty();
         let runtime = if link { Some(runtime(&path)?) } else { None };
         if !self.dry_run {
@@ -95,6 +97,20 @@ impl Uninstall {
         remove::remove(&target, true)
             .with_context(|| format!("{:?}; the binary was left as it is", record.path))
     }
+}
+
+/// Configurations that name it and are not of our making.
+fn by_hand(binary: &Path, records: &[Record]) -> Vec<String> {
+    let engines = <Engine as clap::ValueEnum>::value_variants();
+    let paths = engines.iter().map(|engine| engine.default_path("frostlock"));
+    paths
+        .filter(|path| records.iter().all(|record| record.path != *path))
+        .filter(|path| {
+            let text = file::read(path).ok().flatten().unwrap_or_default();
+            binary.to_str().is_some_and(|binary| text.contains(&format!("\"{binary}\"")))
+        })
+        .map(|path| format!("the configuration {}, which was edited by hand", path.display()))
+        .collect()
 }
 
 /// What stands for the wrapper in the link that is left.
