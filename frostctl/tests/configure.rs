@@ -13,6 +13,8 @@ use frostlock_cri::{Client, v1};
 
 const NAME: &str = "frostlock";
 
+const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Absolute: what is configured is where it is.
 fn binary(variable: &str, default: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from);
@@ -87,8 +89,16 @@ impl Node {
             .unwrap()
     }
 
+    /// systemd is told that containerd is up before its CRI is.
     fn client(&self) -> Client {
-        Client::connect(&self.dir.path().join("node/run/containerd.sock")).unwrap()
+        let began = std::time::Instant::now();
+        loop {
+            match Client::connect(&self.dir.path().join("node/run/containerd.sock")) {
+                Ok(client) => return client,
+                Err(error) => assert!(began.elapsed() < CRI_LIMIT, "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 
     /// What the shim of a sandbox was told to run.

@@ -162,6 +162,7 @@ fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
     match table.get_mut(key) {
         Some(item) => {
             if let Some(old) = item.as_value() {
+                new = quoted_like(old, text).unwrap_or(new);
                 *new.decor_mut() = old.decor().clone();
             }
             *item = Item::Value(new);
@@ -171,6 +172,14 @@ fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// containerd 2 prints strings in single quotes.
+fn quoted_like(old: &Value, text: &str) -> Option<Value> {
+    let Value::String(old) = old else { return None };
+    let repr = old.as_repr()?.as_raw().as_str()?;
+    (repr.starts_with('\'') && !repr.starts_with("'''"))
+        .then(|| format!("'{text}'").parse().ok())?
 }
 
 /// The table at a path, made where there is none.
