@@ -225,7 +225,7 @@ impl Host {
 }
 
 #[test]
-fn podman_runs_a_container_through_it() {
+fn podman_finds_it_by_name_and_the_drop_in_goes() {
     let host = Host::new();
     let drop_in = host.path("99 frost\nlock.conf");
     let binary = frostlock();

@@ -1,6 +1,7 @@
 //! The way out.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -9,6 +10,10 @@ use super::engine::Engine;
 use super::record::{Ours, Previous, Record};
 use super::report::{Action, FileReport, Report, diff};
 use super::{Files, Target, check, file, json_file, layout, live, toml_file};
+
+/// How long conmon and shims may take to end after their last container.
+const LINGER: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(50);
 
 /// So many containers are named; the rest is counted.
 const NAMED: usize = 5;
@@ -41,7 +46,8 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
         changes.push(plan(engine, path, name, now, record)?);
     }
     let mut report = Report::new(engine, name, target.dry_run);
-    let used = changes.iter().any(Change::is_needed).then(|| in_use(engine, &binaries)).flatten();
+    let used =
+        changes.iter().any(Change::is_needed).then(|| still_in_use(engine, &binaries)).flatten();
     match used {
         Some(used) if !force && !target.dry_run => {
             bail!("{used}; end them first, or add --force; nothing was changed")
@@ -76,6 +82,18 @@ fn binary_of(
     })
 }
 
+/// A monitor outlives its container for a moment.
+fn still_in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
+    let deadline = Instant::now() + LINGER;
+    loop {
+        let used = in_use(engine, binaries)?;
+        if Instant::now() >= deadline {
+            return Some(used);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Pods whose handler is gone cannot be ended by kubelet.
 fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let mut uses: Vec<String> = binaries
@@ -89,7 +107,7 @@ fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let named = uses.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     let more = uses.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!uses.is_empty()).then(|| format!("{} containers run through it: {named}{more}", uses.len()))
+    (!uses.is_empty()).then(|| format!("containers run through it: {named}{more}"))
 }
 
 fn plan(
