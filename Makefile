@@ -9,17 +9,42 @@ CARGO ?= cargo
 # one cannot be loaded.
 TARGET = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 STATIC = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-	$(CARGO) build --locked --release --target $(TARGET) --target-dir target/static
+	$(CARGO) build --locked --target $(TARGET) --target-dir target/static
 BINARY = $(CURDIR)/target/static/$(TARGET)/release/frostlock
-TEST = FROSTLOCK_BIN=$(BINARY) $(CARGO) test --locked
+FROSTCTL = $(CURDIR)/target/static/$(TARGET)/tool/frostctl
+TEST = FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) $(CARGO) test --locked
 
 .PHONY: build
 build: setup-build
-	$(STATIC)
+	$(STATIC) --release --package frostlock
+	$(STATIC) --profile tool --package frostctl
 
 .PHONY: print-binary
 print-binary:
 	@echo $(BINARY)
+
+.PHONY: print-frostctl
+print-frostctl:
+	@echo $(FROSTCTL)
+
+PREFIX ?= /usr/local
+bindir = $(DESTDIR)$(PREFIX)/bin
+share = $(DESTDIR)$(PREFIX)/share
+
+# By `install` into a temporary name and `mv`: what runs is not written over.
+.PHONY: install
+install:
+	@test -x $(BINARY) -a -x $(FROSTCTL) || { echo 'nothing to install, try: make build' >&2; exit 1; }
+	install -d "$(bindir)" "$(share)/man/man1" "$(share)/bash-completion/completions" \
+		"$(share)/zsh/site-functions" "$(share)/fish/vendor_completions.d"
+	for program in $(BINARY) $(FROSTCTL); do \
+		name=$$(basename $$program); \
+		install -m 755 $$program "$(bindir)/.$$name.new" && mv -f "$(bindir)/.$$name.new" "$(bindir)/$$name" || exit 1; \
+	done
+	$(FROSTCTL) man "$(share)/man/man1"
+	$(FROSTCTL) completions bash >"$(share)/bash-completion/completions/frostctl"
+	$(FROSTCTL) completions zsh >"$(share)/zsh/site-functions/_frostctl"
+	$(FROSTCTL) completions fish >"$(share)/fish/vendor_completions.d/frostctl.fish"
 
 .PHONY: setup-build
 setup-build:
@@ -55,7 +80,7 @@ node-matrix: build lab
 # The counts that are claimed; the results go to docs/proof/. One alone: make proof SUITES=death
 .PHONY: proof
 proof: build lab
-	@FROSTLOCK_BIN=$(BINARY) scripts/proof $(SUITES)
+	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) scripts/proof $(SUITES)
 
 # Ten minutes each; the results of one run are in docs/proof/fuzz.md.
 .PHONY: fuzz

@@ -103,6 +103,11 @@ impl Choice<'_> {
     }
 }
 
+/// Whether a file is frostlock, by its mark.
+pub fn is_frostlock(path: &Path) -> bool {
+    open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
+}
+
 enum Candidate {
     Runtime,
     Absent,

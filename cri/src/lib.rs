@@ -107,8 +107,19 @@ impl Client {
 
     /// Creates and starts a sandbox, and gives its id.
     pub fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig) -> Result<String> {
-        let request =
-            v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        self.run_pod_sandbox_by("", config)
+    }
+
+    /// The same by the runtime that a RuntimeClass names as its handler.
+    pub fn run_pod_sandbox_by(
+        &self,
+        handler: &str,
+        config: &v1::PodSandboxConfig,
+    ) -> Result<String> {
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler.to_owned(),
+        };
         let send = |mut to: Service, request| async move { to.run_pod_sandbox(request).await };
         Ok(self.call("RunPodSandbox", SANDBOX, request, send)?.pod_sandbox_id)
     }

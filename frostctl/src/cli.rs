@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::audit;
+use crate::configure::{self, uninstall};
 use crate::exit::{self, Exit};
 use crate::output::{Color, Output};
 use crate::pages;
@@ -27,6 +28,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Find containers that are not what somebody says they are
     Audit(audit::Audit),
+    Configure(configure::Configure),
+    Unconfigure(configure::Unconfigure),
+    Uninstall(uninstall::Uninstall),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -37,6 +41,9 @@ impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
             Command::Audit(it) => it.run(output),
+            Command::Configure(it) => it.run(output),
+            Command::Unconfigure(it) => it.run(output),
+            Command::Uninstall(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
         }

@@ -7,6 +7,7 @@ use clap::Parser;
 
 mod audit;
 mod cli;
+mod configure;
 mod exit;
 mod output;
 mod pages;

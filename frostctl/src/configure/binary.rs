@@ -1,0 +1,78 @@
+//! The installed frostlock, and the runtime that it would run.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use frostlock::config::Config;
+use frostlock::locate::{Choice, is_frostlock};
+
+use super::edit::{Wrapped, is_ours};
+use super::program;
+
+const USUAL: &str = "/usr/local/bin/frostlock";
+
+/// Its absolute path. Links are not followed: their name says which runtime it runs.
+pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("frostlock"));
+    let usual = beside.into_iter().chain([PathBuf::from(USUAL)]);
+    let found = match given {
+        Some(given) => given.to_owned(),
+        None => usual
+            .into_iter()
+            .find(|path| program::is_executable(path))
+            .or_else(|| program::find("frostlock"))
+            .context(
+                "no frostlock beside frostctl, in /usr/local/bin or in PATH; name it with --binary",
+            )?,
+    };
+    let path =
+        std::path::absolute(&found).with_context(|| format!("cannot tell where {found:?} is"))?;
+    if !program::is_executable(&path) {
+        bail!("{path:?} is no program that can be executed");
+    }
+    if !is_frostlock(&path) {
+        bail!("{path:?} is not frostlock");
+    }
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => bail!("{path:?} is not UTF-8, which a configuration has to be"),
+    }
+}
+
+/// The runtime that it would run.
+pub(crate) fn runtime_of(binary: &str) -> anyhow::Result<PathBuf> {
+    let (config, _) = Config::load();
+    let choice = Choice {
+        env: None,
+        argv0: OsStr::new(binary),
+        config: config.runtime.as_deref(),
+        path: std::env::var_os("PATH"),
+    };
+    choice.find().context("frostlock would have no runtime to run")
+}
+
+/// Why it would run another program than the entry that it stands in for, if so.
+pub(crate) fn mismatch(binary: &str, wrapped: &Wrapped) -> anyhow::Result<Option<String>> {
+    let runs = runtime_of(binary)?;
+    let named = match &wrapped.binary {
+        Some(program) if is_ours(program) => return Ok(None),
+        Some(program) => program.as_str(),
+        None if ["runc", "crun", "youki"].contains(&wrapped.name.as_str()) => &wrapped.name,
+        None => return Ok(None),
+    };
+    let path = Path::new(named);
+    let same = if path.is_absolute() {
+        path.canonicalize().ok() == runs.canonicalize().ok()
+    } else {
+        // A name is looked up in the daemon's PATH, which we do not know.
+        runs.file_name() == Some(OsStr::new(named))
+    };
+    Ok((!same).then(|| {
+        format!(
+            "the runtime {:?} runs {named}, but frostlock would run {}: set `runtime = {named:?}` in /etc/frostlock/config.toml, or add --force",
+            wrapped.name,
+            runs.display()
+        )
+    }))
+}

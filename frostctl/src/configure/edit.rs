@@ -1,0 +1,37 @@
+//! What is asked of an edit and what comes of it, whatever the format of the file.
+
+use std::path::Path;
+
+use super::record::Ours;
+
+/// What to put in.
+#[derive(Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) binary: &'a str,
+    /// The entry to stand in for; none: the default runtime.
+    pub(crate) wrap: Option<&'a str>,
+    pub(crate) set_as_default: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Edited {
+    pub(crate) text: String,
+    pub(crate) ours: Ours,
+    pub(crate) wrapped: Option<Wrapped>,
+}
+
+/// The entry that ours was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrapped {
+    pub(crate) name: String,
+    /// What it runs, if it says so.
+    pub(crate) binary: Option<String>,
+}
+
+/// Whether what an entry runs is frostlock: by its name, as the file may be gone, or by its mark.
+pub(crate) fn is_ours(binary: &str) -> bool {
+    let path = Path::new(binary);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == "frostlock" || name.starts_with("frostlock-") || frostlock::locate::is_frostlock(path)
+}

@@ -1,0 +1,50 @@
+//! What is configured: whose file it is, where it is, and how its entries are named.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Engine {
+    /// containerd, and so Kubernetes on it: /etc/containerd/config.toml
+    Containerd,
+    /// dockerd: /etc/docker/daemon.json
+    Docker,
+    /// CRI-O: a drop-in of its own, /etc/crio/crio.conf.d/99-frostlock.conf
+    Crio,
+    /// podman: a drop-in of its own, /etc/containers/containers.conf.d/99-frostlock.conf
+    Podman,
+}
+
+impl Engine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Engine::Containerd => "containerd",
+            Engine::Docker => "docker",
+            Engine::Crio => "crio",
+            Engine::Podman => "podman",
+        }
+    }
+
+    pub(crate) fn default_path(self, name: &str) -> PathBuf {
+        match self {
+            Engine::Containerd => "/etc/containerd/config.toml".into(),
+            Engine::Docker => "/etc/docker/daemon.json".into(),
+            Engine::Crio => Path::new("/etc/crio/crio.conf.d").join(format!("99-{name}.conf")),
+            Engine::Podman => {
+                Path::new("/etc/containers/containers.conf.d").join(format!("99-{name}.conf"))
+            }
+        }
+    }
+
+    /// What makes it read its configuration again.
+    pub(crate) fn reload(self) -> Option<&'static str> {
+        match self {
+            Engine::Containerd => Some("systemctl restart containerd"),
+            Engine::Docker => Some("systemctl reload docker"),
+            Engine::Crio => Some("systemctl restart crio"),
+            Engine::Podman => None,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Other programs, run for a bounded time.
+
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// sudo and cron have a short PATH; these are where packages put daemons.
+const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn directories() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(std::env::split_paths(FALLBACK_PATH)).collect()
+}
+
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    directories()
+        .into_iter()
+        .map(|directory| directory.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+pub(crate) fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// Its standard output. Failure is an error with what it said; one that does not end is killed.
+pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<String> {
+    let name = format!("{command:?}");
+    // Files and not pipes: whatever it leaves running may keep them open.
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    // dockerd looks for docker-proxy in it and refuses to go on without.
+    command.env("PATH", std::env::join_paths(directories())?);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(err.try_clone()?)
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{name} did not end within {} s", limit.as_secs());
+        }
+        std::thread::sleep(POLL);
+    };
+    let text = |file: &mut std::fs::File| -> anyhow::Result<String> {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    if !status.success() {
+        bail!("{name}: {status}: {}", text(&mut err)?.trim());
+    }
+    text(&mut out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_hangs_is_ended() {
+        let began = Instant::now();
+        let error = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_failure_says_why() {
+        let error =
+            run(Command::new("sh").args(["-c", "echo no >&2; exit 4"]), Duration::from_secs(30));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("status: 4") && error.ends_with(": no"), "{error}");
+    }
+}

@@ -1,0 +1,126 @@
+//! What was there before we came, so that it can be put back byte for byte.
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::engine::Engine;
+use super::file;
+
+/// On disk, since a configuration outlives a reboot. `FROSTCTL_STATE_DIR` names another directory.
+const DIRECTORY: &str = "/var/lib/frostlock/configured";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) engine: Engine,
+    pub(crate) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) binary: String,
+    /// None: there was no file.
+    pub(crate) before: Option<String>,
+    pub(crate) after: String,
+    pub(crate) ours: Ours,
+}
+
+/// What of the file is ours, should it no longer be as we left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Ours {
+    Entry {
+        /// The default runtime that we replaced, if we did.
+        #[serde(default)]
+        default: Option<Previous>,
+    },
+    Import(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Previous {
+    /// None: the engine's own default.
+    pub(crate) name: Option<String>,
+}
+
+pub(crate) fn directory() -> PathBuf {
+    std::env::var_os("FROSTCTL_STATE_DIR").map_or_else(|| DIRECTORY.into(), PathBuf::from)
+}
+
+impl Record {
+    pub(crate) fn load(path: &Path, name: &str) -> anyhow::Result<Option<Record>> {
+        Record::read(&location(path, name, "json"))
+    }
+
+    /// All that are configured.
+    pub(crate) fn all() -> anyhow::Result<Vec<Record>> {
+        let Ok(files) = std::fs::read_dir(directory()) else { return Ok(Vec::new()) };
+        let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        let records: anyhow::Result<Vec<_>> = paths.iter().map(|path| Record::read(path)).collect();
+        Ok(records?.into_iter().flatten().collect())
+    }
+
+    fn read(file: &Path) -> anyhow::Result<Option<Record>> {
+        let Some(text) = file::read(file)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).with_context(|| {
+            format!("{file:?}, where frostctl keeps what was there before, cannot be read; move it away to go on without it")
+        })
+    }
+
+    /// Also what was there before as a file of its own, for people; its path.
+    pub(crate) fn save(&self) -> anyhow::Result<Option<PathBuf>> {
+        let directory = directory();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).with_context(
+            || format!("cannot make {directory:?} for the backup; nothing was changed"),
+        )?;
+        let backup = location(&self.path, &self.name, "before");
+        if let Some(before) = &self.before {
+            write(&backup, before)?;
+        }
+        let text = serde_json::to_string_pretty(self)?;
+        write(&location(&self.path, &self.name, "json"), &text)?;
+        Ok(self.before.is_some().then_some(backup))
+    }
+
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        file::remove(&location(&self.path, &self.name, "json"))?;
+        file::remove(&location(&self.path, &self.name, "before"))
+    }
+}
+
+/// A configuration may hold the passwords of registries.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let old = file::read(path)?;
+    file::replace(path, old.as_deref(), text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot protect {path:?}"))
+}
+
+/// The path as one name, as systemd escapes them: "-" for "/", and every other unusual byte in hex.
+fn location(path: &Path, name: &str, extension: &str) -> PathBuf {
+    let mut flat = String::new();
+    for &byte in path.as_os_str().as_encoded_bytes().strip_prefix(b"/").unwrap_or_default() {
+        match byte {
+            b'/' => flat.push('-'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' => flat.push(char::from(byte)),
+            _ => flat.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    directory().join(format!("{flat}.{name}.{extension}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_names_of_their_own() {
+        let flat = |path: &str| {
+            location(Path::new(path), "frostlock", "json").file_name().unwrap().to_owned()
+        };
+        assert_eq!(flat("/etc/docker/daemon.json"), "etc-docker-daemon.json.frostlock.json");
+        assert_eq!(flat("/a-b\n c"), "a\\x2db\\x0a\\x20c.frostlock.json");
+        assert_ne!(flat("/a-b"), flat("/a/b"));
+    }
+}

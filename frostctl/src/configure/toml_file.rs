@@ -1,0 +1,416 @@
+//! Edits of TOML files: ours goes in and out, all else stays as it is, comments and order too.
+
+use anyhow::{Context, anyhow, bail};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
+
+use super::edit::{Edited, Wish, Wrapped, is_ours};
+use super::engine::Engine;
+use super::layout::Layout;
+use super::record::{Ours, Previous};
+
+/// CRI-O wants to be told where the runtime keeps its state.
+const CRIO_ROOT: &str = "/run/runc";
+
+pub(crate) fn parse(text: &str) -> anyhow::Result<DocumentMut> {
+    text.parse::<DocumentMut>().map_err(|error| {
+        let line =
+            error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+        anyhow!("is no TOML: {place}{}; nothing was changed", error.message())
+    })
+}
+
+/// Puts the entry in. `effective` is what the engine makes of all its files together.
+pub(crate) fn configure(
+    engine: Engine,
+    text: &str,
+    wish: &Wish<'_>,
+    effective: Option<&DocumentMut>,
+) -> anyhow::Result<Edited> {
+    let mut document = parse(text)?;
+    let layout = Layout::of(engine, &document)?;
+    let there =
+        layout.entry(&document, wish.name).map(|entry| layout.binary_of(entry).map(str::to_owned));
+    let wrapped = match there {
+        Some(Some(binary)) if binary == wish.binary => None,
+        Some(Some(binary)) if is_ours(&binary) => {
+            set_binary(&mut document, &layout, wish)?;
+            None
+        }
+        Some(binary) => bail!(
+            "has a runtime {:?} that is not frostlock (it runs {:?}); choose another --name; nothing was changed",
+            wish.name,
+            binary.as_deref().unwrap_or("the engine's own")
+        ),
+        None => Some(add(&mut document, engine, &layout, wish, effective)?),
+    };
+    let default =
+        if wish.set_as_default { set_default(&mut document, &layout, wish.name)? } else { None };
+    let text = document.to_string();
+    // toml_edit can be made to print tables that contradict dotted keys.
+    let again = parse(&text).context("cannot be edited by frostctl, please do so by hand")?;
+    let said = layout.entry(&again, wish.name).and_then(|entry| layout.binary_of(entry));
+    if said != Some(wish.binary) {
+        bail!("cannot be edited by frostctl, please do so by hand; nothing was changed");
+    }
+    Ok(Edited { text, ours: Ours::Entry { default }, wrapped })
+}
+
+fn add(
+    document: &mut DocumentMut,
+    engine: Engine,
+    layout: &Layout,
+    wish: &Wish<'_>,
+    effective: Option<&DocumentMut>,
+) -> anyhow::Result<Wrapped> {
+    let elsewhere = effective.and_then(|it| Some((Layout::of(engine, it).ok()?, it)));
+    let default = layout
+        .default_of(document)
+        .or_else(|| elsewhere.as_ref().and_then(|(layout, it)| layout.default_of(it)))
+        .unwrap_or("runc");
+    let wrap = wish.wrap.unwrap_or(default).to_owned();
+    let mut model = layout.entry(document, &wrap).cloned();
+    if model.is_none() {
+        model = elsewhere.as_ref().and_then(|(layout, it)| layout.entry(it, &wrap)).cloned();
+        // In containerd, one runtime that is configured takes the place of the built-in ones.
+        if let (Engine::Containerd, true, Some(model)) =
+            (engine, layout.names(document).is_empty(), &model)
+        {
+            insert(document, layout, &wrap, unplaced(model.clone()))?;
+        }
+    }
+    let wrapped = Wrapped {
+        binary: model.as_ref().and_then(|model| layout.binary_of(model)).map(str::to_owned),
+        name: wrap,
+    };
+    let entry = match (engine, model) {
+        (Engine::Podman, _) => Item::Value(Array::new().into()),
+        (_, Some(model)) => unplaced(model),
+        (Engine::Crio, None) if wish.wrap.is_none() => crio_entry(),
+        (_, None) => {
+            let names =
+                elsewhere.map_or_else(|| layout.names(document), |(layout, it)| layout.names(it));
+            bail!(
+                "has no runtime {:?} to stand in for, and neither has what it imports (there is: {}); name one with --wrap",
+                wrapped.name,
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            )
+        }
+    };
+    insert(document, layout, wish.name, commented(entry, &wrapped.name))?;
+    set_binary(document, layout, wish)?;
+    Ok(wrapped)
+}
+
+fn crio_entry() -> Item {
+    let mut entry = Table::new();
+    entry.insert("runtime_type", value("oci"));
+    entry.insert("runtime_root", value(CRIO_ROOT));
+    Item::Table(entry)
+}
+
+fn insert(
+    document: &mut DocumentMut,
+    layout: &Layout,
+    name: &str,
+    entry: Item,
+) -> anyhow::Result<()> {
+    let runtimes = make(document.as_item_mut(), &layout.runtimes)?;
+    let table = runtimes.as_table_like_mut().context("has runtimes that are no table")?;
+    table.insert(name, entry);
+    Ok(())
+}
+
+fn set_binary(document: &mut DocumentMut, layout: &Layout, wish: &Wish<'_>) -> anyhow::Result<()> {
+    let mut path = layout.runtimes.clone();
+    if layout.binary.is_empty() {
+        let runtimes = make(document.as_item_mut(), &path)?;
+        let table = runtimes.as_table_like_mut().context("has runtimes that are no table")?;
+        let old = table.get(wish.name).and_then(Item::as_value).map(|value| value.decor().clone());
+        let mut list = Value::from(Array::from_iter([wish.binary]));
+        if let Some(old) = old {
+            *list.decor_mut() = old;
+        }
+        table.insert(wish.name, Item::Value(list));
+        return Ok(());
+    }
+    path.push(wish.name);
+    let (key, tables) = layout.binary.split_last().context("no key")?;
+    path.extend(tables);
+    let options = make(document.as_item_mut(), &path)?;
+    set_string(options, key, wish.binary)
+}
+
+fn set_default(
+    document: &mut DocumentMut,
+    layout: &Layout,
+    name: &str,
+) -> anyhow::Result<Option<Previous>> {
+    let before = layout.default_of(document).map(str::to_owned);
+    if before.as_deref() == Some(name) {
+        return Ok(None);
+    }
+    set_string(make(document.as_item_mut(), &layout.default.0)?, layout.default.1, name)?;
+    Ok(Some(Previous { name: before }))
+}
+
+/// Keeps what stands around the value.
+fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
+    let table = table.as_table_like_mut().with_context(|| format!("{key}: not in a table"))?;
+    let mut new = Value::from(text);
+    // In its place: an insert would lose the indentation of the key.
+    match table.get_mut(key) {
+        Some(item) => {
+            if let Some(old) = item.as_value() {
+                new = quoted_like(old, text).unwrap_or(new);
+                *new.decor_mut() = old.decor().clone();
+            }
+            *item = Item::Value(new);
+        }
+        None => {
+            table.insert(key, Item::Value(new));
+        }
+    }
+    Ok(())
+}
+
+/// containerd 2 prints strings in single quotes.
+fn quoted_like(old: &Value, text: &str) -> Option<Value> {
+    let Value::String(old) = old else { return None };
+    let repr = old.as_repr()?.as_raw().as_str()?;
+    (repr.starts_with('\'') && !repr.starts_with("'''"))
+        .then(|| format!("'{text}'").parse().ok())?
+}
+
+/// The table at a path, made where there is none.
+fn make<'a>(mut item: &'a mut Item, path: &[&str]) -> anyhow::Result<&'a mut Item> {
+    for key in path {
+        let inline = item.is_inline_table();
+        let table = item
+            .as_table_like_mut()
+            .with_context(|| format!("what {key} is to be in is no table"))?;
+        if !table.contains_key(key) {
+            let mut new = Table::new();
+            new.set_implicit(true);
+            let inline_new = Item::Value(InlineTable::new().into());
+            table.insert(key, if inline { inline_new } else { Item::Table(new) });
+        }
+        item = table.get_mut(key).with_context(|| format!("{key} is gone"))?;
+    }
+    Ok(item)
+}
+
+/// A copy is printed where it is put, and not where its model was.
+fn unplaced(mut item: Item) -> Item {
+    if let Item::Table(table) = &mut item {
+        table.set_position(None);
+        for (_, item) in table.iter_mut() {
+            *item = unplaced(std::mem::take(item));
+        }
+    }
+    item
+}
+
+/// Says who put it there, in the indentation of its model.
+fn commented(mut entry: Item, wrapped: &str) -> Item {
+    if let Item::Table(table) = &mut entry {
+        let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
+        let indent: String = prefix.rsplit('\n').next().unwrap_or_default().to_owned();
+        let comment = format!(
+            "\n{indent}# By `frostctl configure`, in front of {wrapped}; `frostctl unconfigure` removes it.\n{indent}"
+        );
+        table.decor_mut().set_prefix(comment);
+    }
+    entry
+}
+
+/// Takes the entry out; none if there is nothing of ours in it.
+pub(crate) fn unconfigure(
+    engine: Engine,
+    text: &str,
+    name: &str,
+    before: Option<&Previous>,
+) -> anyhow::Result<Option<String>> {
+    let mut document = parse(text)?;
+    let layout = Layout::of(engine, &document)?;
+    let Some(entry) = layout.entry(&document, name) else { return Ok(None) };
+    let binary = layout.binary_of(entry).unwrap_or_default();
+    if !is_ours(binary) {
+        bail!(
+            "has a runtime {name:?} that is not frostlock (it runs {binary:?}); nothing was changed"
+        );
+    }
+    let is_default = layout.default_of(&document) == Some(name);
+    let runtimes = make(document.as_item_mut(), &layout.runtimes)?;
+    if let Some(table) = runtimes.as_table_like_mut() {
+        table.remove(name);
+    }
+    if is_default {
+        let table = make(document.as_item_mut(), &layout.default.0)?;
+        match before.and_then(|before| before.name.as_deref()) {
+            Some(name) => set_string(table, layout.default.1, name)?,
+            // The engine's own default, which is what it has without the key.
+            None => {
+                table.as_table_like_mut().map(|table| table.remove(layout.default.1));
+            }
+        }
+    }
+    Ok(Some(document.to_string()))
+}
+
+/// Has the file import another one; none if it does already.
+pub(crate) fn import(text: &str, path: &str) -> anyhow::Result<Option<String>> {
+    let mut document = parse(text)?;
+    Layout::of(Engine::Containerd, &document)?;
+    let imports = document.entry("imports").or_insert(value(Array::new()));
+    let imports = imports.as_array_mut().context("has imports that are no list")?;
+    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let covers = |import: &str| import == path || import == format!("{directory}/*.toml");
+    if imports.iter().filter_map(Value::as_str).any(covers) {
+        return Ok(None);
+    }
+    imports.push(path);
+    Ok(Some(document.to_string()))
+}
+
+pub(crate) fn unimport(text: &str, path: &str) -> anyhow::Result<Option<String>> {
+    let mut document = parse(text)?;
+    let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) else {
+        return Ok(None);
+    };
+    let Some(at) = imports.iter().position(|import| import.as_str() == Some(path)) else {
+        return Ok(None);
+    };
+    imports.remove(at);
+    Ok(Some(document.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BINARY: &str = "/usr/local/bin/frostlock";
+
+    /// What `containerd config default` prints.
+    const DEFAULTS: [&str; 3] = [
+        include_str!("../../tests/fixtures/containerd-1.6.20-default.toml"),
+        include_str!("../../tests/fixtures/containerd-1.7.24-default.toml"),
+        include_str!("../../tests/fixtures/containerd-2.1.9-default.toml"),
+    ];
+
+    fn wish(set_as_default: bool) -> Wish<'static> {
+        Wish { name: "frostlock", binary: BINARY, wrap: None, set_as_default }
+    }
+
+    fn default_of(edited: &Edited) -> Option<&Previous> {
+        match &edited.ours {
+            Ours::Entry { default } => default.as_ref(),
+            Ours::Import(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_defaults_of_every_containerd_are_added_to_and_come_back_byte_for_byte() {
+        for text in DEFAULTS {
+            let text = text.replace("SystemdCgroup = false", "SystemdCgroup = true # kubelet's");
+            let edited = configure(Engine::Containerd, &text, &wish(true), None).unwrap();
+            let diff = similar::TextDiff::from_lines(text.as_str(), &edited.text);
+            let removed: Vec<_> = diff
+                .iter_all_changes()
+                .filter(|change| change.tag() == similar::ChangeTag::Delete)
+                .map(|change| change.value().to_owned())
+                .collect();
+            assert_eq!(removed.len(), 1, "only the line of the default runtime: {removed:?}");
+            assert_eq!(edited.text.matches("SystemdCgroup = true # kubelet's").count(), 2);
+            assert_eq!(edited.text.matches(BINARY).count(), 1);
+            let again = configure(Engine::Containerd, &edited.text, &wish(true), None).unwrap();
+            assert_eq!(again.text, edited.text);
+            let back =
+                unconfigure(Engine::Containerd, &edited.text, "frostlock", default_of(&edited));
+            assert_eq!(back.unwrap().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_entry_stands_beside_the_one_that_it_was_made_from() {
+        let edited = configure(Engine::Containerd, DEFAULTS[0], &wish(false), None).unwrap();
+        let at = |text: &str| edited.text.find(text).unwrap();
+        assert!(at("runtimes.runc.options]") < at("runtimes.frostlock]"));
+        assert!(at("runtimes.frostlock.options]") < at("untrusted_workload_runtime]"));
+        assert_eq!(edited.wrapped.unwrap().name, "runc");
+    }
+
+    #[test]
+    fn options_that_no_file_names_come_from_what_containerd_says() {
+        let effective = parse(DEFAULTS[2]).unwrap();
+        let edited =
+            configure(Engine::Containerd, "version = 2\n", &wish(false), Some(&effective)).unwrap();
+        // Of version 2, as the file, though that is of version 3.
+        let names = ["runc", "frostlock"].map(|name| {
+            format!("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}.options]")
+        });
+        assert!(names.iter().all(|name| edited.text.contains(name)), "{}", edited.text);
+    }
+
+    #[test]
+    fn inline_and_dotted_tables_are_edited_or_refused_and_never_broken() {
+        let inline = "version = 3\nplugins.\"io.containerd.cri.v1.runtime\".containerd = { runtimes = { runc = { runtime_type = \"io.containerd.runc.v2\", options = { SystemdCgroup = true } } } }\n";
+        match configure(Engine::Containerd, inline, &wish(true), None) {
+            Ok(edited) => {
+                assert_eq!(edited.text.matches("SystemdCgroup = true").count(), 2);
+                let back =
+                    unconfigure(Engine::Containerd, &edited.text, "frostlock", default_of(&edited));
+                assert!(parse(&back.unwrap().unwrap()).is_ok());
+            }
+            Err(error) => assert!(format!("{error:#}").contains("by hand"), "{error:#}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_left_alone() {
+        let taken = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.frostlock.options]\nBinaryName = \"/opt/other\"\n";
+        for (text, why) in [
+            ("version = 4\n", "version 4"),
+            ("[plugins]\n", "version 1"),
+            ("version = 2\n[plugins.", "line 2"),
+            (taken, "is not frostlock"),
+        ] {
+            let error = configure(Engine::Containerd, text, &wish(false), None).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(error.contains(why) && error.contains("changed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_edit_made_in_between_is_kept() {
+        let edited = configure(Engine::Containerd, DEFAULTS[1], &wish(true), None).unwrap();
+        let by_hand = edited.text.replace("oom_score = 0", "oom_score = -999 # by hand");
+        let back =
+            unconfigure(Engine::Containerd, &by_hand, "frostlock", default_of(&edited)).unwrap();
+        assert_eq!(
+            back.unwrap(),
+            DEFAULTS[1].replace("oom_score = 0", "oom_score = -999 # by hand")
+        );
+    }
+
+    #[test]
+    fn an_import_is_added_once_and_taken_out() {
+        let text = "imports = [\"/etc/a.toml\"] # theirs\nversion = 3\n";
+        let with = import(text, "/etc/conf d/99.toml").unwrap().unwrap();
+        assert_eq!(import(&with, "/etc/conf d/99.toml").unwrap(), None);
+        assert_eq!(unimport(&with, "/etc/conf d/99.toml").unwrap().unwrap(), text);
+        let glob = "imports = [\"/etc/conf d/*.toml\"]\nversion = 3\n";
+        assert_eq!(import(glob, "/etc/conf d/99.toml").unwrap(), None);
+    }
+
+    #[test]
+    fn drop_ins_of_podman_and_crio_hold_what_is_ours_alone() {
+        let podman = configure(Engine::Podman, "", &wish(true), None).unwrap().text;
+        assert!(podman.contains("runtime = \"frostlock\""), "{podman}");
+        assert!(podman.contains(&format!("frostlock = [\"{BINARY}\"]")), "{podman}");
+        let crio = configure(Engine::Crio, "", &wish(false), None).unwrap().text;
+        assert!(crio.contains("[crio.runtime.runtimes.frostlock]"), "{crio}");
+        assert!(crio.contains(&format!("runtime_path = \"{BINARY}\"")), "{crio}");
+        assert_eq!(configure(Engine::Crio, &crio, &wish(false), None).unwrap().text, crio);
+    }
+}

@@ -1,0 +1,274 @@
+//! `frostctl configure` against real engines: containerd in a node (`scripts/node`), podman, and
+//! dockerd where there is one.
+//!
+//! Needs root and the lab (`make lab`).
+
+// clippy.toml allows these in tests, but helpers of a test are not #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use frostlock_cri::{Client, v1};
+
+const NAME: &str = "frostlock";
+
+const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Absolute: what is configured is where it is.
+fn binary(variable: &str, default: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from);
+    path.canonicalize()
+        .unwrap_or_else(|error| panic!("{variable}: {path:?}: {error}; try: make build"))
+}
+
+fn frostctl() -> PathBuf {
+    binary("FROSTCTL_BIN", env!("CARGO_BIN_EXE_frostctl"))
+}
+
+fn frostlock() -> PathBuf {
+    binary("FROSTLOCK_BIN", "the variable FROSTLOCK_BIN")
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A node with containerd and the bare runtime; it ends with this, or with our process.
+struct Node {
+    dir: tempfile::TempDir,
+    path: String,
+}
+
+impl Node {
+    fn up(containerd: &str) -> Node {
+        let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
+        let programs = repository().join(format!("target/lab/containerd-{containerd}"));
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
+        let node = Node { dir: dir.unwrap(), path };
+        let owner = std::process::id().to_string();
+        let words =
+            ["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
+        let up = node.script(&words);
+        assert!(up.status.success(), "node up: {}", text(&up.stderr));
+        node
+    }
+
+    fn script(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(repository().join("scripts/node"));
+        command.env("FROSTLOCK_NODE", self.dir.path().join("node")).args(words);
+        // Files: the node goes on after the script, and holds what it has inherited.
+        let [out, err] = ["out", "err"].map(|name| self.dir.path().join(name));
+        let open = |path: &Path| std::fs::File::create(path).unwrap();
+        let status =
+            command.stdin(Stdio::null()).stdout(open(&out)).stderr(open(&err)).status().unwrap();
+        let [stdout, stderr] = [out, err].map(|path| std::fs::read(path).unwrap());
+        Output { status, stdout, stderr }
+    }
+
+    /// `frostctl` in the node: exit status, standard output and standard error.
+    fn frostctl(&self, words: &[&str]) -> (i32, String, String) {
+        let program = frostctl();
+        let path = format!("PATH={}", self.path);
+        let all = [&["exec", "env", &path, program.to_str().unwrap()], words].concat();
+        let output = self.script(&all);
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    }
+
+    fn restart(&self) {
+        let output = self.script(&["exec", "systemctl", "restart", "containerd"]);
+        assert!(output.status.success(), "restart: {}", text(&output.stderr));
+    }
+
+    fn config(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("node/upper/etc/containerd/config.toml"))
+            .unwrap()
+    }
+
+    /// systemd is told that containerd is up before its CRI is.
+    fn client(&self) -> Client {
+        let began = std::time::Instant::now();
+        loop {
+            match Client::connect(&self.dir.path().join("node/run/containerd.sock")) {
+                Ok(client) => return client,
+                Err(error) => assert!(began.elapsed() < CRI_LIMIT, "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// What the shim of a sandbox was told to run.
+    fn runtime_of(&self, sandbox: &str) -> String {
+        let task = "node/run/io.containerd.runtime.v2.task/k8s.io";
+        std::fs::read_to_string(self.dir.path().join(task).join(sandbox).join("runtime")).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let ended = self.script(&["down"]);
+        assert!(ended.status.success() || std::thread::panicking(), "node down: {ended:?}");
+    }
+}
+
+fn pod(uid: &str) -> v1::PodSandboxConfig {
+    let namespaces =
+        v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "pod".to_owned(),
+            uid: uid.to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        }),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: format!("kubepods-pod{uid}.slice"),
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn no_handler(node: &Node) {
+    let error = node.client().run_pod_sandbox_by(NAME, &pod("none")).unwrap_err().to_string();
+    assert!(error.contains("no runtime for \"frostlock\""), "{error}");
+}
+
+/// In, a pod through it, out, and the file as it was; without it the handler is not there.
+fn a_round(containerd: &str) {
+    let began = std::time::Instant::now();
+    let node = Node::up(containerd);
+    let binary = frostlock();
+    let binary = binary.to_str().unwrap();
+    let before = node.config();
+    no_handler(&node);
+
+    let words = ["configure", "--runtime", "containerd", "--binary", binary];
+    let (status, said, errors) = node.frostctl(&[&words[..], &["--dry-run"]].concat());
+    assert_eq!(status, 1, "{said}{errors}");
+    assert!(said.contains("+        SystemdCgroup = true"), "{said}");
+    assert_eq!(node.config(), before, "--dry-run");
+    let (status, said, errors) = node.frostctl(&words);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(said.contains("checked by: containerd config dump"), "{said}");
+    println!("containerd {containerd}:\n{said}");
+    let configured = node.config();
+    let (status, said, _) = node.frostctl(&words);
+    assert!(status == 0 && said.contains("nothing to change"), "{said}");
+    assert_eq!(node.config(), configured);
+
+    node.restart();
+    let sandbox = node.client().run_pod_sandbox_by(NAME, &pod("through")).unwrap();
+    assert_eq!(node.runtime_of(&sandbox), binary);
+    let journal = node.script(&["exec", "cat", "/run/frostlock/journal.jsonl"]);
+    assert!(text(&journal.stdout).contains(&sandbox), "{}", text(&journal.stderr));
+    let out = ["unconfigure", "--runtime", "containerd"];
+    let (status, _, errors) = node.frostctl(&out);
+    assert!(status == 3 && errors.contains(&sandbox) && errors.contains("--force"), "{errors}");
+    assert_eq!(node.config(), configured);
+    node.client().stop_pod_sandbox(&sandbox).unwrap();
+    node.client().remove_pod_sandbox(&sandbox).unwrap();
+
+    let (status, said, errors) = node.frostctl(&out);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert_eq!(node.config(), before);
+    let (status, said, _) = node.frostctl(&out);
+    assert!(status == 0 && said.contains("nothing to change"), "{said}");
+    node.restart();
+    no_handler(&node);
+    println!("containerd {containerd}: {said}in all {:.1?}", began.elapsed());
+}
+
+#[test]
+fn containerd_runs_a_pod_through_it_and_the_file_comes_back() {
+    let all = std::env::var_os("FROSTLOCK_PROOF").is_some();
+    for containerd in if all { &["1.6.20", "1.7.24", "2.1.9"][..] } else { &["2.1.9"] } {
+        a_round(containerd);
+    }
+}
+
+/// On the host, with every file in a scratch directory.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host {
+            dir: tempfile::Builder::new().prefix("frostlock host ").tempdir_in("/dev/shm").unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn frostctl(&self, words: &[&str], file: &Path) -> (i32, String, String) {
+        let output = Command::new(frostctl())
+            .args(words)
+            .arg("--config")
+            .arg(file)
+            .env("FROSTCTL_STATE_DIR", self.path("state"))
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    }
+}
+
+#[test]
+fn podman_finds_it_by_name_and_the_drop_in_goes() {
+    let host = Host::new();
+    let drop_in = host.path("99 frost\nlock.conf");
+    let binary = frostlock();
+    let binary = binary.to_str().unwrap();
+    let podman = |words: &[&str]| {
+        let output = Command::new("podman").args(words).env("CONTAINERS_CONF", &drop_in).output();
+        output.unwrap()
+    };
+    assert!(!podman(&["--runtime", NAME, "info"]).status.success(), "the control");
+    let words = ["configure", "--runtime", "podman", "--binary", binary];
+    let (status, said, errors) = host.frostctl(&words, &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(said.contains("checked by: podman info"), "{said}");
+    let info = podman(&["--runtime", NAME, "info", "--format", "{{.Host.OCIRuntime.Path}}"]);
+    assert_eq!(text(&info.stdout).trim(), binary);
+    let (status, said, errors) = host.frostctl(&["unconfigure", "--runtime", "podman"], &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(!drop_in.exists(), "{said}");
+}
+
+#[test]
+fn what_dockerd_would_refuse_is_not_left_behind() {
+    let host = Host::new();
+    let daemon = host.path("daemon.json");
+    // A stand-in for a dockerd, which not every machine has: it wants no "frostlock".
+    let fake = host.path("dockerd");
+    std::fs::write(&fake, "#!/bin/sh\nfor file; do :; done\n! grep -q frostlock \"$file\"\n")
+        .unwrap();
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text_before = "{\n  \"debug\": true\n}";
+    std::fs::write(&daemon, text_before).unwrap();
+    let path = format!("{}:{}", host.dir.path().display(), std::env::var("PATH").unwrap());
+    let output = Command::new(frostctl())
+        .args(["configure", "--runtime", "docker", "--config"])
+        .arg(&daemon)
+        .arg("--binary")
+        .arg(frostlock())
+        .env("PATH", path)
+        .env("FROSTCTL_STATE_DIR", host.path("state"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).contains("put back"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&daemon).unwrap(), text_before);
+    assert_eq!(std::fs::read_dir(host.path("state")).unwrap().count(), 0);
+}
