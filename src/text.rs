@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 /// One line without control characters, at most `limit` bytes: an id with a newline could else forge
 /// a record, and one with an escape sequence could rewrite the screen of whoever reads the log.
-pub(crate) fn one_line(text: &OsStr, limit: usize) -> String {
+pub fn one_line(text: &OsStr, limit: usize) -> String {
     let mut line = String::new();
     for chunk in text.as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
