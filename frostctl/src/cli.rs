@@ -2,9 +2,11 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::doctor;
 use crate::exit::{self, Exit};
 use crate::output::{Color, Output};
 use crate::pages;
+use crate::paths;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -24,17 +26,24 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Doctor(doctor::Doctor),
+    Paths(paths::Paths),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
     Man(pages::Man),
+    #[command(hide = true)]
+    Spin(doctor::Spin),
 }
 
 impl Command {
-    pub(crate) fn run(&self, _output: &Output) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Command::Doctor(it) => it.run(output),
+            Command::Paths(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
+            Command::Spin(it) => it.run(),
         }
     }
 }

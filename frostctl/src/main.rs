@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod cli;
+mod doctor;
 mod exit;
 mod output;
 mod pages;
+mod paths;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
