@@ -108,7 +108,9 @@ impl Tree {
         let mut tree = Tree::default();
         let freezer = cgroups.with("freezer").or_else(|| cgroups.all.last());
         for (number, hierarchy) in cgroups.all.iter().enumerate() {
-            let names = number == 0 || freezer.is_some_and(|it| std::ptr::eq(it, hierarchy));
+            let names = number == 0
+                || hierarchy.has("name=systemd")
+                || freezer.is_some_and(|it| std::ptr::eq(it, hierarchy));
             let mut walk = Walk { node, number, names, tree: &mut tree, left: MOST_CGROUPS };
             if let Some(top) = Identity::new(&hierarchy.root) {
                 walk.descend(&top, &hierarchy.mountpoint, 0, None);
@@ -167,12 +169,13 @@ impl Walk<'_> {
             return;
         }
         self.left -= 1;
-        if self.names && !path.is_root() {
-            self.tree.all.push(path.clone());
-        }
         let root = root.or_else(|| path.is_kubepods_root().then(|| self.root(path)));
         if let Some(root) = root {
             self.place(root, path, dir);
+        }
+        // systemd puts a unit without accounting into few hierarchies.
+        if (self.names || root.is_some()) && !path.is_root() {
+            self.tree.all.push(path.clone());
         }
         if root.is_some() || self.names || depth < ROOT_DEPTH {
             for (name, below) in children(&self.node.path(dir), dir) {
