@@ -425,6 +425,31 @@ impl Recorded {
             .collect()
     }
 
+    /// All that there are.
+    pub(crate) fn all(state: &StateDir) -> Vec<Recorded> {
+        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
+        let paths = files.map(|file| file.path());
+        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
+        paths.filter_map(|path| Some(Recorded { record: read_record(&path)?, path })).collect()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub(crate) fn init(&self) -> Option<Process> {
+        self.record.init
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a directory of its cgroup's is there.
+    pub(crate) fn has_a_cgroup(&self) -> bool {
+        self.record.dirs.iter().any(|dir| dir.is_dir())
+    }
+
     pub(crate) fn cgroup(&self) -> Option<Identity> {
         Identity::new(&self.record.cgroup)
     }

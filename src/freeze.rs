@@ -25,7 +25,7 @@ const MOST_ASKED: u32 = 3;
 const MOST_THREADS: usize = 512;
 
 /// Asks for a thaw and does not wait for it. A cgroup that is gone needs none.
-pub(crate) fn thaw(files: &Reader) {
+pub fn thaw(files: &Reader) {
     let Some((version, dir)) = files.freezer_dir() else { return };
     let (file, thawed) = match version {
         Version::V1 => ("freezer.state", "THAWED"),
@@ -34,10 +34,21 @@ pub(crate) fn thaw(files: &Reader) {
     let _ = std::fs::write(dir.join(file), thawed);
 }
 
-/// Asks for a freeze and does not wait for it; whether that was possible.
+/// Asks for a freeze and does not wait for it.
+pub fn freeze(files: &Reader) -> std::io::Result<()> {
+    let Some((version, dir)) = files.freezer_dir() else {
+        return Err(std::io::ErrorKind::NotFound.into());
+    };
+    match version {
+        Version::V1 => std::fs::write(dir.join("freezer.state"), "FROZEN"),
+        Version::V2 => std::fs::write(dir.join("cgroup.freeze"), "1"),
+    }
+}
+
+/// The same where it is v1; whether that was possible.
 pub(crate) fn freeze_on_v1(files: &Reader) -> bool {
     let v1 = files.freezer_dir().filter(|(version, _)| *version == Version::V1);
-    v1.is_some_and(|(_, dir)| std::fs::write(dir.join("freezer.state"), "FROZEN").is_ok())
+    v1.is_some() && freeze(files).is_ok()
 }
 
 /// The watch over one cgroup's freezer while the runtime works.
@@ -91,7 +102,7 @@ impl FreezeWatch {
 
 /// Some threads of a cgroup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tasks(Vec<Task>);
+pub struct Tasks(Vec<Task>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Task {
@@ -106,7 +117,7 @@ impl Tasks {
     /// Those of a cgroup and the ones below it that are in one of these states. While it freezes, what
     /// runs or waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot
     /// be told on v1 from what has frozen, so that one is to be asked after the thaw.
-    pub(crate) fn in_state(files: &Reader, states: &[u8]) -> Tasks {
+    pub fn in_state(files: &Reader, states: &[u8]) -> Tasks {
         let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
         let mut threads = Vec::new();
         collect_threads(version, dir, &mut threads);
@@ -114,7 +125,7 @@ impl Tasks {
         Tasks(tasks.filter(|task| states.contains(&task.state)).collect())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 

@@ -160,6 +160,29 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
     Some(format!("thawed what {verb} {id} (pid {}) had left frozen", note.process.pid))
 }
 
+/// A note of an operation that is over, and what it was about.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) path: PathBuf,
+    /// `None` of what is no note.
+    pub(crate) note: Option<(String, i32, Reader)>,
+}
+
+/// All of them, of all cgroups.
+pub(crate) fn all_left(state: &StateDir) -> Vec<Left> {
+    let notes = paths(&state.intents()).into_iter().flat_map(|directory| paths(&directory));
+    let left = notes.filter_map(|path| match judge(&path) {
+        Judged::Alive => None,
+        Judged::Garbage => Some(Left { path, note: None }),
+        Judged::Dead(note) => {
+            let what = format!("{} {}", note.verb, note.id);
+            let what = text::one_line(what.as_ref(), 120);
+            Some(Left { path, note: Some((what, note.process.pid, note.files)) })
+        }
+    });
+    left.collect()
+}
+
 enum Judged {
     Alive,
     Dead(Box<Note>),

@@ -140,6 +140,11 @@ fn examine(path: &Path) -> Candidate {
     Candidate::Runtime
 }
 
+/// Whether this file is frostlock. A link to it is, too.
+pub fn is_frostlock(path: &Path) -> bool {
+    open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
+}
+
 /// A FIFO in its place must not block us.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;

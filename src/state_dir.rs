@@ -33,8 +33,7 @@ impl StateDir {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn at(path: PathBuf) -> StateDir {
+    pub fn at(path: PathBuf) -> StateDir {
         StateDir(path)
     }
 
@@ -60,6 +59,13 @@ impl StateDir {
     /// there: a lock file that others can hold would stop the node.
     pub fn locks(&self) -> io::Result<PathBuf> {
         self.private(LOCKS)
+    }
+
+    /// Why it could not be used as it is; one that is not there yet can.
+    pub fn complaint(&self) -> Option<io::Error> {
+        let there = std::fs::symlink_metadata(&self.0);
+        let error = check(&self.0, there).err()?;
+        (error.kind() != io::ErrorKind::NotFound).then_some(error)
     }
 
     /// The same, if it is there.
@@ -112,26 +118,31 @@ fn absolute_env(name: &str) -> Option<PathBuf> {
 
 /// Makes the directory with mode 0700, or checks that the one that is there is ours alone.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
-    let explain = |error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot use {}: {error}", path.display()))
-    };
     // Most often it is there; an attempt to make it would lock its parent first.
     let there = std::fs::symlink_metadata(path);
     if there.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(explain(error)),
+            Err(error) => return Err(explain(path, &error)),
         }
     }
-    let metadata = there.or_else(|_| std::fs::symlink_metadata(path)).map_err(explain)?;
+    check(path, there.or_else(|_| std::fs::symlink_metadata(path)))
+}
+
+fn check(path: &Path, there: io::Result<std::fs::Metadata>) -> io::Result<()> {
+    let metadata = there.map_err(|error| explain(path, &error))?;
     if !metadata.is_dir() {
-        return Err(explain(io::Error::from_raw_os_error(libc::ENOTDIR)));
+        return Err(explain(path, &io::Error::from_raw_os_error(libc::ENOTDIR)));
     }
     if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-        return Err(explain(io::Error::other("others can write to it")));
+        return Err(explain(path, &io::Error::other("others can write to it")));
     }
     Ok(())
+}
+
+fn explain(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot use {}: {error}", path.display()))
 }
 
 /// A file name for a cgroup or a container: what a person can recognise, and a hash of the whole,

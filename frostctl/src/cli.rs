@@ -4,9 +4,11 @@ use clap::{Parser, Subcommand};
 
 use crate::audit;
 use crate::configure::{self, uninstall};
+use crate::doctor;
 use crate::exit::{self, Exit};
 use crate::output::{Color, Output};
 use crate::pages;
+use crate::paths;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -31,10 +33,14 @@ pub(crate) enum Command {
     Configure(configure::Configure),
     Unconfigure(configure::Unconfigure),
     Uninstall(uninstall::Uninstall),
+    Doctor(doctor::Doctor),
+    Paths(paths::Paths),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
     Man(pages::Man),
+    #[command(hide = true)]
+    Spin(doctor::Spin),
 }
 
 impl Command {
@@ -44,8 +50,11 @@ impl Command {
             Command::Configure(it) => it.run(output),
             Command::Unconfigure(it) => it.run(output),
             Command::Uninstall(it) => it.run(output),
+            Command::Doctor(it) => it.run(output),
+            Command::Paths(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
+            Command::Spin(it) => it.run(),
         }
     }
 }

@@ -8,9 +8,11 @@ use clap::Parser;
 mod audit;
 mod cli;
 mod configure;
+mod doctor;
 mod exit;
 mod output;
 mod pages;
+mod paths;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -69,6 +69,23 @@ impl Identity {
         self.0 == Path::new("/")
     }
 
+    /// kubelet's root of all pods, under either driver and at any depth.
+    pub fn is_kubepods_root(&self) -> bool {
+        is_kubepods_root(&self.0)
+    }
+
+    /// The uid of the pod that this cgroup is, as kubelet writes it in the name: with `_` for `-` under
+    /// systemd.
+    pub fn pod_uid(&self) -> Option<&str> {
+        if !is_kube_pod(&self.0) {
+            return None;
+        }
+        let name = self.0.file_name()?.to_str()?;
+        let unit = name.strip_suffix(".slice").unwrap_or(name);
+        let pod = if unit.len() < name.len() { unit.rsplit('-').next()? } else { unit };
+        pod.strip_prefix("pod")
+    }
+
     /// A cgroup below this one.
     pub fn join(&self, below: impl AsRef<Path>) -> Option<Identity> {
         Identity::new(self.0.join(clean(below.as_ref()).strip_prefix("/").unwrap_or(Path::new(""))))

@@ -132,6 +132,12 @@ impl Hierarchies {
     }
 }
 
+/// The mountpoints of reachable cgroup mounts that nobody can write to, by the mount or by its superblock.
+pub fn read_only(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let mounts = cgroup_mounts(mountinfo).into_iter();
+    mounts.filter(|mount| mount.read_only).map(|mount| mount.mountpoint).collect()
+}
+
 fn directory(mountpoint: &Path, root: &Path, id: &Identity) -> Option<PathBuf> {
     Some(clean(&mountpoint.join(id.as_path().strip_prefix(root).ok()?)))
 }
@@ -150,6 +156,7 @@ struct Mount {
     mountpoint: PathBuf,
     kind: Kind,
     options: Vec<u8>,
+    read_only: bool,
 }
 
 impl Mount {
@@ -160,6 +167,8 @@ impl Mount {
         let id = number(fields.next()?)?;
         let parent = number(fields.next()?)?;
         let (root, mountpoint) = (fields.nth(1)?, fields.next()?);
+        let is_ro = |options: &[u8]| options.split(|&b| b == b',').any(|option| option == b"ro");
+        let here = fields.next().unwrap_or_default();
         let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
         let kind = match tail.next()? {
             b"cgroup" => Kind::V1,
@@ -174,6 +183,7 @@ impl Mount {
             root: clean(&unescape(root)),
             mountpoint: clean(&unescape(mountpoint)),
             kind,
+            read_only: is_ro(here) || is_ro(options),
             options: options.to_vec(),
         })
     }

@@ -61,6 +61,11 @@ impl LockFiles {
         }
     }
 
+    /// The pair that one of them is of.
+    pub(crate) fn at(path: &Path) -> LockFiles {
+        LockFiles { lock: path.with_extension("lock"), turnstile: path.with_extension("turn") }
+    }
+
     /// Takes the lock, waiting for at most `limit`. Whoever gives it back at once need not say who it
     /// is.
     pub fn acquire(&self, mode: Mode, limit: Duration, holder: Option<&Holder>) -> Acquired {

@@ -12,6 +12,7 @@
 mod bandwidth;
 pub(crate) mod budget;
 mod effect;
+pub mod trial;
 
 use std::io;
 use std::path::Path;

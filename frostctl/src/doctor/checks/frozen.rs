@@ -1,0 +1,113 @@
+use std::path::Path;
+use std::time::Duration;
+
+use frostlock::cgroup::{Freezer, Identity};
+
+use super::super::finding::Finding;
+use super::super::fix::Fix;
+use super::super::node::Node;
+use super::super::tree::Frozen;
+
+const NAME: &str = "frozen";
+
+pub(super) fn check(node: &Node) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = node.tree.frozen.iter().map(|it| one(node, it)).collect();
+    // Notes of what is not frozen any more.
+    for left in &node.ours.unfinished {
+        let is_frozen = node.tree.frozen.iter().any(|it| left.cgroup.as_ref() == Some(&it.path));
+        if !is_frozen {
+            let what = left.operation.as_deref().unwrap_or("no operation that can be told");
+            let cgroup = left.cgroup.as_ref();
+            let fix = cgroup
+                .map_or_else(|| Fix::RemoveNote(left.note.clone()), |it| Fix::Undo(it.clone()));
+            findings.push(
+                Finding::warning(NAME, format!("an operation of frostlock's was killed: {what}"))
+                    .seen(&left.note, format!("pid {} is gone; its cgroup is not frozen", left.pid))
+                    .so("none: there is nothing to undo; the next operation on the container removes it")
+                    .remedy("frostctl doctor --fix")
+                    .fix(fix),
+            );
+        }
+    }
+    findings
+}
+
+fn one(node: &Node, frozen: &Frozen) -> Finding {
+    let left = node.ours.unfinished.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let known = node.ours.known.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let is_paused = known.is_some_and(|it| it.paused);
+    let state = match frozen.state {
+        Freezer::Freezing => "stuck FREEZING",
+        _ => "frozen",
+    };
+    let what = format!("{} is {state}, {}", name(node, frozen), age(node, frozen));
+    let file = frozen.dir.join(match frozen.version {
+        frostlock::cgroup::read::Version::V1 => "freezer.state",
+        frostlock::cgroup::read::Version::V2 => "cgroup.freeze",
+    });
+    let seen = super::super::root::read(&file).unwrap_or_default();
+    let path = frozen.path.to_string();
+    let is_pod = Identity::pod(&frozen.path).is_some() || frozen.path.pod_uid().is_some();
+    let finding = match (left, is_paused) {
+        (Some(left), false) => Finding::error(NAME, what)
+            .seen(&left.note, format!("{} by pid {}, which is gone", left.operation.as_deref().unwrap_or("?"), left.pid))
+            .remedy("frostctl doctor --fix thaws it: it was an operation of frostlock's that was killed")
+            .fix(Fix::Undo(frozen.path.clone())),
+        (_, true) => Finding::note(NAME, format!("{what}: it was paused through frostlock"))
+            .remedy("nothing has to be done; resume it with what paused it"),
+        (None, false) if frozen.state == Freezer::Freezing => Finding::error(NAME, what).remedy(format!(
+            "see what the tasks wait for (cat /proc/PID/stack); one in state D has to come out of it \
+             first. Then: frostctl doctor --fix --thaw {path}"
+        )),
+        (None, false) if is_pod => Finding::warning(NAME, what).remedy(format!(
+            "kubelet pauses nobody. If nobody else wants it so: frostctl doctor --fix --thaw {path}"
+        )),
+        (None, false) => Finding::note(NAME, format!("{what}; most likely somebody paused it")).remedy(format!(
+            "resume it with what paused it (docker unpause, ctr task resume, runc resume); if nobody did: \
+             frostctl doctor --fix --thaw {path}"
+        )),
+    };
+    let finding = finding.seen(file, seen.trim());
+    let finding = match frozen.tasks.as_str() {
+        "" => finding.seen(frozen.dir.join("cgroup.procs"), format!("{} processes", frozen.count)),
+        tasks => finding.seen(frozen.dir.join("cgroup.procs"), tasks),
+    };
+    finding.so("its processes do not run: probes time out, and a kill waits until it is thawed")
+}
+
+fn name(node: &Node, frozen: &Frozen) -> String {
+    let known = node.ours.known.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let pod = known.map(|it| &it.pod);
+    let names = pod.and_then(|pod| Some((pod.namespace.as_deref()?, pod.name.as_deref()?)));
+    let container = pod.and_then(|pod| pod.container.as_deref()).unwrap_or_default();
+    match (names, frozen.path.pod().as_ref().and_then(Identity::pod_uid)) {
+        (Some((namespace, pod)), _) => {
+            format!("{} (pod {namespace}/{pod} {container})", frozen.path)
+        }
+        (None, Some(uid)) => format!("{} (pod {})", frozen.path, uid.replace('_', "-")),
+        (None, None) => frozen.path.to_string(),
+    }
+}
+
+/// By what we did last with it: the kernel keeps no time on v1, and on v2 a sum of all freezes.
+fn age(node: &Node, frozen: &Frozen) -> String {
+    let left = node.ours.unfinished.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let last = node.ours.last.get(frozen.path.as_path() as &Path);
+    match (left.and_then(|it| it.age), last) {
+        (Some(age), _) => format!("for {}", spoken(age)),
+        (None, Some((at, verb))) => {
+            let since = frostlock::process::since_boot_ns().saturating_sub(*at);
+            format!("for at most {} (since a {verb})", spoken(Duration::from_nanos(since)))
+        }
+        (None, None) => "for how long is not known".to_owned(),
+    }
+}
+
+pub(super) fn spoken(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}

@@ -1,0 +1,217 @@
+//! kubelet's own words are its `Validate` (pkg/kubelet/cm/cgroup_v1_manager_linux.go and
+//! cgroup_v2_manager_linux.go): which hierarchies have to have a cgroup for it to exist.
+
+use std::collections::BTreeSet;
+
+use frostlock::cgroup::Identity;
+use frostlock::cgroup::read::Version;
+
+use super::super::finding::Finding;
+use super::super::fix::Fix;
+use super::super::hierarchy::{Hierarchy, words};
+use super::super::node::Node;
+use super::super::tree::{Driver, KubeRoot};
+
+const NAME: &str = "kubepods";
+
+/// On v1 kubelet looks for the cgroup in these, where they are mounted.
+const ON_V1: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "name=systemd"];
+
+/// On v2 it wants these in `cgroup.controllers`, where the root has them.
+const ON_V2: &[&str] = &["cpu", "cpuset", "memory", "pids", "hugetlb"];
+
+pub(crate) fn wanted_v2(hierarchy: &Hierarchy) -> Vec<String> {
+    let wanted = ON_V2.iter().filter(|it| hierarchy.has(it));
+    wanted.map(|it| (*it).to_owned()).collect()
+}
+
+pub(super) fn check(node: &Node) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(per_qos(node));
+    let expected = node.expected_root();
+    if let Some(root) = &expected {
+        if node.tree.roots.iter().all(|it| it.path != *root) {
+            findings.push(missing(node, root));
+        }
+    }
+    for root in &node.tree.roots {
+        // Only what kubelet is to use is mended, not what another driver has left.
+        let is_expected = expected.as_ref().is_none_or(|it| *it == root.path);
+        if is_expected {
+            for cgroup in levels(root) {
+                findings.extend(partly(node, root, &cgroup));
+                findings.extend(not_enabled(node, root, &cgroup));
+            }
+        }
+        findings.push(listed(root));
+    }
+    if expected.is_none() && node.tree.roots.is_empty() {
+        findings.push(
+            Finding::note(NAME, "no kubelet was found on this node, and no kubepods cgroup")
+                .remedy("nothing has to be done; if kubelet's cgroups are elsewhere: --cgroup-root PATH"),
+        );
+    }
+    findings
+}
+
+/// The root, and those of its levels that are there at all: kubelet makes them in all or none.
+fn levels(root: &KubeRoot) -> Vec<Identity> {
+    let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
+    let there = levels.filter(|it| root.present.contains_key(it));
+    std::iter::once(root.path.clone()).chain(there).collect()
+}
+
+fn mend(root: &Identity, driver: Driver) -> Fix {
+    let unit = root.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match driver {
+        Driver::Systemd => Fix::StartSlice { unit, cgroup: root.clone() },
+        Driver::Cgroupfs => Fix::MakeCgroup(root.clone()),
+    }
+}
+
+fn missing(node: &Node, root: &Identity) -> Finding {
+    let driver = node.driver();
+    let mut finding = Finding::error(NAME, format!("kubelet's root {root} is not there"));
+    for dir in node.cgroups.used().filter_map(|it| it.dir(root)) {
+        finding = finding.seen(dir, "no such directory");
+    }
+    if let Some(file) = &node.kubelet.config {
+        finding = finding.seen(file, format!("cgroup driver {driver}"));
+    }
+    let finding = finding
+        .so("kubelet makes it when it starts; where it cannot, or the node came up after an unclean \
+             shutdown, it ends with `Failed to start ContainerManager: root container [kubepods] \
+             doesn't exist`, and no pod starts")
+        .remedy(
+            "frostctl doctor --fix, then systemctl restart kubelet. Do not set cgroupsPerQOS to false: \
+             that gives up the isolation of pods",
+        );
+    // Which driver, and so which root, is a guess where the configuration cannot be read.
+    match node.kubelet.complaint {
+        Some(_) => finding,
+        None => finding.fix(mend(root, driver)),
+    }
+}
+
+/// In some hierarchies, and not in others that kubelet looks at.
+fn partly(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
+    let none = BTreeSet::new();
+    let present = root.present.get(cgroup).unwrap_or(&none);
+    let lacking = node.cgroups.all.iter().enumerate().filter(|(number, hierarchy)| {
+        let wanted = ON_V1.iter().any(|it| hierarchy.has(it));
+        hierarchy.version == Version::V1 && wanted && !present.contains(number)
+    });
+    let lacking: Vec<&Hierarchy> = lacking.map(|(_, hierarchy)| hierarchy).collect();
+    if lacking.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = lacking.iter().map(|it| it.name()).collect();
+    let what = format!("{cgroup} is not in the hierarchy of {}", names.join(", "));
+    let mut finding = Finding::error(NAME, what);
+    for dir in lacking.iter().filter_map(|it| it.dir(cgroup)) {
+        finding = finding.seen(dir, "no such directory");
+    }
+    let fix = if *cgroup == root.path {
+        mend(cgroup, root.driver)
+    } else {
+        Fix::MakeCgroup(cgroup.clone())
+    };
+    Some(
+        finding
+            .so("to kubelet a cgroup that one hierarchy lacks does not exist: `root container [kubepods] \
+                 doesn't exist`, `cgroup [...] has some missing paths`")
+            .remedy("frostctl doctor --fix, then systemctl restart kubelet")
+            .fix(fix),
+    )
+}
+
+/// On v2 a controller is in a cgroup only if every cgroup above it passes it on.
+fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
+    let unified = node.cgroups.used().find(|it| it.version == Version::V2)?;
+    let dir = unified.dir(cgroup)?;
+    let read = |name: &str, dir: &std::path::Path| words(&node.ask.root.path(dir).join(name));
+    let has = read("cgroup.controllers", &dir);
+    // What the root lacks is said of the root.
+    let roots = unified.dir(&root.path).map(|it| read("cgroup.controllers", &it));
+    let is_root = *cgroup == root.path;
+    let is_its_own =
+        |it: &String| is_root || roots.as_ref().is_some_and(|roots| roots.contains(it));
+    let lacking = wanted_v2(unified).into_iter().filter(|it| !has.contains(it) && is_its_own(it));
+    let lacking: Vec<String> = lacking.collect();
+    let first = lacking.first()?;
+    let above = dir.ancestors().skip(1).take_while(|it| it.starts_with(&unified.mountpoint));
+    let above: Vec<_> = above.collect();
+    let stops =
+        above.into_iter().rev().find(|it| !read("cgroup.subtree_control", it).contains(first));
+    let stops = stops.unwrap_or(&unified.mountpoint).join("cgroup.subtree_control");
+    let enabled = node.ask.root.read(&stops).unwrap_or_default();
+    let what = format!("{cgroup} has no {} controller", lacking.join(", "));
+    Some(
+        Finding::error(NAME, what)
+            .seen(dir.join("cgroup.controllers"), has.join(" "))
+            .seen(&stops, format!("{}: does not pass on {first}", enabled.trim()))
+            .so("kubelet does not start: `cgroup [kubepods] has some missing controllers`; limits of pods \
+                 do not hold")
+            .remedy(format!(
+                "frostctl doctor --fix, or: echo +{first} > {}; then systemctl restart kubelet",
+                stops.display()
+            ))
+            .fix(if root.path == *cgroup { mend(cgroup, root.driver) } else { Fix::MakeCgroup(cgroup.clone()) }),
+    )
+}
+
+fn per_qos(node: &Node) -> Option<Finding> {
+    let said = node.kubelet.per_qos.as_ref().filter(|it| !it.value)?;
+    Some(
+        Finding::warning(NAME, "kubelet does not put pods into cgroups of their QoS class")
+            .seen(&said.by, "cgroupsPerQOS: false")
+            .so("pods are not isolated from each other, and figures of their use are not reliable")
+            .remedy(
+                "set cgroupsPerQOS to true; where kubelet then says `root container [kubepods] doesn't \
+                 exist`, frostctl doctor --fix",
+            ),
+    )
+}
+
+const MOST_LISTED: usize = 10;
+
+/// Which directories there are; nothing is wrong with it.
+fn listed(root: &KubeRoot) -> Finding {
+    let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
+    let there: Vec<String> = levels
+        .filter(|it| root.present.contains_key(it))
+        .map(|it| it.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned())
+        .collect();
+    let of = |qos| root.pods.iter().filter(move |pod| root.qos(pod) == qos);
+    let counts = format!(
+        "{} guaranteed, {} burstable, {} besteffort",
+        of("guaranteed").count(),
+        of("burstable").count(),
+        of("besteffort").count()
+    );
+    let plural = if root.pods.len() == 1 { "pod" } else { "pods" };
+    let what = format!(
+        "{} ({} driver) has {} {plural}: {counts}",
+        root.path,
+        root.driver,
+        root.pods.len()
+    );
+    let mut finding = Finding::note(NAME, what).seen(
+        root.path.as_path(),
+        match there.as_slice() {
+            [] => "no level of QoS classes".to_owned(),
+            there => format!("levels {}", there.join(", ")),
+        },
+    );
+    for pod in of("guaranteed").take(MOST_LISTED) {
+        let state = if pod.populated { "" } else { ", no process" };
+        finding = finding.seen(pod.path.as_path(), format!("guaranteed pod {}{state}", pod.uid));
+    }
+    if of("guaranteed").count() > MOST_LISTED {
+        finding = finding.seen(root.path.as_path(), "and more of them");
+    }
+    finding
+        .so("there is no directory `guaranteed`, and there is none on any node: guaranteed pods are right \
+             below the root")
+        .remedy("nothing has to be done; ask `frostctl paths POD` for a path rather than building it")
+}

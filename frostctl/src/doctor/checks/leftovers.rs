@@ -1,0 +1,57 @@
+use super::super::finding::Finding;
+use super::super::fix::Fix;
+use super::super::node::Node;
+use super::super::tree::{KubeRoot, Pod};
+use super::frozen::spoken;
+
+const NAME: &str = "leftovers";
+
+/// With more than this it is one finding for all: nobody reads 500.
+const MOST_SHOWN: usize = 5;
+
+pub(super) fn check(node: &Node) -> Vec<Finding> {
+    node.tree.roots.iter().flat_map(|root| of_root(node, root)).collect()
+}
+
+fn is_left(node: &Node, pod: &Pod) -> bool {
+    let is_known = node.kubelet.pods.as_ref().is_some_and(|pods| pods.contains(&pod.uid));
+    // kubelet makes the cgroup a moment before the pod's directory.
+    let is_old = pod.age.is_none_or(|age| age >= node.ask.leftover_age);
+    !pod.populated && !is_known && is_old
+}
+
+fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
+    let left: Vec<&Pod> = root.pods.iter().filter(|pod| is_left(node, pod)).collect();
+    let first = left.first()?;
+    let dirs: usize = left.iter().map(|pod| pod.dirs.len()).sum();
+    let what = match left.len() {
+        1 => format!("pod {} is gone, and {dirs} cgroup directories of it are left", first.uid),
+        many => format!("{many} pods are gone, and {dirs} cgroup directories of them are left"),
+    };
+    let mut finding = Finding::warning(NAME, what);
+    for pod in left.iter().take(MOST_SHOWN) {
+        let age = pod.age.map(|age| format!(", unchanged for {}", spoken(age))).unwrap_or_default();
+        let dir = pod.dirs.last().cloned().unwrap_or_default();
+        finding = finding.seen(dir, format!("no process{age}"));
+    }
+    if left.len() > MOST_SHOWN {
+        finding =
+            finding.seen(root.path.as_path(), format!("and {} more", left.len() - MOST_SHOWN));
+    }
+    if node.kubelet.pods.is_none() {
+        finding = finding.seen("/var/lib/kubelet/pods", "is not there: kubelet could not be asked");
+    }
+    let dirs = left.iter().flat_map(|pod| pod.dirs.iter().cloned()).collect();
+    let pod = if left.len() == 1 {
+        first.uid.clone()
+    } else {
+        format!("{} and {} others", first.uid, left.len() - 1)
+    };
+    Some(
+        finding
+            .so("each costs the kernel memory and slows whatever walks the tree, kubelet and cAdvisor \
+                 above all; a directory of the same name can be in the way of a new pod")
+            .remedy("frostctl doctor --fix removes what has no process in it; the kernel refuses the rest")
+            .fix(Fix::RemoveCgroups { pod, dirs }),
+    )
+}

@@ -1,0 +1,98 @@
+//! The checks: each takes the node as it was read and gives its findings.
+
+use super::finding::Finding;
+use super::node::Node;
+
+mod controllers;
+mod drivers;
+mod frozen;
+mod installation;
+pub(crate) mod kubepods;
+mod leftovers;
+mod mounts;
+mod own_state;
+mod trials;
+mod versions;
+
+pub(crate) struct Check {
+    /// Stable: monitoring names it.
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) run: fn(&Node) -> Vec<Finding>,
+}
+
+pub(crate) const ALL: &[Check] = &[
+    Check {
+        name: "cgroup-mounts",
+        about: "Which cgroup version there is and where it is mounted: v1, v2, both (hybrid) or none; \
+                read-only mounts, and places other than /sys/fs/cgroup. From /proc/self/mountinfo.",
+        run: mounts::check,
+    },
+    Check {
+        name: "controllers",
+        about: "Whether the controllers that kubelet and the runtimes need are in the kernel, enabled at \
+                boot and mounted: cpu, cpuacct, cpuset, memory, pids, and on v1 devices and freezer.",
+        run: controllers::check,
+    },
+    Check {
+        name: "freezer",
+        about: "Freezes a process of its own in a cgroup of its own, and thaws it. Pause, and on v1 every \
+                update by runc, need it.",
+        run: trials::freezer,
+    },
+    Check {
+        name: "refill",
+        about: "Whether rewriting a CPU quota lets a throttled cgroup run on at once, tried with a busy \
+                process of its own in a cgroup of its own. frostlock helps freezes, starts, probes and \
+                kills with it.",
+        run: trials::refill,
+    },
+    Check {
+        name: "kubepods",
+        about: "kubelet's root of all pods, kubepods or kubepods.slice: whether it is there, with its \
+                burstable and besteffort levels, in each hierarchy, with its controllers enabled on the \
+                way to it. kubelet says `doesn't exist` when one single hierarchy lacks it. Pods of \
+                class guaranteed are directly below the root: there is no `guaranteed` directory.",
+        run: kubepods::check,
+    },
+    Check {
+        name: "frozen",
+        about: "Cgroups that are frozen, or stuck FREEZING, with the age, the pod and the tasks; and who \
+                did it, if it was an operation of frostlock's that was killed. Only those are thawed by \
+                --fix; another may be somebody's pause: --fix --thaw PATH is for who knows.",
+        run: frozen::check,
+    },
+    Check {
+        name: "leftovers",
+        about: "Cgroups without a process of pods that kubelet does not know any more.",
+        run: leftovers::check,
+    },
+    Check {
+        name: "own-state",
+        about: "Locks that nobody holds and records of containers that are gone, in frostlock's state \
+                directory; locks that are held for long; a trial of doctor's that was killed.",
+        run: own_state::check,
+    },
+    Check {
+        name: "cgroup-driver",
+        about: "kubelet's cgroup driver against that of containerd's runtimes and against systemd being \
+                there, and whether the tree shows traces of the other one.",
+        run: drivers::check,
+    },
+    Check {
+        name: "versions",
+        about: "Versions of containerd and runc with known defects around freezes and lost exits: which, \
+                what they do, in which version they were mended.",
+        run: versions::check,
+    },
+    Check {
+        name: "installation",
+        about: "frostlock itself: its configuration, its runtime, its state directory, syslog, and whether \
+                a runtime of containerd's goes through it.",
+        run: installation::check,
+    },
+];
+
+pub(crate) fn named(name: &str) -> Option<&'static Check> {
+    ALL.iter().find(|check| check.name == name)
+}

@@ -1,0 +1,56 @@
+use frostlock::process::Process;
+
+use super::super::finding::Finding;
+use super::super::fix::Fix;
+use super::super::node::Node;
+use super::super::trial;
+
+const NAME: &str = "own-state";
+
+const MOST_SHOWN: usize = 5;
+
+pub(super) fn check(node: &Node) -> Vec<Finding> {
+    stale(node).into_iter().chain(scratch(node)).collect()
+}
+
+fn stale(node: &Node) -> Option<Finding> {
+    let stale = &node.ours.stale;
+    if stale.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "{} files in frostlock's state are of cgroups and containers that are gone",
+        stale.len()
+    );
+    let mut finding = Finding::note(NAME, what);
+    for path in stale.iter().take(MOST_SHOWN) {
+        finding = finding.seen(path, "nobody holds it");
+    }
+    Some(
+        finding
+            .so("none for containers; the directory grows")
+            .remedy("frostctl doctor --fix removes them")
+            .fix(Fix::RemoveState(stale.clone())),
+    )
+}
+
+/// A doctor that was killed in its trial.
+fn scratch(node: &Node) -> Vec<Finding> {
+    let all = node.tree.all.iter();
+    let left = all.filter(|it| {
+        let name = it.as_path().file_name().and_then(|it| it.to_str());
+        let owner =
+            name.and_then(|it| it.strip_prefix(trial::PREFIX)).and_then(|it| it.split_once('-'));
+        let owner = owner.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+        owner.is_some_and(|(pid, start)| !Process { pid, start }.is_alive())
+    });
+    left.map(|it| {
+        let dirs: Vec<_> = node.cgroups.all.iter().filter_map(|h| h.dir(it)).collect();
+        Finding::warning(NAME, format!("a doctor that was killed has left {it}"))
+            .seen(it.as_path(), "its owner is gone")
+            .so("none; its process ended with its owner, or is frozen")
+            .remedy(format!("frostctl doctor --fix --thaw {it}"))
+            .fix(Fix::RemoveCgroups { pod: "doctor".to_owned(), dirs })
+    })
+    .collect()
+}

@@ -1,0 +1,137 @@
+//! The runtimes that containerd was told of.
+
+use std::path::{Path, PathBuf};
+
+use toml::Table;
+
+use super::processes::{Running, flag};
+use super::root::Root;
+use super::tree::Driver;
+
+/// Of containerd itself, of microk8s, k3s, rke2 and k0s.
+const CONFIGS: &[&str] = &[
+    "/etc/containerd/config.toml",
+    "/var/snap/microk8s/current/args/containerd.toml",
+    "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+    "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
+    "/etc/k0s/containerd.toml",
+];
+
+/// Versions of the configuration that name the plugin's table, by version.
+const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) systemd: Option<bool>,
+    pub(crate) is_default: bool,
+    pub(crate) file: PathBuf,
+}
+
+impl Entry {
+    pub(crate) fn driver(&self) -> Driver {
+        if self.systemd == Some(true) { Driver::Systemd } else { Driver::Cgroupfs }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Containerd {
+    /// The file that it reads; where it is not there, the defaults hold.
+    pub(crate) config: PathBuf,
+    pub(crate) running: Option<Running>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) complaints: Vec<(PathBuf, String)>,
+}
+
+pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
+    let of_process = |it: &Running| {
+        let named = flag(&it.args, "config").or_else(|| short(&it.args));
+        let config = named.map_or_else(|| PathBuf::from(CONFIGS[0]), PathBuf::from);
+        Containerd::read(node, config, Some(it.clone()))
+    };
+    let processes = running.iter().filter(|it| it.comm == "containerd");
+    let mut all: Vec<Containerd> = processes.map(of_process).collect();
+    for path in CONFIGS.iter().map(PathBuf::from) {
+        if node.is_there(&path) && !all.iter().any(|it| it.config == path) {
+            all.push(Containerd::read(node, path, None));
+        }
+    }
+    all
+}
+
+fn short(args: &[String]) -> Option<String> {
+    args.iter().position(|arg| arg == "-c").and_then(|at| args.get(at + 1)).cloned()
+}
+
+impl Containerd {
+    fn read(node: &Root, config: PathBuf, running: Option<Running>) -> Containerd {
+        let mut it = Containerd { config, running, entries: Vec::new(), complaints: Vec::new() };
+        if node.is_there(&it.config) {
+            it.read_file(node, &it.config.clone(), true);
+        }
+        // Its own default, where nothing else is said.
+        if it.entries.is_empty() && it.complaints.is_empty() {
+            let (name, file) = ("runc".to_owned(), it.config.clone());
+            it.entries.push(Entry { name, binary: None, systemd: None, is_default: true, file });
+        }
+        it
+    }
+
+    fn read_file(&mut self, node: &Root, path: &Path, may_import: bool) {
+        let table = node.read(path).map_err(|error| error.to_string());
+        let table =
+            table.and_then(|text| text.parse::<Table>().map_err(|it| it.message().to_owned()));
+        let table = match table {
+            Ok(table) => table,
+            Err(why) => return self.complaints.push((path.to_owned(), why)),
+        };
+        let imports = table.get("imports").and_then(toml::Value::as_array);
+        for import in imports.into_iter().flatten().filter_map(toml::Value::as_str) {
+            if may_import {
+                for path in imported(node, path, import) {
+                    self.read_file(node, &path, false);
+                }
+            }
+        }
+        for plugin in PLUGINS {
+            let cri = table.get("plugins").and_then(|it| it.get(plugin));
+            if let Some(containerd) = cri.and_then(|it| it.get("containerd")) {
+                self.read_runtimes(containerd, path);
+            }
+        }
+    }
+
+    fn read_runtimes(&mut self, containerd: &toml::Value, file: &Path) {
+        let default = containerd.get("default_runtime_name").and_then(toml::Value::as_str);
+        let runtimes = containerd.get("runtimes").and_then(toml::Value::as_table);
+        for (name, runtime) in runtimes.into_iter().flatten() {
+            let options = runtime.get("options");
+            let binary = options.and_then(|it| it.get("BinaryName")).and_then(toml::Value::as_str);
+            let systemd = options.and_then(|it| it.get("SystemdCgroup"));
+            // An imported file is merged over what was read before it.
+            self.entries.retain(|it| it.name != *name);
+            self.entries.push(Entry {
+                name: name.clone(),
+                binary: binary.filter(|it| !it.is_empty()).map(PathBuf::from),
+                systemd: systemd.and_then(toml::Value::as_bool),
+                is_default: name == default.unwrap_or("runc"),
+                file: file.to_owned(),
+            });
+        }
+    }
+}
+
+/// A name, or a pattern with `*` in its last part as `conf.d/*.toml`.
+fn imported(node: &Root, from: &Path, import: &str) -> Vec<PathBuf> {
+    let path = from.parent().unwrap_or(Path::new("/")).join(import);
+    let (directory, pattern) = (path.parent(), path.file_name().and_then(|it| it.to_str()));
+    let (Some(directory), Some(pattern)) = (directory, pattern) else { return Vec::new() };
+    let Some((begin, end)) = pattern.split_once('*') else { return vec![path] };
+    let entries = std::fs::read_dir(node.path(directory)).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|it| it.starts_with(begin) && it.ends_with(end)).collect();
+    names.sort();
+    names.into_iter().map(|name| directory.join(name)).collect()
+}

@@ -1,0 +1,110 @@
+//! What a check has to say.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use super::fix::Fix;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    /// Good to know; nothing is wrong.
+    Note,
+    /// Something will go wrong, or does now and then.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        })
+    }
+}
+
+/// A file or a directory, and what is or is not in it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Evidence {
+    #[serde(serialize_with = "lossy")]
+    pub(crate) path: PathBuf,
+    pub(crate) content: String,
+}
+
+/// Paths are bytes, and JSON is text.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
+    /// The check's stable name.
+    pub(crate) check: &'static str,
+    pub(crate) what: String,
+    pub(crate) evidence: Vec<Evidence>,
+    pub(crate) consequence: String,
+    pub(crate) remedy: String,
+    /// What `--fix` does about it.
+    #[serde(serialize_with = "as_text")]
+    pub(crate) fix: Option<Fix>,
+}
+
+#[allow(clippy::ref_option, reason = "serde passes the field by reference")]
+fn as_text<S: Serializer>(fix: &Option<Fix>, serializer: S) -> Result<S::Ok, S::Error> {
+    match fix {
+        Some(fix) => serializer.serialize_str(&fix.to_string()),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Finding {
+    fn new(severity: Severity, check: &'static str, what: impl Into<String>) -> Finding {
+        Finding {
+            severity,
+            check,
+            what: what.into(),
+            evidence: Vec::new(),
+            consequence: String::new(),
+            remedy: String::new(),
+            fix: None,
+        }
+    }
+
+    pub(crate) fn error(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Error, check, what)
+    }
+
+    pub(crate) fn warning(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Warning, check, what)
+    }
+
+    pub(crate) fn note(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Note, check, what)
+    }
+
+    pub(crate) fn seen(mut self, path: impl Into<PathBuf>, content: impl Into<String>) -> Finding {
+        self.evidence.push(Evidence { path: path.into(), content: content.into() });
+        self
+    }
+
+    pub(crate) fn so(mut self, consequence: impl Into<String>) -> Finding {
+        self.consequence = consequence.into();
+        self
+    }
+
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Finding {
+        self.remedy = remedy.into();
+        self
+    }
+
+    pub(crate) fn fix(mut self, fix: Fix) -> Finding {
+        self.fix = Some(fix);
+        self
+    }
+}

@@ -1,0 +1,256 @@
+//! What `--fix` does: each is looked at again just before it is done, and does nothing that could
+//! take a process or a setting from anybody.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use frostlock::cgroup::read::Version;
+use frostlock::cgroup::{Freezer, Identity, Reader};
+use frostlock::{freeze, remains};
+
+use super::hierarchy::{Hierarchy, words};
+use super::node::Node;
+use super::root;
+
+/// How long a fix waits for the lock of a cgroup that is in use.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// systemd answers in milliseconds, or not at all.
+const SYSTEMD_WITHIN: Duration = Duration::from_secs(10);
+
+const THAWS_WITHIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(crate) enum Fix {
+    /// The cgroup, in all hierarchies, with its controllers.
+    MakeCgroup(Identity),
+    StartSlice {
+        unit: String,
+        cgroup: Identity,
+    },
+    Mount {
+        controller: String,
+        mountpoint: PathBuf,
+    },
+    /// What an operation of ours that was killed has left frozen.
+    Undo(Identity),
+    /// As somebody asked.
+    Thaw(Identity),
+    RemoveCgroups {
+        pod: String,
+        dirs: Vec<PathBuf>,
+    },
+    RemoveState(Vec<PathBuf>),
+    RemoveNote(PathBuf),
+}
+
+impl fmt::Display for Fix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fix::MakeCgroup(cgroup) => write!(f, "make {cgroup} and enable its controllers"),
+            Fix::StartSlice { unit, .. } => {
+                write!(f, "systemctl start {unit}, with its accounting on")
+            }
+            Fix::Mount { controller, mountpoint } => {
+                write!(f, "mount -t cgroup -o {controller} cgroup {}", mountpoint.display())
+            }
+            Fix::Undo(cgroup) => write!(f, "thaw {cgroup}, under its lock, and remove the note"),
+            Fix::Thaw(cgroup) => write!(f, "thaw {cgroup}"),
+            Fix::RemoveCgroups { pod, dirs } => {
+                write!(f, "remove {} empty cgroup directories of pod {pod}", dirs.len())
+            }
+            Fix::RemoveState(files) => write!(f, "remove {} stale files", files.len()),
+            Fix::RemoveNote(path) => write!(f, "remove {}", path.display()),
+        }
+    }
+}
+
+impl Fix {
+    /// Does it, and says what was done.
+    pub(crate) fn run(&self, node: &Node) -> anyhow::Result<String> {
+        match self {
+            Fix::MakeCgroup(cgroup) => make(node, cgroup),
+            Fix::StartSlice { unit, cgroup } => start_slice(node, unit, cgroup),
+            Fix::Mount { controller, mountpoint } => mount(controller, mountpoint),
+            Fix::Undo(cgroup) => {
+                let said = remains::undo(&node.ours.state, cgroup, LOCK_WAIT);
+                let said = said.map_err(anyhow::Error::msg)?;
+                Ok(if said.is_empty() {
+                    format!("removed the notes of {cgroup}; nothing was frozen")
+                } else {
+                    said.join("; ")
+                })
+            }
+            Fix::Thaw(cgroup) => thaw(node, cgroup),
+            Fix::RemoveCgroups { pod, dirs } => remove_cgroups(pod, dirs),
+            Fix::RemoveState(files) => remove_state(node, files),
+            Fix::RemoveNote(path) => {
+                std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+                Ok(format!("removed {}", path.display()))
+            }
+        }
+    }
+}
+
+fn make(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
+    let mut made = Vec::new();
+    for hierarchy in node.cgroups.used() {
+        let Some(dir) = hierarchy.dir(cgroup) else { continue };
+        if !dir.is_dir() {
+            made.push(dir.display().to_string());
+        }
+        match hierarchy.version {
+            Version::V1 => make_below(hierarchy, &dir)?,
+            Version::V2 => made.extend(make_enabled(hierarchy, cgroup, &dir)?),
+        }
+    }
+    Ok(if made.is_empty() {
+        format!("{cgroup} was as it has to be")
+    } else {
+        format!("made {}", made.join(", "))
+    })
+}
+
+/// With the parents that are missing. A new cpuset of v1 has neither CPUs nor memory, and nothing can
+/// be put into it before it has; runc copies its parent's, too.
+fn make_below(hierarchy: &Hierarchy, dir: &Path) -> anyhow::Result<()> {
+    let Some(parent) = dir.parent().filter(|_| dir != hierarchy.mountpoint) else { return Ok(()) };
+    make_below(hierarchy, parent)?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| dir.display().to_string());
+        }
+        _ => {}
+    }
+    if hierarchy.version == Version::V1 && hierarchy.has("cpuset") {
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            let (ours, theirs) = (dir.join(name), parent.join(name));
+            if root::read(&ours).is_ok_and(|text| text.trim().is_empty()) {
+                let value = root::read(&theirs).with_context(|| theirs.display().to_string())?;
+                std::fs::write(&ours, value.trim()).with_context(|| ours.display().to_string())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Passes every controller that the root has and kubelet wants down to the cgroup, and into what is
+/// right below kubelet's root, which has no process of its own that would be in the way.
+fn make_enabled(
+    hierarchy: &Hierarchy,
+    cgroup: &Identity,
+    dir: &Path,
+) -> anyhow::Result<Vec<String>> {
+    let passes_on = |it: &&Path| *it != dir || cgroup.is_kubepods_root();
+    let way: Vec<&Path> =
+        dir.ancestors().take_while(|it| it.starts_with(&hierarchy.mountpoint)).collect();
+    let mut enabled = Vec::new();
+    for at in way.into_iter().rev() {
+        make_below(hierarchy, at)?;
+        if !passes_on(&at) {
+            continue;
+        }
+        let file = at.join("cgroup.subtree_control");
+        let already = words(&file);
+        for controller in super::checks::kubepods::wanted_v2(hierarchy) {
+            if !already.contains(&controller) {
+                // One at a time: the kernel takes all of a line or nothing.
+                std::fs::write(&file, format!("+{controller}"))
+                    .with_context(|| format!("+{controller} to {}", file.display()))?;
+                enabled.push(format!("+{controller} in {}", file.display()));
+            }
+        }
+    }
+    Ok(enabled)
+}
+
+/// A slice needs no unit file. Accounting has systemd put it into the hierarchies; into those that it
+/// does not care for (cpuset, freezer) kubelet and runc put it themselves, and so do we.
+fn start_slice(node: &Node, unit: &str, cgroup: &Identity) -> anyhow::Result<String> {
+    systemctl(&["start", unit])?;
+    let on = ["CPUAccounting=yes", "MemoryAccounting=yes", "TasksAccounting=yes"];
+    systemctl(&[&["set-property", "--runtime", unit][..], &on[..]].concat())?;
+    let made = make(node, cgroup)?;
+    Ok(format!("started {unit}; {made}"))
+}
+
+fn systemctl(args: &[&str]) -> anyhow::Result<()> {
+    let what = || format!("systemctl {}", args.join(" "));
+    let mut command = Command::new("systemctl");
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.spawn().with_context(what)?;
+    let deadline = Instant::now() + SYSTEMD_WITHIN;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return if status.success() { Ok(()) } else { bail!("{} failed: {status}", what()) };
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{} did not end within {} s", what(), SYSTEMD_WITHIN.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn mount(controller: &str, mountpoint: &Path) -> anyhow::Result<String> {
+    let place = mountpoint.display();
+    std::fs::create_dir_all(mountpoint).with_context(|| place.to_string())?;
+    let flags = nix::mount::MsFlags::MS_NOSUID
+        | nix::mount::MsFlags::MS_NODEV
+        | nix::mount::MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("cgroup"), mountpoint, Some("cgroup"), flags, Some(controller))
+        .with_context(|| format!("mount of {controller} at {place}"))?;
+    Ok(format!("mounted {controller} at {place}"))
+}
+
+fn thaw(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
+    let files = Reader::new(&node.cgroups.readable, cgroup);
+    if files.freezer() == Freezer::Unknown {
+        bail!("{cgroup} has no freezer; is it the path of a cgroup?");
+    }
+    let since = Instant::now();
+    freeze::thaw(&files);
+    while files.freezer() != Freezer::Thawed {
+        if since.elapsed() > THAWS_WITHIN {
+            let above = files.frozen_ancestor();
+            let above = above.map(|it| format!("; {} is frozen above it", it.display()));
+            bail!("{cgroup} is still {:?}{}", files.freezer(), above.unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(format!("thawed {cgroup}"))
+}
+
+/// The kernel itself refuses to remove a cgroup with a process in it.
+fn remove_cgroups(pod: &str, dirs: &[PathBuf]) -> anyhow::Result<String> {
+    let mut removed = 0;
+    for dir in dirs {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => removed += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| dir.display().to_string()),
+        }
+    }
+    Ok(format!("removed {removed} cgroup directories of pod {pod}"))
+}
+
+fn remove_state(node: &Node, files: &[PathBuf]) -> anyhow::Result<String> {
+    let mut removed = 0;
+    let mut kept = Vec::new();
+    for file in files {
+        // The other file of a pair may have gone with the first.
+        match remains::remove_stale(&node.ours.state, file) {
+            Ok(()) => removed += 1,
+            Err(why) => kept.push(format!("{} {why}", file.display())),
+        }
+    }
+    if kept.is_empty() {
+        Ok(format!("removed {removed} stale files"))
+    } else {
+        bail!(kept.join(", "))
+    }
+}

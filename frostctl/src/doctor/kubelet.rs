@@ -1,0 +1,123 @@
+//! What kubelet was told about cgroups: by its configuration, and by its flags, which win.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use yaml_rust2::YamlLoader;
+
+use super::processes::{Running, flag};
+use super::root::Root;
+use super::tree::Driver;
+
+/// Of kubeadm and most others; k3s, rke2 and k0s keep their own.
+const CONFIGS: &[&str] = &[
+    "/var/lib/kubelet/config.yaml",
+    "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf",
+    "/var/lib/rancher/rke2/agent/etc/kubelet.conf.d/00-rke2-defaults.conf",
+    "/var/lib/k0s/kubelet-config.yaml",
+];
+
+/// microk8s keeps the flags in a file, one a line.
+const FLAGS: &str = "/var/snap/microk8s/current/args/kubelet";
+
+/// A value and the file or the process that it is from.
+#[derive(Debug, Clone)]
+pub(crate) struct Said<T> {
+    pub(crate) value: T,
+    pub(crate) by: PathBuf,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Kubelet {
+    /// Where its configuration or its flags were found; none, and this is no node.
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) pid: Option<i32>,
+    pub(crate) complaint: Option<String>,
+    pub(crate) driver: Option<Said<Driver>>,
+    pub(crate) cgroup_root: Option<String>,
+    pub(crate) per_qos: Option<Said<bool>>,
+    /// The uids of the pods that it has directories of; none where that is not to be read.
+    pub(crate) pods: Option<BTreeSet<String>>,
+}
+
+impl Kubelet {
+    pub(crate) fn is_expected(&self) -> bool {
+        self.config.is_some() || self.pid.is_some()
+    }
+
+    pub(crate) fn read(node: &Root, running: &[Running]) -> Kubelet {
+        let process = running.iter().find(|it| it.comm != "containerd");
+        let mut args = process.map(|it| it.args.clone()).unwrap_or_default();
+        let mut kubelet = Kubelet { pid: process.map(|it| it.pid), ..Kubelet::default() };
+        let mut by = process.map(|it| PathBuf::from(format!("/proc/{}/cmdline", it.pid)));
+        if let Ok(flags) = node.read(FLAGS) {
+            args.extend(flags.split_whitespace().map(str::to_owned));
+            (by, kubelet.config) = (Some(FLAGS.into()), Some(FLAGS.into()));
+        }
+        let named = flag(&args, "config").filter(|it| it.starts_with('/')).map(PathBuf::from);
+        let named =
+            named.filter(|it| node.is_there(it) || process.is_some_and(|p| p.comm == "kubelet"));
+        let usual = || CONFIGS.iter().map(PathBuf::from).find(|path| node.is_there(path));
+        if let Some(path) = named.or_else(usual) {
+            kubelet.read_config(node, &path);
+            kubelet.config = Some(path);
+        }
+        kubelet.read_flags(&args, &by.unwrap_or_default());
+        let root = flag(&args, "root-dir").unwrap_or_else(|| "/var/lib/kubelet".to_owned());
+        kubelet.pods = pods(node, &Path::new(&root).join("pods"));
+        kubelet
+    }
+
+    fn read_config(&mut self, node: &Root, path: &Path) {
+        let text = match node.read(path) {
+            Ok(text) => text,
+            Err(error) => {
+                self.complaint = Some(error.to_string());
+                return;
+            }
+        };
+        // JSON is YAML, too.
+        let config = match YamlLoader::load_from_str(&text) {
+            Ok(documents) => documents.into_iter().find(|it| it.as_hash().is_some()),
+            Err(error) => {
+                self.complaint = Some(error.to_string());
+                return;
+            }
+        };
+        let Some(config) = config else {
+            self.complaint = Some("it holds no KubeletConfiguration".to_owned());
+            return;
+        };
+        let by = path.to_owned();
+        let driver = config["cgroupDriver"].as_str().and_then(driver_of);
+        self.driver = driver.map(|value| Said { value, by: by.clone() });
+        self.cgroup_root = config["cgroupRoot"].as_str().map(str::to_owned);
+        self.per_qos = config["cgroupsPerQOS"].as_bool().map(|value| Said { value, by });
+    }
+
+    fn read_flags(&mut self, args: &[String], by: &Path) {
+        let by = by.to_owned();
+        if let Some(value) = flag(args, "cgroup-driver").as_deref().and_then(driver_of) {
+            self.driver = Some(Said { value, by: by.clone() });
+        }
+        if let Some(root) = flag(args, "cgroup-root") {
+            self.cgroup_root = Some(root);
+        }
+        if let Some(value) = flag(args, "cgroups-per-qos").and_then(|it| it.parse().ok()) {
+            self.per_qos = Some(Said { value, by });
+        }
+    }
+}
+
+fn driver_of(name: &str) -> Option<Driver> {
+    match name {
+        "systemd" => Some(Driver::Systemd),
+        "cgroupfs" => Some(Driver::Cgroupfs),
+        _ => None,
+    }
+}
+
+fn pods(node: &Root, directory: &Path) -> Option<BTreeSet<String>> {
+    let entries = std::fs::read_dir(node.path(directory)).ok()?.flatten();
+    Some(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}

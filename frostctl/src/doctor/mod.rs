@@ -1,0 +1,210 @@
+//! `frostctl doctor`: what is wrong with the cgroups of this node, and what to do about it.
+//!
+//! The node is read once ([`node`]), live or from a recorded tree; the checks ([`checks`]) judge what
+//! was read; what they say can be mended is mended ([`fix`]) only when asked for.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use frostlock::cgroup::Identity;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::output::Output;
+
+mod checks;
+mod containerd;
+mod finding;
+mod fix;
+pub(crate) mod hierarchy;
+mod kubelet;
+mod node;
+mod ours;
+mod processes;
+mod programs;
+mod report;
+pub(crate) mod root;
+pub(crate) mod tree;
+mod trial;
+
+use checks::Check;
+use finding::{Finding, Severity};
+use fix::Fix;
+use node::{Ask, Node};
+use root::Root;
+pub(crate) use trial::Spin;
+
+/// Find out what is wrong with the cgroups of this node; mend what is safe to mend
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = report::HELP)]
+pub(crate) struct Doctor {
+    /// Mend what can be mended without taking anything from anybody, and say what was done
+    #[arg(long, conflicts_with = "root")]
+    fix: bool,
+
+    /// With --fix, thaw this cgroup as well (its path below the mountpoint), whoever froze it
+    #[arg(long, value_name = "PATH", requires = "fix")]
+    thaw: Vec<PathBuf>,
+
+    /// Read a recorded tree (proc, sys, etc) below this directory instead of the live node
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    /// Only these checks; may be given more than once
+    #[arg(long, value_name = "NAME", value_parser = checks_by_name())]
+    check: Vec<String>,
+
+    /// One line of at most 80 bytes and exit status 0, 1 or 2, as node-problem-detector wants it
+    #[arg(long, conflicts_with_all = ["fix", "explain"])]
+    npd: bool,
+
+    /// Say what a check looks at; without a name, all of them
+    #[arg(long, value_name = "NAME", num_args = 0..=1, value_parser = checks_by_name())]
+    explain: Option<Option<String>>,
+
+    /// The cgroup below which kubelet's kubepods is, where kubelet's configuration does not say it
+    #[arg(long, value_name = "PATH")]
+    cgroup_root: Option<PathBuf>,
+
+    /// A pod's cgroup without a process is a leftover when nothing changed in it for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    leftover_age: u64,
+}
+
+fn checks_by_name() -> clap::builder::PossibleValuesParser {
+    checks::ALL.iter().map(|check| check.name).collect::<Vec<_>>().into()
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    cgroup_version: hierarchy::Layout,
+    cgroup_driver: tree::Driver,
+    kubepods: Vec<String>,
+    checks: Vec<&'static str>,
+    findings: Vec<Finding>,
+    /// What `--fix` did; `findings` are those that are left after it.
+    fixes: Vec<Done>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    fix: String,
+    ok: bool,
+    /// What was done, or why it was not.
+    result: String,
+}
+
+impl Doctor {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        if let Some(name) = &self.explain {
+            return report::explain(name.as_deref(), output);
+        }
+        if self.npd {
+            return self.as_plugin();
+        }
+        let (ask, wanted) = self.ask()?;
+        let mut node = Node::read(&ask);
+        let mut findings = examine(&node, &wanted);
+        let mut fixes = Vec::new();
+        if self.fix {
+            fixes = self.mend(&node, &findings);
+            node = Node::read(&ask);
+            findings = examine(&node, &wanted);
+        }
+        let report = Report::new(&node, &wanted, findings, fixes);
+        output.print(&report, |out| report::text(&report, out))?;
+        let failed = report.fixes.iter().any(|done| !done.ok);
+        Ok(if report.is_clean() && !failed { Exit::Clean } else { Exit::Found })
+    }
+
+    fn ask(&self) -> anyhow::Result<(Ask, Vec<&'static Check>)> {
+        if let Some(directory) = &self.root {
+            if !directory.join("proc").is_dir() {
+                bail!(
+                    "{} is no recorded node: it has no directory proc (see docs/doctor.md)",
+                    directory.display()
+                );
+            }
+        }
+        let wanted: Vec<&Check> = match self.check.as_slice() {
+            [] => checks::ALL.iter().collect(),
+            names => names.iter().filter_map(|name| checks::named(name)).collect(),
+        };
+        let wants = |names: &[&str]| wanted.iter().any(|check| names.contains(&check.name));
+        let ask = Ask {
+            root: Root::at(self.root.clone()),
+            cgroup_root: self.cgroup_root.clone(),
+            leftover_age: Duration::from_secs(self.leftover_age),
+            programs: wants(&["versions"]),
+            trials: wants(&["freezer", "refill"]),
+        };
+        Ok((ask, wanted))
+    }
+
+    fn mend(&self, node: &Node, findings: &[Finding]) -> Vec<Done> {
+        let asked = self.thaw.iter().map(|path| match cgroup_at(node, path) {
+            Some(cgroup) => (Fix::Thaw(cgroup.clone()).to_string(), Fix::Thaw(cgroup).run(node)),
+            None => (path.display().to_string(), Err(anyhow::anyhow!("is no path of a cgroup"))),
+        });
+        // First, as an empty cgroup that is frozen can be removed all the same, but its processes not.
+        let mut done: Vec<_> = asked.collect();
+        for fix in findings.iter().filter_map(|finding| finding.fix.as_ref()) {
+            done.push((fix.to_string(), fix.run(node)));
+        }
+        let said = |result: anyhow::Result<String>| match result {
+            Ok(said) => (true, said),
+            Err(why) => (false, format!("{why:#}")),
+        };
+        done.into_iter()
+            .map(|(fix, result)| {
+                let (ok, result) = said(result);
+                Done { fix, ok, result }
+            })
+            .collect()
+    }
+
+    /// Exit status 2 is `Unknown` there; what a command line that is wrong exits with, too.
+    fn as_plugin(&self) -> anyhow::Result<Exit> {
+        let (line, exit) = match self.ask() {
+            Ok((ask, wanted)) => report::plugin(&examine(&Node::read(&ask), &wanted), wanted.len()),
+            Err(why) => (report::short(&format!("{why:#}")), Exit::Unknown),
+        };
+        std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes())?;
+        Ok(exit)
+    }
+}
+
+/// By its path in the tree, or by a directory of it.
+fn cgroup_at(node: &Node, path: &Path) -> Option<Identity> {
+    let holding = node.cgroups.all.iter().find(|it| path.starts_with(&it.mountpoint));
+    match holding {
+        Some(it) => Identity::new(it.root.join(path.strip_prefix(&it.mountpoint).ok()?)),
+        None => Identity::new(path),
+    }
+}
+
+/// The worst first.
+fn examine(node: &Node, wanted: &[&Check]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = wanted.iter().flat_map(|check| (check.run)(node)).collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+impl Report {
+    fn new(node: &Node, wanted: &[&Check], findings: Vec<Finding>, fixes: Vec<Done>) -> Report {
+        Report {
+            cgroup_version: node.cgroups.layout,
+            cgroup_driver: node.driver(),
+            kubepods: node.tree.roots.iter().map(|root| root.path.to_string()).collect(),
+            checks: wanted.iter().map(|check| check.name).collect(),
+            findings,
+            fixes,
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity < Severity::Warning)
+    }
+}

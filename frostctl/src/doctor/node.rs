@@ -1,0 +1,112 @@
+//! The node as it was read, once; the checks judge it and read nothing more.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use frostlock::cgroup::Identity;
+
+use super::containerd::{self, Containerd};
+use super::hierarchy::Cgroups;
+use super::kubelet::Kubelet;
+use super::ours::Ours;
+use super::processes;
+use super::programs::{self, Program};
+use super::root::Root;
+use super::tree::{Driver, Tree, level_of};
+use super::trial::{self, Trials};
+
+/// What the command line says of how to read it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) root: Root,
+    /// kubelet's `--cgroup-root`, where its configuration is not to be had.
+    pub(crate) cgroup_root: Option<PathBuf>,
+    pub(crate) leftover_age: Duration,
+    /// Whether to ask programs their version, and to try the freezer and the refill.
+    pub(crate) programs: bool,
+    pub(crate) trials: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) ask: Ask,
+    pub(crate) has_systemd: bool,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) tree: Tree,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) containerds: Vec<Containerd>,
+    pub(crate) programs: Vec<Program>,
+    pub(crate) ours: Ours,
+    pub(crate) trials: Option<Trials>,
+}
+
+impl Node {
+    pub(crate) fn read(ask: &Ask) -> Node {
+        let root = &ask.root;
+        let running = processes::read(root);
+        let cgroups = Cgroups::read(root);
+        let mut tree = Tree::read(root, &cgroups);
+        if let Some(below) = &ask.cgroup_root {
+            // kind's nodes share the host's tree, and each is to look after its own.
+            tree.roots.retain(|it| it.path.as_path().starts_with(below));
+        }
+        let containerds = containerd::read(root, &running);
+        let is_any_frozen = !tree.frozen.is_empty();
+        let ours = Ours::read(root, &cgroups.mounts, &tree.all, &containerds, is_any_frozen);
+        let runtime = ours.runtime.as_deref().ok();
+        let programs =
+            if ask.programs { programs::read(root, &containerds, runtime) } else { Vec::new() };
+        let trials = (root.is_live() && ask.trials).then(|| trial::run(&cgroups));
+        Node {
+            // sd_booted(3).
+            has_systemd: root.is_there("/run/systemd/system"),
+            kubelet: Kubelet::read(root, &running),
+            ask: ask.clone(),
+            cgroups,
+            tree,
+            containerds,
+            programs,
+            ours,
+            trials,
+        }
+    }
+
+    /// kubelet's `--cgroup-root`.
+    fn cgroup_root(&self) -> PathBuf {
+        let told = self.kubelet.cgroup_root.as_deref().filter(|root| !root.is_empty());
+        let asked = self.ask.cgroup_root.clone();
+        asked.or_else(|| told.map(PathBuf::from)).unwrap_or_else(|| "/".into())
+    }
+
+    /// The driver that kubelet uses: as it was told, else as its tree shows, else as there is systemd.
+    pub(crate) fn driver(&self) -> Driver {
+        let told = self.kubelet.driver.as_ref().map(|it| it.value);
+        let at = self.cgroup_root();
+        let mut roots = self.tree.roots.iter().filter(|it| it.path.as_path().starts_with(&at));
+        let seen = || roots.next().map(|root| root.driver);
+        let is_unit = at.extension().is_some_and(|it| it == "slice");
+        told.or_else(seen).unwrap_or(if is_unit { Driver::Systemd } else { Driver::Cgroupfs })
+    }
+
+    /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it.
+    pub(crate) fn expected_root(&self) -> Option<Identity> {
+        if !self.kubelet.is_expected() && self.ask.cgroup_root.is_none() {
+            return None;
+        }
+        let parent = Identity::new(self.cgroup_root())?;
+        match self.driver() {
+            Driver::Cgroupfs => parent.join("kubepods"),
+            // With a root `/kubelet` systemd has `/kubelet.slice/kubelet-kubepods.slice`.
+            Driver::Systemd if parent.is_root() => parent.join("kubepods.slice"),
+            Driver::Systemd => {
+                let is_slice = parent.as_path().extension().is_some();
+                let slice = if is_slice {
+                    parent
+                } else {
+                    Identity::new(parent.as_path().with_extension("slice"))?
+                };
+                level_of(&slice, "kubepods")
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The cgroups below kubelet's roots, and all that are frozen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use frostlock::cgroup::read::Version;
+use frostlock::cgroup::{Freezer, Identity, Reader};
+use frostlock::freeze::Tasks;
+
+use super::hierarchy::Cgroups;
+use super::root::{self, Root};
+
+/// kind has kubelet's root in `/kubelet.slice`, microk8s and others in `/`: nobody deeper than this.
+const ROOT_DEPTH: usize = 4;
+
+/// The kernel's own limit is far above; a walk that finds more than this ends.
+const MOST_CGROUPS: usize = 100_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl std::fmt::Display for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Driver::Cgroupfs => "cgroupfs",
+            Driver::Systemd => "systemd",
+        })
+    }
+}
+
+/// kubelet's root of all pods.
+#[derive(Debug)]
+pub(crate) struct KubeRoot {
+    pub(crate) path: Identity,
+    pub(crate) driver: Driver,
+    /// Every directory of the root, its QoS levels and pods: by cgroup, the hierarchies that have it.
+    pub(crate) present: BTreeMap<Identity, BTreeSet<usize>>,
+    pub(crate) pods: Vec<Pod>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Pod {
+    pub(crate) uid: String,
+    pub(crate) path: Identity,
+    pub(crate) containers: BTreeSet<String>,
+    /// Its directories with those below, deepest first, as the node says.
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) populated: bool,
+    /// Since something was made or removed in the youngest of them.
+    pub(crate) age: Option<Duration>,
+}
+
+/// A cgroup that is frozen, or to be, by its own wish.
+#[derive(Debug, Clone)]
+pub(crate) struct Frozen {
+    pub(crate) path: Identity,
+    pub(crate) dir: PathBuf,
+    pub(crate) version: Version,
+    pub(crate) state: Freezer,
+    pub(crate) tasks: String,
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    pub(crate) roots: Vec<KubeRoot>,
+    pub(crate) frozen: Vec<Frozen>,
+    /// Of the hierarchies that name cgroups.
+    pub(crate) all: Vec<Identity>,
+    pub(crate) cut: bool,
+}
+
+impl KubeRoot {
+    /// `burstable` or `besteffort`. There is no other: guaranteed pods are right below the root.
+    pub(crate) fn level(&self, qos: &str) -> Option<Identity> {
+        level_of(&self.path, qos)
+    }
+
+    pub(crate) fn qos(&self, pod: &Pod) -> &'static str {
+        let level = |qos| self.level(qos).filter(|it| pod.path.as_path().starts_with(it.as_path()));
+        if level("burstable").is_some() {
+            "burstable"
+        } else if level("besteffort").is_some() {
+            "besteffort"
+        } else {
+            "guaranteed"
+        }
+    }
+}
+
+pub(crate) fn level_of(root: &Identity, qos: &str) -> Option<Identity> {
+    let name = root.as_path().file_name()?.to_str()?;
+    match name.strip_suffix(".slice") {
+        Some(unit) => root.join(format!("{unit}-{qos}.slice")),
+        None => root.join(qos),
+    }
+}
+
+impl Tree {
+    pub(crate) fn read(node: &Root, cgroups: &Cgroups) -> Tree {
+        let mut tree = Tree::default();
+        let freezer = cgroups.with("freezer").or_else(|| cgroups.all.last());
+        for (number, hierarchy) in cgroups.all.iter().enumerate() {
+            let names = number == 0
+                || hierarchy.has("name=systemd")
+                || freezer.is_some_and(|it| std::ptr::eq(it, hierarchy));
+            let mut walk = Walk { node, number, names, tree: &mut tree, left: MOST_CGROUPS };
+            if let Some(top) = Identity::new(&hierarchy.root) {
+                walk.descend(&top, &hierarchy.mountpoint, 0, None);
+            }
+        }
+        tree.all.sort();
+        tree.all.dedup();
+        tree.find_frozen(node, cgroups);
+        for root in &mut tree.roots {
+            for pod in &mut root.pods {
+                pod.dirs.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
+            }
+        }
+        tree
+    }
+
+    fn find_frozen(&mut self, node: &Root, cgroups: &Cgroups) {
+        for path in &self.all {
+            let files = Reader::new(&cgroups.readable, path);
+            let Some((version, dir)) = files.freezer_dir() else { continue };
+            let wish = match version {
+                Version::V1 => dir.join("freezer.self_freezing"),
+                Version::V2 => dir.join("cgroup.freeze"),
+            };
+            if root::read(&wish).is_ok_and(|wish| wish.trim() == "1") {
+                let states: &[u8] = if version == Version::V1 { b"RD" } else { b"RDS" };
+                let tasks = node.is_live().then(|| Tasks::in_state(&files, states).to_string());
+                let count = root::read(&dir.join("cgroup.procs")).unwrap_or_default();
+                self.frozen.push(Frozen {
+                    path: path.clone(),
+                    dir: dir.to_owned(),
+                    version,
+                    state: files.freezer(),
+                    tasks: tasks.unwrap_or_default(),
+                    count: count.lines().count(),
+                });
+            }
+        }
+    }
+}
+
+/// One hierarchy's walk.
+struct Walk<'a> {
+    node: &'a Root,
+    number: usize,
+    /// Whether its cgroups are all of interest, and not only those below a kubepods root.
+    names: bool,
+    tree: &'a mut Tree,
+    left: usize,
+}
+
+impl Walk<'_> {
+    fn descend(&mut self, path: &Identity, dir: &Path, depth: usize, root: Option<usize>) {
+        if self.left == 0 {
+            self.tree.cut = true;
+            return;
+        }
+        self.left -= 1;
+        let root = root.or_else(|| path.is_kubepods_root().then(|| self.root(path)));
+        if let Some(root) = root {
+            self.place(root, path, dir);
+        }
+        // systemd puts a unit without accounting into few hierarchies.
+        if (self.names || root.is_some()) && !path.is_root() {
+            self.tree.all.push(path.clone());
+        }
+        if root.is_some() || self.names || depth < ROOT_DEPTH {
+            for (name, below) in children(&self.node.path(dir), dir) {
+                if let Some(path) = path.join(&name) {
+                    self.descend(&path, &below, depth + 1, root);
+                }
+            }
+        }
+    }
+
+    fn root(&mut self, path: &Identity) -> usize {
+        let roots = &mut self.tree.roots;
+        roots.iter().position(|root| root.path == *path).unwrap_or_else(|| {
+            let is_slice = path.as_path().extension() == Some(OsStr::new("slice"));
+            let driver = if is_slice { Driver::Systemd } else { Driver::Cgroupfs };
+            let (present, pods) = (BTreeMap::new(), Vec::new());
+            roots.push(KubeRoot { path: path.clone(), driver, present, pods });
+            roots.len() - 1
+        })
+    }
+
+    fn place(&mut self, root: usize, path: &Identity, dir: &Path) {
+        let pod = if path.pod_uid().is_some() { Some(path.clone()) } else { path.pod() };
+        let root = &mut self.tree.roots[root];
+        let Some(pod) = pod else {
+            root.present.entry(path.clone()).or_default().insert(self.number);
+            return;
+        };
+        let known = root.pods.iter().rposition(|it| it.path == pod).unwrap_or_else(|| {
+            root.pods.push(Pod {
+                uid: pod.pod_uid().unwrap_or_default().replace('_', "-"),
+                path: pod.clone(),
+                containers: BTreeSet::new(),
+                dirs: Vec::new(),
+                populated: false,
+                age: None,
+            });
+            root.pods.len() - 1
+        });
+        let known = &mut root.pods[known];
+        let here = self.node.path(dir);
+        known.dirs.push(dir.to_owned());
+        known.populated = known.populated || is_populated(&here);
+        // What was copied is as old as the copy.
+        let age = if self.node.is_live() { age(&here) } else { None };
+        known.age = if known.dirs.len() == 1 { age } else { known.age.min(age) };
+        let below = path.as_path().strip_prefix(pod.as_path()).ok();
+        if let Some(container) = below.and_then(|below| below.iter().next()) {
+            known.containers.insert(container.to_string_lossy().into_owned());
+        }
+    }
+}
+
+/// What cannot be read, as `cgroup.procs` of a threaded cgroup, is taken for populated.
+fn is_populated(dir: &Path) -> bool {
+    match root::read(&dir.join("cgroup.procs")) {
+        Ok(procs) => !procs.trim().is_empty(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+fn age(dir: &Path) -> Option<Duration> {
+    let changed = std::fs::symlink_metadata(dir).ok()?.modified().ok()?;
+    SystemTime::now().duration_since(changed).ok()
+}
+
+/// Names and directories of the cgroups right below one. The kernel counts them in the number of
+/// links, which spares reading the directories of the many that have none.
+fn children(here: &Path, dir: &Path) -> Vec<(PathBuf, PathBuf)> {
+    if std::fs::symlink_metadata(here).is_ok_and(|it| it.nlink() == 2) {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(here).into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let names = dirs.map(|entry| PathBuf::from(entry.file_name()));
+    let mut all: Vec<_> = names.map(|name| (name.clone(), dir.join(&name))).collect();
+    all.sort();
+    all
+}

@@ -1,0 +1,219 @@
+//! Who knows of a container or a pod: our records, the runtimes' states, the tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use frostlock::bundle::{Bundle, PodNames};
+use frostlock::cgroup::state_file::{self, Surroundings};
+use frostlock::cgroup::{Grammar, Identity, Proc};
+use frostlock::process::Process;
+use frostlock::remains;
+use frostlock::state_dir::StateDir;
+
+use crate::doctor::hierarchy::Cgroups;
+use crate::doctor::root::Root;
+use crate::doctor::tree::Tree;
+
+#[derive(Debug)]
+pub(super) enum Query {
+    Container(String),
+    /// NAMESPACE/NAME
+    Pod(String, String),
+    Uid(String),
+}
+
+impl Query {
+    pub(super) fn of(text: &str) -> Query {
+        // systemd's names have `_` for `-`, and those who look at paths copy them from there.
+        let uid = text.strip_prefix("pod").unwrap_or(text).replace('_', "-");
+        let parts: Vec<usize> = uid.split('-').map(str::len).collect();
+        match text.split_once('/') {
+            Some((namespace, name)) => Query::Pod(namespace.to_owned(), name.to_owned()),
+            None if parts == [8, 4, 4, 4, 12] => Query::Uid(uid),
+            None => Query::Container(text.to_owned()),
+        }
+    }
+
+    fn is_of(&self, found: &Found) -> bool {
+        let pod = &found.pod;
+        match self {
+            Query::Container(id) => !found.is_pod && found.id.starts_with(id),
+            Query::Pod(namespace, name) => {
+                pod.namespace.as_ref() == Some(namespace) && pod.name.as_ref() == Some(name)
+            }
+            Query::Uid(uid) => pod.uid.as_ref() == Some(uid),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) is_pod: bool,
+    pub(super) id: String,
+    pub(super) cgroup: Identity,
+    pub(super) pod: PodNames,
+    pub(super) pid: Option<i32>,
+    pub(super) sources: BTreeSet<String>,
+}
+
+/// Where runtimes keep their state: containerd's and docker's by namespace.
+pub(super) fn roots(more: &[PathBuf]) -> Vec<PathBuf> {
+    let ours = Surroundings::ours(&Proc::default());
+    let mut roots = more.to_vec();
+    for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
+        roots.extend(state_file::locate(None, grammar, &ours));
+    }
+    for parent in ["/run/containerd/runc", "/run/docker/runtime-runc", "/run/docker/runtime-crun"] {
+        let namespaces = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        roots.extend(namespaces.map(|it| it.path()));
+    }
+    roots
+}
+
+pub(super) fn find(query: &Query, cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Found> {
+    let mut found: BTreeMap<Identity, Found> = BTreeMap::new();
+    let all = recorded().into_iter().chain(of_runtimes(cgroups, more));
+    for it in all {
+        merge(&mut found, it);
+    }
+    let tree = Tree::read(&Root::default(), cgroups);
+    for it in of_tree(&tree) {
+        merge(&mut found, it);
+    }
+    // A pod's name is known from its containers only.
+    let pods: Vec<Found> = found.values().filter_map(|it| pod_of(it, &found)).collect();
+    for pod in pods {
+        merge(&mut found, pod);
+    }
+    found.into_values().filter(|it| query.is_of(it)).filter(|it| is_there(it, cgroups)).collect()
+}
+
+fn is_there(found: &Found, cgroups: &Cgroups) -> bool {
+    cgroups.mounts.dirs(&found.cgroup).iter().any(|dir| dir.is_dir())
+}
+
+fn merge(all: &mut BTreeMap<Identity, Found>, more: Found) {
+    match all.get_mut(&more.cgroup) {
+        Some(known) => {
+            known.pid = known.pid.or(more.pid);
+            known.sources.extend(more.sources);
+            if known.pod.name.is_none() {
+                let uid = known.pod.uid.take();
+                known.pod = more.pod;
+                known.pod.uid = known.pod.uid.take().or(uid);
+            }
+        }
+        None => drop(all.insert(more.cgroup.clone(), more)),
+    }
+}
+
+fn pod_of(container: &Found, all: &BTreeMap<Identity, Found>) -> Option<Found> {
+    let cgroup = container.cgroup.pod().filter(|_| !container.is_pod)?;
+    let uid = container.pod.uid.clone();
+    let uid = uid.or_else(|| Some(cgroup.pod_uid()?.replace('_', "-")))?;
+    let pod = PodNames { uid: Some(uid.clone()), container: None, ..container.pod.clone() };
+    let sources = all.get(&cgroup).map(|it| it.sources.clone()).unwrap_or_default();
+    Some(Found { is_pod: true, id: uid, cgroup, pod, pid: None, sources })
+}
+
+fn recorded() -> Vec<Found> {
+    let known = remains::known(&StateDir::from_env()).into_iter();
+    known
+        .filter_map(|it| {
+            let pid = it.init.filter(|init| init.is_alive()).map(|init| init.pid);
+            let sources = BTreeSet::from(["frostlock".to_owned()]);
+            Some(Found { is_pod: false, id: it.id, cgroup: it.cgroup?, pod: it.pod, pid, sources })
+        })
+        .collect()
+}
+
+fn of_runtimes(cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Found> {
+    let mut found = Vec::new();
+    for root in roots(more) {
+        let containers = std::fs::read_dir(&root).into_iter().flatten().flatten();
+        found.extend(containers.filter_map(|it| of_runtime(cgroups, &root, &it.file_name())));
+    }
+    found
+}
+
+/// A container may vanish while we look: then it is not there.
+fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
+    let directory = root.join(id);
+    let grammar = if directory.join("status").is_file() {
+        Grammar::Crun
+    } else if directory.join("youki_config.json").is_file() {
+        Grammar::Youki
+    } else {
+        Grammar::Runc
+    };
+    let roots = [root.to_owned()];
+    let state = state_file::read(&roots, grammar, id, &cgroups.mounts, &Proc::default()).ok()?;
+    let cgroup = state.leaf.or(state.identity)?;
+    let pod = state.bundle.and_then(|bundle| Bundle::read(&bundle).ok()).map(|it| it.pod);
+    let init = state.init_pid.zip(state.init_start);
+    let pid = init.filter(|&(pid, start)| Process { pid, start }.is_alive()).map(|(pid, _)| pid);
+    let sources = BTreeSet::from([directory.display().to_string()]);
+    let (id, pod) = (id.to_string_lossy().into_owned(), pod.unwrap_or_default());
+    Some(Found { is_pod: false, id, cgroup, pod, pid, sources })
+}
+
+/// Of a runtime whose state we do not know the place of: by the names in the tree.
+fn of_tree(tree: &Tree) -> Vec<Found> {
+    let sources = || BTreeSet::from(["cgroup tree".to_owned()]);
+    let in_tree = tree.all.iter().filter_map(|cgroup| {
+        let pod = cgroup.pod();
+        let uid = pod.as_ref().and_then(Identity::pod_uid).map(|it| it.replace('_', "-"));
+        let pod = PodNames { uid, ..PodNames::default() };
+        let id = id_in(cgroup)?;
+        let cgroup = cgroup.clone();
+        Some(Found { is_pod: false, id, cgroup, pod, pid: None, sources: sources() })
+    });
+    let pods = tree.roots.iter().flat_map(|root| &root.pods).map(|pod| Found {
+        is_pod: true,
+        id: pod.uid.clone(),
+        cgroup: pod.path.clone(),
+        pod: PodNames { uid: Some(pod.uid.clone()), ..PodNames::default() },
+        pid: None,
+        sources: sources(),
+    });
+    in_tree.chain(pods).collect()
+}
+
+/// `cri-containerd-ID.scope`, `docker-ID.scope`, `libpod-ID.scope`, or the id alone. Engines make ids
+/// of 64 hexadecimal digits.
+fn id_in(cgroup: &Identity) -> Option<String> {
+    let name = cgroup.as_path().file_name()?.to_str()?;
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let id = name.rsplit(['-', ':']).next()?;
+    (id.len() == 64 && id.bytes().all(|it| it.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for() {
+        let uid = "8b9b5a3e-2a53-4a6e-9f0e-3a2b7f1c5d11";
+        assert!(matches!(Query::of("default/web-0"), Query::Pod(..)));
+        assert!(matches!(Query::of(uid), Query::Uid(it) if it == uid));
+        let systemd = format!("pod{}", uid.replace('-', "_"));
+        assert!(matches!(Query::of(&systemd), Query::Uid(it) if it == uid));
+        assert!(matches!(Query::of("8b9b5a3e"), Query::Container(_)));
+    }
+
+    #[test]
+    fn ids_in_the_names_of_cgroups() {
+        let id = "c".repeat(64);
+        let paths = [
+            format!("/kubepods.slice/kubepods-podx.slice/cri-containerd-{id}.scope"),
+            format!("/system.slice/docker-{id}.scope"),
+            format!("/docker/{id}"),
+        ];
+        for path in paths {
+            assert_eq!(id_in(&Identity::new(&path).unwrap()).as_ref(), Some(&id), "{path}");
+        }
+        assert_eq!(id_in(&Identity::new("/system.slice/cron.service").unwrap()), None);
+    }
+}

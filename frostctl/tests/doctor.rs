@@ -1,0 +1,464 @@
+//! doctor, on nodes that were recorded and on the live cgroup tree, broken in each way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use support::{
+    Container, Ended, FROSTCTL, Scratch, bundle, frostlock, repository, runtime, succeed,
+};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn recorded(name: &str, args: &[&str]) -> Ended {
+    let mut command = Command::new(FROSTCTL);
+    Ended::of(command.args(["doctor", "--root"]).arg(fixture(name)).args(args))
+}
+
+/// Severity, check and what was found, of all findings.
+fn lines(report: &Value) -> Vec<String> {
+    let findings = report["findings"].as_array().expect("findings");
+    let text = |it: &Value, key: &str| it[key].as_str().unwrap().to_owned();
+    let line = |it| format!("{} {}: {}", text(it, "severity"), text(it, "check"), text(it, "what"));
+    findings.iter().map(line).collect()
+}
+
+fn problems(report: &Value) -> Vec<String> {
+    lines(report).into_iter().filter(|it| !it.starts_with("note ")).collect()
+}
+
+const NOT_OURS: &str = "note installation: no runtime of containerd's goes through frostlock";
+const HYBRID: &str =
+    "note cgroup-mounts: v1 and v2 are both mounted (hybrid); kubelet and the runtimes use v1";
+
+#[test]
+fn recorded_nodes_have_the_findings_that_are_known_of_them() {
+    let cases: [(&str, i32, &[&str]); 5] = [
+        (
+            "guaranteed",
+            0,
+            &[
+                HYBRID,
+                "note kubepods: /kubepods (cgroupfs driver) has 4 pods: 2 guaranteed, 1 burstable, 1 besteffort",
+                NOT_OURS,
+            ],
+        ),
+        ("no-kubepods", 1, &["error kubepods: kubelet's root /kubepods is not there", NOT_OURS]),
+        (
+            "freezer-not-mounted",
+            1,
+            &[
+                "error controllers: the freezer controller is not mounted",
+                HYBRID,
+                "note kubepods: /kubepods (cgroupfs driver) has 1 pod: 0 guaranteed, 1 burstable, 0 besteffort",
+                NOT_OURS,
+            ],
+        ),
+        (
+            "cpu-not-enabled",
+            1,
+            &[
+                "error kubepods: /kubepods.slice has no cpu controller",
+                "note kubepods: /kubepods.slice (systemd driver) has 1 pod: 0 guaranteed, 1 burstable, 0 besteffort",
+                NOT_OURS,
+            ],
+        ),
+        (
+            "driver-mismatch",
+            1,
+            &[
+                "error cgroup-driver: kubelet uses the systemd driver and containerd's runtime runc the cgroupfs driver",
+                "warning versions: containerd 1.7.13 has 3 known defects",
+                "warning versions: runc 1.1.7 has 1 known defect",
+                "note kubepods: /kubepods.slice (systemd driver) has 1 pod: 1 guaranteed, 0 burstable, 0 besteffort",
+                "note versions: runc 1.1.7, as every newer one, can fail to freeze",
+                NOT_OURS,
+            ],
+        ),
+    ];
+    for (name, code, expected) in cases {
+        let ended = recorded(name, &["--json"]);
+        let report = ended.json();
+        assert_eq!(lines(&report), expected, "{name}");
+        assert_eq!(ended.code, Some(code), "{name}");
+        for finding in report["findings"].as_array().unwrap() {
+            assert!(!finding["remedy"].as_str().unwrap().is_empty(), "{finding}");
+            assert!(finding["evidence"].as_array().is_some_and(|it| !it.is_empty()), "{finding}");
+        }
+    }
+}
+
+#[test]
+fn guaranteed_pods_are_listed() {
+    let report = recorded("guaranteed", &["--json", "--check", "kubepods"]).json();
+    let evidence = report["findings"][0]["evidence"].to_string();
+    for uid in ["0c8a6a44-6f0b-4a54-9f3e-61d2f6a0b7aa", "5d1f7c3a-94c5-4b60-8c5b-2f1e3f5f0e1d"] {
+        assert!(evidence.contains(&format!("guaranteed pod {uid}")), "{evidence}");
+    }
+}
+
+#[test]
+fn a_plugin_of_node_problem_detector() {
+    let cases = [
+        ("guaranteed", 0, "OK: 11 checks"),
+        ("no-kubepods", 1, "kubepods: kubelet's root /kubepods is not there"),
+        (
+            "driver-mismatch",
+            1,
+            "cgroup-driver: kubelet uses the systemd driver and containerd's runtime ... (+2)",
+        ),
+        ("no-such-node", 2, ""),
+    ];
+    for (name, code, line) in cases {
+        let ended = recorded(name, &["--npd"]);
+        assert_eq!(ended.code, Some(code), "{name}: {}", ended.stdout);
+        assert_eq!(ended.stdout.lines().count(), 1);
+        let said = ended.stdout.trim_end();
+        assert!(said.len() <= 80, "{}: {said}", said.len());
+        assert!(line.is_empty() || said == line, "{said}");
+    }
+    let one = recorded("driver-mismatch", &["--npd", "--check", "kubepods"]);
+    assert_eq!((one.code, one.stdout.as_str()), (Some(0), "OK: 1 checks\n"));
+}
+
+#[test]
+fn configurations_that_are_not_to_be_read_are_findings() {
+    let scratch = Scratch::new();
+    let node = scratch.dir.path();
+    let put = |path: &str, text: &[u8]| {
+        std::fs::create_dir_all(node.join(path).parent().unwrap()).unwrap();
+        std::fs::write(node.join(path), text).unwrap();
+    };
+    let mountinfo = std::fs::read(fixture("driver-mismatch").join("proc/self/mountinfo")).unwrap();
+    put("proc/self/mountinfo", &mountinfo);
+    put("sys/fs/cgroup/cgroup.controllers", b"cpuset cpu io memory pids\n");
+    put("var/lib/kubelet/config.yaml", b"cgroupDriver: [systemd\n\xff");
+    put("etc/containerd/config.toml", b"version = 2\n[plugins.\"io.con");
+    put("etc/frostlock/config.toml", b"mode = \"fast\"\n");
+    let ended = scratch.frostctl(&["doctor", "--json", "--root", node.to_str().unwrap()]);
+    let found = problems(&ended.json()).join("\n");
+    for what in [
+        "kubelet's configuration cannot be read",
+        "containerd's configuration cannot be read",
+        "frostlock's configuration has a mistake",
+    ] {
+        assert!(found.contains(what), "{found}");
+    }
+    // Not even mountinfo, or mountinfo of no cgroups.
+    put("proc/self/mountinfo", b"22 28 0:21 / /sys rw - sysfs sysfs rw\n\x00garbage\n");
+    let ended = scratch.frostctl(&["doctor", "--json", "--root", node.to_str().unwrap()]);
+    assert!(problems(&ended.json())[0].contains("no cgroup file system is mounted"), "{ended:?}");
+}
+
+/// doctor for the scratch place as kubelet's `--cgroup-root`.
+fn doctor(scratch: &Scratch, more: &[&str]) -> (Option<i32>, Value) {
+    let args = [&["doctor", "--json", "--cgroup-root", &scratch.cgroup][..], more].concat();
+    let ended = scratch.frostctl(&args);
+    (ended.code, ended.json())
+}
+
+#[test]
+fn a_missing_root_is_made_in_every_hierarchy() {
+    let scratch = Scratch::new();
+    let check = ["--check", "kubepods"];
+    let (code, report) = doctor(&scratch, &check);
+    let missing =
+        format!("error kubepods: kubelet's root {}/kubepods is not there", scratch.cgroup);
+    assert_eq!((code, problems(&report)), (Some(1), vec![missing]));
+    mended(&scratch);
+    let cpus = std::fs::read_to_string(scratch.dir("cpuset", "/kubepods/cpuset.cpus")).unwrap();
+    assert!(!cpus.trim().is_empty(), "nothing could be put into that cpuset");
+
+    // One hierarchy lacks it, which is enough for kubelet.
+    std::fs::remove_dir(scratch.dir("memory", "/kubepods")).unwrap();
+    std::fs::create_dir(scratch.dir("cpu", "/kubepods/burstable")).unwrap();
+    let (code, report) = doctor(&scratch, &check);
+    let found = problems(&report);
+    assert_eq!(code, Some(1));
+    assert!(found[0].contains("/kubepods is not in the hierarchy of memory"), "{found:?}");
+    assert!(found[1].contains("/kubepods/burstable is not in the hierarchy of "), "{found:?}");
+    mended(&scratch);
+    assert!(scratch.dir("memory", "/kubepods/burstable").is_dir());
+}
+
+fn mended(scratch: &Scratch) {
+    let (code, report) = doctor(scratch, &["--check", "kubepods", "--fix"]);
+    assert_eq!((code, problems(&report)), (Some(0), vec![]), "{report}");
+    assert!(!report["fixes"].as_array().unwrap().is_empty());
+    let (code, report) = doctor(scratch, &["--check", "kubepods"]);
+    assert_eq!((code, problems(&report)), (Some(0), vec![]));
+}
+
+/// In a mount namespace of its own; the script's `$0` is frostctl.
+fn aside(scratch: &Scratch, script: &str) -> Ended {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", script, FROSTCTL]);
+    Ended::of(command.arg(&scratch.cgroup).env("FROSTLOCK_STATE_DIR", scratch.state()))
+}
+
+#[test]
+fn a_freezer_that_is_not_mounted_is_mounted() {
+    let scratch = Scratch::new();
+    let ended = aside(
+        &scratch,
+        "umount /sys/fs/cgroup/freezer
+         \"$0\" doctor --check controllers --check freezer --npd || echo code $?
+         \"$0\" doctor --check controllers --fix | grep fixed
+         \"$0\" doctor --check controllers --check freezer --npd",
+    );
+    let expected = "controllers: the freezer controller is not mounted\ncode 1\n\
+                    fixed  mounted freezer at /sys/fs/cgroup/freezer\nOK: 2 checks\n";
+    assert_eq!((ended.stdout.as_str(), ended.code), (expected, Some(0)), "{}", ended.stderr);
+}
+
+#[test]
+fn on_v2_controllers_are_passed_on_down_to_the_root_of_pods() {
+    let scratch = Scratch::new();
+    let ended = aside(
+        &scratch,
+        "mount -t cgroup2 none /sys/fs/cgroup
+         cd /sys/fs/cgroup
+         before=$(cat cgroup.subtree_control)
+         mkdir .$1 .$1/kubepods
+         cat cgroup.controllers
+         \"$0\" doctor --check kubepods --cgroup-root $1 --npd || echo code $?
+         \"$0\" doctor --check kubepods --cgroup-root $1 --fix --json || true
+         cat .$1/kubepods/cgroup.controllers
+         rmdir .$1/kubepods .$1
+         for it in $(cat cgroup.subtree_control); do
+             case \" $before \" in *\" $it \"*) ;; *) echo -$it >cgroup.subtree_control ;; esac
+         done",
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (has, rest) = ended.stdout.split_once('\n').unwrap();
+    let wanted = ["cpu", "cpuset", "memory", "hugetlb", "pids"];
+    let wanted: Vec<&str> = has.split(' ').filter(|it| wanted.contains(it)).collect();
+    assert!(
+        !wanted.is_empty(),
+        "the v2 tree of this machine has no controller to try it with: {has}"
+    );
+    assert!(rest.starts_with("kubepods: /frostlock-test-"), "{rest}");
+    assert!(rest.contains("\ncode 1\n"), "{rest}");
+    assert!(rest.contains("\"findings\": [\n    {\n      \"severity\": \"note\""), "{rest}");
+    let now = rest.lines().last().unwrap();
+    assert!(
+        wanted.iter().all(|it| now.split(' ').any(|has| has == *it)),
+        "{now} lacks one of {has}"
+    );
+}
+
+#[test]
+fn empty_cgroups_of_500_pods_are_found_in_a_second_and_removed() {
+    const UID: &str = "11111111-2222-3333-4444-";
+    let scratch = Scratch::new();
+    let controllers =
+        ["cpu", "cpuacct", "cpuset", "memory", "pids", "freezer", "devices", "systemd"];
+    for controller in controllers {
+        for number in 0..500 {
+            let pod =
+                scratch.dir(controller, &format!("/kubepods/burstable/pod{UID}{number:012}/c"));
+            std::fs::create_dir_all(pod).unwrap();
+        }
+    }
+    let lives = format!("/kubepods/burstable/pod{UID}{:012}", 7);
+    let sleeper = scratch.sleeper(&scratch.dir("memory", &format!("{lives}/c")));
+    let young = doctor(&scratch, &["--check", "leftovers"]);
+    assert_eq!((young.0, problems(&young.1)), (Some(0), vec![]), "they are not a minute old");
+    // All checks. In CPU time, by the shell's account: others share the machine.
+    let script = "TIMEFORMAT='%U %S'; time \"$0\" doctor --leftover-age 0 --cgroup-root \"$1\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, FROSTCTL, &scratch.cgroup]);
+    let ended = Ended::of(command.env("FROSTLOCK_STATE_DIR", scratch.state()));
+    assert!(ended.stdout.contains("499 pods are gone, and 7984 cgroup directories"), "{ended:?}");
+    let times = ended.stderr.lines().last().unwrap().split(' ');
+    let took: f64 = times.map(|it| it.parse::<f64>().expect("seconds")).sum();
+    assert!(took < 1.0, "{took} s");
+    let (code, report) =
+        doctor(&scratch, &["--check", "leftovers", "--leftover-age", "0", "--fix"]);
+    assert_eq!((code, problems(&report)), (Some(0), vec![]), "{}", report["fixes"]);
+    for controller in controllers {
+        let left = std::fs::read_dir(scratch.dir(controller, "/kubepods/burstable")).unwrap();
+        let dirs = left.flatten().filter(|it| it.file_type().unwrap().is_dir()).count();
+        assert_eq!(dirs, 1, "{controller}: the one with a process");
+    }
+    drop(sleeper);
+}
+
+fn freezer_state(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("freezer.state")).unwrap().trim().to_owned()
+}
+
+/// The finding about this cgroup.
+fn about(report: &Value, cgroup: &str) -> Option<Value> {
+    let findings = report["findings"].as_array().unwrap();
+    let of = |it: &&Value| it["what"].as_str().unwrap().starts_with(&format!("{cgroup} "));
+    findings.iter().find(of).cloned()
+}
+
+#[test]
+fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
+    let scratch = Scratch::new();
+    let runc = runtime("runc-1.1.15");
+    let [ours, others] = ["/a", "/b"].map(|it| bundle(&scratch, &it[1..], it, json!({})));
+    let one = Container::run(&frostlock(), &runc, &scratch, "a", &ours);
+    let two = Container::run(&runc, &runc, &scratch, "b", &others);
+    succeed(&mut two.command("pause"));
+    // A runtime that freezes and whose wrapper is killed then, as a caller whose time is up does it.
+    let cut = scratch.dir.path().join("runc");
+    let frozen = scratch.dir("freezer", "/a");
+    let script = format!(
+        "#!/bin/sh\necho FROZEN >{}/freezer.state\n\
+         grep -q frostlock /proc/$PPID/comm && kill -9 $PPID\n",
+        frozen.display()
+    );
+    std::fs::write(&cut, script).unwrap();
+    succeed(Command::new("chmod").arg("+x").arg(&cut));
+    let mut update = Command::new(frostlock());
+    update.arg("--root").arg(&one.root).args(["update", "--cpu-share", "100", "a"]);
+    update.env("FROSTLOCK_RUNTIME", &cut).env("FROSTLOCK_STATE_DIR", scratch.state());
+    let status = update.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert_eq!(status.unwrap().code(), None, "it was killed");
+
+    let paused = scratch.dir("freezer", "/b");
+    let path = |name: &str| format!("{}/{name}", scratch.cgroup);
+    let (code, report) = doctor(&scratch, &["--check", "frozen"]);
+    assert_eq!(code, Some(1));
+    let finding = about(&report, &path("a")).expect("it is frozen");
+    assert_eq!(finding["severity"], "error", "{finding}");
+    let evidence = finding["evidence"].to_string();
+    assert!(evidence.contains("update a by pid") && evidence.contains("sleep"), "{evidence}");
+    assert_eq!(about(&report, &path("b")).expect("it is frozen")["severity"], "note");
+
+    let (_, report) = doctor(&scratch, &["--check", "frozen", "--fix"]);
+    assert!(report["fixes"].to_string().contains("thawed what update a"), "{report}");
+    assert_eq!(
+        (freezer_state(&frozen), freezer_state(&paused)),
+        ("THAWED".into(), "FROZEN".into())
+    );
+    assert_eq!(about(&report, &path("a")), None);
+    let (_, report) =
+        doctor(&scratch, &["--check", "frozen", "--fix", "--thaw", paused.to_str().unwrap()]);
+    assert_eq!(freezer_state(&paused), "THAWED", "{report}");
+    drop((one, two));
+}
+
+#[test]
+fn the_trials_work_here_and_leave_nothing() {
+    let scratch = Scratch::new();
+    let ended = scratch.frostctl(&["doctor", "--json", "--check", "freezer", "--check", "refill"]);
+    // It may say that the machine is too busy for a verdict, and must not say no.
+    let findings = lines(&ended.json());
+    let busy = findings.iter().all(|it| it.contains("the machine is too busy to tell"));
+    assert!(ended.code == Some(0) && busy, "{}", ended.stdout);
+    let left = std::fs::read_dir("/sys/fs/cgroup/freezer").unwrap().flatten();
+    let name = format!("frostlock-doctor-{}-", ended.pid);
+    assert!(!left.map(|it| it.file_name()).any(|it| it.to_string_lossy().starts_with(&name)));
+}
+
+#[test]
+fn stale_locks_go_and_those_that_are_held_stay() {
+    let scratch = Scratch::new();
+    let locks = scratch.state().join("locks");
+    succeed(Command::new("install").args(["-d", "-m", "700"]).arg(scratch.state()).arg(&locks));
+    let file = |name: &str| locks.join(format!("{name}-{:032x}.lock", 0));
+    for name in ["stale", "held"] {
+        succeed(Command::new("touch").args(["-d", "2 hours ago"]).arg(file(name)));
+    }
+    let young = file("young");
+    std::fs::write(&young, "").unwrap();
+    let mut holder = Command::new("flock");
+    holder.arg(file("held")).args(["sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+
+    let (code, report) = doctor(&scratch, &["--check", "own-state"]);
+    let found = report["findings"][0]["evidence"].to_string();
+    assert!(found.contains("stale-") && !found.contains("held-"), "{found}");
+    assert_eq!(code, Some(0), "it does no harm");
+    let (_, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
+    assert_eq!(report["fixes"][0]["result"], "removed 1 stale files");
+    let left = [file("stale").exists(), file("held").exists(), young.exists()];
+    assert_eq!(left, [false, true, true]);
+    // flock waits for its command.
+    let children = format!("/proc/{0}/task/{0}/children", holder.id());
+    for pid in std::fs::read_to_string(children).unwrap().split_whitespace() {
+        succeed(Command::new("kill").arg(pid));
+    }
+    holder.wait().unwrap();
+}
+
+/// A node with systemd, that ends with us.
+struct Node(PathBuf);
+
+impl Node {
+    fn up() -> Node {
+        let dir = PathBuf::from(format!("/dev/shm/frostctl-node-{}", std::process::id()));
+        let node = Node(dir);
+        let owner = std::process::id().to_string();
+        succeed(node.script("up").args(["--containerd", "none", "--owner", &owner]));
+        node
+    }
+
+    fn script(&self, verb: &str) -> Command {
+        let mut command = Command::new(repository().join("scripts/node"));
+        command.arg(verb).env("FROSTLOCK_NODE", &self.0);
+        command
+    }
+
+    fn doctor(&self, more: &[&str]) -> Ended {
+        let args = ["doctor", "--json", "--check", "kubepods", "--cgroup-root", "/"];
+        Ended::of(self.script("exec").arg(FROSTCTL).args(args).args(more))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.script("down").status();
+    }
+}
+
+#[test]
+fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
+    let node = Node::up();
+    let config =
+        "mkdir -p /var/lib/kubelet && echo 'cgroupDriver: systemd' >/var/lib/kubelet/config.yaml";
+    succeed(node.script("exec").args(["sh", "-c", config]));
+    let ended = node.doctor(&[]);
+    let missing = "error kubepods: kubelet's root /kubepods.slice is not there";
+    assert_eq!((ended.code, problems(&ended.json())), (Some(1), vec![missing.to_owned()]));
+    let ended = node.doctor(&["--fix"]);
+    assert_eq!((ended.code, problems(&ended.json())), (Some(0), vec![]), "{}", ended.stdout);
+    let state = succeed(node.script("exec").args(["systemctl", "is-active", "kubepods.slice"]));
+    assert_eq!(state.stdout, "active\n");
+    succeed(node.script("exec").args(["systemctl", "daemon-reload"]));
+    let ended = node.doctor(&[]);
+    assert_eq!((ended.code, problems(&ended.json())), (Some(0), vec![]), "{}", ended.stdout);
+
+    // The other driver than containerd's: nothing that --fix could mend, but what to do is said.
+    let mismatch = "mkdir -p /etc/containerd && printf 'version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"\
+                    .containerd.runtimes.runc.options]\nSystemdCgroup = false\n' >/etc/containerd/config.toml";
+    succeed(node.script("exec").args(["sh", "-c", mismatch]));
+    let check = |what: &str| {
+        Ended::of(node.script("exec").arg(FROSTCTL).args([
+            "doctor",
+            "--check",
+            "cgroup-driver",
+            what,
+        ]))
+    };
+    let found = problems(&check("--json").json());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("error cgroup-driver: kubelet uses the systemd driver"),
+        "{found:?}"
+    );
+    let advice = "sed -i s/false/true/ /etc/containerd/config.toml";
+    succeed(node.script("exec").args(["sh", "-c", advice]));
+    assert_eq!(check("--npd").stdout, "OK: 1 checks\n");
+}

@@ -1,0 +1,201 @@
+//! What the suites share: the program, a place in the live cgroup tree, and its end.
+
+// Every suite uses a part of it.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const FROSTCTL: &str = env!("CARGO_BIN_EXE_frostctl");
+
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The wrapper: the one that `make test` names, else the one that cargo puts beside us.
+pub fn frostlock() -> PathBuf {
+    let beside = Path::new(FROSTCTL).with_file_name("frostlock");
+    let path = std::env::var_os("FROSTLOCK_BIN").map_or(beside, PathBuf::from);
+    assert!(path.is_file(), "no frostlock at {}: cargo build -p frostlock", path.display());
+    path
+}
+
+/// A runtime of the lab, by its name and version.
+pub fn runtime(name: &str) -> PathBuf {
+    let list = repository().join("target/lab/runtimes");
+    let text = std::fs::read_to_string(&list).expect("target/lab/runtimes; try: make lab");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+    line.and_then(|line| line.split(' ').nth(1)).unwrap_or_else(|| panic!("no {name}")).into()
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+    pub pid: u32,
+}
+
+impl Ended {
+    pub fn of(command: &mut Command) -> Ended {
+        let since = Instant::now();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the command starts");
+        let pid = child.id();
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (stdout, stderr) = (text(stdout), text(stderr));
+        Ended { code: status.code(), stdout, stderr, took: since.elapsed(), pid }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.stdout, self.stderr))
+    }
+}
+
+pub fn succeed(command: &mut Command) -> Ended {
+    let ended = Ended::of(command);
+    assert_eq!(ended.code, Some(0), "{command:?}: {} {}", ended.stdout, ended.stderr);
+    ended
+}
+
+/// `/frostlock-test-frostctl-...` in the live tree; all that is in it ends and goes with it.
+#[derive(Debug)]
+pub struct Scratch {
+    pub dir: tempfile::TempDir,
+    pub cgroup: String,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/frostlock-test-frostctl-{}-{number}", std::process::id());
+        Scratch { dir: tempfile::tempdir().unwrap(), cgroup }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// frostctl with a state directory of its own, so that nobody else's is looked at or mended.
+    pub fn frostctl(&self, args: &[&str]) -> Ended {
+        let mut command = Command::new(FROSTCTL);
+        Ended::of(command.args(args).env("FROSTLOCK_STATE_DIR", self.state()))
+    }
+
+    /// Where the host has hierarchies of v1; a part of the tests breaks those.
+    pub fn dir(&self, controller: &str, below: &str) -> PathBuf {
+        let top = Path::new("/sys/fs/cgroup").join(controller);
+        assert!(top.join("cgroup.procs").is_file(), "this needs v1 at {}", top.display());
+        PathBuf::from(format!("{}{}{below}", top.display(), self.cgroup))
+    }
+
+    /// A process in this cgroup of the freezer's.
+    pub fn sleeper(&self, dir: &Path) -> Sleeper {
+        let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
+        Sleeper(child)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove(Path::new(&format!("{}{}", hierarchy.path().display(), self.cgroup)));
+        }
+        remove(Path::new(&format!("/sys/fs/cgroup{}", self.cgroup)));
+    }
+}
+
+#[derive(Debug)]
+pub struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn remove(dir: &Path) {
+    let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in below.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove(&entry.path());
+    }
+    let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
+    let _ = std::fs::write(dir.join("cgroup.freeze"), "0");
+    let until = Instant::now() + Duration::from_secs(5);
+    while dir.is_dir() && std::fs::remove_dir(dir).is_err() && Instant::now() < until {
+        for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = Command::new("kill").args(["-KILL", pid]).stderr(Stdio::null()).status();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A bundle of a container that does nothing, at a cgroup of the scratch place.
+pub fn bundle(scratch: &Scratch, name: &str, below: &str, annotations: Value) -> PathBuf {
+    let bundle = scratch.dir.path().join(name);
+    let mut make = Command::new(repository().join("scripts/make-bundle"));
+    make.arg("idle").arg(&bundle).args(["--cgroup", &format!("{}{below}", scratch.cgroup)]);
+    succeed(&mut make);
+    let file = bundle.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["annotations"] = annotations;
+    std::fs::write(&file, config.to_string()).unwrap();
+    bundle
+}
+
+/// A container that ends with this value.
+#[derive(Debug)]
+pub struct Container {
+    pub runtime: PathBuf,
+    pub root: PathBuf,
+    pub id: String,
+}
+
+impl Container {
+    /// `run --detach` by this program, which is the runtime or frostlock in front of it.
+    pub fn run(
+        program: &Path,
+        runtime: &Path,
+        scratch: &Scratch,
+        id: &str,
+        bundle: &Path,
+    ) -> Container {
+        let (root, id) = (scratch.dir.path().join("root"), id.to_owned());
+        let out = std::fs::File::create(scratch.dir.path().join(format!("{id}.out"))).unwrap();
+        let mut run = Command::new(program);
+        run.arg("--root").arg(&root).args(["run", "--detach", "--bundle"]).arg(bundle).arg(&id);
+        run.env("FROSTLOCK_RUNTIME", runtime).env("FROSTLOCK_STATE_DIR", scratch.state());
+        // Its output would else be the container's for its life.
+        run.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        let status = run.status().unwrap();
+        let said = std::fs::read_to_string(scratch.dir.path().join(format!("{id}.out")));
+        assert!(status.success(), "{run:?}: {said:?}");
+        Container { runtime: runtime.to_owned(), root, id }
+    }
+
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.runtime);
+        command.arg("--root").arg(&self.root).args([verb, &self.id]);
+        command
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let mut delete = Command::new(&self.runtime);
+        delete.arg("--root").arg(&self.root).args(["delete", "--force", &self.id]);
+        let _ = delete.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
