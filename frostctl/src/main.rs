@@ -7,8 +7,13 @@ use clap::Parser;
 
 mod cli;
 mod exit;
+mod history;
+mod journal;
+mod lives;
 mod output;
 mod pages;
+mod report;
+mod timeline;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
