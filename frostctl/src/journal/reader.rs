@@ -97,7 +97,12 @@ impl Reader {
             self.skipped.foreign += 1;
             return;
         }
-        match serde_json::from_slice::<Record<'_>>(line) {
+        // Once for the line, rather than for each of its strings.
+        let Ok(line) = std::str::from_utf8(line) else {
+            self.skipped.torn += 1;
+            return;
+        };
+        match serde_json::from_str::<Record<'_>>(line) {
             Ok(record) if record.v > VERSION => self.skipped.future_version += 1,
             Ok(record) if record.v == 0 || record.mono_ns == 0 => self.skipped.foreign += 1,
             Ok(record) => {
@@ -137,12 +142,12 @@ impl Reader {
     }
 }
 
-fn version(line: &[u8]) -> u32 {
+fn version(line: &str) -> u32 {
     #[derive(serde::Deserialize)]
     struct Version {
         v: u32,
     }
-    serde_json::from_slice::<Version>(line).map_or(0, |record| record.v)
+    serde_json::from_str::<Version>(line).map_or(0, |record| record.v)
 }
 
 #[cfg(test)]

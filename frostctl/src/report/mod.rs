@@ -132,8 +132,7 @@ impl Analysis {
         if unix_ms < self.filter.since_ms || !self.filter.takes(life) {
             return;
         }
-        let pod = life.map_or_else(String::new, pod_or_id);
-        self.tally.add(record, unix_ms, &pod);
+        self.tally.add(record, unix_ms, index);
         if let Some(index) = index {
             self.contentions.add(record, index);
         }
@@ -148,7 +147,7 @@ impl Analysis {
             .filter(|(_, life)| life.last_ms >= filter.since_ms && filter.takes(Some(life)))
             .collect();
         Report {
-            numbers: tally.finish(),
+            numbers: tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id)),
             containers: shown.len() as u64,
             findings: findings::find(&shown, &contentions),
             skipped,

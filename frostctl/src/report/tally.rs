@@ -1,6 +1,6 @@
 //! The numbers of a report: what each verb did, how long it took, and which pods had the most of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -66,21 +66,23 @@ pub(crate) struct Numbers {
     pub(crate) minutes: BTreeMap<i64, Minute>,
 }
 
+/// A record is counted by position, not by name: hashing names a million times takes half a second.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     numbers: Numbers,
-    verbs: HashMap<String, Verb>,
-    pods: HashMap<String, Pod>,
+    verbs: Vec<Verb>,
+    /// By the index of the life.
+    lives: Vec<Pod>,
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, record: &Record<'_>, unix_ms: i64, pod: &str) {
+    pub(crate) fn add(&mut self, record: &Record<'_>, unix_ms: i64, life: Option<usize>) {
         if !record.is_operation() {
             return;
         }
         let numbers = &mut self.numbers;
-        numbers.first_ms =
-            if numbers.operations == 0 { unix_ms } else { numbers.first_ms.min(unix_ms) };
+        let first_ms = if numbers.operations == 0 { unix_ms } else { numbers.first_ms };
+        numbers.first_ms = first_ms.min(unix_ms);
         numbers.last_ms = numbers.last_ms.max(unix_ms);
         numbers.operations += 1;
         let failure = failure(record);
@@ -91,26 +93,35 @@ impl Tally {
             (None, true) => minute.helped += 1,
             (None, false) => minute.clean += 1,
         }
-        if !self.verbs.contains_key(&*record.verb) {
-            let verb = Verb { verb: record.verb.to_string(), ..Verb::default() };
-            self.verbs.insert(record.verb.to_string(), verb);
+        let took_ms = record.took_ms();
+        match self.verbs.iter_mut().find(|verb| *verb.verb == *record.verb) {
+            Some(verb) => verb.add(record, took_ms, failure),
+            None => {
+                let mut verb = Verb { verb: record.verb.to_string(), ..Verb::default() };
+                verb.add(record, took_ms, failure);
+                self.verbs.push(verb);
+            }
         }
-        if let Some(verb) = self.verbs.get_mut(&*record.verb) {
-            verb.add(record, failure);
-        }
-        if !self.pods.contains_key(pod) {
-            self.pods.insert(pod.to_owned(), Pod { pod: pod.to_owned(), ..Pod::default() });
-        }
-        if let Some(pod) = self.pods.get_mut(pod) {
-            pod.add(record, failure.is_some());
+        if let Some(life) = life {
+            if self.lives.len() <= life {
+                self.lives.resize_with(life + 1, Pod::default);
+            }
+            if let Some(pod) = self.lives.get_mut(life) {
+                pod.add(record, took_ms, failure.is_some());
+            }
         }
     }
 
-    pub(crate) fn finish(self) -> Numbers {
-        let mut verbs: Vec<Verb> = self.verbs.into_values().map(Verb::finish).collect();
+    /// `pod_of` names the pod of a life.
+    pub(crate) fn finish(self, pod_of: impl Fn(usize) -> String) -> Numbers {
+        let mut verbs: Vec<Verb> = self.verbs.into_iter().map(Verb::finish).collect();
         verbs.sort_by(|a, b| a.verb.cmp(&b.verb));
-        let mut pods: Vec<Pod> =
-            self.pods.into_values().filter(|pod| !pod.pod.is_empty()).collect();
+        let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
+        for (life, part) in self.lives.into_iter().enumerate().filter(|(_, it)| it.operations > 0) {
+            let name = pod_of(life);
+            pods.entry(name.clone()).or_insert(Pod { pod: name, ..Pod::default() }).merge(part);
+        }
+        let mut pods: Vec<Pod> = pods.into_values().collect();
         for pod in &mut pods {
             pod.mean_ms = pod.sum_ms / pod.operations.max(1) as f64;
         }
@@ -124,7 +135,7 @@ impl Tally {
 }
 
 impl Verb {
-    fn add(&mut self, record: &Record<'_>, failure: Option<&str>) {
+    fn add(&mut self, record: &Record<'_>, took_ms: f64, failure: Option<&str>) {
         self.count += 1;
         match failure {
             None => self.ok += 1,
@@ -136,7 +147,7 @@ impl Verb {
         self.retries += u64::from(record.attempts.saturating_sub(1));
         self.refills += record.refills.len() as u64;
         self.gained_ms += gained(record);
-        self.took_us.push((record.took_ms() * 1000.0).round() as u32);
+        self.took_us.push((took_ms * 1000.0).round() as u32);
     }
 
     fn finish(mut self) -> Verb {
@@ -154,16 +165,27 @@ impl Verb {
 }
 
 impl Pod {
-    fn add(&mut self, record: &Record<'_>, failed: bool) {
-        let took = record.took_ms();
+    fn add(&mut self, record: &Record<'_>, took_ms: f64, failed: bool) {
         self.operations += 1;
         self.failed += u64::from(failed);
         self.retries += u64::from(record.attempts.saturating_sub(1));
         self.gained_ms += gained(record);
-        self.sum_ms += took;
-        if took > self.max_ms {
-            self.max_ms = took;
-            self.slowest = record.verb.to_string();
+        self.sum_ms += took_ms;
+        if took_ms > self.max_ms {
+            self.max_ms = took_ms;
+            self.slowest.clear();
+            self.slowest.push_str(&record.verb);
+        }
+    }
+
+    fn merge(&mut self, other: Pod) {
+        self.operations += other.operations;
+        self.failed += other.failed;
+        self.retries += other.retries;
+        self.gained_ms += other.gained_ms;
+        self.sum_ms += other.sum_ms;
+        if other.max_ms > self.max_ms {
+            (self.max_ms, self.slowest) = (other.max_ms, other.slowest);
         }
     }
 }
