@@ -6,6 +6,7 @@ use crate::exit::{self, Exit};
 use crate::history;
 use crate::output::{Color, Output};
 use crate::pages;
+use crate::record;
 use crate::report;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
@@ -28,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Tell a container's life from the journal
     History(history::History),
+    /// Record how containers and execs end, into the journal; for a service
+    Record(record::Record),
     /// Tell what the journal's operations add up to, and what is wrong
     Report(report::Command),
     /// Print a completion script for a shell
@@ -40,6 +43,7 @@ impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
             Command::History(it) => it.run(output),
+            Command::Record(it) => it.run(output),
             Command::Report(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),

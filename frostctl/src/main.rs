@@ -12,6 +12,7 @@ mod journal;
 mod lives;
 mod output;
 mod pages;
+mod record;
 mod report;
 mod timeline;
 

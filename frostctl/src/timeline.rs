@@ -43,6 +43,8 @@ pub(crate) struct Story {
     #[serde(skip)]
     exec_ok: bool,
     #[serde(skip)]
+    removed: bool,
+    #[serde(skip)]
     first_ns: u64,
 }
 
@@ -60,6 +62,7 @@ impl Story {
             exec_started: false,
             exec_failed: false,
             exec_ok: false,
+            removed: false,
             first_ns: life.first_ns,
         }
     }
@@ -118,6 +121,10 @@ impl Story {
             "update" => Some((done("resized"), limit(record))),
             "pause" => plain(done("frozen")),
             "resume" => plain(done("thawed")),
+            // containerd deletes once more when the shim is gone.
+            "delete" if record.is_ok() && std::mem::replace(&mut self.removed, true) => {
+                plain("removed again".into())
+            }
             "delete" => Some((done("removed"), figures(record))),
             "kill" => Some((done("signalled"), signal(&record.signal))),
             "oom" => plain("out of memory".into()),

@@ -12,7 +12,7 @@ pub mod reader;
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -285,11 +285,33 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// Always with three digits of a second, so that times sort as text.
 pub(crate) fn now() -> String {
+    format(OffsetDateTime::now_utc())
+}
+
+/// Always with three digits of a second, so that times sort as text.
+fn format(time: OffsetDateTime) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(FORMAT).unwrap_or_default()
+    time.format(FORMAT).unwrap_or_default()
+}
+
+/// What a record that somebody else adds says of its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stamp {
+    pub boot_id: Option<String>,
+    pub time: String,
+    pub mono_ns: u64,
+}
+
+impl Stamp {
+    /// Of something that happened a while ago; now if that is in the future, `None` before this boot.
+    pub fn of(at: SystemTime) -> Option<Stamp> {
+        let ago = at.elapsed().unwrap_or_default();
+        let mono_ns = process::since_boot_ns().checked_sub(ago.as_nanos() as u64)?;
+        let time = format(OffsetDateTime::now_utc() - ago);
+        Some(Stamp { boot_id: process::boot_id(), time, mono_ns })
+    }
 }
 
 /// Where the records go: a short file under /run, and the long one on disk.

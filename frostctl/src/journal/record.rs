@@ -44,6 +44,8 @@ pub(crate) struct Record<'a> {
     /// Of verbs `exit` and `oom` alone.
     #[serde(borrow)]
     pub(crate) exec_id: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) source: Text<'a>,
 }
 
 /// In ms.

@@ -80,10 +80,7 @@ struct Group<'a> {
 pub(crate) fn find(lives: &[(usize, &Life)], contentions: &Contentions) -> Vec<Finding> {
     let mut groups: BTreeMap<Names, Group<'_>> = BTreeMap::new();
     for (index, life) in lives {
-        let mut names = life.names.clone();
-        if names.pod.is_empty() {
-            names.container = life.id.clone();
-        }
+        let names = names_of(life);
         let group =
             groups.entry(names.clone()).or_insert_with(|| Group { names, lives: Vec::new() });
         group.lives.push((life, contentions.of(*index)));
@@ -100,16 +97,48 @@ pub(crate) fn find(lives: &[(usize, &Life)], contentions: &Contentions) -> Vec<F
     findings
 }
 
-/// Seconds to readiness by namespace and container: pods of one deployment start alike.
-type Starts = BTreeMap<(String, String), Vec<f64>>;
+/// Without a pod, the id is all there is.
+fn names_of(life: &Life) -> Names {
+    let mut names = life.names.clone();
+    if names.pod.is_empty() {
+        names.container = life.id.clone();
+    }
+    names
+}
+
+/// Seconds to readiness by container: the pods of one deployment start alike.
+type Starts = BTreeMap<Container, Vec<f64>>;
+
+/// Namespace, workload and name of the container.
+type Container = (String, String, String);
+
+fn container(names: &Names) -> Container {
+    (names.namespace.clone(), workload(&names.pod).to_owned(), names.container.clone())
+}
+
+/// A pod's name without what its controller has added: the number of a StatefulSet, the five letters
+/// of every other, and before these the hash of a Deployment. Kubernetes leaves vowels out of both.
+fn workload(pod: &str) -> &str {
+    const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
+    let is_made = |part: &str| part.chars().all(|c| LETTERS.contains(c));
+    let Some((rest, last)) = pod.rsplit_once('-') else { return pod };
+    if !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return rest;
+    }
+    if last.len() != 5 || !is_made(last) {
+        return pod;
+    }
+    match rest.rsplit_once('-') {
+        Some((deployment, hash)) if (8..=10).contains(&hash.len()) && is_made(hash) => deployment,
+        _ => rest,
+    }
+}
 
 fn measured_starts(lives: &[(usize, &Life)]) -> Starts {
     let mut starts = Starts::new();
     for (_, life) in lives {
-        let container = if life.names.pod.is_empty() { &life.id } else { &life.names.container };
         if let Some(ns) = life.ready_after_ns() {
-            let key = (life.names.namespace.clone(), container.clone());
-            starts.entry(key).or_default().push(ns as f64 / 1e9);
+            starts.entry(container(&names_of(life))).or_default().push(ns as f64 / 1e9);
         }
     }
     starts
@@ -160,8 +189,7 @@ impl Group<'_> {
         median: f64,
         starts: &Starts,
     ) -> Finding {
-        let key = (self.names.namespace.clone(), self.names.container.clone());
-        let measured = starts.get(&key).map_or(&[][..], Vec::as_slice);
+        let measured = starts.get(&container(&self.names)).map_or(&[][..], Vec::as_slice);
         let slowest = self.lives.iter().map(|(_, it)| it.slowest_exec_ms).fold(0.0, f64::max);
         let budget = probe::budget(measured, constant, slowest);
         let known = lives.iter().filter(|life| life.knows_execs).count();
@@ -367,5 +395,25 @@ fn exit_evidence(lives: &[&Life]) -> String {
     match told.is_empty() {
         true => "exit codes: not recorded; `frostctl record` records them".into(),
         false => told,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::workload;
+
+    #[test]
+    fn pods_of_one_workload() {
+        for (pod, of) in [
+            ("host-7d4b9c6f5d-x2x9k", "host"),
+            ("my-host-7d4b9c6f5d-x2x9k", "my-host"),
+            ("agent-x2x9k", "agent"),
+            ("db-0", "db"),
+            ("web", "web"),
+            ("web-frontend", "web-frontend"),
+            ("a-house", "a-house"),
+        ] {
+            assert_eq!(workload(pod), of);
+        }
     }
 }
