@@ -87,14 +87,34 @@ pub(crate) fn find(lives: &[(usize, &Life)], contentions: &Contentions) -> Vec<F
     }
     let starts = measured_starts(lives);
     let mut findings = Vec::new();
-    for group in groups.values() {
-        findings.extend(group.restarts(&starts));
-        findings.extend(group.competing());
-        findings.extend(group.throttled());
+    findings.extend(groups.values().filter_map(|group| group.restarts(&starts)));
+    for workload in workloads(&groups) {
+        findings.extend(workload.competing());
+        findings.extend(workload.throttled());
     }
     findings.extend(node_restarts(lives));
     findings.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.names.cmp(&b.names)));
     findings
+}
+
+/// What the pods of a deployment share is said once.
+fn workloads<'a>(pods: &BTreeMap<Names, Group<'a>>) -> Vec<Group<'a>> {
+    let mut workloads: BTreeMap<Container, Group<'a>> = BTreeMap::new();
+    for (names, pod) in pods {
+        let key = container(names);
+        let several = Names { pod: format!("{}-*", key.1), uid: String::new(), ..names.clone() };
+        match workloads.get_mut(&key) {
+            Some(workload) => {
+                workload.names = several;
+                workload.lives.extend(pod.lives.iter().cloned());
+            }
+            None => {
+                let first = Group { names: names.clone(), lives: pod.lives.clone() };
+                workloads.insert(key, first);
+            }
+        }
+    }
+    workloads.into_values().collect()
 }
 
 /// Without a pod, the id is all there is.
@@ -216,7 +236,10 @@ impl Group<'_> {
                   record` alone"
                     .into()
             }
-            _ => format!("of {} lives whose execs are known, {late} had one that succeeded", known),
+            known => {
+                let late = if late == 0 { "none".to_owned() } else { late.to_string() };
+                format!("of {known} lives whose execs are known, {late} had one that succeeded")
+            }
         });
         self.finding(Kind::SlowStart, summary, evidence, self.slow_advice(budget.is_some()), budget)
     }
@@ -334,6 +357,8 @@ impl Group<'_> {
         let lives = bars[bars.len().saturating_sub(BARS)..].to_vec();
         let names = self.names.clone();
         let evidence = evidence.into_iter().filter(|line| !line.is_empty()).collect();
+        let is_of_lives = !matches!(kind, Kind::CompetingProbes | Kind::ThrottledStart);
+        let lives = if is_of_lives { lives } else { Vec::new() };
         Finding { kind, title: kind.title(), names, summary, evidence, advice, probe, lives }
     }
 }

@@ -25,24 +25,25 @@ pub(super) fn page(report: &Report) -> String {
         time(numbers.last_ms)
     );
     page.push_str("<section class='tiles'>");
-    tile(&mut page, &numbers.operations.to_string(), "operations", "");
-    tile(&mut page, &report.containers.to_string(), "containers", "");
-    tile(&mut page, &failed.to_string(), "failed", if failed > 0 { "bad" } else { "" });
-    tile(&mut page, &retries.to_string(), "retries", "");
-    tile(&mut page, &format!("{:.1} s", gained / 1000.0), "CPU gained by refills", "");
+    tile(&mut page, &grouped(numbers.operations), "operations", "");
+    tile(&mut page, &grouped(report.containers), "containers", "");
+    tile(&mut page, &grouped(failed), "failed", if failed > 0 { "bad" } else { "" });
+    tile(&mut page, &grouped(retries), "retries", "");
+    tile(&mut page, &format!("{:.1} s", gained / 1000.0), "CPU refilled", "");
     tile(&mut page, &report.findings.len().to_string(), "findings", "");
     page.push_str("</section>");
+    over_time(&mut page, report);
     findings(&mut page, &report.findings);
-    plots(&mut page, report);
+    durations(&mut page, report);
     verbs(&mut page, &numbers.verbs);
     pods(&mut page, "Slowest pods", &numbers.slowest_pods);
     pods(&mut page, "Worst pods", &numbers.worst_pods);
     let skipped = report.skipped;
-    let _ = write!(
+    let _ = writeln!(
         page,
         "<footer>{} lines of the journal were not used: {} torn, {} foreign, {} of a later version, \
          {} out of order. Percentiles are by nearest rank, over what the caller waited.</footer>\
-         </main></body></html>\n",
+         </main></body></html>",
         skipped.total(),
         skipped.torn,
         skipped.foreign,
@@ -54,6 +55,19 @@ pub(super) fn page(report: &Report) -> String {
 
 fn tile(page: &mut String, value: &str, what: &str, class: &str) {
     let _ = write!(page, "<div class='tile {class}'><b>{value}</b><span>{what}</span></div>");
+}
+
+/// With commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 fn findings(page: &mut String, findings: &[Finding]) {
@@ -94,16 +108,22 @@ fn list(page: &mut String, class: &str, lines: &[String]) {
     page.push_str("</ul>");
 }
 
-fn plots(page: &mut String, report: &Report) {
+fn over_time(page: &mut String, report: &Report) {
     let _ = write!(
         page,
         "<section><h2>Operations over time</h2><figure>{}<figcaption>\
          <i class='clean'></i>at once <i class='helped'></i>with a refill or a retry \
-         <i class='failed'></i>failed</figcaption></figure></section>\
-         <section><h2>How long they took</h2><figure>{}<figcaption>\
+         <i class='failed'></i>failed</figcaption></figure></section>",
+        plot::over_time(&report.numbers)
+    );
+}
+
+fn durations(page: &mut String, report: &Report) {
+    let _ = write!(
+        page,
+        "<section><h2>How long they took</h2><figure>{}<figcaption>\
          <i class='p50'></i>median <i class='range'></i>to p95 <i class='p99'></i>p99 \
          <i class='max'></i>longest</figcaption></figure></section>",
-        plot::over_time(&report.numbers),
         plot::durations(&report.numbers.verbs)
     );
 }
@@ -111,13 +131,13 @@ fn plots(page: &mut String, report: &Report) {
 fn verbs(page: &mut String, verbs: &[Verb]) {
     page.push_str(
         "<section><h2>Verbs</h2><div class='wide'><table><thead><tr><th>verb<th>count<th>failed\
-         <th>retries<th>refills<th>gained<th>p50<th>p95<th>p99<th>max<th class='text'>failures\
+         <th>retries<th>refills<th>gained<th>p50/ms<th>p95/ms<th>p99/ms<th>max/ms<th class='text'>failures\
          </tr></thead><tbody>",
     );
     for verb in verbs {
         let _ = write!(
             page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1} ms\
+            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
              <td class='text'>{}</tr>",
             escape(&verb.verb),
             verb.count,
@@ -143,12 +163,12 @@ fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     let _ = write!(
         page,
         "<section><h2>{title}</h2><div class='wide'><table><thead><tr><th>pod<th>operations\
-         <th>failed<th>retries<th>gained<th>mean<th>max<th class='text'>slowest</tr></thead><tbody>"
+         <th>failed<th>retries<th>gained<th>mean/ms<th>max/ms<th class='text'>slowest</tr></thead><tbody>"
     );
     for pod in pods {
         let _ = write!(
             page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1} ms<td class='text'>{}</tr>",
+            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td class='text'>{}</tr>",
             escape(&pod.pod),
             pod.operations,
             if pod.failed > 0 { " class='bad'" } else { "" },

@@ -127,9 +127,9 @@ pub(super) fn lives(finding: &Finding) -> String {
     let typical = finding.lives.iter().filter(|life| !life.end.is_empty()).map(|life| life.age_s);
     let typical = typical.fold(0.0, f64::max).max(budget.unwrap_or(0.0)).max(0.1);
     let end = longest.min(typical * 1.3).max(budget.map_or(0.0, |budget| budget * 1.08));
-    let x = |s: f64| LEFT + (WIDTH - LEFT - 130.0) * (s / end).min(1.0);
+    let x = |s: f64| LEFT + (WIDTH - LEFT - 160.0) * (s / end).min(1.0);
     let height = ROW * finding.lives.len() as f64 + 4.0;
-    let mut svg = open(height + 22.0, "lives");
+    let mut svg = open(height + if budget.is_some() { 22.0 } else { 0.0 }, "lives");
     for (index, life) in finding.lives.iter().enumerate() {
         let y = ROW * index as f64 + 4.0;
         let class = match life.end {

@@ -32,6 +32,16 @@ pub(crate) fn budget(ready_s: &[f64], kills_s: &[f64], slowest_exec_ms: f64) -> 
     ready.sort_by(f64::total_cmp);
     let oldest = kills_s.iter().copied().fold(0.0, f64::max);
     let (needed, basis, is_lower_bound) = match percentile(&ready, 0.99) {
+        // What was killed had taken longer than what finished, and who knows how much longer.
+        Some(p99) if oldest > p99 => {
+            let basis = format!(
+                "{} measured, {p99:.1} s at most, but others were killed unready at {oldest:.1} s: a \
+                 lower bound, {oldest:.1} s x {MARGIN} (margin) = {:.1} s",
+                starts(ready.len()),
+                oldest * MARGIN
+            );
+            (oldest * MARGIN, basis, true)
+        }
         Some(p99) => {
             let which = if ready.len() < 100 { "longest" } else { "p99" };
             let basis = format!(
@@ -112,6 +122,12 @@ mod tests {
         assert_eq!((budget.seconds, budget.is_lower_bound), (910, true));
         assert!(budget.yaml.contains("a lower bound") && !budget.yaml.contains("timeout"));
         assert!(budget.arithmetic[0].contains("302.0 s x 3 = 906.0 s"), "{budget:?}");
+    }
+
+    #[test]
+    fn a_kill_later_than_every_start_that_finished() {
+        let budget = budget(&[172.0], &[300.0, 302.0], 0.0).unwrap();
+        assert!(budget.seconds >= 453 && budget.is_lower_bound, "{budget:?}");
     }
 
     #[test]
