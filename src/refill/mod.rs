@@ -270,6 +270,11 @@ impl Refill {
         Some(next.saturating_duration_since(now))
     }
 
+    /// It was needed so far, and can go on.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.since.is_some() && self.ended.is_none()
+    }
+
     /// Before another attempt: there may be something in the account again.
     pub(crate) fn ask_again(&mut self) {
         if self.ended == Some(Ended::Budget) {

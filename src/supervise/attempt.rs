@@ -17,6 +17,7 @@ use crate::intent::Intent;
 use crate::invocation::Verb;
 use crate::lock::Guard;
 use crate::outcome::{Exit, LockUse, Try};
+use crate::process::{self, Process};
 use crate::retry::{self, Limits, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
@@ -264,6 +265,7 @@ impl Attempts<'_> {
             exit = Exit::Code(1);
         }
         self.help_to_die(signals, container, exit);
+        self.help_to_probe(signals, exit);
         self.relief.rest();
         Ok(Once { exit, took: attempt.elapsed(), started, unconfirmed })
     }
@@ -299,6 +301,26 @@ impl Attempts<'_> {
         let limit = Duration::from_millis(operation.config.kill_wait_ms);
         let is_dead = || !container.files().is_some_and(Reader::is_populated);
         self.relief.until(signals, limit, is_dead);
+    }
+
+    /// containerd's shim detaches every exec and waits for the process itself: of a probe's second the
+    /// most would go by after the runtime's end.
+    fn help_to_probe(&mut self, signals: &Signals, exit: Exit) {
+        let invocation = self.operation.invocation;
+        let is_detached = self.verb() == Verb::Exec && invocation.detach;
+        if !is_detached || exit != Exit::Code(0) || !process::pids_are_of_proc() {
+            return;
+        }
+        let pid_file = invocation.pid_file.as_deref();
+        let Some(process) = pid_file.and_then(|path| {
+            let pid = std::fs::read_to_string(path).ok()?;
+            Process::of(pid.trim().parse().ok()?)
+        }) else {
+            return;
+        };
+        // It runs: whoever wants to freeze does not wait for it.
+        drop(self.guard.take());
+        self.relief.linger(signals, || !process.is_alive());
     }
 
     fn stays_in_foreground(&self) -> bool {

@@ -25,7 +25,7 @@ const ENOUGH_US: i64 = 20_000;
 const LONG_HEAD_START: Duration = Duration::from_millis(30);
 
 /// A process that was just executed has yet to be loaded, and a probe has to do its work; among eight
-/// busy threads 20 ms are not always enough. Only where the runtime stays for it anyway.
+/// busy threads 20 ms are not always enough.
 const LOADING: Duration = Duration::from_millis(100);
 
 /// How often to look where nothing wakes us.
@@ -78,7 +78,7 @@ impl Relief {
         relief.cue = cue(invocation.verb);
         let settings = settings(config);
         let mut levels = container.levels();
-        if reason == Reason::Kill {
+        if matches!(reason, Reason::Kill | Reason::Freeze) {
             levels.extend(refill::below(&levels));
         }
         let awaited = if invocation.verb.makes_a_container() {
@@ -171,6 +171,22 @@ impl Relief {
                     _ => self.rest(),
                 }
                 return is_so;
+            }
+        }
+    }
+
+    /// Goes on for a process that was just executed, until it has ended, or for so long that it has
+    /// been loaded; no longer than there is something to refill with.
+    pub(super) fn linger(&mut self, signals: &Signals, has_ended: impl Fn() -> bool) {
+        let until = Instant::now() + LOADING;
+        loop {
+            let Some(refill) = self.refill.as_mut().filter(|refill| refill.is_at_work()) else {
+                return;
+            };
+            let now = Instant::now();
+            let next = refill.refill(now).unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
+            if has_ended() || now >= until || signals.sleep(next).is_err() {
+                return self.rest();
             }
         }
     }

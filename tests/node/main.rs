@@ -12,6 +12,7 @@
 
 mod create;
 mod details;
+mod interchange;
 mod pod;
 mod probe;
 #[path = "../throttled/scene.rs"]

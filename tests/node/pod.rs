@@ -119,6 +119,10 @@ impl<'a> Container<'a> {
         busy
     }
 
+    pub(crate) fn handled_by(self, via: Via) -> Container<'a> {
+        Container { via, ..self }
+    }
+
     pub(crate) fn create(&self) -> Took {
         timed(self.command("create").arg("--bundle").arg(&self.bundle).arg(&self.id), LIMIT)
     }
@@ -148,6 +152,15 @@ impl<'a> Container<'a> {
             std::thread::sleep(Duration::from_millis(4));
             self.read("cpuacct", "cpuacct.usage") == before
         });
+    }
+
+    pub(crate) fn until_stopped(&self) {
+        let dir = PathBuf::from(format!("/sys/fs/cgroup/freezer{}", self.cgroup));
+        eventually(LIMIT, "it has ended", || pids(&dir).is_empty());
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        !crate::support::cgroup_dirs(&self.cgroup).is_empty()
     }
 
     /// Not through the runtime, whose delete is another test's.

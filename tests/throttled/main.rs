@@ -8,6 +8,7 @@
 // The tables belong to the result.
 #![allow(clippy::print_stdout)]
 
+mod bad_days;
 mod freeze;
 mod probe;
 mod promise;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{Container, Quota, Via, refilled};
-use crate::support::{Runtime, Scratch, proof};
-use crate::table::{Series, Table};
+use crate::scene::{Container, Quota, Via, ended, refilled};
+use crate::support::{Runtime, Scratch, eventually, proof};
+use crate::table::{Series, Table, Took};
 use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
 
 const LOOPS: [u32; 2] = [2, 8];
@@ -113,4 +113,42 @@ fn control(runtime: &Runtime, loops: u32, quota: Quota) -> Series {
         series.add(container.timed(&["exec", "c", "/bin/true"], control_max()));
     }
     series
+}
+
+/// containerd's shim detaches every exec and waits for the process itself, of which the runtime's end
+/// says nothing.
+#[test]
+fn the_process_of_a_detached_exec_is_not_left_to_its_quota() {
+    let _alone = alone();
+    let mut table = Table::new("exec --detach /bin/true, until that has ended, 8 busy, 1/100 ms");
+    let runtime = crate::support::runtime("runc-1.1.15");
+    let [bare, wrapped] = [(Via::Bare, 1), (Via::Widened, rounds())].map(|(via, rounds)| {
+        let scratch = Scratch::new();
+        let container = Container::busy(&scratch, &runtime, via, "c", 8);
+        container.limit(QUOTAS[0]);
+        let series = (0..rounds).map(|_| detached(&container)).collect::<Series>();
+        table.row(&runtime.name, via.name(), &series);
+        series
+    });
+    let shown = bare.p50() >= TIMES_BARE * MAX_MS;
+    table.claim(shown, || format!("not shown: bare has a median of {:.1} ms", bare.p50()));
+    table.claim(wrapped.max() <= MAX_MS * slack() && wrapped.failed() == 0, || {
+        format!("{:.1} ms, want {MAX_MS}; {}", wrapped.max(), wrapped.failures())
+    });
+    table.finish();
+}
+
+fn detached(container: &Container<'_>) -> Took {
+    let pid_file = container.scratch.path("exec.pid");
+    let _ = std::fs::remove_file(&pid_file);
+    container.until_throttled();
+    let words = ["exec", "--detach", "--pid-file", pid_file.to_str().unwrap(), "c", "/bin/true"];
+    let began = Instant::now();
+    let mut took = container.timed(&words, Duration::from_secs(60));
+    if took.failure.is_none() {
+        let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        eventually(Duration::from_secs(60), "the process has ended", || ended(pid));
+        took.time = began.elapsed();
+    }
+    took
 }

@@ -90,8 +90,14 @@ fn one_scene(
     table.row(&scene, "bare", bare);
     table.row(&scene, "wrapped", &wrapped);
 
-    table.claim(bare.failed() > 0 || bare.p50() > TIMES_UNTHROTTLED * unthrottled.p50(), || {
-        format!("{scene}: not shown: bare succeeds, in {:.1} ms", bare.p50())
+    // A single thread has its quota to itself, and dies within runc's first 100 ms more often than not.
+    let slow = TIMES_UNTHROTTLED * unthrottled.p50();
+    let slowest = |series: &Series| if loops == 1 { series.p95() } else { series.p50() };
+    table.claim(bare.failed() > 0 || slowest(bare) > slow, || {
+        format!("{scene}: not shown: bare succeeds, in {:.1} ms", slowest(bare))
+    });
+    table.claim(way == Way::KillDelete || loops > 1 || wrapped.p95() <= slow, || {
+        format!("{scene}: a p95 of {:.1} ms, want {slow:.1}", wrapped.p95())
     });
     table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
     let as_good = (SHARE * bare.p50()).max(TIMES_UNTHROTTLED * unthrottled.p50());

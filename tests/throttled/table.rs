@@ -50,6 +50,10 @@ impl Series {
         self.quantile(50)
     }
 
+    pub(crate) fn p95(&self) -> f64 {
+        self.quantile(95)
+    }
+
     pub(crate) fn p99(&self) -> f64 {
         self.quantile(99)
     }

@@ -1,0 +1,145 @@
+//! Kills one of those that work on containers, at random times, by SIGKILL.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::side::Storm;
+
+/// The part of the storm in which there are kills: after its first pods have started, and so that the
+/// last of the killed are back before its end.
+const FROM: f64 = 0.15;
+const TO: f64 = 0.95;
+/// A wrapper or a runtime is there for some 50 ms at a time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// systemd starts it anew, or we do.
+const RESTART: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Victim {
+    Containerd,
+    Shim,
+    Wrapper,
+    Runtime,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Kill {
+    pub(crate) victim: Victim,
+    pub(crate) pid: i32,
+    /// Since the start of the storm.
+    pub(crate) at_ms: u64,
+    pub(crate) command: String,
+}
+
+impl Victim {
+    pub(crate) const ALL: [Victim; 4] =
+        [Victim::Containerd, Victim::Shim, Victim::Wrapper, Victim::Runtime];
+
+    /// By the name that the kernel has, which has 15 bytes; "runc:[2:INIT]" is in the container.
+    fn is(self, comm: &str) -> bool {
+        match self {
+            Victim::Containerd => comm == "containerd",
+            Victim::Shim => comm == "containerd-shim",
+            Victim::Wrapper => comm == "frostlock",
+            Victim::Runtime => comm == "runc" || comm == "crun",
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Victim::Containerd => "containerd",
+            Victim::Shim => "shim",
+            Victim::Wrapper => "wrapper",
+            Victim::Runtime => "runtime",
+        }
+    }
+}
+
+/// All that were asked for, spread over the storm.
+pub(crate) fn run(storm: &Storm) -> anyhow::Result<Vec<Kill>> {
+    let count = storm.options.kills;
+    let mut dice = fastrand::Rng::with_seed(storm.options.seed ^ 0x6b69_6c6c);
+    let mut victims = vec![Victim::Containerd, Victim::Shim, Victim::Runtime];
+    if storm.options.label == "wrapped" {
+        victims.push(Victim::Wrapper);
+    }
+    let length = storm.options.seconds;
+    let mut killed = Vec::new();
+    for at in 0..count {
+        let part = FROM + (TO - FROM) * (at as f64 + dice.f64()) / count as f64;
+        let when = storm.clock.began + Duration::from_secs_f64(length * part);
+        std::thread::sleep(when.saturating_duration_since(Instant::now()));
+        let victim = victims[at % victims.len()];
+        if let Some(kill) = kill_one(storm, victim, &mut dice) {
+            killed.push(kill);
+        }
+        if victim == Victim::Containerd {
+            restart(storm)?;
+        }
+    }
+    Ok(killed)
+}
+
+fn kill_one(storm: &Storm, victim: Victim, dice: &mut fastrand::Rng) -> Option<Kill> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let found = candidates(victim);
+        if let Some(&pid) = dice.choice(&found) {
+            if let Some(command) = kill(pid, victim) {
+                let at_ms = storm.clock.began.elapsed().as_millis() as u64;
+                return Some(Kill { victim, pid, at_ms, command });
+            }
+        } else {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    None
+}
+
+fn candidates(victim: Victim) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&pid| comm(pid).is_some_and(|comm| victim.is(&comm)))
+        .collect()
+}
+
+/// Its command line, if it is dead now. The descriptor is opened first and the name looked at through
+/// the pid afterwards, while the descriptor says that it is still the same process.
+fn kill(pid: i32, victim: Victim) -> Option<String> {
+    let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    comm(pid).filter(|comm| victim.is(comm))?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    pidfd_send_signal(&descriptor, Signal::KILL).ok()?;
+    let line = String::from_utf8_lossy(&line).replace('\0', " ");
+    Some(crate::words::anonymous(&line))
+}
+
+fn comm(pid: i32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// If nobody else does it.
+fn restart(storm: &Storm) -> anyhow::Result<()> {
+    let deadline = Instant::now() + RESTART;
+    loop {
+        let start = Command::new("systemctl").args(["start", "containerd"]).status();
+        let started = start.context("cannot run systemctl")?.success();
+        if started && answers(&storm.options.socket) {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "containerd does not come back");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn answers(socket: &Path) -> bool {
+    frostlock_cri::Client::connect(socket).is_ok()
+}

@@ -1,0 +1,38 @@
+//! Pods with small CPU limits, resized in place and probed all the while, with the bare runtime and
+//! with frostlock in front of it.
+
+// The table is what this program is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod allowed;
+mod budget;
+mod cli;
+mod config;
+mod kills;
+mod node;
+mod plan;
+mod plot;
+mod pod;
+mod probe;
+mod progress;
+mod report;
+mod settings;
+mod side;
+mod slice;
+mod table;
+mod tally;
+mod words;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("resize-storm: {error:#}");
+            ExitCode::from(3)
+        }
+    }
+}

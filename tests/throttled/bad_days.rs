@@ -1,0 +1,318 @@
+//! Surroundings in which there is nothing to refill, or it cannot be done, or not by one alone: the
+//! operation ends as it would without us, or better.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::alone;
+use crate::scene::{Container, Quota, Via, refills, timed};
+use crate::support::{Scratch, eventually, pids, run, runtime, succeed, text, wait};
+
+const LIMIT: Duration = Duration::from_secs(15);
+const SMALL: Quota = Quota::new(1, 100);
+
+/// The same command where something about the mounts is different.
+fn with_mounts(change: &str, command: &Command) -> Command {
+    let mut inner = Command::new("unshare");
+    inner.args(["--mount", "sh", "-c", &format!("{change} && exec \"$@\""), "sh"]);
+    inner.arg(command.get_program()).args(command.get_args());
+    inner.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    inner.stdin(std::process::Stdio::null());
+    inner
+}
+
+fn last(scratch: &Scratch, verb: &str) -> Value {
+    let mut journal = scratch.journal().into_iter();
+    journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no record of {verb}"))
+}
+
+#[test]
+fn the_cpu_controller_is_not_mounted() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut seen = Vec::new();
+    for via in [Via::Bare, Via::Wrapped] {
+        let scratch = Scratch::new();
+        let bundle = scratch.bundle("idle", "c");
+        scratch.edit(&bundle, |config| config["linux"]["resources"] = serde_json::json!({}));
+        let bundle = bundle.to_str().unwrap();
+        let commands: [&[&str]; 7] = [
+            &["create", "--bundle", bundle, "c"],
+            &["start", "c"],
+            &["exec", "c", "/bin/true"],
+            &["pause", "c"],
+            &["resume", "c"],
+            &["kill", "c", "KILL"],
+            &["delete", "--force", "c"],
+        ];
+        let mut ends = Vec::new();
+        for words in commands {
+            let mut command = via.command(&scratch, &runtime);
+            command.args(words);
+            let output = run(&mut with_mounts("umount /sys/fs/cgroup/cpu", &command));
+            ends.push((words[0].to_owned(), output.status.code(), text(&output.stderr)));
+        }
+        let journal = scratch.journal();
+        assert!(journal.iter().all(|record| refills(record).is_empty()), "{journal:?}");
+        seen.push(ends);
+    }
+    assert_eq!(seen[0], seen[1], "bare and wrapped");
+    assert!(seen[1].iter().all(|(_, code, _)| *code == Some(0)), "{:?}", seen[1]);
+}
+
+/// A hierarchy is where mountinfo says, and for each controller somewhere else.
+#[test]
+fn the_cpu_controller_is_mounted_elsewhere() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut failed = Vec::new();
+    for via in [Via::Bare, Via::Wrapped] {
+        let scratch = Scratch::new();
+        // Below /sys/fs/cgroup: runc looks for v1 hierarchies nowhere else.
+        let change = "umount /sys/fs/cgroup/cpu /sys/fs/cgroup/blkio \
+                      && mount -t cgroup -o cpu cpu /sys/fs/cgroup/blkio";
+        let bundle = scratch.bundle("throttled", "c");
+        scratch.edit(&bundle, |config| {
+            config["linux"]["resources"] = serde_json::json!({});
+            config["process"]["env"] = serde_json::json!(["PATH=/bin", "LOOPS=8"]);
+        });
+        let give = |words: &[&str]| {
+            let mut command = via.command(&scratch, &runtime);
+            timed(&mut with_mounts(change, command.args(words)), LIMIT).failure
+        };
+        assert_eq!(give(&["create", "--bundle", bundle.to_str().unwrap(), "c"]), None);
+        assert_eq!(give(&["start", "c"]), None);
+        let dir = Path::new("/sys/fs/cgroup/cpu").join(&scratch.cgroup[1..]).join("c");
+        eventually(LIMIT, "all loops run", || pids(&dir).len() > 8);
+        std::fs::write(dir.join("cpu.cfs_quota_us"), "1000").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let pause = |_| {
+            let failure = give(&["pause", "c"]);
+            let _ = give(&["resume", "c"]);
+            failure
+        };
+        failed.push((0..3).filter_map(pause).collect::<Vec<_>>());
+        if via == Via::Wrapped {
+            assert_eq!(refills(&last(&scratch, "pause")).len(), 1);
+        }
+    }
+    assert!(!failed[0].is_empty(), "control: not shown: no bare pause failed");
+    assert!(failed[1].is_empty(), "{:?}", failed[1]);
+}
+
+/// A quota inside the container, as a container with a delegated cgroup may set one.
+#[test]
+fn a_cgroup_below_the_container_has_a_quota_of_its_own() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut pauses = Vec::new();
+    let mut kills = Vec::new();
+    for via in [Via::Bare, Via::Wrapped] {
+        let scratch = Scratch::new();
+        let container = Container::busy(&scratch, &runtime, via, "c", 8);
+        let inner = container.file("cpu", "inner");
+        std::fs::create_dir(&inner).unwrap();
+        let init = container.init();
+        let all = container.pids();
+        for pid in all.iter().filter(|pid| **pid != init) {
+            std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+        std::fs::write(inner.join("cpu.cfs_quota_us"), "1000").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        pauses.push(container.timed(&["pause", "c"], LIMIT));
+        let _ = container.timed(&["resume", "c"], LIMIT);
+        std::thread::sleep(Duration::from_millis(200));
+        let quota = std::fs::read_to_string(inner.join("cpu.cfs_quota_us")).unwrap();
+        assert_eq!(quota.trim(), "1000");
+        let began = Instant::now();
+        let killed = container.timed(&["kill", "c", "KILL"], LIMIT);
+        assert_eq!(killed.failure, None);
+        eventually(LIMIT, "all of it has died", || all.iter().all(|&pid| crate::scene::ended(pid)));
+        kills.push(began.elapsed());
+    }
+    assert!(pauses[0].failure.is_some(), "control: not shown: the bare pause did not fail");
+    assert_eq!(pauses[1].failure, None);
+    println!("kill until all have died: bare {:?}, wrapped {:?}", kills[0], kills[1]);
+    assert!(kills[1] * 2 < kills[0], "bare {:?}, wrapped {:?}", kills[0], kills[1]);
+}
+
+#[test]
+fn the_bandwidth_files_are_read_only() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let read_only = "mount -o remount,bind,ro /sys/fs/cgroup/cpu";
+    let mut ends = Vec::new();
+    for via in [Via::Bare, Via::Wrapped] {
+        let scratch = Scratch::new();
+        let container = Container::busy(&scratch, &runtime, via, "c", 8);
+        container.limit(SMALL);
+        let mut pause = container.command("pause");
+        let took = timed(&mut with_mounts(read_only, pause.arg("c")), LIMIT);
+        assert_eq!(container.freezer(), "THAWED", "{}", via.name());
+        ends.push(took.failure.expect("a pause of a throttled container fails unaided"));
+        if via == Via::Wrapped {
+            let record = last(&scratch, "pause");
+            assert_eq!(refills(&record)[0]["ended"], "failed", "{record}");
+            assert_eq!(refills(&record)[0]["writes"], 0, "{record}");
+            let note = record["note"].as_str().unwrap_or_default();
+            assert!(note.contains("cannot refill") && note.contains("Read-only"), "{record}");
+        }
+    }
+    // Its own words, and then why.
+    assert!(ends[1].starts_with(&ends[0]), "{ends:?}");
+}
+
+/// Rootless: the files are somebody else's. Said once, not with every command.
+#[test]
+fn without_permission_it_is_said_once() {
+    let _alone = alone();
+    let real = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, &real, Via::Bare, "c", 2);
+    container.limit(SMALL);
+    // A runtime that takes its time: nothing rootless could freeze this container.
+    let slow = scratch.path("runc");
+    std::fs::write(&slow, "#!/bin/sh\nsleep 0.1\n").unwrap();
+    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let open = |path: &Path| {
+        succeed(Command::new("chmod").args(["-R", "a+rwX"]).arg(path));
+    };
+    open(&scratch.path(""));
+    let state = scratch.path("nobodys");
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
+    for _ in 0..3 {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command.arg(crate::support::frostlock()).arg("--root").arg(scratch.root());
+        command.env("FROSTLOCK_RUNTIME", &slow).env("FROSTLOCK_STATE_DIR", &state);
+        command.env("FROSTLOCK_CONFIG", "/dev/null").args(["exec", "c", "/bin/true"]);
+        succeed(&mut command);
+    }
+    let journal = std::fs::read_to_string(state.join("journal.jsonl")).unwrap();
+    let records: Vec<Value> =
+        journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let notes = records.iter().filter(|record| {
+        record["note"].as_str().is_some_and(|note| note.contains("cannot refill"))
+    });
+    assert_eq!(records.len(), 3, "{journal}");
+    assert_eq!(notes.count(), 1, "{journal}");
+    assert!(records.iter().all(|record| record["verdict"] == "ok"), "{journal}");
+}
+
+/// As kubelet's cgroupfs driver names it.
+fn pod_of(scratch: &Scratch) -> String {
+    format!("{}/kubepods/pod8f0c2b1e-5d1a-4f7b-9c3e-2a6d", scratch.cgroup)
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Of one throttled pod, at the same moment.
+#[test]
+fn two_containers_are_paused_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    for via in [Via::Bare, Via::Wrapped] {
+        let scratch = Scratch::new();
+        let cgroup = pod_of(&scratch);
+        let [a, b] =
+            ["a", "b"].map(|id| Container::busy_below(&scratch, &runtime, via, &cgroup, id, 4));
+        let pod = Path::new("/sys/fs/cgroup/cpu").join(&cgroup[1..]);
+        let quota = || std::fs::read_to_string(pod.join("cpu.cfs_quota_us")).unwrap();
+        std::fs::write(pod.join("cpu.cfs_quota_us"), "1000").unwrap();
+        let mut failed = 0;
+        for _ in 0..5 {
+            a.until_throttled();
+            let running = [&a, &b].map(|it| spawn(it.command("pause").arg(&it.id)));
+            for mut child in running {
+                failed += usize::from(!wait(&mut child, LIMIT).is_some_and(|end| end.success()));
+            }
+            for it in [&a, &b] {
+                let _ = it.timed(&["resume", &it.id], LIMIT);
+            }
+        }
+        assert_eq!(quota().trim(), "1000");
+        println!("{failed} of 10 pauses failed, {}", via.name());
+        match via {
+            Via::Bare => assert!(failed > 0, "control: not shown: none failed"),
+            _ => assert_eq!(failed, 0),
+        }
+    }
+}
+
+/// More than any node does to one pod: the account of the pod is asked by all of them.
+#[test]
+fn sixty_four_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let cgroup = pod_of(&scratch);
+    let containers = ["a", "b", "c", "d"]
+        .map(|id| Container::busy_below(&scratch, &runtime, Via::Wrapped, &cgroup, id, 2));
+    let pod = Path::new("/sys/fs/cgroup/cpu").join(&cgroup[1..]);
+    std::fs::write(pod.join("cpu.cfs_quota_us"), "5000").unwrap();
+    containers[0].until_throttled();
+    let created = scratch.journal().len();
+    let running: Vec<Child> = (0..64)
+        .map(|n| {
+            let container = &containers[n % containers.len()];
+            match n / containers.len() % 4 {
+                0 => {
+                    spawn(container.command("update").args(["--pids-limit", "200", &container.id]))
+                }
+                _ => spawn(container.command("exec").args([&container.id, "/bin/true"])),
+            }
+        })
+        .collect();
+    let ends: Vec<_> =
+        running.into_iter().map(|mut child| wait(&mut child, Duration::from_secs(60))).collect();
+    let journal = scratch.journal().split_off(created);
+    let notes: Vec<&Value> = journal.iter().map(|record| &record["note"]).collect();
+    assert!(ends.iter().all(|end| end.is_some_and(|end| end.success())), "{ends:?} {notes:?}");
+    assert_eq!(journal.len(), 64);
+    assert!(journal.iter().all(|record| record["verdict"] == "ok"), "{notes:?}");
+    let quota = std::fs::read_to_string(pod.join("cpu.cfs_quota_us")).unwrap();
+    assert_eq!(quota.trim(), "5000");
+    let left = std::fs::read_dir(scratch.state().join("intents")).into_iter().flatten();
+    assert_eq!(left.count(), 0, "notes of what may freeze are left");
+}
+
+/// Everything that the wrapper looks at may be gone the next moment.
+#[test]
+fn the_cgroup_vanishes_meanwhile() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut cut_short = 0;
+    for round in 0..24_u64 {
+        let scratch = Scratch::new();
+        let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 2);
+        container.limit(SMALL);
+        let words: &[&str] =
+            [&["pause", "c"][..], &["exec", "c", "/bin/true"], &["kill", "c", "KILL"]]
+                [round as usize % 3];
+        let mut command = container.command(words[0]);
+        let err = tempfile::tempfile().unwrap();
+        command.args(&words[1..]).stderr(err.try_clone().unwrap());
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(round * 2));
+        let left = crate::support::remove_cgroup(&container.cgroup);
+        assert!(left.is_empty(), "{left:?}");
+        let end = wait(&mut child, LIMIT).unwrap_or_else(|| panic!("{words:?} hangs"));
+        let err = text(&crate::support::contents(err));
+        assert!(end.code().is_some_and(|code| code != 101), "{words:?}: {end:?} {err}");
+        assert!(!err.contains("panicked"), "{err}");
+        let record = last(&scratch, words[0]);
+        let verdict = if end.success() { "ok" } else { "failed" };
+        assert_eq!(record["verdict"], verdict, "{record}");
+        cut_short += usize::from(!end.success());
+        assert!(pids(&container.file("freezer", "")).is_empty());
+    }
+    assert!(cut_short > 0, "not shown: every operation was over before");
+}
