@@ -139,30 +139,32 @@ fn a_million_records() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path(), 1_000_000);
     let bytes = journal.metadata().unwrap().len();
-    let mut seconds = Vec::new();
-    let mut peak_kib = 0;
+    let (mut wall, mut cpu) = (Vec::new(), Vec::new());
     for command in ["report", "report", "report", "history"] {
-        let script = format!(
-            "{} {command} --journal {} >/dev/null & wait $!",
-            env!("CARGO_BIN_EXE_frostctl"),
-            journal.display()
-        );
-        let began = Instant::now();
-        let status = Command::new("sh").args(["-c", &script]).status().unwrap();
-        seconds.push(began.elapsed().as_secs_f64());
+        let (began, before) = (Instant::now(), children());
+        let status = Command::new(env!("CARGO_BIN_EXE_frostctl"))
+            .args([command, "--journal"])
+            .arg(&journal)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
         assert!(status.success());
-        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN);
-        peak_kib = peak_kib.max(usage.unwrap().max_rss());
+        wall.push(began.elapsed().as_secs_f64());
+        cpu.push(children().0 - before.0);
     }
-    println!(
-        "1,000,000 records, {} MiB: report {:.2} s, {:.2} s, {:.2} s, history {:.2} s; at most {} MiB of memory",
-        bytes >> 20,
-        seconds[0],
-        seconds[1],
-        seconds[2],
-        seconds[3],
-        peak_kib >> 10
-    );
-    assert!(seconds[..3].iter().all(|seconds| *seconds < 2.0), "{seconds:?}");
-    assert!(peak_kib < 128 * 1024, "{peak_kib} KiB");
+    let peak_mib = children().1 >> 10;
+    println!("1,000,000 records, {} MiB; three reports and a history", bytes >> 20);
+    println!("seconds: {wall:.2?}, of CPU: {cpu:.2?}; at most {peak_mib} MiB of memory");
+    // Of CPU: a busy machine is no slow reader.
+    assert!(cpu[..3].iter().all(|seconds| *seconds < 2.0), "{cpu:?}");
+    assert!(peak_mib < 128, "{peak_mib} MiB");
+}
+
+/// CPU seconds and peak KiB of those that have ended.
+fn children() -> (f64, i64) {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let cpu = usage.user_time() + usage.system_time();
+    (cpu.num_microseconds() as f64 / 1e6, usage.max_rss())
 }

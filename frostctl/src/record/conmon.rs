@@ -5,38 +5,17 @@ use std::fs::DirEntry;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use frostlock::journal::history::{self, History};
 use tokio::time::sleep;
 
 use super::{Happened, Log};
-use crate::journal::Reader;
 
-const SOURCE: &str = "conmon";
+pub(super) const SOURCE: &str = "conmon";
 
 /// CRI-O itself leaves a file until the container is removed, seconds later at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An exit code has three digits.
 const FILE_BYTES: u64 = 16;
-
-/// The containers whose exits are in the journal already: their files are still there when we are
-/// restarted.
-pub(super) fn recorded(history: &History) -> anyhow::Result<HashSet<String>> {
-    let mut known = HashSet::new();
-    let mut reader = Reader::default();
-    for path in history::files(history.directory()) {
-        let Ok(file) = std::fs::File::open(&path) else { continue };
-        reader
-            .read(&file, &mut |record| {
-                if &*record.verb == "exit" && &*record.source == SOURCE {
-                    known.insert(record.id.to_string());
-                }
-            })
-            .with_context(|| format!("cannot read {}", path.display()))?;
-    }
-    Ok(known)
-}
 
 pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &Log<'_>) {
     loop {

@@ -4,17 +4,19 @@
 mod conmon;
 mod containerd;
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use frostlock::config::Config;
 use frostlock::journal::Stamp;
-use frostlock::journal::history::History;
+use frostlock::journal::history::{self, History};
 use frostlock::state_dir::StateDir;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::journal::{Reader, unix_ms};
 use crate::output::Output;
 
 /// The records' version, that of the wrapper's.
@@ -73,17 +75,39 @@ impl Record {
             "there is no long journal to write to: see history.enabled and history.directory in the \
              configuration",
         )?;
-        let known = conmon::recorded(&history)?;
+        let of_containerd = recorded(&history, containerd::SOURCE)?;
+        let of_conmon = recorded(&history, conmon::SOURCE)?.into_keys().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let log = Log { history, output };
         runtime.block_on(async {
             tokio::join!(
-                containerd::follow(&self.containerd, &log),
-                conmon::follow(&self.conmon_exits, known, &log)
+                containerd::follow(&self.containerd, of_containerd, &log),
+                conmon::follow(&self.conmon_exits, of_conmon, &log)
             );
         });
         Ok(Exit::Clean)
     }
+}
+
+/// The containers whose exits are in the journal already: those who told them may tell them again
+/// when we are restarted.
+fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known> {
+    let mut known = containerd::Known::new();
+    let mut reader = Reader::default();
+    for path in history::files(history.directory()) {
+        let Ok(file) = std::fs::File::open(&path) else { continue };
+        reader
+            .read(&file, &mut |record| {
+                let is_exit = &*record.verb == "exit" && record.exec_id.is_empty();
+                if is_exit && &*record.source == source {
+                    let ms = unix_ms(&record.time).unwrap_or(0).max(0) as u64;
+                    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+                    known.insert(record.id.to_string(), at);
+                }
+            })
+            .with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(known)
 }
 
 struct Log<'a> {
@@ -114,6 +138,11 @@ impl Log<'_> {
             let directory = self.history.directory().display();
             self.say(anyhow::Error::from(error).context(format!("cannot write to {directory}")));
         }
+    }
+
+    /// For the service's log.
+    fn note(&self, line: &str) {
+        let _ = writeln!(anstream::stderr(), "frostctl: {line}");
     }
 
     fn say(&self, error: anyhow::Error) {

@@ -71,7 +71,12 @@ impl Lab {
         lab.record();
         let up = lab.containerd("up").output().unwrap();
         assert!(up.status.success(), "{}", text(&up.stderr));
+        eventually("the recorder has found containerd", || lab.recorder_says("listening to"));
         lab
+    }
+
+    fn recorder_says(&self, what: &str) -> bool {
+        std::fs::read_to_string(self.path("record.log")).is_ok_and(|log| log.contains(what))
     }
 
     fn path(&self, name: &str) -> PathBuf {
