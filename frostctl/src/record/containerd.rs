@@ -16,6 +16,7 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::types::Envelope;
 use containerd_client::types::v1::{Process, Status};
 use prost::Message;
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::{Happened, Log};
@@ -26,6 +27,9 @@ const EXIT: &str = "/tasks/exit";
 const OOM: &str = "/tasks/oom";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A subscription that was sent holds by then; what ends later is an event.
+const SUBSCRIBED: Duration = Duration::from_millis(500);
 
 /// Between two tries; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -71,26 +75,35 @@ async fn events(
         .context("no connection in time")
         .and_then(|channel| Ok(channel?))
         .with_context(|| socket.display().to_string())?;
-    let filters = [EXIT, OOM].map(|topic| format!("topic==\"{topic}\"")).to_vec();
-    let mut stream = EventsClient::new(channel.clone())
-        .subscribe(SubscribeRequest { filters })
-        .await
-        .context("subscribe")?
-        .into_inner();
     *connected = true;
-    log.note(&format!("listening to {}", socket.display()));
-    missed(channel, known, log).await.context("what ended before")?;
+    let known = Mutex::new(known);
+    let (listened, caught_up) = tokio::join!(listen(channel.clone(), &known, log), async {
+        sleep(SUBSCRIBED).await;
+        let caught_up = timeout(CONNECT_LIMIT, missed(channel, &known, log)).await;
+        log.note(&format!("listening to {}", socket.display()));
+        caught_up
+    });
+    caught_up.context("what ended before").and_then(|it| it)?;
+    listened.with_context(|| format!("{} was closed", socket.display()))
+}
+
+/// Until the connection ends. containerd answers the subscription with its first event, be it hours
+/// later.
+async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
+    let filters = [EXIT, OOM].map(|topic| format!("topic==\"{topic}\"")).to_vec();
+    let request = SubscribeRequest { filters };
+    let mut stream = EventsClient::new(channel).subscribe(request).await?.into_inner();
     while let Some(envelope) = stream.message().await? {
-        if let Err(error) = add(&envelope, known, log) {
+        if let Err(error) = add(&envelope, &mut *known.lock().await, log) {
             log.say(error.context(format!("an event of containerd's, {}", envelope.topic)));
         }
     }
-    anyhow::bail!("{} was closed", socket.display())
+    anyhow::bail!("no more events")
 }
 
 /// No event is sent twice. What ended while we were not listening is told by the tasks that have not
 /// been removed yet.
-async fn missed(channel: Channel, known: &mut Known, log: &Log<'_>) -> anyhow::Result<()> {
+async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
     let mut namespaces = NamespacesClient::new(channel.clone());
     let namespaces = namespaces.list(ListNamespacesRequest::default()).await?.into_inner();
     for namespace in namespaces.namespaces {
@@ -99,7 +112,8 @@ async fn missed(channel: Channel, known: &mut Known, log: &Log<'_>) -> anyhow::R
         request.metadata_mut().insert("containerd-namespace", name);
         let tasks = TasksClient::new(channel.clone()).list(request).await?.into_inner().tasks;
         let ended = tasks.iter().filter(|task| task.status() == Status::Stopped);
-        ended.for_each(|task| add_task(&namespace.name, task, known, log));
+        let mut known = known.lock().await;
+        ended.for_each(|task| add_task(&namespace.name, task, &mut known, log));
     }
     Ok(())
 }
