@@ -94,7 +94,8 @@ async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> a
     let request = SubscribeRequest { filters };
     let mut stream = EventsClient::new(channel).subscribe(request).await?.into_inner();
     while let Some(envelope) = stream.message().await? {
-        if let Err(error) = add(&envelope, &mut *known.lock().await, log) {
+        let mut known = known.lock().await;
+        if let Err(error) = add(&envelope, &mut known, log) {
             log.say(error.context(format!("an event of containerd's, {}", envelope.topic)));
         }
     }
