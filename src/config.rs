@@ -53,6 +53,10 @@ pub struct Config {
     pub leftovers_wait_ms: u64,
     pub hook_wait_ms: u64,
     pub journal_max_kib: u64,
+    pub history_enabled: bool,
+    pub history_directory: Option<OsString>,
+    pub history_max_mib: u64,
+    pub history_max_days: u64,
     pub syslog: bool,
 }
 
@@ -84,6 +88,10 @@ impl Default for Config {
             leftovers_wait_ms: 1000,
             hook_wait_ms: 2000,
             journal_max_kib: 4096,
+            history_enabled: true,
+            history_directory: None,
+            history_max_mib: 64,
+            history_max_days: 30,
             syslog: true,
         }
     }
@@ -91,7 +99,7 @@ impl Default for Config {
 
 /// What a key holds, and where it goes.
 enum Kind {
-    Name(fn(&mut Config) -> &mut Option<OsString>),
+    Name { unset: &'static str, field: fn(&mut Config) -> &mut Option<OsString> },
     Mode,
     Switch(fn(&mut Config) -> &mut bool),
     Number { unit: &'static str, min: u64, max: u64, field: fn(&mut Config) -> &mut u64 },
@@ -110,7 +118,7 @@ const KEYS: &[Key] = &[
     Key {
         table: None,
         name: "runtime",
-        kind: Kind::Name(|config| &mut config.runtime),
+        kind: Kind::Name { unset: "runc", field: |config| &mut config.runtime },
         about: "The runtime that does the work: a name that is looked up in PATH, or an absolute\n\
                 path. Unset: runc, then crun, the first found in PATH.",
     },
@@ -359,6 +367,44 @@ const KEYS: &[Key] = &[
         about: "The journal is rotated at this size; one older file is kept.",
     },
     Key {
+        table: Some("history"),
+        name: "enabled",
+        kind: Kind::Switch(|config| &mut config.history_enabled),
+        about: "Whether the same records also go to disk, where they outlive a reboot.",
+    },
+    Key {
+        table: Some("history"),
+        name: "directory",
+        kind: Kind::Name {
+            unset: "/var/log/frostlock",
+            field: |config| &mut config.history_directory,
+        },
+        about: "Where: an absolute path. Unset: /var/log/frostlock, if the state directory is\n\
+                /run/frostlock, else nowhere.",
+    },
+    Key {
+        table: Some("history"),
+        name: "max_mib",
+        kind: Kind::Number {
+            unit: "MiB",
+            min: 1,
+            max: 65_536,
+            field: |config| &mut config.history_max_mib,
+        },
+        about: "What its files may take together; the oldest sixteenth goes first.",
+    },
+    Key {
+        table: Some("history"),
+        name: "max_days",
+        kind: Kind::Number {
+            unit: "days",
+            min: 1,
+            max: 3650,
+            field: |config| &mut config.history_max_days,
+        },
+        about: "When a file of it goes at the latest, after its last record.",
+    },
+    Key {
         table: Some("log"),
         name: "syslog",
         kind: Kind::Switch(|config| &mut config.syslog),
@@ -463,7 +509,7 @@ impl Key {
 
     fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), String> {
         match &self.kind {
-            Kind::Name(field) => {
+            Kind::Name { field, .. } => {
                 let name = value.as_str().filter(|name| !name.is_empty());
                 *field(config) = Some(name.ok_or("not a name or a path")?.into());
             }
@@ -479,11 +525,11 @@ impl Key {
         Ok(())
     }
 
-    /// As TOML. A runtime has none: two are looked for.
+    /// As TOML. A name has none: what happens without it depends.
     fn default(&self) -> String {
         let mut config = Config::default();
         match &self.kind {
-            Kind::Name(_) => "\"runc\"".to_owned(),
+            Kind::Name { unset, .. } => format!("\"{unset}\""),
             Kind::Mode => "\"full\"".to_owned(),
             Kind::Switch(field) => field(&mut config).to_string(),
             Kind::Number { field, .. } => field(&mut config).to_string(),
@@ -572,7 +618,8 @@ mod tests {
              thaw_wait_ms = 8\n[freeze]\nfrozen_wait_ms = 9\n[refill]\nstart = false\nexec = false\n\
              freeze = false\nkill = false\nbelow_percent = 10\nmax_ms = 11\nbudget_percent = 12\n\
              burst_ms = 13\ndebt_ms = 14\ncpu_max = true\n[kill]\nwait_ms = 15\n\
-             [delete]\nleftovers_wait_ms = 16\n[hook]\nwait_ms = 17\n[journal]\nmax_kib = 64\n[log]\nsyslog = false\n",
+             [delete]\nleftovers_wait_ms = 16\n[hook]\nwait_ms = 17\n[journal]\nmax_kib = 64\n\
+             [history]\nenabled = false\ndirectory = '/h'\nmax_mib = 18\nmax_days = 19\n[log]\nsyslog = false\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -601,6 +648,10 @@ mod tests {
             leftovers_wait_ms: 16,
             hook_wait_ms: 17,
             journal_max_kib: 64,
+            history_enabled: false,
+            history_directory: Some("/h".into()),
+            history_max_mib: 18,
+            history_max_days: 19,
             syslog: false,
         };
         assert_eq!(config, expected);
@@ -653,6 +704,11 @@ mod tests {
             .collect();
         let (config, complaints) = parse(&example);
         assert_eq!(complaints, Vec::<String>::new());
-        assert_eq!(config, Config { runtime: Some("runc".into()), ..Config::default() });
+        let expected = Config {
+            runtime: Some("runc".into()),
+            history_directory: Some("/var/log/frostlock".into()),
+            ..Config::default()
+        };
+        assert_eq!(config, expected);
     }
 }

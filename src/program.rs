@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::hook::{Hook, Request};
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
+use crate::journal::history::History;
 use crate::locate::Choice;
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::runtime::{self, Runtime};
@@ -204,7 +205,9 @@ impl Program {
     }
 
     fn record(&self, outcome: &Outcome) {
-        Journal::new(self.state.journal(), self.config.journal_max_kib).record(outcome);
+        Journal::new(self.state.journal(), self.config.journal_max_kib)
+            .with_history(History::of(&self.config, &self.state))
+            .record(outcome);
         syslog::report(outcome);
     }
 }

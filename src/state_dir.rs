@@ -37,6 +37,11 @@ impl StateDir {
         StateDir(path)
     }
 
+    /// Whether it is the one that all of a node's wrappers share.
+    pub(crate) fn is_the_nodes(&self) -> bool {
+        self.0 == Path::new(DEFAULT)
+    }
+
     /// While this file exists, every command is the bare runtime's.
     pub fn kill_switch(&self) -> PathBuf {
         self.0.join("off")

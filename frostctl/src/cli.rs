@@ -6,9 +6,12 @@ use crate::audit;
 use crate::configure::{self, uninstall};
 use crate::doctor;
 use crate::exit::{self, Exit};
+use crate::history;
 use crate::output::{Color, Output};
 use crate::pages;
 use crate::paths;
+use crate::record;
+use crate::report;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -35,6 +38,12 @@ pub(crate) enum Command {
     Uninstall(uninstall::Uninstall),
     Doctor(doctor::Doctor),
     Paths(paths::Paths),
+    /// Tell a container's life from the journal
+    History(history::History),
+    /// Record how containers and execs end, into the journal; for a service
+    Record(record::Record),
+    /// Tell what the journal's operations add up to, and what is wrong
+    Report(report::Command),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -52,6 +61,9 @@ impl Command {
             Command::Uninstall(it) => it.run(output),
             Command::Doctor(it) => it.run(output),
             Command::Paths(it) => it.run(output),
+            Command::History(it) => it.run(output),
+            Command::Record(it) => it.run(output),
+            Command::Report(it) => it.run(output),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
             Command::Spin(it) => it.run(),

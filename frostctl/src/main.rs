@@ -10,9 +10,15 @@ mod cli;
 mod configure;
 mod doctor;
 mod exit;
+mod history;
+mod journal;
+mod lives;
 mod output;
 mod pages;
 mod paths;
+mod record;
+mod report;
+mod timeline;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

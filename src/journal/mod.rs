@@ -3,15 +3,16 @@
 //! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
 //! cannot parse, such as the last line of a machine that lost power ([`reader`]).
 
+mod file;
+pub mod history;
 #[cfg(test)]
 mod properties;
 pub mod reader;
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -23,7 +24,8 @@ use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{hook, process, refill, state_dir, sys, text};
+use crate::{hook, process, refill, text};
+use history::History;
 
 /// The version of the records.
 const VERSION: u32 = 1;
@@ -283,102 +285,73 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// Always with three digits of a second, so that times sort as text.
 pub(crate) fn now() -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(FORMAT).unwrap_or_default()
+    format(OffsetDateTime::now_utc())
 }
 
-/// The file the records go to.
+/// Always with three digits of a second, so that times sort as text.
+fn format(time: OffsetDateTime) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    time.format(FORMAT).unwrap_or_default()
+}
+
+/// What a record that somebody else adds says of its time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stamp {
+    pub boot_id: Option<String>,
+    pub time: String,
+    pub mono_ns: u64,
+}
+
+impl Stamp {
+    /// Of something that happened a while ago; now if that is in the future, `None` before this boot.
+    pub fn of(at: SystemTime) -> Option<Stamp> {
+        let ago = at.elapsed().unwrap_or_default();
+        let mono_ns = process::since_boot_ns().checked_sub(ago.as_nanos() as u64)?;
+        let time = format(OffsetDateTime::now_utc() - ago);
+        Some(Stamp { boot_id: process::boot_id(), time, mono_ns })
+    }
+}
+
+/// Where the records go: a short file under /run, and the long one on disk.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     max_bytes: u64,
+    history: Option<History>,
 }
 
 impl Journal {
     pub fn new(path: PathBuf, max_kib: u64) -> Journal {
-        Journal { path, max_bytes: max_kib * 1024 }
+        Journal { path, max_bytes: max_kib * 1024, history: None }
+    }
+
+    #[must_use]
+    pub fn with_history(self, history: Option<History>) -> Journal {
+        Journal { history, ..self }
     }
 
     /// Adds one record. What goes wrong is dropped: there is nowhere left to say it that is not
     /// somebody's log, and the operation has ended.
     pub fn record(&self, outcome: &Outcome) {
-        let _ = self.append(outcome);
-    }
-
-    fn append(&self, outcome: &Outcome) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(&Record::of(outcome))?;
+        let Ok(mut line) = serde_json::to_vec(&Record::of(outcome)) else { return };
         line.push(b'\n');
-        if let Some(directory) = self.path.parent() {
-            state_dir::make_private(directory)?;
+        let _ = file::append(&self.path, &line, self);
+        if let Some(history) = &self.history {
+            let _ = history.append(&line);
         }
-        let mut file = open(&self.path)?;
-        let length = file.metadata()?.len();
-        if length + line.len() as u64 > self.max_bytes && length > 0 {
-            file = self.rotate(file)?;
-        }
-        if ends_torn(&file) {
-            line.insert(0, b'\n');
-        }
-        // One write: with O_APPEND, lines of several writers do not mix.
-        match file.write(&line)? {
-            whole if whole == line.len() => Ok(()),
-            // A full disk; the next one sees that the line is torn.
-            _ => Err(std::io::ErrorKind::WriteZero.into()),
-        }
-    }
-
-    /// Moves the full file aside, once: of several that find it full, one has the lock and the
-    /// others find a new file there. Where it cannot be moved it is emptied: what happens now is
-    /// worth more than what happened then, and the file stays bounded.
-    fn rotate(&self, full: File) -> std::io::Result<File> {
-        if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, &self.path) {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            std::fs::rename(&self.path, older).or_else(|_| full.set_len(0))?;
-        }
-        open(&self.path)
     }
 }
 
-fn open(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(std::io::Error::other("the journal is not a regular file"))
+impl file::Rotation for Journal {
+    fn is_full(&self, file: &Metadata, line: usize) -> bool {
+        file.len() + line as u64 > self.max_bytes
     }
-}
 
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
-        _ => false,
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        let mut older = path.as_os_str().to_owned();
+        older.push(".1");
+        std::fs::rename(path, older)
     }
-}
-
-/// Whether a full disk or a kill has left half a line, with which ours would melt into one. tmpfs
-/// shows half a line, too, while somebody writes one that spans two pages; then the file grows.
-fn ends_torn(file: &File) -> bool {
-    let torn = torn_at(file);
-    torn.is_some() && {
-        std::thread::sleep(Duration::from_millis(1));
-        torn_at(file) == torn
-    }
-}
-
-/// The length of a file that ends within a line.
-fn torn_at(file: &File) -> Option<u64> {
-    let length = file.metadata().ok()?.len();
-    let mut last = [0u8; 1];
-    file.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
-    (last[0] != b'\n').then_some(length)
 }

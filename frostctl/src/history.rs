@@ -1,0 +1,310 @@
+//! `frostctl history`: the life of a container, or of all of a pod's, as a timeline.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::journal::{Journal, Reader, Record, Skipped, Source, unix_ms};
+use crate::lives::{Life, Lives, Names};
+use crate::output::{Output, table};
+use crate::timeline::{Event, Story};
+
+/// How often a journal that is followed is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct History {
+    /// A container's id, or 6 or more of its first digits, or a pod, with or without `NAMESPACE/`
+    /// [default: a line for every container]
+    #[arg(value_name = "ID|POD")]
+    what: Option<String>,
+
+    /// Go on with what happens from now on
+    #[arg(long, short)]
+    follow: bool,
+
+    #[command(flatten)]
+    source: Source,
+}
+
+/// One line of the overview.
+#[derive(Debug, Serialize)]
+struct Summary {
+    id: String,
+    #[serde(flatten)]
+    names: Names,
+    boot_id: String,
+    first_ms: i64,
+    lasted_s: f64,
+    ready_after_s: Option<f64>,
+    readiness_known: bool,
+    execs: u64,
+    end: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer<T> {
+    lives: Vec<T>,
+    skipped: Skipped,
+}
+
+impl History {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let journal = self.source.open()?;
+        let seen = journal.growing_len();
+        let mut lives = Lives::default();
+        let skipped = journal.each(|record| {
+            add(&mut lives, record);
+        })?;
+        match &self.what {
+            None if !self.follow => overview(output, &lives, skipped)?,
+            None => {}
+            Some(what) => {
+                let stories = tell(&journal, &lives, what)?;
+                anyhow::ensure!(
+                    self.follow || !stories.is_empty(),
+                    "the journal has nothing of {what}; `frostctl history` lists what it has"
+                );
+                show(output, &Answer { lives: stories, skipped }, self.follow)?;
+            }
+        }
+        if self.follow {
+            let file = journal.growing().context("there is no file to follow")?;
+            self.follow(output, file, seen, lives)?;
+        }
+        Ok(Exit::Clean)
+    }
+
+    /// Prints an event a line, in JSON an object a line, until nobody reads on.
+    fn follow(
+        &self,
+        output: &Output,
+        path: &Path,
+        seen: u64,
+        mut lives: Lives,
+    ) -> anyhow::Result<()> {
+        let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
+        let mut tail = Tail::open(path, seen)?;
+        let mut reader = Reader::default();
+        loop {
+            let mut events = Vec::new();
+            for line in tail.lines(path)? {
+                reader.line(&line, &mut |record| {
+                    let Some(index) = add(&mut lives, record) else { return };
+                    let Some(life) = lives.all.get(index) else { return };
+                    if self.what.as_ref().is_some_and(|what| !life.is_of(what)) {
+                        return;
+                    }
+                    let story = stories.entry(index).or_insert_with(|| Story::begin(life));
+                    if let Some(event) = story.add(record) {
+                        events.push((label(life), event.clone()));
+                    }
+                });
+            }
+            events.iter().try_for_each(|(label, event)| say(output, label, event))?;
+            std::thread::sleep(FOLLOW_EVERY);
+        }
+    }
+}
+
+fn add(lives: &mut Lives, record: &Record<'_>) -> Option<usize> {
+    lives.add(record, unix_ms(&record.time).unwrap_or(0))
+}
+
+/// The journal a second time, for the records of what was asked for: those of all containers would
+/// not fit into bounded memory.
+fn tell(journal: &Journal, lives: &Lives, what: &str) -> anyhow::Result<Vec<Story>> {
+    let mut again = Lives::default();
+    let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
+    journal.each(|record| {
+        let Some(index) = add(&mut again, record) else { return };
+        let Some(life) = lives.all.get(index).filter(|life| life.is_of(what)) else { return };
+        stories.entry(index).or_insert_with(|| Story::begin(life)).add(record);
+    })?;
+    for (index, story) in &mut stories {
+        if let Some(life) = again.all.get(*index) {
+            story.finish(life);
+        }
+    }
+    Ok(stories.into_values().collect())
+}
+
+fn label(life: &Life) -> String {
+    let short: String = life.id.chars().take(12).collect();
+    match life.names.pod().as_str() {
+        "" => short,
+        pod => format!("{pod} {} {short}", life.names.container),
+    }
+}
+
+fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<()> {
+    let lives = lives.all.iter().map(|life| Summary {
+        id: life.id.clone(),
+        names: life.names.clone(),
+        boot_id: life.boot.clone(),
+        first_ms: life.first_ms,
+        lasted_s: life.last_ns.saturating_sub(life.first_ns) as f64 / 1e9,
+        ready_after_s: life.ready_after_ns().map(|ns| ns as f64 / 1e9),
+        readiness_known: life.knows_execs,
+        execs: life.execs,
+        end: life.end().as_str(),
+    });
+    let answer = Answer { lives: lives.collect(), skipped };
+    output.print(&answer, |out| {
+        let mut table =
+            table(["CONTAINER", "POD", "NAME", "LASTED", "READY AFTER", "EXECS", "END"]);
+        for life in &answer.lives {
+            table.add_row([
+                life.id.chars().take(12).collect(),
+                life.names.pod(),
+                life.names.container.clone(),
+                seconds(life.lasted_s),
+                ready(life.ready_after_s, life.readiness_known),
+                life.execs.to_string(),
+                life.end.to_owned(),
+            ]);
+        }
+        writeln!(out, "{}", table.trim_fmt())?;
+        say_skipped(out, answer.skipped)
+    })
+}
+
+fn show(output: &Output, answer: &Answer<Story>, follow: bool) -> anyhow::Result<()> {
+    if follow && output.is_json() {
+        let events = answer
+            .lives
+            .iter()
+            .flat_map(|story| story.events.iter().map(|event| (story.id.as_str(), event)));
+        return events.into_iter().try_for_each(|(id, event)| say(output, id, event));
+    }
+    output.print(answer, |out| {
+        for story in &answer.lives {
+            tell_one(out, story)?;
+        }
+        say_skipped(out, answer.skipped)
+    })
+}
+
+fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
+    writeln!(out, "{}  {} {}", story.id, story.names.pod(), story.names.container)?;
+    let mut table = table(["TIME", "AGE", "AFTER", "WHAT", "TOOK", "DETAIL"]);
+    for event in &story.events {
+        table.add_row([
+            event.time.clone(),
+            seconds(event.age_s),
+            format!("+{}", seconds(event.after_s)),
+            event.what.clone(),
+            event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+            event.detail.clone(),
+        ]);
+    }
+    writeln!(out, "{}", table.trim_fmt())?;
+    let end = if story.end.is_empty() { "it has not ended" } else { story.end };
+    writeln!(
+        out,
+        "end: {end}; ready after: {}\n",
+        ready(story.ready_after_s, story.readiness_known)
+    )
+}
+
+pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Result<()> {
+    if skipped.total() == 0 {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{} lines were not used: {} torn, {} foreign, {} of a later version, {} out of order",
+        skipped.total(),
+        skipped.torn,
+        skipped.foreign,
+        skipped.future_version,
+        skipped.out_of_order
+    )
+}
+
+fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
+    let mut out = anstream::stdout().lock();
+    if output.is_json() {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            container: &'a str,
+            #[serde(flatten)]
+            event: &'a Event,
+        }
+        serde_json::to_writer(&mut out, &Line { container: label, event })?;
+        writeln!(out)?;
+    } else {
+        let took = event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
+        writeln!(out, "{}  {label}  {}  {took}  {}", event.time, event.what, event.detail)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn ready(after_s: Option<f64>, is_known: bool) -> String {
+    match (after_s, is_known) {
+        (Some(after), _) => seconds(after),
+        (None, true) => "never".into(),
+        (None, false) => "not known".into(),
+    }
+}
+
+/// Three digits, and what a person would say.
+pub(crate) fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 120.0 => format!("{s:.1} s"),
+        s if s < 7200.0 => format!("{:.1} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86400.0),
+    }
+}
+
+/// The end of a file that grows, and of the one that takes its place.
+struct Tail {
+    file: File,
+    part: Vec<u8>,
+}
+
+impl Tail {
+    fn open(path: &Path, from: u64) -> anyhow::Result<Tail> {
+        let mut file =
+            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        file.seek(SeekFrom::Start(from))?;
+        Ok(Tail { file, part: Vec::new() })
+    }
+
+    fn lines(&mut self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        // First, so that what was written before the change is read to its end.
+        let next = File::open(path).ok().filter(|next| {
+            let inode = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
+            inode(next) != inode(&self.file)
+        });
+        let mut lines = Vec::new();
+        self.read(&mut lines)?;
+        if let Some(next) = next {
+            self.file = next;
+            self.read(&mut lines)?;
+        }
+        Ok(lines)
+    }
+
+    fn read(&mut self, lines: &mut Vec<Vec<u8>>) -> anyhow::Result<()> {
+        let mut more = Vec::new();
+        self.file.read_to_end(&mut more)?;
+        self.part.extend(more);
+        while let Some(end) = memchr::memchr(b'\n', &self.part) {
+            let rest = self.part.split_off(end + 1);
+            lines.push(std::mem::replace(&mut self.part, rest));
+        }
+        Ok(())
+    }
+}

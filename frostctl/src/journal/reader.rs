@@ -1,0 +1,210 @@
+//! Streams records over several files, whatever state these are in. What is not a record of this
+//! version, or not in its place, is counted and passed over.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+
+use serde::Serialize;
+use serde_json::error::Category;
+
+use super::record::Record;
+
+/// The version of the records that are understood here.
+const VERSION: u32 = 1;
+
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// As the writer's reader has it; a longer line is none of ours.
+const LINE_BYTES: usize = 64 * 1024;
+
+/// Wrappers that end together may write in another order than that of their clocks. What is further
+/// back is not in its place.
+const DISORDER_NS: u64 = 60 * 1_000_000_000;
+
+/// What was not used, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Skipped {
+    /// Half a line, or none of JSON.
+    pub(crate) torn: u64,
+    /// JSON, but no record.
+    pub(crate) foreign: u64,
+    pub(crate) future_version: u64,
+    pub(crate) out_of_order: u64,
+}
+
+impl Skipped {
+    pub(crate) fn total(&self) -> u64 {
+        self.torn + self.foreign + self.future_version + self.out_of_order
+    }
+}
+
+/// Where in time the reading is.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) skipped: Skipped,
+    boot: String,
+    latest_ns: u64,
+    earlier_boots: HashSet<String>,
+    /// Records of this boot up to this time are passed over without a count: they were read already.
+    known: Option<(String, u64)>,
+}
+
+impl Reader {
+    /// From here on, what was read before is not read again: another file with the same records.
+    pub(crate) fn only_later(&mut self) {
+        self.known = Some((self.boot.clone(), self.latest_ns));
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        mut file: &File,
+        each: &mut impl FnMut(&Record<'_>),
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; BLOCK_BYTES];
+        let mut filled = 0;
+        loop {
+            let got = file.read(&mut buffer[filled..])?;
+            filled += got;
+            let Some(end) = memchr::memrchr(b'\n', &buffer[..filled]) else {
+                if got == 0 {
+                    self.line(&buffer[..filled], each);
+                    return Ok(());
+                }
+                if filled == buffer.len() {
+                    // A line of a whole block; its end will be torn, too.
+                    self.skipped.torn += 1;
+                    filled = 0;
+                }
+                continue;
+            };
+            let mut from = 0;
+            for at in memchr::memchr_iter(b'\n', &buffer[..=end]) {
+                self.line(&buffer[from..at], each);
+                from = at + 1;
+            }
+            buffer.copy_within(from..filled, 0);
+            filled -= from;
+        }
+    }
+
+    pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {
+        // The writer ends a torn line with an empty one.
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        if line.len() > LINE_BYTES {
+            self.skipped.foreign += 1;
+            return;
+        }
+        // Once for the line, rather than for each of its strings.
+        let Ok(line) = std::str::from_utf8(line) else {
+            self.skipped.torn += 1;
+            return;
+        };
+        match serde_json::from_str::<Record<'_>>(line) {
+            Ok(record) if record.v > VERSION => self.skipped.future_version += 1,
+            Ok(record) if record.v == 0 || record.mono_ns == 0 => self.skipped.foreign += 1,
+            Ok(record) => {
+                if self.is_in_order(&record) {
+                    each(&record);
+                }
+            }
+            // A later version may have other types for a key.
+            Err(_) if version(line) > VERSION => self.skipped.future_version += 1,
+            Err(error) if error.classify() == Category::Data => self.skipped.foreign += 1,
+            Err(_) => self.skipped.torn += 1,
+        }
+    }
+
+    fn is_in_order(&mut self, record: &Record<'_>) -> bool {
+        if self.known.as_ref().is_some_and(|(boot, until)| {
+            (*boot == *record.boot_id && record.mono_ns <= *until)
+                || self.earlier_boots.contains(&*record.boot_id)
+        }) {
+            return false;
+        }
+        if *record.boot_id != *self.boot {
+            if self.earlier_boots.contains(&*record.boot_id) {
+                self.skipped.out_of_order += 1;
+                return false;
+            }
+            let before = std::mem::replace(&mut self.boot, record.boot_id.to_string());
+            self.earlier_boots.insert(before);
+            self.latest_ns = 0;
+        }
+        if record.mono_ns.saturating_add(DISORDER_NS) < self.latest_ns {
+            self.skipped.out_of_order += 1;
+            return false;
+        }
+        self.latest_ns = self.latest_ns.max(record.mono_ns);
+        true
+    }
+}
+
+fn version(line: &str) -> u32 {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    serde_json::from_str::<Version>(line).map_or(0, |record| record.v)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+
+    fn line(boot: &str, mono_s: u64, id: &str) -> String {
+        let mono_ns = mono_s * 1_000_000_000;
+        format!(r#"{{"v":1,"boot_id":"{boot}","mono_ns":{mono_ns},"verb":"kill","id":"{id}"}}"#)
+    }
+
+    fn read(text: &str) -> (Vec<String>, Skipped) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        let (mut reader, mut ids) = (Reader::default(), Vec::new());
+        reader.read(&file, &mut |record| ids.push(record.id.to_string())).unwrap();
+        (ids, reader.skipped)
+    }
+
+    #[test]
+    fn what_is_no_record_is_counted_by_reason() {
+        let good = line("a", 100, "x");
+        let text = format!(
+            "{good}\n{}\n\n[1]\n{{\"v\":1}}\n{{\"other\":true}}\n{{\"v\":2,\"mono_ns\":\"later\"}}\n{}\n\u{0}\u{0}\n{}\n{}",
+            &good[..30],
+            good.replace("\"v\":1", "\"v\":7"),
+            line("a", 99, "slightly late"),
+            line("a", 101, "no newline yet"),
+        );
+        let (ids, skipped) = read(&text);
+        assert_eq!(ids, ["x", "slightly late", "no newline yet"]);
+        let expected = Skipped { torn: 2, foreign: 3, future_version: 2, out_of_order: 0 };
+        assert_eq!(skipped, expected);
+    }
+
+    #[test]
+    fn another_boot_begins_anew_and_an_earlier_one_does_not_come_back() {
+        let lines = [
+            line("a", 1000, "1"),
+            line("a", 10, "far back"),
+            line("b", 5, "2"),
+            line("a", 2000, "back in a"),
+        ];
+        let (ids, skipped) = read(&lines.join("\n"));
+        assert_eq!(ids, ["1", "2"]);
+        assert_eq!(skipped.out_of_order, 2);
+    }
+
+    #[test]
+    fn lines_of_any_length_across_blocks() {
+        let long = "x".repeat(3 * BLOCK_BYTES);
+        let many: String = (0..20_000).map(|n| line("a", 100 + n, &n.to_string()) + "\n").collect();
+        let (ids, skipped) = read(&format!("{many}{long}\n{}\n", line("a", 30_000, "last")));
+        assert_eq!(ids.len(), 20_001);
+        assert!(skipped.torn + skipped.foreign >= 1);
+    }
+}

@@ -1,0 +1,236 @@
+//! One line, borrowed from the buffer it was read into. A million of them are to take seconds, so what
+//! neither a timeline nor a report shows is not read.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+
+/// docs/journal.md has the keys.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Record<'a> {
+    pub(crate) v: u32,
+    #[serde(borrow)]
+    pub(crate) boot_id: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) time: Text<'a>,
+    pub(crate) mono_ns: u64,
+    #[serde(borrow)]
+    pub(crate) verb: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) id: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) signal: Text<'a>,
+    pub(crate) stages: Stages,
+    pub(crate) attempts: u32,
+    #[serde(borrow)]
+    pub(crate) tries: Vec<Try<'a>>,
+    #[serde(borrow)]
+    pub(crate) lock: Text<'a>,
+    pub(crate) lock_wait_ms: f64,
+    pub(crate) exit: Option<Exit>,
+    #[serde(borrow)]
+    pub(crate) verdict: Text<'a>,
+    pub(crate) quota: Quotas,
+    #[serde(borrow)]
+    pub(crate) refills: Vec<Refill<'a>>,
+    pub(crate) oom_kill: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) pod: Pod<'a>,
+    #[serde(borrow)]
+    pub(crate) note: Text<'a>,
+    /// Of verbs `exit` and `oom` alone.
+    #[serde(borrow)]
+    pub(crate) exec_id: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) source: Text<'a>,
+}
+
+/// In ms.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Stages {
+    pub(crate) prepare: f64,
+    pub(crate) lock: f64,
+    pub(crate) started: Option<f64>,
+    pub(crate) run: f64,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Try<'a> {
+    #[serde(borrow)]
+    pub(crate) failure: Text<'a>,
+    pub(crate) delay_ms: f64,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Refill<'a> {
+    #[serde(borrow)]
+    pub(crate) reason: Text<'a>,
+    pub(crate) ms: f64,
+    pub(crate) gained_ms: f64,
+    #[serde(borrow)]
+    pub(crate) ended: Text<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Quotas {
+    pub(crate) container: Option<Quota>,
+    pub(crate) pod: Option<Quota>,
+}
+
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+pub(crate) struct Quota {
+    quota_us: Option<i64>,
+    period_us: u64,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod<'a> {
+    #[serde(borrow)]
+    pub(crate) namespace: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) name: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) uid: Text<'a>,
+    #[serde(borrow)]
+    pub(crate) container: Text<'a>,
+}
+
+impl Record<'_> {
+    /// What the caller waited, in ms.
+    pub(crate) fn took_ms(&self) -> f64 {
+        let delays: f64 = self.tries.iter().map(|attempt| attempt.delay_ms).sum();
+        self.stages.prepare + self.stages.lock + self.stages.run + delays
+    }
+
+    /// When the caller's wait began, on the clock of `mono_ns`.
+    pub(crate) fn began_ns(&self) -> u64 {
+        self.mono_ns.saturating_sub((self.took_ms() * 1e6) as u64)
+    }
+
+    pub(crate) fn is_operation(&self) -> bool {
+        !matches!(&*self.verb, "" | "exit" | "oom" | "hook")
+    }
+
+    pub(crate) fn is_ok(&self) -> bool {
+        &*self.verdict == "ok"
+    }
+
+    /// Refused because the container was paused, at least once.
+    pub(crate) fn was_refused(&self) -> bool {
+        let paused = |attempt: &Try<'_>| &*attempt.failure == "refused as paused";
+        self.tries.iter().any(paused) || (!self.is_ok() && self.note.contains("paused"))
+    }
+
+    /// The smaller of the limits of container and pod, in CPUs.
+    pub(crate) fn cpus(&self) -> Option<f64> {
+        let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
+        limits.filter_map(Quota::cpus).min_by(f64::total_cmp)
+    }
+}
+
+impl Quota {
+    fn cpus(self) -> Option<f64> {
+        Some(self.quota_us? as f64 / self.period_us.max(1) as f64)
+    }
+}
+
+/// `Option<Cow<str>>` would be copied each time: serde borrows only what is not wrapped. Null and
+/// absent are empty.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Text<'a>(Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or null")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Text<'de>, E> {
+        Ok(Text::default())
+    }
+}
+
+/// Milliseconds since 1970 of a time as the journal writes it, always in UTC.
+pub(crate) fn unix_ms(time: &str) -> Option<i64> {
+    let number = |from: usize, to: usize| time.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let ms = number(20, 23).unwrap_or(0);
+    // The days of a civil date: years begin in March, so that a leap day is the last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 719_469;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_date() {
+        // date -ud ... +%s
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00.000Z", 0),
+            ("2000-02-29T12:00:00.000Z", 951_825_600),
+            ("2026-11-21T05:56:08.000Z", 1_795_240_568),
+            ("2100-03-01T00:00:00Z", 4_107_542_400),
+        ] {
+            assert_eq!(unix_ms(text), Some(seconds * 1000), "{text}");
+        }
+        assert_eq!(unix_ms("1970-01-01T00:00:00.250Z"), Some(250));
+        assert_eq!(unix_ms("yesterday"), None);
+    }
+
+    #[test]
+    fn escapes_null_and_absence() {
+        let line =
+            r#"{"v":1,"verb":null,"note":"a \"b\"","tries":[{"failure":"refused as paused"}]}"#;
+        let record: Record<'_> = serde_json::from_str(line).unwrap();
+        assert_eq!((&*record.verb, &*record.note, &*record.id), ("", "a \"b\"", ""));
+        assert!(record.was_refused());
+    }
+}

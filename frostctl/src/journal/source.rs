@@ -1,0 +1,142 @@
+//! Which files there are: the long journal on disk, the short one under /run, or what was named.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use frostlock::config::Config;
+use frostlock::journal::history::{self, History};
+use frostlock::state_dir::StateDir;
+
+use super::reader::{Reader, Skipped};
+use super::record::Record;
+
+/// Where the records come from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Source {
+    /// Read this file, or this directory of a long journal [default: the node's]
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+}
+
+/// The files, oldest first, held open, so that none is lost to a rotation.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    long: Vec<(PathBuf, File)>,
+    /// What the long one may not have, because its disk was full.
+    short: Vec<(PathBuf, File)>,
+}
+
+impl Source {
+    pub(crate) fn open(&self) -> anyhow::Result<Journal> {
+        if let Some(path) = &self.journal {
+            let long = if path.is_dir() { open_history(path)? } else { open_all(pair(path))? };
+            anyhow::ensure!(!long.is_empty(), "{}: there is no journal", path.display());
+            return Ok(Journal { long, short: Vec::new() });
+        }
+        let state = StateDir::from_env();
+        let (config, _) = Config::load();
+        let history = History::of(&config, &state);
+        let long = match &history {
+            Some(history) => open_history(history.directory())?,
+            None => Vec::new(),
+        };
+        let short = open_all(pair(&state.journal()))?;
+        anyhow::ensure!(
+            !long.is_empty() || !short.is_empty(),
+            "there is no journal: neither {} nor {} is there. The wrapper writes it, once it is a \
+             container runtime's; see Install in the README, and history.enabled in the configuration",
+            history.as_ref().map_or("a long one".into(), |it| it.directory().display().to_string()),
+            state.journal().display(),
+        );
+        Ok(Journal { long, short })
+    }
+}
+
+impl Journal {
+    /// Each record once, oldest first; then how many there were that could not be used.
+    pub(crate) fn each(&self, mut each: impl FnMut(&Record<'_>)) -> anyhow::Result<Skipped> {
+        let mut reader = Reader::default();
+        self.pass(&mut reader, &mut each)?;
+        Ok(reader.skipped)
+    }
+
+    fn pass(&self, reader: &mut Reader, each: &mut impl FnMut(&Record<'_>)) -> anyhow::Result<()> {
+        for (path, file) in &self.long {
+            read(path, file, reader, each)?;
+        }
+        if !self.long.is_empty() {
+            reader.only_later();
+        }
+        for (path, file) in &self.short {
+            read(path, file, reader, each)?;
+        }
+        Ok(())
+    }
+
+    /// The file that grows.
+    pub(crate) fn growing(&self) -> Option<&Path> {
+        let files = if self.long.is_empty() { &self.short } else { &self.long };
+        files.last().map(|(path, _)| path.as_path())
+    }
+
+    /// How many bytes of it have been seen, when it is followed from now on.
+    pub(crate) fn growing_len(&self) -> u64 {
+        let files = if self.long.is_empty() { &self.short } else { &self.long };
+        files.last().and_then(|(_, file)| file.metadata().ok()).map_or(0, |metadata| metadata.len())
+    }
+}
+
+fn read(
+    path: &Path,
+    file: &File,
+    reader: &mut Reader,
+    each: &mut impl FnMut(&Record<'_>),
+) -> anyhow::Result<()> {
+    io::Seek::rewind(&mut &*file)
+        .and_then(|()| reader.read(file, each))
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The one that is written first of all: should it be set aside meanwhile, it is the same file twice.
+fn open_history(directory: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
+    let mut numbered = history::files(directory);
+    let current = numbered.pop().map(|path| open_all(vec![path])).transpose()?.unwrap_or_default();
+    let mut numbered = history::files(directory);
+    numbered.pop();
+    let mut files = open_all(numbered)?;
+    let inode = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
+    files.retain(|(_, file)| current.iter().all(|(_, current)| inode(current) != inode(file)));
+    files.extend(current);
+    Ok(files)
+}
+
+fn pair(path: &Path) -> Vec<PathBuf> {
+    let mut older = path.as_os_str().to_owned();
+    older.push(".1");
+    vec![older.into(), path.to_owned()]
+}
+
+/// Those that are there. A FIFO in the place of one must not block us.
+fn open_all(paths: Vec<PathBuf>) -> anyhow::Result<Vec<(PathBuf, File)>> {
+    let mut files = Vec::new();
+    for path in paths {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&path);
+        match opened {
+            Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                files.push((path, file));
+            }
+            Ok(_) => anyhow::bail!("{} is not a regular file", path.display()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,50 @@
+//! conmon's exit files: one for each container that has ended, with its exit code in it.
+
+use std::collections::HashSet;
+use std::fs::DirEntry;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Happened, Log};
+
+pub(super) const SOURCE: &str = "conmon";
+
+/// CRI-O itself leaves a file until the container is removed, seconds later at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// An exit code has three digits.
+const FILE_BYTES: u64 = 16;
+
+pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &Log<'_>) {
+    loop {
+        look(directory, &mut known, log);
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Without CRI-O there is no such directory.
+fn look(directory: &Path, known: &mut HashSet<String>, log: &Log<'_>) {
+    let mut there = HashSet::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(id) = entry.file_name().into_string() else { continue };
+        if known.contains(&id) || add(&id, &entry, log).is_some() {
+            there.insert(id);
+        }
+    }
+    *known = there;
+}
+
+/// `None` if it is not whole yet.
+fn add(id: &str, entry: &DirEntry, log: &Log<'_>) -> Option<()> {
+    let metadata = entry.metadata().ok()?;
+    // conmon writes a file of another name, with a dot, and moves it.
+    if id.starts_with('.') || !metadata.is_file() || metadata.len() > FILE_BYTES {
+        return None;
+    }
+    let code = std::fs::read_to_string(entry.path()).ok()?.trim().parse().ok()?;
+    let (at, source) = (metadata.modified().ok()?, SOURCE);
+    log.add(&Happened { source, at, namespace: None, id, exec_id: None, code: Some(code) });
+    Some(())
+}

@@ -1,0 +1,164 @@
+//! The events of containerd, of all its namespaces, through its restarts.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use containerd_client::events::{TaskExit, TaskOom};
+use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{ListNamespacesRequest, ListTasksRequest, SubscribeRequest};
+use containerd_client::tonic::Request;
+use containerd_client::tonic::metadata::MetadataValue;
+use containerd_client::tonic::transport::Channel;
+use containerd_client::types::Envelope;
+use containerd_client::types::v1::{Process, Status};
+use prost::Message;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+
+use super::{Happened, Log};
+
+pub(super) const SOURCE: &str = "containerd";
+
+const EXIT: &str = "/tasks/exit";
+const OOM: &str = "/tasks/oom";
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A subscription that was sent holds by then; what ends later is an event.
+const SUBSCRIBED: Duration = Duration::from_millis(500);
+
+/// Between two tries; doubled each time.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// So many exits are remembered, so that memory is bounded.
+const KNOWN: usize = 100_000;
+
+/// When a container ended, of those whose exit is recorded. An id may be used again.
+pub(super) type Known = HashMap<String, SystemTime>;
+
+/// As exact as times are that two of containerd's services give of one exit.
+const SAME_EXIT: Duration = Duration::from_secs(2);
+
+/// For ever: a node without containerd may get one.
+pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log<'_>) {
+    let mut delay = FIRST_DELAY;
+    let mut was_told = false;
+    loop {
+        let mut was_connected = false;
+        let ended = events(socket, &mut known, log, &mut was_connected).await;
+        if was_connected {
+            (delay, was_told) = (FIRST_DELAY, false);
+        }
+        // Once, not at each try.
+        if let Some(error) = ended.err().filter(|_| !was_told) {
+            log.say(error.context("no events of containerd, trying again"));
+            was_told = true;
+        }
+        sleep(delay).await;
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+}
+
+async fn events(
+    socket: &Path,
+    known: &mut Known,
+    log: &Log<'_>,
+    connected: &mut bool,
+) -> anyhow::Result<()> {
+    let channel = timeout(CONNECT_LIMIT, containerd_client::connect(socket))
+        .await
+        .context("no connection in time")
+        .and_then(|channel| Ok(channel?))
+        .with_context(|| socket.display().to_string())?;
+    *connected = true;
+    let known = Mutex::new(known);
+    let (listened, caught_up) = tokio::join!(listen(channel.clone(), &known, log), async {
+        sleep(SUBSCRIBED).await;
+        let caught_up = timeout(CONNECT_LIMIT, missed(channel, &known, log)).await;
+        log.note(&format!("listening to {}", socket.display()));
+        caught_up
+    });
+    caught_up.context("what ended before").and_then(|it| it)?;
+    listened.with_context(|| format!("{} was closed", socket.display()))
+}
+
+/// Until the connection ends. containerd answers the subscription with its first event, be it hours
+/// later.
+async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
+    let filters = [EXIT, OOM].map(|topic| format!("topic==\"{topic}\"")).to_vec();
+    let request = SubscribeRequest { filters };
+    let mut stream = EventsClient::new(channel).subscribe(request).await?.into_inner();
+    while let Some(envelope) = stream.message().await? {
+        let mut known = known.lock().await;
+        if let Err(error) = add(&envelope, &mut known, log) {
+            log.say(error.context(format!("an event of containerd's, {}", envelope.topic)));
+        }
+    }
+    anyhow::bail!("no more events")
+}
+
+/// No event is sent twice. What ended while we were not listening is told by the tasks that have not
+/// been removed yet.
+async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
+    let mut namespaces = NamespacesClient::new(channel.clone());
+    let namespaces = namespaces.list(ListNamespacesRequest::default()).await?.into_inner();
+    for namespace in namespaces.namespaces {
+        let mut request = Request::new(ListTasksRequest::default());
+        let name = MetadataValue::try_from(namespace.name.as_str())?;
+        request.metadata_mut().insert("containerd-namespace", name);
+        let tasks = TasksClient::new(channel.clone()).list(request).await?.into_inner().tasks;
+        let ended = tasks.iter().filter(|task| task.status() == Status::Stopped);
+        let mut known = known.lock().await;
+        ended.for_each(|task| add_task(&namespace.name, task, &mut known, log));
+    }
+    Ok(())
+}
+
+fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log<'_>) {
+    let at = task.exited_at.as_ref().map_or_else(SystemTime::now, time);
+    let is_same = |known: &SystemTime| {
+        let apart = at.duration_since(*known).unwrap_or_else(|error| error.duration());
+        apart < SAME_EXIT
+    };
+    // containerd 1.6 has the container in `id` alone.
+    if known.get(&task.id).is_some_and(is_same) {
+        return;
+    }
+    known.insert(task.id.clone(), at);
+    let (namespace, code) = (Some(namespace), Some(task.exit_status));
+    log.add(&Happened { source: SOURCE, at, namespace, id: &task.id, exec_id: None, code });
+}
+
+fn add(envelope: &Envelope, known: &mut Known, log: &Log<'_>) -> anyhow::Result<()> {
+    let event = envelope.event.as_ref().context("it is empty")?;
+    let namespace = Some(envelope.namespace.as_str());
+    if envelope.topic == OOM {
+        let oom = TaskOom::decode(event.value.as_slice())?;
+        let at = envelope.timestamp.as_ref().map_or_else(SystemTime::now, time);
+        let id = oom.container_id.as_str();
+        log.add(&Happened { source: SOURCE, at, namespace, id, exec_id: None, code: None });
+        return Ok(());
+    }
+    let exit = TaskExit::decode(event.value.as_slice())?;
+    let at = exit.exited_at.as_ref().map_or_else(SystemTime::now, time);
+    let is_of_exec = exit.id != exit.container_id;
+    if !is_of_exec {
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(exit.id.clone(), at);
+    }
+    let (exec_id, code) = (is_of_exec.then_some(exit.id.as_str()), Some(exit.exit_status));
+    log.add(&Happened { source: SOURCE, at, namespace, id: &exit.container_id, exec_id, code });
+    Ok(())
+}
+
+fn time(at: &prost_types::Timestamp) -> SystemTime {
+    let seconds = Duration::from_secs(at.seconds.try_into().unwrap_or(0));
+    SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(at.nanos.try_into().unwrap_or(0))
+}

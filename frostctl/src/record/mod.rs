@@ -1,0 +1,151 @@
+//! `frostctl record`: what the wrapper cannot see, into the same long journal. How a container and
+//! how an exec ended is known to containerd's shim or to conmon alone.
+
+mod conmon;
+mod containerd;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use frostlock::config::Config;
+use frostlock::journal::Stamp;
+use frostlock::journal::history::{self, History};
+use frostlock::state_dir::StateDir;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::journal::{Reader, unix_ms};
+use crate::output::Output;
+
+/// The records' version, that of the wrapper's.
+const VERSION: u32 = 1;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Record {
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+
+    /// Where CRI-O has conmon write exit codes
+    #[arg(long, value_name = "DIR", default_value = "/run/crio/exits")]
+    conmon_exits: PathBuf,
+}
+
+/// One line of the journal; docs/journal.md has the keys.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    v: u32,
+    #[serde(flatten)]
+    stamp: Stamp,
+    verb: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exec_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit: Option<Code>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    source: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Code {
+    code: u32,
+}
+
+/// Something that ended, or ran out of memory.
+#[derive(Debug)]
+struct Happened<'a> {
+    source: &'static str,
+    at: SystemTime,
+    namespace: Option<&'a str>,
+    id: &'a str,
+    exec_id: Option<&'a str>,
+    /// `None` is an OOM kill.
+    code: Option<u32>,
+}
+
+impl Record {
+    /// Runs until it is killed; what it holds is on disk after each event.
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let (config, _) = Config::load();
+        let history = History::of(&config, &StateDir::from_env()).context(
+            "there is no long journal to write to: see history.enabled and history.directory in the \
+             configuration",
+        )?;
+        let of_containerd = recorded(&history, containerd::SOURCE)?;
+        let of_conmon = recorded(&history, conmon::SOURCE)?.into_keys().collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let log = Log { history, output };
+        runtime.block_on(async {
+            tokio::join!(
+                containerd::follow(&self.containerd, of_containerd, &log),
+                conmon::follow(&self.conmon_exits, of_conmon, &log)
+            );
+        });
+        Ok(Exit::Clean)
+    }
+}
+
+/// The containers whose exits are in the journal already: those who told them may tell them again
+/// when we are restarted.
+fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known> {
+    let mut known = containerd::Known::new();
+    let mut reader = Reader::default();
+    for path in history::files(history.directory()) {
+        let Ok(file) = std::fs::File::open(&path) else { continue };
+        reader
+            .read(&file, &mut |record| {
+                let is_exit = &*record.verb == "exit" && record.exec_id.is_empty();
+                if is_exit && &*record.source == source {
+                    let ms = unix_ms(&record.time).unwrap_or(0).max(0) as u64;
+                    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+                    known.insert(record.id.to_string(), at);
+                }
+            })
+            .with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(known)
+}
+
+struct Log<'a> {
+    history: History,
+    output: &'a Output,
+}
+
+impl Log<'_> {
+    /// What cannot be written is said, and lost.
+    fn add(&self, happened: &Happened<'_>) {
+        let Some(stamp) = Stamp::of(happened.at) else { return };
+        let line = Line {
+            v: VERSION,
+            stamp,
+            verb: if happened.code.is_some() { "exit" } else { "oom" },
+            id: happened.id,
+            exec_id: happened.exec_id,
+            exit: happened.code.map(|code| Code { code }),
+            namespace: happened.namespace,
+            source: happened.source,
+        };
+        let written =
+            serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
+                line.push(b'\n');
+                self.history.append(&line)
+            });
+        if let Err(error) = written {
+            let directory = self.history.directory().display();
+            self.say(anyhow::Error::from(error).context(format!("cannot write to {directory}")));
+        }
+    }
+
+    /// For the service's log.
+    fn note(&self, line: &str) {
+        let _ = writeln!(anstream::stderr(), "frostctl: {line}");
+    }
+
+    fn say(&self, error: anyhow::Error) {
+        self.output.complain(&error);
+    }
+}

@@ -1,0 +1,184 @@
+//! A report as one page that needs nothing else: no script, no font, no network.
+
+use std::fmt::Write;
+
+use super::Report;
+use super::findings::Finding;
+use super::plot::{self, escape};
+use super::tally::{Pod, Verb};
+use super::text::{causes, time, whose};
+
+const STYLE: &str = include_str!("page.css");
+
+pub(super) fn page(report: &Report) -> String {
+    let numbers = &report.numbers;
+    let failed: u64 = numbers.verbs.iter().map(Verb::failed).sum();
+    let retries: u64 = numbers.verbs.iter().map(|verb| verb.retries).sum();
+    let gained: f64 = numbers.verbs.iter().map(|verb| verb.gained_ms).sum();
+    let mut page = format!(
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>\
+         <meta name='viewport' content='width=device-width, initial-scale=1'>\
+         <meta name='color-scheme' content='light dark'>\
+         <title>frostlock report</title><style>{STYLE}</style></head><body><main>\
+         <header><h1>What happened here</h1><p>{} to {}</p></header>",
+        time(numbers.first_ms),
+        time(numbers.last_ms)
+    );
+    page.push_str("<section class='tiles'>");
+    tile(&mut page, &grouped(numbers.operations), "operations", "");
+    tile(&mut page, &grouped(report.containers), "containers", "");
+    tile(&mut page, &grouped(failed), "failed", if failed > 0 { "bad" } else { "" });
+    tile(&mut page, &grouped(retries), "retries", "");
+    tile(&mut page, &format!("{:.1} s", gained / 1000.0), "CPU refilled", "");
+    tile(&mut page, &report.findings.len().to_string(), "findings", "");
+    page.push_str("</section>");
+    over_time(&mut page, report);
+    findings(&mut page, &report.findings);
+    durations(&mut page, report);
+    verbs(&mut page, &numbers.verbs);
+    pods(&mut page, "Slowest pods", &numbers.slowest_pods);
+    pods(&mut page, "Worst pods", &numbers.worst_pods);
+    let skipped = report.skipped;
+    let _ = writeln!(
+        page,
+        "<footer>{} lines of the journal were not used: {} torn, {} foreign, {} of a later version, \
+         {} out of order. Percentiles are by nearest rank, over what the caller waited.</footer>\
+         </main></body></html>",
+        skipped.total(),
+        skipped.torn,
+        skipped.foreign,
+        skipped.future_version,
+        skipped.out_of_order
+    );
+    page
+}
+
+fn tile(page: &mut String, value: &str, what: &str, class: &str) {
+    let _ = write!(page, "<div class='tile {class}'><b>{value}</b><span>{what}</span></div>");
+}
+
+/// With commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn findings(page: &mut String, findings: &[Finding]) {
+    page.push_str("<section><h2>Findings</h2>");
+    if findings.is_empty() {
+        page.push_str("<p class='quiet'>None.</p>");
+    }
+    for finding in findings {
+        let _ = write!(
+            page,
+            "<article><h3>{}</h3><p class='whose'>{}</p><p class='summary'>{}</p>",
+            escape(finding.title),
+            escape(&whose(finding)),
+            escape(&finding.summary)
+        );
+        if !finding.lives.is_empty() {
+            let _ = write!(page, "<figure>{}</figure>", plot::lives(finding));
+        }
+        list(page, "evidence", &finding.evidence);
+        list(page, "advice", &finding.advice);
+        if let Some(probe) = &finding.probe {
+            list(page, "arithmetic", &probe.arithmetic);
+            let _ = write!(page, "<pre>{}</pre>", escape(&probe.yaml));
+        }
+        page.push_str("</article>");
+    }
+    page.push_str("</section>");
+}
+
+fn list(page: &mut String, class: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    let _ = write!(page, "<ul class='{class}'>");
+    for line in lines {
+        let _ = write!(page, "<li>{}</li>", escape(line));
+    }
+    page.push_str("</ul>");
+}
+
+fn over_time(page: &mut String, report: &Report) {
+    let _ = write!(
+        page,
+        "<section><h2>Operations over time</h2><figure>{}<figcaption>\
+         <i class='clean'></i>at once <i class='helped'></i>with a refill or a retry \
+         <i class='failed'></i>failed</figcaption></figure></section>",
+        plot::over_time(&report.numbers)
+    );
+}
+
+fn durations(page: &mut String, report: &Report) {
+    let _ = write!(
+        page,
+        "<section><h2>How long they took</h2><figure>{}<figcaption>\
+         <i class='p50'></i>median <i class='range'></i>to p95 <i class='p99'></i>p99 \
+         <i class='max'></i>longest</figcaption></figure></section>",
+        plot::durations(&report.numbers.verbs)
+    );
+}
+
+fn verbs(page: &mut String, verbs: &[Verb]) {
+    page.push_str(
+        "<section><h2>Verbs</h2><div class='wide'><table><thead><tr><th>verb<th>count<th>failed\
+         <th>retries<th>refills<th>gained<th>p50/ms<th>p95/ms<th>p99/ms<th>max/ms<th class='text'>failures\
+         </tr></thead><tbody>",
+    );
+    for verb in verbs {
+        let _ = write!(
+            page,
+            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
+             <td class='text'>{}</tr>",
+            escape(&verb.verb),
+            verb.count,
+            if verb.failed() > 0 { " class='bad'" } else { "" },
+            verb.failed(),
+            verb.retries,
+            verb.refills,
+            verb.gained_ms / 1000.0,
+            verb.p50_ms,
+            verb.p95_ms,
+            verb.p99_ms,
+            verb.max_ms,
+            escape(&causes(verb))
+        );
+    }
+    page.push_str("</tbody></table></div></section>");
+}
+
+fn pods(page: &mut String, title: &str, pods: &[Pod]) {
+    if pods.is_empty() {
+        return;
+    }
+    let _ = write!(
+        page,
+        "<section><h2>{title}</h2><div class='wide'><table><thead><tr><th>pod<th>operations\
+         <th>failed<th>retries<th>gained<th>mean/ms<th>max/ms<th class='text'>slowest</tr></thead><tbody>"
+    );
+    for pod in pods {
+        let _ = write!(
+            page,
+            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td class='text'>{}</tr>",
+            escape(&pod.pod),
+            pod.operations,
+            if pod.failed > 0 { " class='bad'" } else { "" },
+            pod.failed,
+            pod.retries,
+            pod.gained_ms / 1000.0,
+            pod.mean_ms,
+            pod.max_ms,
+            escape(&pod.slowest)
+        );
+    }
+    page.push_str("</tbody></table></div></section>");
+}

@@ -1,0 +1,166 @@
+//! `frostctl report`: the journal in numbers and findings. Reading, deciding and rendering are apart:
+//! records go into [`Analysis`], which gives a [`Report`], which is printed.
+
+mod contention;
+mod findings;
+mod html;
+mod plot;
+mod probe;
+mod tally;
+mod text;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::journal::{Record, Skipped, Source, unix_ms};
+use crate::lives::{Life, Lives};
+use crate::output::Output;
+use contention::Contentions;
+use findings::Finding;
+use tally::{Numbers, Tally};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Command {
+    /// Only what ended since then: 90m, 12h, 7d, or a time like 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<SystemTime>,
+
+    /// Only this pod, with or without `NAMESPACE/`
+    #[arg(long)]
+    pod: Option<String>,
+
+    /// Only pods of this namespace
+    #[arg(long)]
+    namespace: Option<String>,
+
+    /// Also write a page with plots, one file that needs no other
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    #[serde(flatten)]
+    pub(crate) numbers: Numbers,
+    pub(crate) containers: u64,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) skipped: Skipped,
+}
+
+impl Command {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let journal = self.source.open()?;
+        let mut analysis = Analysis::new(self.filter());
+        let skipped = journal.each(|record| analysis.add(record))?;
+        let report = analysis.finish(skipped);
+        if let Some(path) = &self.html {
+            std::fs::write(path, html::page(&report))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        output.print(&report, |out| text::write(out, &report))?;
+        Ok(Exit::Clean)
+    }
+
+    fn filter(&self) -> Filter {
+        let since = self.since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Filter {
+            since_ms: since.map_or(i64::MIN, |since| since.as_millis() as i64),
+            pod: self.pod.clone(),
+            namespace: self.namespace.clone(),
+        }
+    }
+}
+
+fn since(text: &str) -> Result<SystemTime, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        // So long ago that there was no time yet is all there is.
+        return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    }
+    match unix_ms(text) {
+        Some(ms) if ms >= 0 => Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(ms as u64)),
+        _ => {
+            Err("neither a length of time such as 12h nor a time like 2026-01-31T12:00:00Z".into())
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Filter {
+    since_ms: i64,
+    pod: Option<String>,
+    namespace: Option<String>,
+}
+
+impl Filter {
+    fn takes(&self, life: Option<&Life>) -> bool {
+        if self.pod.is_none() && self.namespace.is_none() {
+            return true;
+        }
+        let Some(names) = life.map(|life| &life.names) else { return false };
+        let is_pod = |pod: &String| names.pod == *pod || names.pod() == *pod;
+        self.pod.as_ref().is_none_or(is_pod)
+            && self.namespace.as_ref().is_none_or(|namespace| names.namespace == *namespace)
+    }
+}
+
+/// Takes records one by one; its memory grows with containers, not with records.
+#[derive(Debug, Default)]
+struct Analysis {
+    filter: Filter,
+    lives: Lives,
+    tally: Tally,
+    contentions: Contentions,
+}
+
+impl Analysis {
+    fn new(filter: Filter) -> Analysis {
+        Analysis { filter, ..Analysis::default() }
+    }
+
+    fn add(&mut self, record: &Record<'_>) {
+        let unix_ms = unix_ms(&record.time).unwrap_or(0);
+        // Lives are told from their beginnings, be these before what is asked for.
+        let index = self.lives.add(record, unix_ms);
+        let life = index.and_then(|index| self.lives.all.get(index));
+        if unix_ms < self.filter.since_ms || !self.filter.takes(life) {
+            return;
+        }
+        self.tally.add(record, unix_ms, index);
+        if let Some(index) = index {
+            self.contentions.add(record, index);
+        }
+    }
+
+    fn finish(self, skipped: Skipped) -> Report {
+        let Analysis { filter, lives, tally, contentions } = self;
+        let shown: Vec<(usize, &Life)> = lives
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(_, life)| life.last_ms >= filter.since_ms && filter.takes(Some(life)))
+            .collect();
+        Report {
+            numbers: tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id)),
+            containers: shown.len() as u64,
+            findings: findings::find(&shown, &contentions),
+            skipped,
+        }
+    }
+}
+
+fn pod_or_id(life: &Life) -> String {
+    match life.names.pod() {
+        pod if pod.is_empty() => life.id.clone(),
+        pod => pod,
+    }
+}
+
+#[cfg(test)]
+mod tests;

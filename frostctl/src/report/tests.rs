@@ -1,0 +1,174 @@
+//! Stories as records, and what the report makes of them.
+
+use serde_json::{Value, json};
+
+use super::findings::Kind;
+use super::{Analysis, Filter, Report};
+use crate::journal::{Record, Skipped};
+use crate::lives::tests::line;
+
+fn report(lines: &[String]) -> Report {
+    let mut analysis = Analysis::new(Filter { since_ms: i64::MIN, ..Filter::default() });
+    for line in lines {
+        analysis.add(&serde_json::from_str::<Record<'_>>(line).unwrap());
+    }
+    analysis.finish(Skipped::default())
+}
+
+fn pod(name: &str) -> Value {
+    json!({"namespace": "n", "name": name, "uid": name, "container": "main"})
+}
+
+/// One container of a pod that lives from a second on; `end` is at its age.
+fn life(pod_name: &str, from: f64, number: usize, end: &[(f64, &str, Value)]) -> Vec<String> {
+    let id = format!("{pod_name}-{number}");
+    let mut lines = vec![
+        line("b", from, "create", &id, json!({"pod": pod(pod_name)})),
+        line("b", from, "start", &id, json!({})),
+    ];
+    lines
+        .extend(end.iter().map(|(age, verb, more)| line("b", from + age, verb, &id, more.clone())));
+    lines
+}
+
+fn exit(code: i32) -> Value {
+    json!({"exit": {"code": code}, "source": "containerd"})
+}
+
+fn probe(code: i32) -> Value {
+    json!({"exec_id": "p", "exit": {"code": code}, "source": "containerd"})
+}
+
+fn term() -> Value {
+    json!({"signal": "SIGTERM"})
+}
+
+/// Killed at these ages, never ready.
+fn killed(ages: &[f64], story: impl Fn(f64) -> Vec<(f64, &'static str, Value)>) -> Vec<String> {
+    let lives = ages.iter().enumerate();
+    lives
+        .flat_map(|(n, age)| {
+            let mut events = story(*age);
+            events.push((*age, "kill", term()));
+            events.push((age + 0.1, "exit", exit(143)));
+            events.push((age + 0.2, "delete", json!({"oom_kill": 0})));
+            life("slow", 1000.0 * (n + 1) as f64, n, &events)
+        })
+        .collect()
+}
+
+fn kinds(report: &Report) -> Vec<Kind> {
+    report.findings.iter().map(|finding| finding.kind).collect()
+}
+
+#[test]
+fn killed_at_a_constant_age_and_never_ready_is_a_slow_start() {
+    let report = report(&killed(&[300.0, 301.5, 299.0, 300.2, 302.0, 300.0, 300.0], |_| {
+        vec![(60.0, "exit", probe(1)), (250.0, "exit", probe(1))]
+    }));
+    assert_eq!(kinds(&report), [Kind::SlowStart]);
+    let finding = &report.findings[0];
+    assert!(finding.summary.starts_with("killed 7 times at 300.0 +- 2.0 s and never once ready"));
+    let probe = finding.probe.as_ref().unwrap();
+    assert!(probe.is_lower_bound && probe.seconds >= 906, "{probe:?}");
+}
+
+#[test]
+fn one_start_that_finished_refines_the_bound() {
+    let mut lines = killed(&[10.0, 10.5, 9.8], |_| vec![(5.0, "exit", probe(1))]);
+    lines.extend(life("slow", 9000.0, 9, &[(21.0, "exit", probe(0))]));
+    let report = report(&lines);
+    let probe = report.findings[0].probe.as_ref().unwrap();
+    assert!(!probe.is_lower_bound);
+    // 21 x 1.5 = 31.5
+    assert_eq!(probe.seconds, 35);
+}
+
+#[test]
+fn without_the_ends_of_execs_readiness_is_not_known() {
+    let report = report(&killed(&[10.0, 10.5, 9.8], |_| vec![(1.0, "exec", json!({}))]));
+    assert!(report.findings[0].summary.contains("readiness not known"), "{report:?}");
+}
+
+#[test]
+fn ready_long_before_the_kill_is_no_slow_start() {
+    let report = report(&killed(&[100.0, 101.0, 100.0], |_| vec![(3.0, "exit", probe(0))]));
+    assert_eq!(kinds(&report), [Kind::KilledWhenReady]);
+    assert!(report.findings[0].probe.is_none());
+}
+
+#[test]
+fn kills_at_any_age_are_somebodys_wish() {
+    assert_eq!(kinds(&report(&killed(&[10.0, 700.0, 90.0, 3.0], |_| vec![]))), []);
+    assert_eq!(kinds(&report(&killed(&[10.0, 10.0], |_| vec![]))), []);
+}
+
+#[test]
+fn a_crash_loop_even_at_a_constant_age_and_cleaned_up_with_sigkill() {
+    let kill = json!({"signal": "9"});
+    let lines = (0..5).flat_map(|n| {
+        let events =
+            [(7.0, "exit", exit(1)), (7.2, "kill", kill.clone()), (7.3, "delete", json!({}))];
+        life("crash", 100.0 * (n + 1) as f64, n, &events)
+    });
+    let report = report(&lines.collect::<Vec<_>>());
+    assert_eq!(kinds(&report), [Kind::CrashLoop]);
+    assert!(report.findings[0].evidence.iter().any(|it| it.contains("exit code 1 (5 times)")));
+}
+
+#[test]
+fn an_oom_kill_with_and_without_records_of_exits() {
+    let with = [
+        (7.0, "oom", json!({})),
+        (7.0, "exit", exit(137)),
+        (7.3, "delete", json!({"oom_kill": 1})),
+    ];
+    let without = [(7.3, "delete", json!({"oom_kill": 1}))];
+    for events in [&with[..], &without[..]] {
+        let lines = (0..3).flat_map(|n| life("oom", 100.0 * (n + 1) as f64, n, events));
+        assert_eq!(kinds(&report(&lines.collect::<Vec<_>>())), [Kind::OutOfMemory]);
+    }
+}
+
+#[test]
+fn a_node_restart_is_nobodys_crash() {
+    let mut lines = Vec::new();
+    for (n, boot) in ["b0", "b1", "b2", "b3"].iter().enumerate() {
+        let id = format!("c{n}");
+        lines.push(line(boot, 10.0, "create", &id, json!({"pod": pod("p")})));
+        lines.push(line(boot, 10.1, "start", &id, json!({})));
+    }
+    let report = report(&lines);
+    assert_eq!(kinds(&report), [Kind::NodeRestart]);
+    assert!(report.findings[0].summary.starts_with("3 containers ended with 3 boots"));
+}
+
+#[test]
+fn a_healthy_slow_starter_is_not_named() {
+    let events = [(5.0, "exit", probe(1)), (25.0, "exit", probe(0)), (3000.0, "exit", probe(0))];
+    assert_eq!(kinds(&report(&life("healthy", 100.0, 0, &events))), []);
+}
+
+#[test]
+fn probes_that_met_resizes() {
+    let update = json!({"stages": {"run": 200.0}});
+    let refused = json!({"stages": {"run": 5.0}, "verdict": "failed", "tries":
+        [{"ms": 5.0, "failure": "refused as paused"}]});
+    let events = [(5.0, "exec", refused), (5.1, "update", update), (6.0, "exec", json!({}))];
+    let report = report(&life("probed", 100.0, 0, &events));
+    assert_eq!(kinds(&report), [Kind::CompetingProbes]);
+    assert_eq!(report.findings[0].summary, "1 of 2 execs met one of 1 updates");
+}
+
+#[test]
+fn the_filter_holds_for_records_that_do_not_name_the_pod() {
+    let mut lines = killed(&[10.0, 10.5, 9.8], |_| vec![]);
+    lines.extend(life("other", 5000.0, 0, &[(1.0, "kill", term())]));
+    let mut analysis =
+        Analysis::new(Filter { since_ms: i64::MIN, pod: Some("n/other".into()), namespace: None });
+    for line in &lines {
+        analysis.add(&serde_json::from_str::<Record<'_>>(line).unwrap());
+    }
+    let report = analysis.finish(Skipped::default());
+    assert_eq!((report.numbers.operations, report.containers, report.findings.len()), (3, 1, 0));
+}

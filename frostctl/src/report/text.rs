@@ -1,0 +1,135 @@
+//! A report on a terminal.
+
+use std::io::{self, Write};
+
+use anstyle::Style;
+
+use super::Report;
+use super::findings::Finding;
+use super::tally::{Pod, Verb};
+use crate::history::say_skipped;
+use crate::output::table;
+
+const BOLD: Style = Style::new().bold();
+
+pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    let numbers = &report.numbers;
+    writeln!(
+        out,
+        "{} operations of {} containers, {} to {}\n",
+        numbers.operations,
+        report.containers,
+        time(numbers.first_ms),
+        time(numbers.last_ms)
+    )?;
+    write_verbs(out, &numbers.verbs)?;
+    write_pods(out, "slowest pods", &numbers.slowest_pods)?;
+    write_pods(out, "worst pods", &numbers.worst_pods)?;
+    if report.findings.is_empty() {
+        writeln!(out, "{BOLD}findings{BOLD:#}\nnone")?;
+    }
+    for finding in &report.findings {
+        write_finding(out, finding)?;
+    }
+    say_skipped(out, report.skipped)
+}
+
+pub(super) fn time(unix_ms: i64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.max(0) as u64);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
+    let mut table = table([
+        "VERB", "COUNT", "FAILED", "RETRIES", "REFILLS", "GAINED", "P50/ms", "P95/ms", "P99/ms",
+        "MAX/ms", "FAILURES",
+    ]);
+    for verb in verbs {
+        let ms = |ms: f64| format!("{ms:.1}");
+        table.add_row([
+            verb.verb.clone(),
+            verb.count.to_string(),
+            verb.failed().to_string(),
+            verb.retries.to_string(),
+            verb.refills.to_string(),
+            format!("{:.1} s", verb.gained_ms / 1000.0),
+            ms(verb.p50_ms),
+            ms(verb.p95_ms),
+            ms(verb.p99_ms),
+            ms(verb.max_ms),
+            causes(verb),
+        ]);
+    }
+    right(&mut table, 1..10);
+    writeln!(out, "{}\n", table.trim_fmt())
+}
+
+fn right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+}
+
+pub(super) fn causes(verb: &Verb) -> String {
+    let causes = verb.failures.iter().map(|(cause, count)| format!("{cause} {count}"));
+    causes.collect::<Vec<_>>().join(", ")
+}
+
+fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> {
+    if pods.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{BOLD}{title}{BOLD:#}")?;
+    let mut table =
+        table(["POD", "OPERATIONS", "FAILED", "RETRIES", "GAINED", "MEAN/ms", "MAX/ms", "SLOWEST"]);
+    for pod in pods {
+        table.add_row([
+            pod.pod.clone(),
+            pod.operations.to_string(),
+            pod.failed.to_string(),
+            pod.retries.to_string(),
+            format!("{:.1} s", pod.gained_ms / 1000.0),
+            format!("{:.1}", pod.mean_ms),
+            format!("{:.1}", pod.max_ms),
+            pod.slowest.clone(),
+        ]);
+    }
+    right(&mut table, 1..7);
+    writeln!(out, "{}\n", table.trim_fmt())
+}
+
+fn write_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
+    let whose = whose(finding);
+    writeln!(out, "{BOLD}{}{BOLD:#}", finding.title)?;
+    if !whose.is_empty() {
+        writeln!(out, "  {whose}")?;
+    }
+    writeln!(out, "  {}", finding.summary)?;
+    for line in &finding.evidence {
+        writeln!(out, "  - {line}")?;
+    }
+    for line in &finding.advice {
+        writeln!(out, "  > {line}")?;
+    }
+    if let Some(probe) = &finding.probe {
+        for line in &probe.arithmetic {
+            writeln!(out, "    {line}")?;
+        }
+        writeln!(out)?;
+        for line in probe.yaml.lines() {
+            writeln!(out, "    {line}")?;
+        }
+    }
+    writeln!(out)
+}
+
+pub(super) fn whose(finding: &Finding) -> String {
+    let (pod, container) = (finding.names.pod(), &finding.names.container);
+    match pod.is_empty() {
+        true if container.is_empty() => String::new(),
+        true => format!("container {container}"),
+        false => format!("pod {pod}, container {container}"),
+    }
+}

@@ -1,0 +1,224 @@
+//! One container's records as events that a person reads in order.
+
+use serde::Serialize;
+
+use crate::journal::{Exit, Record};
+use crate::lives::{Life, Names};
+
+/// A line of the timeline.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Event {
+    pub(crate) time: String,
+    pub(crate) mono_ns: u64,
+    /// Since the life's first record.
+    pub(crate) age_s: f64,
+    /// Since the event before it.
+    pub(crate) after_s: f64,
+    pub(crate) what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) took_ms: Option<f64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) detail: String,
+}
+
+/// A life with its events.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Story {
+    pub(crate) id: String,
+    #[serde(flatten)]
+    pub(crate) names: Names,
+    pub(crate) boot_id: String,
+    pub(crate) end: &'static str,
+    pub(crate) ready_after_s: Option<f64>,
+    /// Whether anything told how its execs ended.
+    pub(crate) readiness_known: bool,
+    pub(crate) events: Vec<Event>,
+    /// Not shown one by one.
+    #[serde(skip)]
+    execs: u64,
+    #[serde(skip)]
+    exec_started: bool,
+    #[serde(skip)]
+    exec_failed: bool,
+    #[serde(skip)]
+    exec_ok: bool,
+    #[serde(skip)]
+    removed: bool,
+    #[serde(skip)]
+    first_ns: u64,
+}
+
+impl Story {
+    pub(crate) fn begin(life: &Life) -> Story {
+        Story {
+            id: life.id.clone(),
+            names: Names::default(),
+            boot_id: life.boot.clone(),
+            end: "",
+            ready_after_s: None,
+            readiness_known: false,
+            events: Vec::new(),
+            execs: 0,
+            exec_started: false,
+            exec_failed: false,
+            exec_ok: false,
+            removed: false,
+            first_ns: life.first_ns,
+        }
+    }
+
+    /// Adds what a record tells; of execs like those before it only the number.
+    pub(crate) fn add(&mut self, record: &Record<'_>) -> Option<&Event> {
+        let Some((what, detail)) = self.describe(record) else {
+            // Of one exec there is what started it, and perhaps what told its end.
+            self.execs += u64::from(&*record.verb == "exec");
+            return None;
+        };
+        let before = self.events.last().map_or(self.first_ns, |event| event.mono_ns);
+        let seconds = |from: u64| record.mono_ns.saturating_sub(from) as f64 / 1e9;
+        let told = matches!(&*record.verb, "exit" | "oom");
+        let folded = self.folded();
+        self.events.push(Event {
+            time: record.time.to_string(),
+            mono_ns: record.mono_ns,
+            age_s: seconds(self.first_ns),
+            after_s: seconds(before),
+            what,
+            took_ms: (!told).then(|| record.took_ms()),
+            detail: join([detail, folded, extra(record)]),
+        });
+        self.events.last()
+    }
+
+    pub(crate) fn finish(&mut self, life: &Life) {
+        self.names = life.names.clone();
+        self.end = life.end().as_str();
+        self.ready_after_s = life.ready_after_ns().map(|ns| ns as f64 / 1e9);
+        self.readiness_known = life.knows_execs;
+        let more = self.folded();
+        if let Some(last) = self.events.last_mut().filter(|_| !more.is_empty()) {
+            last.detail = join([std::mem::take(&mut last.detail), more.replace("after", "then")]);
+        }
+    }
+
+    fn folded(&mut self) -> String {
+        match std::mem::take(&mut self.execs) {
+            0 => String::new(),
+            1 => "after 1 more exec".into(),
+            count => format!("after {count} more execs"),
+        }
+    }
+
+    /// `None` for an exec like the others.
+    fn describe(&mut self, record: &Record<'_>) -> Option<(String, String)> {
+        let done = |word: &str| if record.is_ok() { word.to_owned() } else { failed(record) };
+        let plain = |what: String| Some((what, String::new()));
+        match &*record.verb {
+            "create" => plain(done("created")),
+            "run" => plain(done("ran")),
+            "restore" => plain(done("restored")),
+            "start" => plain(done("started")),
+            "update" => Some((done("resized"), limit(record))),
+            "pause" => plain(done("frozen")),
+            "resume" => plain(done("thawed")),
+            // containerd deletes once more when the shim is gone.
+            "delete" if record.is_ok() && std::mem::replace(&mut self.removed, true) => {
+                plain("removed again".into())
+            }
+            "delete" => Some((done("removed"), figures(record))),
+            "kill" => Some((done("signalled"), signal(&record.signal))),
+            "oom" => plain("out of memory".into()),
+            "exit" if record.exec_id.is_empty() => Some(("exited".into(), exit(record.exit))),
+            "exit" | "exec" => self.describe_exec(record),
+            other => plain(done(other)),
+        }
+    }
+
+    fn describe_exec(&mut self, record: &Record<'_>) -> Option<(String, String)> {
+        let is_end = &*record.verb == "exit";
+        let is_told = is_end || record.stages.started.is_some();
+        if record.was_refused() {
+            let ended = if record.is_ok() { "then let in" } else { "" };
+            return Some(("exec refused".into(), ended.into()));
+        }
+        if !record.is_ok() && !is_told {
+            return Some((failed(record), String::new()));
+        }
+        if is_told && record.exit == Some(Exit::Code(0)) {
+            let is_first = !std::mem::replace(&mut self.exec_ok, true);
+            return is_first.then(|| ("first exec succeeded".into(), String::new()));
+        }
+        if is_told {
+            let is_first = !std::mem::replace(&mut self.exec_failed, true);
+            return is_first.then(|| ("first exec failed".into(), exit(record.exit)));
+        }
+        let is_first = !std::mem::replace(&mut self.exec_started, true);
+        is_first.then(|| ("first exec started".into(), String::new()))
+    }
+}
+
+fn failed(record: &Record<'_>) -> String {
+    let verdict = match &*record.verdict {
+        "killed" => "interrupted",
+        "not started" => "not started",
+        "handed over" => "handed over",
+        _ => "failed",
+    };
+    format!("{} {verdict}", &*record.verb)
+}
+
+fn limit(record: &Record<'_>) -> String {
+    record.cpus().map_or_else(String::new, |cpus| format!("limit before: {:.0}m", cpus * 1000.0))
+}
+
+fn figures(record: &Record<'_>) -> String {
+    match record.oom_kill {
+        Some(kills) if kills > 0 => format!("{kills} OOM kills in it"),
+        _ => String::new(),
+    }
+}
+
+pub(crate) fn signal(asked: &str) -> String {
+    let name = match asked.trim_start_matches("SIG") {
+        "" | "15" => "TERM",
+        "9" => "KILL",
+        "1" => "HUP",
+        "2" => "INT",
+        "3" => "QUIT",
+        "28" => "WINCH",
+        other => other,
+    };
+    if name.bytes().all(|byte| byte.is_ascii_digit()) { name.into() } else { format!("SIG{name}") }
+}
+
+pub(crate) fn exit(exit: Option<Exit>) -> String {
+    match exit {
+        Some(Exit::Code(code)) => format!("exit code {code}"),
+        Some(Exit::Signal(number)) => format!("by signal {number}"),
+        None => String::new(),
+    }
+}
+
+/// What any operation may have been through.
+fn extra(record: &Record<'_>) -> String {
+    let retries = match record.attempts {
+        0 | 1 => String::new(),
+        attempts => format!("{attempts} attempts"),
+    };
+    let lock = match (&*record.lock, record.lock_wait_ms) {
+        ("timed out", ms) => format!("gave up on the lock after {ms:.0} ms"),
+        (_, ms) if ms >= 20.0 => format!("waited {ms:.0} ms for the lock"),
+        _ => String::new(),
+    };
+    let gained: f64 = record.refills.iter().map(|refill| refill.gained_ms).sum();
+    let refilled = match record.refills.is_empty() {
+        true => String::new(),
+        false => format!("refilled, {gained:.0} ms of CPU gained"),
+    };
+    let note = if record.is_ok() { "" } else { &*record.note };
+    join([retries, lock, refilled, note.chars().take(160).collect()])
+}
+
+fn join<const N: usize>(parts: [String; N]) -> String {
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
