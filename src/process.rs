@@ -126,13 +126,13 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 }
 
 /// Which boot of the machine this is: a pid and its start time mean nothing after the next one.
-pub(crate) fn boot_id() -> Option<String> {
+pub fn boot_id() -> Option<String> {
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
 /// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.
-pub(crate) fn since_boot_ns() -> u64 {
+pub fn since_boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

@@ -3,8 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::exit::{self, Exit};
+use crate::metrics;
 use crate::output::{Color, Output};
 use crate::pages;
+use crate::serve;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -24,6 +26,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Print the numbers of the journal for Prometheus
+    Metrics(metrics::Metrics),
+    /// Answer Prometheus over HTTP, at /metrics
+    Serve(serve::Serve),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -31,8 +37,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) fn run(&self, _output: &Output) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Command::Metrics(it) => it.run(output),
+            Command::Serve(it) => it.run(),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
         }

@@ -7,8 +7,10 @@ use clap::Parser;
 
 mod cli;
 mod exit;
+mod metrics;
 mod output;
 mod pages;
+mod serve;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
