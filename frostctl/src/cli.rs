@@ -12,6 +12,10 @@ use crate::pages;
 use crate::paths;
 use crate::record;
 use crate::report;
+use crate::metrics;
+use crate::output::{Color, Output};
+use crate::pages;
+use crate::serve;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -44,6 +48,10 @@ pub(crate) enum Command {
     Record(record::Record),
     /// Tell what the journal's operations add up to, and what is wrong
     Report(report::Command),
+    /// Print the numbers of the journal for Prometheus
+    Metrics(metrics::Metrics),
+    /// Answer Prometheus over HTTP, at /metrics
+    Serve(serve::Serve),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Write the manual pages into a directory
@@ -64,6 +72,8 @@ impl Command {
             Command::History(it) => it.run(output),
             Command::Record(it) => it.run(output),
             Command::Report(it) => it.run(output),
+            Command::Metrics(it) => it.run(output),
+            Command::Serve(it) => it.run(),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
             Command::Spin(it) => it.run(),

@@ -19,6 +19,10 @@ mod paths;
 mod record;
 mod report;
 mod timeline;
+mod metrics;
+mod output;
+mod pages;
+mod serve;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

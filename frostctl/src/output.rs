@@ -58,6 +58,12 @@ impl Output {
     }
 }
 
+/// On standard error, beside what is printed.
+pub(crate) fn note(text: &str) {
+    // Nobody is left to tell if that fails.
+    let _ = writeln!(anstream::stderr(), "frostctl: {text}");
+}
+
 /// Columns with two spaces between them; wrapped to the terminal's width, and on a pipe not at all.
 pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();

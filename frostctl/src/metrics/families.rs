@@ -1,0 +1,351 @@
+//! The metrics by name, as Prometheus reads them. docs/metrics.md has the same table.
+
+use anyhow::Context;
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as HistogramValue, LabelPair, Metric, MetricFamily,
+    MetricType,
+};
+use prometheus::{Encoder, TextEncoder};
+
+use super::Snapshot;
+use super::counters::{BOUNDS_S, By, Histogram};
+
+type Row = (Vec<String>, Value);
+
+enum Value {
+    Count(u64),
+    Seconds(u64),
+    Number(f64),
+    Distribution(Histogram),
+}
+
+struct Family {
+    name: &'static str,
+    kind: MetricType,
+    help: &'static str,
+    labels: &'static [&'static str],
+    rows: fn(&Snapshot) -> Vec<Row>,
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "frostlock_build_info",
+        kind: MetricType::GAUGE,
+        help: "1, with the version of frostctl.",
+        labels: &["version"],
+        rows: |_| vec![(vec![env!("CARGO_PKG_VERSION").to_owned()], Value::Number(1.0))],
+    },
+    Family {
+        name: "frostlock_operations_total",
+        kind: MetricType::COUNTER,
+        help: "Operations of the runtime that have ended.",
+        labels: &["verb", "verdict"],
+        rows: |it| by_two(&it.counters.operations),
+    },
+    Family {
+        name: "frostlock_operation_duration_seconds",
+        kind: MetricType::HISTOGRAM,
+        help: "What the caller waited, lock and delays between attempts included.",
+        labels: &["verb"],
+        rows: |it| distributions(&it.counters.durations),
+    },
+    Family {
+        name: "frostlock_lock_wait_seconds",
+        kind: MetricType::HISTOGRAM,
+        help: "The wait for the lock of the cgroup, by what came of it.",
+        labels: &["lock"],
+        rows: |it| distributions(&it.counters.lock_waits),
+    },
+    Family {
+        name: "frostlock_retries_total",
+        kind: MetricType::COUNTER,
+        help: "Attempts beyond the first.",
+        labels: &["verb"],
+        rows: |it| by_one(&it.counters.retries, Value::Count),
+    },
+    Family {
+        name: "frostlock_failed_attempts_total",
+        kind: MetricType::COUNTER,
+        help: "Attempts that failed, those that were repeated included.",
+        labels: &["verb", "failure"],
+        rows: |it| by_two(&it.counters.failures),
+    },
+    Family {
+        name: "frostlock_given_up_total",
+        kind: MetricType::COUNTER,
+        help: "Failures that were not repeated, or not again.",
+        labels: &["reason"],
+        rows: |it| by_one(&it.counters.given_up, Value::Count),
+    },
+    Family {
+        name: "frostlock_refills_total",
+        kind: MetricType::COUNTER,
+        help: "Throttled cgroups whose CPU quota was refilled.",
+        labels: &["reason", "ended"],
+        rows: |it| by_two(&it.counters.refills),
+    },
+    Family {
+        name: "frostlock_refill_cpu_seconds_total",
+        kind: MetricType::COUNTER,
+        help: "CPU time beyond the quota that refills have given.",
+        labels: &["reason"],
+        rows: |it| by_one(&it.counters.refill_us, Value::Seconds),
+    },
+    Family {
+        name: "frostlock_pod_retries_total",
+        kind: MetricType::COUNTER,
+        help: "Attempts beyond the first, of pods that were helped of late.",
+        labels: &["namespace", "pod"],
+        rows: |it| by_pod(it, |pod| Value::Count(pod.retries)),
+    },
+    Family {
+        name: "frostlock_pod_refills_total",
+        kind: MetricType::COUNTER,
+        help: "Refills, of pods that were helped of late.",
+        labels: &["namespace", "pod"],
+        rows: |it| by_pod(it, |pod| Value::Count(pod.refills)),
+    },
+    Family {
+        name: "frostlock_pod_refill_cpu_seconds_total",
+        kind: MetricType::COUNTER,
+        help: "CPU time beyond the quota, of pods that were helped of late.",
+        labels: &["namespace", "pod"],
+        rows: |it| by_pod(it, |pod| Value::Seconds(pod.refill_us)),
+    },
+    Family {
+        name: "frostlock_recovered_total",
+        kind: MetricType::COUNTER,
+        help: "Freezes of killed operations that were taken back.",
+        labels: &[],
+        rows: |it| one(Value::Count(it.counters.recovered)),
+    },
+    Family {
+        name: "frostlock_oom_kills_total",
+        kind: MetricType::COUNTER,
+        help: "Kills by the OOM killer in containers that were deleted since.",
+        labels: &[],
+        rows: |it| one(Value::Count(it.counters.oom_kills)),
+    },
+    Family {
+        name: "frostlock_frozen_cgroups",
+        kind: MetricType::GAUGE,
+        help: "Cgroups that are frozen or to be frozen now; those below them are not counted.",
+        labels: &["state"],
+        rows: frozen,
+    },
+    Family {
+        name: "frostlock_off",
+        kind: MetricType::GAUGE,
+        help: "1 while the off switch is there and every command is the bare runtime's.",
+        labels: &[],
+        rows: |it| one(Value::Number(f64::from(u8::from(it.off)))),
+    },
+    Family {
+        name: "frostlock_journal_files",
+        kind: MetricType::GAUGE,
+        help: "Files of the journal that were there; 0 is no journal.",
+        labels: &[],
+        rows: |it| one(Value::Number(it.journal_files as f64)),
+    },
+    Family {
+        name: "frostlock_journal_skipped_lines_total",
+        kind: MetricType::COUNTER,
+        help: "Lines of the journal that are no records.",
+        labels: &[],
+        rows: |it| one(Value::Count(it.counters.skipped_lines)),
+    },
+    Family {
+        name: "frostlock_journal_gaps_total",
+        kind: MetricType::COUNTER,
+        help: "Times the journal no longer had what was read last, so that records are missing.",
+        labels: &[],
+        rows: |it| one(Value::Count(it.counters.journal_gaps)),
+    },
+];
+
+pub(crate) fn text(snapshot: &Snapshot) -> anyhow::Result<String> {
+    let families: Vec<MetricFamily> = FAMILIES.iter().filter_map(|it| it.of(snapshot)).collect();
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text).context("cannot write the text format")?;
+    Ok(String::from_utf8(text)?)
+}
+
+impl Family {
+    /// Without a row there is no family: the format has no empty ones.
+    fn of(&self, snapshot: &Snapshot) -> Option<MetricFamily> {
+        let rows = (self.rows)(snapshot);
+        let metrics = rows.into_iter().map(|(values, value)| self.metric(&values, value));
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics.collect());
+        (!family.get_metric().is_empty()).then_some(family)
+    }
+
+    fn metric(&self, values: &[String], value: Value) -> Metric {
+        let label = |(name, value): (&&str, &String)| {
+            let mut label = LabelPair::default();
+            label.set_name((*name).to_owned());
+            label.set_value(value.clone());
+            label
+        };
+        let labels = self.labels.iter().zip(values).map(label).collect();
+        let mut metric = Metric::from_label(labels);
+        match value {
+            Value::Distribution(histogram) => metric.set_histogram(distribution(&histogram)),
+            Value::Number(number) => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(number);
+                metric.set_gauge(gauge);
+            }
+            Value::Count(count) => metric.set_counter(counter(count as f64)),
+            Value::Seconds(us) => metric.set_counter(counter(seconds(us))),
+        }
+        metric
+    }
+}
+
+fn counter(value: f64) -> Counter {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    counter
+}
+
+fn distribution(histogram: &Histogram) -> HistogramValue {
+    let mut below = 0;
+    let buckets = BOUNDS_S.iter().zip(&histogram.buckets).map(|(bound, count)| {
+        below += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(below);
+        bucket
+    });
+    let mut value = HistogramValue::default();
+    value.set_bucket(buckets.collect());
+    value.set_sample_count(histogram.count);
+    value.set_sample_sum(seconds(histogram.sum_us));
+    value
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn one(value: Value) -> Vec<Row> {
+    vec![(Vec::new(), value)]
+}
+
+fn by_one(by: &By<u64>, value: fn(u64) -> Value) -> Vec<Row> {
+    by.iter().map(|(label, count)| (vec![label.clone()], value(*count))).collect()
+}
+
+fn by_two(by: &By<By<u64>>) -> Vec<Row> {
+    let rows =
+        by.iter().flat_map(|(first, by)| by.iter().map(move |(second, n)| (first, second, n)));
+    rows.map(|(first, second, n)| (vec![first.clone(), second.clone()], Value::Count(*n))).collect()
+}
+
+fn distributions(by: &By<Histogram>) -> Vec<Row> {
+    by.iter().map(|(label, it)| (vec![label.clone()], Value::Distribution(it.clone()))).collect()
+}
+
+fn by_pod(snapshot: &Snapshot, value: fn(&super::pods::Pod) -> Value) -> Vec<Row> {
+    let rows = snapshot.pods.iter();
+    rows.map(|(namespace, name, pod)| (vec![namespace.to_owned(), name.to_owned()], value(pod)))
+        .collect()
+}
+
+fn frozen(snapshot: &Snapshot) -> Vec<Row> {
+    let Some(frozen) = snapshot.frozen else { return Vec::new() };
+    let states = [("freezing", frozen.freezing), ("frozen", frozen.frozen)];
+    states.map(|(state, n)| (vec![state.to_owned()], Value::Number(n as f64))).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn file(path: &str) -> String {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Every `frostlock_...` of a text, without what a histogram adds to its name.
+    fn names(text: &str) -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names = words.filter(|word| word.starts_with("frostlock_"));
+        names
+            .map(|name| match FAMILIES.iter().find(|it| part_of(it, name)) {
+                Some(family) => family.name.to_owned(),
+                None => name.to_owned(),
+            })
+            .collect()
+    }
+
+    fn part_of(family: &Family, name: &str) -> bool {
+        family.kind == MetricType::HISTOGRAM
+            && ["_bucket", "_sum", "_count"]
+                .iter()
+                .any(|suffix| name.strip_suffix(suffix) == Some(family.name))
+    }
+
+    fn ours() -> BTreeSet<String> {
+        FAMILIES.iter().map(|family| family.name.to_owned()).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_metric_and_no_other() {
+        let page = file("docs/metrics.md");
+        for family in FAMILIES {
+            let kind = match family.kind {
+                MetricType::COUNTER => "counter",
+                MetricType::HISTOGRAM => "histogram",
+                _ => "gauge",
+            };
+            let labels: Vec<String> = family.labels.iter().map(|it| format!(" `{it}`")).collect();
+            let row = format!("| `{}` | {kind} |{} |", family.name, labels.join(","));
+            assert!(page.contains(&row), "docs/metrics.md lacks: {row}");
+        }
+        assert_eq!(names(&page), ours());
+    }
+
+    #[test]
+    fn the_dashboard_and_the_rules_name_metrics_that_there_are() {
+        let rules = file("deploy/prometheus/alerts.yml");
+        let dashboard = file("deploy/grafana/frostlock.json");
+        let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+        let mut expressions = Vec::new();
+        expressions_of(&dashboard, &mut expressions);
+        assert!(expressions.len() >= 8, "{expressions:?}");
+        for text in expressions.iter().map(String::as_str).chain([rules.as_str()]) {
+            let names = names(text);
+            assert!(!names.is_empty(), "{text}");
+            assert!(names.is_subset(&ours()), "{:?} in {text}", names.difference(&ours()));
+        }
+    }
+
+    #[test]
+    fn a_name_that_there_is_not_is_seen() {
+        assert!(!names("rate(frostlock_refils_total[5m])").is_subset(&ours()));
+        assert!(!names("frostlock_retries_total_bucket").is_subset(&ours()));
+    }
+
+    /// Panels have `expr`, variables `query`.
+    fn expressions_of(value: &serde_json::Value, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| match value {
+                serde_json::Value::String(text)
+                    if key == "expr" || (key == "query" && text.contains('(')) =>
+                {
+                    into.push(text.clone());
+                }
+                _ => expressions_of(value, into),
+            }),
+            serde_json::Value::Array(list) => list.iter().for_each(|it| expressions_of(it, into)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! How far the journal has been read: the one place where it is read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use frostlock::journal::reader::{Record, Records, Skipped};
+use serde::{Deserialize, Serialize};
+
+/// The first record's boot and time are within these.
+const HEAD_BYTES: usize = 160;
+
+/// Where the last line begins is looked for in steps of this.
+const STEP_BYTES: u64 = 64 * 1024;
+
+/// A place in one file. The inode alone may come again; what the file begins with does not, as it
+/// has the boot and the time of its first record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    inode: u64,
+    head: String,
+    offset: u64,
+}
+
+/// What one reading has found beside the records.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) files: usize,
+    pub(crate) skipped: u64,
+    /// None of the places that were known is there any more.
+    pub(crate) gap: bool,
+}
+
+/// Every record that `positions` has not yet, once, oldest first. Both files are read from where they
+/// were left: a wrapper that had the full file open may still write to it.
+pub(crate) fn advance(
+    journal: &Path,
+    positions: &mut Vec<Position>,
+    mut each: impl FnMut(&Record),
+) -> anyhow::Result<Reading> {
+    let mut reading = Reading::default();
+    let mut found = Vec::new();
+    let mut matched = false;
+    for (path, file) in open_both(journal)? {
+        let inode = file.metadata()?.ino();
+        let known = positions.iter().find(|it| it.inode == inode && it.is_in(&file));
+        matched |= known.is_some();
+        let from = known.map_or(0, |it| it.offset);
+        let to = read(&file, from, &mut reading, &mut each)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        found.push(Position { inode, head: head(&file, to), offset: to });
+        reading.files += 1;
+    }
+    reading.gap = !positions.is_empty() && !matched;
+    *positions = found;
+    Ok(reading)
+}
+
+impl Position {
+    fn is_in(&self, file: &File) -> bool {
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        length >= self.offset && head(file, self.offset) == self.head
+    }
+}
+
+/// The older one, if there is one, and the one that grows.
+fn open_both(journal: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
+    let mut older = journal.as_os_str().to_owned();
+    older.push(".1");
+    let older = PathBuf::from(older);
+    // The growing one first: should it be moved aside now, both are the same file, and what is new
+    // is read the next time.
+    let growing = open(journal)?;
+    let older = open(&older)?.map(|file| (older, file));
+    let inode = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+    let older = older.filter(|(_, file)| growing.as_ref().map(inode) != Some(inode(file)));
+    let growing = growing.map(|file| (journal.to_owned(), file));
+    Ok(older.into_iter().chain(growing).collect())
+}
+
+/// A missing file is `None`. A FIFO in its place must not block us.
+fn open(path: &Path) -> anyhow::Result<Option<File>> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => anyhow::bail!("{}: not a regular file, so no journal", path.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn head(file: &File, up_to: u64) -> String {
+    let mut bytes = [0; HEAD_BYTES];
+    let wanted = usize::try_from(up_to).unwrap_or(HEAD_BYTES).min(HEAD_BYTES);
+    let got = file.read_at(&mut bytes[..wanted], 0).unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..got]).into_owned()
+}
+
+/// Reads whole lines, and says where the last of them ends. Half a line is somebody writing, or is
+/// ended by the next writer.
+fn read(
+    mut file: &File,
+    from: u64,
+    reading: &mut Reading,
+    each: &mut impl FnMut(&Record),
+) -> anyhow::Result<u64> {
+    let to = last_end(file, from)?;
+    file.seek(SeekFrom::Start(from))?;
+    for record in Records::of(BufReader::new(file.take(to - from))) {
+        match record {
+            Ok(record) if record.v == 1 => each(&record),
+            Ok(_) | Err(Skipped::TooLong | Skipped::NotARecord(_)) => reading.skipped += 1,
+            Err(Skipped::Unreadable(error)) => return Err(error.into()),
+        }
+    }
+    Ok(to)
+}
+
+/// Behind the last newline; `from` if there is none behind it.
+fn last_end(file: &File, from: u64) -> anyhow::Result<u64> {
+    let mut to = file.metadata()?.len();
+    let mut block = Vec::new();
+    while to > from {
+        let start = to.saturating_sub(STEP_BYTES).max(from);
+        block.resize(usize::try_from(to - start)?, 0);
+        file.read_exact_at(&mut block, start)?;
+        if let Some(at) = block.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        to = start;
+    }
+    Ok(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    struct Lab {
+        directory: tempfile::TempDir,
+        positions: Vec<Position>,
+        written: u64,
+    }
+
+    impl Lab {
+        fn new() -> Lab {
+            Lab { directory: tempfile::tempdir().unwrap(), positions: Vec::new(), written: 0 }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("journal.jsonl")
+        }
+
+        fn append(&self, path: &Path, text: &str) {
+            let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
+
+        fn line(&mut self) -> String {
+            self.written += 1;
+            format!("{{\"v\":1,\"boot_id\":\"b\",\"mono_ns\":{}}}\n", self.written)
+        }
+
+        fn write(&mut self) {
+            let line = self.line();
+            self.append(&self.path(), &line);
+        }
+
+        fn rotate(&self) {
+            std::fs::rename(self.path(), self.path().with_extension("jsonl.1")).unwrap();
+        }
+
+        fn read(&mut self) -> (Vec<u64>, Reading) {
+            let mut seen = Vec::new();
+            let journal = self.path();
+            let reading =
+                advance(&journal, &mut self.positions, |it| seen.extend(it.mono_ns)).unwrap();
+            (seen, reading)
+        }
+    }
+
+    #[test]
+    fn every_record_once_over_a_rotation() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.read(), (vec![], Reading::default()));
+        lab.write();
+        lab.write();
+        assert_eq!(lab.read().0, [1, 2]);
+        assert_eq!(lab.read().0, Vec::<u64>::new());
+        lab.write();
+        lab.rotate();
+        lab.write();
+        assert_eq!(lab.read(), (vec![3, 4], Reading { files: 2, skipped: 0, gap: false }));
+        // A writer that had the older one open.
+        let line = lab.line();
+        lab.append(&lab.path().with_extension("jsonl.1"), &line);
+        assert_eq!(lab.read().0, [5]);
+    }
+
+    #[test]
+    fn two_rotations_between_two_readings_are_a_gap() {
+        let mut lab = Lab::new();
+        lab.write();
+        lab.read();
+        for _ in 0..2 {
+            lab.rotate();
+            lab.write();
+        }
+        assert_eq!(lab.read(), (vec![2, 3], Reading { files: 2, skipped: 0, gap: true }));
+        assert!(!lab.read().1.gap, "it is said once");
+    }
+
+    #[test]
+    fn another_file_with_the_same_inode_is_another_file() {
+        let mut lab = Lab::new();
+        lab.write();
+        lab.read();
+        let line = lab.line();
+        std::fs::write(lab.path(), line.repeat(2)).unwrap();
+        assert_eq!(lab.read().0, [2, 2], "emptied in place, as when it cannot be moved");
+    }
+
+    #[test]
+    fn half_a_line_waits_for_its_end_and_rubbish_is_counted() {
+        let mut lab = Lab::new();
+        let line = lab.line();
+        let (half, rest) = line.split_at(20);
+        lab.append(&lab.path(), half);
+        assert_eq!(lab.read().0, Vec::<u64>::new());
+        lab.append(&lab.path(), rest);
+        lab.append(&lab.path(), "no record\n\n{\"v\":2}\n");
+        lab.append(&lab.path(), &format!("{}\n", "x".repeat(200_000)));
+        let (seen, reading) = lab.read();
+        assert_eq!((seen, reading.skipped), (vec![1], 3));
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error() {
+        let lab = Lab::new();
+        std::fs::create_dir(lab.path()).unwrap();
+        let error = advance(&lab.path(), &mut Vec::new(), |_| {}).unwrap_err();
+        assert!(format!("{error:#}").contains("not a regular file"), "{error:#}");
+    }
+}
