@@ -1,7 +1,8 @@
 //! Containers whose CPU quota is used up, as Kubernetes' small limits make them. Every claim has its
 //! control in the same run: the bare runtime must fail, or be slow, or else the claim is "not shown".
 //!
-//! cgroup v1 of the host, cgroupfs driver. Short counts by default, all of them with FROSTLOCK_PROOF.
+//! The host's cgroups, v1 or v2, cgroupfs driver. Short counts by default, all of them with
+//! FROSTLOCK_PROOF.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -22,7 +23,7 @@ mod untouched;
 
 use std::sync::{Mutex, MutexGuard};
 
-use support::{Runtime, proof, runtime};
+use support::{Runtime, proof, runtime, slowness};
 
 /// One at a time: these measure, on a machine of two processors.
 fn alone() -> MutexGuard<'static, ()> {
@@ -46,4 +47,9 @@ const SHORT_WRAPPED: usize = 10;
 /// figures are not claimed.
 fn slack() -> f64 {
     if proof() { 1.0 } else { 2.0 }
+}
+
+/// A bound on a time in ms.
+fn slow_ms(bound: f64) -> f64 {
+    bound * slack() * f64::from(slowness())
 }

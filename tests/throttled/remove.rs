@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::scene::{Container, Quota, SCENES, Via, ended, refilled};
-use crate::support::{Runtime, Scratch, proof};
+use crate::support::{Runtime, Scratch, proof, slowness};
 use crate::table::{Series, Table, Took};
-use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack};
+use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack, slow_ms};
 
 const MEDIAN_MS: f64 = 300.0;
 /// Of bare's median.
@@ -22,7 +22,7 @@ const CONTROL_MAX: Duration = Duration::from_secs(30);
 const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 
 fn gone_max(via: Via) -> Duration {
-    if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }
+    (if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }) * slowness()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,8 @@ fn a_throttled_container_is_killed_and_deleted() {
 fn every_scene(mut table: Table, way: Way, verb: &str) {
     let _alone = alone();
     // A single thread is in luck too often for a few rounds to show anything.
-    let scenes = if proof() { &SCENES[..] } else { &SCENES[1..] };
+    let scenes = SCENES.map(|(loops, quota)| (loops, quota.here()));
+    let scenes = if proof() { &scenes[..] } else { &scenes[1..] };
     for runtime in runtimes() {
         let runtime = &runtime;
         // All at a time: throttled as they are, they take a few percent of a processor and many seconds.
@@ -101,7 +102,7 @@ fn one_scene(
     });
     table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
     let as_good = (SHARE * bare.p50()).max(TIMES_UNTHROTTLED * unthrottled.p50());
-    let most = MEDIAN_MS.min(as_good) * slack();
+    let most = slow_ms(MEDIAN_MS).min(as_good * slack());
     table.claim(wrapped.p50() <= most, || {
         format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
     });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::scene::{Container, Quota, Via, refilled, timed};
+use crate::support::cpu::Cpu;
 use crate::support::{Runtime, Scratch, proof, remove_cgroup, succeed};
 use crate::table::{Series, Table, Took};
 use crate::{SHORT_WRAPPED, alone, runtimes, slack};
@@ -41,12 +42,12 @@ fn control_rounds() -> usize {
 
 #[test]
 fn a_start_in_a_throttled_pod_is_as_fast_as_in_any_other() {
-    starts("create and start in a pod, cgroup v1", NONE);
+    starts("create and start in a pod", NONE);
 }
 
 #[test]
 fn a_start_beside_busy_neighbours_is_not_slow_either() {
-    starts("create and start in a pod with two busy neighbours, cgroup v1", BUSY);
+    starts("create and start in a pod with two busy neighbours", BUSY);
 }
 
 fn starts(title: &'static str, neighbours: Neighbours) {
@@ -59,7 +60,7 @@ fn starts(title: &'static str, neighbours: Neighbours) {
 }
 
 fn one_runtime(table: &mut Table, runtime: &Runtime, neighbours: Neighbours) {
-    let mut scenes = QUOTAS.map(|quota| [(quota, false), (quota, true)]).concat();
+    let mut scenes = QUOTAS.map(|quota| [(quota.here(), false), (quota.here(), true)]).concat();
     if !proof() {
         scenes.truncate(2);
     }
@@ -139,15 +140,13 @@ impl<'a> Pod<'a> {
         Pod { neighbour, cgroup, quota, both, neighbours }
     }
 
-    fn file(&self, name: &str) -> String {
-        format!("/sys/fs/cgroup/cpu{}/{name}", self.cgroup)
+    fn cpu(&self) -> Cpu {
+        Cpu::of(&self.cgroup)
     }
 
     fn quota_now(&self) -> Quota {
-        let read = |name| std::fs::read_to_string(self.file(name)).unwrap();
-        let [ms, period_ms] = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            .map(|name| read(name).trim().parse::<u32>().unwrap() / 1000);
-        Quota { ms, period_ms }
+        let settings = self.cpu().settings();
+        Quota { ms: settings[0] / 1000, period_ms: settings[1] / 1000 }
     }
 
     fn limit(&self) -> Duration {
@@ -155,14 +154,12 @@ impl<'a> Pod<'a> {
     }
 
     fn lift(&self) {
-        std::fs::write(self.file("cpu.cfs_quota_us"), "-1").unwrap();
+        self.cpu().lift();
     }
 
     fn throttle(&self) {
         let Some(quota) = self.quota else { return };
-        std::fs::write(self.file("cpu.cfs_period_us"), (quota.period_ms * 1000).to_string())
-            .unwrap();
-        std::fs::write(self.file("cpu.cfs_quota_us"), (quota.ms * 1000).to_string()).unwrap();
+        self.cpu().limit(quota.ms * 1000, quota.period_ms * 1000);
         if self.neighbours.busy > 0 {
             self.neighbour.until_throttled();
         }
