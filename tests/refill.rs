@@ -237,7 +237,14 @@ fn no_write_of_another_is_lost_or_refused() {
     let runtime = runtime("runc-1.3.6");
     let scratch = Scratch::new();
     let config = scratch.path("config.toml");
-    std::fs::write(&config, "[refill]\nbudget_percent = 10000\nburst_ms = 600000\n").unwrap();
+    std::fs::write(
+        &config,
+        &format!(
+            "[refill]\nmax_ms = {}\nbudget_percent = 10000\nburst_ms = 600000\n",
+            (500 * slowness()).min(5000)
+        ),
+    )
+    .unwrap();
     let pod = format!("{}/kubepods/podwriters", scratch.cgroup);
     let from = 1000 * slowness();
     let bundle = scratch.bundle("throttled", "c");
@@ -277,7 +284,7 @@ fn no_write_of_another_is_lost_or_refused() {
             files.iter().for_each(rewrite);
         }
     });
-    let operations = if proof() { 500 } else { 40 };
+    let operations = if proof() { 500 } else { 40 / u64::from(slowness()).min(5) };
     let refills = AtomicU64::new(0);
     let ours = beside(&format!("beside {operations} refilled exec"), &|| {
         for _ in 0..operations {

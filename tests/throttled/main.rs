@@ -39,9 +39,13 @@ fn runtimes() -> Vec<Runtime> {
 }
 
 /// Rounds of the control. Three failures show enough where the count itself is not claimed.
-const SHORT_CONTROL: usize = 5;
+fn short_control() -> usize {
+    if slowness() > 1 { 3 } else { 5 }
+}
 const ENOUGH_FAILURES: usize = 3;
-const SHORT_WRAPPED: usize = 10;
+fn short_wrapped() -> usize {
+    if slowness() > 1 { 5 } else { 10 }
+}
 
 /// What a bound on a time is multiplied by: the machine may be busy with something else, where the
 /// figures are not claimed.
@@ -52,4 +56,9 @@ fn slack() -> f64 {
 /// A bound on a time in ms.
 fn slow_ms(bound: f64) -> f64 {
     bound * slack() * f64::from(slowness())
+}
+
+/// Where each round takes seconds, one scene stands for all.
+fn few<T>(scenes: &[T]) -> &[T] {
+    if slowness() > 1 { &scenes[..1] } else { scenes }
 }

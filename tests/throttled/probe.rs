@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::scene::{Container, Quota, Via, refilled};
 use crate::support::{Runtime, Scratch, proof};
 use crate::table::{Series, Table};
-use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack, slow_ms};
+use crate::{alone, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
 const LOOPS: [u32; 2] = [2, 8];
 /// With the larger ones a bare exec is in luck now and then, which a few rounds cannot tell from a
@@ -26,7 +26,7 @@ fn control_max() -> Duration {
 }
 
 fn rounds() -> usize {
-    if proof() { 50 } else { SHORT_WRAPPED }
+    if proof() { 50 } else { short_wrapped() }
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn an_exec_into_a_throttled_container_is_as_fast_as_into_any_other() {
     let _alone = alone();
     let mut table = Table::new("exec /bin/true into busy containers");
     for runtime in runtimes() {
-        for loops in LOOPS {
+        for &loops in few(&LOOPS) {
             one_scene(&mut table, &runtime, loops);
         }
     }
@@ -108,7 +108,7 @@ fn control(runtime: &Runtime, loops: u32, quota: Quota) -> Series {
     container.limit(quota);
     let mut series = Series::default();
     let began = Instant::now();
-    let rounds = if proof() { 50 } else { SHORT_CONTROL };
+    let rounds = if proof() { 50 } else { short_control() };
     while series.n() < rounds && series.failed() == 0 {
         if began.elapsed() >= control_max() {
             break;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::scene::{Container, Quota, SCENES, Via, ended, refilled};
 use crate::support::{Runtime, Scratch, proof, slowness};
 use crate::table::{Series, Table, Took};
-use crate::{SHORT_CONTROL, SHORT_WRAPPED, alone, runtimes, slack, slow_ms};
+use crate::{alone, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
 const MEDIAN_MS: f64 = 300.0;
 /// Of bare's median.
@@ -52,7 +52,7 @@ fn every_scene(mut table: Table, way: Way, verb: &str) {
     let _alone = alone();
     // A single thread is in luck too often for a few rounds to show anything.
     let scenes = SCENES.map(|(loops, quota)| (loops, quota.here()));
-    let scenes = if proof() { &scenes[..] } else { &scenes[1..] };
+    let scenes = if proof() { &scenes[..] } else { few(&scenes[1..]) };
     for runtime in runtimes() {
         let runtime = &runtime;
         // All at a time: throttled as they are, they take a few percent of a processor and many seconds.
@@ -77,7 +77,7 @@ fn one_scene(
     verb: &str,
     bare: &Series,
 ) {
-    let rounds = if proof() { 50 } else { SHORT_WRAPPED };
+    let rounds = if proof() { 50 } else { short_wrapped() };
     let scratch = Scratch::new();
     let unthrottled: Series = (0..rounds / 3)
         .map(|number| one(&scratch, runtime, Via::Wrapped, number, loops, None, way))
@@ -123,7 +123,7 @@ fn control(runtime: &Runtime, loops: u32, quota: Quota, way: Way) -> Series {
     let mut series = Series::default();
     for _ in 0..if proof() { 10 } else { 1 } {
         std::thread::scope(|scope| {
-            let each: Vec<_> = (0..SHORT_CONTROL).map(|_| scope.spawn(once)).collect();
+            let each: Vec<_> = (0..short_control()).map(|_| scope.spawn(once)).collect();
             series.extend(each.into_iter().map(|round| round.join().unwrap()));
         });
         if began.elapsed() > CONTROL_MAX {

@@ -34,12 +34,18 @@ impl Via {
     }
 
     pub(crate) fn command(self, scratch: &Scratch, runtime: &Runtime) -> Command {
-        let refill = match self {
+        // An emulated exec takes longer, and more CPU time, than the defaults allow.
+        let longest_ms = (500 * slowness()).min(5000);
+        let hold_max_ms = (2000 * slowness()).min(10_000);
+        let (budget_percent, burst_ms) = match self {
             Via::Bare => return scratch.bare(&runtime.path),
             Via::Wrapped => return scratch.wrapped(&runtime.path),
-            Via::Widened => "[refill]\nbudget_percent = 1000\nburst_ms = 60000\n",
-            Via::Unbounded => "[refill]\nbudget_percent = 10000\nburst_ms = 600000\n",
+            Via::Widened => (1000, 60_000),
+            Via::Unbounded => (10_000, 600_000),
         };
+        let refill = format!(
+            "[lock]\nhold_max_ms = {hold_max_ms}\n[refill]\nmax_ms = {longest_ms}\nbudget_percent = {budget_percent}\nburst_ms = {burst_ms}\n"
+        );
         let config = scratch.path(&format!("{self:?}.toml"));
         std::fs::write(&config, refill).unwrap();
         let mut command = scratch.wrapped(&runtime.path);

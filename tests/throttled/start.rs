@@ -9,7 +9,7 @@ use crate::scene::{Container, Quota, Via, refilled, timed};
 use crate::support::cpu::Cpu;
 use crate::support::{Runtime, Scratch, proof, remove_cgroup, succeed};
 use crate::table::{Series, Table, Took};
-use crate::{SHORT_WRAPPED, alone, runtimes, slack};
+use crate::{alone, few, runtimes, short_wrapped, slack};
 
 /// What else is in the pod, and how much longer than in an unthrottled pod a start may take. With busy
 /// neighbours a refill cannot give what no quota gives: the first CPU that asks takes all of it
@@ -33,7 +33,7 @@ const LONG: Duration = Duration::from_secs(600);
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
 
 fn rounds() -> usize {
-    if proof() { 50 } else { SHORT_WRAPPED }
+    if proof() { 50 } else { short_wrapped() }
 }
 
 fn control_rounds() -> usize {
@@ -62,7 +62,7 @@ fn starts(title: &'static str, neighbours: Neighbours) {
 fn one_runtime(table: &mut Table, runtime: &Runtime, neighbours: Neighbours) {
     let mut scenes = QUOTAS.map(|quota| [(quota.here(), false), (quota.here(), true)]).concat();
     if !proof() {
-        scenes.truncate(2);
+        scenes.truncate(few(&[0, 1]).len());
     }
     let controls: Vec<Series> = std::thread::scope(|scope| {
         let each: Vec<_> = scenes
