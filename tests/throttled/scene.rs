@@ -66,10 +66,10 @@ impl Quota {
         Quota { ms, period_ms }
     }
 
-    /// As much for a slow machine; still less than the half of a CPU that `refill_below` leaves alone.
+    /// For a slow machine, by a quarter of how slow it is, as what is refilled has to be enough; still less than the half of a CPU that `refill_below` leaves alone.
     pub(crate) fn here(self) -> Quota {
         let most = (self.period_ms / 2 - 1).max(self.ms);
-        Quota { ms: (self.ms * slowness()).min(most), ..self }
+        Quota { ms: (self.ms * (slowness() / 4).max(1)).min(most), ..self }
     }
 
     pub(crate) fn ratio(self) -> f64 {
