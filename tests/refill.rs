@@ -239,7 +239,7 @@ fn no_write_of_another_is_lost_or_refused() {
     let config = scratch.path("config.toml");
     std::fs::write(
         &config,
-        &format!(
+        format!(
             "[refill]\nmax_ms = {}\nbudget_percent = 10000\nburst_ms = 600000\n",
             (500 * slowness()).min(5000)
         ),

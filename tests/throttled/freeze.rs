@@ -34,7 +34,7 @@ fn a_throttled_container_is_paused() {
         // One thread is in luck now and then.
         let scenes = if slowness() > 1 { &SCENES[1..2] } else { &SCENES[..] };
         for &(loops, quota) in scenes {
-            one_scene(&mut table, &runtime, loops, quota.here());
+            one_scene(&mut table, &runtime, loops, quota.tight_here());
         }
     }
     table.finish();

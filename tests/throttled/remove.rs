@@ -51,7 +51,7 @@ fn a_throttled_container_is_killed_and_deleted() {
 fn every_scene(mut table: Table, way: Way, verb: &str) {
     let _alone = alone();
     // A single thread is in luck too often for a few rounds to show anything.
-    let scenes = SCENES.map(|(loops, quota)| (loops, quota.here()));
+    let scenes = SCENES.map(|(loops, quota)| (loops, quota.tight_here()));
     let scenes = if proof() { &scenes[..] } else { few(&scenes[1..]) };
     for runtime in runtimes() {
         let runtime = &runtime;

@@ -66,10 +66,20 @@ impl Quota {
         Quota { ms, period_ms }
     }
 
-    /// For a slow machine, by a quarter of how slow it is, as what is refilled has to be enough; still less than the half of a CPU that `refill_below` leaves alone.
+    /// As much for a slow machine.
     pub(crate) fn here(self) -> Quota {
+        self.times(slowness())
+    }
+
+    /// For what takes the container's threads little work, a freeze or their end.
+    pub(crate) fn tight_here(self) -> Quota {
+        self.times((slowness() / 4).max(1))
+    }
+
+    /// Still less than the half of a CPU that `refill_below` leaves alone.
+    fn times(self, factor: u32) -> Quota {
         let most = (self.period_ms / 2 - 1).max(self.ms);
-        Quota { ms: (self.ms * (slowness() / 4).max(1)).min(most), ..self }
+        Quota { ms: (self.ms * factor).min(most), ..self }
     }
 
     pub(crate) fn ratio(self) -> f64 {
