@@ -77,6 +77,13 @@ node-test: build lab
 node-matrix: build lab
 	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
+# cgroup v2 with kernel 6.1, emulated; not part of `make test`.
+.PHONY: vm-test
+vm-test: build lab
+	@scripts/setup vm
+	@scripts/make-vm target/lab/vm
+	@FROSTLOCK_BIN=$(BINARY) scripts/vm-test $(SUITES)
+
 # The counts that are claimed; the results go to docs/proof/. One alone: make proof SUITES=death
 .PHONY: proof
 proof: build lab

@@ -103,11 +103,6 @@ impl Choice<'_> {
     }
 }
 
-/// Whether a file is frostlock, by its mark.
-pub fn is_frostlock(path: &Path) -> bool {
-    open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
-}
-
 enum Candidate {
     Runtime,
     Absent,

@@ -26,7 +26,7 @@ fn runc_and_crun_on_v2() {
     assert!(nix::unistd::geteuid().is_root(), "needs root");
     // In a mount namespace of its own: crun 1.8 refuses a hybrid host, and the host's mounts stay.
     // In a cgroup of its own: else "relative to my cgroup" and "relative to its parent" are all the root.
-    let inner = r#"mount -t cgroup2 none /sys/fs/cgroup || exit
+    let inner = r#"[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 none /sys/fs/cgroup || exit
         own=/sys/fs/cgroup/frostlock-test-cg-own-$$; mkdir -p $own/caller; echo $$ > $own/caller/cgroup.procs
         "$0" --exact inner_v2 --ignored --nocapture; status=$?
         echo $$ > /sys/fs/cgroup/cgroup.procs; rmdir $own/caller $own; exit $status"#;

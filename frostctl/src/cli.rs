@@ -7,14 +7,12 @@ use crate::configure::{self, uninstall};
 use crate::doctor;
 use crate::exit::{self, Exit};
 use crate::history;
+use crate::metrics;
 use crate::output::{Color, Output};
 use crate::pages;
 use crate::paths;
 use crate::record;
 use crate::report;
-use crate::metrics;
-use crate::output::{Color, Output};
-use crate::pages;
 use crate::serve;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right

@@ -13,16 +13,14 @@ mod exit;
 mod history;
 mod journal;
 mod lives;
+mod metrics;
 mod output;
 mod pages;
 mod paths;
 mod record;
 mod report;
-mod timeline;
-mod metrics;
-mod output;
-mod pages;
 mod serve;
+mod timeline;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -36,9 +36,8 @@ fn a_create_in_a_throttled_pod() {
 #[test]
 #[ignore = "runs in a node"]
 fn inside() {
-    let mut table = Table::new(
-        "M2: create in a pod of 1 ms in 100 ms, a new pod each time, systemd driver, cgroup v1",
-    );
+    let mut table =
+        Table::new("M2: create in a pod of 1 ms in 100 ms, a new pod each time, systemd driver");
     for runtime in RUNTIMES.map(runtime) {
         for scene in [Scene::Alone, Scene::BesideABusyOne] {
             one_scene(&mut table, &runtime, scene);

@@ -36,8 +36,7 @@ fn a_probe_beside_a_resize() {
 #[test]
 #[ignore = "runs in a node"]
 fn inside() {
-    let mut table =
-        Table::new("M4: 4 loops of exec beside 2 callers that update, systemd driver, cgroup v1");
+    let mut table = Table::new("M4: 4 loops of exec beside 2 callers that update, systemd driver");
     let runtimes = if proof() { &RUNTIMES[..] } else { &RUNTIMES[..1] };
     for runtime in runtimes.iter().map(|name| runtime(name)) {
         let bare = Measured::of(&runtime, Via::Bare);

@@ -30,9 +30,8 @@ fn an_update_of_a_throttled_container() {
 #[test]
 #[ignore = "runs in a node"]
 fn inside() {
-    let mut table = Table::new(
-        "M3: update of a container with 8 busy loops on 1 ms in 100 ms, systemd driver, cgroup v1",
-    );
+    let mut table =
+        Table::new("M3: update of a container with 8 busy loops on 1 ms in 100 ms, systemd driver");
     for runtime in RUNTIMES.map(runtime) {
         let bare = updates(&Scratch::new(), &runtime, Via::Bare);
         table.row(&runtime.name, "bare", &bare);

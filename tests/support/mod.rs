@@ -11,6 +11,8 @@
     clippy::panic
 )]
 
+pub mod cpu;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +29,12 @@ pub fn frostlock() -> PathBuf {
 /// Whether the counts that `make proof` is for are asked for, rather than the short ones.
 pub fn proof() -> bool {
     std::env::var_os("FROSTLOCK_PROOF").is_some()
+}
+
+/// How much slower than a machine this one is, which is emulated: waits are that much longer and
+/// quotas that much larger. Ratios stay what they are.
+pub fn slowness() -> u32 {
+    std::env::var("FROSTLOCK_TEST_SLOWNESS").map_or(1, |times| times.parse().unwrap())
 }
 
 /// A real runtime from `scripts/fetch-runtimes`.
@@ -170,7 +178,7 @@ impl Scratch {
 
 /// Kills what runs in a cgroup and removes it. Gives the directories that could not be removed.
 pub fn remove_cgroup(cgroup: &str) -> Vec<PathBuf> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20) * slowness();
     let mut left = cgroup_dirs(cgroup);
     while !left.is_empty() && Instant::now() < deadline {
         for dir in &left {
@@ -210,9 +218,12 @@ impl Drop for Scratch {
 
 /// Kills every process of a cgroup, frozen and throttled ones too.
 fn kill_all(dir: &Path) {
-    for (file, value) in
-        [("freezer.state", "THAWED"), ("cgroup.freeze", "0"), ("cpu.cfs_quota_us", "-1")]
-    {
+    for (file, value) in [
+        ("freezer.state", "THAWED"),
+        ("cgroup.freeze", "0"),
+        ("cpu.cfs_quota_us", "-1"),
+        ("cpu.max", "max"),
+    ] {
         if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(dir.join(file)) {
             let _ = std::io::Write::write_all(&mut file, value.as_bytes());
         }
@@ -290,7 +301,7 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// Waits until something is so, at most `limit`.
 pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit * slowness();
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -311,7 +322,7 @@ pub fn on_v2(test: &str) {
 
 /// The end of a process; one that has not ended in time is killed, and nothing is returned.
 pub fn wait(child: &mut std::process::Child, limit: Duration) -> Option<std::process::ExitStatus> {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + limit * slowness();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return Some(status);

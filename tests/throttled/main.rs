@@ -1,7 +1,8 @@
 //! Containers whose CPU quota is used up, as Kubernetes' small limits make them. Every claim has its
 //! control in the same run: the bare runtime must fail, or be slow, or else the claim is "not shown".
 //!
-//! cgroup v1 of the host, cgroupfs driver. Short counts by default, all of them with FROSTLOCK_PROOF.
+//! The host's cgroups, v1 or v2, cgroupfs driver. Short counts by default, all of them with
+//! FROSTLOCK_PROOF.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -22,7 +23,7 @@ mod untouched;
 
 use std::sync::{Mutex, MutexGuard};
 
-use support::{Runtime, proof, runtime};
+use support::{Runtime, proof, runtime, slowness};
 
 /// One at a time: these measure, on a machine of two processors.
 fn alone() -> MutexGuard<'static, ()> {
@@ -38,12 +39,32 @@ fn runtimes() -> Vec<Runtime> {
 }
 
 /// Rounds of the control. Three failures show enough where the count itself is not claimed.
-const SHORT_CONTROL: usize = 5;
+fn short_control() -> usize {
+    if slowness() > 1 { 3 } else { 5 }
+}
 const ENOUGH_FAILURES: usize = 3;
-const SHORT_WRAPPED: usize = 10;
+fn short_wrapped() -> usize {
+    if slowness() > 1 { 5 } else { 10 }
+}
 
 /// What a bound on a time is multiplied by: the machine may be busy with something else, where the
 /// figures are not claimed.
 fn slack() -> f64 {
     if proof() { 1.0 } else { 2.0 }
+}
+
+/// A bound on a time in ms.
+fn slow_ms(bound: f64) -> f64 {
+    bound * slack() * f64::from(slowness())
+}
+
+/// Where each round takes seconds, one scene stands for all.
+fn few<T>(scenes: &[T]) -> &[T] {
+    if slowness() > 1 { &scenes[..1] } else { scenes }
+}
+
+/// What a bare command is compared with. Beside busy loops without a quota a slow machine is slower than
+/// with one: there it is the wrapped command itself.
+fn fast<'a>(unthrottled: &'a table::Series, wrapped: &'a table::Series) -> &'a table::Series {
+    if slowness() > 1 { wrapped } else { unthrottled }
 }

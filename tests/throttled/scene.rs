@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::cpu::{Cpu, Version};
 use crate::support::{
-    Runtime, Scratch, cgroup_dirs, eventually, pids, succeed, text, wait as wait_for,
+    Runtime, Scratch, cgroup_dirs, eventually, pids, slowness, succeed, text, wait as wait_for,
 };
 use crate::table::Took;
 
@@ -33,12 +34,18 @@ impl Via {
     }
 
     pub(crate) fn command(self, scratch: &Scratch, runtime: &Runtime) -> Command {
-        let refill = match self {
+        // An emulated exec takes longer, and more CPU time, than the defaults allow.
+        let longest_ms = (500 * slowness()).min(5000);
+        let hold_max_ms = (2000 * slowness()).min(10_000);
+        let (budget_percent, burst_ms) = match self {
             Via::Bare => return scratch.bare(&runtime.path),
             Via::Wrapped => return scratch.wrapped(&runtime.path),
-            Via::Widened => "[refill]\nbudget_percent = 1000\nburst_ms = 60000\n",
-            Via::Unbounded => "[refill]\nbudget_percent = 10000\nburst_ms = 600000\n",
+            Via::Widened => (1000, 60_000),
+            Via::Unbounded => (10_000, 600_000),
         };
+        let refill = format!(
+            "[lock]\nhold_max_ms = {hold_max_ms}\n[refill]\nmax_ms = {longest_ms}\nbudget_percent = {budget_percent}\nburst_ms = {burst_ms}\n"
+        );
         let config = scratch.path(&format!("{self:?}.toml"));
         std::fs::write(&config, refill).unwrap();
         let mut command = scratch.wrapped(&runtime.path);
@@ -57,6 +64,22 @@ pub(crate) struct Quota {
 impl Quota {
     pub(crate) const fn new(ms: u32, period_ms: u32) -> Quota {
         Quota { ms, period_ms }
+    }
+
+    /// As much for a slow machine.
+    pub(crate) fn here(self) -> Quota {
+        self.times(slowness())
+    }
+
+    /// For what takes the container's threads little work, a freeze or their end.
+    pub(crate) fn tight_here(self) -> Quota {
+        self.times((slowness() / 4).max(1))
+    }
+
+    /// Still less than the half of a CPU that `refill_below` leaves alone.
+    fn times(self, factor: u32) -> Quota {
+        let most = (self.period_ms / 2 - 1).max(self.ms);
+        Quota { ms: (self.ms * factor).min(most), ..self }
     }
 
     pub(crate) fn ratio(self) -> f64 {
@@ -156,7 +179,7 @@ impl<'a> Container<'a> {
     }
 
     pub(crate) fn file(&self, hierarchy: &str, file: &str) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/cgroup/{hierarchy}{}/{file}", self.cgroup))
+        Version::here().dir(hierarchy, &self.cgroup).join(file)
     }
 
     fn read(&self, hierarchy: &str, file: &str) -> String {
@@ -165,19 +188,35 @@ impl<'a> Container<'a> {
         text.unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
     }
 
+    /// In v1's words.
     pub(crate) fn freezer(&self) -> String {
-        self.read("freezer", "freezer.state")
+        match Version::here() {
+            Version::V1 => self.read("freezer", "freezer.state"),
+            Version::V2 if self.read("freezer", "cgroup.events").contains("frozen 1") => {
+                "FROZEN".to_owned()
+            }
+            Version::V2 if self.read("freezer", "cgroup.freeze") == "1" => "FREEZING".to_owned(),
+            Version::V2 => "THAWED".to_owned(),
+        }
+    }
+
+    /// By hand: what an earlier failure has left, the runtime may not know of.
+    pub(crate) fn thaw(&self) {
+        let (file, thawed) = match Version::here() {
+            Version::V1 => ("freezer.state", "THAWED"),
+            Version::V2 => ("cgroup.freeze", "0"),
+        };
+        std::fs::write(self.file("freezer", file), thawed).unwrap();
     }
 
     /// Quota, period and burst in us.
     pub(crate) fn settings(&self) -> Vec<u32> {
-        let files = ["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us"];
-        files.iter().map(|file| self.read("cpu", file).parse().unwrap_or(u32::MAX)).collect()
+        Cpu::of(&self.cgroup).settings()
     }
 
     /// CPU time used so far.
     pub(crate) fn usage(&self) -> Duration {
-        Duration::from_nanos(self.read("cpuacct", "cpuacct.usage").parse().unwrap())
+        Cpu::of(&self.cgroup).usage()
     }
 
     /// As the kernel's root namespace numbers them.
@@ -216,7 +255,7 @@ pub(crate) fn timed(command: &mut Command, limit: Duration) -> Took {
     let failure = match status {
         Some(status) if status.success() => None,
         Some(status) => Some(reason(err).unwrap_or_else(|| status.to_string())),
-        None => Some(format!("not within {:.1} s", limit.as_secs_f64())),
+        None => Some(format!("not within {:.1} s", (limit * slowness()).as_secs_f64())),
     };
     Took { time, failure }
 }

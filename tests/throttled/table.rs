@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::cpu::Version;
+
 /// How one command went.
 #[derive(Debug, Clone)]
 pub(crate) struct Took {
@@ -134,6 +136,6 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        println!("\n{}\n{}\n", self.title, self.lines.join("\n"));
+        println!("\n{}, cgroup {}\n{}\n", self.title, Version::here(), self.lines.join("\n"));
     }
 }

@@ -6,11 +6,11 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::scene::{Container, Quota, Via, refills};
+use crate::support::cpu::Version;
 use crate::support::{Scratch, proof, runtime};
 use crate::table::Table;
 use crate::{RUNTIMES, alone};
 
-const FILES: [&str; 3] = ["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us"];
 const LIMIT: Duration = Duration::from_secs(15);
 const ROUNDS: usize = 4;
 
@@ -34,7 +34,7 @@ struct Watch(Inotify);
 impl Watch {
     fn new(container: &Container<'_>) -> Watch {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
-        for file in FILES {
+        for file in Version::here().bandwidth_files() {
             inotify.add_watch(&container.file("cpu", file), AddWatchFlags::IN_MODIFY).unwrap();
         }
         Watch(inotify)
@@ -58,14 +58,14 @@ fn only_a_throttled_container_sees_writes() {
     let _alone = alone();
     let head =
         format!("{:<34} {:<8} {:>10} {:>7} {:>12}", "", "", "operations", "writes", "with refills");
-    let mut table = Table::with_head("writes to the bandwidth files, cgroup v1", head);
+    let mut table = Table::with_head("writes to the bandwidth files", head);
     for name in RUNTIMES.into_iter().filter(|name| proof() || *name != "runc-1.1.15") {
         let runtime = runtime(name);
         let scenes = [
             (None, EVERY_VERB, false),
             // As much as refill_below leaves alone.
             (Some(Quota::new(50, 100)), FREEZES, false),
-            (Some(Quota::new(1, 100)), FREEZES, true),
+            (Some(Quota::new(1, 100).here()), FREEZES, true),
         ];
         for (quota, commands, refilled) in scenes {
             let what = quota.map_or("no quota".to_owned(), |quota| quota.to_string());
