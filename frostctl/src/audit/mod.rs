@@ -77,28 +77,34 @@ pub(crate) struct Audit {
 
 /// What lasts.
 #[derive(Debug)]
-pub(crate) struct Findings {
+struct Findings {
     seen: Seen,
     divergences: Vec<Divergence>,
 }
 
 impl Findings {
     /// How many of each kind; each kind is in it.
-    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
+    fn counts(&self) -> BTreeMap<Kind, usize> {
         let count = |kind| self.divergences.iter().filter(|it| it.kind == kind).count();
         Kind::ALL.into_iter().map(|kind| (kind, count(kind))).collect()
     }
 }
 
+/// How many of each kind there are on this node, for a scrape that has no time to wait for a shim.
+pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
+    let counts = find(&Places::usual(), Patience::HASTY)?.counts();
+    Ok(counts.into_iter().map(|(kind, count)| (kind.name(), count)).collect())
+}
+
 /// Looks twice, if there is something at the first look.
-pub(crate) fn find(places: &Places) -> anyhow::Result<Findings> {
-    let seen = look::look(places, Patience::CALM)?;
+fn find(places: &Places, patience: Patience) -> anyhow::Result<Findings> {
+    let seen = look::look(places, patience)?;
     let first = judge::judge(&seen);
     if first.is_empty() {
         return Ok(Findings { seen, divergences: first });
     }
     thread::sleep(SETTLES);
-    let seen = look::look(places, Patience::CALM)?;
+    let seen = look::look(places, patience)?;
     let mut divergences = judge::judge(&seen);
     divergences.retain(|found| first.iter().any(|before| before.key() == found.key()));
     Ok(Findings { seen, divergences })
@@ -116,7 +122,7 @@ impl Audit {
                 "--dry-run goes with --heal or --kill-orphans; without them nothing is done"
             );
         }
-        let findings = find(&places)?;
+        let findings = find(&places, Patience::CALM)?;
         let version = findings.seen.containerd_version.as_deref();
         let accounts: Vec<_> =
             findings.divergences.iter().map(|found| account::of(found, version)).collect();

@@ -134,6 +134,16 @@ const FAMILIES: &[Family] = &[
         rows: frozen,
     },
     Family {
+        name: "frostlock_divergences",
+        kind: MetricType::GAUGE,
+        help: "Containers that are not what a runtime or its manager says they are.",
+        labels: &["kind"],
+        rows: |it| {
+            let kinds = it.divergences.iter().flatten();
+            kinds.map(|(kind, n)| (vec![(*kind).to_owned()], Value::Number(*n as f64))).collect()
+        },
+    },
+    Family {
         name: "frostlock_off",
         kind: MetricType::GAUGE,
         help: "1 while the off switch is there and every command is the bare runtime's.",

@@ -9,6 +9,7 @@ mod frozen;
 mod pods;
 mod position;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use frostlock::process;
 use frostlock::state_dir::StateDir;
 use serde::Serialize;
 
+use crate::audit;
 use crate::exit::Exit;
 use crate::output::{self, Output};
 use checkpoint::{Checkpoint, Store};
@@ -44,6 +46,10 @@ pub(crate) struct Source {
     /// Series of a pod end this many hours after the last retry or refill
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=168))]
     pod_hours: u64,
+
+    /// Count what `frostctl audit` finds, too; asks runtimes, containerd and podman each time
+    #[arg(long)]
+    audit: bool,
 }
 
 /// Print the numbers of the journal for Prometheus
@@ -65,6 +71,7 @@ pub(crate) struct Snapshot {
     counters: Counters,
     pods: Pods,
     frozen: Option<Frozen>,
+    divergences: Option<BTreeMap<&'static str, usize>>,
     off: bool,
 }
 
@@ -121,6 +128,10 @@ impl Source {
             counters: checkpoint.counters,
             pods: checkpoint.pods,
             frozen: frozen::count(),
+            divergences: self.audit.then(audit::count).transpose().unwrap_or_else(|error| {
+                output::note(&format!("no audit: {error:#}"));
+                None
+            }),
             off: state.kill_switch().exists(),
         })
     }
