@@ -11,6 +11,7 @@ mod scene;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use node::Node;
@@ -20,6 +21,17 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(10);
 /// Without help nothing happens in it.
 const CONTROL: Duration = Duration::from_secs(2);
+
+/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+fn with_others() -> impl Drop {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alone() -> impl Drop {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Kind and id of each divergence.
 fn found(report: &Value) -> Vec<(String, String)> {
@@ -34,6 +46,7 @@ fn only(kind: &str, id: &str) -> Vec<(String, String)> {
 
 #[test]
 fn a_task_that_runs_without_a_process_is_named_and_ended_through_containerd() {
+    let _machine = with_others();
     let containerd = Containerd::up("1.7.24");
     for id in ["well", "lost", "paused"] {
         containerd.run(id);
@@ -69,6 +82,7 @@ fn a_task_that_runs_without_a_process_is_named_and_ended_through_containerd() {
 
 #[test]
 fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
+    let _machine = with_others();
     let containerd = Containerd::up("2.1.9");
     for id in ["well", "mute"] {
         containerd.run(id);
@@ -101,6 +115,7 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
 
 #[test]
 fn one_that_is_frozen_by_hand_is_told_from_a_paused_one_and_not_thawed() {
+    let _machine = with_others();
     let containerd = Containerd::up("1.6.20");
     for id in ["well", "frozen", "paused"] {
         containerd.run(id);
@@ -122,6 +137,7 @@ fn one_that_is_frozen_by_hand_is_told_from_a_paused_one_and_not_thawed() {
 
 #[test]
 fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only_when_asked() {
+    let _machine = alone();
     let runc = Runc::new("a root\nof two lines");
     let orphan = "0123456789abcdef".repeat(4);
     for id in ["well", "left", "empty", &orphan] {
@@ -171,6 +187,7 @@ fn is_dead(pid: i32) -> bool {
 
 #[test]
 fn a_watch_tells_within_two_seconds_and_not_of_what_is_being_stopped() {
+    let _machine = with_others();
     let containerd = Containerd::up("1.7.24");
     for id in ["well", "lost", "ends"] {
         containerd.run(id);
@@ -202,6 +219,7 @@ fn a_watch_tells_within_two_seconds_and_not_of_what_is_being_stopped() {
 
 #[test]
 fn a_container_of_a_pod_is_ended_through_cri_and_the_pod_goes() {
+    let _machine = with_others();
     let node = Node::up("1.7.24");
     let (sandbox, container) = node.pod("busy");
     let (other, healthy) = node.pod("well");
