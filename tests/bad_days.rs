@@ -16,7 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Scratch, frostlock, run, runtime, succeed, text};
+use support::{Scratch, frostlock, program, run, runtime, succeed, text};
 
 /// Longer than any lock wait and any operation here; a command that blocks on us takes for ever.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -25,12 +25,6 @@ const ID: &str = "c";
 
 /// What the fake runtime does when nothing else is asked of it.
 const SEVEN: &str = "#!/bin/sh\necho out \"$#\"\necho err >&2\nexit 7\n";
-
-fn program(path: &Path, contents: &str) -> PathBuf {
-    fs::write(path, contents).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_owned()
-}
 
 fn seven(scratch: &Scratch) -> PathBuf {
     program(&scratch.path("seven"), SEVEN)

@@ -189,9 +189,7 @@ fn the_runtime_itself() {
     place.runtime.path = place.scratch.path("runc");
     // Not with dash, which blocks all signals for a moment when it starts a command.
     let look = LOOK.replace("env", "env | grep -v ^FROSTLOCK_");
-    std::fs::write(&place.runtime.path, format!("#!/bin/busybox sh\n{look}\necho end")).unwrap();
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&place.runtime.path, executable).unwrap();
+    support::program(&place.runtime.path, &format!("#!/bin/busybox sh\n{look}\necho end"));
     for caller in [Usual, Unusual, WithoutStdin] {
         for args in [&["create", "c1"] as &[&str], &["exec", "c1", "true"], &["list"]] {
             let view = |side| {

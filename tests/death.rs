@@ -8,7 +8,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -353,10 +352,7 @@ impl Random {
 
 /// A runtime that does nothing for a minute.
 fn sleeper(scratch: &Scratch) -> PathBuf {
-    let path = scratch.path("sleeper");
-    std::fs::write(&path, "#!/bin/sh\nexec sleep 60\n").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    support::program(&scratch.path("sleeper"), "#!/bin/sh\nexec sleep 60\n")
 }
 
 #[test]
@@ -398,10 +394,8 @@ fn the_wrapper_ends_by_the_signal_that_killed_the_runtime() {
 #[test]
 fn a_stubborn_runtime_dies_with_the_wrapper() {
     let scratch = Scratch::new();
-    let stubborn = scratch.path("stubborn");
     let script = "#!/bin/sh\ntrap '' TERM HUP INT QUIT PIPE\nwhile :; do sleep 0.05; done\n";
-    std::fs::write(&stubborn, script).unwrap();
-    std::fs::set_permissions(&stubborn, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let stubborn = support::program(&scratch.path("stubborn"), script);
     let bundle = scratch.bundle("idle", ID);
     for verb in Verb::ALL.into_iter().filter(|verb| *verb != Verb::State) {
         let mark = format!("{}-{verb}", scratch.cgroup);

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -347,8 +346,7 @@ fn an_unfaithful_wrapper_is_found_out() {
         ("files", pause_with_log, format!("{run}; code=$?; echo x >>\"$4\"; exit $code")),
     ] {
         let stand_in = place.scratch.path("stand-in");
-        std::fs::write(&stand_in, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&stand_in, std::fs::Permissions::from_mode(0o755)).unwrap();
+        support::program(&stand_in, &format!("#!/bin/sh\n{script}\n"));
         let report = place.difference(&case, &stand_in).expect(&script);
         assert!(report.contains(&format!("\n{differs}: ")), "{script}: {report}");
         // And only that is said to differ; what a resume changes shows in both.

@@ -8,7 +8,6 @@
 mod support;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -277,12 +276,7 @@ fn a_stop_sent_to_us_stops_both() {
 
 /// A runtime that is a shell script.
 fn fake(scratch: &Scratch, script: &str) -> PathBuf {
-    let path = scratch.path("runc");
-    // Another file than before: one that is being executed cannot be written.
-    let _ = std::fs::remove_file(&path);
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    support::program(&scratch.path("runc"), &format!("#!/bin/sh\n{script}\n"))
 }
 
 /// A runtime that writes down every signal that reaches it, the moment it does: a shell's traps

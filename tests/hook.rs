@@ -91,9 +91,8 @@ impl<'a> Scene<'a> {
 
     fn script(&mut self, name: &str, body: &str, timeout: Option<u64>) {
         let path = self.scratch.path(name);
-        std::fs::write(&path, format!("#!/bin/bash\ncd {:?}\n{body}\n", self.scratch.path("")))
-            .unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let text = format!("#!/bin/bash\ncd {:?}\n{body}\n", self.scratch.path(""));
+        support::program(&path, &text);
         let mut hook = json!({ "path": path, "args": [name] });
         if let Some(timeout) = timeout {
             hook["timeout"] = timeout.into();

@@ -7,7 +7,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -120,9 +119,8 @@ fn operate(setup: &str) {
     let disk = scratch.path("disk");
     std::fs::create_dir(&disk).unwrap();
     let config = config(&scratch, &disk.join("history"));
-    let seven = scratch.path("seven");
-    std::fs::write(&seven, "#!/bin/sh\necho out; echo err >&2; exit 7\n").unwrap();
-    std::fs::set_permissions(&seven, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let seven =
+        support::program(&scratch.path("seven"), "#!/bin/sh\necho out; echo err >&2; exit 7\n");
     let began = Instant::now();
     let ended = run(Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-ec"])

@@ -6,7 +6,6 @@
 mod fake_runtime;
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -168,8 +167,7 @@ echo "$((${{EPOCHREALTIME/./}} - began)) $state $update" >"$dir/report"
             dir = scratch.path(""),
             fake = scratch.path("fake"),
         );
-        std::fs::write(&hook.program, text).unwrap();
-        std::fs::set_permissions(&hook.program, PermissionsExt::from_mode(0o755)).unwrap();
+        support::program(&hook.program, &text);
         hook
     }
 

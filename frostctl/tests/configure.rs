@@ -251,10 +251,11 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     let host = Host::new();
     let daemon = host.path("daemon.json");
     // A stand-in for a dockerd, which not every machine has: it wants no "frostlock".
-    let fake = host.path("dockerd");
-    std::fs::write(&fake, "#!/bin/sh\nfor file; do :; done\n! grep -q frostlock \"$file\"\n")
+    let [source, fake] = ["dockerd.text", "dockerd"].map(|name| host.path(name));
+    std::fs::write(&source, "#!/bin/sh\nfor file; do :; done\n! grep -q frostlock \"$file\"\n")
         .unwrap();
-    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // By another process: what this one has open to write cannot be executed.
+    assert!(Command::new("install").arg("-m755").args([source, fake]).status().unwrap().success());
     let text_before = "{\n  \"debug\": true\n}";
     std::fs::write(&daemon, text_before).unwrap();
     let path = format!("{}:{}", host.dir.path().display(), std::env::var("PATH").unwrap());

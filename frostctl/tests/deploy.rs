@@ -99,10 +99,12 @@ impl Node {
              case \"$*\" in *--dry-run) exit {dry_run} ;; *frostctl*) exit {change} ;; esac\n",
             node.0.path().join("asked").display()
         );
-        let path = node.0.path().join("path/nsenter");
-        std::fs::write(&path, nsenter).unwrap();
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        // Installed by another process: what this one has open to write cannot be executed, and a
+        // child of another thread may have it open a moment longer.
+        let [text, path] = ["nsenter.text", "path/nsenter"].map(|name| node.0.path().join(name));
+        std::fs::write(&text, nsenter).unwrap();
+        let installed = Command::new("install").arg("-m755").args([text, path]).status().unwrap();
+        assert!(installed.success());
         node
     }
 

@@ -2,7 +2,6 @@
 //! as one does that waits for tasks without CPU time.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -10,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::scene::{HANGS, Scene, Via};
-use crate::support::eventually;
+use crate::support::{eventually, program};
 
 /// A container whose runtime hangs when it is told to.
 pub(crate) struct Hanging {
@@ -49,9 +48,7 @@ exec {real} "$@"
         );
         // The name tells whose command line it is.
         let path = dir.join(if runtime.starts_with("crun") { "crun" } else { "runc" });
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        scene.runtime = path;
+        scene.runtime = program(&path, &script);
         Hanging { scene }
     }
 

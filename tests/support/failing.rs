@@ -3,11 +3,10 @@
 // Every suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::support::runtime;
+use super::support::{program, runtime};
 
 pub const PROC_HOOKS: &str = "runc create failed: unable to start container process: error during \
     container init: error setting cgroup config for procHooks process: unable to freeze";
@@ -48,7 +47,5 @@ fn connects_and_hangs_up() {
 }
 
 pub fn script(path: &Path, body: &str) -> PathBuf {
-    std::fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path.to_owned()
+    program(path, &format!("#!/bin/sh\n{body}\n"))
 }

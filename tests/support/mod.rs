@@ -287,6 +287,17 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
+/// A script. Written by another process: what this one has open to write, a thread's child has open,
+/// too, until it executes something, and until then nobody can execute the script (ETXTBSY).
+pub fn program(path: &Path, text: &str) -> PathBuf {
+    let _ = std::fs::remove_file(path);
+    let source = path.with_extension("text");
+    std::fs::write(&source, text).unwrap();
+    succeed(Command::new("install").arg("-m755").args([source.as_path(), path]));
+    std::fs::remove_file(source).unwrap();
+    path.to_owned()
+}
+
 pub fn contents(mut file: std::fs::File) -> Vec<u8> {
     use std::io::{Read, Seek};
     let mut bytes = Vec::new();

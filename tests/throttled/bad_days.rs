@@ -1,7 +1,6 @@
 //! Surroundings in which there is nothing to refill, or it cannot be done, or not by one alone: the
 //! operation ends as it would without us, or better.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use serde_json::Value;
 
 use crate::alone;
 use crate::scene::{Container, Quota, Via, refills, timed};
-use crate::support::{Scratch, eventually, pids, run, runtime, succeed, text, wait};
+use crate::support::{Scratch, eventually, pids, program, run, runtime, succeed, text, wait};
 
 const LIMIT: Duration = Duration::from_secs(15);
 const SMALL: Quota = Quota::new(1, 100);
@@ -175,9 +174,7 @@ fn without_permission_it_is_said_once() {
     let container = Container::busy(&scratch, &real, Via::Bare, "c", 2);
     container.limit(SMALL);
     // A runtime that takes its time: nothing rootless could freeze this container.
-    let slow = scratch.path("runc");
-    std::fs::write(&slow, "#!/bin/sh\nsleep 0.1\n").unwrap();
-    std::fs::set_permissions(&slow, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let slow = program(&scratch.path("runc"), "#!/bin/sh\nsleep 0.1\n");
     let open = |path: &Path| {
         succeed(Command::new("chmod").args(["-R", "a+rwX"]).arg(path));
     };
