@@ -279,7 +279,7 @@ const KEYS: &[Key] = &[
             max: 5000,
             field: |config| &mut config.refill_max_ms,
         },
-        about: "How long one operation refills at most.",
+        about: "How long one operation refills at most; the time in which it is kept from a CPU is not counted.",
     },
     Key {
         table: Some("refill"),

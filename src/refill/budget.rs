@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CpuQuota;
-use crate::{lock, sys};
+use crate::{lock, state_dir, sys};
 
 /// How often the account is brought up to date while there are refills, and by how much it can be
 /// overdrawn at most on each CPU.
@@ -53,9 +53,23 @@ pub(super) struct Reading {
     pub(super) quota: CpuQuota,
 }
 
+impl Reading {
+    fn is_below(&self, outer: &Reading) -> bool {
+        let rest = self.cgroup.strip_prefix(&outer.cgroup);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// Of bounded length, as the file is.
+    fn name(&self) -> String {
+        state_dir::file_name(self.cgroup.as_ref())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant {
     Granted,
+    /// There would be a debt to make, which is made with the first draw and not before.
+    OnCredit,
     Spent,
     /// The account could not be read or written; without one there is no promise to keep.
     Unavailable,
@@ -79,16 +93,19 @@ impl Budget {
     }
 
     /// Asks whether there may be any, before the first one. Marks nothing: without a refill after it
-    /// the next operation would take the mark for one of somebody who was killed.
+    /// the next operation would take the mark for one of somebody who was killed. Nor makes it a debt:
+    /// most operations that may freeze do not, and the next SIGKILL may need it.
     pub(super) fn ask(&mut self, now_ns: u64) -> Grant {
         let (rates, may_owe, credit_us) = (self.rates, self.may_owe, self.credit_us);
         let asked = change(&self.path, now_ns, &rates, |account| {
             account.settle(now_ns, &[], &rates, 0);
-            account.grant(now_ns, &rates, may_owe, credit_us, 0)
+            account.clone().grant(now_ns, &rates, may_owe, credit_us, 0)
         });
-        let Ok((grant, credit_us)) = asked else { return Grant::Unavailable };
-        self.credit_us = credit_us;
-        grant
+        match asked {
+            Ok((_, Some(_))) if credit_us.is_none() => Grant::OnCredit,
+            Ok((grant, _)) => grant,
+            Err(_) => Grant::Unavailable,
+        }
     }
 
     /// Charges what was used since the last time, and asks whether there may be more.
@@ -162,9 +179,7 @@ impl Account {
         let level = self.level_us.saturating_add(i64::try_from(income).unwrap_or(i64::MAX));
         self.level_us = level.min(rates.burst_us as i64);
         self.at_ns = now_ns;
-        // A container's gain is part of its pod's.
-        let gained = readings.iter().map(|reading| self.gained(now_ns, reading, cpus)).max();
-        let gained = gained.unwrap_or(0);
+        let gained = self.gained_by_all(now_ns, readings, cpus);
         // A debt that grew without an end would keep starts and probes from any refill for ever.
         let floor = -(rates.burst_us.max(rates.debt_us) as i64);
         self.level_us = self.level_us.saturating_sub(gained as i64).max(floor);
@@ -172,8 +187,27 @@ impl Account {
         gained
     }
 
+    /// A container's gain is part of its pod's, and those of its own cgroups are part of its own, where
+    /// it has a quota. Two operations on two containers of one pod may charge some of it twice, as
+    /// each sees all of the pod's; the other way round the promise would not hold.
+    fn gained_by_all(&self, now_ns: u64, readings: &[Reading], cpus: u64) -> u64 {
+        let mut readings: Vec<&Reading> = readings.iter().collect();
+        readings.sort_by_key(|reading| std::cmp::Reverse(reading.cgroup.len()));
+        let mut below = vec![0; readings.len()];
+        let mut all = 0;
+        for (n, reading) in readings.iter().enumerate() {
+            let gained = self.gained(now_ns, reading, cpus).max(below[n]);
+            // The longest of those that it is below comes first.
+            match readings.iter().skip(n).position(|outer| reading.is_below(outer)) {
+                Some(outer) => below[n + outer] += gained,
+                None => all += gained,
+            }
+        }
+        all
+    }
+
     fn gained(&self, now_ns: u64, reading: &Reading, cpus: u64) -> u64 {
-        let Some(mark) = self.marks.get(&reading.cgroup) else { return 0 };
+        let Some(mark) = self.marks.get(&reading.name()) else { return 0 };
         let elapsed_us = now_ns.saturating_sub(mark.at_ns) / 1000;
         let used = match (mark.usage_us, reading.usage_us) {
             (Some(before), Some(now)) => now.saturating_sub(before),
@@ -198,7 +232,7 @@ impl Account {
     fn mark(&mut self, now_ns: u64, readings: &[Reading], closed: bool) {
         for reading in readings {
             let mark = Mark { usage_us: reading.usage_us, at_ns: now_ns, closed };
-            self.marks.insert(reading.cgroup.clone(), mark);
+            self.marks.insert(reading.name(), mark);
         }
     }
 
@@ -316,6 +350,35 @@ mod tests {
         assert_eq!(account.level_us, 100_000 - 19_900 + 500);
         account.mark(10 * MS, &[reading(20_000)], true);
         assert_eq!(account.settle(11 * MS, &[reading(20_000)], &RATES, 2), 0);
+    }
+
+    #[test]
+    fn siblings_add_up_and_what_is_below_is_part_of_it() {
+        let mut account = account(100_000);
+        let at =
+            |cgroup: &str, usage_us| Reading { cgroup: cgroup.to_owned(), ..reading(usage_us) };
+        let all = ["/pod/c", "/pod/c/a", "/pod/c/b", "/pod/cd"];
+        account.mark(0, &all.map(|cgroup| at(cgroup, 0)), false);
+        let siblings = [at("/pod/c/a", 5000), at("/pod/c/b", 6000)];
+        assert_eq!(account.gained_by_all(10 * MS, &siblings, 2), 4900 + 5900);
+        let nested = [at("/pod/c", 20_000), siblings[0].clone(), siblings[1].clone()];
+        assert_eq!(account.gained_by_all(10 * MS, &nested, 2), 19_900);
+        let within = [at("/pod/cd", 5100), at("/pod/c", 100), siblings[0].clone()];
+        assert_eq!(account.gained_by_all(10 * MS, &within, 2), 5000 + 4900);
+    }
+
+    #[test]
+    fn to_ask_makes_no_debt() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, serde_json::to_vec(&account(-1000)).unwrap()).unwrap();
+        let mut other = Budget::new(path.clone(), RATES, true);
+        assert_eq!(other.ask(2), Grant::OnCredit);
+        let mut budget = Budget::new(path.clone(), RATES, true);
+        assert_eq!(budget.ask(3), Grant::OnCredit);
+        assert_eq!(budget.draw(4, &[]), Grant::Granted);
+        assert_eq!(other.draw(5, &[]), Grant::Spent);
+        assert_eq!(Budget::new(path, RATES, true).ask(6), Grant::Spent);
     }
 
     #[test]

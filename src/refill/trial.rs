@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use super::bandwidth::{Bandwidth, Others};
+use super::bandwidth::{Bandwidth, Others, Refilled};
 use super::effect::{Effect, Sample};
 use crate::cgroup::Reader;
 
@@ -58,8 +58,8 @@ fn once(
     let (mut effect, mut writes) = (Effect::default(), 0);
     effect.is_none(between, 0, quota);
     while between.at.elapsed() < span {
-        bandwidth.refill(Instant::now(), others);
-        writes += 1;
+        let refilled = bandwidth.refill(Instant::now(), others);
+        writes += u32::from(matches!(refilled, Refilled::Done { .. }));
         std::thread::sleep(EVERY);
     }
     let after = sample(files)?;
