@@ -253,6 +253,11 @@ impl Container {
         self.record.as_ref().map_or(Freezer::Unknown, |record| record.files.freezer())
     }
 
+    /// Itself, and not by way of an ancestor.
+    pub(crate) fn is_told_to_freeze(&self) -> bool {
+        self.files().is_some_and(Reader::is_told_to_freeze)
+    }
+
     /// Takes back what a freeze that failed has left.
     pub(crate) fn thaw(&self) {
         if let Some(record) = &self.record {

@@ -35,6 +35,9 @@ struct Note {
     process: Process,
     /// A pid and its start time mean nothing after the next boot, and neither does a freeze.
     boot_id: Option<String>,
+    /// Whose lock it is under; its processes may be in one below it.
+    #[serde(default)]
+    cgroup: PathBuf,
     files: Reader,
     /// By somebody who had every right to.
     frozen_before: bool,
@@ -42,7 +45,10 @@ struct Note {
 
 /// A note that stands.
 #[derive(Debug)]
-pub(crate) struct Intent(PathBuf);
+pub(crate) struct Intent {
+    path: PathBuf,
+    frozen_before: bool,
+}
 
 impl Intent {
     /// Writes down that this cgroup may be frozen by us from here on.
@@ -59,8 +65,9 @@ impl Intent {
             id: text::one_line(id, 256),
             process,
             boot_id: process::boot_id(),
+            cgroup: cgroup.as_path().to_owned(),
             files: files.clone(),
-            frozen_before: is_frozen(files.freezer()),
+            frozen_before: files.is_told_to_freeze(),
         };
         let directory = directory(state, cgroup);
         // With the time of start: a pid comes again, and a note of the dead must not be written over.
@@ -76,13 +83,18 @@ impl Intent {
                 _ => break,
             }
         }
-        written.map(|()| Intent(path))
+        written.map(|()| Intent { path, frozen_before: note.frozen_before })
+    }
+
+    /// Whether it was thawed when the operation began.
+    pub(crate) fn is_of_a_thawed_cgroup(&self) -> bool {
+        !self.frozen_before
     }
 
     /// There is nothing to undo any more.
     pub(crate) fn done(self) {
-        let _ = std::fs::remove_file(&self.0);
-        if let Some(directory) = self.0.parent() {
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(directory) = self.path.parent() {
             let _ = std::fs::remove_dir(directory);
         }
     }
@@ -165,19 +177,20 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
 pub(crate) struct Left {
     pub(crate) path: PathBuf,
     /// `None` of what is no note.
-    pub(crate) note: Option<(String, i32, Reader)>,
+    pub(crate) note: Option<(String, i32, PathBuf, Reader)>,
 }
 
 /// All of them, of all cgroups.
 pub(crate) fn all_left(state: &StateDir) -> Vec<Left> {
-    let notes = paths(&state.intents()).into_iter().flat_map(|directory| paths(&directory));
+    let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
+    let notes = directories.flat_map(|directory| paths(&directory.path()));
     let left = notes.filter_map(|path| match judge(&path) {
         Judged::Alive => None,
         Judged::Garbage => Some(Left { path, note: None }),
         Judged::Dead(note) => {
             let what = format!("{} {}", note.verb, note.id);
             let what = text::one_line(what.as_ref(), 120);
-            Some(Left { path, note: Some((what, note.process.pid, note.files)) })
+            Some(Left { path, note: Some((what, note.process.pid, note.cgroup, note.files)) })
         }
     });
     left.collect()
@@ -235,6 +248,7 @@ mod tests {
             id: "c".to_owned(),
             process,
             boot_id: process::boot_id(),
+            cgroup: PathBuf::from("/c"),
             files: Reader::new(&Hierarchies::default(), &Identity::new("/c").unwrap()),
             frozen_before: false,
         }
@@ -265,7 +279,7 @@ mod tests {
         let intent = Intent::write(&state, &cgroup, Verb::Pause, OsStr::new("c"), &files).unwrap();
         assert!(!is_due(&state, &cgroup), "we are alive");
         assert_eq!(recover(&state, &cgroup, || false), Vec::<String>::new());
-        assert!(intent.0.exists());
+        assert!(intent.path.exists());
         intent.done();
         assert!(!directory(&state, &cgroup).exists());
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::bundle::PodNames;
-use crate::cgroup::{Freezer, Hierarchies, Identity};
+use crate::cgroup::{Freezer, Identity};
 use crate::container::Recorded;
 use crate::lock::{Acquired, LockFiles, Mode};
 use crate::process::Process;
@@ -30,17 +30,15 @@ pub struct Unfinished {
 }
 
 /// Every such note.
-pub fn unfinished(state: &StateDir, mounts: &Hierarchies) -> Vec<Unfinished> {
+pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
     let left = intent::all_left(state).into_iter();
     left.map(|left| {
         let age = age(&left.path);
-        let Some((operation, pid, files)) = left.note else {
+        let Some((operation, pid, cgroup, files)) = left.note else {
             let (freezer, cgroup) = (Freezer::Unknown, None);
             return Unfinished { note: left.path, operation: None, pid: 0, cgroup, freezer, age };
         };
-        let dir = files.freezer_dir().map(|(_, dir)| dir.to_owned());
-        let cgroup = dir
-            .and_then(|dir| mounts.identify("freezer", &dir).or_else(|| mounts.identify("", &dir)));
+        let cgroup = Identity::new(&cgroup);
         let freezer = files.freezer();
         Unfinished { note: left.path, operation: Some(operation), pid, cgroup, freezer, age }
     })

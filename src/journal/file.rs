@@ -15,8 +15,8 @@ pub(super) trait Rotation {
     fn set_aside(&self, path: &Path) -> io::Result<()>;
 }
 
-/// Adds a line, which brings its own end. Never waits for another writer, nor for the disk: there is
-/// no fsync.
+/// Adds a line, which brings its own end. Waits for no other writer, and for a disk only as any write
+/// to the page cache does: there is no fsync.
 pub(super) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         state_dir::make_private(directory)?;

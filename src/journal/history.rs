@@ -79,6 +79,8 @@ impl file::Rotation for History {
     }
 
     fn set_aside(&self, path: &Path) -> io::Result<()> {
+        // A directory that cannot be read is not one without files: theirs would be overwritten.
+        std::fs::read_dir(&self.directory)?;
         let greatest = numbered(&self.directory).last().map_or(0, |(number, _)| *number);
         let name = format!("{PREFIX}{:08}{SUFFIX}", greatest + 1);
         std::fs::rename(path, self.directory.join(name))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Operation;
 use super::relief::{self, Relief};
-use crate::cgroup::{Freezer, Reader};
+use crate::cgroup::{Freezer, Reader, Throttled};
 use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
@@ -15,6 +15,7 @@ use crate::explain::Explanation;
 use crate::freeze::{self, Tasks};
 use crate::intent::Intent;
 use crate::invocation::Verb;
+use crate::json;
 use crate::lock::{self, Guard};
 use crate::outcome::{Exit, LockUse, Try};
 use crate::process::{self, Process};
@@ -46,6 +47,8 @@ pub(super) struct Attempts<'a> {
     pub(super) intent: Option<Intent>,
     /// What was undone on the way.
     pub(super) recovered: Vec<String>,
+    /// Before the first one.
+    pub(super) throttled_before: Throttled,
 }
 
 /// How they ended.
@@ -72,11 +75,13 @@ impl Attempts<'_> {
     /// Until one succeeds, or the next would be unsafe, no use, or too late.
     pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
-        let throttled_before = throttled_periods(container);
         let mut tries: Vec<Try> = Vec::new();
+        let mut left_frozen = false;
         loop {
-            // One that is not there yet is not frozen.
-            let frozen_before = matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
+            // One that is not there yet is not frozen; and what an attempt without the lock has left
+            // is ours all the same.
+            let is_ours = left_frozen && !container.is_paused();
+            let frozen_before = container.is_told_to_freeze() && !is_ours;
             let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
             if is_held {
@@ -89,6 +94,7 @@ impl Attempts<'_> {
             let ended = self.judge(&once);
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
             self.undo(container, once.exit, frozen_before);
+            left_frozen = !frozen_before && container.is_told_to_freeze();
             let next = ended.failure.map(|failure| {
                 self.next(&signals, container, failure, &tries, once.started.is_some())
             });
@@ -99,7 +105,7 @@ impl Attempts<'_> {
                 }
                 (next, _) => next.and_then(Result::err),
             };
-            let why = self.explain(container, ended.failure, &tries, throttled_before);
+            let why = self.explain(container, ended.failure, &tries);
             let last_error = self.pass_error_on(&once, ended.last_error, why);
             let took = tries.iter().map(|attempt| attempt.took).sum();
             let Attempts { channels, guard, lock, relief, intent, recovered, .. } = self;
@@ -181,7 +187,6 @@ impl Attempts<'_> {
         container: &Container,
         failure: Option<Failure>,
         tries: &[Try],
-        throttled_before: u64,
     ) -> Option<String> {
         let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
         // That it is paused, as it was asked to be, needs no explanation.
@@ -199,7 +204,9 @@ impl Attempts<'_> {
             attempts: tries.len(),
             over: self.since.elapsed(),
             tasks: self.relief.running().and(stuck),
-            throttled: throttled_periods(container).saturating_sub(throttled_before),
+            throttled: throttled(container)
+                .nr_throttled
+                .saturating_sub(self.throttled_before.nr_throttled),
             ancestor: files.and_then(Reader::frozen_ancestor),
             refill: self.relief.shortage(),
         };
@@ -257,7 +264,7 @@ impl Attempts<'_> {
         });
         let mut watch = Meanwhile { attempts: self, container, start, started: None };
         let mut exit = attempt.wait(signals, &mut watch);
-        let started = watch.started;
+        let (started, took) = (watch.started, attempt.elapsed());
         // The runtime may have sent its terminal and ended before we looked.
         self.channels.relay();
         let unconfirmed = self.unconfirmed(signals, container, exit);
@@ -265,9 +272,9 @@ impl Attempts<'_> {
             exit = Exit::Code(1);
         }
         self.help_to_die(signals, container, exit);
-        self.help_to_probe(signals, exit);
+        self.help_to_probe(signals, container, exit);
         self.relief.rest();
-        Ok(Once { exit, took: attempt.elapsed(), started, unconfirmed })
+        Ok(Once { exit, took, started, unconfirmed })
     }
 
     /// A pause is one when the kernel says so: crun writes the file and does not look.
@@ -295,7 +302,7 @@ impl Attempts<'_> {
     fn help_to_die(&mut self, signals: &Signals, container: &Container, exit: Exit) {
         let operation = self.operation;
         let is_kill = self.verb() == Verb::Kill && relief::is_sigkill(operation.invocation);
-        if !is_kill || exit != Exit::Code(0) || !self.relief.is_refilling() {
+        if !is_kill || exit != Exit::Code(0) || !self.relief.can_refill() {
             return;
         }
         // The signal has been sent; a delete that its effect brings about is to come after our end, since
@@ -306,27 +313,35 @@ impl Attempts<'_> {
         }
         let limit = Duration::from_millis(operation.config.kill_wait_ms);
         let is_dead = || !container.files().is_some_and(Reader::is_populated);
-        self.relief.until(signals, limit, is_dead);
+        self.relief.linger(signals, limit, is_dead);
+        if !is_dead() {
+            self.relief.give_up();
+        }
     }
 
     /// containerd's shim detaches every exec and waits for the process itself: of a probe's second the
-    /// most would go by after the runtime's end.
-    fn help_to_probe(&mut self, signals: &Signals, exit: Exit) {
+    /// most would go by after the runtime's end. Not where nothing was throttled: the shim has yet to
+    /// hand on the terminal and the input, and waits for us with that.
+    fn help_to_probe(&mut self, signals: &Signals, container: &Container, exit: Exit) {
         let invocation = self.operation.invocation;
         let is_detached = self.verb() == Verb::Exec && invocation.detach;
-        if !is_detached || exit != Exit::Code(0) || !process::pids_are_of_proc() {
+        if !is_detached || exit != Exit::Code(0) {
+            return;
+        }
+        // It runs: whoever wants to freeze does not wait for it.
+        drop(self.guard.take());
+        let was_throttled = throttled(container).throttled_us > self.throttled_before.throttled_us;
+        if !self.relief.is_at_work() || !was_throttled || !process::pids_are_of_proc() {
             return;
         }
         let pid_file = invocation.pid_file.as_deref();
-        let Some(process) = pid_file.and_then(|path| {
-            let pid = std::fs::read_to_string(path).ok()?;
+        let process = pid_file.and_then(|path| {
+            let pid = json::read_text(path).ok()?;
             Process::of(pid.trim().parse().ok()?)
-        }) else {
-            return;
-        };
-        // It runs: whoever wants to freeze does not wait for it.
-        drop(self.guard.take());
-        self.relief.linger(signals, || !process.is_alive());
+        });
+        if let Some(process) = process {
+            self.relief.linger(signals, relief::LOADING, || !process.is_alive());
+        }
     }
 
     fn stays_in_foreground(&self) -> bool {
@@ -494,11 +509,14 @@ struct Judged {
     last_error: Option<String>,
 }
 
-/// How many periods the container and its pod have ended throttled so far.
-fn throttled_periods(container: &Container) -> u64 {
+/// How often and for how long the container and its pod have been throttled so far.
+pub(super) fn throttled(container: &Container) -> Throttled {
     let levels = container.levels();
     let throttled = levels.iter().filter_map(|level| level.files.throttled());
-    throttled.map(|throttled| throttled.nr_throttled).max().unwrap_or(0)
+    throttled.fold(Throttled::default(), |all, one| Throttled {
+        nr_throttled: all.nr_throttled.max(one.nr_throttled),
+        throttled_us: all.throttled_us + one.throttled_us,
+    })
 }
 
 /// The longest period of those that throttle the container.

@@ -91,6 +91,7 @@ impl Operation<'_> {
             relief,
             intent,
             recovered,
+            throttled_before: attempt::throttled(&container),
         }
         .run(&mut container)?;
 
@@ -327,12 +328,15 @@ impl Operation<'_> {
         if self.invocation.verb == Verb::Delete && self.config.mode == Extent::Full {
             relief::sweep_accounts(self);
         }
-        // A kill has no lock to undo anything under: if its runtime was killed in the middle, whoever
-        // comes next finds the note.
-        let was_cut_short =
-            self.invocation.verb == Verb::Kill && matches!(run.exit, Exit::Signal(_));
-        if let Some(intent) = run.intent.take().filter(|_| !was_cut_short) {
-            intent.done();
+        // Without the lock there is nothing to undo it under: whoever comes next finds the note, and
+        // undoes it unless it has turned out to be another's pause.
+        let may_have_left_one = run.guard.is_none()
+            && run.exit != Exit::Code(0)
+            && container.freezer() != Freezer::Thawed;
+        if let Some(intent) = run.intent.take() {
+            if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
+                intent.done();
+            }
         }
     }
 
@@ -360,9 +364,11 @@ impl Operation<'_> {
     /// Removes the lock's files. Of those who do not have it for themselves alone, as one who shared
     /// it or a foreground `run` that gave it back long before, only if nobody uses them.
     fn retire(&self, container: &Container, guard: Option<Guard>) {
+        // A kill has one only while it helps to die.
+        let may_lock = guard.is_some() || self.lock_wanted().is_some();
         let guard = guard.filter(Guard::is_exclusive).or_else(|| {
-            self.lock_wanted()?;
-            match self.acquire(&container.identity()?, Mode::Exclusive, Duration::ZERO) {
+            let identity = container.identity().filter(|_| may_lock)?;
+            match self.acquire(&identity, Mode::Exclusive, Duration::ZERO) {
                 Acquired::Held(guard) => Some(guard),
                 _ => None,
             }

@@ -26,7 +26,7 @@ const LONG_HEAD_START: Duration = Duration::from_millis(30);
 
 /// A process that was just executed has yet to be loaded, and a probe has to do its work; among eight
 /// busy threads 20 ms are not always enough.
-const LOADING: Duration = Duration::from_millis(100);
+pub(super) const LOADING: Duration = Duration::from_millis(100);
 
 /// How often to look where nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -166,28 +166,38 @@ impl Relief {
             let pause = refilled.map_or(LOOK_EVERY, |next| next.min(LOOK_EVERY));
             if since.elapsed() >= limit || signals.sleep(pause).is_err() {
                 let is_so = is_so();
-                match &mut self.refill {
-                    Some(refill) if !is_so => refill.give_up(Instant::now()),
-                    _ => self.rest(),
+                if !is_so {
+                    self.give_up();
                 }
+                self.rest();
                 return is_so;
             }
         }
     }
 
-    /// Goes on for a process that was just executed, until it has ended, or for so long that it has
-    /// been loaded; no longer than there is something to refill with.
-    pub(super) fn linger(&mut self, signals: &Signals, has_ended: impl Fn() -> bool) {
-        let until = Instant::now() + LOADING;
-        loop {
-            let Some(refill) = self.refill.as_mut().filter(|refill| refill.is_at_work()) else {
-                return;
-            };
-            let now = Instant::now();
-            let next = refill.refill(now).unwrap_or(LOOK_EVERY).min(LOOK_EVERY);
-            if has_ended() || now >= until || signals.sleep(next).is_err() {
-                return self.rest();
+    /// Goes on after the runtime's end, for what it has set going: until that has ended, and no longer
+    /// than there is something to refill with.
+    pub(super) fn linger(
+        &mut self,
+        signals: &Signals,
+        limit: Duration,
+        has_ended: impl Fn() -> bool,
+    ) {
+        let since = Instant::now();
+        while !has_ended() && since.elapsed() < limit {
+            let refilled = self.refill.as_mut().and_then(|refill| refill.refill(Instant::now()));
+            let Some(next) = refilled else { return };
+            if signals.sleep(next.min(LOOK_EVERY)).is_err() {
+                break;
             }
+        }
+        self.rest();
+    }
+
+    /// What it was for was not reached in time.
+    pub(super) fn give_up(&mut self) {
+        if let Some(refill) = &mut self.refill {
+            refill.give_up(Instant::now());
         }
     }
 
@@ -198,8 +208,8 @@ impl Relief {
         }
     }
 
-    pub(super) fn is_refilling(&self) -> bool {
-        self.refill.is_some()
+    pub(super) fn is_at_work(&self) -> bool {
+        self.refill.as_ref().is_some_and(|refill| refill.is_at_work())
     }
 
     /// Whether another attempt would find it any easier.

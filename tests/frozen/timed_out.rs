@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use frostlock::cgroup::Identity;
+use frostlock::lock::{Acquired, LockFiles, Mode};
+
 use super::{ms, names_the_task};
 use crate::scene::{self, HANGS, Log, Scene, Via, report};
 
@@ -19,6 +22,7 @@ fn a_pause_that_timed_out_leaves_nothing_frozen_on_v2() {
     std::thread::scope(|scope| {
         scope.spawn(bare);
         scope.spawn(wrapped);
+        scope.spawn(without_the_lock);
     });
 }
 
@@ -55,4 +59,26 @@ fn wrapped() {
     report!("wrapped exec after it: {}", ms(exec.took));
     assert!(message.contains(TEXT), "{message:?}");
     names_the_task(&scene, &message);
+}
+
+/// An exec that takes long has the lock: what the pause leaves may be another's, and is undone by the
+/// next operation that has it.
+fn without_the_lock() {
+    let mut scene = Scene::stubborn("runc-1.3.6");
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    let lock = LockFiles::of(
+        &Identity::new(scene.cgroup()).unwrap(),
+        &scene.scratch.state().join("locks"),
+    );
+    let Acquired::Held(held) = lock.acquire(Mode::Shared, Duration::ZERO, None) else {
+        panic!("nobody else has the lock")
+    };
+    let pause = scene.give(Via::Wrapped, &["pause", "c"]);
+    assert!(pause.containerd_reads().contains(TEXT), "{pause:?}");
+    assert!(scene.freezer().is_asked_for(), "not shown: it is thawed");
+    drop(held);
+    scene.stuck.take();
+    let exec = scene.give_logged(Via::Wrapped, Log::Json, &["exec", "c", "true"], HANGS);
+    assert!(exec.succeeded(), "{exec:?}");
+    report!("wrapped pause without the lock, left at 1; exec after it: {}", ms(exec.took));
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Hierarchies, Identity};
+use frostlock::cgroup::Identity;
 use frostlock::config::Config;
 use frostlock::journal::reader;
 use frostlock::locate::{Choice, is_frostlock};
@@ -40,7 +40,6 @@ pub(crate) struct Ours {
 impl Ours {
     pub(crate) fn read(
         node: &Root,
-        mounts: &Hierarchies,
         cgroups: &[Identity],
         containerds: &[Containerd],
         is_any_frozen: bool,
@@ -74,7 +73,7 @@ impl Ours {
             wants_syslog: config.syslog,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.map(|it| it.name.clone()).collect(),
-            unfinished: remains::unfinished(&state, mounts),
+            unfinished: remains::unfinished(&state),
             stale: remains::stale(&state, cgroups),
             known: remains::known(&state),
             // The journal has megabytes, and is asked for the age of a freeze only.
