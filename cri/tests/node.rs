@@ -158,7 +158,12 @@ fn one_pod(node: &Node, containerd: &str) {
     assert!(version.runtime_version.contains(containerd), "{version:?}");
     // The same client goes on with the next server.
     node.systemctl(&["restart", "containerd"]);
-    client.version().unwrap();
+    // Its socket is there before its services are.
+    let began = Instant::now();
+    while let Err(error) = client.version() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{error}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 
     node.systemctl(&["start", SLICE]);
     let limit = |percent: i64| {

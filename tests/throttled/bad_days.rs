@@ -149,10 +149,18 @@ fn the_bandwidth_files_are_read_only() {
         let scratch = Scratch::new();
         let container = Container::busy(&scratch, &runtime, via, "c", 8);
         container.limit(SMALL);
-        let mut pause = container.command("pause");
-        let took = timed(&mut with_mounts(read_only, pause.arg("c")), LIMIT);
+        // Unaided, now and then one succeeds.
+        let failure = (0..5).find_map(|_| {
+            let mut pause = container.command("pause");
+            let took = timed(&mut with_mounts(read_only, pause.arg("c")), LIMIT);
+            if took.failure.is_none() {
+                assert_eq!(container.freezer(), "FROZEN", "{}", via.name());
+                assert_eq!(container.timed(&["resume", "c"], LIMIT).failure, None);
+            }
+            took.failure
+        });
         assert_eq!(container.freezer(), "THAWED", "{}", via.name());
-        ends.push(took.failure.expect("a pause of a throttled container fails unaided"));
+        ends.push(failure.expect("no pause of a throttled container failed unaided"));
         if via == Via::Wrapped {
             let record = last(&scratch, "pause");
             assert_eq!(refills(&record)[0]["ended"], "failed", "{record}");
@@ -252,9 +260,11 @@ fn sixty_four_at_once() {
     let scratch = Scratch::new();
     let cgroup = pod_of(&scratch);
     let containers = ["a", "b", "c", "d"]
-        .map(|id| Container::busy_below(&scratch, &runtime, Via::Wrapped, &cgroup, id, 2));
+        .map(|id| Container::busy_below(&scratch, &runtime, Via::Wrapped, &cgroup, id, 1));
     let pod = Path::new("/sys/fs/cgroup/cpu").join(&cgroup[1..]);
-    std::fs::write(pod.join("cpu.cfs_quota_us"), "5000").unwrap();
+    // The account does not last for all of them: the rest have to do with the quota, and 64 that
+    // share 5 ms with busy threads took more than a minute.
+    std::fs::write(pod.join("cpu.cfs_quota_us"), "20000").unwrap();
     containers[0].until_throttled();
     let created = scratch.journal().len();
     let running: Vec<Child> = (0..64)
@@ -272,11 +282,12 @@ fn sixty_four_at_once() {
         running.into_iter().map(|mut child| wait(&mut child, Duration::from_secs(60))).collect();
     let journal = scratch.journal().split_off(created);
     let notes: Vec<&Value> = journal.iter().map(|record| &record["note"]).collect();
-    assert!(ends.iter().all(|end| end.is_some_and(|end| end.success())), "{ends:?} {notes:?}");
+    let failed = ends.iter().filter(|end| !end.is_some_and(|end| end.success()));
+    assert_eq!(failed.count(), 0, "{ends:?} {journal:#?}");
     assert_eq!(journal.len(), 64);
     assert!(journal.iter().all(|record| record["verdict"] == "ok"), "{notes:?}");
     let quota = std::fs::read_to_string(pod.join("cpu.cfs_quota_us")).unwrap();
-    assert_eq!(quota.trim(), "5000");
+    assert_eq!(quota.trim(), "20000");
     let left = std::fs::read_dir(scratch.state().join("intents")).into_iter().flatten();
     assert_eq!(left.count(), 0, "notes of what may freeze are left");
 }
