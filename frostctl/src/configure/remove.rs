@@ -98,7 +98,7 @@ fn still_in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
 fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let mut uses: Vec<String> = binaries
         .iter()
-        .flat_map(|binary| live::uses(binary, &[]))
+        .flat_map(|binary| live::uses(binary))
         .filter(|found| found.of == engine)
         .map(|found| found.container)
         .collect();
