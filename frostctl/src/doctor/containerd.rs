@@ -48,10 +48,12 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     let of_process = |it: &Running| {
         let named = flag(&it.args, "config").or_else(|| short(&it.args));
         let config = named.map_or_else(|| PathBuf::from(CONFIGS[0]), PathBuf::from);
-        Containerd::read(node, config, Some(it.clone()))
+        // One whose files are not to be seen from here may have been told anything.
+        let is_seen = it.is_here || node.is_there(&config);
+        is_seen.then(|| Containerd::read(node, config, Some(it.clone())))
     };
     let processes = running.iter().filter(|it| it.comm == "containerd");
-    let mut all: Vec<Containerd> = processes.map(of_process).collect();
+    let mut all: Vec<Containerd> = processes.filter_map(of_process).collect();
     for path in CONFIGS.iter().map(PathBuf::from) {
         if node.is_there(&path) && !all.iter().any(|it| it.config == path) {
             all.push(Containerd::read(node, path, None));

@@ -30,7 +30,8 @@ pub(crate) struct Ask {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) ask: Ask,
-    pub(crate) has_systemd: bool,
+    /// None where it is not to be seen, as in a container.
+    pub(crate) has_systemd: Option<bool>,
     pub(crate) cgroups: Cgroups,
     pub(crate) tree: Tree,
     pub(crate) kubelet: Kubelet,
@@ -58,8 +59,7 @@ impl Node {
             if ask.programs { programs::read(root, &containerds, runtime) } else { Vec::new() };
         let trials = (root.is_live() && ask.trials).then(|| trial::run(&cgroups));
         Node {
-            // sd_booted(3).
-            has_systemd: root.is_there("/run/systemd/system"),
+            has_systemd: processes::systemd(root, &running),
             kubelet: Kubelet::read(root, &running),
             ask: ask.clone(),
             cgroups,
