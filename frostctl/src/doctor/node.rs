@@ -88,6 +88,20 @@ impl Node {
         told.or_else(seen).unwrap_or(if is_unit { Driver::Systemd } else { Driver::Cgroupfs })
     }
 
+    /// Whether [`Node::driver`] may be wrong: nobody has said it, no tree shows it, and containerd may
+    /// tell kubelet another than kubelet's own default (1.31 on, with containerd 2.0).
+    pub(crate) fn is_driver_a_guess(&self) -> bool {
+        let kubelet = &self.kubelet;
+        if kubelet.complaint.is_some() {
+            return true;
+        }
+        let at = self.cgroup_root();
+        let is_seen = self.tree.roots.iter().any(|it| it.path.as_path().starts_with(&at));
+        let mut entries = self.containerds.iter().flat_map(|it| &it.entries);
+        let is_contested = entries.any(|it| it.is_default && it.driver() == Driver::Systemd);
+        kubelet.driver.is_none() && !is_seen && (kubelet.unseen.is_some() || is_contested)
+    }
+
     /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it.
     pub(crate) fn expected_root(&self) -> Option<Identity> {
         if !self.kubelet.is_expected() && self.ask.cgroup_root.is_none() {
