@@ -53,7 +53,7 @@ impl Node {
         }
         let containerds = containerd::read(root, &running);
         let is_any_frozen = !tree.frozen.is_empty();
-        let ours = Ours::read(root, &tree.all, &containerds, is_any_frozen);
+        let ours = Ours::read(root, &tree.all, &containerds, is_any_frozen, &running);
         let runtime = ours.runtime.as_deref().ok();
         let programs =
             if ask.programs { programs::read(root, &containerds, runtime) } else { Vec::new() };

@@ -39,6 +39,20 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
 /// The kernel gives this number to the first of them.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
+fn is_first_pid_namespace() -> bool {
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    namespace.is_ok_and(|it| it == Path::new(FIRST_PID_NAMESPACE))
+}
+
+/// Whether doctor sees the files of the node, and not those of a container.
+pub(crate) fn is_on_the_node(running: &[Running]) -> bool {
+    let link = |path: &str| std::fs::read_link(path).ok();
+    let mounts = link("/proc/1/ns/mnt");
+    let is_with_first =
+        is_first_pid_namespace() && mounts.is_some() && mounts == link("/proc/self/ns/mnt");
+    is_with_first || running.iter().any(|it| it.is_here)
+}
+
 /// Whether systemd runs on the node; none where that is not to be seen.
 pub(crate) fn systemd(node: &Root, running: &[Running]) -> Option<bool> {
     // sd_booted(3).
@@ -49,10 +63,8 @@ pub(crate) fn systemd(node: &Root, running: &[Running]) -> Option<bool> {
         return Some(false);
     }
     let first = node.read("/proc/1/comm").ok()?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     // In a container pid 1 may be the container's.
-    let is_the_nodes =
-        namespace == Path::new(FIRST_PID_NAMESPACE) || running.iter().any(|it| it.is_here);
+    let is_the_nodes = is_first_pid_namespace() || running.iter().any(|it| it.is_here);
     judge_first(first.trim(), is_the_nodes)
 }
 

@@ -88,7 +88,7 @@ pub(crate) const ALL: &[Check] = &[
     Check {
         name: "installation",
         about: "frostlock itself: its configuration, its runtime, its state directory, syslog, and whether \
-                a runtime of containerd's goes through it.",
+                a runtime of containerd's goes through it, and whether the programs of these are there.",
         run: installation::check,
     },
 ];
