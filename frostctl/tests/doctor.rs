@@ -400,7 +400,10 @@ fn stale_locks_go_and_those_that_are_held_stay() {
         succeed(Command::new("touch").args(["-d", "2 hours ago"]).arg(file(name)));
     }
     let young = file("young");
-    std::fs::write(&young, "").unwrap();
+    let ours = frostlock::process::Process::ourselves().unwrap();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let holding = |since: u64| json!({"pid": ours.pid, "start": ours.start, "verb": "update", "id": "c", "since": since});
+    std::fs::write(&young, holding(now).to_string()).unwrap();
     let mut holder = Command::new("flock");
     holder.arg(file("held")).args(["sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped());
     let mut holder = holder.spawn().unwrap();
@@ -410,6 +413,12 @@ fn stale_locks_go_and_those_that_are_held_stay() {
     let found = report["findings"][0]["evidence"].to_string();
     assert!(found.contains("stale-") && !found.contains("held-"), "{found}");
     assert_eq!(code, Some(0), "it does no harm");
+    std::fs::write(&young, holding(now - 45_000).to_string()).unwrap();
+    let (code, report) = doctor(&scratch, &["--check", "own-state"]);
+    let long = "warning own-state: the lock of container c has been held for 45 s by update";
+    let found = problems(&report);
+    assert!(code == Some(1) && found.len() == 1 && found[0].starts_with(&long[..60]), "{found:?}");
+    std::fs::write(&young, "").unwrap();
     let (_, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
     assert_eq!(report["fixes"][0]["result"], "removed 1 stale files");
     let left = [file("stale").exists(), file("held").exists(), young.exists()];

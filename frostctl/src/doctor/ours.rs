@@ -5,11 +5,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use frostlock::cgroup::Identity;
 use frostlock::config::Config;
 use frostlock::journal::reader;
 use frostlock::locate::{Choice, is_frostlock};
+use frostlock::lock::Holder;
 use frostlock::process;
 use frostlock::remains::{self, Known, Unfinished};
 use frostlock::state_dir::StateDir;
@@ -19,6 +21,9 @@ use super::processes::{self, Running};
 use super::root::Root;
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
+
+/// An operation takes well under a second, with all its retries some; kubelet's own limit is minutes.
+const HELD_LONG: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Ours {
@@ -36,6 +41,8 @@ pub(crate) struct Ours {
     pub(crate) missing: Vec<Entry>,
     pub(crate) unfinished: Vec<Unfinished>,
     pub(crate) stale: Vec<PathBuf>,
+    /// Locks that have been held for longer than any operation takes.
+    pub(crate) held: Vec<(PathBuf, Holder)>,
     pub(crate) known: Vec<Known>,
     /// When the last of our operations on a cgroup began, in boot time, and which it was.
     pub(crate) last: HashMap<PathBuf, (u64, String)>,
@@ -86,6 +93,8 @@ impl Ours {
             },
             unfinished: remains::unfinished(&state),
             stale: remains::stale(&state, cgroups),
+            // Those who held it when a tree was recorded are gone.
+            held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
             known: remains::known(&state),
             // The journal has megabytes, and is asked for the age of a freeze only.
             last: if is_any_frozen { last_operations(&state) } else { HashMap::new() },
