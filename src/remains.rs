@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::bundle::PodNames;
 use crate::cgroup::{Freezer, Identity};
 use crate::container::Recorded;
-use crate::lock::{Acquired, LockFiles, Mode};
+use crate::lock::{Acquired, Holder, LockFiles, Mode};
 use crate::process::Process;
 use crate::state_dir::{self, StateDir};
 use crate::{intent, lock};
@@ -109,6 +109,18 @@ pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
     let locks = files.filter(is_of_none).filter(|path| is_old(path) && is_free(path));
     let records = Recorded::all(state).into_iter().filter(is_of_the_past);
     locks.chain(records.map(|it| it.path().to_owned())).collect()
+}
+
+/// Those who have held a lock for at least so long, and the file of it.
+pub fn held(state: &StateDir, at_least: Duration) -> Vec<(PathBuf, Holder)> {
+    let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
+    let locks = files.map(|file| file.path());
+    let locks = locks.filter(|path| path.extension() == Some(OsStr::new("lock")));
+    let holders = locks.flat_map(|path| {
+        let holders = LockFiles::at(&path).holders().into_iter();
+        holders.map(move |holder| (path.clone(), holder))
+    });
+    holders.filter(|(_, holder)| holder.held_for() >= at_least).collect()
 }
 
 fn is_of_the_past(recorded: &Recorded) -> bool {

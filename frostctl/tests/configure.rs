@@ -273,3 +273,17 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     assert_eq!(std::fs::read_to_string(&daemon).unwrap(), text_before);
     assert_eq!(std::fs::read_dir(host.path("state")).unwrap().count(), 0);
 }
+
+#[test]
+fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
+    // Beside frostctl, which is where it looks without --binary.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [program, link] = ["frostctl", "frostlock"].map(|name| place.path().join(name));
+    std::fs::hard_link(frostctl(), &program).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/true", &link).unwrap();
+    let mut command = Command::new(&program);
+    let state = place.path().join("state");
+    let output = command.arg("uninstall").env("FROSTCTL_STATE_DIR", state).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(!link.is_symlink(), "{}", text(&output.stdout));
+}

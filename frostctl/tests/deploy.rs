@@ -87,6 +87,10 @@ struct Node(tempfile::TempDir);
 
 impl Node {
     fn new(dry_run: i32, change: i32) -> Node {
+        Node::that_answers(dry_run, change, 0)
+    }
+
+    fn that_answers(dry_run: i32, change: i32, restart: i32) -> Node {
         let node = Node(tempfile::tempdir().unwrap());
         for directory in ["bin", "opt", "path"] {
             std::fs::create_dir(node.0.path().join(directory)).unwrap();
@@ -94,9 +98,16 @@ impl Node {
         for name in ["opt/frostlock", "opt/frostctl", "bin/frostctl"] {
             std::fs::write(node.0.path().join(name), name).unwrap();
         }
+        node.answer(dry_run, change, restart);
+        node
+    }
+
+    fn answer(&self, dry_run: i32, change: i32, restart: i32) {
+        let node = self;
         let nsenter = format!(
             "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done; shift\necho \"$*\" >>{}\n\
-             case \"$*\" in *--dry-run) exit {dry_run} ;; *frostctl*) exit {change} ;; esac\n",
+             case \"$*\" in *--dry-run) exit {dry_run} ;; *frostctl*) exit {change} ;; \
+             *restart*) exit {restart} ;; esac\n",
             node.0.path().join("asked").display()
         );
         // Installed by another process: what this one has open to write cannot be executed, and a
@@ -105,7 +116,6 @@ impl Node {
         std::fs::write(&text, nsenter).unwrap();
         let installed = Command::new("install").arg("-m755").args([text, path]).status().unwrap();
         assert!(installed.success());
-        node
     }
 
     /// Runs the first program of a manifest, and gives what it asked of the node.
@@ -152,6 +162,30 @@ fn containerd_is_restarted_only_after_a_change() {
         // Containers still run, or the configuration cannot be read: tried again by kubelet.
         let (ok, asked) = Node::new(3, 3).run(manifest);
         assert!(!ok && asked == [dry_run, change], "{asked:?}");
+    }
+}
+
+#[test]
+fn a_restart_that_failed_is_done_by_the_next_try() {
+    for manifest in ["install.yaml", "remove.yaml"] {
+        let node = Node::that_answers(1, 0, 1);
+        assert!(!node.run(manifest).0, "the restart failed");
+        // Now nothing is left to change, which --dry-run says.
+        node.answer(0, 0, 0);
+        let (ok, asked) = node.run(manifest);
+        let restarts = asked.iter().filter(|it| *it == RESTART).count();
+        assert!(ok && restarts == 2, "{asked:?}");
+        let (ok, asked) = node.run(manifest);
+        let restarts = asked.iter().filter(|it| *it == RESTART).count();
+        assert!(ok && restarts == 2, "it is done: {asked:?}");
+    }
+}
+
+#[test]
+fn every_server_audits_as_there_is_an_alert_about_it() {
+    for file in ["kubernetes/install.yaml", "systemd/frostctl-serve.service"] {
+        let text = std::fs::read_to_string(repository().join("deploy").join(file)).unwrap();
+        assert!(text.contains("/usr/local/bin/frostctl serve --audit"), "{file}");
     }
 }
 

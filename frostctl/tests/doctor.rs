@@ -150,6 +150,20 @@ fn configurations_that_are_not_to_be_read_are_findings() {
     ] {
         assert!(found.contains(what), "{found}");
     }
+    // Which root it would have to make is not known.
+    put("var/lib/kubelet/config.yaml", b"kind: KubeletConfiguration\n");
+    let systemd = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]\n\
+                   SystemdCgroup = true\n";
+    put("etc/containerd/config.toml", systemd.as_bytes());
+    let node_of = node.to_str().unwrap();
+    let missing = |report: Value| {
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.into_iter().find(|it| it["what"].to_string().contains("is not there")).unwrap()
+    };
+    let check = ["doctor", "--json", "--check", "kubepods", "--root", node_of];
+    assert_eq!(missing(scratch.frostctl(&check).json())["fix"], Value::Null);
+    put("var/lib/kubelet/config.yaml", b"cgroupDriver: systemd\n");
+    assert_ne!(missing(scratch.frostctl(&check).json())["fix"], Value::Null);
     // Not even mountinfo, or mountinfo of no cgroups.
     put("proc/self/mountinfo", b"22 28 0:21 / /sys rw - sysfs sysfs rw\n\x00garbage\n");
     let ended = scratch.frostctl(&["doctor", "--json", "--root", node.to_str().unwrap()]);
@@ -279,15 +293,30 @@ fn empty_cgroups_of_500_pods_are_found_in_a_second_and_removed() {
     let times = ended.stderr.lines().last().unwrap().split(' ');
     let took: f64 = times.map(|it| it.parse::<f64>().expect("seconds")).sum();
     assert!(took < 1.0, "{took} s");
-    let (code, report) =
-        doctor(&scratch, &["--check", "leftovers", "--leftover-age", "0", "--fix"]);
-    assert_eq!((code, problems(&report)), (Some(0), vec![]), "{}", report["fixes"]);
+    let fix = ["--check", "leftovers", "--leftover-age", "0", "--fix"];
+    let (code, report) = doctor(&scratch, &fix);
+    assert_eq!((code, &report["fixes"]), (Some(1), &json!([])), "no kubelet could be asked");
+    let script = "mount -t tmpfs none /var/lib; mkdir -p /var/lib/kubelet/pods
+                  \"$0\" doctor --json --cgroup-root $1 --check leftovers --leftover-age 0 --fix";
+    let ended = aside(&scratch, script);
+    let report = ended.json();
+    assert_eq!((ended.code, problems(&report)), (Some(0), vec![]), "{}", report["fixes"]);
     for controller in controllers {
         let left = std::fs::read_dir(scratch.dir(controller, "/kubepods/burstable")).unwrap();
         let dirs = left.flatten().filter(|it| it.file_type().unwrap().is_dir()).count();
         assert_eq!(dirs, 1, "{controller}: the one with a process");
     }
     drop(sleeper);
+}
+
+#[test]
+fn a_trial_that_could_not_be_made_is_unknown_to_a_plugin() {
+    let scratch = Scratch::new();
+    let script = "mount -t tmpfs none /sys/fs/cgroup
+                  exec \"$0\" doctor --npd --check freezer --check refill";
+    let ended = aside(&scratch, script);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stdout.starts_with("cannot tell: whether the freezer"), "{ended:?}");
 }
 
 fn freezer_state(dir: &Path) -> String {
@@ -371,7 +400,10 @@ fn stale_locks_go_and_those_that_are_held_stay() {
         succeed(Command::new("touch").args(["-d", "2 hours ago"]).arg(file(name)));
     }
     let young = file("young");
-    std::fs::write(&young, "").unwrap();
+    let ours = frostlock::process::Process::ourselves().unwrap();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let holding = |since: u64| json!({"pid": ours.pid, "start": ours.start, "verb": "update", "id": "c", "since": since});
+    std::fs::write(&young, holding(now).to_string()).unwrap();
     let mut holder = Command::new("flock");
     holder.arg(file("held")).args(["sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped());
     let mut holder = holder.spawn().unwrap();
@@ -381,6 +413,12 @@ fn stale_locks_go_and_those_that_are_held_stay() {
     let found = report["findings"][0]["evidence"].to_string();
     assert!(found.contains("stale-") && !found.contains("held-"), "{found}");
     assert_eq!(code, Some(0), "it does no harm");
+    std::fs::write(&young, holding(now - 45_000).to_string()).unwrap();
+    let (code, report) = doctor(&scratch, &["--check", "own-state"]);
+    let long = "warning own-state: the lock of container c has been held for 45 s by update";
+    let found = problems(&report);
+    assert!(code == Some(1) && found.len() == 1 && found[0].starts_with(&long[..60]), "{found:?}");
+    std::fs::write(&young, "").unwrap();
     let (_, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
     assert_eq!(report["fixes"][0]["result"], "removed 1 stale files");
     let left = [file("stale").exists(), file("held").exists(), young.exists()];

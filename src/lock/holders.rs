@@ -53,6 +53,11 @@ impl Holder {
         slots.filter_map(|slot| serde_json::from_slice(slot).ok()).collect()
     }
 
+    /// By the wall clock; nothing where that went back.
+    pub fn held_for(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.since))
+    }
+
     pub(super) fn is_above_us(&self) -> bool {
         self.process.is_ancestor_of_ours()
     }
@@ -61,14 +66,13 @@ impl Holder {
 impl fmt::Display for Holder {
     /// One line, whatever the file says: this ends up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = Duration::from_millis(now_ms().saturating_sub(self.since));
         write!(
             f,
             "{} {} (pid {}, for {} ms)",
             text::one_line(self.verb.as_ref(), ID_BYTES),
             text::one_line(self.id.as_ref(), ID_BYTES),
             self.process.pid,
-            held.as_millis()
+            self.held_for().as_millis()
         )
     }
 }

@@ -12,13 +12,17 @@ use super::program;
 
 const USUAL: &str = "/usr/local/bin/frostlock";
 
+/// Where it is put.
+pub(crate) fn usual() -> Vec<PathBuf> {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("frostlock"));
+    beside.into_iter().chain([PathBuf::from(USUAL)]).collect()
+}
+
 /// Its absolute path. Links are not followed: their name says which runtime it runs.
 pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
-    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("frostlock"));
-    let usual = beside.into_iter().chain([PathBuf::from(USUAL)]);
     let found = match given {
         Some(given) => given.to_owned(),
-        None => usual
+        None => usual()
             .into_iter()
             .find(|path| program::is_executable(path))
             .or_else(|| program::find("frostlock"))

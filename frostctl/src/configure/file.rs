@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 /// No configuration of an engine comes near it.
-const MAX_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -76,7 +76,7 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
 pub(crate) fn put_back(path: &Path, now: &str, before: Option<&str>) -> anyhow::Result<()> {
     match before {
         Some(text) => replace(path, Some(now), text),
-        None => remove(path),
+        None => remove(&resolve(path)?),
     }
 }
 
@@ -94,7 +94,7 @@ fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     match path.canonicalize() {
         Ok(target) => Ok(target),
         Err(error) if error.kind() == ErrorKind::NotFound => match std::fs::read_link(path) {
-            Ok(link) => Ok(path.parent().unwrap_or(Path::new("/")).join(link)),
+            Ok(link) => resolve(&path.parent().unwrap_or(Path::new("/")).join(link)),
             Err(_) => Ok(path.to_owned()),
         },
         Err(error) => Err(error).with_context(|| format!("cannot read {path:?}")),
@@ -123,6 +123,18 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 2, "nothing is left");
+    }
+
+    #[test]
+    fn a_link_that_led_nowhere_does_so_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [file, link, links] = ["file", "link", "links"].map(|name| scratch.path().join(name));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        std::os::unix::fs::symlink("link", &links).unwrap();
+        replace(&links, None, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+        put_back(&links, "new", None).unwrap();
+        assert!(link.is_symlink() && links.is_symlink() && !file.exists());
     }
 
     #[test]

@@ -185,11 +185,16 @@ impl Change {
             path: self.path.clone(),
             name: name.to_owned(),
             binary: binary.to_owned(),
+            former: Vec::new(),
             before: self.now.clone(),
             after: self.after.clone(),
             ours: self.ours.clone(),
         };
         let Some(old) = Record::load(&self.path, name)? else { return Ok(record) };
+        record.former.clone_from(&old.former);
+        record.former.push(old.binary.clone());
+        record.former.retain(|it| it != binary);
+        record.former.dedup();
         let Some(now) = &self.now else { return Ok(record) };
         record.before = if *now == old.after {
             old.before.clone()

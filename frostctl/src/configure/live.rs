@@ -1,11 +1,13 @@
 //! Who still calls the binary. A shim keeps the path that it was started with, and so does conmon;
 //! both are read from files, which are there when the daemon is not.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::engine::Engine;
 
-/// Where the bundles of containerd are, and of the containerd that dockerd may start itself.
+/// Where the bundles of containerd are, and of the containerd that dockerd may start itself. Those of
+/// others (k3s, microk8s, a `state` of somebody's choice) are where their shims work.
 const STATES: &[&str] = &["/run/containerd", "/run/docker/containerd/daemon"];
 
 const TASKS: &str = "io.containerd.runtime.v2.task";
@@ -13,39 +15,87 @@ const TASKS: &str = "io.containerd.runtime.v2.task";
 /// dockerd's namespace in containerd.
 const MOBY: &str = "moby";
 
-/// The shim writes the path of its runtime there, for the cleanup after its own death.
-const RUNTIME_FILE: &str = "runtime";
+/// The kernel cuts `containerd-shim-runc-v2` to 15 bytes.
+const SHIM: &str = "containerd-shim";
+
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
 
 /// A container whose shim or monitor names the binary.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Use {
     pub(crate) of: Engine,
     /// As a person can look it up.
     pub(crate) container: String,
+    /// What it calls: the binary, or a link that leads over it.
+    pub(crate) named: PathBuf,
 }
 
 /// All of them.
-pub(crate) fn uses(binary: &Path, states: &[PathBuf]) -> Vec<Use> {
-    let known = STATES.iter().map(PathBuf::from).filter(|state| !states.contains(state));
-    let mut found: Vec<Use> =
-        known.chain(states.iter().cloned()).flat_map(|state| bundles(&state, binary)).collect();
+pub(crate) fn uses(binary: &Path) -> Vec<Use> {
+    let is_ours = |named: &Path| leads_over(named, binary);
+    let states = STATES.iter().map(|state| Path::new(state).join(TASKS));
+    let mut found: Vec<Use> = states
+        .flat_map(|tasks| entries(&tasks))
+        .flat_map(|space| bundles(&space, &last(&space), &is_ours))
+        .collect();
+    found.extend(shims(Path::new("/proc"), binary));
     found.extend(monitors(binary));
+    found.sort();
+    found.dedup();
     found
 }
 
-fn bundles(state: &Path, binary: &Path) -> Vec<Use> {
+/// The bundles of one namespace.
+fn bundles(directory: &Path, space: &str, is_ours: &dyn Fn(&Path) -> bool) -> Vec<Use> {
+    let of = if space == MOBY { Engine::Docker } else { Engine::Containerd };
+    let ours = entries(directory).into_iter().filter_map(|bundle| {
+        let named = runtimes(&bundle).into_iter().find(|named| is_ours(named))?;
+        Some(Use { of, container: format!("{space}/{}", last(&bundle)), named })
+    });
+    ours.collect()
+}
+
+/// The shim writes the path of its runtime there, for the cleanup after its own death, and its options.
+fn runtimes(bundle: &Path) -> Vec<PathBuf> {
+    let text = |name: &str| std::fs::read_to_string(bundle.join(name)).unwrap_or_default();
+    let options: serde_json::Value =
+        serde_json::from_str(&text("options.json")).unwrap_or_default();
+    let named = [text("runtime"), options["binary_name"].as_str().unwrap_or_default().to_owned()];
+    let named = named.iter().map(|named| named.trim_end_matches('\n'));
+    named.filter(|named| !named.is_empty()).map(PathBuf::from).collect()
+}
+
+/// A shim works in a bundle of its; those of its pod's other containers are beside it.
+fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
     let mut found = Vec::new();
-    for namespace in entries(&state.join(TASKS)) {
-        let space = last(&namespace);
-        for bundle in entries(&namespace) {
-            let named = std::fs::read_to_string(bundle.join(RUNTIME_FILE)).unwrap_or_default();
-            if is_same(Path::new(named.trim_end_matches('\n')), binary) {
-                let of = if space == MOBY { Engine::Docker } else { Engine::Containerd };
-                found.push(Use { of, container: format!("{space}/{}", last(&bundle)) });
-            }
+    for process in entries(proc) {
+        let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if comm.trim_end() != SHIM {
+            continue;
         }
+        let Ok(bundle) = std::fs::read_link(process.join("cwd")) else { continue };
+        let space = last(bundle.parent().unwrap_or(&bundle));
+        let is_ours = |named: &Path| match is_of_this_place(proc, &process) {
+            true => leads_over(named, binary),
+            false => is_seen_as(&process, named, binary),
+        };
+        found.extend(bundles(&process.join("cwd/.."), &space, &is_ours));
     }
     found
+}
+
+fn is_of_this_place(proc: &Path, process: &Path) -> bool {
+    let place = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
+    place(process) == place(&proc.join("self"))
+}
+
+/// In another mount namespace, as of a node in a container, the same path may be another file.
+fn is_seen_as(process: &Path, named: &Path, binary: &Path) -> bool {
+    let file =
+        |path: &Path| std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let theirs = process.join("root").join(named.strip_prefix("/").unwrap_or(named));
+    file(&theirs).is_some_and(|it| Some(it) == file(binary))
 }
 
 /// conmon of podman and of CRI-O: `conmon ... -c ID ... -r RUNTIME`.
@@ -68,19 +118,41 @@ fn monitor(line: &str, binary: &Path) -> Option<Use> {
         let at = arguments.iter().position(|argument| names.contains(argument))?;
         arguments.get(at + 1).copied()
     };
-    if !is_same(Path::new(after(["-r", "--runtime"])?), binary) {
+    let named = Path::new(after(["-r", "--runtime"])?);
+    if !leads_over(named, binary) {
         return None;
     }
     let is_podman = arguments.iter().any(|argument| argument.ends_with("podman"));
     let of = if is_podman { Engine::Podman } else { Engine::Crio };
-    Some(Use { of, container: after(["-c", "--cid"]).unwrap_or("?").to_owned() })
+    let container = after(["-c", "--cid"]).unwrap_or("?").to_owned();
+    Some(Use { of, container, named: named.to_owned() })
 }
 
-/// By the path as written, or by the file that both lead to.
-fn is_same(named: &Path, binary: &Path) -> bool {
-    let canonical = |path: &Path| path.canonicalize().ok();
-    named.is_absolute()
-        && (named == binary || canonical(named).is_some_and(|it| Some(it) == canonical(binary)))
+/// Whether the binary is the path itself or a link on its way. Both leading to one file is not
+/// enough: of the link to runc that we leave, those who name runc itself are no callers.
+pub(crate) fn leads_over(named: &Path, binary: &Path) -> bool {
+    // A name is looked up in the daemon's PATH, which we do not know.
+    if named.components().count() == 1 && named.is_relative() {
+        return named.file_name() == binary.file_name();
+    }
+    let goal = place(binary);
+    let mut at = named.to_owned();
+    for _ in 0..MOST_LINKS {
+        if !at.is_absolute() {
+            return false;
+        }
+        if at == binary || (goal.is_some() && place(&at) == goal) {
+            return true;
+        }
+        let Ok(link) = std::fs::read_link(&at) else { return false };
+        at = at.parent().unwrap_or(Path::new("/")).join(link);
+    }
+    false
+}
+
+/// The path with the links in its directory followed, and not the last.
+fn place(path: &Path) -> Option<PathBuf> {
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -109,12 +181,49 @@ mod tests {
         ] {
             let bundle = scratch.path().join(TASKS).join(bundle);
             std::fs::create_dir_all(&bundle).unwrap();
-            std::fs::write(bundle.join(RUNTIME_FILE), runtime).unwrap();
+            std::fs::write(bundle.join("runtime"), runtime).unwrap();
         }
-        let found = bundles(scratch.path(), binary);
-        let pod = Use { of: Engine::Containerd, container: "k8s.io/pod".to_owned() };
-        let boxed = Use { of: Engine::Docker, container: "moby/box".to_owned() };
-        assert_eq!(found, [pod, boxed]);
+        let is_ours = |named: &Path| leads_over(named, binary);
+        let of = |space: &str| bundles(&scratch.path().join(TASKS).join(space), space, &is_ours);
+        let used = |of, container: &str| {
+            vec![Use { of, container: container.to_owned(), named: binary.to_owned() }]
+        };
+        assert_eq!(of("k8s.io"), used(Engine::Containerd, "k8s.io/pod"));
+        assert_eq!(of("moby"), used(Engine::Docker, "moby/box"));
+    }
+
+    #[test]
+    fn a_shim_with_a_state_of_its_own_choice_is_found_by_where_it_works() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [proc, tasks] =
+            ["proc", "x/io.containerd.runtime.v2.task/k8s.io"].map(|it| scratch.path().join(it));
+        for (bundle, file, text) in [
+            ("pod", "runtime", "/x/frostlock"),
+            ("container", "options.json", r#"{"binary_name":"/x/frostlock"}"#),
+            ("other", "runtime", "/usr/bin/runc"),
+        ] {
+            std::fs::create_dir_all(tasks.join(bundle)).unwrap();
+            std::fs::write(tasks.join(bundle).join(file), text).unwrap();
+        }
+        std::fs::create_dir_all(proc.join("7")).unwrap();
+        std::fs::write(proc.join("7/comm"), "containerd-shim\n").unwrap();
+        std::os::unix::fs::symlink(tasks.join("pod"), proc.join("7/cwd")).unwrap();
+        let found = shims(&proc, Path::new("/x/frostlock"));
+        let found: Vec<&str> = found.iter().map(|it| it.container.as_str()).collect();
+        assert_eq!(found, ["k8s.io/container", "k8s.io/pod"]);
+    }
+
+    #[test]
+    fn a_link_is_called_by_those_who_come_over_it_and_not_by_those_who_name_its_end() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [runc, link, alias] =
+            ["runc", "frostlock", "frostlock-crun"].map(|it| scratch.path().join(it));
+        std::fs::write(&runc, "").unwrap();
+        std::os::unix::fs::symlink(&runc, &link).unwrap();
+        std::os::unix::fs::symlink("frostlock", &alias).unwrap();
+        assert!(leads_over(&link, &link) && leads_over(&alias, &link));
+        assert!(!leads_over(&runc, &link) && !leads_over(&link, &alias));
+        assert!(leads_over(Path::new("frostlock"), &link));
     }
 
     #[test]

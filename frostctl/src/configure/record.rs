@@ -3,7 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
@@ -18,6 +18,9 @@ pub(crate) struct Record {
     pub(crate) path: PathBuf,
     pub(crate) name: String,
     pub(crate) binary: String,
+    /// Those of earlier times, which containers may still run through.
+    #[serde(default)]
+    pub(crate) former: Vec<String>,
     /// None: there was no file.
     pub(crate) before: Option<String>,
     pub(crate) after: String,
@@ -68,8 +71,21 @@ impl Record {
         })
     }
 
+    /// All that containers of it may run through.
+    pub(crate) fn binaries(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::once(&self.binary).chain(&self.former).map(PathBuf::from)
+    }
+
     /// Also what was there before as a file of its own, for people; its path.
     pub(crate) fn save(&self) -> anyhow::Result<Option<PathBuf>> {
+        let text = serde_json::to_string_pretty(self)?;
+        if text.len() as u64 > file::MAX_BYTES {
+            bail!(
+                "{:?} is too large: what frostctl has to keep of it would be more than {} bytes; nothing was changed",
+                self.path,
+                file::MAX_BYTES
+            );
+        }
         let directory = directory();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).with_context(
             || format!("cannot make {directory:?} for the backup; nothing was changed"),
@@ -78,7 +94,6 @@ impl Record {
         if let Some(before) = &self.before {
             write(&backup, before)?;
         }
-        let text = serde_json::to_string_pretty(self)?;
         write(&location(&self.path, &self.name, "json"), &text)?;
         Ok(self.before.is_some().then_some(backup))
     }
@@ -122,5 +137,24 @@ mod tests {
         assert_eq!(flat("/etc/docker/daemon.json"), "etc-docker-daemon.json.frostlock.json");
         assert_eq!(flat("/a-b\n c"), "a\\x2db\\x0a\\x20c.frostlock.json");
         assert_ne!(flat("/a-b"), flat("/a/b"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let large = "x".repeat(2 << 20) + "\n";
+        let record = Record {
+            engine: Engine::Docker,
+            path: "/etc/docker/daemon.json".into(),
+            name: "frostlock".to_owned(),
+            binary: "/x/frostlock".to_owned(),
+            former: vec!["/y/frostlock".to_owned()],
+            before: Some(large.clone()),
+            after: large,
+            ours: Ours::Entry { default: None },
+        };
+        let error = record.save().unwrap_err().to_string();
+        assert!(error.contains("too large") && error.contains("nothing was changed"), "{error}");
+        let binaries: Vec<PathBuf> = record.binaries().collect();
+        assert_eq!(binaries, [Path::new("/x/frostlock"), Path::new("/y/frostlock")]);
     }
 }

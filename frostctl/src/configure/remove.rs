@@ -42,7 +42,7 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     for path in paths {
         let record = Record::load(path, name)?;
         let now = file::read(path)?;
-        binaries.extend(binary_of(engine, now.as_deref(), name, record.as_ref()));
+        binaries.extend(binaries_of(engine, now.as_deref(), name, record.as_ref()));
         changes.push(plan(engine, path, name, now, record)?);
     }
     let mut report = Report::new(engine, name, target.dry_run);
@@ -64,22 +64,26 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn binary_of(
+fn binaries_of(
     engine: Engine,
     now: Option<&str>,
     name: &str,
     record: Option<&Record>,
-) -> Option<PathBuf> {
-    let recorded = record.map(|record| PathBuf::from(&record.binary));
-    recorded.or_else(|| {
-        if engine == Engine::Docker {
-            let value: serde_json::Value = serde_json::from_str(now?).ok()?;
-            return Some(value["runtimes"][name]["path"].as_str()?.into());
-        }
-        let document = toml_file::parse(now?).ok()?;
-        let layout = layout::Layout::of(engine, &document).ok()?;
-        Some(layout.binary_of(layout.entry(&document, name)?)?.into())
-    })
+) -> Vec<PathBuf> {
+    match record {
+        Some(record) => record.binaries().collect(),
+        None => named(engine, now.unwrap_or_default(), name).into_iter().collect(),
+    }
+}
+
+fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
+    if engine == Engine::Docker {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        return Some(value["runtimes"][name]["path"].as_str()?.into());
+    }
+    let document = toml_file::parse(text).ok()?;
+    let layout = layout::Layout::of(engine, &document).ok()?;
+    Some(layout.binary_of(layout.entry(&document, name)?)?.into())
 }
 
 /// A monitor outlives its container for a moment.
@@ -98,7 +102,7 @@ fn still_in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
 fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let mut uses: Vec<String> = binaries
         .iter()
-        .flat_map(|binary| live::uses(binary, &[]))
+        .flat_map(|binary| live::uses(binary))
         .filter(|found| found.of == engine)
         .map(|found| found.container)
         .collect();
@@ -185,7 +189,7 @@ impl Change {
     fn write(&self) -> anyhow::Result<()> {
         match (&self.now, &self.after) {
             (now, Some(after)) => file::replace(&self.path, now.as_deref(), after),
-            (_, None) => file::remove(&self.path),
+            (now, None) => file::put_back(&self.path, now.as_deref().unwrap_or_default(), None),
         }
     }
 }

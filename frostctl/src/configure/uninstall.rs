@@ -10,9 +10,10 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 use super::engine::Engine;
+use super::layout::Layout;
 use super::record::Record;
 use super::report::Report;
-use super::{Target, binary, file, live, remove};
+use super::{Target, binary, file, live, remove, toml_file};
 
 /// Take frostlock off this node
 ///
@@ -39,8 +40,23 @@ struct Done {
     /// The link that is left, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     link_to: Option<PathBuf>,
+    /// Links to the binary that are called, each of which is one to its own runtime now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    other_links: Vec<Link>,
     removed: bool,
     called_by: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Link {
+    path: PathBuf,
+    to: PathBuf,
+}
+
+/// Who calls the binary, for a person, and by which path.
+struct Caller {
+    who: String,
+    named: PathBuf,
 }
 
 impl Uninstall {
@@ -49,41 +65,65 @@ impl Uninstall {
         let path = self.path(&records)?;
         let configurations: Vec<Report> =
             records.iter().map(|record| self.unconfigure(record)).collect::<anyhow::Result<_>>()?;
-        let mut called_by: Vec<String> = live::uses(&path, &[])
-            .into_iter()
-            .map(|found| format!("{} {}", found.of.name(), found.container))
-            .collect();
-        called_by.extend(by_hand(&path, &records));
-        let link = !called_by.is_empty();
-        let runtime = if link { Some(runtime(&path)?) } else { None };
+        let callers = self.callers(&path, &records);
+        // frostlock-crun runs crun: what is left in its place must lead there, too.
+        let (directly, by_links): (Vec<&Caller>, Vec<&Caller>) =
+            callers.iter().partition(|caller| is_direct(&caller.named, &path));
+        let mut aliases: Vec<&Path> = by_links.iter().map(|it| it.named.as_path()).collect();
+        aliases.sort();
+        aliases.dedup();
+        let other_links = aliases.into_iter().map(link).collect::<anyhow::Result<Vec<Link>>>()?;
+        let runtime = if directly.is_empty() { None } else { Some(runtime(&path)?) };
         if !self.dry_run {
+            other_links.iter().try_for_each(|link| replace_by_link(&link.path, &link.to))?;
             match &runtime {
                 Some(runtime) => replace_by_link(&path, runtime)?,
                 None => file::remove(&path)?,
             }
         }
+        let is_called = !callers.is_empty();
         let done = Done {
             dry_run: self.dry_run,
             configurations,
             binary: path,
+            removed: runtime.is_none(),
             link_to: runtime,
-            removed: !link,
-            called_by,
+            other_links,
+            called_by: callers.into_iter().map(|caller| caller.who).collect(),
         };
         output.print(&done, |out| done.write(out))?;
-        Ok(if self.dry_run || link { Exit::Found } else { Exit::Clean })
+        Ok(if self.dry_run || is_called { Exit::Found } else { Exit::Clean })
+    }
+
+    fn callers(&self, path: &Path, records: &[Record]) -> Vec<Caller> {
+        let mut callers: Vec<Caller> = live::uses(path)
+            .into_iter()
+            .map(|found| Caller {
+                who: format!("{} {}", found.of.name(), found.container),
+                named: found.named,
+            })
+            .collect();
+        // Ours is still in those that are only looked at.
+        let ours: &[Record] = if self.dry_run { records } else { &[] };
+        callers.extend(by_hand(path, ours));
+        callers
     }
 
     /// A link of ours to the runtime may be all that is left of it.
     fn path(&self, records: &[Record]) -> anyhow::Result<PathBuf> {
-        let left = self.binary.as_deref().filter(|path| path.is_symlink());
-        if let Some(left) = left {
-            return Ok(std::path::absolute(left)?);
+        let is_left = |path: &PathBuf| path.is_symlink() && !frostlock::locate::is_frostlock(path);
+        if let Some(given) = self.binary.as_ref().filter(|path| path.is_symlink()) {
+            return Ok(std::path::absolute(given)?);
         }
         let recorded = records.first().map(|record| PathBuf::from(&record.binary));
         let recorded = recorded.filter(|path| path.exists());
-        let given = self.binary.clone().or(recorded);
-        Ok(binary::find(given.as_deref())?.into())
+        match self.binary.clone().or(recorded) {
+            Some(path) => Ok(binary::find(Some(&path))?.into()),
+            None => match binary::usual().into_iter().find(is_left) {
+                Some(left) => Ok(left),
+                None => Ok(binary::find(None)?.into()),
+            },
+        }
     }
 
     fn unconfigure(&self, record: &Record) -> anyhow::Result<Report> {
@@ -100,17 +140,43 @@ impl Uninstall {
 }
 
 /// Configurations that name it and are not of our making.
-fn by_hand(binary: &Path, records: &[Record]) -> Vec<String> {
-    let engines = <Engine as clap::ValueEnum>::value_variants();
-    let paths = engines.iter().map(|engine| engine.default_path("frostlock"));
-    paths
-        .filter(|path| records.iter().all(|record| record.path != *path))
-        .filter(|path| {
-            let text = file::read(path).ok().flatten().unwrap_or_default();
-            binary.to_str().is_some_and(|binary| text.contains(&format!("\"{binary}\"")))
-        })
-        .map(|path| format!("the configuration {}, which was edited by hand", path.display()))
-        .collect()
+fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
+    let mut found = Vec::new();
+    for &engine in <Engine as clap::ValueEnum>::value_variants() {
+        let path = engine.default_path("frostlock");
+        if records.iter().any(|record| record.path == path) {
+            continue;
+        }
+        let text = file::read(&path).ok().flatten().unwrap_or_default();
+        let named = programs(engine, &text).into_iter().map(PathBuf::from);
+        let who = format!("the configuration {}, which was edited by hand", path.display());
+        let ours = named.filter(|named| live::leads_over(named, binary));
+        found.extend(ours.map(|named| Caller { who: who.clone(), named }));
+    }
+    found
+}
+
+/// The program of every runtime in it.
+fn programs(engine: Engine, text: &str) -> Vec<String> {
+    if engine == Engine::Docker {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let runtimes = value["runtimes"].as_object().into_iter().flatten();
+        return runtimes.filter_map(|(_, it)| Some(it["path"].as_str()?.to_owned())).collect();
+    }
+    let Ok(document) = toml_file::parse(text) else { return Vec::new() };
+    let Ok(layout) = Layout::of(engine, &document) else { return Vec::new() };
+    let entries = layout.names(&document);
+    let entries = entries.iter().filter_map(|name| layout.entry(&document, name));
+    entries.filter_map(|entry| Some(layout.binary_of(entry)?.to_owned())).collect()
+}
+
+/// By its own path, or by its bare name.
+fn is_direct(named: &Path, binary: &Path) -> bool {
+    !named.is_absolute() || !named.is_symlink() || live::leads_over(binary, named)
+}
+
+fn link(path: &Path) -> anyhow::Result<Link> {
+    Ok(Link { path: path.to_owned(), to: runtime(path)? })
 }
 
 /// What stands for the wrapper in the link that is left.
@@ -143,17 +209,47 @@ impl Done {
         }
         let would = if self.dry_run { "would be " } else { "" };
         let path = self.binary.display();
-        match &self.link_to {
-            None => writeln!(out, "{path}: {would}removed, nothing calls it any more"),
-            Some(runtime) => {
-                writeln!(
-                    out,
-                    "{path}: {would}a link to {}, since it is still called by",
-                    runtime.display()
-                )?;
-                self.called_by.iter().try_for_each(|user| writeln!(out, "  {user}"))?;
-                writeln!(out, "next: frostctl uninstall --binary {path}, when these are gone")
-            }
+        if self.link_to.is_none() {
+            writeln!(out, "{path}: {would}removed, nothing calls it by this name any more")?;
         }
+        let own = self.link_to.iter().map(|to| (&self.binary, to));
+        let links: Vec<_> =
+            own.chain(self.other_links.iter().map(|it| (&it.path, &it.to))).collect();
+        for (path, to) in &links {
+            writeln!(out, "{}: {would}a link to {}", path.display(), to.display())?;
+        }
+        if !links.is_empty() {
+            writeln!(out, "it is still called by")?;
+            self.called_by.iter().try_for_each(|user| writeln!(out, "  {user}"))?;
+        }
+        for (path, _) in &links {
+            let path = path.display();
+            writeln!(out, "next: frostctl uninstall --binary {path}, when these are gone")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_of_a_configuration_are_found_whatever_its_quotes() {
+        let runtime = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.x.options]";
+        let text = format!("version = 3\n{runtime}\nBinaryName = '/x/frostlock'\n");
+        assert_eq!(programs(Engine::Containerd, &text), ["/x/frostlock"]);
+        let text = r#"{"runtimes": {"x": {"path": "frostlock"}}}"#;
+        assert_eq!(programs(Engine::Docker, text), ["frostlock"]);
+    }
+
+    #[test]
+    fn a_link_to_the_binary_is_a_name_of_its_own() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [binary, alias] = ["frostlock", "frostlock-crun"].map(|it| scratch.path().join(it));
+        std::fs::write(&binary, "").unwrap();
+        std::os::unix::fs::symlink("frostlock", &alias).unwrap();
+        assert!(is_direct(&binary, &binary) && is_direct(Path::new("frostlock"), &binary));
+        assert!(!is_direct(&alias, &binary));
     }
 }

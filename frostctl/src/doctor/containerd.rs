@@ -48,10 +48,12 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     let of_process = |it: &Running| {
         let named = flag(&it.args, "config").or_else(|| short(&it.args));
         let config = named.map_or_else(|| PathBuf::from(CONFIGS[0]), PathBuf::from);
-        Containerd::read(node, config, Some(it.clone()))
+        // One whose files are not to be seen from here may have been told anything.
+        let is_seen = it.is_here || node.is_there(&config);
+        is_seen.then(|| Containerd::read(node, config, Some(it.clone())))
     };
     let processes = running.iter().filter(|it| it.comm == "containerd");
-    let mut all: Vec<Containerd> = processes.map(of_process).collect();
+    let mut all: Vec<Containerd> = processes.filter_map(of_process).collect();
     for path in CONFIGS.iter().map(PathBuf::from) {
         if node.is_there(&path) && !all.iter().any(|it| it.config == path) {
             all.push(Containerd::read(node, path, None));
@@ -68,7 +70,7 @@ impl Containerd {
     fn read(node: &Root, config: PathBuf, running: Option<Running>) -> Containerd {
         let mut it = Containerd { config, running, entries: Vec::new(), complaints: Vec::new() };
         if node.is_there(&it.config) {
-            it.read_file(node, &it.config.clone(), true);
+            it.read_files(node);
         }
         // Its own default, where nothing else is said.
         if it.entries.is_empty() && it.complaints.is_empty() {
@@ -78,32 +80,48 @@ impl Containerd {
         it
     }
 
-    fn read_file(&mut self, node: &Root, path: &Path, may_import: bool) {
+    /// As containerd does: what a file imports is merged over all that was read before it, and no
+    /// file is read twice.
+    fn read_files(&mut self, node: &Root) {
+        let mut files = vec![self.config.clone()];
+        let mut default = "runc".to_owned();
+        let mut at = 0;
+        while let Some(file) = files.get(at).cloned() {
+            for import in self.read_file(node, &file, &mut default) {
+                if !files.contains(&import) {
+                    files.push(import);
+                }
+            }
+            at += 1;
+        }
+        self.entries.iter_mut().for_each(|it| it.is_default = it.name == default);
+    }
+
+    /// Its imports.
+    fn read_file(&mut self, node: &Root, path: &Path, default: &mut String) -> Vec<PathBuf> {
         let table = node.read(path).map_err(|error| error.to_string());
         let table =
             table.and_then(|text| text.parse::<Table>().map_err(|it| it.message().to_owned()));
         let table = match table {
             Ok(table) => table,
-            Err(why) => return self.complaints.push((path.to_owned(), why)),
-        };
-        let imports = table.get("imports").and_then(toml::Value::as_array);
-        for import in imports.into_iter().flatten().filter_map(toml::Value::as_str) {
-            if may_import {
-                for path in imported(node, path, import) {
-                    self.read_file(node, &path, false);
-                }
+            Err(why) => {
+                self.complaints.push((path.to_owned(), why));
+                return Vec::new();
             }
-        }
+        };
         for plugin in PLUGINS {
             let cri = table.get("plugins").and_then(|it| it.get(plugin));
             if let Some(containerd) = cri.and_then(|it| it.get("containerd")) {
+                let named = containerd.get("default_runtime_name").and_then(toml::Value::as_str);
+                named.into_iter().for_each(|named| named.clone_into(default));
                 self.read_runtimes(containerd, path);
             }
         }
+        let imports = table.get("imports").and_then(toml::Value::as_array).into_iter().flatten();
+        imports.filter_map(toml::Value::as_str).flat_map(|it| imported(node, path, it)).collect()
     }
 
     fn read_runtimes(&mut self, containerd: &toml::Value, file: &Path) {
-        let default = containerd.get("default_runtime_name").and_then(toml::Value::as_str);
         let runtimes = containerd.get("runtimes").and_then(toml::Value::as_table);
         for (name, runtime) in runtimes.into_iter().flatten() {
             let options = runtime.get("options");
@@ -115,7 +133,7 @@ impl Containerd {
                 name: name.clone(),
                 binary: binary.filter(|it| !it.is_empty()).map(PathBuf::from),
                 systemd: systemd.and_then(toml::Value::as_bool),
-                is_default: name == default.unwrap_or("runc"),
+                is_default: false,
                 file: file.to_owned(),
             });
         }
@@ -134,4 +152,33 @@ fn imported(node: &Root, from: &Path, import: &str) -> Vec<PathBuf> {
         names.filter(|it| it.starts_with(begin) && it.ends_with(end)).collect();
     names.sort();
     names.into_iter().map(|name| directory.join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_wins_and_so_does_what_it_imports() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("etc/containerd");
+        std::fs::create_dir_all(&directory).unwrap();
+        let table = "[plugins.'io.containerd.grpc.v1.cri'.containerd";
+        for (name, import, program) in
+            [("config.toml", "a.toml", "/main"), ("a.toml", "*.toml", "/a"), ("b.toml", "", "/b")]
+        {
+            let text = format!(
+                "imports = ['{import}']\n{table}]\ndefault_runtime_name = '{name}'\n\
+                 {table}.runtimes.x.options]\nBinaryName = '{program}'\n\
+                 {table}.runtimes.'{name}'.options]\nSystemdCgroup = true\n"
+            );
+            std::fs::write(directory.join(name), text).unwrap();
+        }
+        let node = Root::at(Some(scratch.path().to_owned()));
+        let read = Containerd::read(&node, CONFIGS[0].into(), None);
+        let x = read.entries.iter().find(|it| it.name == "x").unwrap();
+        assert_eq!(x.binary.as_deref(), Some(Path::new("/b")));
+        let default = read.entries.iter().find(|it| it.is_default).unwrap();
+        assert_eq!(default.name, "b.toml");
+    }
 }

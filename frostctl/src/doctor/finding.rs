@@ -53,6 +53,9 @@ pub(crate) struct Finding {
     /// What `--fix` does about it.
     #[serde(serialize_with = "as_text")]
     pub(crate) fix: Option<Fix>,
+    /// The check could not be done: neither good nor bad.
+    #[serde(skip)]
+    pub(crate) is_untried: bool,
 }
 
 #[allow(clippy::ref_option, reason = "serde passes the field by reference")]
@@ -73,6 +76,7 @@ impl Finding {
             consequence: String::new(),
             remedy: String::new(),
             fix: None,
+            is_untried: false,
         }
     }
 
@@ -86,6 +90,10 @@ impl Finding {
 
     pub(crate) fn note(check: &'static str, what: impl Into<String>) -> Finding {
         Finding::new(Severity::Note, check, what)
+    }
+
+    pub(crate) fn untried(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding { is_untried: true, ..Finding::note(check, what) }
     }
 
     pub(crate) fn seen(mut self, path: impl Into<PathBuf>, content: impl Into<String>) -> Finding {

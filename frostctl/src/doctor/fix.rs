@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use frostlock::cgroup::read::Version;
 use frostlock::cgroup::{Freezer, Identity, Reader};
+use frostlock::lock::{Acquired, Guard, LockFiles, Mode};
 use frostlock::{freeze, remains};
 
 use super::hierarchy::{Hierarchy, words};
@@ -212,6 +213,7 @@ fn thaw(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
     if files.freezer() == Freezer::Unknown {
         bail!("{cgroup} has no freezer; is it the path of a cgroup?");
     }
+    let _guard = in_turn(node, cgroup)?;
     let since = Instant::now();
     freeze::thaw(&files);
     while files.freezer() != Freezer::Thawed {
@@ -225,17 +227,39 @@ fn thaw(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
     Ok(format!("thawed {cgroup}"))
 }
 
-/// The kernel itself refuses to remove a cgroup with a process in it.
+/// Not into the midst of an operation of ours, which may have frozen it for a moment. Where there can be
+/// no lock, there is no such operation that has one.
+fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
+    let Ok(directory) = node.ours.state.locks() else { return Ok(None) };
+    match LockFiles::of(cgroup, &directory).acquire(Mode::Exclusive, LOCK_WAIT, None) {
+        Acquired::Held(guard) => Ok(Some(guard)),
+        Acquired::Unavailable(_) => Ok(None),
+        Acquired::Nested(holder) => bail!("{cgroup} is in use, try again: {holder}"),
+        Acquired::TimedOut { holders } => {
+            let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            bail!("{cgroup} is in use, try again: {}", holders.join(", "))
+        }
+    }
+}
+
+/// The kernel itself refuses to remove a cgroup with a process in it; the others are removed all the
+/// same.
 fn remove_cgroups(pod: &str, dirs: &[PathBuf]) -> anyhow::Result<String> {
     let mut removed = 0;
+    let mut kept = Vec::new();
     for dir in dirs {
         match std::fs::remove_dir(dir) {
             Ok(()) => removed += 1,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| dir.display().to_string()),
+            Err(error) => kept.push(format!("{}: {error}", dir.display())),
         }
     }
-    Ok(format!("removed {removed} cgroup directories of pod {pod}"))
+    let said = format!("removed {removed} cgroup directories of pod {pod}");
+    match kept.as_slice() {
+        [] => Ok(said),
+        [first] => bail!("{said}; {first}"),
+        [first, more @ ..] => bail!("{said}; {first}, and {} more are left", more.len()),
+    }
 }
 
 fn remove_state(node: &Node, files: &[PathBuf]) -> anyhow::Result<String> {
@@ -252,5 +276,21 @@ fn remove_state(node: &Node, files: &[PathBuf]) -> anyhow::Result<String> {
         Ok(format!("removed {removed} stale files"))
     } else {
         bail!(kept.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_removed_does_not_keep_the_rest() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [busy, empty] = ["busy", "empty"].map(|it| scratch.path().join(it));
+        std::fs::create_dir_all(busy.join("below")).unwrap();
+        std::fs::create_dir(&empty).unwrap();
+        let error = remove_cgroups("x", &[busy.clone(), empty.clone()]).unwrap_err().to_string();
+        assert!(error.starts_with("removed 1 ") && error.contains("busy"), "{error}");
+        assert!(!empty.exists() && busy.exists());
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Kubelet {
     pub(crate) config: Option<PathBuf>,
     pub(crate) pid: Option<i32>,
     pub(crate) complaint: Option<String>,
+    /// It reads a file that is not to be seen from here.
+    pub(crate) unseen: Option<PathBuf>,
     pub(crate) driver: Option<Said<Driver>>,
     pub(crate) cgroup_root: Option<String>,
     pub(crate) per_qos: Option<Said<bool>>,
@@ -55,8 +57,12 @@ impl Kubelet {
             (by, kubelet.config) = (Some(FLAGS.into()), Some(FLAGS.into()));
         }
         let named = flag(&args, "config").filter(|it| it.starts_with('/')).map(PathBuf::from);
-        let named =
-            named.filter(|it| node.is_there(it) || process.is_some_and(|p| p.comm == "kubelet"));
+        let is_its_own = process.is_some_and(|it| it.comm == "kubelet");
+        let is_here = process.is_none_or(|it| it.is_here);
+        if !is_here && is_its_own {
+            kubelet.unseen = named.clone().filter(|it| !node.is_there(it));
+        }
+        let named = named.filter(|it| node.is_there(it) || (is_its_own && is_here));
         let usual = || CONFIGS.iter().map(PathBuf::from).find(|path| node.is_there(path));
         if let Some(path) = named.or_else(usual) {
             kubelet.read_config(node, &path);

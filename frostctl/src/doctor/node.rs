@@ -30,7 +30,8 @@ pub(crate) struct Ask {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) ask: Ask,
-    pub(crate) has_systemd: bool,
+    /// None where it is not to be seen, as in a container.
+    pub(crate) has_systemd: Option<bool>,
     pub(crate) cgroups: Cgroups,
     pub(crate) tree: Tree,
     pub(crate) kubelet: Kubelet,
@@ -52,14 +53,13 @@ impl Node {
         }
         let containerds = containerd::read(root, &running);
         let is_any_frozen = !tree.frozen.is_empty();
-        let ours = Ours::read(root, &tree.all, &containerds, is_any_frozen);
+        let ours = Ours::read(root, &tree.all, &containerds, is_any_frozen, &running);
         let runtime = ours.runtime.as_deref().ok();
         let programs =
             if ask.programs { programs::read(root, &containerds, runtime) } else { Vec::new() };
         let trials = (root.is_live() && ask.trials).then(|| trial::run(&cgroups));
         Node {
-            // sd_booted(3).
-            has_systemd: root.is_there("/run/systemd/system"),
+            has_systemd: processes::systemd(root, &running),
             kubelet: Kubelet::read(root, &running),
             ask: ask.clone(),
             cgroups,
@@ -86,6 +86,20 @@ impl Node {
         let seen = || roots.next().map(|root| root.driver);
         let is_unit = at.extension().is_some_and(|it| it == "slice");
         told.or_else(seen).unwrap_or(if is_unit { Driver::Systemd } else { Driver::Cgroupfs })
+    }
+
+    /// Whether [`Node::driver`] may be wrong: nobody has said it, no tree shows it, and containerd may
+    /// tell kubelet another than kubelet's own default (1.31 on, with containerd 2.0).
+    pub(crate) fn is_driver_a_guess(&self) -> bool {
+        let kubelet = &self.kubelet;
+        if kubelet.complaint.is_some() {
+            return true;
+        }
+        let at = self.cgroup_root();
+        let is_seen = self.tree.roots.iter().any(|it| it.path.as_path().starts_with(&at));
+        let mut entries = self.containerds.iter().flat_map(|it| &it.entries);
+        let is_contested = entries.any(|it| it.is_default && it.driver() == Driver::Systemd);
+        kubelet.driver.is_none() && !is_seen && (kubelet.unseen.is_some() || is_contested)
     }
 
     /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it.

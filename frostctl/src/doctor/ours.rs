@@ -2,21 +2,28 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use frostlock::cgroup::Identity;
 use frostlock::config::Config;
 use frostlock::journal::reader;
 use frostlock::locate::{Choice, is_frostlock};
+use frostlock::lock::Holder;
 use frostlock::process;
 use frostlock::remains::{self, Known, Unfinished};
 use frostlock::state_dir::StateDir;
 
-use super::containerd::Containerd;
+use super::containerd::{Containerd, Entry};
+use super::processes::{self, Running};
 use super::root::Root;
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
+
+/// An operation takes well under a second, with all its retries some; kubelet's own limit is minutes.
+const HELD_LONG: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Ours {
@@ -30,8 +37,12 @@ pub(crate) struct Ours {
     pub(crate) has_syslog: bool,
     /// Entries of containerd that run frostlock, by name.
     pub(crate) entries: Vec<String>,
+    /// Entries of containerd whose program is not there: their pods cannot start.
+    pub(crate) missing: Vec<Entry>,
     pub(crate) unfinished: Vec<Unfinished>,
     pub(crate) stale: Vec<PathBuf>,
+    /// Locks that have been held for longer than any operation takes.
+    pub(crate) held: Vec<(PathBuf, Holder)>,
     pub(crate) known: Vec<Known>,
     /// When the last of our operations on a cgroup began, in boot time, and which it was.
     pub(crate) last: HashMap<PathBuf, (u64, String)>,
@@ -43,6 +54,7 @@ impl Ours {
         cgroups: &[Identity],
         containerds: &[Containerd],
         is_any_frozen: bool,
+        running: &[Running],
     ) -> Ours {
         let state = if node.is_live() {
             StateDir::from_env()
@@ -61,8 +73,10 @@ impl Ours {
             true => choice.find().map_err(|error| error.to_string()),
             false => Ok(config.runtime.clone().map_or("runc".into(), PathBuf::from)),
         };
-        let entries = containerds.iter().flat_map(|it| &it.entries);
-        let ours = entries.filter(|it| it.binary.as_deref().is_some_and(|it| is_ours(node, it)));
+        let ours = containerds.iter().flat_map(|containerd| {
+            let programs = programs(containerd);
+            programs.filter(|(_, program)| is_ours(node, containerd, program)).map(|(it, _)| it)
+        });
         let socket = std::fs::metadata(node.path("/dev/log".as_ref()));
         Ours {
             config: config_path(),
@@ -73,8 +87,14 @@ impl Ours {
             wants_syslog: config.syslog,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.map(|it| it.name.clone()).collect(),
+            missing: match node.is_live() && processes::is_on_the_node(running) {
+                true => containerds.iter().flat_map(missing).collect(),
+                false => Vec::new(),
+            },
             unfinished: remains::unfinished(&state),
             stale: remains::stale(&state, cgroups),
+            // Those who held it when a tree was recorded are gone.
+            held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
             known: remains::known(&state),
             // The journal has megabytes, and is asked for the age of a freeze only.
             last: if is_any_frozen { last_operations(&state) } else { HashMap::new() },
@@ -98,12 +118,36 @@ fn configuration(node: &Root) -> (Config, Vec<String>) {
     }
 }
 
+fn programs(containerd: &Containerd) -> impl Iterator<Item = (&Entry, &Path)> {
+    containerd.entries.iter().filter_map(|it| Some((it, it.binary.as_deref()?)))
+}
+
 /// In a recorded tree by its name alone.
-fn is_ours(node: &Root, binary: &Path) -> bool {
+fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     match node.is_live() {
-        true => is_frostlock(binary),
+        true => located(containerd, binary).is_some_and(|it| is_frostlock(&it)),
         false => binary.file_name().is_some_and(|it| it.to_string_lossy().starts_with("frostlock")),
     }
+}
+
+fn missing(containerd: &Containerd) -> Vec<Entry> {
+    let missing = programs(containerd).filter(|(_, it)| located(containerd, it).is_none());
+    missing.map(|(entry, _)| entry.clone()).collect()
+}
+
+/// The file of a BinaryName: a name without a directory is looked up in containerd's PATH.
+fn located(containerd: &Containerd, binary: &Path) -> Option<PathBuf> {
+    if binary.is_absolute() {
+        return binary.is_file().then(|| binary.to_owned());
+    }
+    let pid = containerd.running.as_ref().map(|it| it.pid);
+    let its = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/environ")).ok());
+    let its = its.unwrap_or_default();
+    let its = its.split(|byte| *byte == 0).find_map(|it| it.strip_prefix(b"PATH="));
+    let its = std::env::split_paths(OsStr::from_bytes(its.unwrap_or_default()));
+    its.map(|directory| directory.join(binary))
+        .find(|it| it.is_file())
+        .or_else(|| super::programs::which(binary))
 }
 
 fn last_operations(state: &StateDir) -> HashMap<PathBuf, (u64, String)> {
@@ -112,4 +156,26 @@ fn last_operations(state: &StateDir) -> HashMap<PathBuf, (u64, String)> {
     let of_now = records.filter(|it| it.boot_id == now);
     let named = of_now.filter_map(|it| Some((PathBuf::from(it.cgroup?), (it.mono_ns?, it.verb?))));
     named.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_whose_program_is_gone_is_missing() {
+        let entry = |name: &str, binary: &str| Entry {
+            name: name.to_owned(),
+            binary: Some(binary.into()),
+            systemd: None,
+            is_default: false,
+            file: "/etc/containerd/config.toml".into(),
+        };
+        let entries =
+            vec![entry("gone", "/x/frostlock"), entry("name", "frostlock-x"), entry("sh", "sh")];
+        let config = PathBuf::from("/etc/containerd/config.toml");
+        let containerd = Containerd { config, running: None, entries, complaints: Vec::new() };
+        let missing: Vec<String> = missing(&containerd).into_iter().map(|it| it.name).collect();
+        assert_eq!(missing, ["gone", "name"]);
+    }
 }

@@ -1,6 +1,6 @@
 //! The programs of the node that matter here, found running.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::root::Root;
 
@@ -10,6 +10,8 @@ pub(crate) struct Running {
     pub(crate) comm: String,
     pub(crate) args: Vec<String>,
     pub(crate) exe: Option<PathBuf>,
+    /// Whether its paths are ours, too; else doctor is in a container that shares the node's pids.
+    pub(crate) is_here: bool,
 }
 
 /// microk8s runs kubelet as a part of `kubelite`, k3s and rke2 in their own process.
@@ -21,11 +23,56 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     let mut pids: Vec<i32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    // One in a container, as of a node within this one, reads other files under the same names.
+    // One in a container, as of a node within this one, reads other files under the same names; pid 1
+    // is the node itself, also where doctor is the one in a container.
     let place = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
-    let here = place("self");
-    let is_here = |it: &Running| !node.is_live() || place(&it.pid.to_string()) == here;
-    pids.into_iter().filter_map(|pid| of(node, pid)).filter(is_here).collect()
+    let (here, nodes) = (place("self"), place("1"));
+    let running = pids.into_iter().filter_map(|pid| {
+        let mut it = of(node, pid)?;
+        let its = if node.is_live() { place(&pid.to_string()) } else { here.clone() };
+        it.is_here = its == here;
+        (it.is_here || (its.is_some() && its == nodes)).then_some(it)
+    });
+    running.collect()
+}
+
+/// The kernel gives this number to the first of them.
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+fn is_first_pid_namespace() -> bool {
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    namespace.is_ok_and(|it| it == Path::new(FIRST_PID_NAMESPACE))
+}
+
+/// Whether doctor sees the files of the node, and not those of a container.
+pub(crate) fn is_on_the_node(running: &[Running]) -> bool {
+    let link = |path: &str| std::fs::read_link(path).ok();
+    let mounts = link("/proc/1/ns/mnt");
+    let is_with_first =
+        is_first_pid_namespace() && mounts.is_some() && mounts == link("/proc/self/ns/mnt");
+    is_with_first || running.iter().any(|it| it.is_here)
+}
+
+/// Whether systemd runs on the node; none where that is not to be seen.
+pub(crate) fn systemd(node: &Root, running: &[Running]) -> Option<bool> {
+    // sd_booted(3).
+    if node.is_there("/run/systemd/system") {
+        return Some(true);
+    }
+    if !node.is_live() {
+        return Some(false);
+    }
+    let first = node.read("/proc/1/comm").ok()?;
+    // In a container pid 1 may be the container's.
+    let is_the_nodes = is_first_pid_namespace() || running.iter().any(|it| it.is_here);
+    judge_first(first.trim(), is_the_nodes)
+}
+
+fn judge_first(comm: &str, is_the_nodes: bool) -> Option<bool> {
+    match comm {
+        "systemd" => Some(true),
+        _ => is_the_nodes.then_some(false),
+    }
 }
 
 fn of(node: &Root, pid: i32) -> Option<Running> {
@@ -36,7 +83,7 @@ fn of(node: &Root, pid: i32) -> Option<Running> {
     let cmdline = node.read(format!("/proc/{pid}/cmdline")).ok()?;
     let args = cmdline.split('\0').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
     let exe = std::fs::read_link(node.path(format!("/proc/{pid}/exe").as_ref())).ok();
-    Some(Running { pid, comm, args, exe })
+    Some(Running { pid, comm, args, exe, is_here: true })
 }
 
 /// The value of `--name=value` or `--name value`, the last one; a bare switch is `true`.
@@ -56,4 +103,16 @@ pub(crate) fn flag(args: &[String], name: &str) -> Option<String> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_1_of_a_container_says_nothing_about_the_node() {
+        assert_eq!(judge_first("node-problem-de", false), None);
+        assert_eq!(judge_first("init", true), Some(false));
+        assert_eq!(judge_first("systemd", false), Some(true));
+    }
 }

@@ -109,7 +109,7 @@ fn recorded(node: &Root) -> Vec<Program> {
     said.map(|(said, path)| Program::of(path, &said)).collect()
 }
 
-fn which(name: &Path) -> Option<PathBuf> {
+pub(crate) fn which(name: &Path) -> Option<PathBuf> {
     if name.is_absolute() {
         return Some(name.to_owned());
     }

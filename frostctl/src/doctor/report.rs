@@ -112,7 +112,12 @@ fn summary(report: &Report) -> String {
 pub(super) fn plugin(findings: &[Finding], checks: usize) -> (String, Exit) {
     let problems: Vec<&Finding> =
         findings.iter().filter(|it| it.severity >= Severity::Warning).collect();
+    let untried = findings.iter().find(|it| it.is_untried);
     match problems.as_slice() {
+        [] if untried.is_some() => {
+            let what = untried.map_or("", |it| it.what.as_str());
+            (short(&format!("cannot tell: {what}")), Exit::Unknown)
+        }
         [] => (format!("OK: {checks} checks"), Exit::Clean),
         [one] => (short(&format!("{}: {}", one.check, one.what)), Exit::Found),
         [first, more @ ..] => {

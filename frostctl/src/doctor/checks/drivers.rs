@@ -15,6 +15,14 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                 .remedy("mend the file; kubelet's own log says more: journalctl -u kubelet"),
         );
     }
+    if let Some(file) = &node.kubelet.unseen {
+        findings.push(
+            Finding::note(NAME, "kubelet's configuration is not to be seen from here")
+                .seen(file, "is not there; kubelet was started with it")
+                .so("which cgroup driver kubelet uses is known only if a flag says it")
+                .remedy("run doctor on the node, or share that file with doctor's container"),
+        );
+    }
     for containerd in &node.containerds {
         findings.extend(unreadable(containerd));
         findings.extend(against_kubelet(node, containerd));
@@ -42,6 +50,9 @@ fn against_kubelet(node: &Node, containerd: &Containerd) -> Vec<Finding> {
     }
     let entries = || containerd.entries.iter();
     let Some(said) = &node.kubelet.driver else {
+        if node.kubelet.unseen.is_some() {
+            return Vec::new();
+        }
         // Since 1.31 kubelet asks the runtime, which answers from containerd 2.0 on.
         let systemd = entries().find(|it| it.is_default && it.driver() == Driver::Systemd);
         return systemd.map(|it| unsaid(node, it)).into_iter().collect();
@@ -91,8 +102,16 @@ fn systemd_cgroup(entry: &Entry) -> String {
 
 fn without_systemd(node: &Node) -> Option<Finding> {
     let said = node.kubelet.driver.as_ref()?;
-    if said.value != Driver::Systemd || node.has_systemd {
+    if said.value != Driver::Systemd || node.has_systemd == Some(true) {
         return None;
+    }
+    if node.has_systemd.is_none() {
+        return Some(
+            Finding::note(NAME, "whether systemd runs on this node is not to be seen from here")
+                .seen("/run/systemd/system", "is not there, and pid 1 is not the node's")
+                .so("kubelet's driver, systemd, was not checked against it")
+                .remedy("run doctor on the node, or share /run/systemd or the pids (hostPID) with doctor's container"),
+        );
     }
     Some(
         Finding::error(NAME, "kubelet uses the systemd driver, and systemd does not run here")

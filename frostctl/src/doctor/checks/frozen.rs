@@ -14,7 +14,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     let mut findings: Vec<Finding> = node.tree.frozen.iter().map(|it| one(node, it)).collect();
     // Notes of what is not frozen any more.
     for left in &node.ours.unfinished {
-        let is_frozen = node.tree.frozen.iter().any(|it| left.cgroup.as_ref() == Some(&it.path));
+        let is_frozen = node.tree.frozen.iter().any(|it| is_of(left.cgroup.as_ref(), &it.path));
         if !is_frozen {
             let what = left.operation.as_deref().unwrap_or("no operation that can be told");
             let cgroup = left.cgroup.as_ref();
@@ -32,9 +32,17 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
+/// Notes and records name the cgroup of the lock; crun has the processes in one right below it. Deeper
+/// ones are of containers within the container.
+fn is_of(named: Option<&Identity>, frozen: &Identity) -> bool {
+    let (Some(named), frozen) = (named, frozen.as_path()) else { return false };
+    let named = named.as_path();
+    named == frozen || Some(named) == frozen.parent()
+}
+
 fn one(node: &Node, frozen: &Frozen) -> Finding {
-    let left = node.ours.unfinished.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
-    let known = node.ours.known.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let left = node.ours.unfinished.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
+    let known = node.ours.known.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
     let is_paused = known.is_some_and(|it| it.paused);
     let state = match frozen.state {
         Freezer::Freezing => "stuck FREEZING",
@@ -52,7 +60,7 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
         (Some(left), false) => Finding::error(NAME, what)
             .seen(&left.note, format!("{} by pid {}, which is gone", left.operation.as_deref().unwrap_or("?"), left.pid))
             .remedy("frostctl doctor --fix thaws it: it was an operation of frostlock's that was killed")
-            .fix(Fix::Undo(frozen.path.clone())),
+            .fix(Fix::Undo(left.cgroup.clone().unwrap_or_else(|| frozen.path.clone()))),
         (_, true) => Finding::note(NAME, format!("{what}: it was paused through frostlock"))
             .remedy("nothing has to be done; resume it with what paused it"),
         (None, false) if frozen.state == Freezer::Freezing => Finding::error(NAME, what).remedy(format!(
@@ -76,7 +84,7 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
 }
 
 fn name(node: &Node, frozen: &Frozen) -> String {
-    let known = node.ours.known.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let known = node.ours.known.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
     let pod = known.map(|it| &it.pod);
     let names = pod.and_then(|pod| Some((pod.namespace.as_deref()?, pod.name.as_deref()?)));
     let container = pod.and_then(|pod| pod.container.as_deref()).unwrap_or_default();
@@ -91,7 +99,7 @@ fn name(node: &Node, frozen: &Frozen) -> String {
 
 /// By what we did last with it: the kernel keeps no time on v1, and on v2 a sum of all freezes.
 fn age(node: &Node, frozen: &Frozen) -> String {
-    let left = node.ours.unfinished.iter().find(|it| it.cgroup.as_ref() == Some(&frozen.path));
+    let left = node.ours.unfinished.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
     let last = node.ours.last.get(frozen.path.as_path() as &Path);
     match (left.and_then(|it| it.age), last) {
         (Some(age), _) => format!("for {}", spoken(age)),
@@ -109,5 +117,19 @@ pub(super) fn spoken(age: Duration) -> String {
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_of_its_cgroup_and_of_the_one_right_below() {
+        let cgroup = |path: &str| Identity::new(path).unwrap();
+        let named = cgroup("/pod/scope");
+        let is_of = |frozen: &str| is_of(Some(&named), &cgroup(frozen));
+        assert!(is_of("/pod/scope") && is_of("/pod/scope/container"));
+        assert!(!is_of("/pod") && !is_of("/pod/scope/docker/nested") && !is_of("/pod/other"));
     }
 }

@@ -15,6 +15,21 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                 .remedy("mend the line; deploy/config.toml has every key with its range"),
         );
     }
+    for entry in &ours.missing {
+        let what = format!("the program of containerd's runtime {} is not there", entry.name);
+        let binary = entry.binary.clone().unwrap_or_default();
+        let finding = Finding::error(NAME, what)
+            .seen(&entry.file, format!("BinaryName = {:?}", binary.display().to_string()));
+        findings.push(
+            finding
+                .seen(binary, "no such file")
+                .so("no pod of it starts, and those that run cannot be stopped")
+                .remedy(
+                    "install it there again, or take the entry out (frostctl unconfigure, if it was \
+                     frostlock) and restart containerd",
+                ),
+        );
+    }
     if let Err(why) = &ours.runtime {
         let finding = if is_used {
             Finding::error(NAME, "frostlock finds no runtime")

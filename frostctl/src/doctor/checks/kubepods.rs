@@ -78,19 +78,24 @@ fn missing(node: &Node, root: &Identity) -> Finding {
     if let Some(file) = &node.kubelet.config {
         finding = finding.seen(file, format!("cgroup driver {driver}"));
     }
-    let finding = finding
-        .so("kubelet makes it when it starts; where it cannot, or the node came up after an unclean \
-             shutdown, it ends with `Failed to start ContainerManager: root container [kubepods] \
-             doesn't exist`, and no pod starts")
+    let finding = finding.so(
+        "kubelet makes it when it starts; where it cannot, or the node came up after an unclean \
+         shutdown, it ends with `Failed to start ContainerManager: root container [kubepods] \
+         doesn't exist`, and no pod starts",
+    );
+    // The wrong tree would be the proof of the wrong driver from then on.
+    if node.is_driver_a_guess() {
+        return finding.remedy(
+            "which cgroup driver kubelet uses, and so which root it wants, is not known: set \
+             cgroupDriver in kubelet's configuration, then frostctl doctor --fix",
+        );
+    }
+    finding
         .remedy(
             "frostctl doctor --fix, then systemctl restart kubelet. Do not set cgroupsPerQOS to false: \
              that gives up the isolation of pods",
-        );
-    // Which driver, and so which root, is a guess where the configuration cannot be read.
-    match node.kubelet.complaint {
-        Some(_) => finding,
-        None => finding.fix(mend(root, driver)),
-    }
+        )
+        .fix(mend(root, driver))
 }
 
 /// In some hierarchies, and not in others that kubelet looks at.

@@ -47,11 +47,26 @@ fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
     } else {
         format!("{} and {} others", first.uid, left.len() - 1)
     };
+    let finding = finding.so(
+        "each costs the kernel memory and slows whatever walks the tree, kubelet and cAdvisor above \
+         all; a directory of the same name can be in the way of a new pod",
+    );
+    // A pod that kubelet is about to fill has no process yet, and who else's root it is we do not know.
+    if node.kubelet.pods.is_none() || !is_of_this_kubelet(node, root) {
+        return Some(finding.remedy(
+            "whose pods these were is not known, so --fix leaves them; if no kubelet uses them: \
+             rmdir, deepest first",
+        ));
+    }
     Some(
         finding
-            .so("each costs the kernel memory and slows whatever walks the tree, kubelet and cAdvisor \
-                 above all; a directory of the same name can be in the way of a new pod")
             .remedy("frostctl doctor --fix removes what has no process in it; the kernel refuses the rest")
             .fix(Fix::RemoveCgroups { pod, dirs }),
     )
+}
+
+/// Its root, or the one beside it of the driver that it had before. kind's nodes have theirs deeper.
+fn is_of_this_kubelet(node: &Node, root: &KubeRoot) -> bool {
+    let expected = node.expected_root();
+    expected.is_some_and(|it| it.as_path().parent() == root.path.as_path().parent())
 }

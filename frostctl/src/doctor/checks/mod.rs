@@ -70,7 +70,7 @@ pub(crate) const ALL: &[Check] = &[
     Check {
         name: "own-state",
         about: "Locks that nobody holds and records of containers that are gone, in frostlock's state \
-                directory; locks that are held for long; a trial of doctor's that was killed.",
+                directory; locks that have been held for more than 30 s, and by whom; a trial of doctor's that was killed.",
         run: own_state::check,
     },
     Check {
@@ -88,7 +88,7 @@ pub(crate) const ALL: &[Check] = &[
     Check {
         name: "installation",
         about: "frostlock itself: its configuration, its runtime, its state directory, syslog, and whether \
-                a runtime of containerd's goes through it.",
+                a runtime of containerd's goes through it, and whether the programs of these are there.",
         run: installation::check,
     },
 ];

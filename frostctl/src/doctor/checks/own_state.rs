@@ -4,13 +4,37 @@ use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
 use super::super::trial;
+use super::frozen::spoken;
 
 const NAME: &str = "own-state";
 
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
-    stale(node).into_iter().chain(scratch(node)).collect()
+    stale(node).into_iter().chain(held(node)).chain(scratch(node)).collect()
+}
+
+/// Nothing is done by force: the holder is in the midst of an operation.
+fn held(node: &Node) -> Vec<Finding> {
+    let held = node.ours.held.iter();
+    held.map(|(file, holder)| {
+        let (pid, age) = (holder.process.pid, spoken(holder.held_for()));
+        let what = format!(
+            "the lock of container {} has been held for {age} by {}, pid {pid}",
+            holder.id, holder.verb
+        );
+        Finding::warning(NAME, what)
+            .seen(file, holder.to_string())
+            .so(
+                "every other operation on the container waits its time for it, and then goes ahead \
+                 without the lock",
+            )
+            .remedy(format!(
+                "see what it waits for: cat /proc/{pid}/stack, and that of its children; the lock \
+                 ends with the process"
+            ))
+    })
+    .collect()
 }
 
 fn stale(node: &Node) -> Option<Finding> {

@@ -21,7 +21,7 @@ pub(super) fn freezer(node: &Node) -> Vec<Finding> {
                 ),
         ],
         Err(why) => vec![
-            Finding::note(NAME, "whether the freezer works was not tried")
+            Finding::untried(NAME, "whether the freezer works was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ],
@@ -34,7 +34,7 @@ pub(super) fn refill(node: &Node) -> Vec<Finding> {
     match &trials.refill {
         Ok(trial) => found(trial),
         Err(why) => vec![
-            Finding::note(NAME, "whether a refill works was not tried")
+            Finding::untried(NAME, "whether a refill works was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ],
