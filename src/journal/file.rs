@@ -15,24 +15,33 @@ pub(super) trait Rotation {
     fn set_aside(&self, path: &Path) -> io::Result<()>;
 }
 
+/// A file is set aside, and removed, at most this often while one line is added.
+const APPEND_TRIES: u32 = 4;
+
 /// Adds a line, which brings its own end. Waits for no other writer, and for a disk only as any write
 /// to the page cache does: there is no fsync.
 pub(super) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         state_dir::make_private(directory)?;
     }
-    let mut file = open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.len() > 0 && rotation.is_full(&metadata, line.len()) {
-        file = rotate(file, path, rotation)?;
+    for _ in 0..APPEND_TRIES {
+        let mut file = open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.len() > 0 && rotation.is_full(&metadata, line.len()) {
+            file = rotate(file, path, rotation)?;
+        }
+        let line = if ends_torn(&file) { [b"\n", line].concat() } else { line.to_vec() };
+        // One write: with O_APPEND, lines of several writers do not mix.
+        if file.write(&line)? != line.len() {
+            // A full disk; the next one sees that the line is torn.
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        // Two rotations since it was opened: nobody reads that file any more.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(());
+        }
     }
-    let line = if ends_torn(&file) { [b"\n", line].concat() } else { line.to_vec() };
-    // One write: with O_APPEND, lines of several writers do not mix.
-    match file.write(&line)? {
-        whole if whole == line.len() => Ok(()),
-        // A full disk; the next one sees that the line is torn.
-        _ => Err(io::ErrorKind::WriteZero.into()),
-    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Moves the full file aside, once: of several that find it full, one has the lock and the others
