@@ -22,6 +22,8 @@ use crate::output::Output;
 use contention::Contentions;
 use findings::Finding;
 use tally::{Numbers, Tally};
+#[cfg(test)]
+pub(crate) use text::time;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Command {

@@ -34,7 +34,7 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     say_skipped(out, report.skipped)
 }
 
-pub(super) fn time(unix_ms: i64) -> String {
+pub(crate) fn time(unix_ms: i64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.max(0) as u64);
     humantime::format_rfc3339_seconds(time).to_string()
 }
