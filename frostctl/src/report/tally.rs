@@ -8,6 +8,9 @@ use crate::journal::Record;
 
 const MINUTE_MS: i64 = 60_000;
 
+/// 2000: a clock that says less was not set yet, as at a boot without a battery before NTP.
+const CLOCK_SET_MS: i64 = 946_684_800_000;
+
 /// Of the slowest and of the worst pods as many as a person reads.
 const SHOWN_PODS: usize = 10;
 
@@ -57,6 +60,8 @@ pub(crate) struct Minute {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Numbers {
     pub(crate) operations: u64,
+    /// Of these, those whose time says nothing; 0 in both times if it is all of them.
+    pub(crate) clock_not_set: u64,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) verbs: Vec<Verb>,
@@ -80,19 +85,8 @@ impl Tally {
         if !record.is_operation() {
             return;
         }
-        let numbers = &mut self.numbers;
-        let first_ms = if numbers.operations == 0 { unix_ms } else { numbers.first_ms };
-        numbers.first_ms = first_ms.min(unix_ms);
-        numbers.last_ms = numbers.last_ms.max(unix_ms);
-        numbers.operations += 1;
         let failure = failure(record);
-        let was_helped = record.attempts > 1 || !record.refills.is_empty();
-        let minute = numbers.minutes.entry(unix_ms.div_euclid(MINUTE_MS)).or_default();
-        match (failure, was_helped) {
-            (Some(_), _) => minute.failed += 1,
-            (None, true) => minute.helped += 1,
-            (None, false) => minute.clean += 1,
-        }
+        self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
         match self.verbs.iter_mut().find(|verb| *verb.verb == *record.verb) {
             Some(verb) => verb.add(record, took_ms, failure),
@@ -131,6 +125,26 @@ impl Tally {
         pods.sort_by(|a, b| b.failed.cmp(&a.failed).then(a.pod.cmp(&b.pod)));
         pods.truncate(SHOWN_PODS);
         Numbers { verbs, slowest_pods, worst_pods: pods, ..self.numbers }
+    }
+}
+
+impl Numbers {
+    fn add(&mut self, record: &Record<'_>, unix_ms: i64, failed: bool) {
+        self.operations += 1;
+        if unix_ms < CLOCK_SET_MS {
+            self.clock_not_set += 1;
+            return;
+        }
+        let first_ms = if self.first_ms == 0 { unix_ms } else { self.first_ms };
+        self.first_ms = first_ms.min(unix_ms);
+        self.last_ms = self.last_ms.max(unix_ms);
+        let was_helped = record.attempts > 1 || !record.refills.is_empty();
+        let minute = self.minutes.entry(unix_ms.div_euclid(MINUTE_MS)).or_default();
+        match (failed, was_helped) {
+            (true, _) => minute.failed += 1,
+            (false, true) => minute.helped += 1,
+            (false, false) => minute.clean += 1,
+        }
     }
 }
 
@@ -218,6 +232,17 @@ mod tests {
         let mut verb = Verb::default();
         verb.add(&Record::default(), 7_200_000.0, None);
         assert!((verb.finish().max_ms - 7_200_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_clock_that_was_not_set_is_not_on_the_axis() {
+        let mut numbers = Numbers::default();
+        for ms in [5000, CLOCK_SET_MS + 7, 0, CLOCK_SET_MS + 5] {
+            numbers.add(&Record::default(), ms, false);
+        }
+        let times = (numbers.first_ms - CLOCK_SET_MS, numbers.last_ms - CLOCK_SET_MS);
+        assert_eq!((numbers.operations, numbers.clock_not_set, times), (4, 2, (5, 7)));
+        assert_eq!(numbers.minutes.len(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anstyle::Style;
 
 use super::Report;
 use super::findings::Finding;
-use super::tally::{Pod, Verb};
+use super::tally::{Numbers, Pod, Verb};
 use crate::history::say_skipped;
 use crate::output::table;
 
@@ -16,11 +16,10 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let numbers = &report.numbers;
     writeln!(
         out,
-        "{} operations of {} containers, {} to {}\n",
+        "{} operations of {} containers, {}\n",
         numbers.operations,
         report.containers,
-        time(numbers.first_ms),
-        time(numbers.last_ms)
+        when(numbers)
     )?;
     write_verbs(out, &numbers.verbs)?;
     write_pods(out, "slowest pods", &numbers.slowest_pods)?;
@@ -32,6 +31,16 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         write_finding(out, finding)?;
     }
     say_skipped(out, report.skipped)
+}
+
+/// From when to when, and how many of the operations have no time.
+pub(super) fn when(numbers: &Numbers) -> String {
+    let times = format!("{} to {}", time(numbers.first_ms), time(numbers.last_ms));
+    match numbers.clock_not_set {
+        0 => times,
+        all if all == numbers.operations => "while the clock was not set".into(),
+        some => format!("{times}, and {some} of them while the clock was not set"),
+    }
 }
 
 pub(crate) fn time(unix_ms: i64) -> String {
