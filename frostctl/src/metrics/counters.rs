@@ -153,6 +153,11 @@ fn known(words: &[&str], word: Option<&str>) -> String {
     word.filter(|word| words.contains(word)).unwrap_or(OTHER).to_owned()
 }
 
+/// The verb, or `other`: a file has no more kinds of operations than there are verbs.
+pub(crate) fn known_verb(verb: &str) -> &str {
+    if VERBS.contains(&verb) { verb } else { OTHER }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,7 @@ use crate::exit::Exit;
 use crate::output::{self, Output};
 use checkpoint::{Checkpoint, Store};
 use counters::Counters;
+pub(crate) use counters::known_verb;
 use frozen::Frozen;
 use pods::Pods;
 

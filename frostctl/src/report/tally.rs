@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::journal::Record;
+use crate::metrics::known_verb;
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -88,10 +89,11 @@ impl Tally {
         let failure = failure(record);
         self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
-        match self.verbs.iter_mut().find(|verb| *verb.verb == *record.verb) {
+        let word = known_verb(&record.verb);
+        match self.verbs.iter_mut().find(|verb| verb.verb == word) {
             Some(verb) => verb.add(record, took_ms, failure),
             None => {
-                let mut verb = Verb { verb: record.verb.to_string(), ..Verb::default() };
+                let mut verb = Verb { verb: word.to_owned(), ..Verb::default() };
                 verb.add(record, took_ms, failure);
                 self.verbs.push(verb);
             }
@@ -243,6 +245,18 @@ mod tests {
         let times = (numbers.first_ms - CLOCK_SET_MS, numbers.last_ms - CLOCK_SET_MS);
         assert_eq!((numbers.operations, numbers.clock_not_set, times), (4, 2, (5, 7)));
         assert_eq!(numbers.minutes.len(), 1);
+    }
+
+    #[test]
+    fn foreign_verbs_are_one() {
+        let mut tally = Tally::default();
+        for verb in ["create", "x1", "x2"] {
+            let line = format!(r#"{{"v":1,"verb":"{verb}"}}"#);
+            tally.add(&serde_json::from_str(&line).unwrap(), 0, None);
+        }
+        let verbs = tally.finish(|_| String::new()).verbs;
+        let verbs: Vec<_> = verbs.iter().map(|verb| (&*verb.verb, verb.count)).collect();
+        assert_eq!(verbs, [("create", 1), ("other", 2)]);
     }
 
     #[test]
