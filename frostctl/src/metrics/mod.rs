@@ -112,7 +112,7 @@ impl Source {
         let state = StateDir::from_env();
         let journal = self.journal.clone().unwrap_or_else(|| state.journal());
         let mut files = 0;
-        let checkpoint = match self.checkpoint(&state) {
+        let mut checkpoint = match self.checkpoint(&state) {
             None => {
                 let mut checkpoint = Checkpoint::default();
                 files = self.advance(&journal, &mut checkpoint)?;
@@ -123,6 +123,7 @@ impl Source {
                 Ok(())
             })?,
         };
+        checkpoint.counters.announce();
         Ok(Snapshot {
             journal,
             journal_files: files,
