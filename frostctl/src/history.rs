@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::journal::{Journal, Reader, Record, Skipped, Source, unix_ms};
 use crate::lives::{Life, Lives, Names};
-use crate::output::{Output, table};
+use crate::output::{Output, plain, table};
 use crate::timeline::{Event, Story};
 
 /// How often a journal that is followed is looked at.
@@ -162,9 +162,9 @@ fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<
             table(["CONTAINER", "POD", "NAME", "LASTED", "READY AFTER", "EXECS", "END"]);
         for life in &answer.lives {
             table.add_row([
-                life.id.chars().take(12).collect(),
-                life.names.pod(),
-                life.names.container.clone(),
+                plain(&life.id.chars().take(12).collect::<String>()),
+                plain(&life.names.pod()),
+                plain(&life.names.container),
                 seconds(life.lasted_s),
                 ready(life.ready_after_s, life.readiness_known),
                 life.execs.to_string(),
@@ -193,16 +193,17 @@ fn show(output: &Output, answer: &Answer<Story>, follow: bool) -> anyhow::Result
 }
 
 fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
-    writeln!(out, "{}  {} {}", story.id, story.names.pod(), story.names.container)?;
+    let heading = format!("{}  {} {}", story.id, story.names.pod(), story.names.container);
+    writeln!(out, "{}", plain(&heading))?;
     let mut table = table(["TIME", "AGE", "AFTER", "WHAT", "TOOK", "DETAIL"]);
     for event in &story.events {
         table.add_row([
-            event.time.clone(),
+            plain(&event.time),
             seconds(event.age_s),
             format!("+{}", seconds(event.after_s)),
-            event.what.clone(),
+            plain(&event.what),
             event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
-            event.detail.clone(),
+            plain(&event.detail),
         ]);
     }
     writeln!(out, "{}", table.trim_fmt())?;
@@ -242,7 +243,8 @@ fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         let took = event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
-        writeln!(out, "{}  {label}  {}  {took}  {}", event.time, event.what, event.detail)?;
+        let line = format!("{}  {label}  {}  {took}  {}", event.time, event.what, event.detail);
+        writeln!(out, "{}", plain(&line))?;
     }
     out.flush()?;
     Ok(())
@@ -306,5 +308,27 @@ impl Tail {
             lines.push(std::mem::replace(&mut self.part, rest));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_journal() {
+        let mut lives = Lives::default();
+        let line =
+            r#"{"v":1,"mono_ns":5,"verb":"create","id":"c\u001b[2J","note":"n\u001b]0;x\u0007"}"#;
+        let record: Record<'_> = serde_json::from_str(line).unwrap();
+        add(&mut lives, &record);
+        let mut story = Story::begin(&lives.all[0]);
+        story.add(&record);
+        story.finish(&lives.all[0]);
+        let mut out = Vec::new();
+        tell_one(&mut out, &story).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("2J") && text.contains("]0;x"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
 }

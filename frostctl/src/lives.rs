@@ -271,6 +271,10 @@ impl Lives {
         let known = self.newest.get(&*record.id).copied();
         if let Some(index) = known {
             let life = self.all.get(index)?;
+            // Told late, of one that had the id before.
+            if matches!(&*record.verb, "exit" | "oom") && record.mono_ns < life.first_ns {
+                return None;
+            }
             // An exit may be told after the removal, a second delete of a caller that insists, too.
             if !creates || !(life.created || life.is_over()) {
                 return Some(index);
@@ -296,6 +300,18 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::journal::unix_ms;
+
+    #[test]
+    fn an_exit_told_late_is_not_that_of_the_next_with_the_id() {
+        let exit = line("b", 20.0, "exit", "c", json!({"exit": {"code": 3}}));
+        let first =
+            [line("b", 10.0, "create", "c", json!({})), line("b", 21.0, "delete", "c", json!({}))];
+        let told = lives(&[&first[..], std::slice::from_ref(&exit)].concat());
+        assert_eq!(told[0].exited, Some((20_000_000_000, Exit::Code(3))));
+        let again = line("b", 90.0, "create", "c", json!({}));
+        let told = lives(&[&first[..], &[again, exit]].concat());
+        assert_eq!((told.len(), told[1].exited), (2, None));
+    }
 
     /// A record at a second of a boot, with what `more` adds.
     pub(crate) fn line(boot: &str, at_s: f64, verb: &str, id: &str, more: Value) -> String {

@@ -80,6 +80,12 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
+/// Text from a journal, without what a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    const BYTES: usize = 4000;
+    frostlock::text::one_line(text.as_ref(), BYTES)
+}
+
 /// `frostctl ... | head` is no failure.
 pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {

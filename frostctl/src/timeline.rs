@@ -91,6 +91,7 @@ impl Story {
     }
 
     pub(crate) fn finish(&mut self, life: &Life) {
+        self.in_order();
         self.names = life.names.clone();
         self.end = life.end().as_str();
         self.ready_after_s = life.ready_after_ns().map(|ns| ns as f64 / 1e9);
@@ -98,6 +99,16 @@ impl Story {
         let more = self.folded();
         if let Some(last) = self.events.last_mut().filter(|_| !more.is_empty()) {
             last.detail = join([std::mem::take(&mut last.detail), more.replace("after", "then")]);
+        }
+    }
+
+    /// An exit may be told long after the removal.
+    fn in_order(&mut self) {
+        self.events.sort_by_key(|event| event.mono_ns);
+        let mut before = self.first_ns;
+        for event in &mut self.events {
+            event.after_s = event.mono_ns.saturating_sub(before) as f64 / 1e9;
+            before = event.mono_ns;
         }
     }
 

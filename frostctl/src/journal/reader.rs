@@ -133,13 +133,18 @@ impl Reader {
             self.earlier_boots.insert(before);
             self.latest_ns = 0;
         }
-        if record.mono_ns.saturating_add(DISORDER_NS) < self.latest_ns {
+        if !is_told_late(record) && record.mono_ns.saturating_add(DISORDER_NS) < self.latest_ns {
             self.skipped.out_of_order += 1;
             return false;
         }
         self.latest_ns = self.latest_ns.max(record.mono_ns);
         true
     }
+}
+
+/// An end that was caught up on: it has the time at which it happened, be that hours ago.
+fn is_told_late(record: &Record<'_>) -> bool {
+    matches!(&*record.verb, "exit" | "oom")
 }
 
 fn version(line: &str) -> u32 {
@@ -197,6 +202,15 @@ mod tests {
         let (ids, skipped) = read(&lines.join("\n"));
         assert_eq!(ids, ["1", "2"]);
         assert_eq!(skipped.out_of_order, 2);
+    }
+
+    #[test]
+    fn an_exit_that_is_told_hours_later_is_read() {
+        let late = line("a", 10, "late").replace("kill", "exit");
+        let lines = [line("a", 8000, "1"), late, line("a", 10, "far back"), line("a", 8001, "2")];
+        let (ids, skipped) = read(&lines.join("\n"));
+        assert_eq!(ids, ["1", "late", "2"]);
+        assert_eq!(skipped.out_of_order, 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 
@@ -192,10 +192,15 @@ impl<'de> Visitor<'de> for TextVisitor {
 
 /// Milliseconds since 1970 of a time as the journal writes it, always in UTC.
 pub(crate) fn unix_ms(time: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| time.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let ms = number(20, 23).unwrap_or(0);
+    let number = |from: usize, to: usize, range: RangeInclusive<i64>| {
+        time.get(from..to)?.parse().ok().filter(|number| range.contains(number))
+    };
+    let (year, month, day) =
+        (number(0, 4, 0..=9999)?, number(5, 7, 1..=12)?, number(8, 10, 1..=31)?);
+    let (hour, minute) = (number(11, 13, 0..=23)?, number(14, 16, 0..=59)?);
+    // A leap second is the one before, so that no time is after the year 9999.
+    let second = number(17, 19, 0..=60)?.min(59);
+    let ms = number(20, 23, 0..=999).unwrap_or(0);
     // The days of a civil date: years begin in March, so that a leap day is the last.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
@@ -222,7 +227,16 @@ mod tests {
             assert_eq!(unix_ms(text), Some(seconds * 1000), "{text}");
         }
         assert_eq!(unix_ms("1970-01-01T00:00:00.250Z"), Some(250));
-        assert_eq!(unix_ms("yesterday"), None);
+        for wrong in [
+            "yesterday",
+            "9999-99-01T00:00:00.000Z",
+            "2026-01-00T00:00:00Z",
+            "-999-01-01T00:00:00Z",
+        ] {
+            assert_eq!(unix_ms(wrong), None, "{wrong}");
+        }
+        let last = unix_ms("9999-12-31T23:59:60.999Z").unwrap();
+        assert_eq!(crate::report::time(last), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -115,6 +115,18 @@ impl Counters {
         self.oom_kills += record.oom_kill.unwrap_or(0).min(1 << 32);
     }
 
+    /// What an alert waits for is 0 before it happens: a series that begins with its only event shows
+    /// no increase.
+    pub(crate) fn announce(&mut self) {
+        self.lock_waits.entry("unavailable".to_owned()).or_default();
+        for reason in REASONS {
+            let ends = self.refills.entry(reason.to_owned()).or_default();
+            for end in ["failed", "no effect"] {
+                ends.entry(end.to_owned()).or_default();
+            }
+        }
+    }
+
     fn add_refills(&mut self, record: &Record) {
         for refill in &record.refills {
             let reason = known(&REASONS, refill.reason.as_deref());
@@ -153,6 +165,11 @@ fn known(words: &[&str], word: Option<&str>) -> String {
     word.filter(|word| words.contains(word)).unwrap_or(OTHER).to_owned()
 }
 
+/// The verb, or `other`: a file has no more kinds of operations than there are verbs.
+pub(crate) fn known_verb(verb: &str) -> &str {
+    if VERBS.contains(&verb) { verb } else { OTHER }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +195,19 @@ mod tests {
         assert_eq!(counters.durations["create"].sum_us, 188_000);
         assert_eq!(counters.durations["create"].buckets[5], 1, "188 ms is below 250 ms");
         assert_eq!(counters.lock_waits["exclusive"].buckets[1], 1, "7 ms is below 10 ms");
+    }
+
+    #[test]
+    fn what_alerts_wait_for_is_there_before_it_happens() {
+        let mut counters = Counters::default();
+        counters.announce();
+        assert_eq!(counters.lock_waits["unavailable"].count, 0);
+        for reason in REASONS {
+            assert_eq!(
+                (counters.refills[reason]["failed"], counters.refills[reason]["no effect"]),
+                (0, 0)
+            );
+        }
     }
 
     #[test]

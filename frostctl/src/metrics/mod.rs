@@ -23,6 +23,7 @@ use crate::exit::Exit;
 use crate::output::{self, Output};
 use checkpoint::{Checkpoint, Store};
 use counters::Counters;
+pub(crate) use counters::known_verb;
 use frozen::Frozen;
 use pods::Pods;
 
@@ -111,7 +112,7 @@ impl Source {
         let state = StateDir::from_env();
         let journal = self.journal.clone().unwrap_or_else(|| state.journal());
         let mut files = 0;
-        let checkpoint = match self.checkpoint(&state) {
+        let mut checkpoint = match self.checkpoint(&state) {
             None => {
                 let mut checkpoint = Checkpoint::default();
                 files = self.advance(&journal, &mut checkpoint)?;
@@ -122,6 +123,7 @@ impl Source {
                 Ok(())
             })?,
         };
+        checkpoint.counters.announce();
         Ok(Snapshot {
             journal,
             journal_files: files,

@@ -35,6 +35,10 @@ const SUBSCRIBED: Duration = Duration::from_millis(500);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
+/// The same for what ended before: each try is a list of all tasks.
+const CATCH_UP_DELAY: Duration = Duration::from_secs(5);
+const LONGEST_CATCH_UP_DELAY: Duration = Duration::from_secs(60);
+
 /// So many exits are remembered, so that memory is bounded.
 const KNOWN: usize = 100_000;
 
@@ -77,14 +81,49 @@ async fn events(
         .with_context(|| socket.display().to_string())?;
     *connected = true;
     let known = Mutex::new(known);
-    let (listened, caught_up) = tokio::join!(listen(channel.clone(), &known, log), async {
+    let listened = async {
+        let listened = listen(channel.clone(), &known, log).await;
+        listened.with_context(|| format!("{} was closed", socket.display()))
+    };
+    tokio::try_join!(listened, async {
         sleep(SUBSCRIBED).await;
-        let caught_up = timeout(CONNECT_LIMIT, missed(channel, &known, log)).await;
-        log.note(&format!("listening to {}", socket.display()));
-        caught_up
-    });
-    caught_up.context("what ended before").and_then(|it| it)?;
-    listened.with_context(|| format!("{} was closed", socket.display()))
+        let missed = || missed(channel.clone(), &known, log);
+        let mut failed = false;
+        catch_up(CATCH_UP_DELAY, missed, |error| {
+            let listening = format!("listening to {}", socket.display());
+            log.note(if failed { "caught up with what ended before" } else { &listening });
+            failed = error.is_some();
+            error.into_iter().for_each(|error| log.say(error));
+        })
+        .await;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Until it succeeds, or the connection ends: a shim that hangs makes containerd wait for it, and
+/// with it all that ask for tasks. `tell` gets the end of the first try, and the last.
+async fn catch_up<F>(
+    mut delay: Duration,
+    missed: impl Fn() -> F,
+    mut tell: impl FnMut(Option<anyhow::Error>),
+) where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let mut was_told = false;
+    loop {
+        let caught_up = timeout(CONNECT_LIMIT, missed()).await;
+        match caught_up.context("no answer in time").and_then(|it| it) {
+            Ok(()) => return tell(None),
+            Err(error) if !was_told => {
+                tell(Some(error.context("not known what ended before, asking again")));
+                was_told = true;
+            }
+            Err(_) => {}
+        }
+        sleep(delay).await;
+        delay = (delay * 2).min(LONGEST_CATCH_UP_DELAY);
+    }
 }
 
 /// Until the connection ends. containerd answers the subscription with its first event, be it hours
@@ -161,4 +200,28 @@ fn add(envelope: &Envelope, known: &mut Known, log: &Log<'_>) -> anyhow::Result<
 fn time(at: &prost_types::Timestamp) -> SystemTime {
     let seconds = Duration::from_secs(at.seconds.try_into().unwrap_or(0));
     SystemTime::UNIX_EPOCH + seconds + Duration::from_nanos(at.nanos.try_into().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_catch_up_that_fails_is_said_at_once_and_tried_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (tries, mut told) = (Cell::new(0), Vec::new());
+        let missed = || async {
+            tries.set(tries.get() + 1);
+            anyhow::ensure!(tries.get() > 1, "a shim hangs");
+            Ok(())
+        };
+        let (delay, began) = (Duration::from_millis(200), std::time::Instant::now());
+        let tell = |error: Option<_>| told.push((error.is_some(), began.elapsed()));
+        runtime.block_on(catch_up(delay, missed, tell));
+        assert_eq!((tries.get(), told.len()), (2, 2));
+        assert!(told[0].0 && told[0].1 < delay, "{told:?}");
+        assert!(!told[1].0 && told[1].1 >= delay, "{told:?}");
+    }
 }

@@ -27,6 +27,7 @@ const BARS: usize = 12;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     SlowStart,
+    KilledAtOneAge,
     KilledWhenReady,
     OutOfMemory,
     CrashLoop,
@@ -39,6 +40,7 @@ impl Kind {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Kind::SlowStart => "slow start, killed by its probe",
+            Kind::KilledAtOneAge => "killed again and again at the same age",
             Kind::KilledWhenReady => "killed again and again after it was ready",
             Kind::OutOfMemory => "runs out of memory again and again",
             Kind::CrashLoop => "ends by itself again and again",
@@ -199,6 +201,10 @@ impl Group<'_> {
         if lives.iter().filter(in_time).count() * 2 > lives.len() {
             return Some(self.killed_when_ready(lives, median));
         }
+        // Without the end of any exec it may have been ready all the time.
+        if !lives.iter().any(|life| life.knows_execs) {
+            return Some(self.killed_at_one_age(lives, &constant, median));
+        }
         Some(self.slow_start(lives, &constant, median, starts))
     }
 
@@ -214,34 +220,48 @@ impl Group<'_> {
         let budget = probe::budget(measured, constant, slowest);
         let known = lives.iter().filter(|life| life.knows_execs).count();
         let late = lives.iter().filter(|life| life.ready_ns.is_some()).count();
-        let readiness = match (known, late) {
-            (0, _) => "readiness not known".to_owned(),
-            (_, 0) => "never once ready".to_owned(),
-            (_, late) => format!("ready late, {late} times"),
+        let readiness = match late {
+            0 => "never once ready".to_owned(),
+            late => format!("ready late, {late} times"),
         };
-        let spread = constant.iter().map(|age| (age - median).abs()).fold(0.0, f64::max);
+        let spread = spread(constant, median);
         let summary = format!(
             "killed {} times at {median:.1} +- {spread:.1} s and {readiness}: a probe, not a crash",
             lives.len()
         );
-        let mut evidence = vec![
+        let ready = if late == 0 { "none".to_owned() } else { late.to_string() };
+        let evidence = vec![
             format!("ages at the kill: {}", list(&ages(lives))),
             format!("signals: {}", signals(lives)),
             exit_evidence(lives),
+            format!("of {known} lives whose execs are known, {ready} had one that succeeded"),
         ];
-        evidence.push(match known {
-            0 => {
-                "whether it was ready is not known: no exec told how it ended. HTTP, TCP and gRPC \
-                  probes do not pass the wrapper, and an exec of containerd's is told by `frostctl \
-                  record` alone"
-                    .into()
-            }
-            known => {
-                let late = if late == 0 { "none".to_owned() } else { late.to_string() };
-                format!("of {known} lives whose execs are known, {late} had one that succeeded")
-            }
-        });
         self.finding(Kind::SlowStart, summary, evidence, self.slow_advice(budget.is_some()), budget)
+    }
+
+    /// No numbers for a probe: that a start was slow is a guess.
+    fn killed_at_one_age(&self, lives: &[&Life], constant: &[f64], median: f64) -> Finding {
+        let spread = spread(constant, median);
+        let summary = format!(
+            "killed {} times at {median:.1} +- {spread:.1} s; readiness not known",
+            lives.len()
+        );
+        let evidence = vec![
+            format!("ages at the kill: {}", list(&ages(lives))),
+            format!("signals: {}", signals(lives)),
+            exit_evidence(lives),
+            "whether it was ready is not known: no exec told how it ended. HTTP, TCP and gRPC \
+             probes do not pass the wrapper, and an exec of containerd's is told by `frostctl \
+             record` alone"
+                .into(),
+        ];
+        let advice = vec![
+            "see the pod's events for who kills it: a probe during a slow start, a probe that fails \
+             later, a deadline or a rollout can all have one age"
+                .into(),
+            "if it is a probe during the start, give it a startupProbe".into(),
+        ];
+        self.finding(Kind::KilledAtOneAge, summary, evidence, advice, None)
     }
 
     fn slow_advice(&self, has_budget: bool) -> Vec<String> {
@@ -388,6 +408,10 @@ fn ages(lives: &[&Life]) -> Vec<f64> {
 
 fn ready(lives: &[&Life]) -> Vec<f64> {
     lives.iter().filter_map(|life| life.ready_after_ns()).map(|ns| ns as f64 / 1e9).collect()
+}
+
+fn spread(ages: &[f64], median: f64) -> f64 {
+    ages.iter().map(|age| (age - median).abs()).fold(0.0, f64::max)
 }
 
 fn median(values: &[f64]) -> Option<f64> {

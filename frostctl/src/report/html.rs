@@ -6,7 +6,7 @@ use super::Report;
 use super::findings::Finding;
 use super::plot::{self, escape};
 use super::tally::{Pod, Verb};
-use super::text::{causes, time, whose};
+use super::text::{causes, when, whose};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -20,9 +20,8 @@ pub(super) fn page(report: &Report) -> String {
          <meta name='viewport' content='width=device-width, initial-scale=1'>\
          <meta name='color-scheme' content='light dark'>\
          <title>frostlock report</title><style>{STYLE}</style></head><body><main>\
-         <header><h1>What happened here</h1><p>{} to {}</p></header>",
-        time(numbers.first_ms),
-        time(numbers.last_ms)
+         <header><h1>What happened here</h1><p>{}</p></header>",
+        when(numbers)
     );
     page.push_str("<section class='tiles'>");
     tile(&mut page, &grouped(numbers.operations), "operations", "");

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::journal::Record;
+use crate::metrics::known_verb;
 
 const MINUTE_MS: i64 = 60_000;
+
+/// 2000: a clock that says less was not set yet, as at a boot without a battery before NTP.
+const CLOCK_SET_MS: i64 = 946_684_800_000;
 
 /// Of the slowest and of the worst pods as many as a person reads.
 const SHOWN_PODS: usize = 10;
@@ -26,9 +30,9 @@ pub(crate) struct Verb {
     pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// In us: exact, and 4 bytes a record.
+    /// In us: exact, and 8 bytes a record. A `run` in the foreground may take days.
     #[serde(skip)]
-    took_us: Vec<u32>,
+    took_us: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -57,6 +61,8 @@ pub(crate) struct Minute {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Numbers {
     pub(crate) operations: u64,
+    /// Of these, those whose time says nothing; 0 in both times if it is all of them.
+    pub(crate) clock_not_set: u64,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) verbs: Vec<Verb>,
@@ -80,24 +86,14 @@ impl Tally {
         if !record.is_operation() {
             return;
         }
-        let numbers = &mut self.numbers;
-        let first_ms = if numbers.operations == 0 { unix_ms } else { numbers.first_ms };
-        numbers.first_ms = first_ms.min(unix_ms);
-        numbers.last_ms = numbers.last_ms.max(unix_ms);
-        numbers.operations += 1;
         let failure = failure(record);
-        let was_helped = record.attempts > 1 || !record.refills.is_empty();
-        let minute = numbers.minutes.entry(unix_ms.div_euclid(MINUTE_MS)).or_default();
-        match (failure, was_helped) {
-            (Some(_), _) => minute.failed += 1,
-            (None, true) => minute.helped += 1,
-            (None, false) => minute.clean += 1,
-        }
+        self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
-        match self.verbs.iter_mut().find(|verb| *verb.verb == *record.verb) {
+        let word = known_verb(&record.verb);
+        match self.verbs.iter_mut().find(|verb| verb.verb == word) {
             Some(verb) => verb.add(record, took_ms, failure),
             None => {
-                let mut verb = Verb { verb: record.verb.to_string(), ..Verb::default() };
+                let mut verb = Verb { verb: word.to_owned(), ..Verb::default() };
                 verb.add(record, took_ms, failure);
                 self.verbs.push(verb);
             }
@@ -134,6 +130,26 @@ impl Tally {
     }
 }
 
+impl Numbers {
+    fn add(&mut self, record: &Record<'_>, unix_ms: i64, failed: bool) {
+        self.operations += 1;
+        if unix_ms < CLOCK_SET_MS {
+            self.clock_not_set += 1;
+            return;
+        }
+        let first_ms = if self.first_ms == 0 { unix_ms } else { self.first_ms };
+        self.first_ms = first_ms.min(unix_ms);
+        self.last_ms = self.last_ms.max(unix_ms);
+        let was_helped = record.attempts > 1 || !record.refills.is_empty();
+        let minute = self.minutes.entry(unix_ms.div_euclid(MINUTE_MS)).or_default();
+        match (failed, was_helped) {
+            (true, _) => minute.failed += 1,
+            (false, true) => minute.helped += 1,
+            (false, false) => minute.clean += 1,
+        }
+    }
+}
+
 impl Verb {
     fn add(&mut self, record: &Record<'_>, took_ms: f64, failure: Option<&str>) {
         self.count += 1;
@@ -147,12 +163,12 @@ impl Verb {
         self.retries += u64::from(record.attempts.saturating_sub(1));
         self.refills += record.refills.len() as u64;
         self.gained_ms += gained(record);
-        self.took_us.push((took_ms * 1000.0).round() as u32);
+        self.took_us.push((took_ms * 1000.0).round() as u64);
     }
 
     fn finish(mut self) -> Verb {
         self.took_us.sort_unstable();
-        let ms = |share: f64| f64::from(percentile(&self.took_us, share).unwrap_or(0)) / 1000.0;
+        let ms = |share: f64| percentile(&self.took_us, share).unwrap_or(0) as f64 / 1000.0;
         (self.p50_ms, self.p95_ms, self.p99_ms, self.max_ms) =
             (ms(0.5), ms(0.95), ms(0.99), ms(1.0));
         self.took_us = Vec::new();
@@ -212,6 +228,36 @@ pub(crate) fn percentile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_in_the_foreground_takes_hours() {
+        let mut verb = Verb::default();
+        verb.add(&Record::default(), 7_200_000.0, None);
+        assert!((verb.finish().max_ms - 7_200_000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_clock_that_was_not_set_is_not_on_the_axis() {
+        let mut numbers = Numbers::default();
+        for ms in [5000, CLOCK_SET_MS + 7, 0, CLOCK_SET_MS + 5] {
+            numbers.add(&Record::default(), ms, false);
+        }
+        let times = (numbers.first_ms - CLOCK_SET_MS, numbers.last_ms - CLOCK_SET_MS);
+        assert_eq!((numbers.operations, numbers.clock_not_set, times), (4, 2, (5, 7)));
+        assert_eq!(numbers.minutes.len(), 1);
+    }
+
+    #[test]
+    fn foreign_verbs_are_one() {
+        let mut tally = Tally::default();
+        for verb in ["create", "x1", "x2"] {
+            let line = format!(r#"{{"v":1,"verb":"{verb}"}}"#);
+            tally.add(&serde_json::from_str(&line).unwrap(), 0, None);
+        }
+        let verbs = tally.finish(|_| String::new()).verbs;
+        let verbs: Vec<_> = verbs.iter().map(|verb| (&*verb.verb, verb.count)).collect();
+        assert_eq!(verbs, [("create", 1), ("other", 2)]);
+    }
 
     #[test]
     fn nearest_rank() {

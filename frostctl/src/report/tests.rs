@@ -86,8 +86,12 @@ fn one_start_that_finished_refines_the_bound() {
 
 #[test]
 fn without_the_ends_of_execs_readiness_is_not_known() {
-    let report = report(&killed(&[10.0, 10.5, 9.8], |_| vec![(1.0, "exec", json!({}))]));
-    assert!(report.findings[0].summary.contains("readiness not known"), "{report:?}");
+    let ages = [21_600.0, 21_601.0, 21_599.0, 21_600.0];
+    let report = report(&killed(&ages, |_| vec![(1.0, "exec", json!({}))]));
+    assert_eq!(kinds(&report), [Kind::KilledAtOneAge]);
+    let finding = &report.findings[0];
+    assert!(finding.summary.contains("readiness not known"), "{finding:?}");
+    assert!(finding.probe.is_none() && !format!("{finding:?}").contains("has finished"));
 }
 
 #[test]

@@ -6,9 +6,9 @@ use anstyle::Style;
 
 use super::Report;
 use super::findings::Finding;
-use super::tally::{Pod, Verb};
+use super::tally::{Numbers, Pod, Verb};
 use crate::history::say_skipped;
-use crate::output::table;
+use crate::output::{plain, table};
 
 const BOLD: Style = Style::new().bold();
 
@@ -16,11 +16,10 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let numbers = &report.numbers;
     writeln!(
         out,
-        "{} operations of {} containers, {} to {}\n",
+        "{} operations of {} containers, {}\n",
         numbers.operations,
         report.containers,
-        time(numbers.first_ms),
-        time(numbers.last_ms)
+        when(numbers)
     )?;
     write_verbs(out, &numbers.verbs)?;
     write_pods(out, "slowest pods", &numbers.slowest_pods)?;
@@ -34,7 +33,17 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     say_skipped(out, report.skipped)
 }
 
-pub(super) fn time(unix_ms: i64) -> String {
+/// From when to when, and how many of the operations have no time.
+pub(super) fn when(numbers: &Numbers) -> String {
+    let times = format!("{} to {}", time(numbers.first_ms), time(numbers.last_ms));
+    match numbers.clock_not_set {
+        0 => times,
+        all if all == numbers.operations => "while the clock was not set".into(),
+        some => format!("{times}, and {some} of them while the clock was not set"),
+    }
+}
+
+pub(crate) fn time(unix_ms: i64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.max(0) as u64);
     humantime::format_rfc3339_seconds(time).to_string()
 }
@@ -47,7 +56,7 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
     for verb in verbs {
         let ms = |ms: f64| format!("{ms:.1}");
         table.add_row([
-            verb.verb.clone(),
+            plain(&verb.verb),
             verb.count.to_string(),
             verb.failed().to_string(),
             verb.retries.to_string(),
@@ -57,7 +66,7 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
             ms(verb.p95_ms),
             ms(verb.p99_ms),
             ms(verb.max_ms),
-            causes(verb),
+            plain(&causes(verb)),
         ]);
     }
     right(&mut table, 1..10);
@@ -86,14 +95,14 @@ fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> 
         table(["POD", "OPERATIONS", "FAILED", "RETRIES", "GAINED", "MEAN/ms", "MAX/ms", "SLOWEST"]);
     for pod in pods {
         table.add_row([
-            pod.pod.clone(),
+            plain(&pod.pod),
             pod.operations.to_string(),
             pod.failed.to_string(),
             pod.retries.to_string(),
             format!("{:.1} s", pod.gained_ms / 1000.0),
             format!("{:.1}", pod.mean_ms),
             format!("{:.1}", pod.max_ms),
-            pod.slowest.clone(),
+            plain(&pod.slowest),
         ]);
     }
     right(&mut table, 1..7);
@@ -101,17 +110,17 @@ fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> 
 }
 
 fn write_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
-    let whose = whose(finding);
+    let whose = plain(&whose(finding));
     writeln!(out, "{BOLD}{}{BOLD:#}", finding.title)?;
     if !whose.is_empty() {
         writeln!(out, "  {whose}")?;
     }
-    writeln!(out, "  {}", finding.summary)?;
+    writeln!(out, "  {}", plain(&finding.summary))?;
     for line in &finding.evidence {
-        writeln!(out, "  - {line}")?;
+        writeln!(out, "  - {}", plain(line))?;
     }
     for line in &finding.advice {
-        writeln!(out, "  > {line}")?;
+        writeln!(out, "  > {}", plain(line))?;
     }
     if let Some(probe) = &finding.probe {
         for line in &probe.arithmetic {
