@@ -131,7 +131,9 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
     let mut lines = Vec::new();
     match divergence.kind {
         Kind::Phantom | Kind::Disagreement => {
-            lines.push("frostctl audit --heal".to_owned());
+            if divergence.kind == Kind::Phantom {
+                lines.push("frostctl audit --heal".to_owned());
+            }
             let stopped = divergence.supervisor().filter(|shim| shim.stopped);
             lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
             lines.extend(by_hand(container, &id));

@@ -177,6 +177,8 @@ pub(crate) struct Container {
     pub(crate) state: Option<RuntimeState>,
     /// Its runtime is one whose files we can read: not kata's or gVisor's.
     pub(crate) has_runc: bool,
+    /// containerd has a record of it, with or without a task.
+    pub(crate) is_recorded: bool,
     pub(crate) init: Option<Init>,
     pub(crate) cgroup: Option<Identity>,
     /// The socket of the containerd that has it, or should.
@@ -195,6 +197,7 @@ impl Container {
             claims: Vec::new(),
             state: None,
             has_runc: false,
+            is_recorded: false,
             init: None,
             cgroup: None,
             socket: None,

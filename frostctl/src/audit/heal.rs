@@ -11,7 +11,7 @@ use frostlock::process::Process;
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::claim::{Container, Fate, Owner, Seen, Source, Status};
+use super::claim::{Container, Fate, Owner, Seen, Status};
 use super::containerd::Containerd;
 use super::judge::{Divergence, Kind, Subject};
 use super::{command, runtimes, truth};
@@ -101,7 +101,7 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
     let container = divergence.container();
     match (divergence.kind, container) {
         (Kind::Phantom, Some(container)) => end(container),
-        (Kind::Disagreement, Some(container)) if is_cri_alone(container) => end(container),
+        // Whose first process is known to be dead is a phantom; what is left may live.
         (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
         (Kind::FrozenButRunning, _) => {
             Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
@@ -113,13 +113,6 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
         _ if kill_orphans => kill_members(divergence),
         _ => Err("orphans are killed only with --kill-orphans".to_owned()),
     }
-}
-
-/// CRI says that it runs, and there is no task of it: CRI alone is wrong.
-fn is_cri_alone(container: &Container) -> bool {
-    let task = container.status(Source::Containerd);
-    container.status(Source::Cri) == Some(Status::Running)
-        && matches!(task, None | Some(Status::Stopped))
 }
 
 fn end(container: &Container) -> Result<Vec<Step>, String> {
@@ -304,4 +297,28 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
         thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::claim::{Claim, Source};
+
+    #[test]
+    fn what_only_cri_says_to_run_is_not_ended_while_it_may_live() {
+        let mut web = Container::new(Owner::Containerd("k8s.io".to_owned()), "web".to_owned());
+        web.socket = Some(PathBuf::from("/run/c.sock"));
+        let (said, place) = (String::new(), String::new());
+        web.claims.push(Claim { source: Source::Cri, status: Status::Running, said, place });
+        web.truth.fate = Fate::Alive;
+        let mut divergence = Divergence {
+            kind: Kind::Disagreement,
+            subject: Subject::Container(Box::new(web.clone())),
+        };
+        assert!(plan(&divergence, false).is_err());
+        web.truth.fate = Fate::Gone;
+        divergence.kind = Kind::Phantom;
+        divergence.subject = Subject::Container(Box::new(web));
+        assert!(plan(&divergence, false).is_ok());
+    }
 }

@@ -162,6 +162,7 @@ fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
     container.name = name;
     container.is_sandbox = is_sandbox;
     container.has_runc = known.has_runc;
+    container.is_recorded = true;
     container.socket = Some(socket.to_owned());
     if let Some(task) = known.task {
         let (source, place) = (Source::Containerd, place.to_owned());
@@ -208,6 +209,7 @@ fn add(known: &mut Container, other: Container) {
     known.claims.extend(other.claims);
     known.is_sandbox |= other.is_sandbox;
     known.has_runc |= other.has_runc;
+    known.is_recorded |= other.is_recorded;
     known.name = known.name.take().or(other.name);
     known.sandbox = known.sandbox.take().or(other.sandbox);
     known.state = known.state.take().or(other.state);
