@@ -11,7 +11,7 @@ use frostlock::process::Process;
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::claim::{Container, Fate, Owner, Seen, Status};
+use super::claim::{Container, Fate, Init, Owner, Seen, Status};
 use super::containerd::Containerd;
 use super::judge::{Divergence, Kind, Subject};
 use super::{command, runtimes, truth};
@@ -178,10 +178,12 @@ pub(crate) fn carry_out(
     done: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     for step in steps {
+        check_same(divergence)?;
         let mut tried = take(step);
         if tried.is_err() && step.needs_shim() {
             if let Some(said) = end_shim(divergence, seen)? {
                 done.push(said);
+                check_same(divergence)?;
                 tried = take(step);
             }
         }
@@ -189,6 +191,35 @@ pub(crate) fn carry_out(
         done.push(step.told());
     }
     Ok(())
+}
+
+/// Everything goes by the id, and a restart monitor may have started a container of that id meanwhile.
+fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
+    let Some(container) = divergence.container() else { return Ok(()) };
+    let recorded = container.state.as_ref().and_then(|it| runtimes::init(&it.root, &container.id));
+    let pid_of_task = container.socket.as_ref().zip(container.owner.namespace());
+    let pid_of_task = pid_of_task.and_then(|(socket, namespace)| {
+        let task = Containerd::at(socket).ok()?.task(namespace, &container.id, SHIM_STATE_LIMIT);
+        task.ok()??.pid
+    });
+    let of_task = pid_of_task.map(|pid| Init { pid, start: None });
+    match recorded.into_iter().chain(of_task).find(|now| is_another(*now, container.init)) {
+        Some(now) => bail!(
+            "{} was started again meanwhile (pid {}): it is left alone from here on",
+            container.id,
+            now.pid
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Whether that is a living process, and not the one that was judged.
+fn is_another(now: Init, judged: Option<Init>) -> bool {
+    let same = judged.is_some_and(|judged| {
+        let starts = now.start.zip(judged.start);
+        judged.pid == now.pid && starts.is_none_or(|(now, judged)| now == judged)
+    });
+    !same && truth::fate(now) == Fate::Alive
 }
 
 fn take(step: &Step) -> anyhow::Result<()> {
@@ -303,6 +334,18 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::audit::claim::{Claim, Source};
+
+    #[test]
+    fn a_container_that_came_back_is_not_the_one_that_was_judged() {
+        let me = Process::of(std::process::id() as i32).unwrap();
+        let now = Init { pid: me.pid, start: Some(me.start) };
+        let before = Init { pid: i32::MAX, start: Some(1) };
+        assert!(is_another(now, Some(before)));
+        assert!(is_another(now, Some(Init { start: Some(me.start + 1), ..now })));
+        assert!(!is_another(now, Some(now)));
+        assert!(!is_another(Init { start: None, ..now }, Some(now)));
+        assert!(!is_another(before, Some(now)), "it is dead");
+    }
 
     #[test]
     fn what_only_cri_says_to_run_is_not_ended_while_it_may_live() {

@@ -104,6 +104,16 @@ fn container(
     Some(container)
 }
 
+/// The first process as it is written down now.
+pub(crate) fn init(root: &Path, id: &str) -> Option<Init> {
+    let (grammar, _) = kind(&root.join(id))?;
+    let mounts = Hierarchies::read(&Proc::default()).ok()?;
+    let roots = [root.to_owned()];
+    let state = state_file::read(&roots, grammar, OsStr::new(id), &mounts, &Proc::default());
+    let state = state.ok()?;
+    Some(Init { pid: state.init_pid?, start: state.init_start })
+}
+
 fn kind(dir: &Path) -> Option<(Grammar, PathBuf)> {
     let state = dir.join("state.json");
     if state.exists() {
