@@ -266,7 +266,9 @@ fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
 /// a container lives below it.
 fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<String>> {
     let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
-    if !divergence.container().is_some_and(is_silent) {
+    // A shim of a pod is kubelet's and CRI's to end.
+    let own = divergence.container().filter(|container| !container.owner.is_kubernetes());
+    if !own.is_some_and(is_silent) {
         return Ok(None);
     }
     let is_below = |container: &&Container| {
