@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use frostlock::process::{self, Process};
 
 use super::claim::{Container, Fate, Owner, Supervisor};
@@ -56,9 +57,27 @@ fn after<'a>(words: &[&'a [u8]], option: &[u8]) -> Option<&'a [u8]> {
     words.get(at + 1).copied()
 }
 
+/// A unit with ProtectSystem= has a mount namespace of its own, over the node's files.
 fn has_other_mounts(pid: i32) -> bool {
-    let of = |who: &str| fs::read_link(Path::new("/proc").join(who).join("ns/mnt")).ok();
-    of("self") != of(&pid.to_string())
+    let its = mount_namespace(&pid.to_string()).ok();
+    let ours = ["self", "1"].map(|who| mount_namespace(who).ok());
+    is_foreign(its.as_deref(), [ours[0].as_deref(), ours[1].as_deref()])
+}
+
+/// Neither ours nor that of pid 1; what cannot be told is not ours to judge.
+fn is_foreign(its: Option<&Path>, ours: [Option<&Path>; 2]) -> bool {
+    its.is_none() || !ours.contains(&its)
+}
+
+fn mount_namespace(who: &str) -> std::io::Result<PathBuf> {
+    fs::read_link(Path::new("/proc").join(who).join("ns/mnt"))
+}
+
+/// Without them every shim is foreign, and what is below shims is not counted.
+pub(crate) fn check_namespaces() -> anyhow::Result<()> {
+    mount_namespace("1")
+        .map(drop)
+        .context("/proc/1/ns/mnt: to tell which shims are this node's, CAP_SYS_PTRACE is needed")
 }
 
 /// A shim is started with `-namespace NAMESPACE -id ID`; that of a pod with the pod's id.
@@ -76,4 +95,18 @@ fn by_command_line(container: &Container) -> Option<Supervisor> {
         let found = same.then(|| supervisor(pid)).flatten()?;
         (!found.foreign).then_some(found)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_is_who_has_neither_our_mounts_nor_those_of_pid_1() {
+        let [unit, node, other] = ["mnt:[1]", "mnt:[2]", "mnt:[3]"].map(|it| Some(Path::new(it)));
+        assert!(!is_foreign(unit, [unit, node]));
+        assert!(!is_foreign(node, [unit, node]));
+        assert!(is_foreign(other, [unit, node]));
+        assert!(is_foreign(None, [unit, None]));
+    }
 }
