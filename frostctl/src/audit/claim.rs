@@ -63,13 +63,15 @@ pub(crate) enum Owner {
     /// A namespace of containerd's.
     Containerd(String),
     Podman,
+    /// An engine that we cannot ask, such as CRI-O.
+    Unknown,
 }
 
 impl Owner {
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {
             Owner::Containerd(namespace) => Some(namespace),
-            Owner::Nobody | Owner::Podman => None,
+            Owner::Nobody | Owner::Podman | Owner::Unknown => None,
         }
     }
 

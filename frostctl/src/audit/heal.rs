@@ -28,6 +28,8 @@ const SHIM_LIMIT: Duration = Duration::from_secs(10);
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+const NOT_KNOWN: &str = "it is of an engine that cannot be asked here, such as CRI-O";
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -99,6 +101,9 @@ impl Step {
 /// What would be done, or why nothing is. Pure.
 pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<Step>, String> {
     let container = divergence.container();
+    if container.is_some_and(|container| container.owner == Owner::Unknown) {
+        return Err(NOT_KNOWN.to_owned());
+    }
     match (divergence.kind, container) {
         (Kind::Phantom, Some(container)) => end(container),
         // Whose first process is known to be dead is a phantom; what is left may live.
@@ -123,6 +128,7 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
     let id = container.id.clone();
     match &container.owner {
         Owner::Nobody => return delete_by_runtime(container),
+        Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
         Owner::Podman => steps.push(Step::CleanUpPodman { id }),
         Owner::Containerd(namespace) => {
             let socket = container.socket.clone();
