@@ -1,9 +1,9 @@
 //! One look at everything: all sources at once, each with a bound, none needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use frostlock::cgroup::{Hierarchies, Proc};
@@ -219,17 +219,59 @@ fn add(known: &mut Container, other: Container) {
     known.init = other.init.filter(with_start).or(known.init).or(other.init);
 }
 
-/// Where neither runtime nor containerd has a pid any more and CRI says that it runs.
+/// Where neither runtime nor containerd has a pid any more and CRI says that it runs. All of them
+/// together have the time of one: a CRI that hangs would have it for each.
 fn ask_for_pids(seen: &mut Seen, patience: Patience) {
+    let deadline = Instant::now() + patience.cri;
+    let mut late = BTreeMap::new();
     for container in &mut seen.containers {
         let runs = container
             .claims
             .iter()
             .any(|claim| claim.source == Source::Cri && claim.status.needs_process());
-        if runs && container.init.is_none() {
-            let socket = container.socket.clone();
-            let ask = |socket: PathBuf| kubernetes::believed(&socket, patience.cri, container);
-            container.init = socket.and_then(ask);
+        let Some(socket) = container.socket.clone().filter(|_| runs && container.init.is_none())
+        else {
+            continue;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            *late.entry(socket).or_insert(0) += 1;
+        } else {
+            container.init = kubernetes::believed(&socket, left, container);
         }
+    }
+    seen.asked.extend(late.into_iter().map(|(socket, count)| Asked {
+        source: Source::Cri,
+        place: socket.display().to_string(),
+        answer: Err(format!(
+            "no time left to ask for the pids of {count} containers ({} s for all)",
+            patience.cri.as_secs_f32()
+        )),
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cri_that_hangs_takes_the_time_of_one_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("cri.sock");
+        let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut seen = Seen::default();
+        for id in 0..20 {
+            let owner = Owner::Containerd(KUBERNETES.to_owned());
+            let mut container = Container::new(owner, id.to_string());
+            let (said, place) = (String::new(), String::new());
+            let status = super::super::claim::Status::Running;
+            container.claims.push(Claim { source: Source::Cri, status, said, place });
+            container.socket = Some(socket.clone());
+            seen.containers.push(container);
+        }
+        let began = Instant::now();
+        ask_for_pids(&mut seen, Patience::HASTY);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(seen.asked.iter().any(|asked| asked.answer.is_err()));
     }
 }

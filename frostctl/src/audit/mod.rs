@@ -50,17 +50,19 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
-    /// End what is only said to run, through CRI, containerd or the runtime; their files are not touched
+    /// End what is only said to run, through CRI, containerd or the runtime; their files are not
+    /// touched. What is left of a stopped container of plain runc is deleted, its processes killed
     #[arg(long)]
     heal: bool,
 
-    /// Kill the processes of orphans, and with --heal those of stopped containers
+    /// Kill the processes of orphans, and with --heal those of stopped containers of engines
     #[arg(long)]
     kill_orphans: bool,
 
     /// Only say what --heal or --kill-orphans would do
-    #[arg(long)]
+    #[arg(long, requires = "change")]
     dry_run: bool,
 
     /// Go on looking; tell of each divergence within 2 s, until SIGINT or SIGTERM
@@ -132,11 +134,6 @@ impl Audit {
             return watch::run(&places, output);
         }
         let wish = Wish { heal: self.heal, kill_orphans: self.kill_orphans, dry_run: self.dry_run };
-        if self.dry_run && !self.heal && !self.kill_orphans {
-            anyhow::bail!(
-                "--dry-run goes with --heal or --kill-orphans; without them nothing is done"
-            );
-        }
         let findings = find(&places, Patience::CALM)?;
         let version = findings.seen.containerd_version.as_deref();
         let accounts: Vec<_> =
