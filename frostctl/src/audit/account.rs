@@ -156,6 +156,9 @@ fn by_hand(container: &Container, id: &str) -> Option<String> {
     if container.owner == Owner::Podman {
         return Some(format!("podman container cleanup {id}"));
     }
+    if container.owner == Owner::Unknown {
+        return None;
+    }
     let Some(namespace) = container.owner.namespace() else {
         return delete_by_runtime(container, id);
     };

@@ -1,6 +1,6 @@
 //! One look at everything: all sources at once, each with a bound, none needed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,18 +12,21 @@ use frostlock::state_dir::StateDir;
 use super::claim::{Asked, Claim, Container, KUBERNETES, Owner, Seen, Source};
 use super::containerd::{Answer, Containerd, Known, Limits};
 use super::runtimes::{self, Root};
-use super::{kubernetes, podman, strays, truth};
+use super::{kubernetes, podman, strays, supervisor, truth};
 
 /// Where containerds of distributions listen.
-const SOCKETS: [&str; 3] = [
+const SOCKETS: [&str; 5] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
 ];
 
 /// Where to look.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
+    /// In place of the usual ones, if there are any.
     pub(crate) sockets: Vec<PathBuf>,
     /// Beside the usual ones.
     pub(crate) roots: Vec<PathBuf>,
@@ -31,11 +34,24 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Those that are there.
     pub(crate) fn usual() -> Places {
-        let sockets = SOCKETS.iter().map(PathBuf::from).filter(|socket| socket.exists()).collect();
-        Places { sockets, roots: Vec::new(), podman: podman::was_used() }
+        Places { sockets: Vec::new(), roots: Vec::new(), podman: podman::was_used() }
     }
+
+    /// At each look: a containerd may have been started since the last one. Running shims know theirs.
+    fn sockets_now(&self) -> Vec<PathBuf> {
+        if !self.sockets.is_empty() {
+            let resolved = |it: &PathBuf| it.canonicalize().unwrap_or_else(|_| it.clone());
+            return self.sockets.iter().map(resolved).collect();
+        }
+        there(SOCKETS.iter().map(PathBuf::from).chain(supervisor::addresses()))
+    }
+}
+
+/// Each once: docker's shims know its socket below /var/run.
+fn there(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let there: BTreeSet<PathBuf> = paths.filter_map(|path| path.canonicalize().ok()).collect();
+    there.into_iter().collect()
 }
 
 /// How long each may take.
@@ -72,9 +88,9 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
     let mounts = Hierarchies::read(&Proc::default()).context("/proc/self/mountinfo")?;
     let mut seen = Seen::default();
     let mut roots = Vec::new();
+    let sockets = places.sockets_now();
     thread::scope(|scope| {
-        let asked: Vec<_> = places
-            .sockets
+        let asked: Vec<_> = sockets
             .iter()
             .map(|socket| scope.spawn(move || ask_containerd(socket, patience)))
             .collect();
@@ -253,6 +269,17 @@ fn ask_for_pids(seen: &mut Seen, patience: Patience) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_asked_once_by_whatever_name_and_when_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("c.sock"), dir.path().join("link"));
+        let both = || there([socket.clone(), link.clone()].into_iter());
+        assert!(both().is_empty());
+        std::fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        assert_eq!(both(), [socket.canonicalize().unwrap()]);
+    }
 
     #[test]
     fn a_cri_that_hangs_takes_the_time_of_one_container() {

@@ -44,8 +44,22 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
     let words = command_line(pid);
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
     let address = after(&words, b"-address").map(|word| PathBuf::from(OsStr::from_bytes(word)));
+    let foreign = has_other_mounts(pid);
+    // docker's shims are told of /var/run, which is a link.
+    let resolved = address.as_ref().filter(|_| !foreign).and_then(|it| it.canonicalize().ok());
     let stopped = matches!(process.state(), Some('T' | 't'));
-    Some(Supervisor { process, name, address, stopped, foreign: has_other_mounts(pid) })
+    Some(Supervisor { process, name, address: resolved.or(address), stopped, foreign })
+}
+
+/// The sockets of those who have started the shims of this node.
+pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
+    let all = pids().filter_map(supervisor).filter(|shim| !shim.foreign);
+    all.filter_map(|shim| shim.address)
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn command_line(pid: i32) -> Vec<u8> {
@@ -84,9 +98,7 @@ pub(crate) fn check_namespaces() -> anyhow::Result<()> {
 fn by_command_line(container: &Container) -> Option<Supervisor> {
     let Owner::Containerd(namespace) = &container.owner else { return None };
     let ids = [Some(&container.id), container.sandbox.as_ref()];
-    let pids = fs::read_dir("/proc").ok()?.flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.into_iter().find_map(|pid| {
+    pids().find_map(|pid| {
         let line = command_line(pid);
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let id = after(&words, b"-id")?;
