@@ -131,7 +131,9 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
     let mut lines = Vec::new();
     match divergence.kind {
         Kind::Phantom | Kind::Disagreement => {
-            lines.push("frostctl audit --heal".to_owned());
+            if divergence.kind == Kind::Phantom {
+                lines.push("frostctl audit --heal".to_owned());
+            }
             let stopped = divergence.supervisor().filter(|shim| shim.stopped);
             lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
             lines.extend(by_hand(container, &id));
@@ -153,6 +155,9 @@ fn by_hand(container: &Container, id: &str) -> Option<String> {
     }
     if container.owner == Owner::Podman {
         return Some(format!("podman container cleanup {id}"));
+    }
+    if container.owner == Owner::Unknown {
+        return None;
     }
     let Some(namespace) = container.owner.namespace() else {
         return delete_by_runtime(container, id);

@@ -63,13 +63,15 @@ pub(crate) enum Owner {
     /// A namespace of containerd's.
     Containerd(String),
     Podman,
+    /// An engine that we cannot ask, such as CRI-O.
+    Unknown,
 }
 
 impl Owner {
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {
             Owner::Containerd(namespace) => Some(namespace),
-            Owner::Nobody | Owner::Podman => None,
+            Owner::Nobody | Owner::Podman | Owner::Unknown => None,
         }
     }
 
@@ -177,6 +179,8 @@ pub(crate) struct Container {
     pub(crate) state: Option<RuntimeState>,
     /// Its runtime is one whose files we can read: not kata's or gVisor's.
     pub(crate) has_runc: bool,
+    /// containerd has a record of it, with or without a task.
+    pub(crate) is_recorded: bool,
     pub(crate) init: Option<Init>,
     pub(crate) cgroup: Option<Identity>,
     /// The socket of the containerd that has it, or should.
@@ -195,6 +199,7 @@ impl Container {
             claims: Vec::new(),
             state: None,
             has_runc: false,
+            is_recorded: false,
             init: None,
             cgroup: None,
             socket: None,

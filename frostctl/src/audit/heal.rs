@@ -11,7 +11,7 @@ use frostlock::process::Process;
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::claim::{Container, Fate, Owner, Seen, Source, Status};
+use super::claim::{Container, Fate, Init, Owner, Seen, Status};
 use super::containerd::Containerd;
 use super::judge::{Divergence, Kind, Subject};
 use super::{command, runtimes, truth};
@@ -27,6 +27,8 @@ const SHIM_LIMIT: Duration = Duration::from_secs(10);
 /// How long a killed process may take to die; a throttled one takes long.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+const NOT_KNOWN: &str = "it is of an engine that cannot be asked here, such as CRI-O";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,9 +101,12 @@ impl Step {
 /// What would be done, or why nothing is. Pure.
 pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<Step>, String> {
     let container = divergence.container();
+    if container.is_some_and(|container| container.owner == Owner::Unknown) {
+        return Err(NOT_KNOWN.to_owned());
+    }
     match (divergence.kind, container) {
         (Kind::Phantom, Some(container)) => end(container),
-        (Kind::Disagreement, Some(container)) if is_cri_alone(container) => end(container),
+        // Whose first process is known to be dead is a phantom; what is left may live.
         (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
         (Kind::FrozenButRunning, _) => {
             Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
@@ -115,13 +120,6 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
     }
 }
 
-/// CRI says that it runs, and there is no task of it: CRI alone is wrong.
-fn is_cri_alone(container: &Container) -> bool {
-    let task = container.status(Source::Containerd);
-    container.status(Source::Cri) == Some(Status::Running)
-        && matches!(task, None | Some(Status::Stopped))
-}
-
 fn end(container: &Container) -> Result<Vec<Step>, String> {
     let shim = container.truth.supervisor.as_ref();
     let stopped = shim.filter(|shim| shim.stopped && !shim.foreign);
@@ -130,6 +128,7 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
     let id = container.id.clone();
     match &container.owner {
         Owner::Nobody => return delete_by_runtime(container),
+        Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
         Owner::Podman => steps.push(Step::CleanUpPodman { id }),
         Owner::Containerd(namespace) => {
             let socket = container.socket.clone();
@@ -185,10 +184,12 @@ pub(crate) fn carry_out(
     done: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     for step in steps {
+        check_same(divergence)?;
         let mut tried = take(step);
         if tried.is_err() && step.needs_shim() {
             if let Some(said) = end_shim(divergence, seen)? {
                 done.push(said);
+                check_same(divergence)?;
                 tried = take(step);
             }
         }
@@ -196,6 +197,35 @@ pub(crate) fn carry_out(
         done.push(step.told());
     }
     Ok(())
+}
+
+/// Everything goes by the id, and a restart monitor may have started a container of that id meanwhile.
+fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
+    let Some(container) = divergence.container() else { return Ok(()) };
+    let recorded = container.state.as_ref().and_then(|it| runtimes::init(&it.root, &container.id));
+    let pid_of_task = container.socket.as_ref().zip(container.owner.namespace());
+    let pid_of_task = pid_of_task.and_then(|(socket, namespace)| {
+        let task = Containerd::at(socket).ok()?.task(namespace, &container.id, SHIM_STATE_LIMIT);
+        task.ok()??.pid
+    });
+    let of_task = pid_of_task.map(|pid| Init { pid, start: None });
+    match recorded.into_iter().chain(of_task).find(|now| is_another(*now, container.init)) {
+        Some(now) => bail!(
+            "{} was started again meanwhile (pid {}): it is left alone from here on",
+            container.id,
+            now.pid
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Whether that is a living process, and not the one that was judged.
+fn is_another(now: Init, judged: Option<Init>) -> bool {
+    let same = judged.is_some_and(|judged| {
+        let starts = now.start.zip(judged.start);
+        judged.pid == now.pid && starts.is_none_or(|(now, judged)| now == judged)
+    });
+    !same && truth::fate(now) == Fate::Alive
 }
 
 fn take(step: &Step) -> anyhow::Result<()> {
@@ -242,7 +272,9 @@ fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
 /// a container lives below it.
 fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<String>> {
     let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
-    if !divergence.container().is_some_and(is_silent) {
+    // A shim of a pod is kubelet's and CRI's to end.
+    let own = divergence.container().filter(|container| !container.owner.is_kubernetes());
+    if !own.is_some_and(is_silent) {
         return Ok(None);
     }
     let is_below = |container: &&Container| {
@@ -304,4 +336,40 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
         thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::claim::{Claim, Source};
+
+    #[test]
+    fn a_container_that_came_back_is_not_the_one_that_was_judged() {
+        let me = Process::of(std::process::id() as i32).unwrap();
+        let now = Init { pid: me.pid, start: Some(me.start) };
+        let before = Init { pid: i32::MAX, start: Some(1) };
+        assert!(is_another(now, Some(before)));
+        assert!(is_another(now, Some(Init { start: Some(me.start + 1), ..now })));
+        assert!(!is_another(now, Some(now)));
+        assert!(!is_another(Init { start: None, ..now }, Some(now)));
+        assert!(!is_another(before, Some(now)), "it is dead");
+    }
+
+    #[test]
+    fn what_only_cri_says_to_run_is_not_ended_while_it_may_live() {
+        let mut web = Container::new(Owner::Containerd("k8s.io".to_owned()), "web".to_owned());
+        web.socket = Some(PathBuf::from("/run/c.sock"));
+        let (said, place) = (String::new(), String::new());
+        web.claims.push(Claim { source: Source::Cri, status: Status::Running, said, place });
+        web.truth.fate = Fate::Alive;
+        let mut divergence = Divergence {
+            kind: Kind::Disagreement,
+            subject: Subject::Container(Box::new(web.clone())),
+        };
+        assert!(plan(&divergence, false).is_err());
+        web.truth.fate = Fate::Gone;
+        divergence.kind = Kind::Phantom;
+        divergence.subject = Subject::Container(Box::new(web));
+        assert!(plan(&divergence, false).is_ok());
+    }
 }

@@ -179,7 +179,10 @@ fn is_stopped_but_populated(container: &Container) -> bool {
 fn disagree(container: &Container) -> bool {
     let of = |source| container.status(source);
     let (cri, task, runtime) = (of(Source::Cri), of(Source::Containerd), of(Source::Runtime));
-    let cri_alone = cri == Some(Status::Running) && matches!(task, None | Some(Status::Stopped));
+    // A pod of `sandboxer = "shim"` has neither record nor task, by design.
+    let needs_task = !container.is_sandbox || container.is_recorded;
+    let cri_alone = cri == Some(Status::Running)
+        && (task == Some(Status::Stopped) || task.is_none() && needs_task);
     let cri_ended = cri == Some(Status::Stopped) && task == Some(Status::Running);
     let resumed = task == Some(Status::Paused)
         && container.is_in_use()
@@ -357,6 +360,11 @@ mod tests {
         let kind = Some(Kind::Disagreement);
         assert_eq!(judged(container(Fate::Unknown, &[(CRI, RUNS), (TASK, ENDED)])), kind);
         assert_eq!(judged(container(Fate::Unknown, &[(CRI, RUNS)])), kind);
+        let mut of_shim = container(Fate::Unknown, &[(CRI, RUNS)]);
+        of_shim.is_sandbox = true;
+        assert_eq!(judged(of_shim.clone()), None);
+        of_shim.is_recorded = true;
+        assert_eq!(judged(of_shim), kind);
         let claims = [(RUNTIME, RUNS), (CRI, ENDED), (TASK, RUNS)];
         assert_eq!(judged(container(LIVES, &claims)), kind);
         // The runtime's state is gone.

@@ -1,9 +1,9 @@
 //! One look at everything: all sources at once, each with a bound, none needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use frostlock::cgroup::{Hierarchies, Proc};
@@ -12,18 +12,21 @@ use frostlock::state_dir::StateDir;
 use super::claim::{Asked, Claim, Container, KUBERNETES, Owner, Seen, Source};
 use super::containerd::{Answer, Containerd, Known, Limits};
 use super::runtimes::{self, Root};
-use super::{kubernetes, podman, strays, truth};
+use super::{kubernetes, podman, strays, supervisor, truth};
 
 /// Where containerds of distributions listen.
-const SOCKETS: [&str; 3] = [
+const SOCKETS: [&str; 5] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
 ];
 
 /// Where to look.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
+    /// In place of the usual ones, if there are any.
     pub(crate) sockets: Vec<PathBuf>,
     /// Beside the usual ones.
     pub(crate) roots: Vec<PathBuf>,
@@ -31,11 +34,24 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Those that are there.
     pub(crate) fn usual() -> Places {
-        let sockets = SOCKETS.iter().map(PathBuf::from).filter(|socket| socket.exists()).collect();
-        Places { sockets, roots: Vec::new(), podman: podman::was_used() }
+        Places { sockets: Vec::new(), roots: Vec::new(), podman: podman::was_used() }
     }
+
+    /// At each look: a containerd may have been started since the last one. Running shims know theirs.
+    fn sockets_now(&self) -> Vec<PathBuf> {
+        if !self.sockets.is_empty() {
+            let resolved = |it: &PathBuf| it.canonicalize().unwrap_or_else(|_| it.clone());
+            return self.sockets.iter().map(resolved).collect();
+        }
+        there(SOCKETS.iter().map(PathBuf::from).chain(supervisor::addresses()))
+    }
+}
+
+/// Each once: docker's shims know its socket below /var/run.
+fn there(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let there: BTreeSet<PathBuf> = paths.filter_map(|path| path.canonicalize().ok()).collect();
+    there.into_iter().collect()
 }
 
 /// How long each may take.
@@ -72,9 +88,9 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
     let mounts = Hierarchies::read(&Proc::default()).context("/proc/self/mountinfo")?;
     let mut seen = Seen::default();
     let mut roots = Vec::new();
+    let sockets = places.sockets_now();
     thread::scope(|scope| {
-        let asked: Vec<_> = places
-            .sockets
+        let asked: Vec<_> = sockets
             .iter()
             .map(|socket| scope.spawn(move || ask_containerd(socket, patience)))
             .collect();
@@ -162,6 +178,7 @@ fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
     container.name = name;
     container.is_sandbox = is_sandbox;
     container.has_runc = known.has_runc;
+    container.is_recorded = true;
     container.socket = Some(socket.to_owned());
     if let Some(task) = known.task {
         let (source, place) = (Source::Containerd, place.to_owned());
@@ -208,6 +225,7 @@ fn add(known: &mut Container, other: Container) {
     known.claims.extend(other.claims);
     known.is_sandbox |= other.is_sandbox;
     known.has_runc |= other.has_runc;
+    known.is_recorded |= other.is_recorded;
     known.name = known.name.take().or(other.name);
     known.sandbox = known.sandbox.take().or(other.sandbox);
     known.state = known.state.take().or(other.state);
@@ -217,17 +235,70 @@ fn add(known: &mut Container, other: Container) {
     known.init = other.init.filter(with_start).or(known.init).or(other.init);
 }
 
-/// Where neither runtime nor containerd has a pid any more and CRI says that it runs.
+/// Where neither runtime nor containerd has a pid any more and CRI says that it runs. All of them
+/// together have the time of one: a CRI that hangs would have it for each.
 fn ask_for_pids(seen: &mut Seen, patience: Patience) {
+    let deadline = Instant::now() + patience.cri;
+    let mut late = BTreeMap::new();
     for container in &mut seen.containers {
         let runs = container
             .claims
             .iter()
             .any(|claim| claim.source == Source::Cri && claim.status.needs_process());
-        if runs && container.init.is_none() {
-            let socket = container.socket.clone();
-            let ask = |socket: PathBuf| kubernetes::believed(&socket, patience.cri, container);
-            container.init = socket.and_then(ask);
+        let Some(socket) = container.socket.clone().filter(|_| runs && container.init.is_none())
+        else {
+            continue;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            *late.entry(socket).or_insert(0) += 1;
+        } else {
+            container.init = kubernetes::believed(&socket, left, container);
         }
+    }
+    seen.asked.extend(late.into_iter().map(|(socket, count)| Asked {
+        source: Source::Cri,
+        place: socket.display().to_string(),
+        answer: Err(format!(
+            "no time left to ask for the pids of {count} containers ({} s for all)",
+            patience.cri.as_secs_f32()
+        )),
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_asked_once_by_whatever_name_and_when_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, link) = (dir.path().join("c.sock"), dir.path().join("link"));
+        let both = || there([socket.clone(), link.clone()].into_iter());
+        assert!(both().is_empty());
+        std::fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        assert_eq!(both(), [socket.canonicalize().unwrap()]);
+    }
+
+    #[test]
+    fn a_cri_that_hangs_takes_the_time_of_one_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("cri.sock");
+        let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut seen = Seen::default();
+        for id in 0..20 {
+            let owner = Owner::Containerd(KUBERNETES.to_owned());
+            let mut container = Container::new(owner, id.to_string());
+            let (said, place) = (String::new(), String::new());
+            let status = super::super::claim::Status::Running;
+            container.claims.push(Claim { source: Source::Cri, status, said, place });
+            container.socket = Some(socket.clone());
+            seen.containers.push(container);
+        }
+        let began = Instant::now();
+        ask_for_pids(&mut seen, Patience::HASTY);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(seen.asked.iter().any(|asked| asked.answer.is_err()));
     }
 }

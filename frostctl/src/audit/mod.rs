@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -49,17 +50,19 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
-    /// End what is only said to run, through CRI, containerd or the runtime; their files are not touched
+    /// End what is only said to run, through CRI, containerd or the runtime; their files are not
+    /// touched. What is left of a stopped container of plain runc is deleted, its processes killed
     #[arg(long)]
     heal: bool,
 
-    /// Kill the processes of orphans, and with --heal those of stopped containers
+    /// Kill the processes of orphans, and with --heal those of stopped containers of engines
     #[arg(long)]
     kill_orphans: bool,
 
     /// Only say what --heal or --kill-orphans would do
-    #[arg(long)]
+    #[arg(long, requires = "change")]
     dry_run: bool,
 
     /// Go on looking; tell of each divergence within 2 s, until SIGINT or SIGTERM
@@ -90,9 +93,23 @@ impl Findings {
     }
 }
 
+/// A scrape that has given up leaves its audit behind; the next ones must not pile up on it.
+static COUNTING: Mutex<()> = Mutex::new(());
+
 /// How many of each kind there are on this node, for a scrape that has no time to wait for a shim.
 pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
-    let counts = find(&Places::usual(), Patience::HASTY)?.counts();
+    let Ok(_only) = COUNTING.try_lock() else {
+        anyhow::bail!("the audit of an earlier scrape is still on its way")
+    };
+    supervisor::check_namespaces()?;
+    let findings = find(&Places::usual(), Patience::HASTY)?;
+    // Who was not asked has nothing wrong, by that count, and an alert would be resolved.
+    let failed = findings.seen.asked.iter();
+    let failed = failed.filter_map(|asked| Some((&asked.place, asked.answer.as_ref().err()?)));
+    if let Some((place, why)) = failed.into_iter().next() {
+        anyhow::bail!("{place}: {why}");
+    }
+    let counts = findings.counts();
     Ok(counts.into_iter().map(|(kind, count)| (kind.name(), count)).collect())
 }
 
@@ -117,11 +134,6 @@ impl Audit {
             return watch::run(&places, output);
         }
         let wish = Wish { heal: self.heal, kill_orphans: self.kill_orphans, dry_run: self.dry_run };
-        if self.dry_run && !self.heal && !self.kill_orphans {
-            anyhow::bail!(
-                "--dry-run goes with --heal or --kill-orphans; without them nothing is done"
-            );
-        }
         let findings = find(&places, Patience::CALM)?;
         let version = findings.seen.containerd_version.as_deref();
         let accounts: Vec<_> =

@@ -1,5 +1,8 @@
 //! What podman says: it has no daemon, so its command is asked.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,8 +16,26 @@ use super::command;
 const DATABASES: [&str; 2] =
     ["/var/lib/containers/storage/libpod/bolt_state.db", "/var/lib/containers/storage/db.sql"];
 
+/// Both podman and CRI-O write down here which of them made a container.
+const MANAGER: &str = "io.container.manager";
+const MOST_CONFIG_BYTES: u64 = 16 << 20;
+
 pub(crate) fn was_used() -> bool {
     DATABASES.iter().any(|path| Path::new(path).exists())
+}
+
+/// CRI-O has its bundles in the same store, and podman knows nothing of those.
+pub(crate) fn made(bundle: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        annotations: HashMap<String, String>,
+    }
+    let mut text = Vec::new();
+    let file = File::open(bundle.join("config.json"));
+    let read = file.and_then(|file| file.take(MOST_CONFIG_BYTES).read_to_end(&mut text));
+    let config = read.ok().and_then(|_| serde_json::from_slice::<Config>(&text).ok());
+    config.is_some_and(|it| it.annotations.get(MANAGER).is_some_and(|by| by == "libpod"))
 }
 
 #[derive(Debug, Deserialize)]

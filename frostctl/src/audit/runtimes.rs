@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use frostlock::cgroup::{Freezer, Grammar, Hierarchies, Proc, Reader, state_file};
 
 use super::claim::{Asked, Claim, Container, Init, Owner, RuntimeState, Seen, Source, Status};
-use super::truth;
+use super::{podman, truth};
 
 /// A root of more is somebody else's directory; a node has some hundred containers.
 const MOST_CONTAINERS: usize = 20_000;
@@ -104,6 +104,16 @@ fn container(
     Some(container)
 }
 
+/// The first process as it is written down now.
+pub(crate) fn init(root: &Path, id: &str) -> Option<Init> {
+    let (grammar, _) = kind(&root.join(id))?;
+    let mounts = Hierarchies::read(&Proc::default()).ok()?;
+    let roots = [root.to_owned()];
+    let state = state_file::read(&roots, grammar, OsStr::new(id), &mounts, &Proc::default());
+    let state = state.ok()?;
+    Some(Init { pid: state.init_pid?, start: state.init_start })
+}
+
 fn kind(dir: &Path) -> Option<(Grammar, PathBuf)> {
     let state = dir.join("state.json");
     if state.exists() {
@@ -132,7 +142,7 @@ fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
         let is_podmans = bundle.iter().any(|part| part == "overlay-containers" || part == "libpod")
             || bundle.ends_with("userdata");
         if is_podmans {
-            return Owner::Podman;
+            return if podman::made(bundle) { Owner::Podman } else { Owner::Unknown };
         }
     }
     let parent = root.parent();
@@ -185,8 +195,14 @@ mod tests {
         let mine = Owner::Containerd("k8s.io".to_owned());
         assert_eq!(owner(Path::new("/odd place/x"), Some(Path::new(shim))), mine);
         assert_eq!(owner(Path::new("/run/containerd/runc/k8s.io"), None), mine);
-        let podman = "/var/lib/containers/storage/overlay-containers/abc/userdata";
-        assert_eq!(owner(Path::new("/run/runc"), Some(Path::new(podman))), Owner::Podman);
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("overlay-containers/abc/userdata");
+        fs::create_dir_all(&bundle).unwrap();
+        for (manager, whose) in [("libpod", Owner::Podman), ("cri-o", Owner::Unknown)] {
+            let config = format!(r#"{{"annotations":{{"io.container.manager":"{manager}"}}}}"#);
+            fs::write(bundle.join("config.json"), config).unwrap();
+            assert_eq!(owner(Path::new("/run/runc"), Some(&bundle)), whose);
+        }
         assert_eq!(owner(Path::new("/run/runc"), Some(Path::new("/b"))), Owner::Nobody);
     }
 

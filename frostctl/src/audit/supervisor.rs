@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use frostlock::process::{self, Process};
 
 use super::claim::{Container, Fate, Owner, Supervisor};
@@ -43,8 +44,22 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
     let words = command_line(pid);
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
     let address = after(&words, b"-address").map(|word| PathBuf::from(OsStr::from_bytes(word)));
+    let foreign = has_other_mounts(pid);
+    // docker's shims are told of /var/run, which is a link.
+    let resolved = address.as_ref().filter(|_| !foreign).and_then(|it| it.canonicalize().ok());
     let stopped = matches!(process.state(), Some('T' | 't'));
-    Some(Supervisor { process, name, address, stopped, foreign: has_other_mounts(pid) })
+    Some(Supervisor { process, name, address: resolved.or(address), stopped, foreign })
+}
+
+/// The sockets of those who have started the shims of this node.
+pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
+    let all = pids().filter_map(supervisor).filter(|shim| !shim.foreign);
+    all.filter_map(|shim| shim.address)
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn command_line(pid: i32) -> Vec<u8> {
@@ -56,18 +71,34 @@ fn after<'a>(words: &[&'a [u8]], option: &[u8]) -> Option<&'a [u8]> {
     words.get(at + 1).copied()
 }
 
+/// A unit with ProtectSystem= has a mount namespace of its own, over the node's files.
 fn has_other_mounts(pid: i32) -> bool {
-    let of = |who: &str| fs::read_link(Path::new("/proc").join(who).join("ns/mnt")).ok();
-    of("self") != of(&pid.to_string())
+    let its = mount_namespace(&pid.to_string()).ok();
+    let ours = ["self", "1"].map(|who| mount_namespace(who).ok());
+    is_foreign(its.as_deref(), [ours[0].as_deref(), ours[1].as_deref()])
+}
+
+/// Neither ours nor that of pid 1; what cannot be told is not ours to judge.
+fn is_foreign(its: Option<&Path>, ours: [Option<&Path>; 2]) -> bool {
+    its.is_none() || !ours.contains(&its)
+}
+
+fn mount_namespace(who: &str) -> std::io::Result<PathBuf> {
+    fs::read_link(Path::new("/proc").join(who).join("ns/mnt"))
+}
+
+/// Without them every shim is foreign, and what is below shims is not counted.
+pub(crate) fn check_namespaces() -> anyhow::Result<()> {
+    mount_namespace("1")
+        .map(drop)
+        .context("/proc/1/ns/mnt: to tell which shims are this node's, CAP_SYS_PTRACE is needed")
 }
 
 /// A shim is started with `-namespace NAMESPACE -id ID`; that of a pod with the pod's id.
 fn by_command_line(container: &Container) -> Option<Supervisor> {
     let Owner::Containerd(namespace) = &container.owner else { return None };
     let ids = [Some(&container.id), container.sandbox.as_ref()];
-    let pids = fs::read_dir("/proc").ok()?.flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.into_iter().find_map(|pid| {
+    pids().find_map(|pid| {
         let line = command_line(pid);
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let id = after(&words, b"-id")?;
@@ -76,4 +107,18 @@ fn by_command_line(container: &Container) -> Option<Supervisor> {
         let found = same.then(|| supervisor(pid)).flatten()?;
         (!found.foreign).then_some(found)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_is_who_has_neither_our_mounts_nor_those_of_pid_1() {
+        let [unit, node, other] = ["mnt:[1]", "mnt:[2]", "mnt:[3]"].map(|it| Some(Path::new(it)));
+        assert!(!is_foreign(unit, [unit, node]));
+        assert!(!is_foreign(node, [unit, node]));
+        assert!(is_foreign(other, [unit, node]));
+        assert!(is_foreign(None, [unit, None]));
+    }
 }

@@ -15,6 +15,9 @@ use crate::doctor::hierarchy::Cgroups;
 use crate::doctor::root::Root;
 use crate::doctor::tree::Tree;
 
+/// Where a container is known from by its cgroup's name alone.
+const TREE: &str = "cgroup tree";
+
 #[derive(Debug)]
 pub(super) enum Query {
     Container(String),
@@ -86,7 +89,38 @@ pub(super) fn find(query: &Query, cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Fo
     for pod in pods {
         merge(&mut found, pod);
     }
-    found.into_values().filter(|it| query.is_of(it)).filter(|it| is_there(it, cgroups)).collect()
+    let found = found.into_values().filter(|it| query.is_of(it));
+    chosen(query, found.filter(|it| is_there(it, cgroups)).collect())
+}
+
+/// Once each, and the one whose id is exactly that before those whose ids go on.
+fn chosen(query: &Query, found: Vec<Found>) -> Vec<Found> {
+    let mut chosen: Vec<Found> = Vec::new();
+    for it in found {
+        match chosen.iter_mut().find(|known| is_same(known, &it)) {
+            Some(known) => {
+                let by_tree = known.sources.iter().all(|source| source == TREE);
+                let (mut kept, other) =
+                    if by_tree { (it, known.clone()) } else { (known.clone(), it) };
+                kept.pid = kept.pid.or(other.pid);
+                kept.sources.extend(other.sources);
+                *known = kept;
+            }
+            None => chosen.push(it),
+        }
+    }
+    let is_exact = |it: &Found| matches!(query, Query::Container(id) if *id == it.id);
+    if chosen.iter().any(is_exact) {
+        chosen.retain(is_exact);
+    }
+    chosen
+}
+
+/// crun's container is in `libpod-ID.scope/container`; the tree has the scope under the same id.
+fn is_same(one: &Found, other: &Found) -> bool {
+    let (above, below) = (one.cgroup.as_path(), other.cgroup.as_path());
+    let in_line = above.starts_with(below) || below.starts_with(above);
+    one.is_pod == other.is_pod && one.id == other.id && in_line
 }
 
 fn is_there(found: &Found, cgroups: &Cgroups) -> bool {
@@ -160,7 +194,7 @@ fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
 
 /// Of a runtime whose state we do not know the place of: by the names in the tree.
 fn of_tree(tree: &Tree) -> Vec<Found> {
-    let sources = || BTreeSet::from(["cgroup tree".to_owned()]);
+    let sources = || BTreeSet::from([TREE.to_owned()]);
     let in_tree = tree.all.iter().filter_map(|cgroup| {
         let pod = cgroup.pod();
         let uid = pod.as_ref().and_then(Identity::pod_uid).map(|it| it.replace('_', "-"));
@@ -201,6 +235,26 @@ mod tests {
         let systemd = format!("pod{}", uid.replace('-', "_"));
         assert!(matches!(Query::of(&systemd), Query::Uid(it) if it == uid));
         assert!(matches!(Query::of("8b9b5a3e"), Query::Container(_)));
+    }
+
+    fn found(id: &str, cgroup: &str, source: &str) -> Found {
+        let (id, cgroup) = (id.to_owned(), Identity::new(cgroup).unwrap());
+        let (pod, sources) = (PodNames::default(), BTreeSet::from([source.to_owned()]));
+        Found { is_pod: false, id, cgroup, pod, pid: None, sources }
+    }
+
+    #[test]
+    fn a_leaf_is_the_same_container_and_an_exact_id_wins() {
+        let all = vec![
+            found("web", "/libpod-web.scope", TREE),
+            found("web", "/libpod-web.scope/container", "/run/crun/web"),
+            found("web-1", "/web-1", "/run/crun/web-1"),
+        ];
+        let exact = chosen(&Query::of("web"), all.clone());
+        assert_eq!(exact.len(), 1, "{exact:?}");
+        assert_eq!(exact[0].cgroup.as_path(), Path::new("/libpod-web.scope/container"));
+        assert_eq!(exact[0].sources.len(), 2);
+        assert_eq!(chosen(&Query::of("we"), all).len(), 2);
     }
 
     #[test]
