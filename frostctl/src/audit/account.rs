@@ -6,9 +6,9 @@ use frostlock::cgroup::Freezer;
 use serde::Serialize;
 
 use super::claim::{Claim, Container, Fate, Owner, Supervisor};
-use super::defects::{self, Defect};
 use super::judge::{Divergence, Kind, Subject};
 use super::{runtimes, truth};
+use crate::defects::{self, Defect};
 
 /// As it is printed; the keys are stable.
 #[derive(Debug, Clone, Serialize)]
@@ -20,7 +20,7 @@ pub(crate) struct Account {
     pub(crate) name: Option<String>,
     pub(crate) says: Vec<Claim>,
     pub(crate) evidence: Vec<String>,
-    pub(crate) known_defects: Vec<Defect>,
+    pub(crate) known_defects: Vec<&'static Defect>,
     pub(crate) remedy: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
         name: container.and_then(|container| container.name.clone()),
         says: divergence.claims().to_vec(),
         evidence: evidence(divergence),
-        known_defects: defects::of(divergence.kind, containerd),
+        known_defects: defects::of_kind(divergence.kind, containerd),
         remedy: remedy(divergence),
     }
 }
