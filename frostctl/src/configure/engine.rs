@@ -49,4 +49,15 @@ impl Engine {
             Engine::Podman => None,
         }
     }
+
+    /// What makes it forget what its configuration no longer has: a reload of dockerd leaves the
+    /// runtimes, and the default one, that the file does not name (26.1).
+    pub(crate) fn forget(self) -> Option<&'static str> {
+        match self {
+            Engine::Docker => Some(
+                "systemctl restart docker; until then it knows the runtime, also after a reload",
+            ),
+            _ => self.reload(),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::{Ours, Record};
 use super::report::{Action, FileReport, Report, diff};
-use super::{Configure, Files, binary, check, file, json_file, remove, toml_file};
+use super::{Configure, Files, binary, check, file, json_file, podman, remove, toml_file};
 
 /// One file that is to change.
 #[derive(Debug)]
@@ -118,6 +118,7 @@ fn plan(
     };
     let mut edited = match engine {
         Engine::Docker => json_file::configure(&text, wish),
+        Engine::Podman => podman::configure(&text, wish, &files.entry),
         _ => toml_file::configure(engine, &text, wish, effective),
     }
     .with_context(|| format!("{:?}", files.entry))?;

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod node;
+#[path = "../podman/mod.rs"]
+mod podman;
 mod scene;
 
 use std::io::{BufRead, BufReader};
@@ -15,6 +17,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use node::Node;
+use podman::Podman;
 use scene::{Containerd, Runc, eventually, kill, pids, state};
 use serde_json::Value;
 
@@ -243,4 +246,46 @@ fn a_container_of_a_pod_is_ended_through_cri_and_the_pod_goes() {
     let (report, code) = node.audit(&[]);
     assert_eq!((found(&report), code), (vec![], 0), "{report}");
     node.remove_pod(&other);
+}
+
+#[test]
+fn a_container_of_podman_whose_conmon_was_stopped_is_ended_through_podman() {
+    let _machine = with_others();
+    let podman = Podman::up();
+    let [well, mute, lost] =
+        ["well", "mute", "lost"].map(|name| podman.run(name, &["--runtime", "runc"]));
+    let audit = |words: &[&str]| {
+        let mut frostctl = podman.inside(env!("CARGO_BIN_EXE_frostctl"));
+        scene::report(&podman::run(frostctl.args(["audit", "--json"]).args(words)))
+    };
+    let inspect = |what: &str, id: &str| podman.says(&["inspect", "--format", what, id]);
+    let state_of = |id: &str| inspect("{{.State.Status}}", id);
+    let end = |id: &str, conmon: &str| {
+        let init = inspect("{{.State.Pid}}", id).parse().unwrap();
+        kill(scene::parent(init), conmon);
+        kill(init, "KILL");
+    };
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+
+    end(&mute, "STOP");
+    std::thread::sleep(CONTROL);
+    assert_eq!(state_of(&mute), "running");
+    assert!(!podman.does(&["container", "cleanup", &mute]).status.success());
+    let (report, code) = audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("phantom", &mute), 0), "{report}");
+    assert_eq!(report["healing"][0]["result"], "healed", "{report}");
+    assert_eq!((state_of(&mute), state_of(&well)), ("exited".to_owned(), "running".to_owned()));
+
+    // Without a conmon there are versions of podman that cannot be told.
+    end(&lost, "KILL");
+    std::thread::sleep(CONTROL);
+    assert_eq!(state_of(&lost), "running");
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (only("phantom", &lost), 1), "{report}");
+    let remedy = report["divergences"][0]["remedy"].to_string();
+    assert!(remedy.contains(&format!("podman rm --force {lost}")), "{remedy}");
+    podman.says(&["rm", "--force", "--time", "0", &lost]);
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
 }
