@@ -8,6 +8,7 @@ use clap::Parser;
 mod audit;
 mod cli;
 mod configure;
+mod defects;
 mod doctor;
 mod exit;
 mod history;
@@ -21,6 +22,7 @@ mod record;
 mod report;
 mod serve;
 mod timeline;
+mod version;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

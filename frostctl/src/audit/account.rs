@@ -6,9 +6,9 @@ use frostlock::cgroup::Freezer;
 use serde::Serialize;
 
 use super::claim::{Claim, Container, Fate, Owner, Supervisor};
-use super::defects::{self, Defect};
 use super::judge::{Divergence, Kind, Subject};
 use super::{runtimes, truth};
+use crate::defects::{self, Defect};
 
 /// As it is printed; the keys are stable.
 #[derive(Debug, Clone, Serialize)]
@@ -20,15 +20,15 @@ pub(crate) struct Account {
     pub(crate) name: Option<String>,
     pub(crate) says: Vec<Claim>,
     pub(crate) evidence: Vec<String>,
-    pub(crate) known_defects: Vec<Defect>,
+    pub(crate) known_defects: Vec<&'static Defect>,
     pub(crate) remedy: Vec<String>,
 }
 
 pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
     let container = divergence.container();
-    let mut known_defects = defects::of(divergence.kind, containerd);
+    let mut known_defects = defects::of_kind(divergence.kind, containerd);
     if container.is_some_and(|container| container.owner.namespace().is_none()) {
-        known_defects.retain(|defect| !defect.reference.starts_with("containerd"));
+        known_defects.retain(|defect| defect.program != "containerd");
     }
     Account {
         kind: divergence.kind,

@@ -10,14 +10,14 @@ use crate::exit::Exit;
 use crate::output::Output;
 use claim::Seen;
 use healing::Wish;
-use judge::{Divergence, Kind};
+use judge::Divergence;
+pub(crate) use judge::Kind;
 use look::{Patience, Places};
 
 mod account;
 mod claim;
 mod command;
 mod containerd;
-mod defects;
 mod heal;
 mod healing;
 mod judge;

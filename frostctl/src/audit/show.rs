@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::account::Account;
 use super::claim::{Asked, Seen, Source};
-use super::defects::Defect;
 use super::healing::{Ended, Healing};
 use super::judge::Kind;
 use super::watch::Change;
+use crate::defects::Defect;
 use crate::output::Output;
 
 #[derive(Debug, Serialize)]
@@ -108,17 +108,22 @@ fn one(to: &mut dyn Write, account: &Account) -> io::Result<()> {
     for line in &account.evidence {
         writeln!(to, "  but             {}", plain(line))?;
     }
-    for Defect { reference, what, fixed_in, .. } in &account.known_defects {
-        let fixed = match fixed_in.join(", ") {
-            none if none.is_empty() => "not fixed".to_owned(),
-            releases => format!("fixed in {releases}"),
-        };
-        writeln!(to, "  known defect    {reference}: {what} ({fixed})")?;
+    for defect in &account.known_defects {
+        let (what, fixed) = (defect.what, fixed(defect));
+        writeln!(to, "  known defect    {what} ({fixed}) {}", defect.reference)?;
     }
     for line in &account.remedy {
         writeln!(to, "  remedy          {}", plain(line))?;
     }
     Ok(())
+}
+
+fn fixed(defect: &Defect) -> String {
+    let releases: Vec<String> = defect.fixed_in.iter().map(ToString::to_string).collect();
+    match releases.join(", ") {
+        none if none.is_empty() => "not fixed".to_owned(),
+        releases => format!("fixed in {releases}"),
+    }
 }
 
 fn healed(to: &mut dyn Write, healing: &Healing) -> io::Result<()> {
