@@ -80,7 +80,9 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
                 .context("containerd cannot read its configuration as it is; nothing was changed")
         }
         Engine::Crio => crio(),
-        Engine::Docker | Engine::Podman => Ok(None),
+        Engine::Podman => podman::effective()
+            .context("podman cannot read its configuration as it is; nothing was changed"),
+        Engine::Docker => Ok(None),
     }
 }
 
@@ -118,7 +120,7 @@ fn plan(
     };
     let mut edited = match engine {
         Engine::Docker => json_file::configure(&text, wish),
-        Engine::Podman => podman::configure(&text, wish, &files.entry),
+        Engine::Podman => podman::configure(&text, wish, effective, &files.entry),
         _ => toml_file::configure(engine, &text, wish, effective),
     }
     .with_context(|| format!("{:?}", files.entry))?;

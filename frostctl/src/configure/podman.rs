@@ -1,14 +1,15 @@
 //! What podman has to be told of a runtime beside its path.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
-use toml_edit::{Array, DocumentMut, Item, Value};
+use toml_edit::{Array, DocumentMut, Item, Value, value};
 
 use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::Previous;
-use super::{file, toml_file};
+use super::{check, file, program, toml_file};
 
 /// The runtimes that get a log. From it podman takes the error of a failed create, and without one
 /// frostlock repeats none.
@@ -22,8 +23,33 @@ const FILES: [&str; 2] =
     ["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"];
 const DROP_INS: &str = "/etc/containers/containers.conf.d";
 
-pub(crate) fn configure(text: &str, wish: &Wish<'_>, ours: &Path) -> anyhow::Result<Edited> {
-    let mut edited = toml_file::configure(Engine::Podman, text, wish, None)?;
+/// The runtime that podman takes by itself; none without a podman. Most have crun and runc, and then
+/// it is crun.
+pub(crate) fn effective() -> anyhow::Result<Option<DocumentMut>> {
+    let Some(podman) = program::find("podman") else { return Ok(None) };
+    let mut info = Command::new(podman);
+    info.args(["info", "--format", "{{json .Host.OCIRuntime}}"]);
+    let said = program::run(&mut info, check::LIMIT)?;
+    let said: Runtime = serde_json::from_str(&said).context("what `podman info` prints")?;
+    let mut document = DocumentMut::new();
+    document["engine"]["runtime"] = value(&said.name);
+    document["engine"]["runtimes"][&said.name] = value(Array::from_iter([said.path]));
+    Ok(Some(document))
+}
+
+#[derive(serde::Deserialize)]
+struct Runtime {
+    name: String,
+    path: String,
+}
+
+pub(crate) fn configure(
+    text: &str,
+    wish: &Wish<'_>,
+    effective: Option<&DocumentMut>,
+    ours: &Path,
+) -> anyhow::Result<Edited> {
+    let mut edited = toml_file::configure(Engine::Podman, text, wish, effective)?;
     edited.text = listed(&edited.text, wish.name, || elsewhere(ours))?;
     Ok(edited)
 }

@@ -73,14 +73,16 @@ impl Host {
 fn podman_finds_it_by_name_and_the_drop_in_goes() {
     let host = Host::new();
     let drop_in = host.path("99 frost\nlock.conf");
-    let binary = frostlock();
+    // One of its own, through which no container of another test runs.
+    let binary = host.path("frostlock");
+    std::fs::copy(frostlock(), &binary).unwrap();
     let binary = binary.to_str().unwrap();
     let podman = |words: &[&str]| {
         let output = Command::new("podman").args(words).env("CONTAINERS_CONF", &drop_in).output();
         output.unwrap()
     };
     assert!(!podman(&["--runtime", NAME, "info"]).status.success(), "the control");
-    let words = ["configure", "--runtime", "podman", "--binary", binary];
+    let words = ["configure", "--runtime", "podman", "--wrap", "runc", "--binary", binary];
     let (status, said, errors) = host.frostctl(&words, &drop_in);
     assert_eq!(status, 0, "{said}{errors}");
     assert!(said.contains("checked by: podman info"), "{said}");
@@ -117,8 +119,12 @@ fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
     let said = says(binary.to_str().unwrap());
     assert!(said.contains("time="), "{said}");
 
+    // With both of them, podman's own choice is crun, and ours runc.
     let words = ["configure", "--runtime", "podman", "--binary", binary.to_str().unwrap()];
-    let (status, said, errors) = frostctl(&words);
+    let (status, _, errors) = frostctl(&words);
+    assert!(status == 3 && errors.contains("--wrap") && errors.contains("crun"), "{errors}");
+    assert!(!podman.path(DROP_IN).exists());
+    let (status, said, errors) = frostctl(&[&words[..], &["--wrap", "runc"]].concat());
     assert_eq!(status, 0, "{said}{errors}");
     assert!(said.contains("checked by: podman info"), "{said}");
     println!("{said}");
