@@ -18,14 +18,15 @@ use std::time::{Duration, Instant};
 
 use node::Node;
 use podman::Podman;
-use scene::{Containerd, Runc, eventually, kill, pids, state};
+use scene::{Containerd, Plain, eventually, kill, pids, state};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Without help nothing happens in it.
 const CONTROL: Duration = Duration::from_secs(2);
 
-/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone.
+/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone, and so does
+/// one whose audit asks everybody.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn with_others() -> impl Drop {
@@ -141,7 +142,7 @@ fn one_that_is_frozen_by_hand_is_told_from_a_paused_one_and_not_thawed() {
 #[test]
 fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only_when_asked() {
     let _machine = alone();
-    let runc = Runc::new("a root\nof two lines");
+    let runc = Plain::runc("a root\nof two lines");
     let orphan = "0123456789abcdef".repeat(4);
     for id in ["well", "left", "empty", &orphan] {
         runc.run(id);
@@ -182,6 +183,27 @@ fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only
     assert_eq!((found(&report), code), (only("orphan", &orphan), 0), "{report}");
     assert!(orphans.iter().all(|pid| is_dead(*pid)));
     assert_eq!(runc.status("well"), "running");
+}
+
+#[test]
+fn what_is_left_of_a_container_of_crun_is_deleted_by_crun() {
+    let _machine = alone();
+    let crun = Plain::crun("root");
+    for id in ["well", "left"] {
+        crun.run(id);
+    }
+    let (report, code) = crun.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+    kill(crun.init("left"), "KILL");
+    std::thread::sleep(CONTROL);
+    assert_eq!(crun.status("left"), "stopped");
+    let left = pids(&crun.freezer("left"));
+    assert_eq!(left.len(), 2);
+    let (report, code) = crun.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("stopped-but-populated", "left"), 0), "{report}");
+    assert!(report["healing"][0]["steps"][0].as_str().unwrap().starts_with("crun "), "{report}");
+    eventually(SOON, "the end of what was left", || left.iter().all(|pid| is_dead(*pid)));
+    assert_eq!(crun.status("well"), "running");
 }
 
 fn is_dead(pid: i32) -> bool {
