@@ -50,12 +50,13 @@ impl Engine {
         }
     }
 
-    /// What makes it forget what its configuration no longer has: a reload of dockerd leaves the
-    /// runtimes, and the default one, that the file does not name (26.1).
+    /// What makes it forget a runtime that its configuration no longer has. A reload of dockerd
+    /// (26.1) changes nothing if the file has no runtimes any more, and fails over a default that it
+    /// has not.
     pub(crate) fn forget(self) -> Option<&'static str> {
         match self {
             Engine::Docker => Some(
-                "systemctl restart docker; until then it knows the runtime, also after a reload",
+                "systemctl restart docker; a reload leaves a runtime that was the default or the last one",
             ),
             _ => self.reload(),
         }
