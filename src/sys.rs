@@ -249,11 +249,17 @@ unsafe extern "C" {
     static environ: *const *const libc::c_char;
 }
 
+/// For the runtime and what it calls. Must be called while there is no other thread.
+pub(crate) fn set_variable(name: &str, value: &std::path::Path) {
+    // SAFETY: nobody else reads or writes the environment.
+    unsafe { std::env::set_var(name, value) };
+}
+
 /// The environment byte for byte; std's iterator leaves out entries without `=`.
 pub(crate) fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
     // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer,
-    // and nothing in this program changes it.
+    // and nobody changes it meanwhile.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
@@ -275,8 +281,8 @@ pub(crate) fn is_of_exec(error: &io::Error) -> bool {
 pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));
     restore_write_signals();
-    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; `environ` is
-    // only ever read, as nothing here sets a variable.
+    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; nobody changes
+    // `environ` meanwhile, as there is no other thread.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
     let error = io::Error::last_os_error();
     ignore_write_signals();
