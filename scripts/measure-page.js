@@ -16,4 +16,5 @@ for (const [i, a] of letters.entries()) for (const b of letters.slice(i + 1)) {
     found.push("covered: " + name(a) + " by " + name(b));
   }
 }
-document.body.append("\n" + found.map(line => "MEASURED: " + line + "\n").join(""));
+found.push("all, at " + innerWidth);
+parent.document.body.append("\n" + found.map(line => "MEASURED: " + line + "\n").join(""));

@@ -110,7 +110,10 @@ fn findings(page: &mut String, findings: &[Finding]) {
             escape(&finding.summary)
         );
         if !finding.lives.is_empty() {
-            let _ = write!(page, "<figure>{}</figure>", plot::lives(finding));
+            let was_ready = finding.lives.iter().any(|life| life.ready_s.is_some());
+            let legend = "<figcaption><span><i class='ready'></i>ready</span></figcaption>";
+            let legend = if was_ready { legend } else { "" };
+            let _ = write!(page, "<figure>{}{legend}</figure>", plot::lives(finding));
         }
         list(page, "evidence", &finding.evidence);
         list(page, "advice", &finding.advice);
@@ -195,6 +198,13 @@ fn verbs(page: &mut String, verbs: &[Verb]) {
     page.push_str("</tbody></table></div></section>");
 }
 
+fn namespaced(pod: &str) -> String {
+    match pod.split_once('/') {
+        Some((namespace, name)) => format!("<i>{}/</i>{}", escape(namespace), escape(name)),
+        None => escape(pod),
+    }
+}
+
 fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     if pods.is_empty() {
         return;
@@ -207,8 +217,9 @@ fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     for pod in pods {
         let _ = write!(
             page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td class='text'>{}</tr>",
-            escape(&pod.pod),
+            "<tr><th class='pod'>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}\
+             <td class='text'>{}</tr>",
+            namespaced(&pod.pod),
             pod.operations,
             if pod.failed > 0 { " class='bad'" } else { "" },
             pod.failed,

@@ -92,7 +92,7 @@ fn round_counts(most: u64) -> impl Iterator<Item = u64> {
 fn time_axis(svg: &mut String, over_time: &OverTime, bins: usize, base: f64) {
     let (from, span) = (over_time.from_s(), over_time.width_s() * bins.max(1) as i64);
     let wide = span / 28 / DAY_S / TICKS + 1;
-    let step = STEPS_S.into_iter().find(|step| span / step <= TICKS).unwrap_or(wide * 28 * DAY_S);
+    let step = STEPS_S.into_iter().find(|step| span / step < TICKS).unwrap_or(wide * 28 * DAY_S);
     let mut at = (from + step - 1).div_euclid(step) * step;
     while at < from + span {
         let (x, clock) = ((at - from) as f64 / span as f64, time(at * 1000));
@@ -101,15 +101,15 @@ fn time_axis(svg: &mut String, over_time: &OverTime, bins: usize, base: f64) {
             step if step < DAY_S => clock.get(11..16),
             _ => clock.get(..10),
         };
+        // A label at the very end would be cut.
+        let label = label.filter(|_| x < 0.95).unwrap_or_default();
         let _ = write!(
             svg,
             "<line class='tick' x1='{0}' x2='{0}' y1='{base}' y2='{1}'/>\
-             <text class='{2}' x='{0}' y='{3}'>{4}</text>",
+             <text class='middle' x='{0}' y='{2}'>{label}</text>",
             percent(x),
             base + 4.0,
-            anchor(x),
-            base + 18.0,
-            label.unwrap_or_default()
+            base + 18.0
         );
         at += step;
     }
@@ -120,11 +120,11 @@ pub(super) fn durations(verbs: &[Verb]) -> String {
     const ROW: f64 = 30.0;
     const MIDDLE: f64 = ROW / 2.0;
     let shortest = verbs.iter().map(|verb| verb.p50_ms).fold(10.0, f64::min).max(0.1);
-    let longest = verbs.iter().map(|verb| verb.max_ms).fold(10.0, f64::max);
-    let (first, last) = (shortest.log10().floor(), longest.log10().ceil());
-    let decades = (last - first).max(1.0);
-    let x = |ms: f64| ((ms.max(1e-3).log10() - first) / decades).clamp(0.0, 1.0);
-    let ticks: Vec<f64> = (0..=decades as i32).map(|n| 10f64.powi(n + first as i32)).collect();
+    let longest = verbs.iter().map(|verb| verb.max_ms).fold(20.0, f64::max);
+    let ticks = decades(shortest, longest);
+    let first = ticks.first().map_or(0.0, |ms| ms.log10());
+    let last = ticks.last().map_or(1.0, |ms| ms.log10());
+    let x = |ms: f64| ((ms.max(1e-3).log10() - first) / (last - first)).clamp(0.0, 1.0);
     let mut plot = String::from("<div class='rows durations'>");
     for verb in verbs {
         let (p50, p95, p99, max) = (x(verb.p50_ms), x(verb.p95_ms), x(verb.p99_ms), x(verb.max_ms));
@@ -145,7 +145,7 @@ pub(super) fn durations(verbs: &[Verb]) -> String {
         }
         let _ = write!(
             plot,
-            "<line class='whisker' x1='{0}' x2='{2}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
+            "<line class='whisker' x1='{1}' x2='{2}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
              <line class='range' x1='{0}' x2='{1}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
              <line class='p99' x1='{3}' x2='{3}' y1='{4}' y2='{5}'/>\
              <circle class='max' cx='{2}' cy='{MIDDLE}' r='3'/>\
@@ -161,11 +161,24 @@ pub(super) fn durations(verbs: &[Verb]) -> String {
     let _ = write!(plot, "<span></span>{}", svg("", 20.0));
     for tick in &ticks {
         let label = seconds(tick / 1000.0).replace(".00", "").replace(".0 ", " ");
-        let at = x(*tick);
-        let _ =
-            write!(plot, "<text class='{}' x='{}' y='14'>{label}</text>", anchor(at), percent(at));
+        let at = percent(x(*tick));
+        let _ = write!(plot, "<text class='middle' x='{at}' y='14'>{label}</text>");
     }
     plot + "</svg></div>"
+}
+
+/// From the last round number below to the first one above, in powers of ten, or, where these are few,
+/// with twice and five times these.
+fn decades(shortest: f64, longest: f64) -> Vec<f64> {
+    let (from, to) = (shortest.log10().floor() as i32, longest.log10().ceil() as i32);
+    let all = (from..=to).flat_map(|n| [1.0, 2.0, 5.0].map(|times| times * 10f64.powi(n)));
+    let all: Vec<f64> = all.collect();
+    let first = all.iter().rposition(|tick| *tick <= shortest).unwrap_or(0);
+    let last = all.iter().position(|tick| *tick >= longest).unwrap_or(all.len() - 1);
+    if last - first < 6 {
+        return all.into_iter().take(last + 1).skip(first).collect();
+    }
+    (from..=to).map(|n| 10f64.powi(n)).collect()
 }
 
 /// The lives of one container as bars, with the kill, readiness, and the time that would have held.
@@ -269,6 +282,15 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_axis_of_durations_ends_at_round_numbers() {
+        assert_eq!(decades(6.8, 132.0), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0]);
+        assert_eq!(decades(1.0, 100.0), [1.0, 10.0, 100.0]);
+        assert_eq!(decades(10.0, 20.0), [10.0, 20.0]);
+        assert_eq!(decades(0.1, 7_200_000.0).len(), 9);
+        assert_eq!(decades(5.0, 5014.0), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
+    }
 
     #[test]
     fn the_scale_of_counts_has_few_round_numbers() {
