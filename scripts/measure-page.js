@@ -5,7 +5,7 @@ if (document.documentElement.scrollWidth > innerWidth) {
   found.push("the page is too wide: " + document.documentElement.scrollWidth);
 }
 const letters = [...document.querySelectorAll("svg text, .rows span, figcaption span, .tile b")]
-  .filter(e => box(e).width > 0);
+  .filter(e => e.textContent.trim() && box(e).width > 0);
 for (const e of letters) {
   const outer = box(e.closest("figure, .tile"));
   if (box(e).left < outer.left - 1 || box(e).right > outer.right + 1) found.push("cut: " + name(e));

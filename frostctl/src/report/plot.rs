@@ -117,8 +117,6 @@ fn time_axis(svg: &mut String, over_time: &OverTime, bins: usize, base: f64) {
 
 /// For each verb p50, p95, p99 and the longest on one logarithmic axis.
 pub(super) fn durations(verbs: &[Verb]) -> String {
-    const ROW: f64 = 30.0;
-    const MIDDLE: f64 = ROW / 2.0;
     let shortest = verbs.iter().map(|verb| verb.p50_ms).fold(10.0, f64::min).max(0.1);
     let longest = verbs.iter().map(|verb| verb.max_ms).fold(20.0, f64::max);
     let ticks = decades(shortest, longest);
@@ -127,44 +125,47 @@ pub(super) fn durations(verbs: &[Verb]) -> String {
     let x = |ms: f64| ((ms.max(1e-3).log10() - first) / (last - first)).clamp(0.0, 1.0);
     let mut plot = String::from("<div class='rows durations'>");
     for verb in verbs {
-        let (p50, p95, p99, max) = (x(verb.p50_ms), x(verb.p95_ms), x(verb.p99_ms), x(verb.max_ms));
-        let _ = write!(
-            plot,
-            "<span>{}</span>{}<title>{0}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, max {:.1} ms\
-             </title>",
-            escape(&verb.verb),
-            svg("", ROW),
-            verb.p50_ms,
-            verb.p95_ms,
-            verb.p99_ms,
-            verb.max_ms
-        );
-        for tick in &ticks {
-            let at = percent(x(*tick));
-            let _ = write!(plot, "<line class='grid' x1='{at}' x2='{at}' y1='0' y2='{ROW}'/>");
-        }
-        let _ = write!(
-            plot,
-            "<line class='whisker' x1='{1}' x2='{2}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
-             <line class='range' x1='{0}' x2='{1}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
-             <line class='p99' x1='{3}' x2='{3}' y1='{4}' y2='{5}'/>\
-             <circle class='max' cx='{2}' cy='{MIDDLE}' r='3'/>\
-             <circle class='p50' cx='{0}' cy='{MIDDLE}' r='5'/></svg>",
-            percent(p50),
-            percent(p95),
-            percent(max),
-            percent(p99),
-            MIDDLE - 8.0,
-            MIDDLE + 8.0
-        );
+        duration(&mut plot, verb, &ticks, x);
     }
     let _ = write!(plot, "<span></span>{}", svg("", 20.0));
-    for tick in &ticks {
+    // So many have room on a telephone.
+    for tick in ticks.iter().step_by(ticks.len() / 7 + 1) {
         let label = seconds(tick / 1000.0).replace(".00", "").replace(".0 ", " ");
         let at = percent(x(*tick));
         let _ = write!(plot, "<text class='middle' x='{at}' y='14'>{label}</text>");
     }
     plot + "</svg></div>"
+}
+
+fn duration(plot: &mut String, verb: &Verb, ticks: &[f64], x: impl Fn(f64) -> f64) {
+    const ROW: f64 = 30.0;
+    const MIDDLE: f64 = ROW / 2.0;
+    let [p50, p95, p99, max] =
+        [verb.p50_ms, verb.p95_ms, verb.p99_ms, verb.max_ms].map(|ms| percent(x(ms)));
+    let _ = write!(
+        plot,
+        "<span>{0}</span>{1}<title>{0}: p50 {2:.1} ms, p95 {3:.1} ms, p99 {4:.1} ms, max {5:.1} ms\
+         </title>",
+        escape(&verb.verb),
+        svg("", ROW),
+        verb.p50_ms,
+        verb.p95_ms,
+        verb.p99_ms,
+        verb.max_ms
+    );
+    for tick in ticks {
+        let at = percent(x(*tick));
+        let _ = write!(plot, "<line class='grid' x1='{at}' x2='{at}' y1='0' y2='{ROW}'/>");
+    }
+    let (top, bottom) = (MIDDLE - 8.0, MIDDLE + 8.0);
+    let _ = write!(
+        plot,
+        "<line class='whisker' x1='{p95}' x2='{max}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
+         <line class='range' x1='{p50}' x2='{p95}' y1='{MIDDLE}' y2='{MIDDLE}'/>\
+         <line class='p99' x1='{p99}' x2='{p99}' y1='{top}' y2='{bottom}'/>\
+         <circle class='max' cx='{max}' cy='{MIDDLE}' r='3'/>\
+         <circle class='p50' cx='{p50}' cy='{MIDDLE}' r='5'/></svg>"
+    );
 }
 
 /// From the last round number below to the first one above, in powers of ten, or, where these are few,
