@@ -86,7 +86,7 @@ impl OverTime {
     }
 
     /// In seconds since 1970: where the first bin begins.
-    pub(super) fn from_s(&self) -> i64 {
+    pub(super) fn begin_s(&self) -> i64 {
         self.bins.keys().next().map_or(0, |first| first * self.width_s)
     }
 
@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(all.width_s(), width_s, "{span_s}");
             assert!(bins.len() as i64 <= BINS, "{span_s}");
             assert_eq!(bins.iter().map(|bin| bin.total()).sum::<u64>(), 3);
-            assert!(all.from_s() <= start && start < all.from_s() + width_s);
+            assert!(all.begin_s() <= start && start < all.begin_s() + width_s);
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
         let times = || (0..1000).map(|n| 1_800_000_000 + n * 7);
         let (forth, back) = (over(times()), over(times().rev()));
         assert_eq!(forth.bins(), back.bins());
-        assert_eq!((forth.width_s(), forth.from_s()), (back.width_s(), back.from_s()));
+        assert_eq!((forth.width_s(), forth.begin_s()), (back.width_s(), back.begin_s()));
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn round_counts(most: u64) -> impl Iterator<Item = u64> {
 }
 
 fn time_axis(svg: &mut String, over_time: &OverTime, bins: usize, base: f64) {
-    let (from, span) = (over_time.from_s(), over_time.width_s() * bins.max(1) as i64);
+    let (from, span) = (over_time.begin_s(), over_time.width_s() * bins.max(1) as i64);
     let wide = span / 28 / DAY_S / TICKS + 1;
     let step = STEPS_S.into_iter().find(|step| span / step < TICKS).unwrap_or(wide * 28 * DAY_S);
     let mut at = (from + step - 1).div_euclid(step) * step;
