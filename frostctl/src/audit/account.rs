@@ -26,6 +26,10 @@ pub(crate) struct Account {
 
 pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
     let container = divergence.container();
+    let mut known_defects = defects::of_kind(divergence.kind, containerd);
+    if container.is_some_and(|container| container.owner.namespace().is_none()) {
+        known_defects.retain(|defect| defect.program != "containerd");
+    }
     Account {
         kind: divergence.kind,
         id: divergence.id().to_owned(),
@@ -33,7 +37,7 @@ pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
         name: container.and_then(|container| container.name.clone()),
         says: divergence.claims().to_vec(),
         evidence: evidence(divergence),
-        known_defects: defects::of_kind(divergence.kind, containerd),
+        known_defects,
         remedy: remedy(divergence),
     }
 }
@@ -137,6 +141,11 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
             let stopped = divergence.supervisor().filter(|shim| shim.stopped);
             lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
             lines.extend(by_hand(container, &id));
+            // 4.3 says "Stopping" for ever, and neither starts nor stops it.
+            let is_lost = container.owner == Owner::Podman && container.truth.supervisor.is_none();
+            lines.extend(is_lost.then(|| {
+                format!("podman rm --force {id}, if nothing else helps: its files go, too")
+            }));
         }
         Kind::Orphan => lines.push("frostctl audit --kill-orphans".to_owned()),
         Kind::StoppedButPopulated => {
@@ -154,7 +163,11 @@ fn by_hand(container: &Container, id: &str) -> Option<String> {
         return Some(format!("crictl {stop} {id}"));
     }
     if container.owner == Owner::Podman {
-        return Some(format!("podman container cleanup {id}"));
+        let stop = match container.truth.supervisor {
+            Some(_) => String::new(),
+            None => format!("podman stop --time 1 {id}; "),
+        };
+        return Some(format!("{stop}podman container cleanup {id}"));
     }
     if container.owner == Owner::Unknown {
         return None;

@@ -24,6 +24,8 @@ const DELETE_LIMIT: Duration = Duration::from_secs(15);
 const SHIM_STATE_LIMIT: Duration = Duration::from_secs(3);
 /// How long containerd may take to notice that a shim has gone.
 const SHIM_LIMIT: Duration = Duration::from_secs(10);
+/// How long conmon may take to write down an end.
+const CONMON_LIMIT: Duration = Duration::from_secs(5);
 /// How long a killed process may take to die; a throttled one takes long.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -58,6 +60,10 @@ pub(crate) enum Step {
         root: PathBuf,
         id: String,
     },
+    /// Without a conmon, nobody tells podman.
+    StopByPodman {
+        id: String,
+    },
     CleanUpPodman {
         id: String,
     },
@@ -84,6 +90,7 @@ impl Step {
             Step::DeleteByRuntime { binary, root, id } => {
                 format!("{} --root {} delete --force {id}", binary.display(), root.display())
             }
+            Step::StopByPodman { id } => format!("podman stop --time 1 {id}"),
             Step::CleanUpPodman { id } => format!("podman container cleanup {id}"),
             Step::KillProcesses { members, .. } => {
                 let named: Vec<_> = members.iter().map(|it| truth::named(it.pid)).collect();
@@ -129,7 +136,12 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
     match &container.owner {
         Owner::Nobody => return delete_by_runtime(container),
         Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
-        Owner::Podman => steps.push(Step::CleanUpPodman { id }),
+        Owner::Podman => {
+            if shim.is_none() {
+                steps.push(Step::StopByPodman { id: id.clone() });
+            }
+            steps.push(Step::CleanUpPodman { id });
+        }
         Owner::Containerd(namespace) => {
             let socket = container.socket.clone();
             let socket = socket.ok_or("the socket of its containerd is not known")?;
@@ -246,11 +258,31 @@ fn take(step: &Step) -> anyhow::Result<()> {
             let words = ["--root", root, "delete", "--force", id];
             command::run(binary, &words, DELETE_LIMIT).map(drop)
         }
-        Step::CleanUpPodman { id } => {
-            let words = ["container", "cleanup", id.as_str()];
-            command::run(Path::new("podman"), &words, DELETE_LIMIT).map(drop)
+        Step::StopByPodman { id } => {
+            // It finds out that the container has ended, writes that down, and then (4.3) fails since
+            // conmon's file is not there. Whether it was of use, the next step tells.
+            let _ = podman(&["stop", "--time", "1", id]);
+            Ok(())
         }
+        Step::CleanUpPodman { id } => clean_up_podman(id),
         Step::KillProcesses { cgroup, members } => kill(cgroup, members),
+    }
+}
+
+fn podman(words: &[&str]) -> anyhow::Result<()> {
+    command::run(Path::new("podman"), words, DELETE_LIMIT).map(drop)
+}
+
+/// podman refuses until conmon has written down the end, which it may be about to do.
+fn clean_up_podman(id: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + CONMON_LIMIT;
+    loop {
+        match podman(&["container", "cleanup", id]) {
+            // With --rm, conmon's own cleanup removes it.
+            Err(error) if error.to_string().contains("no such container") => return Ok(()),
+            Err(_) if Instant::now() < deadline => thread::sleep(LOOK_EVERY),
+            done => return done,
+        }
     }
 }
 

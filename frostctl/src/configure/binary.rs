@@ -74,7 +74,7 @@ pub(crate) fn mismatch(binary: &str, wrapped: &Wrapped) -> anyhow::Result<Option
     };
     Ok((!same).then(|| {
         format!(
-            "the runtime {:?} runs {named}, but frostlock would run {}: set `runtime = {named:?}` in /etc/frostlock/config.toml, or add --force",
+            "the runtime {:?} runs {named}, but frostlock would run {}: set `runtime = {named:?}` in /etc/frostlock/config.toml, name another to stand in for with --wrap, or add --force",
             wrapped.name,
             runs.display()
         )

@@ -12,7 +12,7 @@ use super::layout::{Layout, get};
 use super::{program, toml_file};
 
 /// Each takes less than a second on an idle machine.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 const MAX_LINES: usize = 12;
 

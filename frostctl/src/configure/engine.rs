@@ -49,4 +49,16 @@ impl Engine {
             Engine::Podman => None,
         }
     }
+
+    /// What makes it forget a runtime that its configuration no longer has. A reload of dockerd
+    /// (26.1) changes nothing if the file has no runtimes any more, and fails over a default that it
+    /// has not.
+    pub(crate) fn forget(self) -> Option<&'static str> {
+        match self {
+            Engine::Docker => Some(
+                "systemctl restart docker; a reload leaves a runtime that was the default or the last one",
+            ),
+            _ => self.reload(),
+        }
+    }
 }

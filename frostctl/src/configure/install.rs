@@ -10,7 +10,7 @@ use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::{Ours, Record};
 use super::report::{Action, FileReport, Report, diff};
-use super::{Configure, Files, binary, check, file, json_file, remove, toml_file};
+use super::{Configure, Files, binary, check, file, json_file, podman, remove, toml_file};
 
 /// One file that is to change.
 #[derive(Debug)]
@@ -80,7 +80,9 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
                 .context("containerd cannot read its configuration as it is; nothing was changed")
         }
         Engine::Crio => crio(),
-        Engine::Docker | Engine::Podman => Ok(None),
+        Engine::Podman => podman::effective()
+            .context("podman cannot read its configuration as it is; nothing was changed"),
+        Engine::Docker => Ok(None),
     }
 }
 
@@ -118,6 +120,7 @@ fn plan(
     };
     let mut edited = match engine {
         Engine::Docker => json_file::configure(&text, wish),
+        Engine::Podman => podman::configure(&text, wish, effective, &files.entry),
         _ => toml_file::configure(engine, &text, wish, effective),
     }
     .with_context(|| format!("{:?}", files.entry))?;

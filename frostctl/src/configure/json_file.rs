@@ -24,6 +24,13 @@ fn parse(text: &str) -> anyhow::Result<Map<String, Value>> {
 }
 
 pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
+    // `dockerd --validate` lets them pass, and dockerd does not start, or runs its own (26.1).
+    if wish.name == "runc" || wish.name.starts_with("io.containerd.") {
+        bail!(
+            "cannot have a runtime {:?}, a name that dockerd keeps for its own; choose another --name; nothing was changed",
+            wish.name
+        );
+    }
     let mut object = parse(text)?;
     let default = object.get(DEFAULT).and_then(Value::as_str).map(str::to_owned);
     let runtimes = object.entry(RUNTIMES).or_insert_with(|| json!({}));
@@ -147,5 +154,9 @@ mod tests {
             assert!(error.contains("nothing was changed"), "{error}");
         }
         assert!(configure("", &wish(false)).unwrap().text.contains(BINARY));
+        for name in ["runc", "io.containerd.runc.v2"] {
+            let error = configure("", &Wish { name, ..wish(false) }).unwrap_err().to_string();
+            assert!(error.contains("for its own"), "{error}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Who still calls the binary. A shim keeps the path that it was started with, and so does conmon;
 //! both are read from files, which are there when the daemon is not.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,9 @@ const TASKS: &str = "io.containerd.runtime.v2.task";
 
 /// dockerd's namespace in containerd.
 const MOBY: &str = "moby";
+
+/// More is no script of dockerd's.
+const MAX_SCRIPT_BYTES: u64 = 4096;
 
 /// The kernel cuts `containerd-shim-runc-v2` to 15 bytes.
 const SHIM: &str = "containerd-shim";
@@ -37,7 +42,7 @@ pub(crate) fn uses(binary: &Path) -> Vec<Use> {
     let states = STATES.iter().map(|state| Path::new(state).join(TASKS));
     let mut found: Vec<Use> = states
         .flat_map(|tasks| entries(&tasks))
-        .flat_map(|space| bundles(&space, &last(&space), &is_ours))
+        .flat_map(|space| bundles(&space, &last(&space), Path::new("/"), &is_ours))
         .collect();
     found.extend(shims(Path::new("/proc"), binary));
     found.extend(monitors(binary));
@@ -46,11 +51,18 @@ pub(crate) fn uses(binary: &Path) -> Vec<Use> {
     found
 }
 
-/// The bundles of one namespace.
-fn bundles(directory: &Path, space: &str, is_ours: &dyn Fn(&Path) -> bool) -> Vec<Use> {
+/// The bundles of one namespace; the paths in them are below `root`.
+fn bundles(
+    directory: &Path,
+    space: &str,
+    root: &Path,
+    is_ours: &dyn Fn(&Path) -> bool,
+) -> Vec<Use> {
     let of = if space == MOBY { Engine::Docker } else { Engine::Containerd };
     let ours = entries(directory).into_iter().filter_map(|bundle| {
-        let named = runtimes(&bundle).into_iter().find(|named| is_ours(named))?;
+        let named = runtimes(&bundle);
+        let behind: Vec<PathBuf> = named.iter().filter_map(|it| behind(root, it)).collect();
+        let named = named.into_iter().chain(behind).find(|named| is_ours(named))?;
         Some(Use { of, container: format!("{space}/{}", last(&bundle)), named })
     });
     ours.collect()
@@ -64,6 +76,16 @@ fn runtimes(bundle: &Path) -> Vec<PathBuf> {
     let named = [text("runtime"), options["binary_name"].as_str().unwrap_or_default().to_owned()];
     let named = named.iter().map(|named| named.trim_end_matches('\n'));
     named.filter(|named| !named.is_empty()).map(PathBuf::from).collect()
+}
+
+/// Of a runtime with arguments, dockerd tells the shim the path of a script: `PATH ARGUMENTS $@`.
+fn behind(root: &Path, script: &Path) -> Option<PathBuf> {
+    let script = root.join(script.strip_prefix("/").ok()?);
+    let file = script.is_file().then(|| File::open(script).ok()).flatten()?;
+    let mut text = String::new();
+    file.take(MAX_SCRIPT_BYTES).read_to_string(&mut text).ok()?;
+    let mut words = text.strip_prefix("#!/bin/sh\n")?.split_whitespace();
+    Some(words.next()?.into())
 }
 
 /// A shim works in a bundle of its; those of its pod's other containers are beside it.
@@ -80,7 +102,8 @@ fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
             true => leads_over(named, binary),
             false => is_seen_as(&process, named, binary),
         };
-        found.extend(bundles(&process.join("cwd/.."), &space, &is_ours));
+        let root = process.join("root");
+        found.extend(bundles(&process.join("cwd/.."), &space, &root, &is_ours));
     }
     found
 }
@@ -184,12 +207,28 @@ mod tests {
             std::fs::write(bundle.join("runtime"), runtime).unwrap();
         }
         let is_ours = |named: &Path| leads_over(named, binary);
-        let of = |space: &str| bundles(&scratch.path().join(TASKS).join(space), space, &is_ours);
+        let of = |space: &str| {
+            let space_dir = scratch.path().join(TASKS).join(space);
+            bundles(&space_dir, space, Path::new("/"), &is_ours)
+        };
         let used = |of, container: &str| {
             vec![Use { of, container: container.to_owned(), named: binary.to_owned() }]
         };
         assert_eq!(of("k8s.io"), used(Engine::Containerd, "k8s.io/pod"));
         assert_eq!(of("moby"), used(Engine::Docker, "moby/box"));
+    }
+
+    #[test]
+    fn the_script_of_a_runtime_with_arguments_leads_to_the_binary() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &[u8]| std::fs::write(root.path().join(name), text).unwrap();
+        write("script", b"#!/bin/sh\n/x/frostlock --debug $@\n");
+        write("empty", b"#!/bin/sh\n");
+        write("program", b"\x7fELF\xff");
+        assert_eq!(behind(root.path(), Path::new("/script")), Some("/x/frostlock".into()));
+        for other in ["/empty", "/program", "/none", "script"] {
+            assert_eq!(behind(root.path(), Path::new(other)), None, "{other}");
+        }
     }
 
     #[test]

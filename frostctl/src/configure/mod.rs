@@ -17,6 +17,7 @@ mod install;
 mod json_file;
 mod layout;
 mod live;
+mod podman;
 mod program;
 pub(crate) mod record;
 mod remove;

@@ -9,7 +9,7 @@ use super::check::Expected;
 use super::engine::Engine;
 use super::record::{Ours, Previous, Record};
 use super::report::{Action, FileReport, Report, diff};
-use super::{Files, Target, check, file, json_file, layout, live, toml_file};
+use super::{Files, Target, check, file, json_file, layout, live, podman, toml_file};
 
 /// How long conmon and shims may take to end after their last container.
 const LINGER: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     if !target.dry_run {
         apply(engine, &files, &changes, name, &mut report)?;
         if report.changes() {
-            report.next.extend(engine.reload().map(str::to_owned));
+            report.next.extend(engine.forget().map(str::to_owned));
         }
     }
     Ok(report)
@@ -163,6 +163,7 @@ fn entry_out(
 ) -> anyhow::Result<Option<String>> {
     match engine {
         Engine::Docker => json_file::unconfigure(text, name, default),
+        Engine::Podman => podman::unconfigure(text, name, default),
         _ => toml_file::unconfigure(engine, text, name, default),
     }
 }

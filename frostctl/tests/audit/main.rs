@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod node;
+#[path = "../podman/mod.rs"]
+mod podman;
 mod scene;
 
 use std::io::{BufRead, BufReader};
@@ -15,14 +17,16 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use node::Node;
-use scene::{Containerd, Runc, eventually, kill, pids, state};
+use podman::Podman;
+use scene::{Containerd, Plain, eventually, kill, pids, state};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Without help nothing happens in it.
 const CONTROL: Duration = Duration::from_secs(2);
 
-/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone.
+/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone, and so does
+/// one whose audit asks everybody.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn with_others() -> impl Drop {
@@ -138,7 +142,7 @@ fn one_that_is_frozen_by_hand_is_told_from_a_paused_one_and_not_thawed() {
 #[test]
 fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only_when_asked() {
     let _machine = alone();
-    let runc = Runc::new("a root\nof two lines");
+    let runc = Plain::runc("a root\nof two lines");
     let orphan = "0123456789abcdef".repeat(4);
     for id in ["well", "left", "empty", &orphan] {
         runc.run(id);
@@ -179,6 +183,27 @@ fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only
     assert_eq!((found(&report), code), (only("orphan", &orphan), 0), "{report}");
     assert!(orphans.iter().all(|pid| is_dead(*pid)));
     assert_eq!(runc.status("well"), "running");
+}
+
+#[test]
+fn what_is_left_of_a_container_of_crun_is_deleted_by_crun() {
+    let _machine = alone();
+    let crun = Plain::crun("root");
+    for id in ["well", "left"] {
+        crun.run(id);
+    }
+    let (report, code) = crun.audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+    kill(crun.init("left"), "KILL");
+    std::thread::sleep(CONTROL);
+    assert_eq!(crun.status("left"), "stopped");
+    let left = pids(&crun.freezer("left"));
+    assert_eq!(left.len(), 2);
+    let (report, code) = crun.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("stopped-but-populated", "left"), 0), "{report}");
+    assert!(report["healing"][0]["steps"][0].as_str().unwrap().starts_with("crun "), "{report}");
+    eventually(SOON, "the end of what was left", || left.iter().all(|pid| is_dead(*pid)));
+    assert_eq!(crun.status("well"), "running");
 }
 
 fn is_dead(pid: i32) -> bool {
@@ -243,4 +268,46 @@ fn a_container_of_a_pod_is_ended_through_cri_and_the_pod_goes() {
     let (report, code) = node.audit(&[]);
     assert_eq!((found(&report), code), (vec![], 0), "{report}");
     node.remove_pod(&other);
+}
+
+#[test]
+fn a_container_of_podman_whose_conmon_was_stopped_is_ended_through_podman() {
+    let _machine = with_others();
+    let podman = Podman::up();
+    let [well, mute, lost] =
+        ["well", "mute", "lost"].map(|name| podman.run(name, &["--runtime", "runc"]));
+    let audit = |words: &[&str]| {
+        let mut frostctl = podman.inside(env!("CARGO_BIN_EXE_frostctl"));
+        scene::report(&podman::run(frostctl.args(["audit", "--json"]).args(words)))
+    };
+    let inspect = |what: &str, id: &str| podman.says(&["inspect", "--format", what, id]);
+    let state_of = |id: &str| inspect("{{.State.Status}}", id);
+    let end = |id: &str, conmon: &str| {
+        let init = inspect("{{.State.Pid}}", id).parse().unwrap();
+        kill(scene::parent(init), conmon);
+        kill(init, "KILL");
+    };
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
+
+    end(&mute, "STOP");
+    std::thread::sleep(CONTROL);
+    assert_eq!(state_of(&mute), "running");
+    assert!(!podman.does(&["container", "cleanup", &mute]).status.success());
+    let (report, code) = audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("phantom", &mute), 0), "{report}");
+    assert_eq!(report["healing"][0]["result"], "healed", "{report}");
+    assert_eq!((state_of(&mute), state_of(&well)), ("exited".to_owned(), "running".to_owned()));
+
+    // Without a conmon there are versions of podman that cannot be told.
+    end(&lost, "KILL");
+    std::thread::sleep(CONTROL);
+    assert_eq!(state_of(&lost), "running");
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (only("phantom", &lost), 1), "{report}");
+    let remedy = report["divergences"][0]["remedy"].to_string();
+    assert!(remedy.contains(&format!("podman rm --force {lost}")), "{remedy}");
+    podman.says(&["rm", "--force", "--time", "0", &lost]);
+    let (report, code) = audit(&[]);
+    assert_eq!((found(&report), code), (vec![], 0), "{report}");
 }

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const RUNC: &str = "runc-1.3.6";
+const CRUN: &str = "crun-1.28";
 const NAMESPACE: &str = "frostlock-test";
 const SOON: Duration = Duration::from_secs(10);
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -267,17 +268,39 @@ impl Drop for Containerd {
     }
 }
 
-/// Containers of plain runc that share our pid namespace: there a child outlives the first process.
-pub struct Runc {
+/// Containers of plain runc or crun that share our pid namespace: there a child outlives the first
+/// process.
+pub struct Plain {
     dir: tempfile::TempDir,
     cgroup: String,
     root: String,
+    runtime: PathBuf,
+    is_v2: bool,
 }
 
-impl Runc {
-    pub fn new(root: &str) -> Runc {
+impl Plain {
+    pub fn runc(root: &str) -> Plain {
+        Plain::new(root, RUNC, false)
+    }
+
+    /// On cgroup v2, as it refuses a host with both.
+    pub fn crun(root: &str) -> Plain {
+        Plain::new(root, CRUN, true)
+    }
+
+    fn new(root: &str, runtime: &str, is_v2: bool) -> Plain {
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
-        Runc { dir, cgroup: cgroup(), root: root.to_owned() }
+        let (root, runtime) = (root.to_owned(), lab("runtimes", runtime));
+        Plain { dir, cgroup: cgroup(), root, runtime, is_v2 }
+    }
+
+    fn program(&self, program: &Path) -> Command {
+        if !self.is_v2 {
+            return Command::new(program);
+        }
+        let mut command = Command::new(repository().join("scripts/v2ns"));
+        command.arg(program);
+        command
     }
 
     pub fn root(&self) -> PathBuf {
@@ -285,7 +308,7 @@ impl Runc {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(lab("runtimes", RUNC));
+        let mut command = self.program(&self.runtime);
         command.arg("--root").arg(self.root()).args(words);
         command
     }
@@ -306,8 +329,12 @@ impl Runc {
         eventually(SOON, "three processes", || pids(&self.freezer(id)).len() == 3);
     }
 
+    /// Where its processes are listed.
     pub fn freezer(&self, id: &str) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/cgroup/freezer{}/{id}", self.cgroup))
+        let top = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let v2 = top.into_iter().find(|top| Path::new(top).join("cgroup.controllers").exists());
+        let top = v2.filter(|_| self.is_v2).unwrap_or("/sys/fs/cgroup/freezer");
+        PathBuf::from(format!("{top}{}/{id}", self.cgroup))
     }
 
     fn state(&self, id: &str) -> Value {
@@ -323,16 +350,16 @@ impl Runc {
     }
 
     pub fn audit(&self, words: &[&str]) -> (Value, i32) {
-        let path = lab("runtimes", RUNC);
-        let path =
-            format!("{}:{}", path.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let mut command = audit(words);
-        command.arg("--json").arg("--root").arg(self.root()).env("PATH", path);
+        let path = self.runtime.parent().unwrap();
+        let path = format!("{}:{}", path.display(), std::env::var("PATH").unwrap());
+        let mut command = self.program(Path::new(env!("CARGO_BIN_EXE_frostctl")));
+        command.args(["audit", "--json", "--root"]).arg(self.root()).args(words);
+        command.env("FROSTLOCK_STATE_DIR", "/nonexistent").env("PATH", path);
         report(&run(&mut command))
     }
 }
 
-impl Drop for Runc {
+impl Drop for Plain {
     fn drop(&mut self) {
         remove(&self.cgroup);
     }

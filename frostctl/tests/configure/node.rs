@@ -1,42 +1,13 @@
-//! `frostctl configure` against real engines: containerd in a node (`scripts/node`), podman, and
-//! dockerd where there is one.
-//!
-//! Needs root and the lab (`make lab`).
+//! containerd in a node (`scripts/node`): a pod through frostlock by its handler.
 
-// clippy.toml allows these in tests, but helpers of a test are not #[test].
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use frostlock_cri::{Client, v1};
 
-const NAME: &str = "frostlock";
+use super::{NAME, frostctl, frostlock, repository, text};
 
 const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// Absolute: what is configured is where it is.
-fn binary(variable: &str, default: &str) -> PathBuf {
-    let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from);
-    path.canonicalize()
-        .unwrap_or_else(|error| panic!("{variable}: {path:?}: {error}; try: make build"))
-}
-
-fn frostctl() -> PathBuf {
-    binary("FROSTCTL_BIN", env!("CARGO_BIN_EXE_frostctl"))
-}
-
-fn frostlock() -> PathBuf {
-    binary("FROSTLOCK_BIN", "the variable FROSTLOCK_BIN")
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A node with containerd and the bare runtime; it ends with this, or with our process.
 struct Node {
@@ -193,97 +164,4 @@ fn containerd_runs_a_pod_through_it_and_the_file_comes_back() {
     for containerd in if all { &["1.6.20", "1.7.24", "2.1.9"][..] } else { &["2.1.9"] } {
         a_round(containerd);
     }
-}
-
-/// On the host, with every file in a scratch directory.
-struct Host {
-    dir: tempfile::TempDir,
-}
-
-impl Host {
-    fn new() -> Host {
-        Host {
-            dir: tempfile::Builder::new().prefix("frostlock host ").tempdir_in("/dev/shm").unwrap(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn frostctl(&self, words: &[&str], file: &Path) -> (i32, String, String) {
-        let output = Command::new(frostctl())
-            .args(words)
-            .arg("--config")
-            .arg(file)
-            .env("FROSTCTL_STATE_DIR", self.path("state"))
-            .env("FROSTLOCK_CONFIG", "/dev/null")
-            .output()
-            .unwrap();
-        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-    }
-}
-
-#[test]
-fn podman_finds_it_by_name_and_the_drop_in_goes() {
-    let host = Host::new();
-    let drop_in = host.path("99 frost\nlock.conf");
-    let binary = frostlock();
-    let binary = binary.to_str().unwrap();
-    let podman = |words: &[&str]| {
-        let output = Command::new("podman").args(words).env("CONTAINERS_CONF", &drop_in).output();
-        output.unwrap()
-    };
-    assert!(!podman(&["--runtime", NAME, "info"]).status.success(), "the control");
-    let words = ["configure", "--runtime", "podman", "--binary", binary];
-    let (status, said, errors) = host.frostctl(&words, &drop_in);
-    assert_eq!(status, 0, "{said}{errors}");
-    assert!(said.contains("checked by: podman info"), "{said}");
-    let info = podman(&["--runtime", NAME, "info", "--format", "{{.Host.OCIRuntime.Path}}"]);
-    assert_eq!(text(&info.stdout).trim(), binary);
-    let (status, said, errors) = host.frostctl(&["unconfigure", "--runtime", "podman"], &drop_in);
-    assert_eq!(status, 0, "{said}{errors}");
-    assert!(!drop_in.exists(), "{said}");
-}
-
-#[test]
-fn what_dockerd_would_refuse_is_not_left_behind() {
-    let host = Host::new();
-    let daemon = host.path("daemon.json");
-    // A stand-in for a dockerd, which not every machine has: it wants no "frostlock".
-    let [source, fake] = ["dockerd.text", "dockerd"].map(|name| host.path(name));
-    std::fs::write(&source, "#!/bin/sh\nfor file; do :; done\n! grep -q frostlock \"$file\"\n")
-        .unwrap();
-    // By another process: what this one has open to write cannot be executed.
-    assert!(Command::new("install").arg("-m755").args([source, fake]).status().unwrap().success());
-    let text_before = "{\n  \"debug\": true\n}";
-    std::fs::write(&daemon, text_before).unwrap();
-    let path = format!("{}:{}", host.dir.path().display(), std::env::var("PATH").unwrap());
-    let output = Command::new(frostctl())
-        .args(["configure", "--runtime", "docker", "--config"])
-        .arg(&daemon)
-        .arg("--binary")
-        .arg(frostlock())
-        .env("PATH", path)
-        .env("FROSTCTL_STATE_DIR", host.path("state"))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    assert!(text(&output.stderr).contains("put back"), "{output:?}");
-    assert_eq!(std::fs::read_to_string(&daemon).unwrap(), text_before);
-    assert_eq!(std::fs::read_dir(host.path("state")).unwrap().count(), 0);
-}
-
-#[test]
-fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
-    // Beside frostctl, which is where it looks without --binary.
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let [program, link] = ["frostctl", "frostlock"].map(|name| place.path().join(name));
-    std::fs::hard_link(frostctl(), &program).unwrap();
-    std::os::unix::fs::symlink("/usr/bin/true", &link).unwrap();
-    let mut command = Command::new(&program);
-    let state = place.path().join("state");
-    let output = command.arg("uninstall").env("FROSTCTL_STATE_DIR", state).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(!link.is_symlink(), "{}", text(&output.stdout));
 }

@@ -1,0 +1,190 @@
+//! `frostctl configure` against real engines: containerd in a node (`scripts/node`), dockerd, podman.
+//!
+//! Needs root and the lab (`make lab`).
+
+// clippy.toml allows these in tests, but helpers of a test are not #[test].
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+
+mod docker;
+mod node;
+#[path = "../podman/mod.rs"]
+mod podman;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use podman::Podman;
+
+const NAME: &str = "frostlock";
+
+/// Absolute: what is configured is where it is.
+fn binary(variable: &str, default: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from);
+    path.canonicalize()
+        .unwrap_or_else(|error| panic!("{variable}: {path:?}: {error}; try: make build"))
+}
+
+fn frostctl() -> PathBuf {
+    binary("FROSTCTL_BIN", env!("CARGO_BIN_EXE_frostctl"))
+}
+
+fn frostlock() -> PathBuf {
+    binary("FROSTLOCK_BIN", "the variable FROSTLOCK_BIN")
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// On the host, with every file in a scratch directory.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host {
+            dir: tempfile::Builder::new().prefix("frostlock host ").tempdir_in("/dev/shm").unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn frostctl(&self, words: &[&str], file: &Path) -> (i32, String, String) {
+        let output = Command::new(frostctl())
+            .args(words)
+            .arg("--config")
+            .arg(file)
+            .env("FROSTCTL_STATE_DIR", self.path("state"))
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    }
+}
+
+#[test]
+fn podman_finds_it_by_name_and_the_drop_in_goes() {
+    let host = Host::new();
+    let drop_in = host.path("99 frost\nlock.conf");
+    // One of its own, through which no container of another test runs.
+    let binary = host.path("frostlock");
+    std::fs::copy(frostlock(), &binary).unwrap();
+    let binary = binary.to_str().unwrap();
+    let podman = |words: &[&str]| {
+        let output = Command::new("podman").args(words).env("CONTAINERS_CONF", &drop_in).output();
+        output.unwrap()
+    };
+    assert!(!podman(&["--runtime", NAME, "info"]).status.success(), "the control");
+    let words = ["configure", "--runtime", "podman", "--wrap", "runc", "--binary", binary];
+    let (status, said, errors) = host.frostctl(&words, &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(said.contains("checked by: podman info"), "{said}");
+    let info = podman(&["--runtime", NAME, "info", "--format", "{{.Host.OCIRuntime.Path}}"]);
+    assert_eq!(text(&info.stdout).trim(), binary);
+    let (status, said, errors) = host.frostctl(&["unconfigure", "--runtime", "podman"], &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(!drop_in.exists(), "{said}");
+}
+
+/// In, a container through it, out, and the drop-in gone; without it the name is unknown.
+#[test]
+fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
+    const DROP_IN: &str = "/etc/containers/containers.conf.d/99-frostlock.conf";
+    let began = std::time::Instant::now();
+    let podman = Podman::up();
+    let binary = frostlock();
+    let by_it = ["--runtime", NAME];
+    let frostctl = |words: &[&str]| {
+        let output = podman::run(podman.inside(frostctl()).args(words));
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let is_unknown = || {
+        let said = podman.does(&[&by_it[..], &["info"]].concat());
+        !said.status.success() && text(&said.stderr).contains("\"frostlock\" not found")
+    };
+    assert!(is_unknown());
+    // Only to those that it knows it gives a log: the error of others is their standard error.
+    let says = |runtime: &str| {
+        let said = podman.try_run("none", &["--runtime", runtime], &["/bin/missing"]);
+        podman.says(&["rm", "--force", "--ignore", "none"]);
+        text(&said.stderr)
+    };
+    let said = says(binary.to_str().unwrap());
+    assert!(said.contains("time="), "{said}");
+
+    // With both of them, podman's own choice is crun, and ours runc.
+    let words = ["configure", "--runtime", "podman", "--binary", binary.to_str().unwrap()];
+    let (status, _, errors) = frostctl(&words);
+    assert!(status == 3 && errors.contains("--wrap") && errors.contains("crun"), "{errors}");
+    assert!(!podman.path(DROP_IN).exists());
+    let (status, said, errors) = frostctl(&[&words[..], &["--wrap", "runc"]].concat());
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(said.contains("checked by: podman info"), "{said}");
+    println!("{said}");
+    let said = says(NAME);
+    assert!(said.contains("runc create failed") && !said.contains("time="), "{said}");
+    let id = podman.run("c1", &by_it);
+    podman.says(&["exec", "c1", "true"]);
+    let journal = podman.path("/run/frostlock/journal.jsonl");
+    let journal = std::fs::read_to_string(journal).unwrap_or_default();
+    assert!(journal.contains(&id), "{journal}");
+    let out = ["unconfigure", "--runtime", "podman"];
+    let (status, _, errors) = frostctl(&out);
+    assert!(status == 3 && errors.contains(&id) && errors.contains("--force"), "{errors}");
+    assert!(podman.path(DROP_IN).exists());
+    podman.says(&["rm", "--force", "--time", "0", "c1"]);
+    let (status, said, errors) = frostctl(&out);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(!podman.path(DROP_IN).exists(), "{said}");
+    assert!(is_unknown());
+    println!("{said}in all {:.1?}", began.elapsed());
+}
+
+#[test]
+fn what_dockerd_would_refuse_is_not_left_behind() {
+    let host = Host::new();
+    let daemon = host.path("daemon.json");
+    for (text_before, name, why) in [
+        ("{\"debug\": true, \"no-such-option\": 1}", NAME, "no-such-option"),
+        // This, dockerd would find out when it starts.
+        ("{\n  \"debug\": true\n}", "runc", "for its own"),
+    ] {
+        std::fs::write(&daemon, text_before).unwrap();
+        let output = Command::new(frostctl())
+            .args(["configure", "--runtime", "docker", "--name", name, "--config"])
+            .arg(&daemon)
+            .arg("--binary")
+            .arg(frostlock())
+            .env("PATH", docker::path())
+            .env("FROSTCTL_STATE_DIR", host.path("state"))
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(text(&output.stderr).contains(why), "{output:?}");
+        assert_eq!(std::fs::read_to_string(&daemon).unwrap(), text_before);
+        let left = std::fs::read_dir(host.path("state")).into_iter().flatten().count();
+        assert_eq!(left, 0);
+    }
+}
+
+#[test]
+fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
+    // Beside frostctl, which is where it looks without --binary.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [program, link] = ["frostctl", "frostlock"].map(|name| place.path().join(name));
+    std::fs::hard_link(frostctl(), &program).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/true", &link).unwrap();
+    let mut command = Command::new(&program);
+    let state = place.path().join("state");
+    let output = command.arg("uninstall").env("FROSTCTL_STATE_DIR", state).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(!link.is_symlink(), "{}", text(&output.stdout));
+}
