@@ -382,6 +382,14 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// fork(2); whether we are the child, which is to end with [`exit_now`]. Like a runtime it lives no
+/// longer than it is of use, but nobody waits for it: it may outlive us. There must be no second thread,
+/// whose locks the child would find taken.
+pub(crate) fn fork() -> io::Result<bool> {
+    // SAFETY: this program has one thread.
+    Ok(cvt(unsafe { libc::fork() })? == 0)
+}
+
 extern "C" fn noop(_: libc::c_int) {}
 
 /// How often the timer fires again after its deadline: a tick that fell just before the flock call

@@ -757,6 +757,25 @@ mod limits {
         }
     }
 
+    /// The input is there whether it was taken or left, also when we become the runtime after all.
+    #[test]
+    fn descriptors_with_an_input() {
+        let scratch = Scratch::new();
+        // dash would want descriptor 10.
+        let reads = program(&scratch.path("reads"), "#!/bin/bash\nread line\necho \"$line\"\n");
+        let input = scratch.path("input");
+        fs::write(&input, "{\"cpu\":{}}\n").unwrap();
+        let words = ["update", "--resources", "-", ID];
+        for most in 4..=16 {
+            for command in [scratch.bare(&reads), scratch.wrapped(&reads)] {
+                let mut limited = limited(&format!("--nofile={most}"), &command);
+                limited.args(words).stdin(fs::File::open(&input).unwrap());
+                let output = within_limit(&mut limited);
+                assert_eq!(text(&output.stdout), "{\"cpu\":{}}\n", "{most} {command:?} {output:?}");
+            }
+        }
+    }
+
     /// With a note left behind, a pause that succeeded would be undone by the next operation.
     #[test]
     fn descriptors_for_a_note() {
