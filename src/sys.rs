@@ -376,10 +376,18 @@ pub(crate) fn online_cpus() -> u64 {
 
 /// An anonymous file, closed on exec.
 pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
-    // SAFETY: `name` is NUL-terminated.
-    let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let create = |flags| -> io::Result<OwnedFd> {
+        // SAFETY: `name` is NUL-terminated.
+        let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
+    // complain about callers that do not say whether theirs are. Older ones do not know the flag.
+    match create(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(libc::MFD_CLOEXEC),
+        created => created,
+    }
 }
 
 /// fork(2); whether we are the child, which is to end with [`exit_now`]. Like a runtime it lives no
@@ -491,4 +499,18 @@ static MARKED: [u8; 9] = *b"frostlock";
 pub(crate) fn own(received: RawFd) -> OwnedFd {
     // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
     unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_anonymous_file_is_not_executable_where_the_kernel_knows_the_difference() {
+        let mode = std::fs::File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
+        let knows = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+        assert_eq!(mode.mode() & 0o111 == 0, knows, "{:o}", mode.mode());
+    }
 }

@@ -1015,6 +1015,28 @@ mod surroundings {
         assert_eq!(journal.lines().count(), 1);
     }
 
+    /// vm.memfd_noexec belongs to a pid namespace. From 6.6 on the kernel chooses the flag itself.
+    #[test]
+    fn anonymous_files_must_not_be_executable() {
+        let scratch = Scratch::new();
+        let fails = "#!/bin/sh\nread line\necho \"$line\"\necho unable to freeze >&2\nexit 1\n";
+        let fails = program(&scratch.path("fails"), fails);
+        let mut update = scratch.wrapped(&fails);
+        update.args(["update", "--resources", "-", ID]);
+        let mut inner = Command::new("unshare");
+        inner
+            .args(["--pid", "--fork", "--mount-proc", "sh", "-ec"])
+            .arg("echo 2 >/proc/sys/vm/memfd_noexec; echo '{}' | \"$@\"")
+            .arg("sh")
+            .arg(update.get_program())
+            .args(update.get_args());
+        inner.envs(update.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = within_limit(&mut inner);
+        assert_eq!(text(&output.stdout), "{}\n", "{output:?}");
+        let journal = scratch.journal();
+        assert!(journal[0]["attempts"].as_u64() > Some(1), "{journal:?}");
+    }
+
     #[test]
     fn argv0_is_empty() {
         let scratch = Scratch::new();
