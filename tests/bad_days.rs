@@ -1015,6 +1015,33 @@ mod surroundings {
         assert_eq!(journal.lines().count(), 1);
     }
 
+    /// As `nsenter --pid --no-fork` does it, too. A runtime that does not start anything notices nothing
+    /// of it, bare: crun still finds its containers.
+    #[test]
+    fn children_are_in_a_pid_namespace_of_their_own() {
+        let scratch = Scratch::new();
+        let whose = program(&scratch.path("whose"), WHOSE_CHILD);
+        let ours = std::process::id().to_string();
+        let verbs = ["create", "exec", "update", "pause", "kill", "delete", "state"];
+        for (setup, is_bare) in [("", true), ("", false), ("mount -t tmpfs none /proc", false)] {
+            for verb in verbs {
+                let mut command =
+                    if is_bare { scratch.bare(&whose) } else { scratch.wrapped(&whose) };
+                command.args([verb, ID]).args((verb == "exec").then_some("true"));
+                let mut inner = Command::new("unshare");
+                inner.arg("--pid").arg(command.get_program()).args(command.get_args());
+                inner.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                let output = within_limit(&mut in_namespace(setup, &inner));
+                assert!(output.status.success(), "{setup} {verb} {output:?}");
+                let parent = text(&output.stdout);
+                assert!(!setup.is_empty() || parent.trim() == ours, "{verb} {is_bare}: {parent}");
+            }
+        }
+        let journal = scratch.journal();
+        assert_eq!(journal.len(), 12);
+        assert!(journal[..6].iter().all(|record| record["verdict"] == "handed over"));
+    }
+
     /// vm.memfd_noexec belongs to a pid namespace. From 6.6 on the kernel chooses the flag itself.
     #[test]
     fn anonymous_files_must_not_be_executable() {
