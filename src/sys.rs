@@ -9,11 +9,14 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
 
 /// Turns the -1 of a system call into the error that it stands for.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -330,7 +333,8 @@ pub(crate) fn kill(pid: libc::pid_t, signal: i32) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     Running,
-    Stopped,
+    /// By this signal.
+    Stopped(i32),
     Exited(i32),
     Killed(i32),
 }
@@ -347,7 +351,7 @@ pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     } else if libc::WIFSIGNALED(status) {
         Wait::Killed(libc::WTERMSIG(status))
     } else if libc::WIFSTOPPED(status) {
-        Wait::Stopped
+        Wait::Stopped(libc::WSTOPSIG(status))
     } else {
         Wait::Running
     })
@@ -500,6 +504,61 @@ fn unblock(signal: libc::c_int) -> SigSet {
 pub(crate) fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `file` is borrowed.
     cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
+}
+
+/// Does something in a process of its own, which is left to itself when `limit` is over: our own end
+/// would wait for a thread in an uninterruptible sleep. Of our descriptors it keeps `keep` alone, as
+/// somebody may wait for the end of a pipe. Whether it has ended in time.
+///
+/// Must be called while there is no other thread.
+pub(crate) fn apart(
+    limit: Duration,
+    keep: &std::fs::File,
+    work: impl FnOnce(),
+) -> io::Result<bool> {
+    let (ended, ends) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: there is no other thread that could hold a lock of the allocator's.
+    match cvt(unsafe { libc::fork() })? {
+        0 => {
+            close_all_but([ends.as_raw_fd(), keep.as_raw_fd()]);
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            exit_now(0)
+        }
+        pid => {
+            drop(ends);
+            let has_ended = is_readable_within(&ended, limit);
+            if has_ended {
+                let _ = wait(pid, 0);
+            }
+            Ok(has_ended)
+        }
+    }
+}
+
+fn is_readable_within(from: &OwnedFd, limit: Duration) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut polled = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut polled, Some(TimeSpec::from(left)), None) {
+            Err(Errno::EINTR) => {}
+            ready => return ready.is_ok_and(|count| count > 0),
+        }
+    }
+}
+
+fn close_all_but(mut keep: [RawFd; 2]) {
+    keep.sort_unstable();
+    let [low, high] = keep.map(|fd| fd as libc::c_uint);
+    let ranges = [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, libc::c_uint::MAX)];
+    for (first, last) in ranges {
+        if first > last || last == libc::c_uint::MAX && first == 0 {
+            continue;
+        }
+        // SAFETY: nothing that owns one of them is used or dropped before the end of this process.
+        // The kernel has it since 5.9; what stays open on an older one only lengthens a wait.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
 }
 
 /// The name of a section in every binary of ours. A copy of another version, installed as `runc`,
