@@ -119,9 +119,10 @@ fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<S
 /// Must be called from the main thread: PR_SET_PDEATHSIG fires at the end of the thread that forked.
 /// No signal may have a handler that does more than return, as the child would run it in our memory.
 pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
-    // To pass on what the runtime says and to record its end takes descriptors. Where there are none
-    // left, the caller is to find out while it can still become the runtime.
-    drop(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?);
+    // Tells the child whether we are still alive. And to pass on what the runtime says and to record
+    // its end takes as many descriptors: where there are none left, the caller is to find out while it
+    // can still become the runtime.
+    let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let argv = pointers(launch.argv.iter().map(|s| s.as_ptr()));
     let mut env = pointers(launch.env.iter().map(|s| s.as_ptr()));
     // The child writes a shorter string over it, which must not be freed as a CString.
@@ -132,8 +133,8 @@ pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
         env[at] = entry.cast();
     }
     let mut stack = vec![MaybeUninit::<Frame>::uninit(); STACK_BYTES / size_of::<Frame>()];
-    let mut child =
-        Child { launch, argv: &argv, env: &env, listen_pid, parent: std::process::id(), failed: 0 };
+    let parent = [alive.as_raw_fd(), ours.as_raw_fd()];
+    let mut child = Child { launch, argv: &argv, env: &env, listen_pid, parent, failed: 0 };
     // SAFETY: the stack is aligned, large enough for a few calls of libc, and nobody else's.
     // CLONE_VFORK lets us go on only when the child has executed the runtime or has ended, so all
     // that it borrows outlives it and there is nobody to race with; its descriptors, signal mask and
@@ -171,7 +172,8 @@ struct Child<'a> {
     argv: &'a [*const libc::c_char],
     env: &'a [*const libc::c_char],
     listen_pid: Option<*mut u8>,
-    parent: u32,
+    /// Both ends of a pipe that nobody else has: the one to read from, the one to write to.
+    parent: [RawFd; 2],
     /// The errno of what failed.
     failed: libc::c_int,
 }
@@ -199,8 +201,7 @@ fn exec_in_child(child: &Child<'_>) -> libc::c_int {
     // executed has lost it, and we set none but `noop`.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // The parent may have died before the line above took effect.
-        if libc::getppid() as u32 != child.parent {
+        if has_died(child.parent) {
             libc::_exit(127);
         }
         if let Some(entry) = child.listen_pid {
@@ -220,6 +221,21 @@ fn exec_in_child(child: &Child<'_>) -> libc::c_int {
         libc::execve(launch.program.as_ptr(), child.argv.as_ptr(), child.env.as_ptr());
         *libc::__errno_location()
     }
+}
+
+/// Whether the parent died before PR_SET_PDEATHSIG took effect: a process that ends closes its files
+/// before it signals its children. Not by getppid, which is 0 in another pid namespace than the parent's.
+///
+/// # Safety
+/// To be called in the child of [`spawn`], with its copies of both ends.
+unsafe fn has_died([alive, ours]: [RawFd; 2]) -> bool {
+    let mut hang_up = libc::pollfd { fd: alive, events: 0, revents: 0 };
+    // SAFETY: `hang_up` lives across the call; the end that is closed is the child's own copy.
+    unsafe {
+        libc::close(ours);
+        libc::poll(&mut hang_up, 1, 0);
+    }
+    hang_up.revents & libc::POLLHUP != 0
 }
 
 /// Writes `pid` in decimal and a NUL over the ten digits at `at`.
@@ -386,10 +402,26 @@ pub(crate) fn online_cpus() -> u64 {
 
 /// An anonymous file, closed on exec.
 pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
-    // SAFETY: `name` is NUL-terminated.
-    let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let create = |flags| -> io::Result<OwnedFd> {
+        // SAFETY: `name` is NUL-terminated.
+        let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
+    // complain about callers that do not say whether theirs are. Older ones do not know the flag.
+    match create(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(libc::MFD_CLOEXEC),
+        created => created,
+    }
+}
+
+/// fork(2); whether we are the child, which is to end with [`exit_now`]. Like a runtime it lives no
+/// longer than it is of use, but nobody waits for it: it may outlive us. There must be no second thread,
+/// whose locks the child would find taken.
+pub(crate) fn fork() -> io::Result<bool> {
+    // SAFETY: this program has one thread.
+    Ok(cvt(unsafe { libc::fork() })? == 0)
 }
 
 extern "C" fn noop(_: libc::c_int) {}
@@ -548,4 +580,33 @@ static MARKED: [u8; 9] = *b"frostlock";
 pub(crate) fn own(received: RawFd) -> OwnedFd {
     // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
     unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_anonymous_file_is_not_executable_where_the_kernel_knows_the_difference() {
+        let mode = std::fs::File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
+        let knows = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+        assert_eq!(mode.mode() & 0o111 == 0, knows, "{:o}", mode.mode());
+    }
+
+    #[test]
+    fn a_parent_that_has_closed_its_end_has_died() {
+        let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let child_copy = || ours.try_clone().unwrap().into_raw_fd();
+        // SAFETY: the end that is closed is a copy that nobody owns.
+        let has_died = |copy| unsafe { has_died([alive.as_raw_fd(), copy]) };
+        assert!(!has_died(child_copy()));
+        let last = child_copy();
+        drop(ours);
+        // A child of another test may have one more until its exec.
+        let pause = || std::thread::sleep(Duration::from_millis(1));
+        assert!(has_died(last) || (0..1000).any(|_| has_died(-1) || (pause(), false).1));
+    }
 }
