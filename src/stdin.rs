@@ -110,7 +110,7 @@ fn read_waiting(from: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
 /// end when we become the runtime.
 fn hand_on(kept: &File, rest: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-    if sys::fork()? {
+    if sys::fork()?.is_none() {
         drop(reader);
         // Not to go on as our parent does.
         let _ = catch_unwind(AssertUnwindSafe(|| fill(&mut File::from(writer), kept, rest)));

@@ -9,14 +9,11 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
-use nix::sys::time::TimeSpec;
 
 /// Turns the -1 of a system call into the error that it stands for.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -416,12 +413,13 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     }
 }
 
-/// fork(2); whether we are the child, which is to end with [`exit_now`]. Like a runtime it lives no
+/// fork(2); gives the child's pid, and none in the child, which is to end with [`exit_now`]. Like a runtime it lives no
 /// longer than it is of use, but nobody waits for it: it may outlive us. There must be no second thread,
 /// whose locks the child would find taken.
-pub(crate) fn fork() -> io::Result<bool> {
+pub(crate) fn fork() -> io::Result<Option<libc::pid_t>> {
     // SAFETY: this program has one thread.
-    Ok(cvt(unsafe { libc::fork() })? == 0)
+    let pid = cvt(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
 }
 
 extern "C" fn noop(_: libc::c_int) {}
@@ -512,48 +510,8 @@ pub(crate) fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<
     cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
 }
 
-/// Does something in a process of its own, which is left to itself when `limit` is over: our own end
-/// would wait for a thread in an uninterruptible sleep. Of our descriptors it keeps `keep` alone, as
-/// somebody may wait for the end of a pipe. Whether it has ended in time.
-///
-/// Must be called while there is no other thread.
-pub(crate) fn apart(
-    limit: Duration,
-    keep: &std::fs::File,
-    work: impl FnOnce(),
-) -> io::Result<bool> {
-    let (ended, ends) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    // SAFETY: there is no other thread that could hold a lock of the allocator's.
-    match cvt(unsafe { libc::fork() })? {
-        0 => {
-            close_all_but([ends.as_raw_fd(), keep.as_raw_fd()]);
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            exit_now(0)
-        }
-        pid => {
-            drop(ends);
-            let has_ended = is_readable_within(&ended, limit);
-            if has_ended {
-                let _ = wait(pid, 0);
-            }
-            Ok(has_ended)
-        }
-    }
-}
-
-fn is_readable_within(from: &OwnedFd, limit: Duration) -> bool {
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let mut polled = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-        match ppoll(&mut polled, Some(TimeSpec::from(left)), None) {
-            Err(Errno::EINTR) => {}
-            ready => return ready.is_ok_and(|count| count > 0),
-        }
-    }
-}
-
-fn close_all_but(mut keep: [RawFd; 2]) {
+/// Closes every descriptor but these two.
+pub(crate) fn close_all_but(mut keep: [RawFd; 2]) {
     keep.sort_unstable();
     let [low, high] = keep.map(|fd| fd as libc::c_uint);
     let ranges = [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, libc::c_uint::MAX)];

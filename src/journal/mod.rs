@@ -3,6 +3,7 @@
 //! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
 //! cannot parse, such as the last line of a machine that lost power ([`reader`]).
 
+mod apart;
 mod file;
 pub mod history;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{hook, process, refill, sys, text};
+use crate::{hook, process, refill, text};
 use history::History;
 use turn::Turn;
 
@@ -351,7 +352,7 @@ impl Journal {
         let until = Instant::now() + DISK_WAIT;
         let Some(turn) = Turn::take(&self.path.with_extension("turn"), until) else { return };
         let left = until.saturating_duration_since(Instant::now());
-        let written = sys::apart(left, turn.file(), || {
+        let written = apart::apart(left, turn.file(), || {
             let _ = history.append(line);
             turn.is_over();
         });

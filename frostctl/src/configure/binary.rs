@@ -52,6 +52,7 @@ pub(crate) fn runtime_of(binary: &str) -> anyhow::Result<PathBuf> {
         argv0: OsStr::new(binary),
         config: config.runtime.as_deref(),
         path: std::env::var_os("PATH"),
+        above: None,
     };
     choice.find().context("frostlock would have no runtime to run")
 }

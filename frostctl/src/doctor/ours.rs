@@ -67,6 +67,7 @@ impl Ours {
             argv0: OsStr::new("frostlock"),
             config: config.runtime.as_deref(),
             path: std::env::var_os("PATH"),
+            above: None,
         };
         // A recorded tree has no programs.
         let runtime = match node.is_live() {
