@@ -3,6 +3,7 @@
 //! A child that is as close to a bare start as can be, since a container's init inherits much of
 //! what its runtime was started with: signal mask and dispositions, limits, umask, descriptors.
 
+use std::cell::Cell;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -100,7 +101,13 @@ pub(crate) struct Signals {
     at_entry: SigSet,
     sigchld: sys::SavedAction,
     arrivals: SignalFd,
+    /// One that came while there was no runtime to have it.
+    held: Cell<Option<i32>>,
 }
+
+/// A signal came that would have ended the runtime.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
 
 impl Signals {
     pub(crate) fn take() -> io::Result<Signals> {
@@ -108,7 +115,7 @@ impl Signals {
         let arrivals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let sigchld = sys::default_sigchld()?;
         let at_entry = all.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        Ok(Signals { at_entry, sigchld, arrivals })
+        Ok(Signals { at_entry, sigchld, arrivals, held: Cell::new(None) })
     }
 
     /// Gives them back as they were, for a runtime that we become after all.
@@ -120,6 +127,9 @@ impl Signals {
     /// Waits for signals or for something to read, at most until `timeout`, and forwards the
     /// signals.
     fn forward(&self, to: i32, timeout: Option<Duration>, also: &[BorrowedFd<'_>]) {
+        if let Some(signal) = self.held.take() {
+            sys::kill(to, signal);
+        }
         self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
             let signal = arrived.ssi_signo as i32;
@@ -134,10 +144,14 @@ impl Signals {
         }
     }
 
-    /// Sleeps between two attempts. A signal that would have ended the runtime ends the sleep.
-    pub(crate) fn sleep(&self, duration: Duration) -> Result<(), i32> {
+    /// Sleeps while there is no runtime. A signal that would have ended one ends the sleep, and every
+    /// later one; should there be another runtime, it gets the signal.
+    pub(crate) fn sleep(&self, duration: Duration) -> Result<(), Interrupted> {
         let until = Instant::now() + duration;
         loop {
+            if self.have_come() {
+                return Err(Interrupted);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
@@ -146,10 +160,15 @@ impl Signals {
             while let Ok(Some(arrived)) = self.arrivals.read_signal() {
                 let signal = arrived.ssi_signo as i32;
                 if !HARMLESS.contains(&signal) {
-                    return Err(signal);
+                    self.held.set(Some(signal));
                 }
             }
         }
+    }
+
+    /// Whether a signal has ended a sleep, which no runtime has got.
+    pub(crate) fn have_come(&self) -> bool {
+        self.held.get().is_some()
     }
 
     /// Nothing can interrupt this but a stop and its continuation; the callers look again.
@@ -219,13 +238,15 @@ impl Attempt {
     }
 }
 
-/// The runtime's end, if it has ended. When it was stopped we stop, too, so that a shell with job
-/// control sees the job stopped.
+/// The runtime's end, if it has ended. When its terminal has stopped it we stop, too, so that a shell
+/// with job control sees the job stopped. Not for a SIGSTOP, which somebody has sent to the runtime
+/// alone: they continue it alone, and would leave us stopped, with the lock.
 fn reap(pid: i32, options: i32) -> Option<Exit> {
     match sys::wait(pid, options | libc::WUNTRACED) {
         Ok(sys::Wait::Exited(code)) => Some(Exit::Code(code)),
         Ok(sys::Wait::Killed(signal)) => Some(Exit::Signal(signal)),
-        Ok(sys::Wait::Stopped) => {
+        Ok(sys::Wait::Stopped(libc::SIGSTOP)) => None,
+        Ok(sys::Wait::Stopped(_)) => {
             sys::stop_ourselves();
             sys::kill(pid, libc::SIGCONT);
             None

@@ -314,7 +314,8 @@ pub(crate) fn kill(pid: libc::pid_t, signal: i32) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     Running,
-    Stopped,
+    /// By this signal.
+    Stopped(i32),
     Exited(i32),
     Killed(i32),
 }
@@ -331,7 +332,7 @@ pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     } else if libc::WIFSIGNALED(status) {
         Wait::Killed(libc::WTERMSIG(status))
     } else if libc::WIFSTOPPED(status) {
-        Wait::Stopped
+        Wait::Stopped(libc::WSTOPSIG(status))
     } else {
         Wait::Running
     })

@@ -235,11 +235,13 @@ fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
     for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"]] {
         let counter = Counter::new();
         let mut command = counter.scratch.wrapped(&counter.runtime);
-        let mut wrapper = counter.start(command.args(args));
+        // In a group of its own with a parent outside: the kernel does not stop an orphaned group.
+        let command = command.args(args).process_group(0).env("COUNTER_CAN_BE_STOPPED", "1");
+        let mut wrapper = counter.start(command);
         let pid = wrapper.id() as i32;
         let runtime = only_child(pid);
         for round in 1..=3 {
-            send(runtime, libc::SIGSTOP);
+            send(runtime, libc::SIGTSTP);
             eventually(SOON, "the wrapper stops", || state(pid) == 'T');
             assert_eq!(state(runtime), 'T');
             send(pid, libc::SIGCONT);
@@ -248,6 +250,23 @@ fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
         }
         assert_eq!(counter.end(&mut wrapper).code(), Some(0), "{args:?}");
         assert_eq!(counter.received(), [libc::SIGCONT; 3], "{args:?}");
+    }
+}
+
+/// As by an operator, or by what limits CPU time that way: who continues it knows nothing of us.
+#[test]
+fn a_runtime_that_is_stopped_for_a_while_ends_as_if_it_had_not_been() {
+    for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"]] {
+        let counter = Counter::new();
+        let mut command = counter.scratch.wrapped(&counter.runtime);
+        let mut wrapper = counter.start(command.args(args));
+        let runtime = only_child(wrapper.id() as i32);
+        send(runtime, libc::SIGSTOP);
+        eventually(SOON, "it stops", || state(runtime) == 'T');
+        std::thread::sleep(Duration::from_millis(20));
+        send(runtime, libc::SIGCONT);
+        assert_eq!(counter.end(&mut wrapper).code(), Some(0), "{args:?}");
+        assert_eq!(counter.received(), [libc::SIGCONT], "{args:?}");
     }
 }
 
@@ -336,7 +355,9 @@ fn count_signals() {
     let Some(dir) = std::env::var_os("COUNTER_DIR").map(PathBuf::from) else { return };
     let log = std::fs::File::options().append(true).create(true).open(dir.join("log")).unwrap();
     LOG.store(log.as_raw_fd(), Ordering::Relaxed);
-    for signal in (1..=libc::SIGRTMAX()).filter(|&signal| signal != libc::SIGCHLD) {
+    let stops = std::env::var_os("COUNTER_CAN_BE_STOPPED").is_some();
+    let is_noted = |signal: &i32| *signal != libc::SIGCHLD && !(stops && *signal == libc::SIGTSTP);
+    for signal in (1..=libc::SIGRTMAX()).filter(is_noted) {
         // SAFETY: an all-zero sigaction is valid but for the handler, which is set, and is
         // async-signal-safe. The kernel refuses it for KILL and STOP, the C library for its own two.
         unsafe {

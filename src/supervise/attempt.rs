@@ -84,7 +84,8 @@ impl Attempts<'_> {
             let frozen_before = container.is_told_to_freeze() && !is_ours;
             let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
-            if is_held {
+            // A pause that did not get the lock may have come between.
+            if is_held && !container.is_paused() {
                 container.thaw();
             }
             let once = attempted.inspect_err(|_error| {
@@ -243,6 +244,8 @@ impl Attempts<'_> {
         started: bool,
     ) -> Result<Duration, Reason> {
         match self.next_step(signals, container, failure, tries, started) {
+            // While it was waited for a freeze or a thaw.
+            Step::Again { .. } if signals.have_come() => Err(Reason::Interrupted),
             Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
             Step::Stop(reason) => Err(reason),
         }
@@ -292,10 +295,14 @@ impl Attempts<'_> {
             return None;
         }
         self.relief.look_closely();
-        Some(format!(
-            "the runtime returned success, but the cgroup has not frozen within {} ms",
-            limit.as_millis()
-        ))
+        Some(match signals.have_come() {
+            true => "the runtime returned success, but a signal came before the cgroup had frozen"
+                .into(),
+            false => format!(
+                "the runtime returned success, but the cgroup has not frozen within {} ms",
+                limit.as_millis()
+            ),
+        })
     }
 
     /// A throttled task that was killed has to run once more to die.
@@ -352,11 +359,13 @@ impl Attempts<'_> {
     /// Leaves the cgroup as it was before an attempt that failed: runc on cgroup v2 leaves
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
     /// pause is told that the container is not running. Without the lock it may be another's pause,
-    /// and the modes below "full" change nothing.
+    /// and the modes below "full" change nothing. With it, it may be one that went ahead when its wait
+    /// for the lock was over: that one is on record.
     fn undo(&self, container: &Container, exit: Exit, frozen_before: bool) {
         let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
         let failed = exit != Exit::Code(0) && relief::may_freeze(self.operation.invocation);
-        if is_ours && failed && !frozen_before && container.freezer() != Freezer::Thawed {
+        let is_frozen = || container.freezer() != Freezer::Thawed && !container.is_paused();
+        if is_ours && failed && !frozen_before && is_frozen() {
             container.thaw();
         }
     }
@@ -430,7 +439,7 @@ impl Attempts<'_> {
         container: &Container,
     ) -> Result<(), Reason> {
         drop(self.guard.take());
-        signals.sleep(delay).map_err(|_signal| Reason::Interrupted)?;
+        signals.sleep(delay).map_err(|_interrupted| Reason::Interrupted)?;
         if let Some(((mode, limit), identity)) =
             self.operation.lock_wanted().zip(container.identity())
         {

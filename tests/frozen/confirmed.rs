@@ -1,9 +1,14 @@
 //! crun writes `cgroup.freeze` and returns 0 at once, whatever comes of it.
 
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
 use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+use crate::support::wait;
 
 const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
 
@@ -56,6 +61,33 @@ fn a_task_that_never_freezes_on_v2() {
         assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
         assert_eq!(scene.intents(), [""; 0].map(Into::<std::path::PathBuf>::into));
     }
+}
+
+#[test]
+fn told_to_end_while_it_waits() {
+    scene::on_v2("confirmed::told_to_end_while_it_waits_on_v2");
+}
+
+/// Bare there is no wait.
+#[test]
+#[ignore = "run on cgroup v2 by the test that is named like it"]
+fn told_to_end_while_it_waits_on_v2() {
+    const WHILE: Duration = Duration::from_millis(300);
+    let scene = Scene::stubborn(RUNTIMES[1]);
+    control(&scene);
+    let began = Instant::now();
+    let mut command = scene.command(Via::Wrapped, &["pause", "c"]);
+    let mut wrapper = command.stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(WHILE);
+    kill(Pid::from_raw(wrapper.id() as i32), Signal::SIGTERM).unwrap();
+    let status = wait(&mut wrapper, scene::HANGS).expect("the end");
+    let took = began.elapsed();
+    assert_eq!(status.code(), Some(1));
+    assert!(took >= WHILE && took < WHILE + TOLERANCE, "{}", ms(took));
+    let record = scene.record("pause");
+    assert_eq!((&record["attempts"], &record["gave_up"]), (&1.into(), &"interrupted".into()));
+    assert!(!scene.freezer().is_asked_for(), "left frozen");
+    assert_eq!(scene.intents(), [""; 0].map(Into::<std::path::PathBuf>::into));
 }
 
 #[test]

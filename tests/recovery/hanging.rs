@@ -78,12 +78,17 @@ exec {real} "$@"
         Held { wrapper, runtime: Pid::from_raw(pid.trim().parse().unwrap()) }
     }
 
-    /// Killed when the real runtime has done its work, and the wrapper does not know yet.
-    pub(crate) fn killed_at_its_end(&self, words: &[&str]) {
+    /// Has done its work, and does not end.
+    pub(crate) fn done_and_held(&self, words: &[&str]) -> Held {
         fs::write(self.file("works"), "").unwrap();
         let held = self.start(Via::Wrapped, words);
         fs::remove_file(self.file("works")).unwrap();
-        drop(held);
+        held
+    }
+
+    /// Killed when the real runtime has done its work, and the wrapper does not know yet.
+    pub(crate) fn killed_at_its_end(&self, words: &[&str]) {
+        drop(self.done_and_held(words));
     }
 
     /// Killed while everything is frozen; gives the wrapper's pid.
@@ -96,6 +101,15 @@ exec {real} "$@"
         drop(held);
         assert!(self.scene.freezer().is_frozen(), "not shown: it is thawed");
         pid
+    }
+}
+
+impl Held {
+    /// The runtime dies, and the wrapper says so.
+    pub(crate) fn fail(mut self) {
+        kill(self.runtime, Signal::SIGKILL).unwrap();
+        let status = crate::support::wait(&mut self.wrapper, HANGS).expect("the wrapper's end");
+        assert!(!status.success());
     }
 }
 

@@ -120,3 +120,18 @@ fn a_note_of_one_that_lives_is_left_alone() {
     assert!(!scene.freezer().is_asked_for());
     assert_eq!(scene.intents(), NOTHING);
 }
+
+/// A pause goes ahead when its wait for the lock is over; then the operation that has it fails.
+#[test]
+fn a_pause_beside_an_update_that_fails() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    let held = hanging.done_and_held(&["update", "--pids-limit", "0", "c"]);
+    let pause =
+        scene.give_logged(Via::Wrapped, Log::Json, &["pause", "c"], Duration::from_secs(10));
+    assert_eq!(pause.code, Some(0), "{pause:?}");
+    assert!(scene.freezer().is_frozen(), "not shown: it was not paused");
+    held.fail();
+    assert!(scene.freezer().is_frozen(), "the pause was undone");
+    assert_eq!(scene.intents(), NOTHING);
+}
