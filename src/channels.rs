@@ -7,8 +7,6 @@ use std::io::{self, Seek};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use nix::unistd::dup2_stdin;
-
 use crate::capture::Capture;
 use crate::complaint;
 use crate::console::Console;
@@ -102,9 +100,7 @@ impl Channels {
     /// Before any lock is taken: the caller may be slow to write it.
     fn take_stdin(&mut self, grammar: Grammar, invocation: &Invocation) {
         if invocation.reads_stdin() {
-            let buffered = stdin::buffered(grammar);
-            // In its place for good: should we become the runtime after all, it reads the same.
-            self.stdin = buffered.and_then(|file| Ok(dup2_stdin(&file).map(|()| file)?)).ok();
+            self.stdin = stdin::take(grammar).ok();
             self.leaks |= self.stdin.is_none();
         }
     }

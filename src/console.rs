@@ -2,18 +2,22 @@
 //!
 //! Callers accept one connection on their console socket and take one message from it: containerd
 //! after `create` has returned, conmon at once. A runtime connects early, before the stage in which
-//! it may fail to freeze. So the caller's socket is connected to once, by us, just when a bare
-//! runtime would have done it, and every attempt gets a private socket to send its terminal to; the
-//! first that arrives is handed on the moment it does.
+//! it may fail to freeze. So every attempt gets a private socket to send its terminal to, and the
+//! first that arrives is handed on the moment it does. Not before then the caller's socket is
+//! connected to: should we become the runtime after all, the one connection is still to be had.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, recvmsg, sendmsg, sockopt,
+};
+use nix::sys::time::TimeVal;
 
 use crate::invocation::Value;
 use crate::sys;
@@ -25,10 +29,14 @@ const SOCKET_PATH_BYTES: usize = 107;
 /// runc sends the name of the terminal along, a path below /dev/pts or what it was in /proc/self/fd.
 const MESSAGE_BYTES: usize = 4096;
 
+/// How long a caller whose queue is full may keep us, in seconds.
+const CONNECT_MAX_SECONDS: i64 = 1;
+
 /// Between the runtime and the caller's console socket.
 #[derive(Debug)]
 pub(crate) struct Console {
-    caller: Option<UnixStream>,
+    /// Until the terminal is delivered.
+    caller: Option<Caller>,
     listener: UnixListener,
     path: PathBuf,
     /// The runtime's connection, from its accept until its message.
@@ -44,15 +52,8 @@ impl Console {
         directory: &Path,
         args: &[OsString],
     ) -> Option<(Console, Vec<OsString>)> {
+        let caller = Caller::find(Path::new(&socket.text)).ok()?;
         let (listener, path) = listen(directory).ok()?;
-        // Last: once connected, the caller's only connection is ours.
-        let caller = match connect(Path::new(&socket.text)) {
-            Ok(caller) => caller,
-            Err(_) => {
-                let _ = std::fs::remove_file(&path);
-                return None;
-            }
-        };
         let args = socket.replaced(args, path.as_os_str());
         Some((Console { caller: Some(caller), listener, path, runtime: None }, args))
     }
@@ -82,7 +83,7 @@ impl Console {
                 // Whether the caller is still there is its own affair; a bare runtime's message
                 // would have been lost as well.
                 if let Some(caller) = self.caller.take() {
-                    let _ = send(&caller, &name, &terminal);
+                    let _ = caller.send(&name, &terminal);
                 }
                 true
             }
@@ -141,11 +142,39 @@ fn sweep(directory: &Path) {
     }
 }
 
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    if !std::fs::metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::other("not a socket"));
+/// Who listens on the caller's console socket.
+#[derive(Debug)]
+struct Caller {
+    address: UnixAddr,
+    /// Not connected yet; made early, as there may be no descriptor to be had when it is needed.
+    socket: OwnedFd,
+}
+
+impl Caller {
+    /// An error where there is nobody to connect to, which the runtime is to say in its own words.
+    fn find(path: &Path) -> io::Result<Caller> {
+        let address = UnixAddr::new(path)?;
+        let socket = |kind| socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
+        // A socket of another type finds out who is there without taking the one connection.
+        match socket::connect(socket(SockType::Datagram)?.as_raw_fd(), &address) {
+            Err(Errno::EPROTOTYPE) => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => return Err(io::Error::other("not a stream socket")),
+        }
+        let socket = socket(SockType::Stream)?;
+        let limit = TimeVal::new(CONNECT_MAX_SECONDS, 0);
+        socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        Ok(Caller { address, socket })
     }
-    UnixStream::connect(path)
+
+    fn send(&self, name: &[u8], terminal: &OwnedFd) -> io::Result<()> {
+        socket::connect(self.socket.as_raw_fd(), &self.address)?;
+        let descriptors = [terminal.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&descriptors)];
+        let (to, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);
+        sendmsg::<UnixAddr>(to, &[IoSlice::new(name)], &control, flags, None)?;
+        Ok(())
+    }
 }
 
 fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
@@ -164,17 +193,4 @@ fn receive(from: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
     let terminal = descriptor.map(sys::own).ok_or(io::ErrorKind::UnexpectedEof)?;
     bytes.truncate(length);
     Ok((bytes, terminal))
-}
-
-fn send(to: &UnixStream, name: &[u8], terminal: &OwnedFd) -> io::Result<()> {
-    let descriptors = [terminal.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&descriptors)];
-    sendmsg::<UnixAddr>(
-        to.as_raw_fd(),
-        &[IoSlice::new(name)],
-        &control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    Ok(())
 }

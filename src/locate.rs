@@ -40,7 +40,13 @@ pub struct Choice<'a> {
     pub config: Option<&'a OsStr>,
     /// PATH.
     pub path: Option<OsString>,
+    /// [`ABOVE`]: the script that has called us.
+    pub above: Option<OsString>,
 }
+
+/// The script that a frostlock above has run as its runtime. One that calls `runc` and finds us would
+/// be called by us, and so on without an end.
+pub const ABOVE: &str = "FROSTLOCK_RUN_BY";
 
 impl Choice<'_> {
     fn names(&self) -> Vec<OsString> {
@@ -66,6 +72,10 @@ impl Choice<'_> {
             let candidates = self.candidates(&name);
             for candidate in &candidates {
                 match examine(candidate) {
+                    Candidate::Runtime if self.above.as_deref() == Some(candidate.as_os_str()) => {
+                        let who = candidate.display();
+                        tried.push(format!("{who} has called frostlock, and would again: in it, name the runtime by its path"));
+                    }
                     Candidate::Runtime => return Ok(candidate.clone()),
                     Candidate::Absent => {}
                     Candidate::Unusable(why) => {
@@ -140,6 +150,12 @@ pub fn is_frostlock(path: &Path) -> bool {
     open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
 }
 
+/// Whether it is run by another program, which it names.
+pub fn is_script(path: &Path) -> bool {
+    let mut start = [0u8; 2];
+    open(path).and_then(|file| file.read_exact_at(&mut start, 0)).is_ok() && start == *b"#!"
+}
+
 /// A FIFO in its place must not block us.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -191,7 +207,8 @@ mod tests {
     }
 
     fn choice<'a>(path: &Path, argv0: &'a str) -> Choice<'a> {
-        Choice { env: None, argv0: OsStr::new(argv0), config: None, path: Some(path.into()) }
+        let (path, argv0) = (Some(path.into()), OsStr::new(argv0));
+        Choice { env: None, argv0, config: None, path, above: None }
     }
 
     #[test]
@@ -236,6 +253,20 @@ mod tests {
         let named = Choice { env: Some(missing.clone().into()), ..choice(dir.path(), "frostlock") };
         let error = named.find().unwrap_err().to_string();
         assert_eq!(error, format!("cannot find the runtime: {} is not there", missing.display()));
+    }
+
+    #[test]
+    fn a_script_that_has_called_us_is_not_called() {
+        let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let script = program(&one.path().join("zrunc"));
+        assert!(is_script(&script) && !is_script(&std::env::current_exe().unwrap()));
+        let path = std::env::join_paths([one.path(), two.path()]).unwrap();
+        let above = Some(script.into_os_string());
+        let choice = Choice { path: Some(path), above, ..choice(one.path(), "frostlock-zrunc") };
+        let error = choice.find().unwrap_err().to_string();
+        assert!(error.contains("has called frostlock"), "{error}");
+        let other = program(&two.path().join("zrunc"));
+        assert_eq!(choice.find(), Ok(other));
     }
 
     #[test]

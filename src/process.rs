@@ -125,6 +125,21 @@ pub(crate) fn parent() -> i32 {
     Stat::of(own).map_or(known, |stat| stat.parent)
 }
 
+/// Whether what we start would be in another pid namespace than we are, as with a caller that executed
+/// us by `unshare --pid` or by `nsenter --pid --no-fork`. A runtime would not find its containers there,
+/// which know their processes by our numbers.
+pub(crate) fn children_are_elsewhere() -> bool {
+    let Ok(ours) = std::fs::read_link("/proc/self/ns/pid") else { return false };
+    match std::fs::read_link("/proc/self/ns/pid_for_children") {
+        Ok(theirs) => theirs != ours,
+        // As long as nobody is in it (pidns_for_children_get); older than 4.12, it is unknown.
+        Err(error) => {
+            error.kind() == std::io::ErrorKind::NotFound
+                && std::fs::symlink_metadata("/proc/self/ns/pid_for_children").is_ok()
+        }
+    }
+}
+
 /// The children of all threads of a process; none where the kernel lacks CONFIG_PROC_CHILDREN.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };

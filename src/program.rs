@@ -12,7 +12,7 @@ use crate::hook::{Hook, Request};
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
 use crate::journal::history::History;
-use crate::locate::Choice;
+use crate::locate::{self, Choice};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::runtime::{self, Runtime};
 use crate::state_dir::StateDir;
@@ -60,9 +60,15 @@ impl Program {
             argv0,
             config: self.config.runtime.as_deref(),
             path: std::env::var_os("PATH"),
+            above: std::env::var_os(locate::ABOVE),
         };
         match choice.find() {
-            Ok(path) => Runtime { path, args },
+            Ok(path) => {
+                if locate::is_script(&path) {
+                    sys::set_variable(locate::ABOVE, &path);
+                }
+                Runtime { path, args }
+            }
             Err(error) => {
                 self.complain();
                 let line = invocation::read(Grammar::Runc, &args);
@@ -118,6 +124,11 @@ impl Program {
                 };
                 if invocation.verb == Verb::State {
                     self.note_wait(runtime, invocation, operation.wait_for_lock());
+                    become_runtime(runtime, grammar, &line)
+                }
+                if tells_systemd(invocation.verb) {
+                    let (waited, note) = (operation.wait_for_lock(), TELLS_SYSTEMD.to_owned());
+                    self.record(&self.unserialized(runtime, Some(invocation), note, waited));
                     become_runtime(runtime, grammar, &line)
                 }
                 self.supervise(&operation, &line)
@@ -210,6 +221,16 @@ impl Program {
             .record(outcome);
         syslog::report(outcome);
     }
+}
+
+const TELLS_SYSTEMD: &str =
+    "executed without a record of its end: with NOTIFY_SOCKET systemd listens to its main process";
+
+/// With it `run` and `start` wait until the container says that it is ready, for which nobody else
+/// is to wait, and tell systemd, which by default (NotifyAccess=main) believes only the process that
+/// it has started (runc, notify_socket.go).
+fn tells_systemd(verb: Verb) -> bool {
+    matches!(verb, Verb::Run | Verb::Start) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {

@@ -9,11 +9,14 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
 
 /// Turns the -1 of a system call into the error that it stands for.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -116,9 +119,10 @@ fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<S
 /// Must be called from the main thread: PR_SET_PDEATHSIG fires at the end of the thread that forked.
 /// No signal may have a handler that does more than return, as the child would run it in our memory.
 pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
-    // To pass on what the runtime says and to record its end takes descriptors. Where there are none
-    // left, the caller is to find out while it can still become the runtime.
-    drop(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?);
+    // Tells the child whether we are still alive. And to pass on what the runtime says and to record
+    // its end takes as many descriptors: where there are none left, the caller is to find out while it
+    // can still become the runtime.
+    let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let argv = pointers(launch.argv.iter().map(|s| s.as_ptr()));
     let mut env = pointers(launch.env.iter().map(|s| s.as_ptr()));
     // The child writes a shorter string over it, which must not be freed as a CString.
@@ -129,8 +133,8 @@ pub(crate) fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
         env[at] = entry.cast();
     }
     let mut stack = vec![MaybeUninit::<Frame>::uninit(); STACK_BYTES / size_of::<Frame>()];
-    let mut child =
-        Child { launch, argv: &argv, env: &env, listen_pid, parent: std::process::id(), failed: 0 };
+    let parent = [alive.as_raw_fd(), ours.as_raw_fd()];
+    let mut child = Child { launch, argv: &argv, env: &env, listen_pid, parent, failed: 0 };
     // SAFETY: the stack is aligned, large enough for a few calls of libc, and nobody else's.
     // CLONE_VFORK lets us go on only when the child has executed the runtime or has ended, so all
     // that it borrows outlives it and there is nobody to race with; its descriptors, signal mask and
@@ -168,7 +172,8 @@ struct Child<'a> {
     argv: &'a [*const libc::c_char],
     env: &'a [*const libc::c_char],
     listen_pid: Option<*mut u8>,
-    parent: u32,
+    /// Both ends of a pipe that nobody else has: the one to read from, the one to write to.
+    parent: [RawFd; 2],
     /// The errno of what failed.
     failed: libc::c_int,
 }
@@ -196,8 +201,7 @@ fn exec_in_child(child: &Child<'_>) -> libc::c_int {
     // executed has lost it, and we set none but `noop`.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // The parent may have died before the line above took effect.
-        if libc::getppid() as u32 != child.parent {
+        if has_died(child.parent) {
             libc::_exit(127);
         }
         if let Some(entry) = child.listen_pid {
@@ -217,6 +221,21 @@ fn exec_in_child(child: &Child<'_>) -> libc::c_int {
         libc::execve(launch.program.as_ptr(), child.argv.as_ptr(), child.env.as_ptr());
         *libc::__errno_location()
     }
+}
+
+/// Whether the parent died before PR_SET_PDEATHSIG took effect: a process that ends closes its files
+/// before it signals its children. Not by getppid, which is 0 in another pid namespace than the parent's.
+///
+/// # Safety
+/// To be called in the child of [`spawn`], with its copies of both ends.
+unsafe fn has_died([alive, ours]: [RawFd; 2]) -> bool {
+    let mut hang_up = libc::pollfd { fd: alive, events: 0, revents: 0 };
+    // SAFETY: `hang_up` lives across the call; the end that is closed is the child's own copy.
+    unsafe {
+        libc::close(ours);
+        libc::poll(&mut hang_up, 1, 0);
+    }
+    hang_up.revents & libc::POLLHUP != 0
 }
 
 /// Writes `pid` in decimal and a NUL over the ten digits at `at`.
@@ -246,11 +265,17 @@ unsafe extern "C" {
     static environ: *const *const libc::c_char;
 }
 
+/// For the runtime and what it calls. Must be called while there is no other thread.
+pub(crate) fn set_variable(name: &str, value: &std::path::Path) {
+    // SAFETY: nobody else reads or writes the environment.
+    unsafe { std::env::set_var(name, value) };
+}
+
 /// The environment byte for byte; std's iterator leaves out entries without `=`.
 pub(crate) fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
     // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer,
-    // and nothing in this program changes it.
+    // and nobody changes it meanwhile.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
@@ -272,8 +297,8 @@ pub(crate) fn is_of_exec(error: &io::Error) -> bool {
 pub(crate) fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));
     restore_write_signals();
-    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; `environ` is
-    // only ever read, as nothing here sets a variable.
+    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; nobody changes
+    // `environ` meanwhile, as there is no other thread.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
     let error = io::Error::last_os_error();
     ignore_write_signals();
@@ -377,10 +402,26 @@ pub(crate) fn online_cpus() -> u64 {
 
 /// An anonymous file, closed on exec.
 pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
-    // SAFETY: `name` is NUL-terminated.
-    let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let create = |flags| -> io::Result<OwnedFd> {
+        // SAFETY: `name` is NUL-terminated.
+        let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
+    // complain about callers that do not say whether theirs are. Older ones do not know the flag.
+    match create(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(libc::MFD_CLOEXEC),
+        created => created,
+    }
+}
+
+/// fork(2); whether we are the child, which is to end with [`exit_now`]. Like a runtime it lives no
+/// longer than it is of use, but nobody waits for it: it may outlive us. There must be no second thread,
+/// whose locks the child would find taken.
+pub(crate) fn fork() -> io::Result<bool> {
+    // SAFETY: this program has one thread.
+    Ok(cvt(unsafe { libc::fork() })? == 0)
 }
 
 extern "C" fn noop(_: libc::c_int) {}
@@ -471,6 +512,61 @@ pub(crate) fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<
     cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
 }
 
+/// Does something in a process of its own, which is left to itself when `limit` is over: our own end
+/// would wait for a thread in an uninterruptible sleep. Of our descriptors it keeps `keep` alone, as
+/// somebody may wait for the end of a pipe. Whether it has ended in time.
+///
+/// Must be called while there is no other thread.
+pub(crate) fn apart(
+    limit: Duration,
+    keep: &std::fs::File,
+    work: impl FnOnce(),
+) -> io::Result<bool> {
+    let (ended, ends) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: there is no other thread that could hold a lock of the allocator's.
+    match cvt(unsafe { libc::fork() })? {
+        0 => {
+            close_all_but([ends.as_raw_fd(), keep.as_raw_fd()]);
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            exit_now(0)
+        }
+        pid => {
+            drop(ends);
+            let has_ended = is_readable_within(&ended, limit);
+            if has_ended {
+                let _ = wait(pid, 0);
+            }
+            Ok(has_ended)
+        }
+    }
+}
+
+fn is_readable_within(from: &OwnedFd, limit: Duration) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut polled = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut polled, Some(TimeSpec::from(left)), None) {
+            Err(Errno::EINTR) => {}
+            ready => return ready.is_ok_and(|count| count > 0),
+        }
+    }
+}
+
+fn close_all_but(mut keep: [RawFd; 2]) {
+    keep.sort_unstable();
+    let [low, high] = keep.map(|fd| fd as libc::c_uint);
+    let ranges = [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, libc::c_uint::MAX)];
+    for (first, last) in ranges {
+        if first > last || last == libc::c_uint::MAX && first == 0 {
+            continue;
+        }
+        // SAFETY: nothing that owns one of them is used or dropped before the end of this process.
+        // The kernel has it since 5.9; what stays open on an older one only lengthens a wait.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}
+
 /// The name of a section in every binary of ours. A copy of another version, installed as `runc`,
 /// has another inode and other contents; without this mark two copies could execute each other for
 /// ever.
@@ -484,4 +580,33 @@ static MARKED: [u8; 9] = *b"frostlock";
 pub(crate) fn own(received: RawFd) -> OwnedFd {
     // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
     unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_anonymous_file_is_not_executable_where_the_kernel_knows_the_difference() {
+        let mode = std::fs::File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
+        let knows = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+        assert_eq!(mode.mode() & 0o111 == 0, knows, "{:o}", mode.mode());
+    }
+
+    #[test]
+    fn a_parent_that_has_closed_its_end_has_died() {
+        let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let child_copy = || ours.try_clone().unwrap().into_raw_fd();
+        // SAFETY: the end that is closed is a copy that nobody owns.
+        let has_died = |copy| unsafe { has_died([alive.as_raw_fd(), copy]) };
+        assert!(!has_died(child_copy()));
+        let last = child_copy();
+        drop(ours);
+        // A child of another test may have one more until its exec.
+        let pause = || std::thread::sleep(Duration::from_millis(1));
+        assert!(has_died(last) || (0..1000).any(|_| has_died(-1) || (pause(), false).1));
+    }
 }

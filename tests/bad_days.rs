@@ -757,6 +757,25 @@ mod limits {
         }
     }
 
+    /// The input is there whether it was taken or left, also when we become the runtime after all.
+    #[test]
+    fn descriptors_with_an_input() {
+        let scratch = Scratch::new();
+        // dash would want descriptor 10.
+        let reads = program(&scratch.path("reads"), "#!/bin/bash\nread line\necho \"$line\"\n");
+        let input = scratch.path("input");
+        fs::write(&input, "{\"cpu\":{}}\n").unwrap();
+        let words = ["update", "--resources", "-", ID];
+        for most in 4..=16 {
+            for command in [scratch.bare(&reads), scratch.wrapped(&reads)] {
+                let mut limited = limited(&format!("--nofile={most}"), &command);
+                limited.args(words).stdin(fs::File::open(&input).unwrap());
+                let output = within_limit(&mut limited);
+                assert_eq!(text(&output.stdout), "{\"cpu\":{}}\n", "{most} {command:?} {output:?}");
+            }
+        }
+    }
+
     /// With a note left behind, a pause that succeeded would be undone by the next operation.
     #[test]
     fn descriptors_for_a_note() {
@@ -994,6 +1013,55 @@ mod surroundings {
         is_seven(&within_limit(&mut command));
         let journal = fs::read_to_string(xdg.join("frostlock/journal.jsonl")).unwrap();
         assert_eq!(journal.lines().count(), 1);
+    }
+
+    /// As `nsenter --pid --no-fork` does it, too. A runtime that does not start anything notices nothing
+    /// of it, bare: crun still finds its containers.
+    #[test]
+    fn children_are_in_a_pid_namespace_of_their_own() {
+        let scratch = Scratch::new();
+        let whose = program(&scratch.path("whose"), WHOSE_CHILD);
+        let ours = std::process::id().to_string();
+        let verbs = ["create", "exec", "update", "pause", "kill", "delete", "state"];
+        for (setup, is_bare) in [("", true), ("", false), ("mount -t tmpfs none /proc", false)] {
+            for verb in verbs {
+                let mut command =
+                    if is_bare { scratch.bare(&whose) } else { scratch.wrapped(&whose) };
+                command.args([verb, ID]).args((verb == "exec").then_some("true"));
+                let mut inner = Command::new("unshare");
+                inner.arg("--pid").arg(command.get_program()).args(command.get_args());
+                inner.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                let output = within_limit(&mut in_namespace(setup, &inner));
+                assert!(output.status.success(), "{setup} {verb} {output:?}");
+                let parent = text(&output.stdout);
+                assert!(!setup.is_empty() || parent.trim() == ours, "{verb} {is_bare}: {parent}");
+            }
+        }
+        let journal = scratch.journal();
+        assert_eq!(journal.len(), 12);
+        assert!(journal[..6].iter().all(|record| record["verdict"] == "handed over"));
+    }
+
+    /// vm.memfd_noexec belongs to a pid namespace. From 6.6 on the kernel chooses the flag itself.
+    #[test]
+    fn anonymous_files_must_not_be_executable() {
+        let scratch = Scratch::new();
+        let fails = "#!/bin/sh\nread line\necho \"$line\"\necho unable to freeze >&2\nexit 1\n";
+        let fails = program(&scratch.path("fails"), fails);
+        let mut update = scratch.wrapped(&fails);
+        update.args(["update", "--resources", "-", ID]);
+        let mut inner = Command::new("unshare");
+        inner
+            .args(["--pid", "--fork", "--mount-proc", "sh", "-ec"])
+            .arg("echo 2 >/proc/sys/vm/memfd_noexec; echo '{}' | \"$@\"")
+            .arg("sh")
+            .arg(update.get_program())
+            .args(update.get_args());
+        inner.envs(update.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = within_limit(&mut inner);
+        assert_eq!(text(&output.stdout), "{}\n", "{output:?}");
+        let journal = scratch.journal();
+        assert!(journal[0]["attempts"].as_u64() > Some(1), "{journal:?}");
     }
 
     #[test]

@@ -293,6 +293,49 @@ fn a_stop_sent_to_us_stops_both() {
     assert_eq!(support::wait(&mut wrapper, SOON).and_then(|status| status.code()), Some(0));
 }
 
+/// A script that is our runtime, and whose PATH has us as `runc`.
+#[test]
+fn a_script_that_calls_us_is_not_called_for_ever() {
+    let scratch = Scratch::new();
+    let bin = scratch.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(support::frostlock(), bin.join("runc")).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let script = "echo >>\"$CALLS\"; [ $(wc -l <\"$CALLS\") -lt 20 ] || exit 99; exec runc \"$@\"";
+    let runtime = fake(&scratch, script);
+    for args in [&["state", "c1"] as &[&str], &["pause", "c1"], &["--version"]] {
+        let calls = scratch.path("calls");
+        let _ = std::fs::remove_file(&calls);
+        let mut command = scratch.wrapped(&runtime);
+        let ended = support::run(command.args(args).env("PATH", &path).env("CALLS", &calls));
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {ended:?}");
+        let said = support::text(&ended.stderr);
+        assert!(said.contains("has called frostlock"), "{args:?}: {said}");
+        assert_eq!(std::fs::read_to_string(&calls).unwrap().lines().count(), 1, "{args:?}");
+    }
+}
+
+/// systemd listens to the process that it has started.
+#[test]
+fn with_a_notify_socket_the_runtime_is_the_process_that_was_started() {
+    let scratch = Scratch::new();
+    let runtime = fake(&scratch, "echo $$");
+    let pids = |verb: &str, variable: &str| {
+        let mut command = scratch.wrapped(&runtime);
+        let command = command.args([verb, "c1"]).env(variable, scratch.path("notify"));
+        let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let started = child.id().to_string();
+        (started, support::text(&child.wait_with_output().unwrap().stdout).trim().to_owned())
+    };
+    for verb in ["run", "start"] {
+        let (started, runtime) = pids(verb, "NOT_THE_NOTIFY_SOCKET");
+        assert_ne!(started, runtime, "the control");
+        let (started, runtime) = pids(verb, "NOTIFY_SOCKET");
+        assert_eq!(started, runtime, "{verb}");
+        assert_eq!(scratch.journal().last().unwrap()["verdict"], "handed over");
+    }
+}
+
 /// A runtime that is a shell script.
 fn fake(scratch: &Scratch, script: &str) -> PathBuf {
     support::program(&scratch.path("runc"), &format!("#!/bin/sh\n{script}\n"))

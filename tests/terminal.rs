@@ -19,7 +19,7 @@ use fake_runtime::{Attempt, Fake};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 use serde_json::Value;
-use support::{Scratch, eventually, run, runtimes, succeed, text};
+use support::{Scratch, eventually, frostlock, run, runtimes, succeed, text};
 
 const FREEZE: &str = "runc create failed: unable to start container process: error during container \
                       init: error setting cgroup config for procHooks process: unable to freeze";
@@ -223,27 +223,25 @@ fn what_has_been_sent_is_not_sent_again() {
     drop(scene.caller.terminal());
 }
 
+/// Nor with a connection, as with a bare runtime that fails before it makes one.
 #[test]
-fn failures_end_without_a_terminal_as_bare() {
+fn failures_end_without_a_terminal() {
     let scratch = Scratch::new();
     let scene = Scene::new(&scratch, &[fails("hang up", FREEZE)]);
     let output = run(&mut scene.wrapped("c"));
     assert_eq!(output.status.code(), Some(1));
     assert!(scene.attempts("c") > 2);
-    let connections = scene.caller.connections();
-    assert!(connections.len() == 1 && connections[0].terminals.is_empty(), "{connections:?}");
+    assert_eq!(scene.caller.connections().len(), 0);
     assert_eq!(std::fs::read_to_string(&scene.log).unwrap().lines().count(), 1);
     assert_eq!(scene.private_sockets(), Vec::<PathBuf>::new());
 }
 
-/// A caller that waits for a terminal hears that there will be none.
 #[test]
 fn a_runtime_that_never_connects() {
     let scratch = Scratch::new();
     let scene = Scene::new(&scratch, &[Attempt::default()]);
     succeed(&mut scene.wrapped("c"));
-    let connections = scene.caller.connections();
-    assert!(connections.iter().all(|one| one.terminals.is_empty()), "{connections:?}");
+    assert_eq!(scene.caller.connections().len(), 0);
     assert_eq!(scene.private_sockets(), Vec::<PathBuf>::new());
 }
 
@@ -269,6 +267,62 @@ fn a_socket_that_is_none_is_the_runtimes_to_complain_about() {
         let wrapped = run(&mut scene.wrapped("c"));
         assert_eq!((wrapped.status, wrapped.stderr), (bare.status, bare.stderr), "{case}");
         assert_eq!((scene.attempts("c"), scene.private_sockets()), (1, vec![]), "{case}");
+    }
+}
+
+/// As somebody whose processes can be limited, which root's cannot.
+fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Command {
+    let somebody = 61236;
+    let own = |path: &Path| std::os::unix::fs::chown(path, Some(somebody), Some(somebody)).unwrap();
+    own(&scratch.path(""));
+    for file in std::fs::read_dir(scratch.path("")).unwrap().flatten() {
+        own(&file.path());
+    }
+    own(&scratch.path("fake/script"));
+    // Where cargo builds is not for everybody.
+    for (name, program) in
+        [("wrapper", frostlock()), ("fake/runtime", fake_runtime::program().into())]
+    {
+        std::fs::copy(program, scratch.path(name)).unwrap();
+    }
+    let id = somebody.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--inh-caps=-all"]);
+    if let Some(processes) = processes {
+        command.args(["prlimit", &format!("--nproc={processes}")]);
+    }
+    let is_wrapped = inner.get_program() == frostlock();
+    let name = if is_wrapped { "wrapper" } else { "fake/runtime" };
+    command.arg(scratch.path(name)).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("FROSTLOCK_RUNTIME", scratch.path("fake/runtime"));
+    command
+}
+
+/// Callers take one connection, and the one of the runtime that we become is the second if ours was
+/// the first.
+#[test]
+fn one_connection_where_we_become_the_runtime_after_all() {
+    let scratch = Scratch::new();
+    let scene = Scene::new(&scratch, &[fails("hang up", FREEZE)]);
+    // No second process from the start, and none from the end of the first attempt on.
+    let parent = "prlimit --nproc=1 --pid $(ps -o ppid= -p $PPID)";
+    let takes_it_away = Attempt {
+        hook: ["sh", "-c", parent].map(str::to_owned).into(),
+        ..fails("hang up", FREEZE)
+    };
+    for (id, first, processes, attempts) in [
+        ("bare", fails("hang up", FREEZE), None, 1),
+        ("never", fails("hang up", FREEZE), Some(1), 1),
+        ("later", takes_it_away, None, 2),
+    ] {
+        scene.fake.script(&[("create", &[first, fails("hang up", FREEZE)])]);
+        let inner = if id == "bare" { scene.bare(id) } else { scene.wrapped(id) };
+        let output = run(&mut as_somebody(&scratch, &inner, processes));
+        assert_eq!(output.status.code(), Some(1), "{id}: {output:?}");
+        assert_eq!(scene.attempts(id), attempts, "{id}: {output:?}");
+        let connections = scene.caller.connections();
+        assert_eq!(connections.len(), 1, "{id}: {connections:?}");
     }
 }
 

@@ -2,13 +2,15 @@
 def took: .stages.prepare + .stages.lock + .stages.run + ([.tries[]?.delay_ms // 0] | add // 0);
 def nearest($share): sort | .[(($share * length) | ceil) - 1];
 def cause: if .tries then (.tries | last | .failure) // .verdict else .verdict end;
+# The end of what was handed over is not known.
+def ended_well: .verdict == "ok" or .verdict == "handed over";
 map(select(.verb != "hook" and .verb != "exit" and .verb != "oom"))
 | group_by(.verb)
 | map({
     verb: .[0].verb,
     count: length,
-    ok: (map(select(.verdict == "ok")) | length),
-    failures: (map(select(.verdict != "ok")) | group_by(cause)
+    ok: (map(select(ended_well)) | length),
+    failures: (map(select(ended_well | not)) | group_by(cause)
       | map({key: (.[0] | cause), value: length}) | from_entries),
     retries: (map([.attempts - 1, 0] | max) | add),
     refills: (map(.refills // [] | length) | add),

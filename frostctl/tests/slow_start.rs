@@ -126,4 +126,8 @@ fn each_is_named_rightly_and_the_numbers_hold() {
     println!("{}", lab.frostctl(&["history", "default/crash"]));
     lab.kill("slow-5", "SIGTERM");
     lab.remove("slow-5");
+    // For a picture of the page.
+    if let Some(path) = std::env::var_os("FROSTLOCK_KEEP_JOURNAL") {
+        std::fs::copy(lab.history().join("history.jsonl"), path).unwrap();
+    }
 }

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::stdin::is_decided;
+use serde::de::IgnoredAny;
 
 /// A state is some hundred bytes, and annotations may add what kubelet accepts of them: 256 KiB.
 const MAX_STATE: usize = 1024 * 1024;
@@ -128,6 +127,12 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> bool {
         Ok(ready) => ready > 0,
         Err(error) => error == nix::errno::Errno::EINTR && !limit.is_zero(),
     }
+}
+
+/// Whether there is a whole JSON value, whatever follows it.
+fn is_decided(text: &[u8]) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    matches!(values.next(), Some(Ok(_)))
 }
 
 #[cfg(test)]

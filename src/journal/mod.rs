@@ -8,11 +8,12 @@ pub mod history;
 #[cfg(test)]
 mod properties;
 pub mod reader;
+mod turn;
 
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -24,8 +25,9 @@ use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{hook, process, refill, text};
+use crate::{hook, process, refill, sys, text};
 use history::History;
+use turn::Turn;
 
 /// The version of the records.
 const VERSION: u32 = 1;
@@ -339,10 +341,31 @@ impl Journal {
         line.push(b'\n');
         let _ = file::append(&self.path, &line, self);
         if let Some(history) = &self.history {
-            let _ = history.append(&line);
+            self.to_disk(history, &line);
+        }
+    }
+
+    /// A frozen file system or a disk that hangs holds its writer until it goes on, also against
+    /// SIGKILL, and a command must not wait for that. So another process writes, one at a time.
+    fn to_disk(&self, history: &History, line: &[u8]) {
+        let until = Instant::now() + DISK_WAIT;
+        let Some(turn) = Turn::take(&self.path.with_extension("turn"), until) else { return };
+        let left = until.saturating_duration_since(Instant::now());
+        let written = sys::apart(left, turn.file(), || {
+            let _ = history.append(line);
+            turn.is_over();
+        });
+        match written {
+            Ok(true) => {}
+            Ok(false) => turn.takes_long(),
+            // No process or descriptor to be had.
+            Err(_) => drop(history.append(line)),
         }
     }
 }
+
+/// What a command waits at most for the disk, and for the writers before it.
+const DISK_WAIT: Duration = Duration::from_millis(500);
 
 impl file::Rotation for Journal {
     fn is_full(&self, file: &Metadata, line: usize) -> bool {

@@ -57,6 +57,10 @@ pub(crate) struct Waited {
 impl Operation<'_> {
     /// The whole of it. An error means that the runtime could not be started beside us.
     pub(crate) fn supervise(&self) -> io::Result<Ended> {
+        // Not even tried: the end of the first child would be the end of that namespace.
+        if process::children_are_elsewhere() {
+            return Err(io::Error::other("it would be in another pid namespace"));
+        }
         let mut container = self.container();
         // Before the lock: it reads the caller's standard input to its end.
         let (channels, runtime) = self.channels();

@@ -222,12 +222,12 @@ impl Group<'_> {
         let late = lives.iter().filter(|life| life.ready_ns.is_some()).count();
         let readiness = match late {
             0 => "never once ready".to_owned(),
-            late => format!("ready late, {late} times"),
+            late => format!("ready late {}", times(late)),
         };
         let spread = spread(constant, median);
         let summary = format!(
-            "killed {} times at {median:.1} +- {spread:.1} s and {readiness}: a probe, not a crash",
-            lives.len()
+            "killed {} at {median:.1} +- {spread:.1} s and {readiness}: a probe, not a crash",
+            of_all(constant.len(), lives.len())
         );
         let ready = if late == 0 { "none".to_owned() } else { late.to_string() };
         let evidence = vec![
@@ -243,8 +243,8 @@ impl Group<'_> {
     fn killed_at_one_age(&self, lives: &[&Life], constant: &[f64], median: f64) -> Finding {
         let spread = spread(constant, median);
         let summary = format!(
-            "killed {} times at {median:.1} +- {spread:.1} s; readiness not known",
-            lives.len()
+            "killed {} at {median:.1} +- {spread:.1} s; readiness not known",
+            of_all(constant.len(), lives.len())
         );
         let evidence = vec![
             format!("ages at the kill: {}", list(&ages(lives))),
@@ -426,10 +426,18 @@ fn list(seconds: &[f64]) -> String {
     format!("{}{more} s", shown.join(", "))
 }
 
+fn times(count: usize) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
+fn of_all(count: usize, all: usize) -> String {
+    if count == all { times(all) } else { format!("{}, {count} of them", times(all)) }
+}
+
 fn counted<T: Ord + std::fmt::Display>(values: impl Iterator<Item = T>) -> String {
     let mut counts: BTreeMap<T, usize> = BTreeMap::new();
     values.for_each(|value| *counts.entry(value).or_default() += 1);
-    let counts = counts.into_iter().map(|(value, count)| format!("{value} ({count} times)"));
+    let counts = counts.into_iter().map(|(value, count)| format!("{value} ({})", times(count)));
     counts.collect::<Vec<_>>().join(", ")
 }
 

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use super::Report;
 use super::findings::Finding;
 use super::plot::{self, escape};
-use super::tally::{Pod, Verb};
-use super::text::{causes, when, whose};
+use super::tally::{Numbers, Pod, Verb};
+use super::text::{causes, time, when, whose};
+use crate::history::seconds;
+use crate::journal::Skipped;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -21,7 +23,7 @@ pub(super) fn page(report: &Report) -> String {
          <meta name='color-scheme' content='light dark'>\
          <title>frostlock report</title><style>{STYLE}</style></head><body><main>\
          <header><h1>What happened here</h1><p>{}</p></header>",
-        when(numbers)
+        period(numbers)
     );
     page.push_str("<section class='tiles'>");
     tile(&mut page, &grouped(numbers.operations), "operations", "");
@@ -37,19 +39,44 @@ pub(super) fn page(report: &Report) -> String {
     verbs(&mut page, &numbers.verbs);
     pods(&mut page, "Slowest pods", &numbers.slowest_pods);
     pods(&mut page, "Worst pods", &numbers.worst_pods);
-    let skipped = report.skipped;
     let _ = writeln!(
         page,
-        "<footer>{} lines of the journal were not used: {} torn, {} foreign, {} of a later version, \
-         {} out of order. Percentiles are by nearest rank, over what the caller waited.</footer>\
-         </main></body></html>",
+        "<footer>{} Percentiles are by nearest rank, over what the caller waited. \
+         frostctl {}.</footer></main></body></html>",
+        used(report.skipped),
+        env!("CARGO_PKG_VERSION")
+    );
+    page
+}
+
+/// As `when` has it, for people.
+fn period(numbers: &Numbers) -> String {
+    let (first, last) = (time(numbers.first_ms), time(numbers.last_ms));
+    let split = |time: &str| {
+        time.trim_end_matches('Z').split_once('T').map(|(d, t)| (d.to_owned(), t.to_owned()))
+    };
+    let (Some(first), Some(last)) = (split(&first), split(&last)) else { return when(numbers) };
+    if numbers.first_ms == 0 || numbers.clock_not_set > 0 {
+        return when(numbers);
+    }
+    let until = if first.0 == last.0 { last.1 } else { format!("{} {}", last.0, last.1) };
+    let took = seconds((numbers.last_ms - numbers.first_ms) as f64 / 1000.0);
+    format!("{} {} to {until} UTC, {took}", first.0, first.1)
+}
+
+fn used(skipped: Skipped) -> String {
+    if skipped.total() == 0 {
+        return "Every line of the journal was used.".to_owned();
+    }
+    format!(
+        "{} lines of the journal were not used: {} torn, {} foreign, {} of a later version, \
+         {} out of order.",
         skipped.total(),
         skipped.torn,
         skipped.foreign,
         skipped.future_version,
         skipped.out_of_order
-    );
-    page
+    )
 }
 
 fn tile(page: &mut String, value: &str, what: &str, class: &str) {
@@ -83,7 +110,10 @@ fn findings(page: &mut String, findings: &[Finding]) {
             escape(&finding.summary)
         );
         if !finding.lives.is_empty() {
-            let _ = write!(page, "<figure>{}</figure>", plot::lives(finding));
+            let was_ready = finding.lives.iter().any(|life| life.ready_s.is_some());
+            let legend = "<figcaption><span><i class='ready'></i>ready</span></figcaption>";
+            let legend = if was_ready { legend } else { "" };
+            let _ = write!(page, "<figure>{}{legend}</figure>", plot::lives(finding));
         }
         list(page, "evidence", &finding.evidence);
         list(page, "advice", &finding.advice);
@@ -111,18 +141,31 @@ fn over_time(page: &mut String, report: &Report) {
     let _ = write!(
         page,
         "<section><h2>Operations over time</h2><figure>{}<figcaption>\
-         <i class='clean'></i>at once <i class='helped'></i>with a refill or a retry \
-         <i class='failed'></i>failed</figcaption></figure></section>",
-        plot::over_time(&report.numbers)
+         <span><i class='clean'></i>at once</span>\
+         <span><i class='helped'></i>with a refill or a retry</span>\
+         <span><i class='failed'></i>failed</span>\
+         <span class='per'>a bar is {}, times are UTC</span></figcaption></figure></section>",
+        plot::over_time(&report.numbers.over_time),
+        width(report.numbers.over_time.width_s())
     );
+}
+
+fn width(seconds: i64) -> String {
+    match seconds {
+        s if s < 60 => format!("{s} s"),
+        s if s < 3600 => format!("{} min", s / 60),
+        s if s < 86400 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86400),
+    }
 }
 
 fn durations(page: &mut String, report: &Report) {
     let _ = write!(
         page,
         "<section><h2>How long they took</h2><figure>{}<figcaption>\
-         <i class='p50'></i>median <i class='range'></i>to p95 <i class='p99'></i>p99 \
-         <i class='max'></i>longest</figcaption></figure></section>",
+         <span><i class='p50'></i>median</span><span><i class='range'></i>to p95</span>\
+         <span><i class='p99'></i>p99</span><span><i class='max'></i>longest</span>\
+         </figcaption></figure></section>",
         plot::durations(&report.numbers.verbs)
     );
 }
@@ -155,6 +198,13 @@ fn verbs(page: &mut String, verbs: &[Verb]) {
     page.push_str("</tbody></table></div></section>");
 }
 
+fn namespaced(pod: &str) -> String {
+    match pod.split_once('/') {
+        Some((namespace, name)) => format!("<i>{}/</i>{}", escape(namespace), escape(name)),
+        None => escape(pod),
+    }
+}
+
 fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     if pods.is_empty() {
         return;
@@ -167,8 +217,9 @@ fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     for pod in pods {
         let _ = write!(
             page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td class='text'>{}</tr>",
-            escape(&pod.pod),
+            "<tr><th class='pod'>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}\
+             <td class='text'>{}</tr>",
+            namespaced(&pod.pod),
             pod.operations,
             if pod.failed > 0 { " class='bad'" } else { "" },
             pod.failed,

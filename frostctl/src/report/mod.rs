@@ -4,6 +4,7 @@
 mod contention;
 mod findings;
 mod html;
+mod over_time;
 mod plot;
 mod probe;
 mod tally;

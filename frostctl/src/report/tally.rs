@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::over_time::{Counts, OverTime};
 use crate::journal::Record;
 use crate::metrics::known_verb;
-
-const MINUTE_MS: i64 = 60_000;
 
 /// 2000: a clock that says less was not set yet, as at a boot without a battery before NTP.
 const CLOCK_SET_MS: i64 = 946_684_800_000;
@@ -49,15 +48,6 @@ pub(crate) struct Pod {
     sum_ms: f64,
 }
 
-/// Operations that ended within one minute.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(crate) struct Minute {
-    pub(crate) clean: u64,
-    /// Succeeded after a retry or with a refill.
-    pub(crate) helped: u64,
-    pub(crate) failed: u64,
-}
-
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Numbers {
     pub(crate) operations: u64,
@@ -69,7 +59,7 @@ pub(crate) struct Numbers {
     pub(crate) slowest_pods: Vec<Pod>,
     pub(crate) worst_pods: Vec<Pod>,
     #[serde(skip)]
-    pub(crate) minutes: BTreeMap<i64, Minute>,
+    pub(crate) over_time: OverTime,
 }
 
 /// A record is counted by position, not by name: hashing names a million times takes half a second.
@@ -141,12 +131,13 @@ impl Numbers {
         self.first_ms = first_ms.min(unix_ms);
         self.last_ms = self.last_ms.max(unix_ms);
         let was_helped = record.attempts > 1 || !record.refills.is_empty();
-        let minute = self.minutes.entry(unix_ms.div_euclid(MINUTE_MS)).or_default();
-        match (failed, was_helped) {
-            (true, _) => minute.failed += 1,
-            (false, true) => minute.helped += 1,
-            (false, false) => minute.clean += 1,
-        }
+        let none = Counts::default();
+        let counts = match (failed, was_helped) {
+            (true, _) => Counts { failed: 1, ..none },
+            (false, true) => Counts { helped: 1, ..none },
+            (false, false) => Counts { clean: 1, ..none },
+        };
+        self.over_time.add(unix_ms, counts);
     }
 }
 
@@ -244,7 +235,7 @@ mod tests {
         }
         let times = (numbers.first_ms - CLOCK_SET_MS, numbers.last_ms - CLOCK_SET_MS);
         assert_eq!((numbers.operations, numbers.clock_not_set, times), (4, 2, (5, 7)));
-        assert_eq!(numbers.minutes.len(), 1);
+        assert_eq!(numbers.over_time.bins().len(), 1);
     }
 
     #[test]
