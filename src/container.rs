@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, PodNames};
 use crate::cgroup::predict::Plan;
 use crate::cgroup::state_file::{self, Surroundings};
-use crate::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Proc, Reader};
+use crate::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Places, Proc, Reader};
 use crate::freeze;
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
@@ -216,7 +216,7 @@ impl Container {
         records.into_iter().flatten().flatten().map(|entry| entry.path()).any(|path| {
             path != self.path
                 && path.extension() == Some(OsStr::new("json"))
-                && read_record(&path).is_some_and(|other| other.cgroup.starts_with(&record.cgroup))
+                && read_record(&path).is_some_and(|other| other.is_in(record))
         })
     }
 
@@ -349,9 +349,9 @@ impl Lookup {
             rootless,
         };
         let mounts = self.mounts()?;
-        let identity = plan.predict(&mounts, &self.proc).map_err(|why| why.to_string())?;
+        let places = plan.places(&mounts, &self.proc).map_err(|why| why.to_string())?;
         let quota = planned_quota(&bundle);
-        let mut record = Record::new(&identity, &identity, &mounts, bundle.pod);
+        let mut record = Record::new(&places, None, &mounts, bundle.pod);
         record.id = known_as(&invocation.id);
         Ok((record, quota))
     }
@@ -363,11 +363,10 @@ impl Lookup {
         let mounts = self.mounts()?;
         let state = state_file::read(&self.roots, self.grammar, id, &mounts, &self.proc)
             .map_err(|why| why.to_string())?;
-        let identity = state.identity.ok_or("the runtime's state names no cgroup")?;
+        let places = state.places.ok_or("the runtime's state names no cgroup")?;
         let bundle = state.bundle.as_deref().and_then(|bundle| Bundle::read(bundle).ok());
-        let files_of = state.leaf.as_ref().unwrap_or(&identity);
-        let mut record =
-            Record::new(&identity, files_of, &mounts, bundle.map(|b| b.pod).unwrap_or_default());
+        let pod = bundle.map(|b| b.pod).unwrap_or_default();
+        let mut record = Record::new(&places, state.leaf, &mounts, pod);
         record.id = known_as(id);
         record.made_as = made_as;
         record.init = match (state.init_pid, state.init_start) {
@@ -384,19 +383,26 @@ impl Lookup {
 }
 
 impl Record {
-    fn new(
-        identity: &Identity,
-        files_of: &Identity,
-        mounts: &Hierarchies,
-        pod: PodNames,
-    ) -> Record {
+    /// Whether it is the same cgroup or one below it, in any hierarchy.
+    fn is_in(&self, outer: &Record) -> bool {
+        self.cgroup.starts_with(&outer.cgroup)
+            || self.dirs.iter().any(|dir| outer.dirs.iter().any(|outer| dir.starts_with(outer)))
+    }
+
+    fn new(places: &Places, leaf: Option<Identity>, mounts: &Hierarchies, pod: PodNames) -> Record {
+        let files = Reader::at(mounts, places);
+        let of_leaf = leaf.map(|leaf| Reader::new(mounts, &leaf));
+        let (files, limits_files) = match of_leaf {
+            Some(of_leaf) => (of_leaf, Some(files)),
+            None => (files, None),
+        };
         Record {
             id: String::new(),
-            cgroup: identity.as_path().to_owned(),
-            files: Reader::new(mounts, files_of),
-            pod_files: identity.pod().map(|pod| Reader::new(mounts, &pod)),
-            limits_files: (files_of != identity).then(|| Reader::new(mounts, identity)),
-            dirs: mounts.dirs(identity),
+            cgroup: places.named().as_path().to_owned(),
+            files,
+            pod_files: places.pod().map(|pod| Reader::at(mounts, &pod)),
+            limits_files,
+            dirs: mounts.dirs_at(places),
             pod,
             init: None,
             made_as: None,

@@ -70,7 +70,7 @@ fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
         let state =
             state_file::read(&roots, grammar, OsStr::new(&container.id), &mounts, &Proc::default());
         let state = state.expect("the runtime's state");
-        assert_eq!(state.identity.as_ref(), Some(&predicted), "{runtime} {path:?}");
+        assert_eq!(state.identity(), Some(&predicted), "{runtime} {path:?}");
         let pid = state.init_pid.expect("init's pid").to_string();
         let seen = Membership::of(&Proc::default(), &pid).expect("init's cgroup");
         assert_eq!(seen.identity(&mounts).as_ref(), Some(&predicted), "{runtime} {path:?}");

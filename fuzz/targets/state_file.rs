@@ -25,11 +25,11 @@ fuzz_target!(|data: &[u8]| {
         for mounts in MOUNTS.iter() {
             let Ok(state) = texts.parse(grammar, OsStr::new("c1"), mounts, &proc) else { continue };
             assert!(state.init_pid.is_none_or(|pid| pid > 0));
-            for cgroup in state.identity.iter().chain(&state.leaf) {
+            for cgroup in state.identity().into_iter().chain(&state.leaf) {
                 assert!(cgroup.as_path().is_absolute());
                 assert!(!cgroup.to_string().chars().any(char::is_control));
             }
-            if let (Some(identity), Some(leaf)) = (&state.identity, &state.leaf) {
+            if let (Some(identity), Some(leaf)) = (state.identity(), &state.leaf) {
                 assert!(leaf != identity && leaf.as_path().starts_with(identity.as_path()));
             }
         }

@@ -13,12 +13,14 @@ pub use crate::invocation::Grammar;
 
 pub mod membership;
 pub mod mounts;
+pub mod places;
 pub mod predict;
 pub mod read;
 pub mod state_file;
 
 pub use membership::Membership;
 pub use mounts::{Hierarchies, Proc, V1, V2};
+pub use places::Places;
 pub use read::{CpuQuota, Freezer, Reader, Throttled};
 
 /// Where v1 hierarchies disagree on the path (a relative `cgroupsPath`, and a caller that sits in

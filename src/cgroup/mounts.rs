@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Identity, NAMING_ORDER, clean};
+use super::{Identity, NAMING_ORDER, Places, clean};
 
 /// Where runc, crun and youki look for a pure v2 system, and nowhere else.
 const UNIFIED: &str = "/sys/fs/cgroup";
@@ -124,8 +124,17 @@ impl Hierarchies {
 
     /// The cgroup's directories in all hierarchies, each once.
     pub fn dirs(&self, id: &Identity) -> Vec<PathBuf> {
-        let v1 = self.v1.iter().filter_map(|v1| directory(&v1.mountpoint, &v1.root, id));
-        let mut dirs: Vec<_> = v1.chain(self.v2_dir(id)).collect();
+        self.dirs_at(&Places::of(id.clone()))
+    }
+
+    /// The same of one whose path is not the same in all.
+    pub fn dirs_at(&self, places: &Places) -> Vec<PathBuf> {
+        let v1 = self.v1.iter().filter_map(|v1| {
+            let id = places.of_any(v1.controllers.iter().map(String::as_str))?;
+            directory(&v1.mountpoint, &v1.root, id)
+        });
+        let v2 = places.of_any([""]).and_then(|id| self.v2_dir(id));
+        let mut dirs: Vec<_> = v1.chain(v2).collect();
         dirs.sort();
         dirs.dedup();
         dirs

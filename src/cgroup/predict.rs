@@ -13,7 +13,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{Grammar, Hierarchies, Identity, Membership, NAMING_ORDER, Proc, Unknown, clean};
+use super::{
+    Grammar, Hierarchies, Identity, Membership, NAMING_ORDER, Places, Proc, Unknown, clean,
+};
 
 /// What is known before `create`.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,20 @@ impl Plan<'_> {
         Identity::new(path?).ok_or_else(|| refused("cgroupsPath is not a path"))
     }
 
+    /// In each hierarchy.
+    pub fn places(&self, mounts: &Hierarchies, proc: &Proc) -> Result<Places, Unknown> {
+        let named = self.predict(mounts, proc)?;
+        let place = Place { plan: self, mounts, proc };
+        let is_below_the_caller = self.grammar == Grammar::Runc
+            && !self.systemd
+            && !mounts.unified()
+            && !place.inner().is_absolute();
+        if !is_below_the_caller {
+            return Ok(Places::of(named));
+        }
+        Ok(Places::listed(named, place.below_the_caller()?))
+    }
+
     fn given(&self) -> Option<&Path> {
         self.cgroups_path.filter(|p| !p.as_os_str().is_empty())
     }
@@ -58,20 +74,40 @@ impl Place<'_> {
     /// fs/paths.go: an absolute path is below the mountpoint, a relative one below runc's own cgroup;
     /// fs2/defaultpath.go: a relative one is below the *parent* of runc's own cgroup.
     fn runc_cgroupfs(&self) -> Result<PathBuf, Unknown> {
-        let inner = self.plan.given().unwrap_or(Path::new(self.plan.id));
+        let inner = self.inner();
         if inner.is_absolute() {
             return Ok(self.below_mount(inner));
         }
-        let own = Membership::of(self.proc, "self").map_err(|e| Unknown::new(&e))?;
-        // CleanPath: a relative path cannot climb.
-        let inner = clean(inner);
-        let inner = inner.strip_prefix("/").unwrap_or(&inner);
+        let own = self.own()?;
+        let inner = cannot_climb(inner);
         if self.mounts.unified() {
             let own = own.path("").ok_or_else(|| refused("no v2 line in /proc/self/cgroup"))?;
             return Ok(self.below_mount(&clean(own).parent().unwrap_or(Path::new("/")).join(inner)));
         }
         let own = NAMING_ORDER.iter().find_map(|c| self.mounts.v1(c).and(own.path(c)));
         own.map(|own| own.join(inner)).ok_or_else(|| refused("no usable line in /proc/self/cgroup"))
+    }
+
+    /// On v1, of a relative path: GetOwnCgroupPath() has no place of its own for the v2 tree of a hybrid
+    /// host, where the container is at the top.
+    fn below_the_caller(&self) -> Result<Vec<(String, Identity)>, Unknown> {
+        let own = self.own()?;
+        let inner = cannot_climb(self.inner());
+        let controllers = self.mounts.v1.iter().flat_map(|v1| &v1.controllers);
+        let v1 = controllers.filter_map(|controller| {
+            let place = Identity::new(own.path(controller)?.join(&inner))?;
+            Some((controller.clone(), place))
+        });
+        let v2 = Identity::new(self.below_mount(&inner)).map(|place| (String::new(), place));
+        Ok(v1.chain(v2).collect())
+    }
+
+    fn inner(&self) -> &Path {
+        self.plan.given().unwrap_or(Path::new(self.plan.id))
+    }
+
+    fn own(&self) -> Result<Membership, Unknown> {
+        Membership::of(self.proc, "self").map_err(|e| Unknown::new(&e))
     }
 
     /// specconv: exactly `slice:prefix:name`, or nothing; systemd/common.go getUnitName: a name that
@@ -165,6 +201,12 @@ impl Place<'_> {
         let init = if init.ends_with("init.scope") { init.parent().unwrap_or(init) } else { init };
         self.below_mount(init)
     }
+}
+
+/// CleanPath: a relative path cannot climb.
+fn cannot_climb(path: &Path) -> PathBuf {
+    let cleaned = clean(path);
+    cleaned.strip_prefix("/").map(Path::to_owned).unwrap_or(cleaned)
 }
 
 fn refused(why: &str) -> Unknown {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hierarchies, Identity};
+use super::{Hierarchies, Identity, Places};
 
 /// A CPU bandwidth limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,18 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(mounts: &Hierarchies, id: &Identity) -> Reader {
+        Reader::at(mounts, &Places::of(id.clone()))
+    }
+
+    /// Of a cgroup whose path is not the same in all hierarchies.
+    pub fn at(mounts: &Hierarchies, places: &Places) -> Reader {
         let place = |controller| {
-            let v1 = mounts.v1_dir(controller, id).map(|dir| (Version::V1, dir));
             // With the controller in v1 the v2 directory has no files of it.
-            let v2 = mounts.v1(controller).is_none().then(|| mounts.v2_dir(id)).flatten();
-            v1.or(v2.map(|dir| (Version::V2, dir)))
+            if mounts.v1(controller).is_some() {
+                let dir = mounts.v1_dir(controller, places.of_any([controller])?)?;
+                return Some((Version::V1, dir));
+            }
+            Some((Version::V2, mounts.v2_dir(places.of_any([""])?)?))
         };
         Reader {
             cpu: place("cpu"),

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::predict::Plan;
-use super::{Grammar, Hierarchies, Identity, NAMING_ORDER, Proc, Unknown};
+use super::{Grammar, Hierarchies, Identity, NAMING_ORDER, Places, Proc, Unknown};
 use crate::json::{self, Object};
 
 /// What of the process's surroundings decides on the default root.
@@ -74,7 +74,7 @@ pub fn locate(root: Option<&Path>, grammar: Grammar, env: &Surroundings) -> Vec<
 /// What the runtime recorded; each field on its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {
-    pub identity: Option<Identity>,
+    pub places: Option<Places>,
     /// The cgroup the container is in, where it is a child of the identity (crun with systemd).
     pub leaf: Option<Identity>,
     pub init_pid: Option<i32>,
@@ -141,11 +141,17 @@ fn is_file_name(id: &OsStr) -> bool {
     !odd && !bytes.contains(&b'/') && !bytes.contains(&0)
 }
 
+impl RuntimeState {
+    pub fn identity(&self) -> Option<&Identity> {
+        self.places.as_ref().map(Places::named)
+    }
+}
+
 fn runc(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     let labels: Vec<String> =
         state.object("config").and_then(|c| c.get("labels")).unwrap_or_default();
     RuntimeState {
-        identity: state.object("cgroup_paths").and_then(|paths| runc_identity(&paths, mounts)),
+        places: state.object("cgroup_paths").and_then(|paths| runc_places(&paths, mounts)),
         leaf: None,
         init_pid: state.get("init_process_pid").filter(|pid| *pid > 0),
         init_start: state.get("init_process_start"),
@@ -155,13 +161,17 @@ fn runc(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
 
 /// On a pure v2 host `""` is all there is; on a hybrid one it stands beside the v1 paths and is only
 /// the shadow of them.
-fn runc_identity(paths: &Object<'_>, mounts: &Hierarchies) -> Option<Identity> {
+fn runc_places(paths: &Object<'_>, mounts: &Hierarchies) -> Option<Places> {
     let known = NAMING_ORDER.into_iter();
     let others = paths.keys().filter(|k| !k.is_empty() && !NAMING_ORDER.contains(k));
-    known.chain(others).chain([""]).find_map(|controller| {
+    let listed = known.chain(others).chain([""]).filter_map(|controller| {
         let path: PathBuf = paths.get(controller)?;
-        path.is_absolute().then(|| mounts.identify(controller, &path))?
-    })
+        let place = path.is_absolute().then(|| mounts.identify(controller, &path))??;
+        Some((controller.to_owned(), place))
+    });
+    let listed: Vec<(String, Identity)> = listed.collect();
+    let (_, named) = listed.first()?;
+    Some(Places::listed(named.clone(), listed))
 }
 
 /// `cgroup-path` is below every hierarchy's mountpoint. With systemd it may go on below the unit
@@ -178,7 +188,7 @@ fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     let identity = unit.or_else(|| whole.clone());
     RuntimeState {
         leaf: whole.filter(|w| Some(w) != identity.as_ref()),
-        identity,
+        places: identity.map(Places::of),
         init_pid: state.get("pid").filter(|pid| *pid > 0),
         // 0 stands for a process that was gone when the file was written.
         init_start: state.get("process-start-time").filter(|start| *start > 0),
@@ -212,7 +222,7 @@ fn youki(
         rootless: (euid != 0).then_some(euid),
     };
     RuntimeState {
-        identity: path.is_some().then(|| plan.predict(mounts, proc).ok()).flatten(),
+        places: path.is_some().then(|| plan.places(mounts, proc).ok()).flatten(),
         leaf: None,
         init_pid: state.get("pid").filter(|pid| *pid > 0),
         init_start: None,

@@ -25,6 +25,14 @@ use crate::{lock, state_dir, sys};
 /// overdrawn at most on each CPU.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
+/// With 64 operations on a pod at once the account is in use for milliseconds on end: so often in a row
+/// it cannot be looked at, and no more.
+pub(super) const MOST_MISSED: u32 = 5;
+
+/// For so long after his last mark can somebody have refilled who was killed, and one tick more, as a
+/// CPU runs on until its next one.
+const UNSEEN: Duration = Duration::from_millis(10 * (MOST_MISSED as u64 + 1));
+
 /// An account is in use by another for as long as a read and a write of one page take.
 const LOCK_TRIES: u32 = 10;
 const LOCK_RETRY: Duration = Duration::from_micros(200);
@@ -115,6 +123,7 @@ impl Budget {
         let changed = change(&self.path, now_ns, &rates, |account| {
             let charged = account.settle(now_ns, readings, &rates, cpus);
             account.mark(now_ns, readings, false);
+            account.forget_old_marks(now_ns);
             (charged, account.grant(now_ns, &rates, may_owe, credit_us, charged))
         });
         let Ok((charged, (grant, credit_us))) = changed else { return Grant::Unavailable };
@@ -130,6 +139,7 @@ impl Budget {
         let charged = change(&self.path, now_ns, &rates, |account| {
             let charged = account.settle(now_ns, readings, &rates, cpus);
             account.mark(now_ns, readings, true);
+            account.forget_old_marks(now_ns);
             charged
         });
         self.charged_us += charged.unwrap_or(0);
@@ -159,8 +169,29 @@ struct Mark {
     closed: bool,
 }
 
-/// A mark older than this is of no use to anybody; longer than any period (kernel: at most 1 s).
-const MARK_TTL_NS: u64 = 5_000_000_000;
+/// Whoever is killed in a refill leaves a mark, and the next operation on that cgroup, which is to charge
+/// what he gained, may be a probe minutes later. By then a pod has long earned as much again.
+const MARK_LIFE_NS: u64 = 600_000_000_000;
+
+/// An account in which there is nothing else is as good as full: a quota has been earned again. Longer
+/// than any period (kernel: at most 1 s).
+const CLOSED_MARK_COUNTS_NS: u64 = 5_000_000_000;
+
+/// Operations on what is below a container mark up to 32 cgroups each; the file stays far below its
+/// bound.
+const MOST_MARKS: usize = 128;
+
+impl Mark {
+    /// One in the future is of another boot.
+    fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.abs_diff(self.at_ns)
+    }
+
+    /// Whether there is still something to charge by it.
+    fn counts(&self, now_ns: u64) -> bool {
+        self.age_ns(now_ns) < if self.closed { CLOSED_MARK_COUNTS_NS } else { MARK_LIFE_NS }
+    }
+}
 
 impl Account {
     fn full(now_ns: u64, rates: &Rates) -> Account {
@@ -183,8 +214,17 @@ impl Account {
         // A debt that grew without an end would keep starts and probes from any refill for ever.
         let floor = -(rates.burst_us.max(rates.debt_us) as i64);
         self.level_us = self.level_us.saturating_sub(gained as i64).max(floor);
-        self.marks.retain(|_, mark| now_ns.saturating_sub(mark.at_ns) < MARK_TTL_NS);
         gained
+    }
+
+    /// Not before those that were read are charged by.
+    fn forget_old_marks(&mut self, now_ns: u64) {
+        self.marks.retain(|_, mark| mark.age_ns(now_ns) < MARK_LIFE_NS);
+        while self.marks.len() > MOST_MARKS {
+            let least = self.marks.iter().min_by_key(|(_, mark)| (!mark.closed, mark.at_ns));
+            let Some(name) = least.map(|(name, _)| name.clone()) else { return };
+            self.marks.remove(&name);
+        }
     }
 
     /// A container's gain is part of its pod's, and those of its own cgroups are part of its own, where
@@ -213,19 +253,17 @@ impl Account {
             (Some(before), Some(now)) => now.saturating_sub(before),
             _ => elapsed_us.saturating_mul(cpus),
         };
-        let unseen = if mark.closed { 0 } else { 2 * TICK.as_micros() as u64 };
+        let unseen = if mark.closed { 0 } else { UNSEEN.as_micros() as u64 };
         let metered_us = unseen + reading.quota.period_us;
         if elapsed_us <= metered_us {
             return used.saturating_sub(reading.quota.in_time_us(elapsed_us));
         }
-        // It is not to be known any more how much was used within a period of the last refill: what
-        // can have been is charged, a whole quota. If whoever made the mark was killed, it is
-        // whatever all CPUs can have done until the period after his last tick was over.
-        let most = if mark.closed {
-            reading.quota.quota_us.unwrap_or(0).max(0) as u64
-        } else {
-            metered_us.saturating_mul(cpus)
-        };
+        // It is not to be known any more how much was used within a period of the last refill, and how
+        // much later, on the cgroup's own quota: what can have been gained is charged. That is a whole
+        // quota, and, if whoever made the mark was killed, whatever all CPUs can have done until his
+        // last refill.
+        let quota_us = reading.quota.quota_us.unwrap_or(0).max(0) as u64;
+        let most = unseen.saturating_mul(cpus).saturating_add(quota_us);
         used.min(most)
     }
 
@@ -264,7 +302,8 @@ impl Account {
     fn is_full(&self, now_ns: u64, rates: &Rates) -> bool {
         let mut then = self.clone();
         then.settle(now_ns, &[], rates, 0);
-        then.marks.is_empty() && then.level_us >= rates.burst_us as i64
+        !then.marks.values().any(|mark| mark.counts(now_ns))
+            && then.level_us >= rates.burst_us as i64
     }
 }
 
@@ -393,6 +432,41 @@ mod tests {
     }
 
     #[test]
+    fn one_who_was_killed_is_charged_however_late_the_next_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        for late_ms in [100, 6000, 600_000] {
+            let mut killed = account(100_000);
+            killed.mark(0, &[reading(0)], false);
+            std::fs::write(&path, serde_json::to_vec(&killed).unwrap()).unwrap();
+            let mut next = Budget::new(path.clone(), RATES, false);
+            assert_eq!(next.ask(late_ms * MS), Grant::Granted);
+            next.draw(late_ms * MS, &[reading(50_000)]);
+            let own = if late_ms == 100 { 1000 } else { 0 };
+            assert_eq!(next.charged_us, 50_000 - own, "after {late_ms} ms");
+            // And not once more.
+            next.draw(late_ms * MS, &[reading(50_000)]);
+            assert_eq!(next.charged_us, 50_000 - own, "after {late_ms} ms");
+        }
+    }
+
+    #[test]
+    fn the_last_refill_is_charged_also_after_others_of_the_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let sibling = || Reading { cgroup: "/d".to_owned(), ..reading(0) };
+        Budget::new(path.clone(), RATES, false).close(0, &[reading(0)]);
+        let mut other = Budget::new(path.clone(), RATES, false);
+        other.ask(6000 * MS);
+        other.draw(6000 * MS, &[sibling()]);
+        other.close(6001 * MS, &[sibling()]);
+        let mut next = Budget::new(path, RATES, false);
+        next.ask(12_000 * MS);
+        next.draw(12_000 * MS, &[reading(800_000)]);
+        assert_eq!(next.charged_us, 1000);
+    }
+
+    #[test]
     fn the_last_refill_is_charged_at_most_as_a_whole_quota() {
         let mut account = account(100_000);
         account.mark(0, &[reading(0)], true);
@@ -406,8 +480,27 @@ mod tests {
     fn one_who_was_killed_is_charged_what_he_can_have_gained() {
         let mut account = account(100_000);
         account.mark(0, &[reading(0)], false);
-        assert_eq!(account.gained(2000 * MS, &reading(5_000_000), 2), 240_000);
+        // Six ticks of two CPUs, and a quota; not what it has used of its own since.
+        assert_eq!(account.gained(2000 * MS, &reading(5_000_000), 2), 121_000);
+        assert_eq!(account.gained(500_000 * MS, &reading(5_000_000), 2), 121_000);
         assert_eq!(account.gained(2000 * MS, &reading(7), 2), 7);
+    }
+
+    #[test]
+    fn marks_are_kept_for_those_to_come_but_not_all_and_not_for_ever() {
+        let at = |n: u32| Reading { cgroup: format!("/c{n}"), ..reading(0) };
+        let mut account = Account::full(0, &RATES);
+        account.mark(0, &[at(0)], false);
+        for n in 1..1000 {
+            account.mark(u64::from(n) * MS, &[at(n)], true);
+            account.forget_old_marks(u64::from(n) * MS);
+        }
+        assert_eq!(account.marks.len(), MOST_MARKS);
+        assert!(account.marks.contains_key(&at(0).name()), "of one who was killed");
+        assert!(serde_json::to_vec(&account).unwrap().len() < MAX_BYTES as usize / 2);
+        assert!(!account.is_full(60_000 * MS, &RATES), "that is still to be charged");
+        account.forget_old_marks(601_000 * MS);
+        assert!(account.marks.is_empty() && account.is_full(601_000 * MS, &RATES));
     }
 
     #[test]
@@ -449,6 +542,7 @@ mod tests {
         std::fs::write(&path, "{ nonsense").unwrap();
         let mut budget = Budget::new(path.clone(), RATES, false);
         assert_eq!(budget.draw(1, &[reading(0)]), Grant::Spent);
+        budget.close(1, &[reading(0)]);
         sweep(dir.path(), 2, &RATES);
         assert!(path.exists());
         sweep(dir.path(), 60_000 * MS, &RATES);

@@ -48,12 +48,13 @@ impl Effect {
     }
 }
 
-/// Whether it was found out, not long ago, that there is no use in it.
+/// Whether it was found out, not long ago, that there is no use in it. A mark of the future, as the clock
+/// was set back since, would be believed until then: it is found out anew.
 pub(super) fn is_known_to_have_none(state: &StateDir) -> bool {
     let age = std::fs::symlink_metadata(state.no_refill())
         .and_then(|mark| mark.modified())
         .ok()
-        .map(|modified| SystemTime::now().duration_since(modified).unwrap_or_default());
+        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
     age.is_some_and(|age| age < BELIEVED_FOR)
 }
 
@@ -93,5 +94,21 @@ mod tests {
         assert!(!verdict(4000, 1, 400, 380), "it was not throttled");
         assert!(!verdict(2000, 2, 200, 190), "too early");
         assert!(!verdict(4000, 4, 400, 20), "hardly written to");
+    }
+
+    #[test]
+    fn a_verdict_is_believed_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("state"));
+        assert!(!is_known_to_have_none(&state));
+        remember_none(&state, "as seen");
+        assert!(is_known_to_have_none(&state));
+        let mark = std::fs::File::options().write(true).open(state.no_refill()).unwrap();
+        let written = |at| mark.set_modified(at).unwrap();
+        written(SystemTime::now() - BELIEVED_FOR);
+        assert!(!is_known_to_have_none(&state), "too old");
+        // Somebody has set the clock back since.
+        written(SystemTime::now() + Duration::from_secs(60));
+        assert!(!is_known_to_have_none(&state), "of the future");
     }
 }

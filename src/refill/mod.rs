@@ -166,9 +166,6 @@ const LATE: Duration = Duration::from_millis(4);
 /// How many times the limit may go by if most of it is others'.
 const MOST_LATE: u32 = 4;
 
-/// With 64 operations on a pod at once the account is in use for milliseconds on end.
-const MOST_MISSED: u32 = 5;
-
 /// What is opened for the first refill and not before.
 #[derive(Debug)]
 struct Open {
@@ -410,7 +407,7 @@ impl Refill {
                 self.granted = true;
                 None
             }
-            Grant::Unavailable if self.missed < MOST_MISSED => None,
+            Grant::Unavailable if self.missed < budget::MOST_MISSED => None,
             Grant::Spent => Some(Ended::Budget),
             Grant::Unavailable => Some(Ended::Failed),
         }

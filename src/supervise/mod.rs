@@ -333,10 +333,10 @@ impl Operation<'_> {
             relief::sweep_accounts(self);
         }
         // Without the lock there is nothing to undo it under: whoever comes next finds the note, and
-        // undoes it unless it has turned out to be another's pause.
+        // undoes it unless it has turned out to be another's pause. To a cgroup that is gone nobody comes.
         let may_have_left_one = run.guard.is_none()
             && run.exit != Exit::Code(0)
-            && container.freezer() != Freezer::Thawed;
+            && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
         if let Some(intent) = run.intent.take() {
             if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
                 intent.done();

@@ -55,6 +55,29 @@ fn runc_cgroupfs() {
     }
 }
 
+/// Below the caller's own cgroup of each hierarchy; the v2 tree of a hybrid host has it at the top.
+#[test]
+fn runc_cgroupfs_in_each_hierarchy() {
+    let (_dir, proc) = procfs(OWN_V1, INIT_V1);
+    let mounts = parse(HYBRID);
+    let dirs = |systemd, path: Option<&str>| {
+        let cgroups_path = path.map(Path::new);
+        let id = OsStr::new("id1");
+        let plan = Plan { grammar: Runc, id, systemd, cgroups_path, rootless: None };
+        let places = plan.places(&mounts, &proc).unwrap();
+        assert_eq!(places.named(), &plan.predict(&mounts, &proc).unwrap());
+        let dirs = mounts.dirs_at(&places).into_iter();
+        let dirs = dirs.map(|dir| dir.to_str().unwrap().replace("/sys/fs/cgroup/", ""));
+        dirs.collect::<Vec<String>>()
+    };
+    let below = ["freezer/own/fr", "memory/own/mem", "systemd/s", "unified"];
+    assert_eq!(dirs(false, None), below.map(|dir| format!("{dir}/id1")));
+    assert_eq!(dirs(false, Some("../x")), below.map(|dir| format!("{dir}/x")));
+    let all = ["cpu", "devices", "freezer", "memory", "systemd", "unified"];
+    assert_eq!(dirs(false, Some("/x")), all.map(|dir| format!("{dir}/x")));
+    assert_eq!(dirs(true, Some("a.slice:p:n")), all.map(|dir| format!("{dir}/a.slice/p-n.scope")));
+}
+
 #[test]
 fn runc_systemd() {
     for (path, wanted) in [

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use frostlock::cgroup::Grammar::{self, Crun, Runc, Youki};
 use frostlock::cgroup::state_file::{RuntimeState, Surroundings, locate, read};
-use frostlock::cgroup::{Proc, Unknown};
+use frostlock::cgroup::{Places, Proc, Reader, Unknown};
 
 use super::{HYBRID, UNIFIED, id, parse, procfs};
 
@@ -27,7 +27,7 @@ fn read_one(
 fn runc_on_a_hybrid_host() {
     let text = include_str!("../fixtures/state/runc-1.1.5-hybrid.json");
     let state = read_one(Runc, &[("state.json", text)], HYBRID).unwrap();
-    assert_eq!(state.identity, Some(id("/frostlock-test-cg/x")));
+    assert_eq!(state.places, Some(Places::of(id("/frostlock-test-cg/x"))), "the same in all");
     assert!(state.init_pid.is_some() && state.init_start.is_some());
     assert_eq!(state.bundle.as_deref(), Some(Path::new("/bundles/b")));
 }
@@ -37,11 +37,23 @@ fn runc_on_v2_and_with_diverging_v1_paths() {
     let v2 =
         r#"{"cgroup_paths":{"":"/sys/fs/cgroup/kubepods.slice/c.scope"},"init_process_pid":7}"#;
     let state = read_one(Runc, &[("state.json", v2)], UNIFIED).unwrap();
-    assert_eq!(state.identity, Some(id("/kubepods.slice/c.scope")));
+    assert_eq!(state.identity(), Some(&id("/kubepods.slice/c.scope")));
     assert_eq!((state.init_pid, state.init_start), (Some(7), None));
     let v1 = r#"{"cgroup_paths":{"memory":"/sys/fs/cgroup/memory/own/c",
         "freezer":"/sys/fs/cgroup/freezer/c","":"/sys/fs/cgroup/unified/u"}}"#;
-    assert_eq!(read_one(Runc, &[("state.json", v1)], HYBRID).unwrap().identity, Some(id("/c")));
+    let state = read_one(Runc, &[("state.json", v1)], HYBRID).unwrap();
+    assert_eq!(state.identity(), Some(&id("/c")));
+    let mounts = parse(HYBRID);
+    let places = state.places.unwrap();
+    let wanted = ["freezer/c", "memory/own/c", "unified/u"].map(in_hierarchy);
+    assert_eq!(mounts.dirs_at(&places), wanted, "where nothing is listed there may be a stranger");
+    let reader = Reader::at(&mounts, &places);
+    assert_eq!(reader.freezer_dir().map(|(_, dir)| dir), Some(wanted[0].as_path()));
+    assert_eq!(reader.cpu_dir(), None);
+}
+
+fn in_hierarchy(path: &str) -> PathBuf {
+    Path::new("/sys/fs/cgroup").join(path)
 }
 
 #[test]
@@ -49,16 +61,16 @@ fn crun_status() {
     let fs =
         r#"{"pid":12,"process-start-time":80669,"cgroup-path":"/a/b","scope":"","bundle":"/b"}"#;
     let state = read_one(Crun, &[("status", fs)], UNIFIED).unwrap();
-    assert_eq!((state.identity, state.leaf), (Some(id("/a/b")), None));
+    assert_eq!((state.identity(), &state.leaf), (Some(&id("/a/b")), &None));
     assert_eq!((state.init_pid, state.init_start), (Some(12), Some(80669)));
     assert_eq!(state.bundle.as_deref(), Some(Path::new("/b")));
     let systemd =
         r#"{"pid":1,"cgroup-path":"/m.slice/libpod-x.scope/container","scope":"libpod-x.scope"}"#;
     let state = read_one(Crun, &[("status", systemd)], UNIFIED).unwrap();
-    assert_eq!(state.identity, Some(id("/m.slice/libpod-x.scope")));
+    assert_eq!(state.identity(), Some(&id("/m.slice/libpod-x.scope")));
     assert_eq!(state.leaf, Some(id("/m.slice/libpod-x.scope/container")));
     let none = read_one(Crun, &[("status", r#"{"pid":1,"cgroup-path":""}"#)], UNIFIED).unwrap();
-    assert_eq!(none.identity, None);
+    assert_eq!(none.identity(), None);
 }
 
 #[test]
@@ -66,12 +78,12 @@ fn youki_works_it_out_again() {
     let state = r#"{"pid":5,"bundle":"/b","useSystemd":true}"#;
     let plain = r#"{"hooks":null,"cgroup_path":"a.slice:p:n"}"#;
     let got = read_one(Youki, &[("state.json", state), ("youki_config.json", plain)], UNIFIED);
-    assert_eq!(got.unwrap().identity, Some(id("/a.slice/p-n.scope")));
+    assert_eq!(got.unwrap().identity(), Some(&id("/a.slice/p-n.scope")));
     let nested = r#"{"cgroup_config":{"cgroup_path":"a:b","systemd_cgroup":false}}"#;
     let got = read_one(Youki, &[("state.json", state), ("youki_config.json", nested)], UNIFIED);
-    assert_eq!(got.unwrap().identity, Some(id("/a:b")));
+    assert_eq!(got.unwrap().identity(), Some(&id("/a:b")));
     let got = read_one(Youki, &[("state.json", state)], UNIFIED).unwrap();
-    assert_eq!((got.identity, got.init_pid), (None, Some(5)));
+    assert_eq!((got.identity(), got.init_pid), (None, Some(5)));
 }
 
 #[test]
@@ -79,9 +91,12 @@ fn wrong_types_lose_only_themselves() {
     let odd = r#"{"cgroup_paths":{"freezer":7,"devices":"/sys/fs/cgroup/devices/d","cpu":"rel"},
         "init_process_pid":"x","init_process_start":-1,"config":{"labels":"bundle=/b"}}"#;
     let state = read_one(Runc, &[("state.json", odd)], HYBRID).unwrap();
-    assert_eq!(state, RuntimeState { identity: Some(id("/d")), ..RuntimeState::default() });
+    assert_eq!(
+        state,
+        RuntimeState { places: Some(Places::of(id("/d"))), ..RuntimeState::default() }
+    );
     let elsewhere = r#"{"cgroup_paths":{"freezer":"/elsewhere/x"}}"#;
-    assert_eq!(read_one(Runc, &[("state.json", elsewhere)], HYBRID).unwrap().identity, None);
+    assert_eq!(read_one(Runc, &[("state.json", elsewhere)], HYBRID).unwrap().identity(), None);
 }
 
 #[test]

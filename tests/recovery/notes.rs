@@ -1,11 +1,13 @@
 //! Killed while the cgroup is frozen: whatever command comes next works, and says what it undid.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::NOTHING;
+use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
 use crate::scene::{self, Ended, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
-use crate::support::{cgroup_dirs, eventually};
+use crate::support::{cgroup_dirs, eventually, succeed};
 
 /// What comes next, and whether the bare runtime is to be seen failing, hanging or telling of a
 /// container that is paused; a kill and a forced delete get through by themselves.
@@ -284,5 +286,26 @@ fn after_a_pause_that_was_killed_at_its_end() {
     scene.must(Via::Wrapped, &["pause", "c"]);
     assert_eq!(scene.status(Via::Wrapped), "paused");
     scene.must(Via::Wrapped, &["resume", "c"]);
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// A kill waits for no lock: meanwhile a delete may finish. Of a cgroup that is gone there is nothing to
+/// undo, and nobody would ever come to remove the note.
+#[test]
+fn a_kill_that_is_overtaken_by_a_delete_leaves_no_note() {
+    let scene = Scene::of("runc-1.1.5");
+    let fake = Fake::new(&scene.scratch, "");
+    succeed(&mut fake.create("c"));
+    let dir = Path::new("/sys/fs/cgroup/freezer").join(&fake.cgroup("c")[1..]);
+    std::fs::create_dir_all(&dir).unwrap();
+    let kill = |meanwhile: String| {
+        let hook = ["sh", "-c", &meanwhile].map(str::to_owned).to_vec();
+        fake.script(&[("kill", &[Attempt { hook, exit: 1, ..Attempt::default() }])]);
+        assert_eq!(timed(&mut fake.wrapped(&["kill", "c", "KILL"]), HANGS).code, Some(1));
+    };
+    kill(format!("echo FROZEN >{}/freezer.state", dir.display()));
+    assert_ne!(scene.intents(), NOTHING, "control: frozen, it is to be undone by the next");
+    kill(format!("rmdir {}", dir.display()));
+    assert!(!dir.exists(), "not shown");
     assert_eq!(scene.intents(), NOTHING);
 }

@@ -91,7 +91,7 @@ fn container(
     let owner = owner(&root.path, state.bundle.as_deref());
     let mut container = Container::new(owner, id.to_string_lossy().into_owned());
     container.init = state.init_pid.map(|pid| Init { pid, start: state.init_start });
-    container.cgroup = state.leaf.or(state.identity);
+    container.cgroup = state.leaf.clone().or_else(|| state.identity().cloned());
     let binary = root.binary.clone().unwrap_or_else(|| default_binary(grammar));
     container.state = Some(RuntimeState { root: root.path.clone(), binary });
     let status = status(&container, &dir, mounts);

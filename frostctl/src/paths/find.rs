@@ -183,7 +183,7 @@ fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
     };
     let roots = [root.to_owned()];
     let state = state_file::read(&roots, grammar, id, &cgroups.mounts, &Proc::default()).ok()?;
-    let cgroup = state.leaf.or(state.identity)?;
+    let cgroup = state.leaf.clone().or_else(|| state.identity().cloned())?;
     let pod = state.bundle.and_then(|bundle| Bundle::read(&bundle).ok()).map(|it| it.pod);
     let init = state.init_pid.zip(state.init_start);
     let pid = init.filter(|&(pid, start)| Process { pid, start }.is_alive()).map(|(pid, _)| pid);
