@@ -136,6 +136,20 @@ pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     paths(&directory).iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
 }
 
+/// Whether somebody else is at a pause of this cgroup, who did not get the lock.
+pub(crate) fn another_pauses(state: &StateDir, cgroup: &Identity) -> bool {
+    let is_pause = |path: &PathBuf| {
+        let note =
+            json::read_text(path).ok().and_then(|text| serde_json::from_str::<Note>(&text).ok());
+        note.is_some_and(|note| {
+            note.verb == Verb::Pause.as_str()
+                && note.process.pid.unsigned_abs() != std::process::id()
+                && note.process.is_alive()
+        })
+    };
+    paths(&directory(state, cgroup)).iter().any(is_pause)
+}
+
 /// Thaws what operations that were killed have left frozen, unless it was a pause that had succeeded.
 /// To be called under the exclusive lock. Says what was done, for the journal.
 pub(crate) fn recover(

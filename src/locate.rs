@@ -40,12 +40,12 @@ pub struct Choice<'a> {
     pub config: Option<&'a OsStr>,
     /// PATH.
     pub path: Option<OsString>,
-    /// [`ABOVE`]: the script that has called us.
+    /// [`ABOVE`].
     pub above: Option<OsString>,
 }
 
-/// The script that a frostlock above has run as its runtime. One that calls `runc` and finds us would
-/// be called by us, and so on without an end.
+/// The scripts that a frostlock above has run as its runtime, by device and inode. One that calls
+/// `runc` and finds us would be called by us, and so on without an end.
 pub const ABOVE: &str = "FROSTLOCK_RUN_BY";
 
 impl Choice<'_> {
@@ -72,7 +72,7 @@ impl Choice<'_> {
             let candidates = self.candidates(&name);
             for candidate in &candidates {
                 match examine(candidate) {
-                    Candidate::Runtime if self.above.as_deref() == Some(candidate.as_os_str()) => {
+                    Candidate::Runtime if self.has_called_us(candidate) => {
                         let who = candidate.display();
                         tried.push(format!("{who} has called frostlock, and would again: in it, name the runtime by its path"));
                     }
@@ -94,6 +94,22 @@ impl Choice<'_> {
             });
         }
         Err(NoRuntime { tried })
+    }
+
+    fn has_called_us(&self, candidate: &Path) -> bool {
+        let above = self.above.as_ref().map(|above| above.to_string_lossy());
+        above
+            .zip(number(candidate))
+            .is_some_and(|(above, one)| above.split(' ').any(|it| it == one))
+    }
+
+    /// What [`ABOVE`] is for a runtime that is a script.
+    pub fn above_next(&self, runtime: &Path) -> Option<OsString> {
+        let number = number(runtime).filter(|_| is_script(runtime))?;
+        Some(match &self.above {
+            Some(above) => [above.as_os_str(), OsStr::new(&number)].join(OsStr::new(" ")),
+            None => number.into(),
+        })
     }
 
     fn candidates(&self, name: &OsStr) -> Vec<PathBuf> {
@@ -150,8 +166,14 @@ pub fn is_frostlock(path: &Path) -> bool {
     open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
 }
 
+/// Tells files apart, which may have several names.
+fn number(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
 /// Whether it is run by another program, which it names.
-pub fn is_script(path: &Path) -> bool {
+fn is_script(path: &Path) -> bool {
     let mut start = [0u8; 2];
     open(path).and_then(|file| file.read_exact_at(&mut start, 0)).is_ok() && start == *b"#!"
 }
@@ -261,12 +283,20 @@ mod tests {
         let script = program(&one.path().join("zrunc"));
         assert!(is_script(&script) && !is_script(&std::env::current_exe().unwrap()));
         let path = std::env::join_paths([one.path(), two.path()]).unwrap();
-        let above = Some(script.into_os_string());
+        let above = choice(one.path(), "frostlock-zrunc").above_next(&script);
+        // Of two names.
+        symlink(&script, one.path().join("zcrun")).unwrap();
         let choice = Choice { path: Some(path), above, ..choice(one.path(), "frostlock-zrunc") };
+        let link = Choice { argv0: OsStr::new("frostlock-zcrun"), ..choice };
+        let error = link.find().unwrap_err().to_string();
+        assert!(error.contains("has called frostlock"), "{error}");
+        let choice = Choice { argv0: OsStr::new("frostlock-zrunc"), ..link };
         let error = choice.find().unwrap_err().to_string();
         assert!(error.contains("has called frostlock"), "{error}");
         let other = program(&two.path().join("zrunc"));
-        assert_eq!(choice.find(), Ok(other));
+        assert_eq!(choice.find(), Ok(other.clone()));
+        let both = Choice { above: choice.above_next(&other), ..choice };
+        assert!(both.find().is_err(), "two that call us in turn");
     }
 
     #[test]

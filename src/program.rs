@@ -64,8 +64,8 @@ impl Program {
         };
         match choice.find() {
             Ok(path) => {
-                if locate::is_script(&path) {
-                    sys::set_variable(locate::ABOVE, &path);
+                if let Some(above) = choice.above_next(&path) {
+                    sys::set_variable(locate::ABOVE, &above);
                 }
                 Runtime { path, args }
             }

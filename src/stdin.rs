@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
@@ -111,7 +111,8 @@ fn read_waiting(from: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
 fn hand_on(kept: &File, rest: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     if sys::fork()?.is_none() {
-        drop(reader);
+        let kept_open = [rest.as_raw_fd(), kept.as_raw_fd(), writer.as_raw_fd()];
+        sys::close_all_but(&mut { kept_open });
         // Not to go on as our parent does.
         let _ = catch_unwind(AssertUnwindSafe(|| fill(&mut File::from(writer), kept, rest)));
         sys::exit_now(0);

@@ -263,7 +263,7 @@ unsafe extern "C" {
 }
 
 /// For the runtime and what it calls. Must be called while there is no other thread.
-pub(crate) fn set_variable(name: &str, value: &std::path::Path) {
+pub(crate) fn set_variable(name: &str, value: &std::ffi::OsStr) {
     // SAFETY: nobody else reads or writes the environment.
     unsafe { std::env::set_var(name, value) };
 }
@@ -510,18 +510,31 @@ pub(crate) fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<
     cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
 }
 
-/// Closes every descriptor but these two.
-pub(crate) fn close_all_but(mut keep: [RawFd; 2]) {
+/// Closes every descriptor but these.
+pub(crate) fn close_all_but(keep: &mut [RawFd]) {
     keep.sort_unstable();
-    let [low, high] = keep.map(|fd| fd as libc::c_uint);
-    let ranges = [(0, low.wrapping_sub(1)), (low + 1, high - 1), (high + 1, libc::c_uint::MAX)];
-    for (first, last) in ranges {
-        if first > last || last == libc::c_uint::MAX && first == 0 {
-            continue;
+    let mut first = 0;
+    for fd in keep.iter().map(|fd| *fd as libc::c_uint) {
+        if first < fd {
+            close_range(first, fd - 1);
         }
-        // SAFETY: nothing that owns one of them is used or dropped before the end of this process.
-        // The kernel has it since 5.9; what stays open on an older one only lengthens a wait.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX);
+}
+
+/// For kernels before 5.9, which do not close ranges: as many as a process usually may have.
+const DESCRIPTORS: libc::c_uint = 65_536;
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: whoever owns one of them does not use or drop it before the end of this process, which
+    // its caller sees to.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) == -1 {
+            (first..=last.min(DESCRIPTORS)).for_each(|fd| {
+                libc::close(fd as libc::c_int);
+            });
+        }
     }
 }
 

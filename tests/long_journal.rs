@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,10 @@ fn lines(directory: &Path) -> (Vec<String>, usize) {
 
 /// One record, by the wrapper as a hook: it needs no container.
 fn write_record(scratch: &Scratch, config: &Path, id: &str) {
+    assert!(begin_record(scratch, config, id).wait().unwrap().success());
+}
+
+fn begin_record(scratch: &Scratch, config: &Path, id: &str) -> Child {
     let mut hook = Command::new(frostlock())
         .args(["hook", &format!("stage-{}", "x".repeat(PADDING))])
         .env("FROSTLOCK_STATE_DIR", scratch.state())
@@ -49,7 +53,7 @@ fn write_record(scratch: &Scratch, config: &Path, id: &str) {
         .unwrap();
     let state = format!(r#"{{"ociVersion":"1.0.2","id":"{id}","status":"stopped","bundle":"/"}}"#);
     hook.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
-    assert!(hook.wait().unwrap().success());
+    hook
 }
 
 /// The same load on files that are set aside without a lock: what is full is moved to the next
@@ -200,6 +204,12 @@ fn a_disk_that_hangs_holds_nobody_up() {
     assert!(control.try_wait().unwrap().is_none(), "not shown: the write ended");
 
     let config = config(&scratch, &disk.directory.join("history"));
+    // It cannot say that its disk hangs.
+    let mut killed = begin_record(&scratch, &config, "killed");
+    support::eventually(LIMIT, "it writes", || scratch.journal().len() == 1);
+    std::thread::sleep(Duration::from_millis(100));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
     let took: Vec<Duration> = ["first", "second", "third"]
         .map(|id| {
             let began = Instant::now();
@@ -210,7 +220,7 @@ fn a_disk_that_hangs_holds_nobody_up() {
     println!("with a disk that hangs: {took:?}");
     assert!(took[0] < Duration::from_secs(2), "{took:?}");
     assert!(took[1..].iter().all(|took| *took < Duration::from_millis(400)), "{took:?}");
-    assert_eq!(scratch.journal().len(), 3, "the short journal has all");
+    assert_eq!(scratch.journal().len(), 4, "the short journal has all");
 
     disk.thaw();
     control.wait().unwrap();

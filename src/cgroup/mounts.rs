@@ -127,13 +127,15 @@ impl Hierarchies {
         self.dirs_at(&Places::of(id.clone()))
     }
 
-    /// The same of one whose path is not the same in all.
+    /// The same of one whose path is not the same in all; not a root that it shares with everybody.
     pub fn dirs_at(&self, places: &Places) -> Vec<PathBuf> {
+        let own =
+            |place| Option::filter(place, |id: &&Identity| *id == places.named() || !id.is_root());
         let v1 = self.v1.iter().filter_map(|v1| {
-            let id = places.of_any(v1.controllers.iter().map(String::as_str))?;
+            let id = own(places.of_any(v1.controllers.iter().map(String::as_str)))?;
             directory(&v1.mountpoint, &v1.root, id)
         });
-        let v2 = places.of_any([""]).and_then(|id| self.v2_dir(id));
+        let v2 = own(places.of_any([""])).and_then(|id| self.v2_dir(id));
         let mut dirs: Vec<_> = v1.chain(v2).collect();
         dirs.sort();
         dirs.dedup();

@@ -23,7 +23,7 @@ pub(super) fn apart(limit: Duration, keep: &File, work: impl FnOnce()) -> io::Re
     let (ended, ends) = pipe2(OFlag::O_CLOEXEC)?;
     match sys::fork()? {
         None => {
-            sys::close_all_but([ends.as_raw_fd(), keep.as_raw_fd()]);
+            sys::close_all_but(&mut [ends.as_raw_fd(), keep.as_raw_fd()]);
             let _ = catch_unwind(AssertUnwindSafe(work));
             sys::exit_now(0)
         }

@@ -14,7 +14,7 @@ mod turn;
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -349,24 +349,25 @@ impl Journal {
     /// A frozen file system or a disk that hangs holds its writer until it goes on, also against
     /// SIGKILL, and a command must not wait for that. So another process writes, one at a time.
     fn to_disk(&self, history: &History, line: &[u8]) {
-        let until = Instant::now() + DISK_WAIT;
-        let Some(turn) = Turn::take(&self.path.with_extension("turn"), until) else { return };
-        let left = until.saturating_duration_since(Instant::now());
-        let written = apart::apart(left, turn.file(), || {
+        // It would be the first process of a namespace that ends with it, and the runtime the next.
+        if process::children_are_elsewhere() {
+            return;
+        }
+        let Some(turn) = Turn::take(&self.path.with_extension("turn"), TURN_WAIT) else { return };
+        let written = apart::apart(DISK_WAIT, turn.file(), || {
             let _ = history.append(line);
             turn.is_over();
         });
-        match written {
-            Ok(true) => {}
-            Ok(false) => turn.takes_long(),
-            // No process or descriptor to be had.
-            Err(_) => drop(history.append(line)),
+        if let Ok(false) = written {
+            turn.takes_long();
         }
     }
 }
 
-/// What a command waits at most for the disk, and for the writers before it.
-const DISK_WAIT: Duration = Duration::from_millis(500);
+/// What a command waits at most for the writers before it.
+const TURN_WAIT: Duration = Duration::from_millis(250);
+/// And then for its own.
+const DISK_WAIT: Duration = Duration::from_millis(250);
 
 impl file::Rotation for Journal {
     fn is_full(&self, file: &Metadata, line: usize) -> bool {

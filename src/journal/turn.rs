@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::sys;
 
@@ -16,7 +16,7 @@ pub(super) struct Turn(File);
 
 impl Turn {
     /// `None` if another's takes too long, or if there is no such file to be had.
-    pub(super) fn take(path: &Path, until: Instant) -> Option<Turn> {
+    pub(super) fn take(path: &Path, limit: Duration) -> Option<Turn> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -26,17 +26,26 @@ impl Turn {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(path)
             .ok()?;
-        while sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB).is_err() {
-            if Instant::now() >= until || is_marked(&file) {
+        let since = Instant::now();
+        let whose = taken_at(&file);
+        let turn = Turn(file);
+        while sys::flock(&turn.0, libc::LOCK_EX | libc::LOCK_NB).is_err() {
+            if is_marked(&turn.0) {
+                return None;
+            }
+            if since.elapsed() >= limit {
+                // The caller of the one that writes may have been killed before it could say so.
+                if taken_at(&turn.0) == whose {
+                    turn.takes_long();
+                }
                 return None;
             }
             std::thread::sleep(LOOK_EVERY);
         }
         // Left by one that was killed at last.
-        if is_marked(&file) {
-            let _ = file.set_len(0);
-        }
-        Some(Turn(file))
+        turn.is_over();
+        let _ = turn.0.set_modified(SystemTime::now());
+        Some(turn)
     }
 
     pub(super) fn file(&self) -> &File {
@@ -53,6 +62,11 @@ impl Turn {
     pub(super) fn takes_long(&self) {
         let _ = self.0.set_len(1);
     }
+}
+
+/// Tells one turn from the next.
+fn taken_at(file: &File) -> Option<SystemTime> {
+    file.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 fn is_marked(file: &File) -> bool {

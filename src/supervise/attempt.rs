@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::Operation;
 use super::relief::{self, Relief};
-use crate::cgroup::{Freezer, Reader, Throttled};
+use crate::cgroup::{Freezer, Identity, Reader, Throttled};
 use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
 use crate::explain::Explanation;
 use crate::freeze::{self, Tasks};
-use crate::intent::Intent;
+use crate::intent::{self, Intent};
 use crate::invocation::Verb;
 use crate::json;
 use crate::lock::{self, Guard};
@@ -82,10 +82,11 @@ impl Attempts<'_> {
             // is ours all the same.
             let is_ours = left_frozen && !container.is_paused();
             let frozen_before = container.is_told_to_freeze() && !is_ours;
+            // Of one that is thawed it says that somebody has resumed it without us.
+            let paused_before = container.is_paused();
             let is_held = self.hold_frozen(&signals, container, &tries);
             let attempted = self.once(&signals, container);
-            // A pause that did not get the lock may have come between.
-            if is_held && !container.is_paused() {
+            if is_held && !self.is_of_another_pause(container, paused_before) {
                 container.thaw();
             }
             let once = attempted.inspect_err(|_error| {
@@ -94,7 +95,7 @@ impl Attempts<'_> {
             })?;
             let ended = self.judge(&once);
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
-            self.undo(container, once.exit, frozen_before);
+            self.undo(container, once.exit, frozen_before, paused_before);
             left_frozen = !frozen_before && container.is_told_to_freeze();
             let next = ended.failure.map(|failure| {
                 self.next(&signals, container, failure, &tries, once.started.is_some())
@@ -359,15 +360,26 @@ impl Attempts<'_> {
     /// Leaves the cgroup as it was before an attempt that failed: runc on cgroup v2 leaves
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
     /// pause is told that the container is not running. Without the lock it may be another's pause,
-    /// and the modes below "full" change nothing. With it, it may be one that went ahead when its wait
-    /// for the lock was over: that one is on record.
-    fn undo(&self, container: &Container, exit: Exit, frozen_before: bool) {
+    /// and the modes below "full" change nothing.
+    fn undo(&self, container: &Container, exit: Exit, frozen_before: bool, paused_before: bool) {
         let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
         let failed = exit != Exit::Code(0) && relief::may_freeze(self.operation.invocation);
-        let is_frozen = || container.freezer() != Freezer::Thawed && !container.is_paused();
-        if is_ours && failed && !frozen_before && is_frozen() {
+        let is_frozen = || container.freezer() != Freezer::Thawed;
+        if is_ours
+            && failed
+            && !frozen_before
+            && is_frozen()
+            && !self.is_of_another_pause(container, paused_before)
+        {
             container.thaw();
         }
+    }
+
+    /// Whether a pause that did not get the lock came between: on record by now, or still at it.
+    fn is_of_another_pause(&self, container: &Container, paused_before: bool) -> bool {
+        let is_at_it = |cgroup: &Identity| intent::another_pauses(self.operation.state, cgroup);
+        container.is_paused() && !paused_before
+            || container.identity().as_ref().is_some_and(is_at_it)
     }
 
     fn next_step(
