@@ -360,6 +360,7 @@ fn agree(runtime: &Runtime, streams: Streams) {
     let wrapper = frostlock();
     let differences: Vec<String> =
         CASES.iter().filter_map(|case| place.difference(case, &wrapper)).collect();
+    println!("{}: {} command lines, {} differ", runtime.name, CASES.len(), differences.len());
     assert!(
         differences.is_empty(),
         "{} of {} differ with {}:\n{}",
