@@ -105,7 +105,7 @@ impl Choice<'_> {
 
     /// What [`ABOVE`] is for a runtime that is a script.
     pub fn above_next(&self, runtime: &Path) -> Option<OsString> {
-        let number = number(runtime).filter(|_| is_script(runtime))?;
+        let number = is_script(runtime).then(|| number(runtime))??;
         Some(match &self.above {
             Some(above) => [above.as_os_str(), OsStr::new(&number)].join(OsStr::new(" ")),
             None => number.into(),

@@ -413,9 +413,8 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     }
 }
 
-/// fork(2); gives the child's pid, and none in the child, which is to end with [`exit_now`]. Like a runtime it lives no
-/// longer than it is of use, but nobody waits for it: it may outlive us. There must be no second thread,
-/// whose locks the child would find taken.
+/// fork(2); gives the child's pid, and none in the child, which is to end with [`exit_now`] and may
+/// outlive us. There must be no second thread, whose locks the child would find taken.
 pub(crate) fn fork() -> io::Result<Option<libc::pid_t>> {
     // SAFETY: this program has one thread.
     let pid = cvt(unsafe { libc::fork() })?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::cpu::Version;
-use crate::support::proof;
 
 /// How one command went.
 #[derive(Debug, Clone)]
@@ -125,24 +124,6 @@ impl Table {
     pub(crate) fn claim(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.wrong.push(otherwise());
-        }
-    }
-
-    /// Measures a scene, where the figures are not claimed up to twice more if something does not hold: a
-    /// virtual machine whose host is busy stands still for tens of ms, seen as 0.2 s of 5 on an idle
-    /// one, and then the same binary that had a p99 of 70 ms in 1,200 pauses needs a second for one
-    /// of ten. What is wrong is wrong three times.
-    pub(crate) fn scene(&mut self, mut measure: impl FnMut(&mut Table)) {
-        const TIMES: u32 = 3;
-        let before = self.wrong.len();
-        for time in 1..=TIMES {
-            measure(self);
-            if self.wrong.len() == before || proof() || time == TIMES {
-                return;
-            }
-            for wrong in self.wrong.split_off(before) {
-                self.line(format!("once more: {wrong}"));
-            }
         }
     }
 
