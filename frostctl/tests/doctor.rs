@@ -6,6 +6,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
@@ -391,8 +393,63 @@ fn the_trials_work_here_and_leave_nothing() {
     assert!(!left.map(|it| it.file_name()).any(|it| it.to_string_lossy().starts_with(&name)));
 }
 
+/// What a killed doctor leaves is the node's, and so found by all.
+static OWN_STATE: Mutex<()> = Mutex::new(());
+
+fn trials_of(pid: u32) -> Vec<PathBuf> {
+    let prefix = format!("frostlock-doctor-{pid}-");
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    let below = hierarchies.filter_map(|it| std::fs::read_dir(it.path()).ok()).flatten().flatten();
+    let paths = below.map(|it| it.path());
+    paths.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
+}
+
+#[test]
+fn what_a_killed_doctor_left_goes() {
+    let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let mut killed = Command::new(FROSTCTL);
+    killed.args(["doctor", "--check", "refill"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut killed = killed.spawn().unwrap();
+    let since = Instant::now();
+    while trials_of(killed.id()).is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(10), "it makes no cgroup");
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(!trials_of(killed.id()).is_empty(), "it was too fast");
+    // Its process ends with it, which takes a moment where it is throttled.
+    let procs = |dir: PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+    while trials_of(killed.id()).into_iter().any(|dir| !procs(dir).is_empty()) {
+        assert!(since.elapsed() < Duration::from_secs(10), "its process stays");
+    }
+
+    let (code, report) = doctor(&scratch, &["--check", "own-state"]);
+    let found = problems(&report);
+    let left = format!("a doctor that was killed has left /frostlock-doctor-{}-", killed.id());
+    assert!(code == Some(1) && found.len() == 1 && found[0].contains(&left), "{found:?}");
+    doctor(&scratch, &["--check", "own-state", "--fix"]);
+    assert_eq!(trials_of(killed.id()), Vec::<PathBuf>::new());
+}
+
+/// Each ends while another has its cgroups in a list.
+#[test]
+fn doctors_at_once_do_not_take_each_other_for_killed() {
+    let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let once = || problems(&doctor(&scratch, &["--check", "own-state", "--check", "freezer"]).1);
+    for _ in 0..3 {
+        let found: Vec<String> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..6).map(|_| scope.spawn(once)).collect();
+            all.into_iter().flat_map(|it| it.join().unwrap()).collect()
+        });
+        assert!(!found.iter().any(|it| it.contains("was killed")), "{found:?}");
+    }
+}
+
 #[test]
 fn stale_locks_go_and_those_that_are_held_stay() {
+    let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new();
     let locks = scratch.state().join("locks");
     succeed(Command::new("install").args(["-d", "-m", "700"]).arg(scratch.state()).arg(&locks));

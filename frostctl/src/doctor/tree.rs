@@ -42,7 +42,8 @@ pub(crate) struct KubeRoot {
     pub(crate) driver: Driver,
     /// Every directory of the root, its QoS levels and pods: by cgroup, the hierarchies that have it.
     pub(crate) present: BTreeMap<Identity, BTreeSet<usize>>,
-    pub(crate) pods: Vec<Pod>,
+    /// By their cgroups: a node has hundreds, in a dozen hierarchies.
+    pub(crate) pods: BTreeMap<Identity, Pod>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,7 +121,7 @@ impl Tree {
         tree.all.dedup();
         tree.find_frozen(node, cgroups);
         for root in &mut tree.roots {
-            for pod in &mut root.pods {
+            for pod in root.pods.values_mut() {
                 pod.dirs.sort_by_key(|dir| std::cmp::Reverse(dir.components().count()));
             }
         }
@@ -191,7 +192,7 @@ impl Walk<'_> {
         roots.iter().position(|root| root.path == *path).unwrap_or_else(|| {
             let is_slice = path.as_path().extension() == Some(OsStr::new("slice"));
             let driver = if is_slice { Driver::Systemd } else { Driver::Cgroupfs };
-            let (present, pods) = (BTreeMap::new(), Vec::new());
+            let (present, pods) = (BTreeMap::new(), BTreeMap::new());
             roots.push(KubeRoot { path: path.clone(), driver, present, pods });
             roots.len() - 1
         })
@@ -204,18 +205,14 @@ impl Walk<'_> {
             root.present.entry(path.clone()).or_default().insert(self.number);
             return;
         };
-        let known = root.pods.iter().rposition(|it| it.path == pod).unwrap_or_else(|| {
-            root.pods.push(Pod {
-                uid: pod.pod_uid().unwrap_or_default().replace('_', "-"),
-                path: pod.clone(),
-                containers: BTreeSet::new(),
-                dirs: Vec::new(),
-                populated: false,
-                age: None,
-            });
-            root.pods.len() - 1
+        let known = root.pods.entry(pod.clone()).or_insert_with(|| Pod {
+            uid: pod.pod_uid().unwrap_or_default().replace('_', "-"),
+            path: pod.clone(),
+            containers: BTreeSet::new(),
+            dirs: Vec::new(),
+            populated: false,
+            age: None,
         });
-        let known = &mut root.pods[known];
         let here = self.node.path(dir);
         known.dirs.push(dir.to_owned());
         known.populated = known.populated || is_populated(&here);

@@ -203,7 +203,7 @@ fn of_tree(tree: &Tree) -> Vec<Found> {
         let cgroup = cgroup.clone();
         Some(Found { is_pod: false, id, cgroup, pod, pid: None, sources: sources() })
     });
-    let pods = tree.roots.iter().flat_map(|root| &root.pods).map(|pod| Found {
+    let pods = tree.roots.iter().flat_map(|root| root.pods.values()).map(|pod| Found {
         is_pod: true,
         id: pod.uid.clone(),
         cgroup: pod.path.clone(),

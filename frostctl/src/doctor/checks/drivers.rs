@@ -135,7 +135,7 @@ fn both_trees(node: &Node) -> Option<Finding> {
         .filter(|(one, other)| beside(one, other));
     let (systemd, cgroupfs) = pairs.next()?;
     let lives = |root: &KubeRoot| {
-        let pods = root.pods.iter().filter(|pod| pod.populated).count();
+        let pods = root.pods.values().filter(|pod| pod.populated).count();
         format!("{pods} pods with processes, of {}", root.pods.len())
     };
     Some(

@@ -187,7 +187,7 @@ fn listed(root: &KubeRoot) -> Finding {
         .filter(|it| root.present.contains_key(it))
         .map(|it| it.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
-    let of = |qos| root.pods.iter().filter(move |pod| root.qos(pod) == qos);
+    let of = |qos| root.pods.values().filter(move |pod| root.qos(pod) == qos);
     let counts = format!(
         "{} guaranteed, {} burstable, {} besteffort",
         of("guaranteed").count(),

@@ -21,7 +21,7 @@ fn is_left(node: &Node, pod: &Pod) -> bool {
 }
 
 fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
-    let left: Vec<&Pod> = root.pods.iter().filter(|pod| is_left(node, pod)).collect();
+    let left: Vec<&Pod> = root.pods.values().filter(|pod| is_left(node, pod)).collect();
     let first = left.first()?;
     let dirs: usize = left.iter().map(|pod| pod.dirs.len()).sum();
     let what = match left.len() {

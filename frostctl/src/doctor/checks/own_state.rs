@@ -1,3 +1,6 @@
+use std::path::PathBuf;
+
+use frostlock::cgroup::Identity;
 use frostlock::process::Process;
 
 use super::super::finding::Finding;
@@ -68,13 +71,19 @@ fn scratch(node: &Node) -> Vec<Finding> {
         let owner = owner.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
         owner.is_some_and(|(pid, start)| !Process { pid, start }.is_alive())
     });
-    left.map(|it| {
-        let dirs: Vec<_> = node.cgroups.all.iter().filter_map(|h| h.dir(it)).collect();
-        Finding::warning(NAME, format!("a doctor that was killed has left {it}"))
-            .seen(it.as_path(), "its owner is gone")
-            .so("none; its process ended with its owner, or is frozen")
-            .remedy(format!("frostctl doctor --fix --thaw {it}"))
-            .fix(Fix::RemoveCgroups { pod: "doctor".to_owned(), dirs })
+    left.filter_map(|it| {
+        // One that ended while we looked removed it first.
+        let dirs = node.cgroups.all.iter().filter_map(|h| h.dir(it));
+        let dirs: Vec<_> = dirs.filter(|dir| node.ask.root.path(dir).is_dir()).collect();
+        (!dirs.is_empty()).then(|| left_behind(it, dirs))
     })
     .collect()
+}
+
+fn left_behind(cgroup: &Identity, dirs: Vec<PathBuf>) -> Finding {
+    Finding::warning(NAME, format!("a doctor that was killed has left {cgroup}"))
+        .seen(cgroup.as_path(), "its owner is gone")
+        .so("none; its process ended with its owner, or is frozen")
+        .remedy(format!("frostctl doctor --fix --thaw {cgroup}"))
+        .fix(Fix::RemoveCgroups { pod: "doctor".to_owned(), dirs })
 }
