@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use frostlock::cgroup::read::Version;
 use frostlock::cgroup::{Freezer, Identity, Reader};
 use frostlock::lock::{Acquired, Guard, LockFiles, Mode};
@@ -23,6 +23,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 const SYSTEMD_WITHIN: Duration = Duration::from_secs(10);
 
 const THAWS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A trial's process ends by itself, now that its doctor is gone, but is throttled to a tenth of a CPU.
+const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub(crate) enum Fix {
@@ -44,6 +47,11 @@ pub(crate) enum Fix {
         pod: String,
         dirs: Vec<PathBuf>,
     },
+    /// A doctor's own, that was killed.
+    RemoveTrial {
+        cgroup: Identity,
+        dirs: Vec<PathBuf>,
+    },
     RemoveState(Vec<PathBuf>),
     RemoveNote(PathBuf),
 }
@@ -63,6 +71,7 @@ impl fmt::Display for Fix {
             Fix::RemoveCgroups { pod, dirs } => {
                 write!(f, "remove {} empty cgroup directories of pod {pod}", dirs.len())
             }
+            Fix::RemoveTrial { cgroup, .. } => write!(f, "thaw {cgroup} and remove it"),
             Fix::RemoveState(files) => write!(f, "remove {} stale files", files.len()),
             Fix::RemoveNote(path) => write!(f, "remove {}", path.display()),
         }
@@ -87,6 +96,7 @@ impl Fix {
             }
             Fix::Thaw(cgroup) => thaw(node, cgroup),
             Fix::RemoveCgroups { pod, dirs } => remove_cgroups(pod, dirs),
+            Fix::RemoveTrial { cgroup, dirs } => remove_trial(node, cgroup, dirs),
             Fix::RemoveState(files) => remove_state(node, files),
             Fix::RemoveNote(path) => {
                 std::fs::remove_file(path).with_context(|| path.display().to_string())?;
@@ -242,9 +252,27 @@ fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
     }
 }
 
-/// The kernel itself refuses to remove a cgroup with a process in it; the others are removed all the
-/// same.
+/// It is ours by its name, so nobody has to say that it may be thawed.
+fn remove_trial(node: &Node, cgroup: &Identity, dirs: &[PathBuf]) -> anyhow::Result<String> {
+    freeze::thaw(&Reader::new(&node.cgroups.readable, cgroup));
+    let since = Instant::now();
+    loop {
+        match remove_empty(dirs) {
+            Ok(_) => return Ok(format!("removed {cgroup}")),
+            Err((_, why)) if since.elapsed() > TRIAL_ENDS_WITHIN => bail!(why),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 fn remove_cgroups(pod: &str, dirs: &[PathBuf]) -> anyhow::Result<String> {
+    let said = |removed| format!("removed {removed} cgroup directories of pod {pod}");
+    remove_empty(dirs).map(said).map_err(|(removed, why)| anyhow!("{}; {why}", said(removed)))
+}
+
+/// The kernel itself refuses to remove a cgroup with a process in it; the others are removed all the
+/// same. How many there were, and why the rest stays.
+fn remove_empty(dirs: &[PathBuf]) -> Result<usize, (usize, String)> {
     let mut removed = 0;
     let mut kept = Vec::new();
     for dir in dirs {
@@ -254,11 +282,10 @@ fn remove_cgroups(pod: &str, dirs: &[PathBuf]) -> anyhow::Result<String> {
             Err(error) => kept.push(format!("{}: {error}", dir.display())),
         }
     }
-    let said = format!("removed {removed} cgroup directories of pod {pod}");
     match kept.as_slice() {
-        [] => Ok(said),
-        [first] => bail!("{said}; {first}"),
-        [first, more @ ..] => bail!("{said}; {first}, and {} more are left", more.len()),
+        [] => Ok(removed),
+        [one] => Err((removed, one.clone())),
+        [first, more @ ..] => Err((removed, format!("{first}, and {} more are left", more.len()))),
     }
 }
 

@@ -84,6 +84,6 @@ fn left_behind(cgroup: &Identity, dirs: Vec<PathBuf>) -> Finding {
     Finding::warning(NAME, format!("a doctor that was killed has left {cgroup}"))
         .seen(cgroup.as_path(), "its owner is gone")
         .so("none; its process ended with its owner, or is frozen")
-        .remedy(format!("frostctl doctor --fix --thaw {cgroup}"))
-        .fix(Fix::RemoveCgroups { pod: "doctor".to_owned(), dirs })
+        .remedy("frostctl doctor --fix removes it")
+        .fix(Fix::RemoveTrial { cgroup: cgroup.clone(), dirs })
 }
