@@ -344,6 +344,8 @@ fn killed_holders_and_recreated_containers() {
         fake.intervals().iter().all(|interval| interval.end.is_some() || !is_there(interval.pid))
     });
     let intervals = ends_of_killed(locked(&fake.intervals()), &kills);
+    let elsewhere = intervals.iter().find(|it| it.cgroup != fake.cgroup(&it.id));
+    assert!(elsewhere.is_none(), "{elsewhere:?} is not where its bundle has it");
     let (serialized, unknown) = with_a_lock(intervals, &fake.scratch.journal());
     let seen = Overlaps::among(&serialized);
     println!(

@@ -13,6 +13,7 @@
 pub mod script;
 pub mod terminal;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -105,7 +106,10 @@ impl<'a> Fake<'a> {
         let bundle = self.scratch.path(&format!("fake-bundle-{id}"));
         std::fs::create_dir_all(&bundle).unwrap();
         let config = json!({ "linux": { "cgroupsPath": self.cgroup(id) } });
-        std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        // Whole or not at all: in a storm others read it meanwhile, and an empty one names no cgroup.
+        let mut next = tempfile::NamedTempFile::new_in(&bundle).unwrap();
+        next.write_all(config.to_string().as_bytes()).unwrap();
+        next.persist(bundle.join("config.json")).unwrap();
         bundle
     }
 
