@@ -346,13 +346,16 @@ fn killed_holders_and_recreated_containers() {
     let intervals = ends_of_killed(locked(&fake.intervals()), &kills);
     let elsewhere = intervals.iter().find(|it| it.cgroup != fake.cgroup(&it.id));
     assert!(elsewhere.is_none(), "{elsewhere:?} is not where its bundle has it");
-    let (serialized, unknown) = with_a_lock(intervals, &fake.scratch.journal());
+    let (serialized, without): (Vec<_>, Vec<_>) = intervals.into_iter().partition(|it| it.locked);
     let seen = Overlaps::among(&serialized);
     println!(
-        "rough storm: {} with a lock, {unknown} found no container to lock, {} killed, {seen:?}",
+        "rough storm: {} with a lock, {} found no container to lock, {} killed, {seen:?}",
         serialized.len(),
+        without.len(),
         kills.len()
     );
+    // It came to be between the wrapper's look and the runtime's, which is a race of the caller's own.
+    assert!(without.len() * 200 <= serialized.len(), "{without:?}");
     assert!(kills.len() > 20, "not shown: only {} were killed", kills.len());
     assert_eq!((seen.two_exclusive, seen.shared_and_exclusive), (0, 0), "{seen:?}");
     assert!(fake.scratch.journal().iter().all(|record| record["lock"] != "timed out"));
@@ -409,30 +412,12 @@ fn is_there(pid: i32) -> bool {
 fn ends_of_killed(mut intervals: Vec<Interval>, kills: &HashMap<i32, u64>) -> Vec<Interval> {
     for interval in &mut intervals {
         if let Some(&killed) = kills.get(&interval.parent) {
-            let end = interval.end.map_or(killed, |end| end.min(killed));
-            interval.end = Some(end.max(interval.start));
+            interval.end = Some(interval.end.map_or(killed, |end| end.min(killed)));
         }
     }
-    // One that was killed before it could learn its parent's pid has neither an end nor a lock.
-    intervals.retain(|interval| interval.end.is_some());
+    // One that was killed before it could learn its parent's pid has no end.
+    intervals.retain(|interval| interval.end.is_some_and(|end| end > interval.start));
     intervals
-}
-
-/// Leaves out what the journal says ran without a lock, since it found no such container when it
-/// looked; that it was there when the runtime looked is a race of the caller's own.
-fn with_a_lock(intervals: Vec<Interval>, journal: &[Value]) -> (Vec<Interval>, usize) {
-    let without: std::collections::HashSet<i64> = journal
-        .iter()
-        .filter(|record| record["lock"] == "none")
-        .map(|record| record["pid"].as_i64().unwrap())
-        .collect();
-    let all = intervals.len();
-    let with: Vec<Interval> = intervals
-        .into_iter()
-        .filter(|interval| !without.contains(&i64::from(interval.parent)))
-        .collect();
-    let left_out = all - with.len();
-    (with, left_out)
 }
 
 fn the_last_word_works(fake: &Fake<'_>) {

@@ -93,6 +93,35 @@ fn no_lock_file_outlives_the_container() {
     }
 }
 
+/// A delete that found no such container has no lock, and ends while a create of that name has written
+/// its record and not yet reached the runtime. Without the record nobody would find the lock.
+#[test]
+fn a_delete_of_nothing_leaves_the_record_of_a_create() {
+    let _alone = alone();
+    let scratch = Scratch::new();
+    let fake = Fake::new(&scratch, "");
+    fake.script(&[("delete", &[takes_ms(300)])]);
+    let mut delete = fake.wrapped(&["delete", "a"]).spawn().unwrap();
+    eventually(Duration::from_secs(5), "the delete works", || !fake.intervals().is_empty());
+    // The runtime of the create begins when the delete has long ended.
+    let late = fake.dir().join("late/runc");
+    std::fs::create_dir(late.parent().unwrap()).unwrap();
+    let script = format!("#!/bin/sh\nsleep 1\nexec {} \"$@\"\n", fake.path.display());
+    std::fs::write(&late, script).unwrap();
+    succeed(Command::new("chmod").arg("+x").arg(&late));
+    let mut create = fake.create("a").env("FROSTLOCK_RUNTIME", &late).spawn().unwrap();
+    let records = || std::fs::read_dir(scratch.state().join("containers")).unwrap().count();
+    eventually(Duration::from_secs(5), "the create has its record", || {
+        scratch.state().join("containers").exists() && records() == 1
+    });
+    assert!(delete.try_wait().unwrap().is_none(), "not shown: the delete had ended");
+    assert!(!delete.wait().unwrap().success(), "there was something to delete");
+    assert!(create.try_wait().unwrap().is_none(), "not shown: the create had ended");
+    assert_eq!(records(), 1);
+    assert!(create.wait().unwrap().success());
+    assert_eq!(fake.intervals().len(), 2);
+}
+
 fn record_of(fake: &Fake<'_>, pid: u32) -> Value {
     let journal = fake.scratch.journal();
     let found = journal.into_iter().find(|record| record["pid"] == pid);

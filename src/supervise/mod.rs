@@ -101,7 +101,7 @@ impl Operation<'_> {
 
         let leftovers = self.remove_leftovers(&container, &mut run);
         self.finish(&mut container, &mut run, was_paused);
-        self.settle(&mut container, run.exit, run.guard.take());
+        self.settle(&mut container, run.exit, run.guard.take(), &run.lock);
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
         notes.extend(run.last_error.clone());
         notes.extend(leftovers);
@@ -144,7 +144,9 @@ impl Operation<'_> {
         // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
         let recovered = self.recover(&container, &mut guard, &mut lock);
         if guard.is_some() && container.is_gone() {
-            self.retire(&container, guard);
+            if let Some(guard) = self.alone(&container, guard) {
+                guard.retire();
+            }
         }
         let stages = Stages { prepare, lock_wait, ..Stages::default() };
         Waited { cgroup: container.identity(), lock, stages, recovered }
@@ -345,41 +347,51 @@ impl Operation<'_> {
     }
 
     /// Brings our record up to date and gives the lock back; its files go with the cgroup.
-    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
-        match self.invocation.verb {
+    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>, lock: &LockUse) {
+        let guard = match self.invocation.verb {
             Verb::Create | Verb::Run | Verb::Restore => {
-                if container.came_to_nothing() {
-                    container.forget();
-                    self.retire(container, guard);
-                } else if exit == Exit::Code(0) {
-                    container.made(&self.invocation.id);
+                if !container.came_to_nothing() {
+                    if exit == Exit::Code(0) {
+                        container.made(&self.invocation.id);
+                    }
+                    return;
                 }
+                self.forget(container, guard, lock)
             }
-            Verb::Delete if container.is_gone() => {
-                container.forget();
-                self.retire(container, guard);
-            }
+            Verb::Delete if container.is_gone() => self.forget(container, guard, lock),
             // Whoever waited behind its delete has made the files anew.
-            _ if container.is_gone() => self.retire(container, guard),
-            _ => {}
+            _ if container.is_gone() => self.alone(container, guard),
+            _ => return,
+        };
+        if let Some(guard) = guard {
+            guard.retire();
         }
     }
 
-    /// Removes the lock's files. Of those who do not have it for themselves alone, as one who shared
-    /// it or a foreground `run` that gave it back long before, only if nobody uses them.
-    fn retire(&self, container: &Container, guard: Option<Guard>) {
+    /// Removes the record, but not that of another: a `delete` that found no such container has no
+    /// lock, and one of that name may be announced while it looks.
+    fn forget(&self, container: &Container, guard: Option<Guard>, lock: &LockUse) -> Option<Guard> {
+        container.identity()?;
+        let guard = self.alone(container, guard);
+        let is_ours = guard.is_some() || matches!(lock, LockUse::Nested(_));
+        if (is_ours || self.config.mode == Extent::Observe) && container.is_gone() {
+            container.forget();
+        }
+        guard
+    }
+
+    /// The lock for ourselves alone. Those who do not have it so, as one who shared it or a foreground
+    /// `run` that gave it back long before, get it only if nobody uses it.
+    fn alone(&self, container: &Container, guard: Option<Guard>) -> Option<Guard> {
         // A kill has one only while it helps to die.
         let may_lock = guard.is_some() || self.lock_wanted().is_some();
-        let guard = guard.filter(Guard::is_exclusive).or_else(|| {
+        guard.filter(Guard::is_exclusive).or_else(|| {
             let identity = container.identity().filter(|_| may_lock)?;
             match self.acquire(&identity, Mode::Exclusive, Duration::ZERO) {
                 Acquired::Held(guard) => Some(guard),
                 _ => None,
             }
-        });
-        if let Some(guard) = guard {
-            guard.retire();
-        }
+        })
     }
 }
 

@@ -157,12 +157,14 @@ pub struct Interval {
     pub pid: i32,
     /// The wrapper's, if there was one.
     pub parent: i32,
+    /// Whether it had a lock when this began.
+    pub locked: bool,
 }
 
 impl Interval {
     fn parse(line: &str) -> Interval {
         let words: Vec<&str> = line.split(' ').collect();
-        let [start, end, verb, id, cgroup, pid, parent] = words[..] else {
+        let [start, end, verb, id, cgroup, pid, parent, locked] = words[..] else {
             panic!("not an interval: {line:?}");
         };
         Interval {
@@ -173,6 +175,7 @@ impl Interval {
             cgroup: cgroup.to_owned(),
             pid: pid.parse().unwrap(),
             parent: parent.parse().unwrap(),
+            locked: locked == "1",
         }
     }
 }

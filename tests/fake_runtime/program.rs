@@ -1,9 +1,10 @@
 //! A runtime with runc's command line that does nothing but what `FAKE_DIR/script` says, and writes
 //! down when: one line for the start of an operation in `FAKE_DIR/intervals`, one more for its end.
 //!
-//!     START_NS END_NS VERB ID CGROUP PID PPID
+//!     START_NS END_NS VERB ID CGROUP PID PPID LOCKED
 //!
-//! END_NS is `-` in the first. The times are CLOCK_MONOTONIC. Containers are directories of the root
+//! END_NS is `-` in the first. The times are CLOCK_MONOTONIC. LOCKED is 1 where the parent had a lock
+//! file open at the start: a wrapper that is killed leaves no record that says so. Containers are directories of the root
 //! with a state.json that names cgroups; no cgroup is made. What `--resources -` reads is kept in
 //! `FAKE_DIR/stdin.PID`.
 //!
@@ -135,6 +136,18 @@ struct Operation {
     attempt: Attempt,
 }
 
+struct Begun {
+    at: u128,
+    locked: bool,
+}
+
+fn parent_has_a_lock() -> bool {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", nix::unistd::getppid()));
+    let paths = files.into_iter().flatten().flatten();
+    let mut paths = paths.filter_map(|it| std::fs::read_link(it.path()).ok());
+    paths.any(|path| path.extension().is_some_and(|it| it == "lock"))
+}
+
 impl Operation {
     fn new(line: Line) -> Operation {
         let fake = PathBuf::from(std::env::var_os("FAKE_DIR").expect("FAKE_DIR"));
@@ -144,7 +157,7 @@ impl Operation {
     }
 
     fn run(&self) -> i32 {
-        let begun = now();
+        let begun = Begun { at: now(), locked: parent_has_a_lock() };
         if let Err(error) = self.open_log() {
             print(std::io::stderr(), &format!("{error}\n"));
             return 1;
@@ -152,7 +165,7 @@ impl Operation {
         let makes = matches!(self.line.verb.as_str(), "create" | "run" | "restore");
         let was_there = self.state.is_dir();
         let cgroup = if makes && !was_there { self.planned() } else { self.recorded() };
-        self.note(begun, None, &cgroup);
+        self.note(&begun, None, &cgroup);
         if makes && !was_there {
             std::fs::create_dir_all(&self.state).unwrap();
         }
@@ -168,7 +181,7 @@ impl Operation {
             exit = 1;
         }
         self.keep_books(makes, was_there, exit, &cgroup);
-        self.note(begun, Some(now()), &cgroup);
+        self.note(&begun, Some(now()), &cgroup);
         if self.attempt.signal != 0 {
             die_of(self.attempt.signal);
         }
@@ -286,11 +299,13 @@ impl Operation {
         append(path, &format!("{noise}{line}\n{noise}"));
     }
 
-    fn note(&self, begun: u128, ended: Option<u128>, cgroup: &str) {
+    fn note(&self, begun: &Begun, ended: Option<u128>, cgroup: &str) {
         let ended = ended.map_or_else(|| "-".to_owned(), |ended| ended.to_string());
         let (verb, id) = (&self.line.verb, &self.line.id);
         let (pid, parent) = (std::process::id(), nix::unistd::getppid());
-        let line = format!("{begun} {ended} {verb} {id} {cgroup} {pid} {parent}\n");
+        let Begun { at, locked } = begun;
+        let locked = u8::from(*locked);
+        let line = format!("{at} {ended} {verb} {id} {cgroup} {pid} {parent} {locked}\n");
         append(&self.fake.join("intervals"), &line);
     }
 }
