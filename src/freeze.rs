@@ -55,17 +55,29 @@ pub(crate) fn freeze_on_v1(files: &Reader) -> bool {
 #[derive(Debug)]
 pub(crate) struct FreezeWatch {
     files: Reader,
+    hold: Hold,
     first_seen: Option<Instant>,
     asked: u32,
     pub(crate) running: Tasks,
 }
 
+/// Whether a freeze on v1 is kept up against the runtime's own thaws: of every 12 ms runc freezes for 1
+/// to 2, in which each thread must have had a CPU once, with runc's busy loop on one, and thaws for 10.
+/// With 32 threads on two CPUs that took up to a second and all of its 20 tries, refilled or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It is not ours to hold, or not to stay.
+    No,
+    /// Not before the runtime has written its first freeze: a pause refuses what is frozen already.
+    OnceTold,
+    Told,
+}
+
 /// What a look has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
-    /// Nobody freezes it just now, or it is frozen. Between two tries of runc's on v1 too, which are 10
-    /// ms apart: to refill it then made a pause of 32 busy tasks a third faster, and doubled what they
-    /// gained, so that 100 pauses in a row spent the budget.
+    /// Nobody freezes it just now, or it is frozen. Between two tries of an update on v1, too: a refill
+    /// goes to the workload alone then.
     Quiet,
     /// It is to freeze and has not yet.
     Freezing,
@@ -73,20 +85,47 @@ pub(crate) enum Sight {
 
 impl FreezeWatch {
     pub(crate) fn new(files: &Reader) -> FreezeWatch {
-        FreezeWatch { files: files.clone(), first_seen: None, asked: 0, running: Tasks::default() }
+        let (files, running) = (files.clone(), Tasks::default());
+        FreezeWatch { files, hold: Hold::No, first_seen: None, asked: 0, running }
+    }
+
+    /// For one attempt, whose end is either a frozen cgroup or a failure after which somebody thaws it.
+    pub(crate) fn hold(&mut self, is_to_stay: bool) {
+        self.hold = if is_to_stay { Hold::OnceTold } else { Hold::No };
+    }
+
+    fn sight(&mut self) -> Sight {
+        match (self.files.freezer(), self.hold) {
+            (Freezer::Freezing, Hold::OnceTold) => {
+                if self.files.is_told_to_freeze() {
+                    self.hold = Hold::Told;
+                }
+                Sight::Freezing
+            }
+            (Freezer::Freezing, _) => Sight::Freezing,
+            (Freezer::Thawed, Hold::Told) if freeze_on_v1(&self.files) => Sight::Freezing,
+            // Whoever thaws it from here on has a reason to.
+            (Freezer::Frozen, _) => {
+                self.hold = Hold::No;
+                Sight::Quiet
+            }
+            _ => Sight::Quiet,
+        }
     }
 
     /// Looks, and says when to look again.
     pub(crate) fn look(&mut self, now: Instant, can_help: bool) -> (Sight, Duration) {
-        if self.files.freezer() != Freezer::Freezing {
-            return (Sight::Quiet, if can_help { LOOK_EVERY } else { LOOK_SELDOM });
+        let often = can_help || self.hold != Hold::No;
+        let look_again = if often { LOOK_EVERY } else { LOOK_SELDOM };
+        if self.sight() == Sight::Quiet {
+            return (Sight::Quiet, look_again);
         }
         let first = *self.first_seen.get_or_insert(now);
         if now.duration_since(first) > IS_SLOW * (self.asked + 1) && self.asked < MOST_ASKED {
             self.asked += 1;
             self.ask();
         }
-        (Sight::Freezing, if can_help { LOOK_EVERY } else { LOOK_SELDOM })
+        (Sight::Freezing, look_again)
     }
 
     /// Finds out who runs, or wants to, while it is to freeze.
@@ -183,4 +222,71 @@ pub(crate) fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
     dirs.map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::{Hierarchies, Identity};
+
+    /// A freezer whose files are plain: nothing in it changes by itself.
+    struct Frozen {
+        dir: tempfile::TempDir,
+    }
+
+    impl Frozen {
+        fn new() -> Frozen {
+            Frozen { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn put(&self, state: &str, told: &str) {
+            std::fs::write(self.dir.path().join("freezer.state"), state).unwrap();
+            std::fs::write(self.dir.path().join("freezer.self_freezing"), told).unwrap();
+        }
+
+        fn state(&self) -> String {
+            std::fs::read_to_string(self.dir.path().join("freezer.state")).unwrap()
+        }
+
+        fn watch(&self) -> FreezeWatch {
+            let mount = self.dir.path().display();
+            let line = format!("9 1 0:9 / {mount} rw - cgroup cgroup rw,freezer\n");
+            let mounts = Hierarchies::parse(line.as_bytes());
+            FreezeWatch::new(&Reader::new(&mounts, &Identity::new("/").unwrap()))
+        }
+    }
+
+    fn look(watch: &mut FreezeWatch) -> Sight {
+        watch.look(Instant::now(), true).0
+    }
+
+    #[test]
+    fn a_freeze_that_is_to_stay_is_held_against_a_thaw() {
+        let cgroup = Frozen::new();
+        let mut watch = cgroup.watch();
+        watch.hold(true);
+        cgroup.put("THAWED\n", "0\n");
+        assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED\n"));
+        cgroup.put("FREEZING\n", "1\n");
+        assert_eq!(look(&mut watch), Sight::Freezing);
+        cgroup.put("THAWED\n", "0\n");
+        assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Freezing, "FROZEN"));
+        // It is reached, and whoever thaws it now means it.
+        assert_eq!(look(&mut watch), Sight::Quiet);
+        cgroup.put("THAWED\n", "0\n");
+        assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED\n"));
+    }
+
+    #[test]
+    fn a_freeze_of_an_ancestor_or_one_that_is_to_end_is_not_held() {
+        for (is_to_stay, told) in [(true, "0\n"), (false, "1\n")] {
+            let cgroup = Frozen::new();
+            let mut watch = cgroup.watch();
+            watch.hold(is_to_stay);
+            cgroup.put("FREEZING\n", told);
+            assert_eq!(look(&mut watch), Sight::Freezing);
+            cgroup.put("THAWED\n", "0\n");
+            assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED\n"));
+        }
+    }
 }

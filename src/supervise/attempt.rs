@@ -134,10 +134,9 @@ impl Attempts<'_> {
     /// libcontainer/cgroups/systemd/v1.go). It makes its `pause` refuse, so that one is left alone.
     fn hold_frozen(&self, signals: &Signals, container: &Container, tries: &[Try]) -> bool {
         let failed = tries.last().is_some_and(|last| last.failure == Some(Failure::Freeze));
-        let is_ours = self.guard.as_ref().is_some_and(Guard::is_exclusive)
-            && self.intent.is_some()
-            && self.operation.config.mode == Mode::Full;
-        let Some(files) = container.files().filter(|_| failed && is_ours) else { return false };
+        let Some(files) = container.files().filter(|_| failed && self.may_freeze()) else {
+            return false;
+        };
         let is_thawed = files.freezer() == Freezer::Thawed;
         if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
             return false;
@@ -151,6 +150,13 @@ impl Attempts<'_> {
                 container.thaw();
                 false
             }
+    }
+
+    /// Whether a freeze of our own would be undone, by us or by whoever comes after our death.
+    fn may_freeze(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_exclusive)
+            && self.intent.is_some()
+            && self.operation.config.mode == Mode::Full
     }
 
     fn wait_until(&self, signals: &Signals, limit: Duration, is_so: impl Fn() -> bool) -> bool {
@@ -259,7 +265,7 @@ impl Attempts<'_> {
     /// One start of the runtime, and what is done while it works.
     fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
         self.channels.begin_attempt()?;
-        self.relief.begin_attempt();
+        self.relief.begin_attempt(self.verb() == Verb::Pause && self.may_freeze());
         let attempt = self.runtime.start(signals, &self.channels)?;
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {

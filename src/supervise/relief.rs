@@ -135,7 +135,11 @@ impl Relief {
         self.ends_at = Some(Instant::now() + LOADING);
     }
 
-    pub(super) fn begin_attempt(&mut self) {
+    /// A freeze is held if this operation is to leave one, and may undo it.
+    pub(super) fn begin_attempt(&mut self, may_hold: bool) {
+        if let Some(watch) = &mut self.freeze {
+            watch.hold(may_hold);
+        }
         if let Some(refill) = &mut self.refill {
             refill.ask_again();
         }
