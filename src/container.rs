@@ -21,7 +21,7 @@ use crate::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Places, Proc, Read
 use crate::freeze;
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::refill::Level;
 use crate::state_dir::{self, StateDir};
 
@@ -304,9 +304,16 @@ impl Container {
         inode(&self.runtime_state).is_none()
     }
 
-    /// Removes our record of a container that is gone; of one that was there before us only when it
-    /// was to be deleted.
+    /// Removes our record of a container that is gone, but not that of one of the same name which
+    /// another is making: until its runtime has got so far, nothing else tells where that will be.
     pub(crate) fn forget(&self) {
+        let is_anothers = |record: Record| {
+            let creator = record.creator.filter(|_| record.made_as.is_none());
+            creator.is_some_and(|it| it.pid != process::own_pid() && it.is_alive())
+        };
+        if read_record(&self.path).is_some_and(is_anothers) {
+            return;
+        }
         let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_file(unfinished(&self.path));
     }

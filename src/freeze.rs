@@ -56,6 +56,7 @@ pub(crate) fn freeze_on_v1(files: &Reader) -> bool {
 pub(crate) struct FreezeWatch {
     files: Reader,
     hold: Hold,
+    has_held: bool,
     first_seen: Option<Instant>,
     asked: u32,
     pub(crate) running: Tasks,
@@ -71,7 +72,13 @@ enum Hold {
     /// Not before the runtime has written its first freeze: a pause refuses what is frozen already.
     OnceTold,
     Told,
+    /// We wrote it last, at this time.
+    Since(Instant),
 }
+
+/// runc's loop thaws every 12 ms and ends after 0.25 s. If nobody has thawed for so long it was another's
+/// freeze that was taken for its own, and our runtime is one that waits for the end of that.
+const LONGEST_HOLD: Duration = Duration::from_millis(250);
 
 /// What a look has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,15 +93,24 @@ pub(crate) enum Sight {
 impl FreezeWatch {
     pub(crate) fn new(files: &Reader) -> FreezeWatch {
         let (files, running) = (files.clone(), Tasks::default());
-        FreezeWatch { files, hold: Hold::No, first_seen: None, asked: 0, running }
+        FreezeWatch { files, hold: Hold::No, has_held: false, first_seen: None, asked: 0, running }
     }
 
     /// For one attempt, whose end is either a frozen cgroup or a failure after which somebody thaws it.
+    /// On v2 no runtime thaws meanwhile.
     pub(crate) fn hold(&mut self, is_to_stay: bool) {
-        self.hold = if is_to_stay { Hold::OnceTold } else { Hold::No };
+        let is_v1 = self.files.freezer_dir().is_some_and(|(version, _)| version == Version::V1);
+        self.hold = if is_to_stay && is_v1 { Hold::OnceTold } else { Hold::No };
+        self.has_held = false;
     }
 
-    fn sight(&mut self) -> Sight {
+    /// Whether it was written in this attempt.
+    pub(crate) fn has_held(&self) -> bool {
+        self.has_held
+    }
+
+    /// What is to be seen, or was made so just now.
+    fn sight(&mut self, now: Instant) -> Sight {
         match (self.files.freezer(), self.hold) {
             (Freezer::Freezing, Hold::OnceTold) => {
                 if self.files.is_told_to_freeze() {
@@ -102,8 +118,13 @@ impl FreezeWatch {
                 }
                 Sight::Freezing
             }
+            (Freezer::Freezing, Hold::Since(since)) if now.duration_since(since) > LONGEST_HOLD => {
+                self.hold = Hold::No;
+                thaw(&self.files);
+                Sight::Quiet
+            }
             (Freezer::Freezing, _) => Sight::Freezing,
-            (Freezer::Thawed, Hold::Told) if freeze_on_v1(&self.files) => Sight::Freezing,
+            (Freezer::Thawed, Hold::Told | Hold::Since(_)) => self.hold_on(now),
             // Whoever thaws it from here on has a reason to.
             (Freezer::Frozen, _) => {
                 self.hold = Hold::No;
@@ -113,15 +134,29 @@ impl FreezeWatch {
         }
     }
 
+    fn hold_on(&mut self, now: Instant) -> Sight {
+        if !freeze_on_v1(&self.files) {
+            self.hold = Hold::No;
+            return Sight::Quiet;
+        }
+        (self.hold, self.has_held) = (Hold::Since(now), true);
+        Sight::Freezing
+    }
+
     /// Looks, and says when to look again.
     pub(crate) fn look(&mut self, now: Instant, can_help: bool) -> (Sight, Duration) {
         let often = can_help || self.hold != Hold::No;
         let look_again = if often { LOOK_EVERY } else { LOOK_SELDOM };
-        if self.sight() == Sight::Quiet {
+        if self.sight(now) == Sight::Quiet {
             return (Sight::Quiet, look_again);
         }
         let first = *self.first_seen.get_or_insert(now);
-        if now.duration_since(first) > IS_SLOW * (self.asked + 1) && self.asked < MOST_ASKED {
+        // Right after a thaw every thread runs that would have frozen.
+        let is_new = self.hold == Hold::Since(now);
+        if !is_new
+            && now.duration_since(first) > IS_SLOW * (self.asked + 1)
+            && self.asked < MOST_ASKED
+        {
             self.asked += 1;
             self.ask();
         }
@@ -275,6 +310,21 @@ mod tests {
         assert_eq!(look(&mut watch), Sight::Quiet);
         cgroup.put("THAWED\n", "0\n");
         assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED\n"));
+    }
+
+    #[test]
+    fn a_freeze_that_nobody_thaws_is_not_held_for_ever() {
+        let cgroup = Frozen::new();
+        let mut watch = cgroup.watch();
+        watch.hold(true);
+        for state in ["FREEZING\n", "THAWED\n", "FREEZING\n"] {
+            cgroup.put(state, "1\n");
+            assert_eq!(look(&mut watch), Sight::Freezing);
+        }
+        assert!(watch.has_held());
+        watch.look(Instant::now() + LONGEST_HOLD + LOOK_EVERY, true);
+        assert_eq!(cgroup.state(), "THAWED");
+        assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED"));
     }
 
     #[test]

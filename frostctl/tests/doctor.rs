@@ -432,6 +432,30 @@ fn what_a_killed_doctor_left_goes() {
     assert_eq!(trials_of(killed.id()), Vec::<PathBuf>::new());
 }
 
+/// A name is not enough.
+#[test]
+fn what_is_called_as_a_doctors_and_is_none_stays() {
+    let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let scratch = Scratch::new();
+    let below = scratch.dir("freezer", "/frostlock-doctor-1-2");
+    std::fs::create_dir_all(&below).unwrap();
+    let (code, report) = doctor(&scratch, &["--check", "own-state"]);
+    assert_eq!((code, problems(&report)), (Some(0), vec![]), "it is below another");
+
+    let dir = PathBuf::from("/sys/fs/cgroup/freezer/frostlock-doctor-1-2");
+    std::fs::create_dir(&dir).unwrap();
+    let sleeper = scratch.sleeper(&dir);
+    std::fs::write(dir.join("freezer.state"), "FROZEN").unwrap();
+    let (code, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
+    let state = freezer_state(&dir);
+    std::fs::write(dir.join("freezer.state"), "THAWED").unwrap();
+    drop(sleeper);
+    std::fs::remove_dir(&dir).unwrap();
+    assert_eq!((code, state.as_str()), (Some(1), "FROZEN"), "{report}");
+    let result = report["fixes"][0]["result"].as_str().unwrap();
+    assert!(result.ends_with("which is none of doctor's"), "{result}");
+}
+
 /// Each ends while another has its cgroups in a list.
 #[test]
 fn doctors_at_once_do_not_take_each_other_for_killed() {

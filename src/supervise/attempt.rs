@@ -85,7 +85,8 @@ impl Attempts<'_> {
             // Of one that is thawed it says that somebody has resumed it without us.
             let paused_before = container.is_paused();
             let is_held = self.hold_frozen(&signals, container, &tries);
-            let attempted = self.once(&signals, container);
+            let may_hold = !frozen_before && self.verb() == Verb::Pause && self.may_freeze();
+            let attempted = self.once(&signals, container, may_hold);
             if is_held && !self.is_of_another_pause(container, paused_before) {
                 container.thaw();
             }
@@ -155,7 +156,7 @@ impl Attempts<'_> {
     /// Whether a freeze of our own would be undone, by us or by whoever comes after our death.
     fn may_freeze(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_exclusive)
-            && self.intent.is_some()
+            && self.intent.as_ref().is_some_and(Intent::is_of_a_thawed_cgroup)
             && self.operation.config.mode == Mode::Full
     }
 
@@ -263,9 +264,14 @@ impl Attempts<'_> {
     }
 
     /// One start of the runtime, and what is done while it works.
-    fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
+    fn once(
+        &mut self,
+        signals: &Signals,
+        container: &mut Container,
+        may_hold: bool,
+    ) -> io::Result<Once> {
         self.channels.begin_attempt()?;
-        self.relief.begin_attempt(self.verb() == Verb::Pause && self.may_freeze());
+        self.relief.begin_attempt(may_hold);
         let attempt = self.runtime.start(signals, &self.channels)?;
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {
@@ -370,13 +376,15 @@ impl Attempts<'_> {
     fn undo(&self, container: &Container, exit: Exit, frozen_before: bool, paused_before: bool) {
         let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
         let failed = exit != Exit::Code(0) && relief::may_freeze(self.operation.invocation);
-        let is_frozen = || container.freezer() != Freezer::Thawed;
-        if is_ours
-            && failed
-            && !frozen_before
-            && is_frozen()
-            && !self.is_of_another_pause(container, paused_before)
-        {
+        let state = container.freezer();
+        if !is_ours || !failed || frozen_before || state == Freezer::Thawed {
+            return;
+        }
+        // The runtime has given up and thawed, as it would have without us, whoever else is at it.
+        let is_held = self.relief.has_held()
+            && state == Freezer::Freezing
+            && (paused_before || !container.is_paused());
+        if is_held || !self.is_of_another_pause(container, paused_before) {
             container.thaw();
         }
     }

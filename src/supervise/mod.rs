@@ -77,8 +77,9 @@ impl Operation<'_> {
             lock_wait += waiting.elapsed();
         }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
-        if was_paused {
-            // First, so that a resume that is killed leaves nothing that says paused.
+        // First, so that a resume that is killed leaves nothing that says paused; nor a pause of what
+        // somebody has resumed without us.
+        if was_paused || self.is_paused_no_more(&container, guard.as_ref()) {
             container.set_paused(false);
         }
         let intent = self.intent(&container);
@@ -101,7 +102,7 @@ impl Operation<'_> {
 
         let leftovers = self.remove_leftovers(&container, &mut run);
         self.finish(&mut container, &mut run, was_paused);
-        self.settle(&mut container, run.exit, run.guard.take(), &run.lock);
+        self.settle(&mut container, run.exit, run.guard.take());
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
         notes.extend(run.last_error.clone());
         notes.extend(leftovers);
@@ -256,6 +257,13 @@ impl Operation<'_> {
         Some((mode, Duration::from_millis(milliseconds)))
     }
 
+    fn is_paused_no_more(&self, container: &Container, guard: Option<&Guard>) -> bool {
+        self.invocation.verb == Verb::Pause
+            && guard.is_some_and(Guard::is_exclusive)
+            && container.is_paused()
+            && container.freezer() == Freezer::Thawed
+    }
+
     /// Writes down that this operation may leave a freeze behind. Without the note it goes ahead all
     /// the same.
     fn intent(&self, container: &Container) -> Option<Intent> {
@@ -347,7 +355,7 @@ impl Operation<'_> {
     }
 
     /// Brings our record up to date and gives the lock back; its files go with the cgroup.
-    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>, lock: &LockUse) {
+    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
         let guard = match self.invocation.verb {
             Verb::Create | Verb::Run | Verb::Restore => {
                 if !container.came_to_nothing() {
@@ -356,9 +364,9 @@ impl Operation<'_> {
                     }
                     return;
                 }
-                self.forget(container, guard, lock)
+                self.forget(container, guard)
             }
-            Verb::Delete if container.is_gone() => self.forget(container, guard, lock),
+            Verb::Delete if container.is_gone() => self.forget(container, guard),
             // Whoever waited behind its delete has made the files anew.
             _ if container.is_gone() => self.alone(container, guard),
             _ => return,
@@ -368,15 +376,11 @@ impl Operation<'_> {
         }
     }
 
-    /// Removes the record, but not that of another: a `delete` that found no such container has no
-    /// lock, and one of that name may be announced while it looks.
-    fn forget(&self, container: &Container, guard: Option<Guard>, lock: &LockUse) -> Option<Guard> {
+    /// A `delete` that found no such container has nothing to forget.
+    fn forget(&self, container: &Container, guard: Option<Guard>) -> Option<Guard> {
         container.identity()?;
         let guard = self.alone(container, guard);
-        let is_ours = guard.is_some() || matches!(lock, LockUse::Nested(_));
-        if (is_ours || self.config.mode == Extent::Observe) && container.is_gone() {
-            container.forget();
-        }
+        container.forget();
         guard
     }
 

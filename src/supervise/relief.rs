@@ -145,6 +145,10 @@ impl Relief {
         }
     }
 
+    pub(super) fn has_held(&self) -> bool {
+        self.freeze.as_ref().is_some_and(FreezeWatch::has_held)
+    }
+
     /// Between two attempts nothing is refilled.
     pub(super) fn rest(&mut self) {
         if let Some(refill) = &mut self.refill {

@@ -117,7 +117,9 @@ fn a_hostile_name_spoils_no_log() {
 /// Without the CPU time that its tasks need to freeze, which is then what there is to say.
 #[test]
 fn a_throttled_container_that_is_not_helped() {
-    let scene = Scene::throttled("runc-1.1.5", 8);
+    let scene = Scene::throttled("runc-1.1.5", 32);
+    // With a tenth of a second patience alone gets there now and then.
+    std::fs::write(scene.cpu().join("cpu.cfs_period_us"), "1000000").unwrap();
     let bare = scene.give(Via::Bare, &["pause", "c"]);
     assert!(bare.containerd_reads().contains(TEXT), "not shown: {bare:?}");
     let config = scene.scratch.path("config.toml");

@@ -15,6 +15,7 @@ mod support;
 mod ancestors;
 mod confirmed;
 mod explained;
+mod strangers;
 mod timed_out;
 mod untouched;
 

@@ -14,7 +14,7 @@ use frostlock::{freeze, remains};
 
 use super::hierarchy::{Hierarchy, words};
 use super::node::Node;
-use super::root;
+use super::{root, trial};
 
 /// How long a fix waits for the lock of a cgroup that is in use.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -252,8 +252,14 @@ fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
     }
 }
 
-/// It is ours by its name, so nobody has to say that it may be thawed.
+/// It is ours by its name and by what runs in it, so nobody has to say that it may be thawed.
 fn remove_trial(node: &Node, cgroup: &Identity, dirs: &[PathBuf]) -> anyhow::Result<String> {
+    let procs = dirs.iter().filter_map(|dir| root::read(&dir.join("cgroup.procs")).ok());
+    let procs: Vec<String> =
+        procs.flat_map(|it| it.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    if let Some(pid) = procs.iter().find(|pid| !trial::is_of_a_trial(pid)) {
+        bail!("{cgroup} has pid {pid} in it, which is none of doctor's");
+    }
     freeze::thaw(&Reader::new(&node.cgroups.readable, cgroup));
     let since = Instant::now();
     loop {

@@ -39,7 +39,7 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
 /// The kernel gives this number to the first of them.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
-fn is_first_pid_namespace() -> bool {
+pub(crate) fn is_first_pid_namespace() -> bool {
     let namespace = std::fs::read_link("/proc/self/ns/pid");
     namespace.is_ok_and(|it| it == Path::new(FIRST_PID_NAMESPACE))
 }

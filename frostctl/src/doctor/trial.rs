@@ -16,6 +16,9 @@ use super::hierarchy::Cgroups;
 
 pub(crate) const PREFIX: &str = "frostlock-doctor-";
 
+/// What the process in it is executed as, also where this program has been replaced meanwhile.
+const SPINNER: &str = "/proc/self/exe";
+
 /// A process that is idle or busy freezes in well under a period of the scheduler; a machine with
 /// every CPU taken takes some.
 const FREEZES_WITHIN: Duration = Duration::from_secs(1);
@@ -75,7 +78,7 @@ impl Scratch {
             })?;
             scratch.dirs.push(dir);
         }
-        let mut child = Command::new("/proc/self/exe")
+        let mut child = Command::new(SPINNER)
             .arg("spin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -142,6 +145,13 @@ impl Drop for Scratch {
             let _ = std::fs::remove_dir(dir);
         }
     }
+}
+
+/// By its command line; one that is gone is no reason to leave anything.
+pub(crate) fn is_of_a_trial(pid: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    line.is_empty() || (words.next() == Some(SPINNER.as_bytes()) && words.next() == Some(b"spin"))
 }
 
 /// What the process in the scratch cgroup does: takes CPU time until its standard input ends.

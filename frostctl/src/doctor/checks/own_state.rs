@@ -6,7 +6,7 @@ use frostlock::process::Process;
 use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
-use super::super::trial;
+use super::super::{processes, trial};
 use super::frozen::spoken;
 
 const NAME: &str = "own-state";
@@ -61,10 +61,14 @@ fn stale(node: &Node) -> Option<Finding> {
     )
 }
 
-/// A doctor that was killed in its trial.
+/// A doctor that was killed in its trial. From another pid namespace a living one looks dead.
 fn scratch(node: &Node) -> Vec<Finding> {
-    let all = node.tree.all.iter();
-    let left = all.filter(|it| {
+    if !processes::is_first_pid_namespace() {
+        return Vec::new();
+    }
+    let root = node.cgroups.mounts.naming_root();
+    let made_here = node.tree.all.iter().filter(|it| it.as_path().parent() == Some(root));
+    let left = made_here.filter(|it| {
         let name = it.as_path().file_name().and_then(|it| it.to_str());
         let owner =
             name.and_then(|it| it.strip_prefix(trial::PREFIX)).and_then(|it| it.split_once('-'));
