@@ -13,7 +13,6 @@
 pub mod script;
 pub mod terminal;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -107,9 +106,9 @@ impl<'a> Fake<'a> {
         std::fs::create_dir_all(&bundle).unwrap();
         let config = json!({ "linux": { "cgroupsPath": self.cgroup(id) } });
         // Whole or not at all: in a storm others read it meanwhile, and an empty one names no cgroup.
-        let mut next = tempfile::NamedTempFile::new_in(&bundle).unwrap();
-        next.write_all(config.to_string().as_bytes()).unwrap();
-        next.persist(bundle.join("config.json")).unwrap();
+        let next = bundle.join(format!("{:?}", std::thread::current().id()));
+        std::fs::write(&next, config.to_string()).unwrap();
+        std::fs::rename(next, bundle.join("config.json")).unwrap();
         bundle
     }
 
