@@ -135,10 +135,11 @@ impl Bandwidth {
     /// Writes the value that is there.
     pub(super) fn refill(&self, now: Instant, others: &mut Others) -> Refilled {
         let Ok(value) = text(&self.rewritten) else { return Refilled::Failed };
+        // Nothing comes between the look and the write.
+        let since = process::thread_time();
         if others.are_at_it(now) {
             return Refilled::Yielded;
         }
-        let since = process::thread_time();
         match self.rewritten.write_at(value.as_bytes(), 0) {
             Ok(_) => Refilled::Done { cost: process::thread_time().saturating_sub(since) },
             Err(_) => Refilled::Failed,
