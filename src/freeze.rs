@@ -22,6 +22,7 @@ const IS_SLOW: Duration = Duration::from_millis(60);
 
 /// Asking costs two reads for each thread, and takes time from the refill.
 const MOST_ASKED: u32 = 3;
+const ASK_AGAIN: Duration = Duration::from_millis(3);
 const MOST_THREADS: usize = 512;
 
 /// Asks for a thaw and does not wait for it. A cgroup that is gone needs none.
@@ -170,7 +171,20 @@ impl FreezeWatch {
             Some((Version::V2, _)) => b"RD",
             _ => b"R",
         };
-        self.running = Tasks::in_state(&self.files, states);
+        let before = std::mem::take(&mut self.running);
+        self.running = Tasks::in_state(&self.files, states).placed_as(&before);
+    }
+
+    /// The same where there is time for it: a task that sleeps is for a moment not said to wait anywhere,
+    /// while the scheduler has yet to take it off its queue (delayed dequeue, Linux 6.12).
+    pub(crate) fn ask_closely(&mut self) {
+        for _ in 0..MOST_ASKED {
+            self.ask();
+            if self.running.are_placed() {
+                return;
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
     }
 }
 
@@ -201,6 +215,23 @@ impl Tasks {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Where it was seen to wait is told of one that is just now not.
+    fn placed_as(mut self, before: &Tasks) -> Tasks {
+        for task in self.0.iter_mut().filter(|task| task.wchan.is_empty()) {
+            let same =
+                |it: &&Task| (it.pid, it.state, &it.comm) == (task.pid, task.state, &task.comm);
+            if let Some(known) = before.0.iter().find(same) {
+                task.wchan.clone_from(&known.wchan);
+            }
+        }
+        self
+    }
+
+    /// Whether of each that sleeps it is known where.
+    fn are_placed(&self) -> bool {
+        self.0.iter().all(|task| task.state != b'D' || !task.wchan.is_empty())
     }
 
     pub(crate) fn and(mut self, others: Tasks) -> Tasks {
@@ -310,6 +341,19 @@ mod tests {
         assert_eq!(look(&mut watch), Sight::Quiet);
         cgroup.put("THAWED\n", "0\n");
         assert_eq!((look(&mut watch), cgroup.state().as_str()), (Sight::Quiet, "THAWED\n"));
+    }
+
+    #[test]
+    fn where_a_task_waits_is_kept() {
+        let task = |state: u8, wchan: &str| {
+            let (comm, wchan) = ("cat".to_owned(), wchan.to_owned());
+            Tasks(vec![Task { pid: 7, comm, state, wchan }])
+        };
+        let before = task(b'D', "fifo_open");
+        assert!(before.are_placed() && !task(b'D', "").are_placed());
+        assert_eq!(task(b'D', "").placed_as(&before), before);
+        assert_eq!(task(b'D', "pipe_read").placed_as(&before), task(b'D', "pipe_read"));
+        assert_eq!(task(b'R', "").placed_as(&before), task(b'R', ""));
     }
 
     #[test]

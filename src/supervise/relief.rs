@@ -212,7 +212,7 @@ impl Relief {
     /// Who keeps the freeze from being one, where the runtime did not stay to see it.
     pub(super) fn look_closely(&mut self) {
         if let Some(watch) = &mut self.freeze {
-            watch.ask();
+            watch.ask_closely();
         }
     }
 
