@@ -133,6 +133,13 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
 pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     let directory = directory(state, cgroup);
     // Most often it is not there.
+    let Ok(mut entries) = std::fs::read_dir(&directory) else { return false };
+    if entries.next().is_none() {
+        // Of one that was killed before it wrote its note, or right after it had removed it. Whoever is
+        // about to write one makes the directory again.
+        let _ = std::fs::remove_dir(&directory);
+        return false;
+    }
     paths(&directory).iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
 }
 
@@ -295,6 +302,10 @@ mod tests {
         assert_eq!(recover(&state, &cgroup, || false), Vec::<String>::new());
         assert!(intent.path.exists());
         intent.done();
+        assert!(!directory(&state, &cgroup).exists());
+        // As one leaves it that is killed between making it and its note.
+        std::fs::create_dir(directory(&state, &cgroup)).unwrap();
+        assert!(!is_due(&state, &cgroup));
         assert!(!directory(&state, &cgroup).exists());
     }
 
