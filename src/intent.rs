@@ -133,14 +133,14 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
 pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     let directory = directory(state, cgroup);
     // Most often it is not there.
-    let Ok(mut entries) = std::fs::read_dir(&directory) else { return false };
-    if entries.next().is_none() {
+    let Ok(entries) = std::fs::read_dir(&directory) else { return false };
+    let paths = first_of(entries);
+    if paths.is_empty() {
         // Of one that was killed before it wrote its note, or right after it had removed it. Whoever is
         // about to write one makes the directory again.
         let _ = std::fs::remove_dir(&directory);
-        return false;
     }
-    paths(&directory).iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
+    paths.iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
 }
 
 /// Whether somebody else is at a pause of this cgroup, who did not get the lock.
@@ -254,7 +254,10 @@ fn names_a_living_process(path: &Path) -> bool {
 }
 
 fn paths(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    std::fs::read_dir(directory).map(first_of).unwrap_or_default()
+}
+
+fn first_of(entries: std::fs::ReadDir) -> Vec<PathBuf> {
     entries.flatten().take(MOST_READ).map(|entry| entry.path()).collect()
 }
 

@@ -85,7 +85,7 @@ impl Attempts<'_> {
             // Of one that is thawed it says that somebody has resumed it without us.
             let paused_before = container.is_paused();
             let is_held = self.hold_frozen(&signals, container, &tries);
-            let may_hold = !frozen_before && self.verb() == Verb::Pause && self.may_freeze();
+            let may_hold = !frozen_before && self.verb() == Verb::Pause && self.would_be_undone();
             let attempted = self.once(&signals, container, may_hold);
             if is_held && !self.is_of_another_pause(container, paused_before) {
                 container.thaw();
@@ -135,7 +135,7 @@ impl Attempts<'_> {
     /// libcontainer/cgroups/systemd/v1.go). It makes its `pause` refuse, so that one is left alone.
     fn hold_frozen(&self, signals: &Signals, container: &Container, tries: &[Try]) -> bool {
         let failed = tries.last().is_some_and(|last| last.failure == Some(Failure::Freeze));
-        let Some(files) = container.files().filter(|_| failed && self.may_freeze()) else {
+        let Some(files) = container.files().filter(|_| failed && self.would_be_undone()) else {
             return false;
         };
         let is_thawed = files.freezer() == Freezer::Thawed;
@@ -154,7 +154,7 @@ impl Attempts<'_> {
     }
 
     /// Whether a freeze of our own would be undone, by us or by whoever comes after our death.
-    fn may_freeze(&self) -> bool {
+    fn would_be_undone(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_exclusive)
             && self.intent.as_ref().is_some_and(Intent::is_of_a_thawed_cgroup)
             && self.operation.config.mode == Mode::Full

@@ -4,9 +4,9 @@
 //!     START_NS END_NS VERB ID CGROUP PID PPID LOCKED
 //!
 //! END_NS is `-` in the first. The times are CLOCK_MONOTONIC. LOCKED is 1 where the parent had a lock
-//! file open at the start: a wrapper that is killed leaves no record that says so. Containers are directories of the root
-//! with a state.json that names cgroups; no cgroup is made. What `--resources -` reads is kept in
-//! `FAKE_DIR/stdin.PID`.
+//! file open at the start: a wrapper that is killed leaves no record that says so. Containers are
+//! directories of the root with a state.json that names cgroups; no cgroup is made. What
+//! `--resources -` reads is kept in `FAKE_DIR/stdin.PID`.
 //!
 //! `fake-runtime launch [--alarm SECONDS] [--block-signals] PROGRAM ARG...` executes a program as a
 //! caller with such habits would.
