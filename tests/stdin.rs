@@ -105,7 +105,13 @@ fn an_input_too_large_to_keep_arrives_whole() {
 #[test]
 fn what_is_too_large_to_keep_is_not_waited_for() {
     let scratch = Scratch::new();
-    let seven = support::program(&scratch.path("seven"), "#!/bin/sh\nexit 7\n");
+    let go = scratch.path("go");
+    // Bounded, so that a failed test leaves nobody behind.
+    let seven = format!(
+        "#!/bin/sh\nfor i in $(seq 1000); do [ -e {} ] && exit 7; sleep 0.01; done\nexit 8\n",
+        go.display()
+    );
+    let seven = support::program(&scratch.path("seven"), &seven);
     let mut update = scratch.wrapped(&seven);
     update.args(["update", "--resources", "-", "c"]);
     update.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -114,6 +120,9 @@ fn what_is_too_large_to_keep_is_not_waited_for() {
     // A pipe takes 64 KiB more than is read from it.
     ours.write_all(&vec![b' '; 16 << 20]).unwrap();
     ours.write_all(b" ").unwrap();
+    // Not before: a runtime that ends takes the reading end with it, and a caller that has not
+    // written all of it by then gets EPIPE, from the bare runtime as well.
+    std::fs::write(go, "").unwrap();
     assert_eq!(wait(&mut child, LIMIT).and_then(|status| status.code()), Some(7));
     // Whoever still had our stdout would keep this waiting.
     let mut out = File::from(std::os::fd::OwnedFd::from(child.stdout.take().unwrap()));
