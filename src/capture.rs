@@ -90,11 +90,23 @@ impl Capture {
         const TAIL_BYTES: u64 = 2048;
         let file = self.stderr.as_ref().or(self.stdout.as_ref())?;
         let start = file.metadata().ok()?.len().saturating_sub(TAIL_BYTES);
-        let mut tail = vec![0; TAIL_BYTES as usize];
-        let length = file.read_at(&mut tail, start).ok()?;
-        let tail = String::from_utf8_lossy(&tail[..length]);
+        let tail = read_text_at(file, start, TAIL_BYTES)?;
         tail.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
     }
+
+    /// All of it, of one that is short enough for an error.
+    pub(crate) fn all_words(&self) -> Option<String> {
+        const MOST: u64 = 64 * 1024;
+        let file = self.stderr.as_ref().or(self.stdout.as_ref())?;
+        let is_short = file.metadata().ok()?.len() <= MOST;
+        is_short.then(|| read_text_at(file, 0, MOST))?
+    }
+}
+
+fn read_text_at(file: &File, start: u64, most: u64) -> Option<String> {
+    let mut bytes = vec![0; most as usize];
+    let length = file.read_at(&mut bytes, start).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
 fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {

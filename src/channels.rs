@@ -145,6 +145,14 @@ impl Channels {
         logged.or_else(|| self.said.last_words())
     }
 
+    /// The same, whole: what is judged, where [`Channels::last_error`] is for people.
+    pub(crate) fn whole_error(&mut self) -> Option<String> {
+        let logged = self.log.as_mut().and_then(RuntimeLog::whole_error);
+        logged
+            .filter(|error| !error.is_empty())
+            .or_else(|| self.said.all_words().as_deref().and_then(runtime_log::whole_error))
+    }
+
     /// Whether the caller has seen nothing yet that a second attempt would repeat.
     pub(crate) fn is_repeatable(&self) -> bool {
         !self.leaks && self.console.as_ref().is_none_or(|console| !console.is_delivered())

@@ -80,11 +80,27 @@ impl RuntimeLog {
 
     /// What the runtime gave as its error, in whatever format.
     pub(crate) fn last_error(&mut self) -> Option<String> {
+        let (tail, _) = self.tail()?;
+        last_error(&tail)
+    }
+
+    /// The same, from its first character to its last; nothing where that cannot be told.
+    pub(crate) fn whole_error(&mut self) -> Option<String> {
+        let (tail, is_cut) = self.tail()?;
+        match tail.split_once('\n') {
+            Some((_, whole_lines)) if is_cut => whole_error(whole_lines),
+            None if is_cut => None,
+            _ => whole_error(&tail),
+        }
+    }
+
+    /// The end of the attempt's log, and whether there is more before it.
+    fn tail(&mut self) -> Option<(String, bool)> {
         let length = self.attempt.metadata().ok()?.len();
         self.attempt.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
         let mut tail = Vec::new();
         self.attempt.read_to_end(&mut tail).ok()?;
-        last_error(&String::from_utf8_lossy(&tail))
+        Some((String::from_utf8_lossy(&tail).into_owned(), length > TAIL_BYTES))
     }
 }
 
@@ -268,6 +284,63 @@ fn unquoted(line: &str) -> String {
     quoted.map_or_else(|| message.to_owned(), |inner| inner.replace("\\\"", "\""))
 }
 
+/// The last error of a log, whole. Of a line alone it cannot be said where it comes from: crun's text
+/// and what runc prints beside its log have line breaks as they are, also those in the output of a
+/// hook. So either all of it is entries, in which they are quoted, or all of it is one message.
+pub fn whole_error(log: &str) -> Option<String> {
+    let lines = || log.lines().filter(|line| !line.trim().is_empty());
+    let last_of = |entries: Vec<Entry>| {
+        let mut errors = entries.into_iter().filter(Entry::is_error);
+        errors.next_back().map(|entry| entry.msg)
+    };
+    // crun 1.28 writes an entry over several lines.
+    let json = serde_json::Deserializer::from_str(log).into_iter::<Entry>();
+    if let Ok(entries) = json.collect::<Result<Vec<_>, _>>() {
+        return last_of(entries);
+    }
+    if let Some(entries) = lines().map(Entry::of_logrus).collect::<Option<Vec<_>>>() {
+        return last_of(entries);
+    }
+    Some(log.trim().to_owned())
+}
+
+impl Entry {
+    fn is_error(&self) -> bool {
+        self.level.eq_ignore_ascii_case("error")
+    }
+
+    /// `time="..." level=error msg="..."`, with further fields where runc was told to debug.
+    fn of_logrus(line: &str) -> Option<Entry> {
+        let (_time, rest) = line.strip_prefix("time=\"")?.split_once("\" level=")?;
+        let (level, message) = rest.split_once(" msg=")?;
+        let msg = match message.strip_prefix('"') {
+            Some(quoted) => unquote(quoted)?,
+            None => message.split(' ').next()?.to_owned(),
+        };
+        Some(Entry { level: level.to_owned(), msg })
+    }
+}
+
+/// As Go quotes (strconv.Quote), from behind the opening quote to the closing one. Control characters
+/// with a number are no part of what is looked for, and stay as they stand there.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next()? {
+            '"' => return Some(text),
+            '\\' => match characters.next()? {
+                'n' => text.push('\n'),
+                't' => text.push('\t'),
+                'r' => text.push('\r'),
+                quoted @ ('"' | '\\') => text.push(quoted),
+                other => text.extend(['\\', other]),
+            },
+            other => text.push(other),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -310,6 +383,39 @@ mod tests {
             let quoted = message.replace('"', "\\\"");
             let log = format!("{before}time=\"t\" level=error msg=\"{quoted}\"\n");
             prop_assert_eq!(last_error(&log), Some(message));
+        }
+    }
+
+    #[test]
+    fn a_whole_error_of_every_format() {
+        const REFUSED: &str = "exec failed: cannot \"exec\"";
+        for log in [
+            "{\"level\":\"error\",\"msg\":\"exec failed: cannot \\\"exec\\\"\",\"time\":\"t\"}\n",
+            "{\"level\":\"error\",\"msg\":\"old\"}\n{\"level\":\"error\",\"msg\":\"exec failed: cannot \\\"exec\\\"\"}\n{\"level\":\"debug\",\"msg\":\"bye\"}\n",
+            // crun 1.28.
+            "{\n  \"msg\": \"exec failed: cannot \\\"exec\\\"\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n",
+            "time=\"t\" level=warning msg=w\ntime=\"t\" level=error msg=\"exec failed: cannot \\\"exec\\\"\"\n",
+            // runc that was told to debug.
+            "time=\"t\" level=error msg=\"exec failed: cannot \\\"exec\\\"\" func=\"main.fatalWithCode()\" file=\"utils.go:62\"\n",
+            "exec failed: cannot \"exec\"\n",
+        ] {
+            assert_eq!(whole_error(log).as_deref(), Some(REFUSED), "{log}");
+        }
+        assert_eq!(whole_error("time=\"t\" level=error msg=short\n").as_deref(), Some("short"));
+        assert_eq!(whole_error("{\"level\":\"info\",\"msg\":\"m\"}\n"), None);
+        assert_eq!(whole_error("time=\"t\" level=info msg=\"m\"\n"), None);
+    }
+
+    /// What runc prints beside its log when a hook fails that says so.
+    #[test]
+    fn a_line_of_a_hooks_is_no_error() {
+        for line in [
+            "unable to freeze",
+            "{\"level\":\"error\",\"msg\":\"unable to freeze\"}",
+            "time=\"t\" level=error msg=\"unable to freeze\"",
+        ] {
+            let said = format!("runc create failed: exit status 3, stdout: , stderr: x\n{line}\n");
+            assert_eq!(whole_error(&said).as_deref(), Some(said.trim()));
         }
     }
 

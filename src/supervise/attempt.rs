@@ -186,7 +186,10 @@ impl Attempts<'_> {
         }
         let last_error =
             (once.exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
-        let failure = last_error.as_deref().map(|text| verdict::judge(self.verb(), text));
+        let failure = last_error.is_some().then(|| {
+            let whole = self.channels.whole_error();
+            whole.map_or(Failure::Other, |text| verdict::judge(self.verb(), &text))
+        });
         Judged { failure, last_error }
     }
 
