@@ -145,16 +145,22 @@ pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
 
 /// Whether somebody else is at a pause of this cgroup, who did not get the lock.
 pub(crate) fn another_pauses(state: &StateDir, cgroup: &Identity) -> bool {
-    let is_pause = |path: &PathBuf| {
-        let note =
-            json::read_text(path).ok().and_then(|text| serde_json::from_str::<Note>(&text).ok());
-        note.is_some_and(|note| {
-            note.verb == Verb::Pause.as_str()
-                && note.process.pid.unsigned_abs() != std::process::id()
-                && note.process.is_alive()
-        })
-    };
-    paths(&directory(state, cgroup)).iter().any(is_pause)
+    let is_alive_at_a_pause =
+        |note: Note| note.verb == Verb::Pause.as_str() && note.process.is_alive();
+    of_others(state, cgroup).any(is_alive_at_a_pause)
+}
+
+/// Whether somebody else is at an operation that may freeze this cgroup, or has died over it.
+pub(crate) fn another_may_freeze(state: &StateDir, cgroup: &Identity) -> bool {
+    of_others(state, cgroup).next().is_some()
+}
+
+fn of_others(state: &StateDir, cgroup: &Identity) -> impl Iterator<Item = Note> {
+    let notes = paths(&directory(state, cgroup)).into_iter().filter_map(|path| {
+        let text = json::read_text(&path).ok()?;
+        serde_json::from_str::<Note>(&text).ok()
+    });
+    notes.filter(|note| note.process.pid.unsigned_abs() != std::process::id())
 }
 
 /// Thaws what operations that were killed have left frozen, unless it was a pause that had succeeded.

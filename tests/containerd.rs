@@ -565,6 +565,8 @@ fn an_exec_with_a_terminal_that_was_refused_as_paused() {
     let containerd = Containerd::up(&fails);
     for side in [containerd.bare("bare"), containerd.wrapped("wrapped")] {
         side.run(&["--detach", "--null-io"], &["sleep", "100"]);
+        let cgroup = format!("/sys/fs/cgroup/freezer{}/{}", containerd.scratch.cgroup, side.id);
+        std::fs::write(scripts.path().join("runc.freezer"), cgroup).unwrap();
         let exec = side.task_command(&["exec", "--tty", "--exec-id", "refused"], &["sh"]);
         let (mut terminal, mut child) = Terminal::start(&exec);
         if side.binary == frostlock() {

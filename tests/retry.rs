@@ -162,8 +162,11 @@ impl<'a> Bench<'a> {
 
     /// A failure followed by a success: bare, wrapped, and what the success alone looks like.
     fn compare(&self, name: &str, verb: &str, log: Log, text: &str, again: bool) {
-        let (bad, good) = (fails_with(text), succeeds());
-        self.fake.script(&[(verb, &[bad.clone(), good.clone()])]);
+        let (bad, good) = match verb {
+            "exec" => (refuses(text), succeeds()),
+            _ => (fails_with(text), succeeds()),
+        };
+        self.fake.script(&[(verb, &[bad, good.clone()])]);
         let what = format!("{verb}, {log:?}: {text}");
         let bare = self.once(&format!("{name}-bare"), verb, log, false);
         assert_eq!(bare.exit, Some(1), "control: not shown: {what}");
@@ -201,7 +204,10 @@ impl<'a> Bench<'a> {
 
     fn once(&self, id: &str, verb: &str, log: Log, wrapped: bool) -> Seen {
         let makes = matches!(verb, "create" | "run" | "restore");
-        self.make_cgroup(id);
+        let freezer = self.make_cgroup(id);
+        if verb == "exec" {
+            std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+        }
         if !makes {
             self.make(id);
         }
@@ -298,6 +304,11 @@ fn fails_with(text: &str) -> Attempt {
         exit: 1,
         ..Attempt::default()
     }
+}
+
+/// As an exec is refused while somebody has frozen the container for a moment, which is over then.
+fn refuses(text: &str) -> Attempt {
+    Attempt { freezer: "THAWED".to_owned(), ..fails_with(text) }
 }
 
 fn succeeds() -> Attempt {
@@ -766,7 +777,7 @@ fn a_pause_that_was_asked_for_is_no_freeze_to_wait_out() {
     let bench = Bench::new(&scratch, "[retry]\nthaw_wait_ms = 1000\nfirst_delay_ms = 1");
     bench.make("c");
     let freezer = bench.make_cgroup("c");
-    bench.fake.script(&[("exec", &[fails_with(PAUSED), fails_with(PAUSED), succeeds()])]);
+    bench.fake.script(&[("exec", &[refuses(PAUSED), refuses(PAUSED), succeeds()])]);
     std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
     succeed(&mut bench.fake.wrapped(&["pause", "c"]));
     std::fs::write(freezer.join("freezer.state"), "THAWED").unwrap();
@@ -775,8 +786,53 @@ fn a_pause_that_was_asked_for_is_no_freeze_to_wait_out() {
     assert!(began.elapsed() < TOLERANCE, "{:?}", began.elapsed());
     assert_eq!(bench.attempts("exec", "c").len(), 1);
     succeed(&mut bench.fake.wrapped(&["resume", "c"]));
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
     assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(0));
     assert_eq!(bench.attempts("exec", "c").len(), 3);
+}
+
+/// The runtime's word is not enough: a text that is a tenant's after all would be repeated.
+#[test]
+fn a_refusal_without_a_freeze_is_not_repeated() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    bench.make("c");
+    let freezer = bench.make_cgroup("c").join("freezer.state");
+    bench.fake.script(&[("exec", &[fails_with(PAUSED), succeeds()])]);
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(1));
+    assert_eq!(bench.attempts("exec", "c").len(), 1);
+    let record = bench.record("c");
+    let tries = &record["tries"][0];
+    assert_eq!(
+        (&tries["failure"], &record["gave_up"]),
+        (&"refused as paused".into(), &"not repeatable".into())
+    );
+    // Of a freeze that was over when the attempt ended, its beginning is enough.
+    bench.forget();
+    bench.fake.script(&[("exec", &[refuses(PAUSED), succeeds()])]);
+    std::fs::write(freezer, "FROZEN").unwrap();
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(0));
+    assert_eq!(bench.attempts("exec", "c").len(), 2);
+}
+
+/// Whoever has the lock and a note may have frozen it and thawed it again while nobody looked.
+#[test]
+fn a_refusal_beside_an_update_is_repeated() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "[lock]\nshared_wait_ms = 50");
+    bench.make("c");
+    bench.make_cgroup("c");
+    bench.fake.script(&[
+        ("update", &[Attempt { delay_us: 1_500_000, ..succeeds() }]),
+        ("exec", &[fails_with(PAUSED), succeeds()]),
+    ]);
+    let mut update = bench.fake.wrapped(&["update", "--cpu-quota", "1", "c"]);
+    let mut update = update.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually(Duration::from_secs(5), "the update", || !bench.attempts("update", "c").is_empty());
+    assert_eq!(bench.give("c", "exec", Log::Json, true).exit, Some(0));
+    assert_eq!(bench.attempts("exec", "c").len(), 2);
+    assert!(update.try_wait().unwrap().is_none(), "not shown: the update was over");
+    update.wait().unwrap();
 }
 
 /// The pause had the lock when the exec looked for its record.

@@ -368,8 +368,10 @@ fn an_exec_with_a_terminal_is_tried_again_as_well() {
     let bundle = scene.fake.bundle("c");
     succeed(&mut scene.fake.bare(&["create", "--bundle", bundle.to_str().unwrap(), "c"]));
     let freezer = Path::new("/sys/fs/cgroup/freezer").join(&scene.fake.cgroup("c")[1..]);
-    std::fs::create_dir_all(freezer).unwrap();
-    scene.fake.script(&[("exec", &[fails("", PAUSED), sends()])]);
+    std::fs::create_dir_all(&freezer).unwrap();
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    let refuses = Attempt { freezer: "THAWED".to_owned(), ..fails("", PAUSED) };
+    scene.fake.script(&[("exec", &[refuses, sends()])]);
     let log = scene.log.to_str().unwrap();
     let socket = scene.caller.path();
     let words = ["--log", log, "exec", "--tty", "--detach", "--console-socket", socket, "c", "sh"];

@@ -47,6 +47,8 @@ pub(super) struct Attempts<'a> {
     pub(super) intent: Option<Intent>,
     /// What was undone on the way.
     pub(super) recovered: Vec<String>,
+    /// That the container was frozen, or about to be, at some time since the first attempt began.
+    pub(super) saw_freeze: bool,
     /// Before the first one.
     pub(super) throttled_before: Throttled,
 }
@@ -274,6 +276,7 @@ impl Attempts<'_> {
         may_hold: bool,
     ) -> io::Result<Once> {
         self.channels.begin_attempt()?;
+        self.look_for_freeze(container);
         self.relief.begin_attempt(may_hold);
         let attempt = self.runtime.start(signals, &self.channels)?;
         let invocation = self.operation.invocation;
@@ -448,9 +451,10 @@ impl Attempts<'_> {
     }
 
     /// Whether a freeze that nobody asked for is over: somebody's update, or a `kill --all` of runc
-    /// 1.1, which freezes for the time of the kill. A pause that was asked for stays.
+    /// 1.1, which freezes for the time of the kill. A pause that was asked for stays. The runtime's
+    /// word alone is not believed: for what nobody has seen there is nothing to wait.
     fn has_thawed(&mut self, signals: &Signals, container: &Container) -> bool {
-        if self.verb() != Verb::Exec || container.is_paused() {
+        if self.verb() != Verb::Exec || container.is_paused() || !self.was_frozen(container) {
             return false;
         }
         self.recovered.extend(self.operation.recover(container, &mut self.guard, &mut self.lock));
@@ -458,6 +462,26 @@ impl Attempts<'_> {
         drop(self.guard.take());
         let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
         self.wait_until(signals, limit, || container.freezer() == Freezer::Thawed)
+    }
+
+    /// Now, or as far as we have seen since; or somebody is at it, as his note says or his hold on the
+    /// lock that we waited for in vain.
+    fn was_frozen(&mut self, container: &Container) -> bool {
+        self.look_for_freeze(container);
+        let is_noted = |cgroup: &Identity| intent::another_may_freeze(self.operation.state, cgroup);
+        let is_shut_out = match &self.lock {
+            LockUse::TimedOut(holders) => {
+                let shared = [Verb::Exec, Verb::Start, Verb::State].map(Verb::as_str);
+                holders.iter().any(|holder| !shared.contains(&holder.verb.as_str()))
+            }
+            _ => false,
+        };
+        self.saw_freeze || is_shut_out || container.identity().as_ref().is_some_and(is_noted)
+    }
+
+    fn look_for_freeze(&mut self, container: &Container) {
+        self.saw_freeze |= self.verb() == Verb::Exec
+            && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
     }
 
     /// The backoff releases the lock: whoever is in the way may be waiting for it.
@@ -496,6 +520,7 @@ impl Watch for Meanwhile<'_, '_> {
 
     fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
         self.attempts.channels.relay();
+        self.attempts.look_for_freeze(self.container);
         let relief = self.attempts.relief.look(self.container, attempt.elapsed());
         let start = match self.start.as_ref().map(|start| start.look(attempt)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),

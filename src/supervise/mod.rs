@@ -96,6 +96,7 @@ impl Operation<'_> {
             relief,
             intent,
             recovered,
+            saw_freeze: false,
             throttled_before: attempt::throttled(&container),
         }
         .run(&mut container)?;

@@ -205,6 +205,9 @@ impl Operation {
         if let Some((program, args)) = attempt.hook.split_first() {
             let _ = Command::new(program).args(args).status();
         }
+        if !attempt.freezer.is_empty() {
+            freeze(&self.recorded(), &attempt.freezer);
+        }
         // Until the end: a terminal without a master hangs up.
         let _terminal = match &self.line.console_socket {
             Some(socket) => terminal::hand_out(socket, &attempt.console)?,

@@ -15,6 +15,8 @@ pub struct Attempt {
     /// Run, and waited for, before anything else; for `create` the container's directory is there
     /// already, its state is not. Its end does not matter.
     pub hook: Vec<String>,
+    /// Written to the container's freezer on v1 before the delay, as by somebody else at that moment.
+    pub freezer: String,
     /// What becomes of `--console-socket`: nothing, `hang up`, or `send` for a terminal on which a
     /// `cat` answers.
     pub console: String,

@@ -14,7 +14,8 @@ pub const PAUSED: &str =
     "exec failed: cannot exec in a paused container (use --ignore-paused to override)";
 
 /// A runc whose first `times` commands of a verb fail with `message`: as a real one has, it has
-/// connected to the console socket before, and says it in its log and on stderr.
+/// connected to the console socket before, and says it in its log and on stderr. A v1 cgroup that
+/// `path` with the extension `freezer` names is frozen then, and thawed soon after.
 pub fn failing(path: &Path, verb: &str, times: u32, message: &str, code: i32) -> PathBuf {
     let real = runtime("runc-1.1.15").path;
     let body = format!(
@@ -30,11 +31,17 @@ if [ -z "$this" ] || [ "$failed" -ge {times} ]; then
 fi
 echo $((failed + 1)) >{count}
 [ -z "$console" ] || CONSOLE=$console {test} --exact failing::connects_and_hangs_up --ignored >/dev/null 2>&1 || exit 99
+if [ -e {freezer} ]; then
+    state=$(cat {freezer})/freezer.state
+    echo FROZEN >"$state"
+    (sleep 0.05; echo THAWED >"$state") </dev/null >/dev/null 2>&1 &
+fi
 printf '{{"level":"error","msg":"%s","time":"2026-11-20T00:00:00Z"}}\n' "{message}" >>"$log"
 echo "{message}" >&2
 exit {code}"#,
         real = real.display(),
         count = path.with_extension("failed").display(),
+        freezer = path.with_extension("freezer").display(),
         test = std::env::current_exe().unwrap().display(),
     );
     script(path, &body)
