@@ -69,7 +69,7 @@ impl Default for Config {
             shared_wait_ms: 500,
             resume_wait_ms: 500,
             hold_max_ms: 2000,
-            retry_deadline_ms: 1500,
+            retry_deadline_ms: 9000,
             retry_first_delay_ms: 100,
             retry_max_delay_ms: 400,
             thaw_wait_ms: 300,
@@ -181,11 +181,12 @@ const KEYS: &[Key] = &[
         kind: Kind::Number {
             unit: "ms",
             min: 0,
-            max: 4000,
+            max: 9000,
             field: |config| &mut config.retry_deadline_ms,
         },
-        about: "What an operation may take beyond its first attempt: lock wait, delays and further\n\
-                attempts together. 0 is no retry.",
+        about: "How long an operation may take in all, from the wait for its lock to the end of its last\n\
+                attempt. Further attempts of create and run have 9 s at most, those of update and pause\n\
+                3 s, those of exec 800 ms. 0 is no retry.",
     },
     Key {
         table: Some("retry"),

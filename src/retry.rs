@@ -2,21 +2,52 @@
 //!
 //! Why retry at all: what keeps a cgroup from freezing is over within some periods of the CPU
 //! controller, or with the end of somebody else's update, while the callers above us take a failure
-//! for final: a failed create is a failed pod. Where the numbers come from: runc's own loop on
-//! cgroup v1 gives up after about 0.25 s, and a throttled task needs whole periods of 100 ms, so the
-//! delays start at one period. When it is hopeless: where the runtime has gone past the stage that
-//! may be repeated, or waited 10 s itself, as runc does on v2. The real fix is in the kernel: a
-//! freezer that does not need CPU time.
+//! for final: a failed create is a failed pod. Where the delays come from: runc's own loop on
+//! cgroup v1 gives up after about 0.25 s, and a throttled task needs whole periods of 100 ms, so they
+//! start at one period. How long is up to the caller, who has other deadlines for other verbs; see
+//! [`time_for`]. When it is hopeless: where the runtime has gone past the stage that may be repeated,
+//! or waited 10 s itself, as runc does on v2. The real fix is in the kernel: a freezer that does not
+//! need CPU time.
 
 use std::time::Duration;
 
 use crate::invocation::Verb;
 use crate::verdict::Failure;
 
+/// More have not been seen to help, and each start of the runtime costs a node that may be short of CPU
+/// time some 15 ms of it.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// kubelet gives a create two minutes, but containerd's shim works on one request of a pod at a time
+/// while it creates, and the exit of a neighbour is to be handled within 10 s. On a node at load 10 the
+/// first attempt took 1.5 to 2.4 s: there is room for three of these.
+pub const CREATE_MAX: Duration = Duration::from_secs(9);
+
+/// A shim answers no other request for the container meanwhile, and containerd waits 2 s for its state.
+/// Three attempts of runc's own 0.25 s are over within 1.1 s; where we wait a second for crun's freeze
+/// there are two.
+pub const FREEZE_MAX: Duration = Duration::from_secs(3);
+
+/// kubelet gives a probe one second by default, in which its command has to run as well.
+pub const EXEC_MAX: Duration = Duration::from_millis(800);
+
+/// The freeze that an exec was refused for has been waited out, and what else is to be had of a delay
+/// is that no two attempts follow at once.
+const AFTER_THAW: Duration = Duration::from_millis(10);
+
+/// What an operation may take in all: lock wait, every attempt, and the delays between.
+pub fn time_for(verb: Verb) -> Duration {
+    match verb {
+        Verb::Create | Verb::Run => CREATE_MAX,
+        Verb::Update | Verb::Pause => FREEZE_MAX,
+        _ => EXEC_MAX,
+    }
+}
+
 /// The bounds, from the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// For lock wait, further attempts and the delays between them; 0 is no retry.
+    /// The end of the last attempt is to be no later; 0 is no retry.
     pub deadline: Duration,
     pub first_delay: Duration,
     pub max_delay: Duration,
@@ -29,9 +60,9 @@ pub struct Situation {
     pub failure: Failure,
     /// How many attempts there were.
     pub attempts: u32,
-    /// How long the first one took: one more will take about that.
-    pub first_attempt: Duration,
-    /// Time used so far, without the first attempt's.
+    /// How long the longest of them took: one more will take about that.
+    pub attempt: Duration,
+    /// Time used so far.
     pub used: Duration,
     /// One period of the CPU controller: less is no use to a throttled cgroup.
     pub period: Duration,
@@ -54,6 +85,7 @@ pub enum Reason {
     /// It would be, but something has reached the caller already.
     NotRepeatable,
     OutOfTime,
+    OutOfAttempts,
     /// A signal that would have ended the runtime came during the delay.
     Interrupted,
 }
@@ -64,6 +96,7 @@ impl Reason {
             Reason::NotRetried => "not retried",
             Reason::NotRepeatable => "not repeatable",
             Reason::OutOfTime => "out of time",
+            Reason::OutOfAttempts => "out of attempts",
             Reason::Interrupted => "interrupted",
         }
     }
@@ -86,12 +119,11 @@ pub fn decide(limits: &Limits, situation: &Situation) -> Step {
     if !situation.repeatable {
         return Step::Stop(Reason::NotRepeatable);
     }
-    let delay = match situation.failure {
-        // The freeze has been waited out already.
-        Failure::Paused => Duration::ZERO,
-        _ => delay(limits, situation),
-    };
-    if situation.used + delay + situation.first_attempt > limits.deadline {
+    if situation.attempts >= ATTEMPTS_MAX {
+        return Step::Stop(Reason::OutOfAttempts);
+    }
+    let delay = delay(limits, situation);
+    if situation.used + delay + situation.attempt > limits.deadline {
         return Step::Stop(Reason::OutOfTime);
     }
     Step::Again { delay }
@@ -101,9 +133,13 @@ pub fn decide(limits: &Limits, situation: &Situation) -> Step {
 /// failed together would else meet again.
 fn delay(limits: &Limits, situation: &Situation) -> Duration {
     let doublings = situation.attempts.saturating_sub(1).min(16);
-    let grown = limits.first_delay.saturating_mul(1 << doublings).min(limits.max_delay);
+    let (first, least) = match situation.failure {
+        Failure::Paused => (AFTER_THAW, AFTER_THAW),
+        _ => (limits.first_delay, situation.period),
+    };
+    let grown = first.saturating_mul(1 << doublings).min(limits.max_delay);
     let spread = grown.mul_f64(0.75 + 0.5 * situation.jitter.clamp(0.0, 1.0));
-    spread.max(situation.period)
+    spread.max(least)
 }
 
 #[cfg(test)]
@@ -113,7 +149,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     const LIMITS: Limits = Limits {
-        deadline: Duration::from_millis(1500),
+        deadline: Duration::from_millis(5000),
         first_delay: Duration::from_millis(100),
         max_delay: Duration::from_millis(400),
     };
@@ -123,8 +159,8 @@ mod tests {
             verb,
             failure,
             attempts: 1,
-            first_attempt: 240 * MS,
-            used: Duration::ZERO,
+            attempt: 240 * MS,
+            used: 240 * MS,
             period: 100 * MS,
             repeatable: true,
             jitter: 0.5,
@@ -135,11 +171,10 @@ mod tests {
     fn delays_double_up_to_a_bound() {
         let delays: Vec<_> = (1..=5)
             .map(|attempts| {
-                decide(&LIMITS, &Situation { attempts, ..situation(Verb::Pause, Failure::Freeze) })
+                delay(&LIMITS, &Situation { attempts, ..situation(Verb::Pause, Failure::Freeze) })
             })
             .collect();
-        let expected = [100, 200, 400, 400, 400].map(|ms| Step::Again { delay: ms * MS });
-        assert_eq!(delays, expected);
+        assert_eq!(delays, [100, 200, 400, 400, 400].map(|ms| ms * MS));
     }
 
     #[test]
@@ -159,13 +194,85 @@ mod tests {
     }
 
     #[test]
-    fn never_beyond_the_deadline() {
-        let late = Situation { used: 1200 * MS, ..situation(Verb::Update, Failure::Freeze) };
-        assert_eq!(decide(&LIMITS, &late), Step::Stop(Reason::OutOfTime));
-        // runc on v2 has waited 10 s by itself.
-        let slow =
-            Situation { first_attempt: 10_000 * MS, ..situation(Verb::Pause, Failure::Freeze) };
-        assert_eq!(decide(&LIMITS, &slow), Step::Stop(Reason::OutOfTime));
+    fn there_is_a_delay_before_every_attempt() {
+        let limits = Limits { first_delay: MS, max_delay: MS, ..LIMITS };
+        for verb in Verb::ALL {
+            for failure in [Failure::Freeze, Failure::FreezeInProcHooks, Failure::Paused] {
+                let short = Situation { jitter: 0.0, ..situation(verb, failure) };
+                match decide(&limits, &short) {
+                    Step::Again { delay } if failure == Failure::Paused => {
+                        assert_eq!(delay, AFTER_THAW);
+                    }
+                    Step::Again { delay } => assert_eq!(delay, short.period),
+                    Step::Stop(reason) => assert_eq!(reason, Reason::NotRetried),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn at_most_three_attempts_of_anything() {
+        for (verb, failure) in [
+            (Verb::Create, Failure::FreezeInProcHooks),
+            (Verb::Update, Failure::Freeze),
+            (Verb::Exec, Failure::Paused),
+        ] {
+            let after = |attempts| {
+                let situation = situation(verb, failure);
+                decide(&LIMITS, &Situation { attempts, attempt: MS, used: MS, ..situation })
+            };
+            assert!(matches!(after(2), Step::Again { .. }), "{verb}");
+            for attempts in [3, 4, u32::MAX] {
+                assert_eq!(after(attempts), Step::Stop(Reason::OutOfAttempts), "{verb}");
+            }
+        }
+    }
+
+    /// What the callers' deadlines come to: after how many attempts of a length, behind a wait for the
+    /// lock, it ends.
+    #[test]
+    fn as_many_attempts_as_there_is_time_for() {
+        const CREATE: (Verb, Failure) = (Verb::Create, Failure::FreezeInProcHooks);
+        const UPDATE: (Verb, Failure) = (Verb::Update, Failure::Freeze);
+        const EXEC: (Verb, Failure) = (Verb::Exec, Failure::Paused);
+        for ((verb, failure), lock_wait, attempt, expected) in [
+            (CREATE, 0, 270, 3),
+            // Of a node at load 10.
+            (CREATE, 0, 1500, 3),
+            (CREATE, 0, 2000, 3),
+            (CREATE, 0, 2400, 3),
+            (CREATE, 1000, 2000, 3),
+            (CREATE, 0, 4000, 2),
+            (CREATE, 0, 4500, 1),
+            (UPDATE, 0, 250, 3),
+            (UPDATE, 1000, 250, 3),
+            (UPDATE, 0, 1000, 2),
+            (UPDATE, 0, 1400, 2),
+            (UPDATE, 0, 2000, 1),
+            // runc on v2 has waited 10 s by itself.
+            (UPDATE, 0, 10_000, 1),
+            (CREATE, 0, 10_000, 1),
+            (EXEC, 0, 30, 3),
+            (EXEC, 0, 300, 2),
+            (EXEC, 500, 100, 2),
+            (EXEC, 500, 200, 1),
+            (EXEC, 0, 450, 1),
+        ] {
+            let limits = Limits { deadline: time_for(verb), ..LIMITS };
+            let attempt = attempt * MS;
+            let mut used = lock_wait * MS;
+            let mut attempts = 0;
+            loop {
+                (attempts, used) = (attempts + 1, used + attempt);
+                let situation = situation(verb, failure);
+                match decide(&limits, &Situation { attempts, attempt, used, ..situation }) {
+                    Step::Again { delay } => used += delay,
+                    Step::Stop(_) => break,
+                }
+            }
+            assert_eq!(attempts, expected, "{verb}: {attempt:?} after {lock_wait} ms");
+            assert!(attempts == 1 || used <= time_for(verb), "{verb}: {used:?}");
+        }
     }
 
     #[test]

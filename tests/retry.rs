@@ -33,6 +33,9 @@ const FREEZE: &str = "unable to freeze";
 /// One period, in which the first attempt after a failure may come.
 const PERIOD: Duration = Duration::from_millis(100);
 
+/// In which it may come where a freeze has been waited out.
+const AFTER_THAW: Duration = Duration::from_millis(10);
+
 const VERBS: [&str; 11] = [
     "create",
     "run",
@@ -199,7 +202,8 @@ impl<'a> Bench<'a> {
         assert_eq!((&record["verdict"], &record["exit"]["code"]), (&"ok".into(), &0.into()));
         assert_eq!(record["gave_up"], Value::Null);
         let delay = Duration::from_secs_f64(record["tries"][0]["delay_ms"].as_f64().unwrap() / 1e3);
-        assert!(delay >= PERIOD || verb == "exec", "{what}: {record}");
+        let least = if verb == "exec" { AFTER_THAW } else { PERIOD };
+        assert!(delay >= least, "{what}: {record}");
     }
 
     fn once(&self, id: &str, verb: &str, log: Log, wrapped: bool) -> Seen {
@@ -321,7 +325,7 @@ fn freezer_dir(cgroup: &str) -> PathBuf {
 }
 
 #[test]
-fn delays_double_within_the_deadline() {
+fn delays_double_and_there_are_two_at_most() {
     for log in LOGS {
         let scratch = Scratch::new();
         let bench = Bench::new(&scratch, "");
@@ -333,20 +337,19 @@ fn delays_double_within_the_deadline() {
         let delays = bench.delays("pause", "c");
         let record = bench.record("c");
         println!("{log:?}: {took:?}, delays {delays:?}");
-        assert!(took < 1500 * MS + 20 * MS + TOLERANCE, "{took:?}");
-        assert!((3..=6).contains(&delays.len()), "{delays:?}");
-        let least = [PERIOD, 150 * MS, 300 * MS, 300 * MS, 300 * MS, 300 * MS];
+        assert!(took < 375 * MS + 3 * 20 * MS + TOLERANCE, "{took:?}");
+        assert_eq!(delays.len(), 2, "{delays:?}");
+        let least = [PERIOD, 150 * MS];
         for (delay, least) in delays.iter().zip(least) {
             assert!(*delay >= least, "{delays:?}");
         }
         let tries = record["tries"].as_array().unwrap();
-        let most = [125.0, 250.0, 500.0, 500.0, 500.0, 500.0];
-        for (one, most) in tries.iter().zip(most) {
+        for (one, most) in tries.iter().zip([125.0, 250.0]) {
             assert!(one["delay_ms"].as_f64().is_none_or(|delay| delay <= most), "{record}");
             assert_eq!(one["failure"], "freeze failed");
         }
         assert_eq!((tries.len(), &record["attempts"]), (delays.len() + 1, &tries.len().into()));
-        assert_eq!(record["gave_up"], "out of time");
+        assert_eq!(record["gave_up"], "out of attempts");
         assert_eq!((&record["verdict"], &record["exit"]["code"]), (&"failed".into(), &1.into()));
         assert_eq!((seen.exit, seen.stdout.as_str()), (Some(1), "out of the failed one\n"));
         let explained = format!("unable to freeze (frostlock: {} attempts in ", tries.len());
@@ -367,7 +370,7 @@ fn the_configuration_bounds_the_delays() {
     assert_eq!(run(&mut bench.fake.wrapped(&["pause", "c"])).status.code(), Some(1));
     assert!(began.elapsed() < 1200 * MS + TOLERANCE);
     let delays = bench.delays("pause", "c");
-    assert!(delays.len() >= 3 && delays.iter().all(|delay| *delay >= 150 * MS), "{delays:?}");
+    assert!(delays.len() == 2 && delays.iter().all(|delay| *delay >= 150 * MS), "{delays:?}");
     let record = bench.record("c");
     let bounded = |one: &Value| one["delay_ms"].as_f64().is_none_or(|delay| delay <= 250.0);
     assert!(record["tries"].as_array().unwrap().iter().all(bounded), "{record}");
@@ -397,6 +400,51 @@ fn a_slow_attempt_is_not_repeated() {
     run(&mut bench.fake.wrapped(&["pause", "c"]));
     assert_eq!(bench.attempts("pause", "c").len(), 1);
     assert_eq!(bench.record("c")["gave_up"], "out of time");
+}
+
+/// A node at load 10: runc's first attempt takes 2 s, and kubelet has two minutes for a create.
+#[test]
+fn a_create_on_a_slow_node_is_repeated() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    let slow = Attempt { delay_us: 2_000_000, ..fails_with(CREATE) };
+    for (id, script, exit, attempts) in [
+        ("once", vec![slow.clone(), succeeds()], 0, 2),
+        ("twice", vec![slow.clone(), slow.clone(), succeeds()], 0, 3),
+        ("always", vec![slow.clone()], 1, 3),
+    ] {
+        bench.fake.script(&[(&format!("create {id}"), &script)]);
+        let began = Instant::now();
+        assert_eq!(bench.give(id, "create", Log::Json, true).exit, Some(exit), "{id}");
+        let took = began.elapsed();
+        println!("{id}: {took:?}, delays {:?}", bench.delays("create", id));
+        assert_eq!(bench.attempts("create", id).len(), attempts, "{id}");
+        assert!(took < Duration::from_secs(9), "{id}: {took:?}");
+        assert_eq!(scratch.root().join(id).is_dir(), exit == 0, "{id}");
+    }
+    assert_eq!(bench.record("always")["gave_up"], "out of attempts");
+}
+
+/// The same exec in a slow node's time, and in a probe's second.
+#[test]
+fn a_probe_is_not_held_up() {
+    let scratch = Scratch::new();
+    let bench = Bench::new(&scratch, "");
+    for (id, ms, attempts, gave_up) in
+        [("slow", 500, 1, "out of time"), ("fair", 150, 3, "out of attempts")]
+    {
+        bench.make(id);
+        let freezer = bench.make_cgroup(id);
+        std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+        bench.fake.script(&[("exec", &[Attempt { delay_us: ms * 1000, ..refuses(PAUSED) }])]);
+        let began = Instant::now();
+        assert_eq!(bench.give(id, "exec", Log::Json, true).exit, Some(1), "{id}");
+        let took = began.elapsed();
+        println!("{id}: {took:?}");
+        assert!(took < Duration::from_secs(1), "{id}: {took:?}");
+        assert_eq!(bench.attempts("exec", id).len(), attempts, "{id}");
+        assert_eq!(bench.record(id)["gave_up"], gave_up, "{id}");
+    }
 }
 
 #[test]
@@ -660,7 +708,7 @@ fn the_lock_is_free_during_the_delay() {
 fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
     let scratch = Scratch::new();
     let config =
-        "[lock]\nexclusive_wait_ms = 4000\n[retry]\ndeadline_ms = 1500\nfirst_delay_ms = 400";
+        "[lock]\nexclusive_wait_ms = 4000\n[retry]\ndeadline_ms = 2500\nfirst_delay_ms = 400";
     let bench = Bench::new(&scratch, config);
     bench.make("c");
     bench.fake.script(&[
@@ -677,10 +725,10 @@ fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
     let mut update = update.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     pause.wait().unwrap();
     let took = began.elapsed();
-    println!("{took:?} with a deadline of 1500 ms and an attempt of 800 ms");
+    println!("{took:?} with a deadline of 2500 ms and attempts of 800 ms");
     kill(Pid::from_raw(update.id() as i32), Signal::SIGTERM).unwrap();
     update.wait().unwrap();
-    assert!(took < 1500 * MS + 800 * MS + 400 * MS, "{took:?}");
+    assert!(took < 2500 * MS + 400 * MS, "{took:?}");
     let journal = scratch.journal();
     let record = journal.iter().find(|record| record["verb"] == "pause").unwrap();
     assert_eq!(
@@ -743,7 +791,8 @@ fn an_exec_does_not_wait_longer_than_it_may() {
         let seen = bench.give("c", "exec", Log::Json, true);
         let took = began.elapsed();
         assert_eq!((seen.exit, bench.attempts("exec", "c").len()), (Some(1), 1));
-        assert!(took > (limit - 20) * MS && took < limit * MS + TOLERANCE, "{took:?}");
+        // Of the deadline an attempt has its part.
+        assert!(took > (limit - 80) * MS && took < limit * MS + TOLERANCE, "{took:?}");
         assert_eq!(bench.record("c")["gave_up"], "not repeatable");
         assert!(seen.log.contains(PAUSED));
     }

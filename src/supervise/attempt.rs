@@ -30,6 +30,9 @@ const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
 /// CONFIG_CFS_BANDWIDTH's default period.
 const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
 
+/// A cgroup that is held frozen for a runtime's sake does nothing else meanwhile.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+
 /// Everything that the attempts need, and the lock that they run under.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
@@ -49,6 +52,8 @@ pub(super) struct Attempts<'a> {
     pub(super) recovered: Vec<String>,
     /// That the container was frozen, or about to be, at some time since the first attempt began.
     pub(super) saw_freeze: bool,
+    /// The longest of them, with what we waited for ourselves: one more will take about that.
+    pub(super) longest: Duration,
     /// Before the first one.
     pub(super) throttled_before: Throttled,
 }
@@ -144,9 +149,7 @@ impl Attempts<'_> {
         if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
             return false;
         }
-        // As long as there is time for an attempt after it.
-        let attempt = tries.first().map(|first| first.took).unwrap_or_default();
-        let limit = self.left().saturating_sub(attempt);
+        let limit = self.left().min(HOLD_MAX);
         freeze::freeze_on_v1(files)
             && self.wait_until(signals, limit, || files.freezer() == Freezer::Frozen)
             || {
@@ -275,6 +278,7 @@ impl Attempts<'_> {
         container: &mut Container,
         may_hold: bool,
     ) -> io::Result<Once> {
+        let began = Instant::now();
         self.channels.begin_attempt()?;
         self.look_for_freeze(container);
         self.relief.begin_attempt(may_hold);
@@ -296,6 +300,7 @@ impl Attempts<'_> {
         self.help_to_die(signals, container, exit);
         self.help_to_probe(signals, container, exit);
         self.relief.rest();
+        self.longest = self.longest.max(began.elapsed());
         Ok(Once { exit, took, started, unconfirmed })
     }
 
@@ -418,15 +423,14 @@ impl Attempts<'_> {
                 Failure::FreezeInProcHooks => container.came_to_nothing(),
                 _ => true,
             };
-        let first_attempt = tries.first().map(|first| first.took).unwrap_or_default();
         retry::decide(
             &self.limits(),
             &Situation {
                 verb: self.verb(),
                 failure,
                 attempts: tries.len() as u32,
-                first_attempt,
-                used: self.since.elapsed().saturating_sub(first_attempt),
+                attempt: self.longest,
+                used: self.since.elapsed(),
                 period: period(container),
                 repeatable,
                 jitter: jitter(),
@@ -434,17 +438,19 @@ impl Attempts<'_> {
         )
     }
 
-    /// How long may be waited before one more attempt, if that takes as long as the first, which
-    /// does not count: its time stands here for the one to come.
+    /// How long may be waited before one more attempt.
     fn left(&self) -> Duration {
-        self.limits().deadline.saturating_sub(self.since.elapsed())
+        self.limits().deadline.saturating_sub(self.since.elapsed() + self.longest)
     }
 
     fn limits(&self) -> Limits {
         let config = self.operation.config;
-        let retries = config.mode == Mode::Full;
+        let most = match config.mode {
+            Mode::Full => Duration::from_millis(config.retry_deadline_ms),
+            Mode::Observe | Mode::Lock => Duration::ZERO,
+        };
         Limits {
-            deadline: Duration::from_millis(if retries { config.retry_deadline_ms } else { 0 }),
+            deadline: retry::time_for(self.verb()).min(most),
             first_delay: Duration::from_millis(config.retry_first_delay_ms),
             max_delay: Duration::from_millis(config.retry_max_delay_ms),
         }

@@ -97,6 +97,7 @@ impl Operation<'_> {
             intent,
             recovered,
             saw_freeze: false,
+            longest: Duration::ZERO,
             throttled_before: attempt::throttled(&container),
         }
         .run(&mut container)?;
