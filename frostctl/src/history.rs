@@ -216,6 +216,13 @@ fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
 }
 
 pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Result<()> {
+    if skipped.gaps > 0 {
+        writeln!(
+            out,
+            "{} times records may be missing: the disk did not take them in time",
+            skipped.gaps
+        )?;
+    }
     if skipped.total() == 0 {
         return Ok(());
     }

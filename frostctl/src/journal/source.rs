@@ -25,7 +25,7 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Journal {
     long: Vec<(PathBuf, File)>,
-    /// What the long one may not have, because its disk was full.
+    /// What the long one does not have yet, as its disk is slow or full.
     short: Vec<(PathBuf, File)>,
 }
 
