@@ -50,7 +50,12 @@ impl History {
 
     /// Adds one record, a whole line.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        file::append(&self.directory.join(CURRENT), line, self)
+        self.append_all(line).map(drop)
+    }
+
+    /// Adds whole lines; the file that has them now.
+    pub(super) fn append_all(&self, lines: &[u8]) -> io::Result<Metadata> {
+        file::append(&self.directory.join(CURRENT), lines, self)
     }
 
     fn is_old(&self, time: io::Result<SystemTime>, age: Duration) -> bool {
