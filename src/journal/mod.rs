@@ -8,7 +8,7 @@ mod copy;
 mod file;
 pub mod history;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 pub mod reader;
 
 use std::fs::Metadata;
