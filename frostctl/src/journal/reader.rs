@@ -124,7 +124,8 @@ impl Reader {
     }
 
     fn is_in_order(&mut self, record: &Record<'_>) -> bool {
-        if self.known.as_ref().is_some_and(|(boot, until)| {
+        let known = self.known.as_ref().filter(|_| !is_told_apart(record));
+        if known.is_some_and(|(boot, until)| {
             (*boot == *record.boot_id && record.mono_ns <= *until)
                 || self.earlier_boots.contains(&*record.boot_id)
         }) {
