@@ -197,6 +197,32 @@ fn a_carrier_that_is_asked_to_end_carries_first() {
     assert_eq!(lines(&directory).0.len(), 1);
 }
 
+/// As `frostctl record` does it.
+#[test]
+fn who_tells_of_an_exit_comes_after_what_was_written_before_and_waits_for_no_carrier() {
+    let scratch = Scratch::new();
+    let directory = scratch.path("history");
+    let config = config(&scratch, &directory);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let state = frostlock::state_dir::StateDir::at(scratch.state());
+    let (parsed, _) = frostlock::config::Config::parse(&text, &config);
+    let history = history::History::of(&parsed, &state).unwrap();
+    let began = Instant::now();
+    for number in 0..10 {
+        write_record(&scratch, &config, &format!("operation {number}"));
+        let exit = format!("{{\"id\":\"exit {number}\"}}\n");
+        history.append_in_turn(&state.journal(), exit.as_bytes()).unwrap();
+    }
+    let took = began.elapsed();
+    let lines = lines(&directory).0;
+    let order: Vec<usize> = (0..10)
+        .flat_map(|number| [format!("operation {number}\""), format!("exit {number}\"")])
+        .map(|id| lines.iter().position(|line| line.contains(&id)).expect("it is there"))
+        .collect();
+    assert_eq!(order, (0..20).collect::<Vec<_>>());
+    assert!(took < LIMIT, "{took:?}");
+}
+
 #[test]
 fn a_carrier_holds_nothing_of_its_callers() {
     let scratch = Scratch::new();

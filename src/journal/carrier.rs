@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,7 +30,7 @@ const ROUNDS: u32 = 16;
 
 /// Called after a record was written, so that either a carrier is still to look, or this one starts it.
 pub(super) fn see_to(journal: &Path, history: &History) {
-    let path = journal.with_extension("carried");
+    let path = note_path(journal);
     let Some(note) = claim(&path) else { return };
     // It would be the first process of a namespace that ends with it, and the runtime the next; or, as
     // with a hook that runc's init runs, a process of ours in somebody's container.
@@ -47,9 +47,30 @@ pub(super) fn see_to(journal: &Path, history: &History) {
     }
 }
 
+/// Adds a line of somebody else's, who may wait, after what the wrappers have written before it: readers
+/// take an exit for that of a container which they know. Waits for a carrier that copies, as its write
+/// would for the disk, and for none that lets records gather.
+pub(super) fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Result<()> {
+    let path = note_path(journal);
+    if let Ok(note) = open(&path) {
+        let _ = Copy { journal, history, note: &note, note_path: &path }.all();
+    }
+    history.append(line)
+}
+
+fn note_path(journal: &Path) -> PathBuf {
+    journal.with_extension("carried")
+}
+
 /// `None` if there is a carrier.
 fn claim(path: &Path) -> Option<File> {
-    let file = OpenOptions::new()
+    let file = open(path).ok()?;
+    lock(&file).ok()?;
+    Some(file)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -57,9 +78,6 @@ fn claim(path: &Path) -> Option<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)
-        .ok()?;
-    lock(&file).ok()?;
-    Some(file)
 }
 
 fn lock(file: &File) -> io::Result<()> {

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 
 use super::history::{self, History};
@@ -25,7 +26,6 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// The journal may be set aside, and set aside again, while its two files are opened.
 const OPEN_TRIES: u32 = 4;
 
-/// Must be called by one process at a time, the one that has the lock of `note`.
 pub(super) struct Copy<'a> {
     pub(super) journal: &'a Path,
     pub(super) history: &'a History,
@@ -114,8 +114,28 @@ struct Source {
 }
 
 impl Copy<'_> {
-    /// Copies all that is new; where the files of the short journal ended then.
+    /// Copies all that is new; where the files of the short journal ended then. One process at a time.
     pub(super) fn all(&self) -> io::Result<Vec<Place>> {
+        self.lock(libc::F_WRLCK)?;
+        let copied = self.all_locked();
+        self.lock(libc::F_UNLCK)?;
+        copied
+    }
+
+    /// Not by flock, which says that there is a carrier, be it one that still waits.
+    fn lock(&self, kind: libc::c_int) -> io::Result<()> {
+        let lock = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(self.note, FcntlArg::F_OFD_SETLKW(&lock))?;
+        Ok(())
+    }
+
+    fn all_locked(&self) -> io::Result<Vec<Place>> {
         let sources = self.sources()?;
         let mut position = Position::read(self.note);
         let mut misses_some = position.retain(&sources);
@@ -207,7 +227,9 @@ impl Copy<'_> {
 
 /// What is at `at`, and how much of it is lines for one write.
 fn read_lines(file: &File, at: u64) -> io::Result<(Vec<u8>, usize)> {
-    let mut bytes = vec![0; LINE_BYTES];
+    // Most often there is little, and to clear a large buffer would be most of the carrier's work.
+    let there = file.metadata()?.len().saturating_sub(at).min(LINE_BYTES as u64);
+    let mut bytes = vec![0; there as usize];
     let mut length = 0;
     while length < bytes.len() {
         match file.read_at(&mut bytes[length..], at + length as u64) {
