@@ -107,6 +107,16 @@ check: setup-build
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
 	shellcheck $$(scripts/list-scripts)
+	scripts/deny
+
+# Known vulnerabilities in what we build on. Not part of `check`: the database is fetched from GitHub
+# each time. A machine that cannot reach it fails here and has no answer, which is not the answer "none".
+CARGO_DENY ?= 0.20.2
+.PHONY: advisories
+advisories:
+	@cargo-deny --version 2>/dev/null | grep -qF $(CARGO_DENY) || \
+		$(CARGO) install --locked cargo-deny --version $(CARGO_DENY)
+	cargo-deny --workspace check
 
 .PHONY: clean
 clean:

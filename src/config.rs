@@ -26,6 +26,15 @@ pub enum Mode {
     Full,
 }
 
+/// Which operations syslog hears of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Syslog {
+    Off,
+    /// Those that a person may have to look at.
+    Remarkable,
+    All,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub runtime: Option<OsString>,
@@ -57,7 +66,7 @@ pub struct Config {
     pub history_directory: Option<OsString>,
     pub history_max_mib: u64,
     pub history_max_days: u64,
-    pub syslog: bool,
+    pub syslog: Syslog,
 }
 
 impl Default for Config {
@@ -92,7 +101,7 @@ impl Default for Config {
             history_directory: None,
             history_max_mib: 64,
             history_max_days: 30,
-            syslog: true,
+            syslog: Syslog::Remarkable,
         }
     }
 }
@@ -101,6 +110,7 @@ impl Default for Config {
 enum Kind {
     Name { unset: &'static str, field: fn(&mut Config) -> &mut Option<OsString> },
     Mode,
+    Syslog,
     Switch(fn(&mut Config) -> &mut bool),
     Number { unit: &'static str, min: u64, max: u64, field: fn(&mut Config) -> &mut u64 },
 }
@@ -408,8 +418,10 @@ const KEYS: &[Key] = &[
     Key {
         table: Some("log"),
         name: "syslog",
-        kind: Kind::Switch(|config| &mut config.syslog),
-        about: "Whether every operation is also one line in syslog.",
+        kind: Kind::Syslog,
+        about: "Which operations are also one line in syslog: \"remarkable\" (failed, killed, retried, thawed\n\
+                something, went ahead without the lock, or have a note), \"all\" or \"off\". As before,\n\
+                true is \"all\" and false is \"off\".",
     },
 ];
 
@@ -515,6 +527,7 @@ impl Key {
                 *field(config) = Some(name.ok_or("not a name or a path")?.into());
             }
             Kind::Mode => config.mode = mode(value).ok_or("not observe, lock or full")?,
+            Kind::Syslog => config.syslog = syslog(value).ok_or("not remarkable, all or off")?,
             Kind::Switch(field) => *field(config) = value.as_bool().ok_or("not true or false")?,
             Kind::Number { unit, min, max, field } => {
                 let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
@@ -532,6 +545,7 @@ impl Key {
         match &self.kind {
             Kind::Name { unset, .. } => format!("\"{unset}\""),
             Kind::Mode => "\"full\"".to_owned(),
+            Kind::Syslog => "\"remarkable\"".to_owned(),
             Kind::Switch(field) => field(&mut config).to_string(),
             Kind::Number { field, .. } => field(&mut config).to_string(),
         }
@@ -579,6 +593,16 @@ fn mode(value: &toml::Value) -> Option<Mode> {
     }
 }
 
+/// It was a switch, for every operation.
+fn syslog(value: &toml::Value) -> Option<Syslog> {
+    match (value.as_bool(), value.as_str()) {
+        (Some(true), _) | (_, Some("all")) => Some(Syslog::All),
+        (Some(false), _) | (_, Some("off")) => Some(Syslog::Off),
+        (_, Some("remarkable")) => Some(Syslog::Remarkable),
+        _ => None,
+    }
+}
+
 fn unknown_keys(table: &toml::Table) -> Vec<String> {
     let mut unknown = Vec::new();
     for (name, value) in table {
@@ -620,7 +644,7 @@ mod tests {
              freeze = false\nkill = false\nbelow_percent = 10\nmax_ms = 11\nbudget_percent = 12\n\
              burst_ms = 13\ndebt_ms = 14\ncpu_max = true\n[kill]\nwait_ms = 15\n\
              [delete]\nleftovers_wait_ms = 16\n[hook]\nwait_ms = 17\n[journal]\nmax_kib = 64\n\
-             [history]\nenabled = false\ndirectory = '/h'\nmax_mib = 18\nmax_days = 19\n[log]\nsyslog = false\n",
+             [history]\nenabled = false\ndirectory = '/h'\nmax_mib = 18\nmax_days = 19\n[log]\nsyslog = 'all'\n",
         );
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
@@ -653,7 +677,7 @@ mod tests {
             history_directory: Some("/h".into()),
             history_max_mib: 18,
             history_max_days: 19,
-            syslog: false,
+            syslog: Syslog::All,
         };
         assert_eq!(config, expected);
     }
@@ -673,6 +697,14 @@ mod tests {
                 "c: lock.shared_wait_ms: not a number of ms from 0 to 1500, using the default",
             ]
         );
+    }
+
+    #[test]
+    fn the_switch_that_syslog_was_still_holds() {
+        let of = |value: &str| parse(&format!("[log]\nsyslog = {value}\n")).0.syslog;
+        assert_eq!(["true", "'all'"].map(of), [Syslog::All; 2]);
+        assert_eq!(["false", "'off'"].map(of), [Syslog::Off; 2]);
+        assert_eq!(["'remarkable'", "1", "'some'"].map(of), [Syslog::Remarkable; 3]);
     }
 
     #[test]

@@ -29,9 +29,7 @@ pub fn main() -> ! {
     let args: Vec<OsString> = args.collect();
     let state = StateDir::from_env();
     let (config, complaints) = Config::load();
-    if config.syslog {
-        syslog::install();
-    }
+    syslog::install(config.syslog);
     // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let program = Program { began, state, config, complaints };

@@ -1,4 +1,4 @@
-//! Syslog: an operation in one line, and what we have to say of ourselves.
+//! Syslog: a remarkable operation in one line, or all of them, and what we have to say of ourselves.
 //!
 //! Never blocks: a datagram that the daemon has no room for is lost. An absent daemon is not an
 //! error.
@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
+use crate::config;
 use crate::hook::Report;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::text;
@@ -28,10 +29,15 @@ struct Syslog {
 
 static SYSLOG: Syslog = Syslog { socket: OnceLock::new() };
 
-/// Sends what is logged from now on to syslog.
-pub fn install() {
+/// Sends what is logged from now on to syslog. What is not remarkable has level info.
+pub fn install(which: config::Syslog) {
+    let level = match which {
+        config::Syslog::Off => return,
+        config::Syslog::Remarkable => LevelFilter::Warn,
+        config::Syslog::All => LevelFilter::Info,
+    };
     if log::set_logger(&SYSLOG).is_ok() {
-        log::set_max_level(LevelFilter::Info);
+        log::set_max_level(level);
     }
 }
 
@@ -85,11 +91,17 @@ fn severity(level: Level) -> Severity {
 
 /// Says how an operation ended.
 pub fn report(outcome: &Outcome) {
-    let remarkable = !matches!(outcome.exit, Some(Exit::Code(0)))
-        || matches!(outcome.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_))
-        || !outcome.notes.is_empty();
-    let level = if remarkable { Level::Warn } else { Level::Info };
+    let level = if is_remarkable(outcome) { Level::Warn } else { Level::Info };
     log::log!(level, "{}", line(outcome));
+}
+
+/// A node has more than a million good probes a day, and nobody looks at a log of these.
+fn is_remarkable(outcome: &Outcome) -> bool {
+    !matches!(outcome.exit, Some(Exit::Code(0)))
+        || matches!(outcome.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_))
+        || outcome.tries.len() > 1
+        || !outcome.recovered.is_empty()
+        || outcome.notes.iter().any(|note| !note.is_empty())
 }
 
 fn line(outcome: &Outcome) -> String {
@@ -109,11 +121,17 @@ fn line(outcome: &Outcome) -> String {
         outcome.stages.run.as_millis(),
         outcome.stages.lock_wait.as_millis()
     ));
+    if outcome.tries.len() > 1 {
+        line.push_str(&format!(", {} attempts", outcome.tries.len()));
+    }
     if let Some(hook) = &outcome.hook {
         line.push_str(&hook_remark(hook));
     }
     if let Some(remark) = lock_remark(&outcome.lock) {
         line.push_str(&format!(" ({remark})"));
+    }
+    for thawed in &outcome.recovered {
+        line.push_str(&format!("; thawed {thawed}"));
     }
     for note in outcome.notes.iter().filter(|note| !note.is_empty()) {
         line.push_str("; ");
@@ -139,5 +157,44 @@ fn lock_remark(lock: &LockUse) -> Option<String> {
             Some(format!("went ahead without it; held by {}", holders.join(", ")))
         }
         LockUse::Unavailable(why) => Some(format!("went ahead without it; {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::journal::properties::outcome;
+
+    proptest! {
+        #[test]
+        fn each_thing_alone_is_remarkable(mut outcome in outcome()) {
+            outcome.exit = Some(Exit::Code(0));
+            outcome.lock = LockUse::None;
+            outcome.tries.truncate(1);
+            outcome.recovered.clear();
+            outcome.notes.clear();
+            prop_assert!(!is_remarkable(&outcome));
+            let changes: [fn(&mut Outcome); 7] = [
+                |it| it.exit = Some(Exit::Code(1)),
+                |it| it.exit = Some(Exit::Signal(9)),
+                |it| it.exit = Some(Exit::NotStarted),
+                |it| it.lock = LockUse::TimedOut(Vec::new()),
+                |it| it.lock = LockUse::Unavailable("why".into()),
+                |it| it.recovered.push("/c".into()),
+                |it| it.notes.push("a note".into()),
+            ];
+            for change in changes {
+                let mut changed = outcome.clone();
+                change(&mut changed);
+                prop_assert!(is_remarkable(&changed), "{}", line(&changed));
+            }
+            if let Some(first) = outcome.tries.first().cloned() {
+                outcome.tries.push(first);
+                prop_assert!(is_remarkable(&outcome));
+                prop_assert!(line(&outcome).contains(", 2 attempts"));
+            }
+        }
     }
 }

@@ -263,9 +263,52 @@ mod syslog {
             .collect()
     }
 
+    const ALL: &str = "[log]\nsyslog = 'all'\n";
+
+    fn configured(scratch: &Scratch, config: &str, mut command: Command) -> Command {
+        let path = scratch.path("config.toml");
+        fs::write(&path, config).unwrap();
+        command.env("FROSTLOCK_CONFIG", path);
+        command
+    }
+
+    /// What does not succeed at once is said by default, and all of it with "all".
+    #[test]
+    fn what_is_remarkable_is_a_line() {
+        let scratch = Scratch::new();
+        let (path, socket) = reader(&scratch);
+        let program = |name: &str, text: &str| {
+            support::program(&scratch.path(name), &format!("#!/bin/sh\n{text}\n"))
+        };
+        let runtimes = [
+            (program("good", "exit 0"), ""),
+            (program("failed", "exit 3"), "failed (exit status 3)"),
+            (program("killed", "kill -9 $$"), "(signal 9)"),
+        ];
+        for (config, says_good) in [("", false), (ALL, true), ("[log]\nsyslog = 'off'\n", false)] {
+            for (runtime, why) in &runtimes {
+                let mut command = scratch.wrapped(runtime);
+                command.args(["kill", ID]);
+                let command = configured(&scratch, config, command);
+                within_limit(&mut with_dev_log(&scratch, &path, &command));
+                let heard = lines(&socket);
+                let is_said = says_good || (config.is_empty() && !why.is_empty());
+                assert_eq!(heard.len(), usize::from(is_said), "{config} {why}: {heard:?}");
+                assert!(heard.iter().all(|line| line.contains(why)), "{heard:?}");
+            }
+        }
+        // A good one under a configuration that is not.
+        let mut command = scratch.wrapped(&runtimes[0].0);
+        command.args(["kill", ID]);
+        let command = configured(&scratch, "mode = 'fast'\n", command);
+        within_limit(&mut with_dev_log(&scratch, &path, &command));
+        let heard = lines(&socket);
+        assert!(heard.len() == 1 && heard[0].contains("using the default"), "{heard:?}");
+    }
+
     /// `state` that found nothing in its way has none: it is asked for all the time.
     #[test]
-    fn one_line_an_operation() {
+    fn one_line_an_operation_with_all() {
         let scratch = Scratch::new();
         let (path, socket) = reader(&scratch);
         let heard = std::cell::RefCell::new(Vec::new());
@@ -273,7 +316,7 @@ mod syslog {
         let listen = || heard.borrow_mut().extend(lines(&socket));
         life(&scratch, |command| {
             listen();
-            with_dev_log(&scratch, &path, &command)
+            with_dev_log(&scratch, &path, &configured(&scratch, ALL, command))
         });
         listen();
         let heard = heard.into_inner();

@@ -674,7 +674,7 @@ fn podman_runs_the_hooks_as_they_are_shipped() {
     let left = std::fs::read_dir(podman.state()).unwrap().flatten();
     let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     left.sort();
-    assert_eq!(left, ["journal.jsonl", "journal.turn"]);
+    assert_eq!(left, ["journal.carried", "journal.jsonl"]);
 }
 
 /// The container's parent is frozen before podman starts. Without ours conmon, runc and the

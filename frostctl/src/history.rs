@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -60,9 +60,11 @@ impl History {
         let journal = self.source.open()?;
         let seen = journal.growing_len();
         let mut lives = Lives::default();
-        let skipped = journal.each(|record| {
+        let mut reader = Reader::default();
+        journal.pass(&mut reader, &mut |record| {
             add(&mut lives, record);
         })?;
+        let skipped = reader.skipped;
         match &self.what {
             None if !self.follow => overview(output, &lives, skipped)?,
             None => {}
@@ -76,8 +78,9 @@ impl History {
             }
         }
         if self.follow {
-            let file = journal.growing().context("there is no file to follow")?;
-            self.follow(output, file, seen, lives)?;
+            // What only the short journal had comes once more, in the long one.
+            reader.only_later();
+            self.follow(output, &journal.growing, seen, lives, reader)?;
         }
         Ok(Exit::Clean)
     }
@@ -89,10 +92,10 @@ impl History {
         path: &Path,
         seen: u64,
         mut lives: Lives,
+        mut reader: Reader,
     ) -> anyhow::Result<()> {
         let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
         let mut tail = Tail::open(path, seen)?;
-        let mut reader = Reader::default();
         loop {
             let mut events = Vec::new();
             for line in tail.lines(path)? {
@@ -216,6 +219,13 @@ fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
 }
 
 pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Result<()> {
+    if skipped.gaps > 0 {
+        writeln!(
+            out,
+            "{} times records may be missing: the disk did not take them in time",
+            skipped.gaps
+        )?;
+    }
     if skipped.total() == 0 {
         return Ok(());
     }
@@ -272,15 +282,18 @@ pub(crate) fn seconds(seconds: f64) -> String {
 
 /// The end of a file that grows, and of the one that takes its place.
 struct Tail {
-    file: File,
+    /// `None` as long as it is not there.
+    file: Option<File>,
     part: Vec<u8>,
 }
 
 impl Tail {
     fn open(path: &Path, from: u64) -> anyhow::Result<Tail> {
-        let mut file =
-            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        file.seek(SeekFrom::Start(from))?;
+        let mut file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            opened => Some(opened.with_context(|| format!("cannot read {}", path.display()))?),
+        };
+        file.as_mut().map(|file| file.seek(SeekFrom::Start(from))).transpose()?;
         Ok(Tail { file, part: Vec::new() })
     }
 
@@ -288,12 +301,12 @@ impl Tail {
         // First, so that what was written before the change is read to its end.
         let next = File::open(path).ok().filter(|next| {
             let inode = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
-            inode(next) != inode(&self.file)
+            inode(next) != self.file.as_ref().and_then(inode)
         });
         let mut lines = Vec::new();
         self.read(&mut lines)?;
         if let Some(next) = next {
-            self.file = next;
+            self.file = Some(next);
             self.read(&mut lines)?;
         }
         Ok(lines)
@@ -301,7 +314,7 @@ impl Tail {
 
     fn read(&mut self, lines: &mut Vec<Vec<u8>>) -> anyhow::Result<()> {
         let mut more = Vec::new();
-        self.file.read_to_end(&mut more)?;
+        self.file.as_mut().map(|file| file.read_to_end(&mut more)).transpose()?;
         self.part.extend(more);
         while let Some(end) = memchr::memchr(b'\n', &self.part) {
             let rest = self.part.split_off(end + 1);

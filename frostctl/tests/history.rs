@@ -109,6 +109,7 @@ fn a_life_is_told_as_it_goes_on_and_at_its_end() {
 
 /// The same numbers as an independent computation's.
 fn a_real_journal_in_numbers(lab: &Lab) {
+    lab.carried();
     let jq = Command::new("jq")
         .args(["-s", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/numbers.jq")])
         .arg(lab.history().join("history.jsonl"))

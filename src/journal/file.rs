@@ -18,9 +18,9 @@ pub(super) trait Rotation {
 /// A file is set aside, and removed, at most this often while one line is added.
 const APPEND_TRIES: u32 = 4;
 
-/// Adds a line, which brings its own end. Waits for no other writer, and for a disk only as any write
+/// Adds a line, which brings its own end, or several; the file that has them now. Waits for no other writer, and for a disk only as any write
 /// to the page cache does: there is no fsync.
-pub(super) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<()> {
+pub(super) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<Metadata> {
     if let Some(directory) = path.parent() {
         state_dir::make_private(directory)?;
     }
@@ -37,8 +37,9 @@ pub(super) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::
             return Err(io::ErrorKind::WriteZero.into());
         }
         // Two rotations since it was opened: nobody reads that file any more.
-        if file.metadata()?.nlink() > 0 {
-            return Ok(());
+        let metadata = file.metadata()?;
+        if metadata.nlink() > 0 {
+            return Ok(metadata);
         }
     }
     Err(io::ErrorKind::NotFound.into())
@@ -70,7 +71,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::symlink_metadata(path)) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
         _ => false,

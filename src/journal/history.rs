@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::file;
+use super::{carrier, file};
 use crate::config::Config;
 use crate::state_dir::StateDir;
 
@@ -50,7 +50,17 @@ impl History {
 
     /// Adds one record, a whole line.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        file::append(&self.directory.join(CURRENT), line, self)
+        self.append_all(line).map(drop)
+    }
+
+    /// The same, but after all that is in the short journal at `journal`. Waits for whoever writes.
+    pub fn append_in_turn(&self, journal: &Path, line: &[u8]) -> io::Result<()> {
+        carrier::append_in_turn(journal, self, line)
+    }
+
+    /// Adds whole lines; the file that has them now.
+    pub(super) fn append_all(&self, lines: &[u8]) -> io::Result<Metadata> {
+        file::append(&self.directory.join(CURRENT), lines, self)
     }
 
     fn is_old(&self, time: io::Result<SystemTime>, age: Duration) -> bool {

@@ -3,20 +3,20 @@
 //! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
 //! cannot parse, such as the last line of a machine that lost power ([`reader`]).
 
-mod apart;
+mod carrier;
+mod copy;
 mod file;
 pub mod history;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 pub mod reader;
-mod turn;
 
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -28,7 +28,6 @@ use crate::retry::Reason;
 use crate::verdict::Failure;
 use crate::{hook, process, refill, text};
 use history::History;
-use turn::Turn;
 
 /// The version of the records.
 const VERSION: u32 = 1;
@@ -300,7 +299,7 @@ fn format(time: OffsetDateTime) -> String {
 }
 
 /// What a record that somebody else adds says of its time.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stamp {
     pub boot_id: Option<String>,
     pub time: String,
@@ -340,34 +339,20 @@ impl Journal {
     pub fn record(&self, outcome: &Outcome) {
         let Ok(mut line) = serde_json::to_vec(&Record::of(outcome)) else { return };
         line.push(b'\n');
-        let _ = file::append(&self.path, &line, self);
-        if let Some(history) = &self.history {
-            self.to_disk(history, &line);
-        }
-    }
-
-    /// A frozen file system or a disk that hangs holds its writer until it goes on, also against
-    /// SIGKILL, and a command must not wait for that. So another process writes, one at a time.
-    fn to_disk(&self, history: &History, line: &[u8]) {
-        // It would be the first process of a namespace that ends with it, and the runtime the next.
-        if process::children_are_elsewhere() {
-            return;
-        }
-        let Some(turn) = Turn::take(&self.path.with_extension("turn"), TURN_WAIT) else { return };
-        let written = apart::apart(DISK_WAIT, turn.file(), || {
-            let _ = history.append(line);
-            turn.is_over();
-        });
-        if let Ok(false) = written {
-            turn.takes_long();
+        let written = file::append(&self.path, &line, self);
+        if let (Ok(_), Some(history)) = (written, &self.history) {
+            if !runs_in_a_container(outcome) {
+                carrier::see_to(&self.path, history);
+            }
         }
     }
 }
 
-/// What a command waits at most for the writers before it.
-const TURN_WAIT: Duration = Duration::from_millis(250);
-/// And then for its own.
-const DISK_WAIT: Duration = Duration::from_millis(250);
+/// The stages whose hooks the container's own first process runs: nothing of ours is to stay there.
+fn runs_in_a_container(outcome: &Outcome) -> bool {
+    let stage = outcome.hook.as_ref().map(|hook| hook.stage.as_str());
+    matches!(stage, Some("createContainer" | "startContainer"))
+}
 
 impl file::Rotation for Journal {
     fn is_full(&self, file: &Metadata, line: usize) -> bool {
@@ -375,8 +360,13 @@ impl file::Rotation for Journal {
     }
 
     fn set_aside(&self, path: &Path) -> io::Result<()> {
-        let mut older = path.as_os_str().to_owned();
-        older.push(".1");
-        std::fs::rename(path, older)
+        std::fs::rename(path, older(path))
     }
+}
+
+/// Where a full journal is until the next one is full.
+fn older(path: &Path) -> PathBuf {
+    let mut older = path.as_os_str().to_owned();
+    older.push(".1");
+    older.into()
 }

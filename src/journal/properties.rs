@@ -93,7 +93,7 @@ fn hook() -> impl Strategy<Value = hook::Report> {
 }
 
 prop_compose! {
-    fn outcome()(
+    pub(crate) fn outcome()(
         verb in option::of(prop::sample::select(Verb::ALL.to_vec())),
         id in name(),
         cgroup in option::of(name()),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::PodNames;
 
 /// The writer's longest record is some 10 KiB.
-const LINE_BYTES: usize = 64 * 1024;
+pub(super) const LINE_BYTES: usize = 64 * 1024;
 
 /// One line of the journal; docs/journal.md has the keys. Whatever a later or an earlier version does
 /// not write is absent, and keys that are not known here are passed over.
@@ -138,10 +138,8 @@ impl std::error::Error for Skipped {}
 
 /// The records of the journal at `path` and of the older file beside it, oldest first.
 pub fn history(path: &Path) -> impl Iterator<Item = Result<Record, Skipped>> + use<> {
-    let mut older = path.as_os_str().to_owned();
-    older.push(".1");
     let mut newer = open(path);
-    let older = open(Path::new(&older));
+    let older = open(&super::older(path));
     if is_same(&older, &newer) {
         // Moved aside between the two.
         newer = open(path);
@@ -156,7 +154,7 @@ pub fn history(path: &Path) -> impl Iterator<Item = Result<Record, Skipped>> + u
 }
 
 /// A missing file is `None`. A FIFO in its place must not block us.
-fn open(path: &Path) -> io::Result<Option<File>> {
+pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frostlock::cgroup::Identity;
-use frostlock::config::Config;
+use frostlock::config::{Config, Syslog};
 use frostlock::journal::reader;
 use frostlock::locate::{Choice, is_frostlock};
 use frostlock::lock::Holder;
@@ -85,7 +85,7 @@ impl Ours {
             runtime,
             state_complaint: state.complaint().filter(|_| node.is_live()).map(|it| it.to_string()),
             is_off: state.kill_switch().exists(),
-            wants_syslog: config.syslog,
+            wants_syslog: config.syslog != Syslog::Off,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.map(|it| it.name.clone()).collect(),
             missing: match node.is_live() && processes::is_on_the_node(running) {

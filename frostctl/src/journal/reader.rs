@@ -22,7 +22,7 @@ const LINE_BYTES: usize = 64 * 1024;
 /// back is not in its place.
 const DISORDER_NS: u64 = 60 * 1_000_000_000;
 
-/// What was not used, by reason.
+/// What was not used, by reason, and what is not there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Skipped {
     /// Half a line, or none of JSON.
@@ -31,9 +31,12 @@ pub(crate) struct Skipped {
     pub(crate) foreign: u64,
     pub(crate) future_version: u64,
     pub(crate) out_of_order: u64,
+    /// Places where the journal says that records may be missing.
+    pub(crate) gaps: u64,
 }
 
 impl Skipped {
+    /// Of lines.
     pub(crate) fn total(&self) -> u64 {
         self.torn + self.foreign + self.future_version + self.out_of_order
     }
@@ -107,7 +110,10 @@ impl Reader {
             Ok(record) if record.v == 0 || record.mono_ns == 0 => self.skipped.foreign += 1,
             Ok(record) => {
                 if self.is_in_order(&record) {
-                    each(&record);
+                    match &*record.verb {
+                        "gap" => self.skipped.gaps += 1,
+                        _ => each(&record),
+                    }
                 }
             }
             // A later version may have other types for a key.
@@ -118,7 +124,8 @@ impl Reader {
     }
 
     fn is_in_order(&mut self, record: &Record<'_>) -> bool {
-        if self.known.as_ref().is_some_and(|(boot, until)| {
+        let known = self.known.as_ref().filter(|_| !is_told_apart(record));
+        if known.is_some_and(|(boot, until)| {
             (*boot == *record.boot_id && record.mono_ns <= *until)
                 || self.earlier_boots.contains(&*record.boot_id)
         }) {
@@ -133,7 +140,10 @@ impl Reader {
             self.earlier_boots.insert(before);
             self.latest_ns = 0;
         }
-        if !is_told_late(record) && record.mono_ns.saturating_add(DISORDER_NS) < self.latest_ns {
+        if is_told_apart(record) {
+            return true;
+        }
+        if record.mono_ns.saturating_add(DISORDER_NS) < self.latest_ns {
             self.skipped.out_of_order += 1;
             return false;
         }
@@ -142,8 +152,9 @@ impl Reader {
     }
 }
 
-/// An end that was caught up on: it has the time at which it happened, be that hours ago.
-fn is_told_late(record: &Record<'_>) -> bool {
+/// An end has the time at which it happened, be that hours ago. And whoever tells it does not wait for
+/// the wrappers' records, which a disk that hangs may hold back: it says nothing of what was read.
+fn is_told_apart(record: &Record<'_>) -> bool {
     matches!(&*record.verb, "exit" | "oom")
 }
 
@@ -178,8 +189,9 @@ mod tests {
     #[test]
     fn what_is_no_record_is_counted_by_reason() {
         let good = line("a", 100, "x");
+        let gap = line("a", 101, "").replace("kill", "gap");
         let text = format!(
-            "{good}\n{}\n\n[1]\n{{\"v\":1}}\n{{\"other\":true}}\n{{\"v\":2,\"mono_ns\":\"later\"}}\n{}\n\u{0}\u{0}\n{}\n{}",
+            "{good}\n{}\n\n{gap}\n[1]\n{{\"v\":1}}\n{{\"other\":true}}\n{{\"v\":2,\"mono_ns\":\"later\"}}\n{}\n\u{0}\u{0}\n{}\n{}",
             &good[..30],
             good.replace("\"v\":1", "\"v\":7"),
             line("a", 99, "slightly late"),
@@ -187,7 +199,7 @@ mod tests {
         );
         let (ids, skipped) = read(&text);
         assert_eq!(ids, ["x", "slightly late", "no newline yet"]);
-        let expected = Skipped { torn: 2, foreign: 3, future_version: 2, out_of_order: 0 };
+        let expected = Skipped { torn: 2, foreign: 3, future_version: 2, out_of_order: 0, gaps: 1 };
         assert_eq!(skipped, expected);
     }
 
@@ -211,6 +223,24 @@ mod tests {
         let (ids, skipped) = read(&lines.join("\n"));
         assert_eq!(ids, ["1", "late", "2"]);
         assert_eq!(skipped.out_of_order, 1);
+    }
+
+    #[test]
+    fn records_that_come_after_a_later_exit_are_read_from_either_journal() {
+        let exit = line("a", 9000, "exit").replace("kill", "exit");
+        let mut long = tempfile::tempfile().unwrap();
+        let lines = [line("a", 100, "1"), exit, line("a", 101, "2")];
+        long.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+        let mut short = tempfile::tempfile().unwrap();
+        short.write_all([line("a", 101, "2"), line("a", 102, "3")].join("\n").as_bytes()).unwrap();
+        let (mut reader, mut ids) = (Reader::default(), Vec::new());
+        for mut file in [long, short] {
+            file.rewind().unwrap();
+            reader.read(&file, &mut |record| ids.push(record.id.to_string())).unwrap();
+            reader.only_later();
+        }
+        assert_eq!(ids, ["1", "exit", "2", "3"]);
+        assert_eq!(reader.skipped.total(), 0);
     }
 
     #[test]

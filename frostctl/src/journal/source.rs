@@ -25,8 +25,10 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Journal {
     long: Vec<(PathBuf, File)>,
-    /// What the long one may not have, because its disk was full.
+    /// What the long one does not have yet, as its disk is slow or full.
     short: Vec<(PathBuf, File)>,
+    /// The file that grows. The long one has all, but may not be there yet.
+    pub(crate) growing: PathBuf,
 }
 
 impl Source {
@@ -34,7 +36,8 @@ impl Source {
         if let Some(path) = &self.journal {
             let long = if path.is_dir() { open_history(path)? } else { open_all(pair(path))? };
             anyhow::ensure!(!long.is_empty(), "{}: there is no journal", path.display());
-            return Ok(Journal { long, short: Vec::new() });
+            let growing = long.last().map(|(path, _)| path.clone()).unwrap_or_default();
+            return Ok(Journal { long, short: Vec::new(), growing });
         }
         let state = StateDir::from_env();
         let (config, _) = Config::load();
@@ -51,7 +54,8 @@ impl Source {
             history.as_ref().map_or("a long one".into(), |it| it.directory().display().to_string()),
             state.journal().display(),
         );
-        Ok(Journal { long, short })
+        let growing = history.and_then(|it| history::files(it.directory()).pop());
+        Ok(Journal { long, short, growing: growing.unwrap_or_else(|| state.journal()) })
     }
 }
 
@@ -63,7 +67,12 @@ impl Journal {
         Ok(reader.skipped)
     }
 
-    fn pass(&self, reader: &mut Reader, each: &mut impl FnMut(&Record<'_>)) -> anyhow::Result<()> {
+    /// The same, by a reader that then knows what was read.
+    pub(crate) fn pass(
+        &self,
+        reader: &mut Reader,
+        each: &mut impl FnMut(&Record<'_>),
+    ) -> anyhow::Result<()> {
         for (path, file) in &self.long {
             read(path, file, reader, each)?;
         }
@@ -76,16 +85,11 @@ impl Journal {
         Ok(())
     }
 
-    /// The file that grows.
-    pub(crate) fn growing(&self) -> Option<&Path> {
-        let files = if self.long.is_empty() { &self.short } else { &self.long };
-        files.last().map(|(path, _)| path.as_path())
-    }
-
-    /// How many bytes of it have been seen, when it is followed from now on.
+    /// How many bytes of what grows have been seen, when it is followed from now on.
     pub(crate) fn growing_len(&self) -> u64 {
-        let files = if self.long.is_empty() { &self.short } else { &self.long };
-        files.last().and_then(|(_, file)| file.metadata().ok()).map_or(0, |metadata| metadata.len())
+        let mut files = self.long.iter().chain(&self.short);
+        let file = files.find(|(path, _)| *path == self.growing);
+        file.and_then(|(_, file)| file.metadata().ok()).map_or(0, |metadata| metadata.len())
     }
 }
 

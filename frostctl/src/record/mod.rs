@@ -71,14 +71,15 @@ impl Record {
     /// Runs until it is killed; what it holds is on disk after each event.
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let (config, _) = Config::load();
-        let history = History::of(&config, &StateDir::from_env()).context(
+        let state = StateDir::from_env();
+        let history = History::of(&config, &state).context(
             "there is no long journal to write to: see history.enabled and history.directory in the \
              configuration",
         )?;
         let of_containerd = recorded(&history, containerd::SOURCE)?;
         let of_conmon = recorded(&history, conmon::SOURCE)?.into_keys().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let log = Log { history, output };
+        let log = Log { history, journal: state.journal(), output };
         runtime.block_on(async {
             tokio::join!(
                 containerd::follow(&self.containerd, of_containerd, &log),
@@ -112,6 +113,8 @@ fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known
 
 struct Log<'a> {
     history: History,
+    /// The short one.
+    journal: PathBuf,
     output: &'a Output,
 }
 
@@ -132,7 +135,7 @@ impl Log<'_> {
         let written =
             serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
                 line.push(b'\n');
-                self.history.append(&line)
+                self.history.append_in_turn(&self.journal, &line)
             });
         if let Err(error) = written {
             let directory = self.history.directory().display();

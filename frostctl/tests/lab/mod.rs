@@ -166,6 +166,16 @@ impl Lab {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// Waits until the carrier has brought there what the wrappers have written.
+    pub fn carried(&self) {
+        let short = std::fs::read_to_string(self.path("state/journal.jsonl")).unwrap();
+        let last = short.lines().last().unwrap().to_owned();
+        eventually("the last record is in the long journal", || {
+            let long = std::fs::read_to_string(self.history().join("history.jsonl"));
+            long.unwrap_or_default().lines().any(|line| line == last)
+        });
+    }
+
     /// How an exec, or with an empty `exec` a container, is recorded to have ended.
     pub fn recorded_exit(&self, id: &str, exec: &str) -> Option<i64> {
         let records = self.records();
