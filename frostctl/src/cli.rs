@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Write the manual pages into a directory
     Man(pages::Man),
     #[command(hide = true)]
-    Spin(doctor::Spin),
+    Sleep(doctor::Sleep),
 }
 
 impl Command {
@@ -74,7 +74,7 @@ impl Command {
             Command::Serve(it) => it.run(),
             Command::Completions(it) => it.run(),
             Command::Man(it) => it.run(),
-            Command::Spin(it) => it.run(),
+            Command::Sleep(it) => it.run(),
         }
     }
 }

@@ -101,6 +101,10 @@ impl Life {
     }
 
     fn add(&mut self, record: &Record<'_>, unix_ms: i64) {
+        // Nothing of the container's: its operation has been told.
+        if record.is_late_lift() {
+            return;
+        }
         self.records += 1;
         self.last_ns = self.last_ns.max(record.mono_ns);
         self.last_ms = self.last_ms.max(unix_ms);
@@ -280,6 +284,9 @@ impl Lives {
                 return Some(index);
             }
         }
+        if record.is_late_lift() {
+            return None;
+        }
         self.all.push(Life::begin(record, unix_ms));
         self.newest.insert(record.id.to_string(), self.all.len() - 1);
         Some(self.all.len() - 1)
@@ -300,6 +307,18 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::journal::unix_ms;
+
+    #[test]
+    fn a_lift_begins_no_life_and_lengthens_none() {
+        let lift = |at_s| line("b", at_s, "lift", "c", json!({"of": "kill"}));
+        assert_eq!(lives(&[lift(5.0)]).len(), 0);
+        let told = lives(&[
+            line("b", 10.0, "create", "c", json!({})),
+            line("b", 11.0, "delete", "c", json!({})),
+            lift(12.0),
+        ]);
+        assert_eq!((told.len(), told[0].records, told[0].last_ns), (1, 2, 11_000_000_000));
+    }
 
     #[test]
     fn an_exit_told_late_is_not_that_of_the_next_with_the_id() {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::journal::{Exit, Record};
+use crate::journal::{Exit, Lift, Record};
 use crate::lives::{Life, Names};
 
 /// A line of the timeline.
@@ -76,7 +76,7 @@ impl Story {
         };
         let before = self.events.last().map_or(self.first_ns, |event| event.mono_ns);
         let seconds = |from: u64| record.mono_ns.saturating_sub(from) as f64 / 1e9;
-        let told = matches!(&*record.verb, "exit" | "oom");
+        let told = matches!(&*record.verb, "exit" | "oom" | "lift");
         let folded = self.folded();
         self.events.push(Event {
             time: record.time.to_string(),
@@ -141,6 +141,9 @@ impl Story {
             "oom" => plain("out of memory".into()),
             "exit" if record.exec_id.is_empty() => Some(("exited".into(), exit(record.exit))),
             "exit" | "exec" => self.describe_exec(record),
+            // A probe's come by the thousand, as its execs do.
+            "lift" if &*record.of == "exec" => None,
+            "lift" => plain(format!("lift after the {} ended", &*record.of)),
             other => plain(done(other)),
         }
     }
@@ -221,15 +224,87 @@ fn extra(record: &Record<'_>) -> String {
         (_, ms) if ms >= 20.0 => format!("waited {ms:.0} ms for the lock"),
         _ => String::new(),
     };
-    let gained: f64 = record.refills.iter().map(|refill| refill.gained_ms).sum();
+    let note = if record.is_ok() { "" } else { &*record.note };
+    join([retries, lock, lifted(record), note.chars().take(160).collect()])
+}
+
+fn lifted(record: &Record<'_>) -> String {
+    let one = |lift: &Lift<'_>| {
+        let limit = match &*lift.ended {
+            "done" | "" => String::new(),
+            limit => format!(", until the {limit}"),
+        };
+        format!("{} {:.1} ms{limit}", &*lift.whose, lift.cpu_ms)
+    };
+    let lifts: Vec<String> = record.lifts.iter().map(one).collect();
+    let lifted =
+        if lifts.is_empty() { String::new() } else { format!("lifted: {}", lifts.join(", ")) };
+    let refused = match &*record.lift_refused {
+        "" => String::new(),
+        why => format!("lift refused: {}", why.chars().take(160).collect::<String>()),
+    };
     let refilled = match record.refills.is_empty() {
         true => String::new(),
-        false => format!("refilled, {gained:.0} ms of CPU gained"),
+        false => {
+            format!("refilled (earlier version), {:.0} ms of CPU gained", record.refilled_ms())
+        }
     };
-    let note = if record.is_ok() { "" } else { &*record.note };
-    join([retries, lock, refilled, note.chars().take(160).collect()])
+    join([lifted, refused, refilled])
 }
 
 fn join<const N: usize>(parts: [String; N]) -> String {
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::lives::Lives;
+    use crate::lives::tests::line;
+
+    /// The story of one container as `what: detail`.
+    fn told(records: &[(f64, &str, Value)]) -> Vec<String> {
+        let (mut lives, mut story) = (Lives::default(), None);
+        for (at_s, verb, more) in records {
+            let line = line("b", *at_s, verb, "c", more.clone());
+            let record = serde_json::from_str(&line).unwrap();
+            let index = lives.add(&record, 0).unwrap();
+            story.get_or_insert_with(|| Story::begin(&lives.all[index])).add(&record);
+        }
+        let mut story: Story = story.unwrap();
+        story.finish(&lives.all[0]);
+        story.events.iter().map(|event| format!("{}: {}", event.what, event.detail)).collect()
+    }
+
+    #[test]
+    fn lifts_are_told_with_their_operations_and_those_after_kills_by_themselves() {
+        let lift = |whose: &str, cpu_ms: f64, ended: &str| json!({"whose": whose, "threads": 2, "cpu_ms": cpu_ms, "ended": ended});
+        let more = json!({"of": "exec", "lifts": [lift("program", 9.0, "done")]});
+        let told = told(&[
+            (1.0, "create", json!({"lifts": [lift("runtime", 5.5, "done")]})),
+            (2.0, "start", json!({"lift_refused": "no note: ENOSPC"})),
+            (
+                3.0,
+                "exec",
+                json!({"lifts": [lift("runtime", 2.0, "done"), lift("program", 50.0, "operation limit")]}),
+            ),
+            (3.1, "lift", more.clone()),
+            (4.0, "exec", json!({})),
+            (4.1, "lift", more),
+            (5.0, "kill", json!({"signal": "KILL", "refills": [{"gained_ms": 40.0}]})),
+            (5.2, "lift", json!({"of": "kill", "lifts": [lift("kill", 50.0, "thread limit")]})),
+        ]);
+        assert_eq!(
+            told,
+            [
+                "created: lifted: runtime 5.5 ms",
+                "started: lift refused: no note: ENOSPC",
+                "first exec started: lifted: runtime 2.0 ms, program 50.0 ms, until the operation limit",
+                "signalled: SIGKILL; after 1 more exec; refilled (earlier version), 40 ms of CPU gained",
+                "lift after the kill ended: lifted: kill 50.0 ms, until the thread limit",
+            ]
+        );
+    }
 }

@@ -109,7 +109,7 @@ fn guaranteed_pods_are_listed() {
 #[test]
 fn a_plugin_of_node_problem_detector() {
     let cases = [
-        ("guaranteed", 0, "OK: 11 checks"),
+        ("guaranteed", 0, "OK: 12 checks"),
         ("no-kubepods", 1, "kubepods: kubelet's root /kubepods is not there"),
         (
             "driver-mismatch",
@@ -316,7 +316,7 @@ fn empty_cgroups_of_500_pods_are_found_in_a_second_and_removed() {
 fn a_trial_that_could_not_be_made_is_unknown_to_a_plugin() {
     let scratch = Scratch::new();
     let script = "mount -t tmpfs none /sys/fs/cgroup
-                  exec \"$0\" doctor --npd --check freezer --check refill";
+                  exec \"$0\" doctor --npd --check freezer --check lift";
     let ended = aside(&scratch, script);
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.stdout.starts_with("cannot tell: whether the freezer"), "{ended:?}");
@@ -383,14 +383,47 @@ fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
 #[test]
 fn the_trials_work_here_and_leave_nothing() {
     let scratch = Scratch::new();
-    let ended = scratch.frostctl(&["doctor", "--json", "--check", "freezer", "--check", "refill"]);
-    // It may say that the machine is too busy for a verdict, and must not say no.
+    let ended = scratch.frostctl(&["doctor", "--json", "--check", "freezer", "--check", "lift"]);
     let findings = lines(&ended.json());
-    let busy = findings.iter().all(|it| it.contains("the machine is too busy to tell"));
-    assert!(ended.code == Some(0) && busy, "{}", ended.stdout);
-    let left = std::fs::read_dir("/sys/fs/cgroup/freezer").unwrap().flatten();
-    let name = format!("frostlock-doctor-{}-", ended.pid);
-    assert!(!left.map(|it| it.file_name()).any(|it| it.to_string_lossy().starts_with(&name)));
+    assert!(!findings.iter().any(|it| it.contains("freezer")), "{findings:?}");
+    assert_eq!(trials_of(ended.pid), Vec::<PathBuf>::new());
+}
+
+/// util-linux asks the same kernel for the same, of a process in a cgroup of the test's.
+#[test]
+#[ignore = "until doctor's lift is the wrapper's"]
+fn whether_a_lift_works_is_as_chrt_says() {
+    let scratch = Scratch::new();
+    let dir = scratch.dir("cpu", "/lift");
+    std::fs::create_dir_all(&dir).unwrap();
+    let sleeper = scratch.sleeper(&dir);
+    let pid = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap().trim().to_owned();
+    let mut chrt = Command::new("chrt");
+    let chrt = chrt.args(["-R", "-r", "-p", "1", &pid]).stderr(Stdio::null()).status().unwrap();
+    drop(sleeper);
+
+    let (code, report) = doctor(&scratch, &["--check", "lift"]);
+    if chrt.success() {
+        assert_eq!((code, lines(&report)), (Some(0), vec![]));
+        return;
+    }
+    let refused = "warning lift: this kernel lets no thread in a cgroup be lifted (RT_GROUP_SCHED)";
+    assert_eq!((code, lines(&report)), (Some(1), vec![refused.to_owned()]));
+    let finding = &report["findings"][0];
+    assert!(finding["remedy"].as_str().unwrap().contains("sched_rt_runtime_us=-1"), "{finding}");
+    assert_eq!(finding["fix"], Value::Null);
+}
+
+/// The control is doctor with it, as above.
+#[test]
+#[ignore = "until doctor's lift is the wrapper's"]
+fn without_the_capability_it_cannot_tell() {
+    let scratch = Scratch::new();
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_nice", FROSTCTL, "doctor", "--json", "--check", "lift"]);
+    let ended = Ended::of(command.env("FROSTLOCK_STATE_DIR", scratch.state()));
+    let what = "note lift: whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE";
+    assert_eq!((ended.code, lines(&ended.json())), (Some(0), vec![what.to_owned()]));
 }
 
 /// What a killed doctor leaves is the node's, and so found by all.
@@ -404,32 +437,40 @@ fn trials_of(pid: u32) -> Vec<PathBuf> {
     paths.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
 }
 
+/// Its trial takes milliseconds: one that was faster than we is followed by another.
+fn killed_doctor() -> u32 {
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(20) {
+        let mut doctor = Command::new(FROSTCTL);
+        doctor.args(["doctor", "--check", "freezer"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut doctor = doctor.spawn().unwrap();
+        while trials_of(doctor.id()).is_empty() && doctor.try_wait().unwrap().is_none() {}
+        doctor.kill().unwrap();
+        doctor.wait().unwrap();
+        if !trials_of(doctor.id()).is_empty() {
+            return doctor.id();
+        }
+    }
+    panic!("none was caught in its trial");
+}
+
 #[test]
 fn what_a_killed_doctor_left_goes() {
     let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new();
-    let mut killed = Command::new(FROSTCTL);
-    killed.args(["doctor", "--check", "refill"]).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut killed = killed.spawn().unwrap();
-    let since = Instant::now();
-    while trials_of(killed.id()).is_empty() {
-        assert!(since.elapsed() < Duration::from_secs(10), "it makes no cgroup");
-    }
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    assert!(!trials_of(killed.id()).is_empty(), "it was too fast");
+    let killed = killed_doctor();
     // As one that was killed in the midst of a freeze.
-    for dir in trials_of(killed.id()) {
+    for dir in trials_of(killed) {
         let _ = std::fs::write(dir.join("freezer.state"), "FROZEN");
     }
 
     let (code, report) = doctor(&scratch, &["--check", "own-state"]);
     let found = problems(&report);
-    let left = format!("a doctor that was killed has left /frostlock-doctor-{}-", killed.id());
+    let left = format!("a doctor that was killed has left /frostlock-doctor-{killed}-");
     assert!(code == Some(1) && found.len() == 1 && found[0].contains(&left), "{found:?}");
     let (_, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
     assert_eq!(report["fixes"][0]["ok"], true, "{}", report["fixes"]);
-    assert_eq!(trials_of(killed.id()), Vec::<PathBuf>::new());
+    assert_eq!(trials_of(killed), Vec::<PathBuf>::new());
 }
 
 /// A name is not enough.

@@ -120,7 +120,7 @@ fn a_real_journal_in_numbers(lab: &Lab) {
     let ours = report["verbs"].as_array().unwrap();
     assert_eq!(ours.len(), theirs.as_array().unwrap().len());
     for (ours, theirs) in ours.iter().zip(theirs.as_array().unwrap()) {
-        for key in ["verb", "count", "ok", "failures", "retries", "refills"] {
+        for key in ["verb", "count", "ok", "failures", "retries", "lifts"] {
             assert_eq!(ours[key], theirs[key], "{key}");
         }
         for key in ["p50_ms", "p95_ms", "p99_ms", "max_ms"] {

@@ -185,18 +185,26 @@ fn promtool_accepts_what_any_journal_gives() {
     lab.operation("/bin/true");
     // All that a record can have, and names that would break a line.
     lab.append(
-        r#"{"v":1,"verb":"create","verdict":"failed","attempts":3,"gave_up":"out of time",
+        r#"{"v":1,"mono_ns":1,"verb":"create","verdict":"failed","attempts":3,"gave_up":"out of time",
         "lock":"timed out","lock_wait_ms":1000.5,"stages":{"prepare":1,"lock":1000.5,"run":90},
         "tries":[{"ms":1,"failure":"freeze failed","delay_ms":100}],"recovered":["/a"],"oom_kill":2,
-        "refills":[{"reason":"start","gained_ms":40.25,"ended":"done"}],
+        "lifts":[{"whose":"program","threads":3,"cpu_ms":40.25,"ms":50,"ended":"done"}],
+        "lift_refused":"no note: ENOSPC",
         "pod":{"namespace":"a\"b\\c","name":"d\ne{f=\"g\"} 1"}}"#
             .replace('\n', " ")
             .as_str(),
     );
     lab.append("{\"v\":1,\"verb\":\"cre");
     let text = lab.text(&[]);
-    assert!(text.contains(r#"frostlock_pod_refill_cpu_seconds_total{namespace="a\"b\\c",pod="d\ne{f=\"g\"} 1"} 0.04025"#), "{text}");
-    assert!(text.contains("frostlock_journal_skipped_lines_total 1"), "{text}");
+    assert!(text.contains(r#"frostlock_pod_lifted_program_cpu_seconds_total{namespace="a\"b\\c",pod="d\ne{f=\"g\"} 1"} 0.04025"#), "{text}");
+    for sample in [
+        r#"frostlock_lifts_total{whose="program",ended="done"} 1"#,
+        r#"frostlock_lifted_threads_total{whose="program"} 3"#,
+        r#"frostlock_lift_refused_total{reason="no note"} 1"#,
+        "frostlock_journal_skipped_lines_total 1",
+    ] {
+        assert!(text.lines().any(|line| line == sample), "{sample}: {text}");
+    }
     let checked = promtool(&["check", "metrics"], &text);
     assert!(checked.status.success() && said(&checked).is_empty(), "{}\n{text}", said(&checked));
 

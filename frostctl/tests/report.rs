@@ -81,7 +81,10 @@ fn the_numbers_are_those_of_an_independent_computation() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(directory.path(), 10_000);
     let (ours, theirs) = (report(&journal, &[]), independent(&journal));
-    assert_eq!(ours["operations"], 10_000);
+    let counts = theirs.as_array().unwrap().iter().map(|verb| verb["count"].as_u64().unwrap());
+    let operations: u64 = counts.sum();
+    assert_eq!(ours["operations"], operations);
+    assert!(operations < 10_000, "a lift after its operation is none");
     assert!(theirs.as_array().unwrap().len() >= 6, "{theirs}");
     assert_same(&ours["verbs"], &theirs);
     // The control: one record less, and they differ.
@@ -97,7 +100,8 @@ fn a_pod_and_a_time_leave_out_the_rest() {
     let journal = journal(directory.path(), 10_000);
     let count = |wanted: &dyn Fn(&Value) -> bool| {
         let text = std::fs::read_to_string(&journal).unwrap();
-        text.lines().filter(|line| wanted(&serde_json::from_str(line).unwrap())).count()
+        let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.filter(|record| record["verb"] != "lift" && wanted(record)).count()
     };
     let of_pod = count(&|record| record["pod"]["name"] == "pod-7");
     assert_eq!(report(&journal, &["--pod", "default/pod-7"])["operations"], of_pod);
@@ -124,6 +128,29 @@ fn the_page_needs_nothing_else() {
         assert!(!html.contains(foreign), "{foreign}");
     }
     assert!(html.contains("&lt;script&gt;") && html.contains("<svg"));
+}
+
+/// The line of a journal that the version before wrote.
+#[test]
+fn refills_of_the_version_before_are_one_line() {
+    const LINE: &str = "refilled (earlier version): 2 times, 0.1 s of CPU gained";
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
+    let record = serde_json::json!({"v": 1, "boot_id": "b", "time": "2026-01-01T00:00:01.000Z",
+        "mono_ns": 1, "verb": "exec", "id": "c", "attempts": 1, "verdict": "ok", "refills": [
+            {"cgroup": "/c", "reason": "exec", "ms": 12.5, "writes": 11, "gained_ms": 80.0, "ended": "done"},
+            {"cgroup": "/", "reason": "exec", "ms": 1.5, "writes": 1, "gained_ms": 1.0, "ended": "done"}]});
+    std::fs::write(&path, format!("{record}\n")).unwrap();
+    let page = directory.path().join("report.html");
+    let args = ["report", "--journal", path.to_str().unwrap(), "--html", page.to_str().unwrap()];
+    let output = frostctl(&args);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().any(|line| line == LINE), "{text}");
+    assert!(std::fs::read_to_string(&page).unwrap().contains(LINE));
+    // The control: with lifts there is no such line.
+    let with_lifts = journal(directory.path(), 1000);
+    let output = frostctl(&["report", "--journal", with_lifts.to_str().unwrap()]);
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("refilled"));
 }
 
 #[test]
@@ -161,14 +188,14 @@ fn a_storm() {
     // What is nowhere in the journal is not compared.
     let sum = |of: fn(&Value) -> f64| -> f64 { theirs.as_array().unwrap().iter().map(of).sum() };
     let failed = sum(|verb| verb["count"].as_f64().unwrap() - verb["ok"].as_f64().unwrap());
-    let (retries, refills) =
-        (sum(|it| it["retries"].as_f64().unwrap()), sum(|it| it["refills"].as_f64().unwrap()));
+    let (retries, lifts) =
+        (sum(|it| it["retries"].as_f64().unwrap()), sum(|it| it["lifts"].as_f64().unwrap()));
     println!(
-        "{} operations, {failed} failed, {retries} retries, {refills} refills: no number differs",
+        "{} operations, {failed} failed, {retries} retries, {lifts} lifts: no number differs",
         ours["operations"]
     );
-    // Retries are few where refills are at work; one is made below.
-    assert!(failed > 0.0 && refills > 0.0, "not shown");
+    // Retries are few where lifts are at work; one is made below.
+    assert!(failed > 0.0 && lifts > 0.0, "not shown");
     for (number, alter) in ALTERATIONS {
         one_record_altered(&journal, &ours["verbs"], number, alter);
     }
@@ -177,19 +204,20 @@ fn a_storm() {
 type Alter = fn(&mut Value);
 
 /// What is done to one record, and the number that has to differ.
-const ALTERATIONS: [(&str, Alter); 6] = [
+const ALTERATIONS: [(&str, Alter); 7] = [
     ("count", |record| record["verb"] = "update".into()),
     ("failures", |record| record["verdict"] = "failed".into()),
     ("retries", |record| record["attempts"] = 2.into()),
-    ("refills", |record| refill(record, 0.0)),
-    ("gained_ms", |record| refill(record, 0.5)),
+    ("lifts", |record| lift(record, "runtime", 0.0)),
+    ("lifted_ms", |record| lift(record, "runtime", 0.5)),
+    ("program_ms", |record| lift(record, "program", 0.5)),
     ("p99_ms", |record| record["stages"]["run"] = 1e6.into()),
 ];
 
-fn refill(record: &mut Value, gained_ms: f64) {
-    let mut refills = record["refills"].as_array().cloned().unwrap_or_default();
-    refills.push(serde_json::json!({"gained_ms": gained_ms}));
-    record["refills"] = refills.into();
+fn lift(record: &mut Value, whose: &str, cpu_ms: f64) {
+    let mut lifts = record["lifts"].as_array().cloned().unwrap_or_default();
+    lifts.push(serde_json::json!({"whose": whose, "cpu_ms": cpu_ms}));
+    record["lifts"] = lifts.into();
 }
 
 /// The control: the first exec that succeeded at once is altered, and what jq says of it is another thing. The

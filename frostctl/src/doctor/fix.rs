@@ -14,7 +14,7 @@ use frostlock::{freeze, remains};
 
 use super::hierarchy::{Hierarchy, words};
 use super::node::Node;
-use super::{root, trial};
+use super::{lift, root, trial};
 
 /// How long a fix waits for the lock of a cgroup that is in use.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const SYSTEMD_WITHIN: Duration = Duration::from_secs(10);
 
 const THAWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A trial's process ends by itself, now that its doctor is gone, but is throttled to a tenth of a CPU.
+/// A trial's process ends by itself, now that its doctor is gone.
 const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub(crate) enum Fix {
     },
     RemoveState(Vec<PathBuf>),
     RemoveNote(PathBuf),
+    /// The threads of this note of a lifter that is gone.
+    PutBack(PathBuf),
 }
 
 impl fmt::Display for Fix {
@@ -74,6 +76,7 @@ impl fmt::Display for Fix {
             Fix::RemoveTrial { cgroup, .. } => write!(f, "thaw {cgroup} and remove it"),
             Fix::RemoveState(files) => write!(f, "remove {} stale files", files.len()),
             Fix::RemoveNote(path) => write!(f, "remove {}", path.display()),
+            Fix::PutBack(note) => write!(f, "put back the threads of {}", note.display()),
         }
     }
 }
@@ -101,6 +104,10 @@ impl Fix {
             Fix::RemoveNote(path) => {
                 std::fs::remove_file(path).with_context(|| path.display().to_string())?;
                 Ok(format!("removed {}", path.display()))
+            }
+            Fix::PutBack(note) => {
+                let threads = lift::put_back(&node.ours.state, note);
+                Ok(format!("put back {threads} threads of {}", note.display()))
             }
         }
     }

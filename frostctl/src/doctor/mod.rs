@@ -19,6 +19,7 @@ mod finding;
 mod fix;
 pub(crate) mod hierarchy;
 mod kubelet;
+mod lift;
 mod node;
 mod ours;
 mod processes;
@@ -33,7 +34,7 @@ use finding::{Finding, Severity};
 use fix::Fix;
 use node::{Ask, Node};
 use root::Root;
-pub(crate) use trial::Spin;
+pub(crate) use trial::Sleep;
 
 /// Find out what is wrong with the cgroups of this node; mend what is safe to mend
 #[derive(Debug, clap::Args)]
@@ -138,7 +139,7 @@ impl Doctor {
             cgroup_root: self.cgroup_root.clone(),
             leftover_age: Duration::from_secs(self.leftover_age),
             programs: wants(&["versions"]),
-            trials: wants(&["freezer", "refill"]),
+            trials: wants(&["freezer", "lift"]),
         };
         Ok((ask, wanted))
     }

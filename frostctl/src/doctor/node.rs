@@ -22,7 +22,7 @@ pub(crate) struct Ask {
     /// kubelet's `--cgroup-root`, where its configuration is not to be had.
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) leftover_age: Duration,
-    /// Whether to ask programs their version, and to try the freezer and the refill.
+    /// Whether to ask programs their version, and to try the freezer and a lift.
     pub(crate) programs: bool,
     pub(crate) trials: bool,
 }

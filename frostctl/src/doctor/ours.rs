@@ -17,6 +17,7 @@ use frostlock::remains::{self, Known, Unfinished};
 use frostlock::state_dir::StateDir;
 
 use super::containerd::{Containerd, Entry};
+use super::lift::{self, Left};
 use super::processes::{self, Running};
 use super::root::Root;
 
@@ -40,6 +41,8 @@ pub(crate) struct Ours {
     /// Entries of containerd whose program is not there: their pods cannot start.
     pub(crate) missing: Vec<Entry>,
     pub(crate) unfinished: Vec<Unfinished>,
+    /// Threads that a lifter which was killed has left lifted.
+    pub(crate) lifted: Vec<Left>,
     pub(crate) stale: Vec<PathBuf>,
     /// Locks that have been held for longer than any operation takes.
     pub(crate) held: Vec<(PathBuf, Holder)>,
@@ -93,6 +96,8 @@ impl Ours {
                 false => Vec::new(),
             },
             unfinished: remains::unfinished(&state),
+            // A recorded tree has no threads.
+            lifted: if node.is_live() { lift::left(&state) } else { Vec::new() },
             stale: remains::stale(&state, cgroups),
             // Those who held it when a tree was recorded are gone.
             held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
@@ -155,6 +160,8 @@ fn last_operations(state: &StateDir) -> HashMap<PathBuf, (u64, String)> {
     let now = process::boot_id();
     let records = reader::history(&state.journal()).flatten();
     let of_now = records.filter(|it| it.boot_id == now);
+    // What a lift had after its operation is no operation.
+    let of_now = of_now.filter(|it| it.verb.as_deref() != Some("lift"));
     let named = of_now.filter_map(|it| Some((PathBuf::from(it.cgroup?), (it.mono_ns?, it.verb?))));
     named.collect()
 }

@@ -20,11 +20,12 @@ exit status is 1 for a warning or an error, 0 else.
   frostctl doctor --explain                what the checks look at
   frostctl doctor --npd --check kubepods   one line for node-problem-detector (exit 0, 1 or 2)
 
---fix makes a missing kubepods root with its controllers (by mkdir, or as a slice through systemd),
-mounts a v1 controller that is not mounted, thaws what an operation of frostlock's that was killed has
-left frozen, and removes empty cgroups of pods that are gone, those of a doctor that was killed, thawed
-first, and stale files of frostlock's. It never thaws anything else (--thaw PATH does, one cgroup at a
-time), ends no process, edits no configuration.";
+--fix makes a missing kubepods root with its controllers (by mkdir, or as a slice through
+systemd), mounts a v1 controller that is not mounted, thaws what an operation of frostlock's that
+was killed has left frozen, puts back the threads that one has left lifted, and removes empty
+cgroups of pods that are gone, those of a doctor that was killed, thawed first, and stale files of
+frostlock's. It never thaws anything else (--thaw PATH does, one cgroup at a time), ends no
+process, edits no configuration.";
 
 /// node-problem-detector cuts what a plugin prints there (max_output_length).
 const PLUGIN_BYTES: usize = 80;

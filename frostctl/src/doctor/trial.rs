@@ -1,8 +1,8 @@
-//! Whether the freezer and the refill work here: tried on a cgroup of our own, with a process of our
-//! own in it. What is left of one that was killed is found by the next doctor, by the name.
+//! Whether the freezer and a lift work here: tried on a cgroup of our own, with a process of our own
+//! in it. What is left of one that was killed is found by the next doctor, by the name.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,30 +10,31 @@ use frostlock::cgroup::read::Version;
 use frostlock::cgroup::{Freezer, Identity, Reader};
 use frostlock::freeze;
 use frostlock::process::Process;
-use frostlock::refill::trial::{self, Trial};
 
 use super::hierarchy::Cgroups;
+use super::{lift, root};
 
 pub(crate) const PREFIX: &str = "frostlock-doctor-";
 
 /// What the process in it is executed as, also where this program has been replaced meanwhile.
-const SPINNER: &str = "/proc/self/exe";
+const PROGRAM: &str = "/proc/self/exe";
+const SLEEP: &str = "sleep";
 
-/// A process that is idle or busy freezes in well under a period of the scheduler; a machine with
-/// every CPU taken takes some.
+/// An idle process freezes in well under a period of the scheduler; a machine with every CPU taken
+/// takes some.
 const FREEZES_WITHIN: Duration = Duration::from_secs(1);
 
-/// Five periods of the quota that it is tried with.
-const SPAN: Duration = Duration::from_millis(50);
+/// The bit of CAP_SYS_NICE in capabilities(7).
+const CAP_SYS_NICE: u64 = 1 << 23;
 
-const QUOTA_US: u64 = 1000;
-const PERIOD_US: u64 = 10_000;
+/// The kernel gives this number to the first of them.
+const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 
 /// How each went; an `Err` says why it could not be tried.
 #[derive(Debug)]
 pub(crate) struct Trials {
     pub(crate) freezer: Result<Froze, String>,
-    pub(crate) refill: Result<Trial, String>,
+    pub(crate) lift: Result<Lifted, String>,
 }
 
 #[derive(Debug)]
@@ -42,15 +43,35 @@ pub(crate) enum Froze {
     No(PathBuf, Freezer),
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Lifted {
+    Yes,
+    /// We lack CAP_SYS_NICE, so that the kernel would refuse whatever it is.
+    NotAllowed,
+    Refused(Refused),
+}
+
+/// By a kernel with RT_GROUP_SCHED, and what there is to see of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) version: Version,
+    pub(crate) dir: PathBuf,
+    /// On v1: cpu.rt_runtime_us of the cgroup.
+    pub(crate) of_cgroup: Option<String>,
+    /// kernel.sched_rt_runtime_us.
+    pub(crate) of_node: String,
+    pub(crate) kernel: String,
+}
+
 pub(crate) fn run(cgroups: &Cgroups) -> Trials {
     let scratch = match Scratch::make(cgroups) {
         Ok(scratch) => scratch,
         Err(error) => {
             let why = error.to_string();
-            return Trials { freezer: Err(why.clone()), refill: Err(why) };
+            return Trials { freezer: Err(why.clone()), lift: Err(why) };
         }
     };
-    Trials { freezer: scratch.freeze(), refill: scratch.refill() }
+    Trials { freezer: scratch.freeze(), lift: scratch.lift() }
 }
 
 struct Scratch {
@@ -66,7 +87,7 @@ impl Scratch {
             .and_then(|root| root.join(format!("{PREFIX}{}-{}", own.pid, own.start)))
             .ok_or(io::ErrorKind::NotFound)?;
         let files = Reader::new(&cgroups.readable, &name);
-        let places = ["freezer", "cpu", "cpuacct"].into_iter().filter_map(|it| cgroups.with(it));
+        let places = ["freezer", "cpu"].into_iter().filter_map(|it| cgroups.with(it));
         let unified = cgroups.used().filter(|it| it.version == Version::V2);
         let mut dirs: Vec<PathBuf> = places.chain(unified).filter_map(|it| it.dir(&name)).collect();
         dirs.sort();
@@ -78,8 +99,8 @@ impl Scratch {
             })?;
             scratch.dirs.push(dir);
         }
-        let mut child = Command::new(SPINNER)
-            .arg("spin")
+        let mut child = Command::new(PROGRAM)
+            .arg(SLEEP)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -112,18 +133,41 @@ impl Scratch {
         Ok(Froze::Yes)
     }
 
-    fn refill(&self) -> Result<Trial, String> {
-        let Some((version, dir)) = self.files.cpu_dir() else {
-            return Err("no cpu controller is mounted".to_owned());
-        };
-        let written = match version {
-            Version::V1 => std::fs::write(dir.join("cpu.cfs_period_us"), PERIOD_US.to_string())
-                .and_then(|()| std::fs::write(dir.join("cpu.cfs_quota_us"), QUOTA_US.to_string())),
-            Version::V2 => std::fs::write(dir.join("cpu.max"), format!("{QUOTA_US} {PERIOD_US}")),
-        };
-        written.map_err(|error| format!("{}: {error}", dir.display()))?;
-        trial::run(&self.files, SPAN).map_err(|error| format!("{}: {error}", dir.display()))
+    /// From outside, as the wrapper does it; the process sleeps all the while.
+    fn lift(&self) -> Result<Lifted, String> {
+        let (child, _) = self.child.as_ref().ok_or("there is no process to try it with")?;
+        match lift::trial(child.id()) {
+            Ok(()) => Ok(Lifted::Yes),
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error.to_string()),
+            Err(_) if !may_lift() => Ok(Lifted::NotAllowed),
+            Err(_) => {
+                let read = |path: &Path| root::read(path).ok().map(|it| it.trim().to_owned());
+                let kernel = |name: &str| read(&Path::new("/proc/sys/kernel").join(name));
+                let cpu = self.files.cpu_dir().map(|(version, dir)| (version, dir.to_owned()));
+                let (version, dir) = cpu.ok_or("refused, and no cpu controller is mounted")?;
+                Ok(Lifted::Refused(Refused {
+                    version,
+                    of_cgroup: read(&dir.join("cpu.rt_runtime_us")),
+                    dir,
+                    of_node: kernel("sched_rt_runtime_us").unwrap_or_default(),
+                    kernel: kernel("osrelease").unwrap_or_default(),
+                }))
+            }
+        }
     }
+}
+
+/// The kernel asks for it in the first user namespace, where those of a container are none.
+fn may_lift() -> bool {
+    let status = root::read(Path::new("/proc/self/status")).unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/user");
+    namespace.is_ok_and(|it| it == Path::new(FIRST_USER_NAMESPACE)) && has_sys_nice(&status)
+}
+
+fn has_sys_nice(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|it| u64::from_str_radix(it.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & CAP_SYS_NICE != 0)
 }
 
 impl Drop for Scratch {
@@ -132,13 +176,6 @@ impl Drop for Scratch {
         if let Some((mut child, stdin)) = self.child.take() {
             drop(stdin);
             let _ = child.kill();
-            // A throttled process takes its time to die.
-            if let Some((Version::V1, dir)) = self.files.cpu_dir() {
-                let _ = std::fs::write(dir.join("cpu.cfs_quota_us"), "-1");
-            }
-            if let Some((Version::V2, dir)) = self.files.cpu_dir() {
-                let _ = std::fs::write(dir.join("cpu.max"), "max");
-            }
             let _ = child.wait();
         }
         for dir in &self.dirs {
@@ -151,22 +188,37 @@ impl Drop for Scratch {
 pub(crate) fn is_of_a_trial(pid: &str) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut words = line.split(|byte| *byte == 0);
-    line.is_empty() || (words.next() == Some(SPINNER.as_bytes()) && words.next() == Some(b"spin"))
+    line.is_empty()
+        || (words.next() == Some(PROGRAM.as_bytes()) && words.next() == Some(SLEEP.as_bytes()))
 }
 
-/// What the process in the scratch cgroup does: takes CPU time until its standard input ends.
+/// What the process in the scratch cgroup does: nothing until its standard input ends.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Spin {}
+pub(crate) struct Sleep {}
 
-impl Spin {
+impl Sleep {
     #[allow(clippy::unused_self, reason = "as all commands")]
     pub(crate) fn run(&self) -> anyhow::Result<crate::exit::Exit> {
-        std::thread::spawn(|| {
-            loop {
-                std::hint::spin_loop();
-            }
-        });
         io::stdin().read_to_end(&mut Vec::new())?;
         Ok(crate::exit::Exit::Clean)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capability_is_that_bit_of_the_effective_ones() {
+        for (status, has) in [
+            ("CapPrm:\t000001ffffffffff\nCapEff:\t000001ffffffffff\n", true),
+            ("CapPrm:\t000001ffffffffff\nCapEff:\t000001ffff7fffff\n", false),
+            ("CapEff:\t0000000000800000\n", true),
+            ("CapEff:\t0000000000000000\n", false),
+            ("CapEff:\tnonsense\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_sys_nice(status), has, "{status:?}");
+        }
     }
 }

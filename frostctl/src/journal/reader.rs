@@ -42,6 +42,62 @@ impl Skipped {
     }
 }
 
+/// Why a line is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    Torn,
+    Foreign,
+    FutureVersion,
+}
+
+/// Every line, in bounded memory: of one longer than a block, its pieces.
+pub(crate) fn lines(mut input: impl Read, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; BLOCK_BYTES];
+    let mut filled = 0;
+    loop {
+        let got = input.read(&mut buffer[filled..])?;
+        filled += got;
+        let Some(end) = memchr::memrchr(b'\n', &buffer[..filled]) else {
+            if got == 0 || filled == buffer.len() {
+                each(&buffer[..filled]);
+                filled = 0;
+            }
+            if got == 0 {
+                return Ok(());
+            }
+            continue;
+        };
+        let mut from = 0;
+        for at in memchr::memchr_iter(b'\n', &buffer[..=end]) {
+            each(&buffer[from..at]);
+            from = at + 1;
+        }
+        buffer.copy_within(from..filled, 0);
+        filled -= from;
+    }
+}
+
+/// `None` is an empty line, with which the writer ends a torn one.
+pub(crate) fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Unread> {
+    if line.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    if line.len() > LINE_BYTES {
+        return Err(Unread::Foreign);
+    }
+    // Once for the line, rather than for each of its strings.
+    let line = std::str::from_utf8(line).map_err(|_| Unread::Torn)?;
+    match serde_json::from_str::<Record<'_>>(line) {
+        Ok(record) if record.v > VERSION => Err(Unread::FutureVersion),
+        Ok(record) if record.v == 0 || record.mono_ns == 0 => Err(Unread::Foreign),
+        Ok(record) => Ok(Some(record)),
+        // A later version may have other types for a key.
+        Err(_) if version(line) > VERSION => Err(Unread::FutureVersion),
+        Err(error) if error.classify() == Category::Data => Err(Unread::Foreign),
+        Err(_) => Err(Unread::Torn),
+    }
+}
+
 /// Where in time the reading is.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
@@ -61,65 +117,22 @@ impl Reader {
 
     pub(crate) fn read(
         &mut self,
-        mut file: &File,
+        file: &File,
         each: &mut impl FnMut(&Record<'_>),
     ) -> io::Result<()> {
-        let mut buffer = vec![0; BLOCK_BYTES];
-        let mut filled = 0;
-        loop {
-            let got = file.read(&mut buffer[filled..])?;
-            filled += got;
-            let Some(end) = memchr::memrchr(b'\n', &buffer[..filled]) else {
-                if got == 0 {
-                    self.line(&buffer[..filled], each);
-                    return Ok(());
-                }
-                if filled == buffer.len() {
-                    // A line of a whole block; its end will be torn, too.
-                    self.skipped.torn += 1;
-                    filled = 0;
-                }
-                continue;
-            };
-            let mut from = 0;
-            for at in memchr::memchr_iter(b'\n', &buffer[..=end]) {
-                self.line(&buffer[from..at], each);
-                from = at + 1;
-            }
-            buffer.copy_within(from..filled, 0);
-            filled -= from;
-        }
+        lines(file, |line| self.line(line, each))
     }
 
     pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {
-        // The writer ends a torn line with an empty one.
-        if line.trim_ascii().is_empty() {
-            return;
-        }
-        if line.len() > LINE_BYTES {
-            self.skipped.foreign += 1;
-            return;
-        }
-        // Once for the line, rather than for each of its strings.
-        let Ok(line) = std::str::from_utf8(line) else {
-            self.skipped.torn += 1;
-            return;
-        };
-        match serde_json::from_str::<Record<'_>>(line) {
-            Ok(record) if record.v > VERSION => self.skipped.future_version += 1,
-            Ok(record) if record.v == 0 || record.mono_ns == 0 => self.skipped.foreign += 1,
-            Ok(record) => {
-                if self.is_in_order(&record) {
-                    match &*record.verb {
-                        "gap" => self.skipped.gaps += 1,
-                        _ => each(&record),
-                    }
-                }
-            }
-            // A later version may have other types for a key.
-            Err(_) if version(line) > VERSION => self.skipped.future_version += 1,
-            Err(error) if error.classify() == Category::Data => self.skipped.foreign += 1,
-            Err(_) => self.skipped.torn += 1,
+        match parse(line) {
+            Ok(Some(record)) if self.is_in_order(&record) => match &*record.verb {
+                "gap" => self.skipped.gaps += 1,
+                _ => each(&record),
+            },
+            Ok(_) => {}
+            Err(Unread::Torn) => self.skipped.torn += 1,
+            Err(Unread::Foreign) => self.skipped.foreign += 1,
+            Err(Unread::FutureVersion) => self.skipped.future_version += 1,
         }
     }
 

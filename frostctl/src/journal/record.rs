@@ -28,6 +28,8 @@ pub(crate) struct Record<'a> {
     #[serde(borrow)]
     pub(crate) tries: Vec<Try<'a>>,
     #[serde(borrow)]
+    pub(crate) gave_up: Text<'a>,
+    #[serde(borrow)]
     pub(crate) lock: Text<'a>,
     pub(crate) lock_wait_ms: f64,
     pub(crate) exit: Option<Exit>,
@@ -35,7 +37,17 @@ pub(crate) struct Record<'a> {
     pub(crate) verdict: Text<'a>,
     pub(crate) quota: Quotas,
     #[serde(borrow)]
-    pub(crate) refills: Vec<Refill<'a>>,
+    pub(crate) lifts: Vec<Lift<'a>>,
+    /// Why nothing was lifted though something waited.
+    #[serde(borrow)]
+    pub(crate) lift_refused: Text<'a>,
+    /// Of verb `lift` alone: the verb of the operation that it outlived.
+    #[serde(borrow)]
+    pub(crate) of: Text<'a>,
+    /// What the version before wrote.
+    pub(crate) refills: Vec<Refill>,
+    #[serde(borrow)]
+    pub(crate) recovered: Vec<Text<'a>>,
     pub(crate) oom_kill: Option<u64>,
     #[serde(borrow)]
     pub(crate) pod: Pod<'a>,
@@ -66,15 +78,29 @@ pub(crate) struct Try<'a> {
     pub(crate) delay_ms: f64,
 }
 
+/// Threads above every fair one, and above every quota, until they were put back.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(default)]
-pub(crate) struct Refill<'a> {
+pub(crate) struct Lift<'a> {
     #[serde(borrow)]
-    pub(crate) reason: Text<'a>,
-    pub(crate) ms: f64,
-    pub(crate) gained_ms: f64,
+    pub(crate) whose: Text<'a>,
+    pub(crate) threads: u64,
+    pub(crate) cpu_ms: f64,
     #[serde(borrow)]
     pub(crate) ended: Text<'a>,
+}
+
+impl Lift<'_> {
+    /// A gift to the workload; what else is lifted works for the caller.
+    pub(crate) fn is_of_the_program(&self) -> bool {
+        &*self.whose == "program"
+    }
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Refill {
+    pub(crate) gained_ms: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -123,7 +149,27 @@ impl Record<'_> {
     }
 
     pub(crate) fn is_operation(&self) -> bool {
-        !matches!(&*self.verb, "" | "exit" | "oom" | "hook")
+        !matches!(&*self.verb, "" | "exit" | "oom" | "hook" | "lift")
+    }
+
+    /// What a lift had after its operation's record: no operation of its own.
+    pub(crate) fn is_late_lift(&self) -> bool {
+        &*self.verb == "lift"
+    }
+
+    /// CPU time that threads had while they were lifted.
+    pub(crate) fn lifted_ms(&self) -> f64 {
+        self.lifts.iter().map(|lift| lift.cpu_ms).sum()
+    }
+
+    /// That of the workload's own.
+    pub(crate) fn program_ms(&self) -> f64 {
+        self.lifts.iter().filter(|it| it.is_of_the_program()).map(|lift| lift.cpu_ms).sum()
+    }
+
+    /// The same of the version before, which gave the whole container more CPU time.
+    pub(crate) fn refilled_ms(&self) -> f64 {
+        self.refills.iter().map(|refill| refill.gained_ms).sum()
     }
 
     pub(crate) fn is_ok(&self) -> bool {

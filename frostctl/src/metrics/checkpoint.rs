@@ -172,13 +172,40 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), later);
     }
 
+    /// As the version with refills wrote it.
+    #[test]
+    fn one_with_refills_is_read_and_goes_on_without_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.json");
+        let before = r#"{"version":1,"boot_id":"b",
+            "positions":[{"inode":7,"head":"{\"v\":1","offset":700}],
+            "counters":{"operations":{"exec":{"failed":2,"ok":40}},"durations":{},"lock_waits":{},
+            "retries":{"exec":3},"failures":{},"given_up":{},"refills":{"exec":{"done":9}},
+            "refill_us":{"exec":70000},"recovered":4,"oom_kills":5,"skipped_lines":6,
+            "journal_gaps":1},
+            "pods":{"n":{"p":{"retries":3,"refills":9,"refill_us":70000,"counted_ns":11}}}}"#;
+        std::fs::write(&path, before).unwrap();
+        let store = Store::open(&path).unwrap();
+        let (mut checkpoint, note) = store.load().unwrap();
+        let counters = &checkpoint.counters;
+        let all = (counters.recovered, counters.oom_kills, counters.skipped_lines);
+        assert_eq!((note, all, counters.journal_gaps), (None, (4, 5, 6), 1));
+        assert_eq!((counters.operations["exec"]["ok"], counters.retries["exec"]), (40, 3));
+        assert_eq!(counters.lifts.len(), 0);
+        assert_eq!(checkpoint.positions.len(), 1);
+        assert_eq!(checkpoint.pods.iter().map(|(_, _, pod)| pod.retries).sum::<u64>(), 3);
+        store.save(&mut checkpoint).unwrap();
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("refill"));
+        assert_eq!(store.load().unwrap(), (checkpoint, None));
+    }
+
     #[test]
     fn what_is_saved_is_loaded_and_nothing_is_left_beside_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/metrics.json");
         let store = Store::open(&path).unwrap();
         let mut saved = Checkpoint { boot_id: "b".into(), ..Checkpoint::default() };
-        saved.counters.refill_us.insert("start".into(), 7);
+        saved.counters.lifted_us.insert("runtime".into(), 7);
         store.save(&mut saved).unwrap();
         assert_eq!(store.load().unwrap(), (saved, None));
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);

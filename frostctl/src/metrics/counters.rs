@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use frostlock::journal::reader::Record;
 use serde::{Deserialize, Serialize};
+
+use crate::journal::Record;
 
 /// From a start that nothing delays to one that containerd gives up on, in seconds.
 pub(crate) const BOUNDS_S: [f64; 12] =
@@ -35,8 +36,11 @@ const FAILURES: [&str; 6] = [
     "refused as paused",
 ];
 const GIVE_UPS: [&str; 3] = ["interrupted", "not repeatable", "out of time"];
-const REASONS: [&str; 4] = ["exec", "freeze", "kill", "start"];
-const ENDS: [&str; 5] = ["budget spent", "done", "failed", "no effect", "out of time"];
+const WHOSE: [&str; 4] = ["freeze", "kill", "program", "runtime"];
+const ENDS: [&str; 6] =
+    ["done", "node limit", "operation limit", "pod limit", "thread limit", "watcher limit"];
+/// The first words of why nothing was lifted: what follows a colon is an error's text.
+const REFUSALS: [&str; 3] = ["CAP_SYS_NICE", "RT_GROUP_SCHED", "no note"];
 
 /// A journal is a file that anybody with root can write to: what is not a word of ours is counted
 /// as this, so that no file makes more series than there are words.
@@ -58,10 +62,12 @@ pub(crate) struct Counters {
     /// By verb and failure.
     pub(crate) failures: By<By<u64>>,
     pub(crate) given_up: By<u64>,
-    /// By reason and end.
-    pub(crate) refills: By<By<u64>>,
+    /// By whose threads these were, and the end.
+    pub(crate) lifts: By<By<u64>>,
+    pub(crate) lifted_threads: By<u64>,
     /// Whole numbers, as a fraction read back from JSON can be a last digit smaller.
-    pub(crate) refill_us: By<u64>,
+    pub(crate) lifted_us: By<u64>,
+    pub(crate) lift_refused: By<u64>,
     pub(crate) recovered: u64,
     pub(crate) oom_kills: u64,
     /// Lines of the journal that are no records of a version that we know.
@@ -90,79 +96,97 @@ impl Histogram {
 }
 
 impl Counters {
-    pub(crate) fn add(&mut self, record: &Record) {
-        let verb = known(&VERBS, record.verb.as_deref());
+    pub(crate) fn add(&mut self, record: &Record<'_>) {
+        self.add_lifts(record);
+        if !record.is_late_lift() {
+            self.add_operation(record);
+        }
+    }
+
+    fn add_operation(&mut self, record: &Record<'_>) {
+        let verb = known(&VERBS, &record.verb);
         let verdicts = self.operations.entry(verb.clone()).or_default();
         // A series that begins with its first failure would show no increase.
         for verdict in VERDICTS {
             verdicts.entry(verdict.to_owned()).or_default();
         }
-        *verdicts.entry(known(&VERDICTS, record.verdict.as_deref())).or_default() += 1;
+        *verdicts.entry(known(&VERDICTS, &record.verdict)).or_default() += 1;
         self.durations.entry(verb.clone()).or_default().observe(took_ms(record));
         let waited = sound_ms(record.lock_wait_ms);
-        self.lock_waits.entry(known(&LOCKS, record.lock.as_deref())).or_default().observe(waited);
+        self.lock_waits.entry(known(&LOCKS, &record.lock)).or_default().observe(waited);
         *self.retries.entry(verb.clone()).or_default() += retries(record);
-        for failure in record.tries.iter().filter_map(|attempt| attempt.failure.as_deref()) {
+        let failures = record.tries.iter().map(|attempt| &attempt.failure);
+        for failure in failures.filter(|failure| !failure.is_empty()) {
             let failures = self.failures.entry(verb.clone()).or_default();
-            *failures.entry(known(&FAILURES, Some(failure))).or_default() += 1;
+            *failures.entry(known(&FAILURES, failure)).or_default() += 1;
         }
-        if let Some(why) = &record.gave_up {
-            *self.given_up.entry(known(&GIVE_UPS, Some(why))).or_default() += 1;
+        if !record.gave_up.is_empty() {
+            *self.given_up.entry(known(&GIVE_UPS, &record.gave_up)).or_default() += 1;
         }
-        self.add_refills(record);
         self.recovered += record.recovered.len() as u64;
-        // Bounded, like the times: one line must not use up the range of a counter.
-        self.oom_kills += record.oom_kill.unwrap_or(0).min(1 << 32);
+        self.oom_kills += bounded(record.oom_kill.unwrap_or(0));
     }
 
     /// What an alert waits for is 0 before it happens: a series that begins with its only event shows
     /// no increase.
     pub(crate) fn announce(&mut self) {
         self.lock_waits.entry("unavailable".to_owned()).or_default();
-        for reason in REASONS {
-            let ends = self.refills.entry(reason.to_owned()).or_default();
-            for end in ["failed", "no effect"] {
-                ends.entry(end.to_owned()).or_default();
-            }
+        for whose in WHOSE {
+            let ends = self.lifts.entry(whose.to_owned()).or_default();
+            ends.entry("node limit".to_owned()).or_default();
+        }
+        for reason in REFUSALS {
+            self.lift_refused.entry(reason.to_owned()).or_default();
         }
     }
 
-    fn add_refills(&mut self, record: &Record) {
-        for refill in &record.refills {
-            let reason = known(&REASONS, refill.reason.as_deref());
-            let ended = known(&ENDS, refill.ended.as_deref());
-            *self.refills.entry(reason.clone()).or_default().entry(ended).or_default() += 1;
-            *self.refill_us.entry(reason).or_default() += microseconds(sound_ms(refill.gained_ms));
+    fn add_lifts(&mut self, record: &Record<'_>) {
+        for lift in &record.lifts {
+            let (whose, ended) = (known(&WHOSE, &lift.whose), known(&ENDS, &lift.ended));
+            *self.lifts.entry(whose.clone()).or_default().entry(ended).or_default() += 1;
+            *self.lifted_threads.entry(whose.clone()).or_default() += bounded(lift.threads);
+            *self.lifted_us.entry(whose).or_default() += microseconds(sound_ms(lift.cpu_ms));
+        }
+        if !record.lift_refused.is_empty() {
+            let reason = record.lift_refused.split(':').next().unwrap_or_default();
+            *self.lift_refused.entry(known(&REFUSALS, reason)).or_default() += 1;
         }
     }
 }
 
-pub(crate) fn retries(record: &Record) -> u64 {
+pub(crate) fn retries(record: &Record<'_>) -> u64 {
     // A deadline of 4 s has no room for as many.
-    record.attempts.unwrap_or(0).saturating_sub(1).min(1000)
+    u64::from(record.attempts.saturating_sub(1).min(1000))
 }
 
-pub(crate) fn gained_us(record: &Record) -> u64 {
-    record.refills.iter().map(|refill| microseconds(sound_ms(refill.gained_ms))).sum()
+/// What the workload itself had of lifts.
+pub(crate) fn program_us(record: &Record<'_>) -> u64 {
+    let program = record.lifts.iter().filter(|lift| lift.is_of_the_program());
+    program.map(|lift| microseconds(sound_ms(lift.cpu_ms))).sum()
 }
 
 /// What the caller waited.
-fn took_ms(record: &Record) -> f64 {
+fn took_ms(record: &Record<'_>) -> f64 {
     let delays: f64 = record.tries.iter().map(|attempt| sound_ms(attempt.delay_ms)).sum();
-    let stages = record.stages.iter().flat_map(|it| [it.prepare, it.lock, it.run]);
-    sound_ms(Some(stages.map(sound_ms).sum::<f64>() + delays))
+    let stages = [record.stages.prepare, record.stages.lock, record.stages.run];
+    sound_ms(stages.map(sound_ms).iter().sum::<f64>() + delays)
 }
 
-fn sound_ms(ms: Option<f64>) -> f64 {
-    ms.filter(|ms| ms.is_finite()).map_or(0.0, |ms| ms.clamp(0.0, LONGEST_MS))
+fn sound_ms(ms: f64) -> f64 {
+    if ms.is_finite() { ms.clamp(0.0, LONGEST_MS) } else { 0.0 }
+}
+
+/// One line must not use up the range of a counter.
+fn bounded(count: u64) -> u64 {
+    count.min(1 << 32)
 }
 
 fn microseconds(ms: f64) -> u64 {
     (ms * 1000.0).round() as u64
 }
 
-fn known(words: &[&str], word: Option<&str>) -> String {
-    word.filter(|word| words.contains(word)).unwrap_or(OTHER).to_owned()
+fn known(words: &[&str], word: &str) -> String {
+    if words.contains(&word) { word.to_owned() } else { OTHER.to_owned() }
 }
 
 /// The verb, or `other`: a file has no more kinds of operations than there are verbs.
@@ -174,7 +198,7 @@ pub(crate) fn known_verb(verb: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn record(json: &str) -> Record {
+    fn record(json: &str) -> Record<'_> {
         serde_json::from_str(json).unwrap()
     }
 
@@ -185,13 +209,15 @@ mod tests {
             r#"{"v":1,"verb":"create","verdict":"ok","attempts":3,"lock":"exclusive",
             "lock_wait_ms":7,"stages":{"prepare":1,"lock":7,"run":80},
             "tries":[{"ms":1,"failure":"freeze failed","delay_ms":100}],
-            "refills":[{"reason":"start","gained_ms":40,"ended":"done"}]}"#,
+            "lifts":[{"whose":"runtime","threads":6,"cpu_ms":5.25,"ms":21,"ended":"done"},
+            {"whose":"program","threads":2,"cpu_ms":50,"ms":60,"ended":"operation limit"}]}"#,
         ));
         assert_eq!(counters.operations["create"]["ok"], 1);
         assert_eq!(counters.operations["create"]["failed"], 0);
         assert_eq!(counters.retries["create"], 2);
         assert_eq!(counters.failures["create"]["freeze failed"], 1);
-        assert_eq!(counters.refill_us["start"], 40_000);
+        assert_eq!(counters.lifts["program"]["operation limit"], 1);
+        assert_eq!((counters.lifted_threads["runtime"], counters.lifted_us["runtime"]), (6, 5250));
         assert_eq!(counters.durations["create"].sum_us, 188_000);
         assert_eq!(counters.durations["create"].buckets[5], 1, "188 ms is below 250 ms");
         assert_eq!(counters.lock_waits["exclusive"].buckets[1], 1, "7 ms is below 10 ms");
@@ -202,11 +228,45 @@ mod tests {
         let mut counters = Counters::default();
         counters.announce();
         assert_eq!(counters.lock_waits["unavailable"].count, 0);
-        for reason in REASONS {
-            assert_eq!(
-                (counters.refills[reason]["failed"], counters.refills[reason]["no effect"]),
-                (0, 0)
-            );
+        for whose in WHOSE {
+            assert_eq!(counters.lifts[whose]["node limit"], 0);
+        }
+        for reason in REFUSALS {
+            assert_eq!(counters.lift_refused[reason], 0);
+        }
+    }
+
+    #[test]
+    fn a_lift_that_outlived_its_operation_is_no_operation() {
+        let (mut counters, mut without) = (Counters::default(), Counters::default());
+        counters.add(&record(
+            r#"{"v":1,"verb":"lift","of":"exec","id":"c",
+            "lifts":[{"whose":"program","threads":3,"cpu_ms":12.5,"ended":"thread limit"}]}"#,
+        ));
+        assert_eq!(counters.lifts["program"]["thread limit"], 1);
+        assert_eq!(
+            (counters.lifted_threads["program"], counters.lifted_us["program"]),
+            (3, 12_500)
+        );
+        without.lifts = counters.lifts.clone();
+        without.lifted_threads = counters.lifted_threads.clone();
+        without.lifted_us = counters.lifted_us.clone();
+        assert_eq!(counters, without, "nothing else is counted");
+    }
+
+    #[test]
+    fn a_refusal_is_counted_by_its_first_words() {
+        let mut counters = Counters::default();
+        for (why, counted) in [
+            ("RT_GROUP_SCHED", "RT_GROUP_SCHED"),
+            ("CAP_SYS_NICE", "CAP_SYS_NICE"),
+            ("no note: ENOSPC: No space left on device", "no note"),
+            ("the moon", OTHER),
+        ] {
+            let before = counters.lift_refused.get(counted).copied().unwrap_or_default();
+            let line = format!(r#"{{"v":1,"verb":"exec","lift_refused":"{why}"}}"#);
+            counters.add(&record(&line));
+            assert_eq!(counters.lift_refused[counted], before + 1, "{why}");
         }
     }
 
@@ -216,9 +276,9 @@ mod tests {
         for n in 0..100 {
             counters.add(&record(&format!(
                 r#"{{"v":1,"verb":"x{n}","verdict":"y{n}","lock":"z{n}","lock_wait_ms":-1e300,
-                "attempts":18446744073709551615,"oom_kill":18446744073709551615,
-                "stages":{{"run":1e300}},
-                "refills":[{{"reason":"r{n}","gained_ms":-5,"ended":"e{n}"}}]}}"#
+                "attempts":4294967295,"oom_kill":18446744073709551615,
+                "stages":{{"run":1e300}},"lift_refused":"f{n}",
+                "lifts":[{{"whose":"w{n}","threads":18446744073709551615,"cpu_ms":-5,"ended":"e{n}"}}]}}"#
             )));
         }
         assert_eq!(counters.operations.keys().collect::<Vec<_>>(), [OTHER]);
@@ -226,7 +286,9 @@ mod tests {
         assert_eq!(counters.durations[OTHER].count, 100);
         assert_eq!(counters.durations[OTHER].sum_us, 100 * microseconds(LONGEST_MS));
         assert_eq!(counters.lock_waits[OTHER].sum_us, 0);
-        assert_eq!(counters.refill_us[OTHER], 0);
+        assert_eq!((counters.lifts[OTHER][OTHER], counters.lifted_us[OTHER]), (100, 0));
+        assert_eq!(counters.lifted_threads[OTHER], 100 << 32);
+        assert_eq!(counters.lift_refused[OTHER], 100);
         assert_eq!(counters.retries[OTHER], 100_000);
     }
 }

@@ -78,18 +78,32 @@ const FAMILIES: &[Family] = &[
         rows: |it| by_one(&it.counters.given_up, Value::Count),
     },
     Family {
-        name: "frostlock_refills_total",
+        name: "frostlock_lifts_total",
         kind: MetricType::COUNTER,
-        help: "Throttled cgroups whose CPU quota was refilled.",
-        labels: &["reason", "ended"],
-        rows: |it| by_two(&it.counters.refills),
+        help: "Lifts of threads that waited for a CPU, by whose these were and how it ended.",
+        labels: &["whose", "ended"],
+        rows: |it| by_two(&it.counters.lifts),
     },
     Family {
-        name: "frostlock_refill_cpu_seconds_total",
+        name: "frostlock_lifted_threads_total",
         kind: MetricType::COUNTER,
-        help: "CPU time beyond the quota that refills have given.",
+        help: "Threads that were lifted.",
+        labels: &["whose"],
+        rows: |it| by_one(&it.counters.lifted_threads, Value::Count),
+    },
+    Family {
+        name: "frostlock_lifted_cpu_seconds_total",
+        kind: MetricType::COUNTER,
+        help: "CPU time that threads had while they were lifted.",
+        labels: &["whose"],
+        rows: |it| by_one(&it.counters.lifted_us, Value::Seconds),
+    },
+    Family {
+        name: "frostlock_lift_refused_total",
+        kind: MetricType::COUNTER,
+        help: "Operations in which threads waited and could not be lifted.",
         labels: &["reason"],
-        rows: |it| by_one(&it.counters.refill_us, Value::Seconds),
+        rows: |it| by_one(&it.counters.lift_refused, Value::Count),
     },
     Family {
         name: "frostlock_pod_retries_total",
@@ -99,23 +113,16 @@ const FAMILIES: &[Family] = &[
         rows: |it| by_pod(it, |pod| Value::Count(pod.retries)),
     },
     Family {
-        name: "frostlock_pod_refills_total",
+        name: "frostlock_pod_lifted_program_cpu_seconds_total",
         kind: MetricType::COUNTER,
-        help: "Refills, of pods that were helped of late.",
+        help: "CPU time of lifted commands of the workload, of pods that were helped of late.",
         labels: &["namespace", "pod"],
-        rows: |it| by_pod(it, |pod| Value::Count(pod.refills)),
-    },
-    Family {
-        name: "frostlock_pod_refill_cpu_seconds_total",
-        kind: MetricType::COUNTER,
-        help: "CPU time beyond the quota, of pods that were helped of late.",
-        labels: &["namespace", "pod"],
-        rows: |it| by_pod(it, |pod| Value::Seconds(pod.refill_us)),
+        rows: |it| by_pod(it, |pod| Value::Seconds(pod.program_us)),
     },
     Family {
         name: "frostlock_recovered_total",
         kind: MetricType::COUNTER,
-        help: "Freezes of killed operations that were taken back.",
+        help: "What killed operations had left frozen or lifted and was taken back.",
         labels: &[],
         rows: |it| one(Value::Count(it.counters.recovered)),
     },
@@ -339,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_name_that_there_is_not_is_seen() {
-        assert!(!names("rate(frostlock_refils_total[5m])").is_subset(&ours()));
+        assert!(!names("rate(frostlock_lits_total[5m])").is_subset(&ours()));
         assert!(!names("frostlock_retries_total_bucket").is_subset(&ours()));
     }
 

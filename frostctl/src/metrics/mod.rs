@@ -44,7 +44,7 @@ pub(crate) struct Source {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// Series of a pod end this many hours after the last retry or refill
+    /// Series of a pod end this many hours after the last retry or lift of its programs
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=168))]
     pod_hours: u64,
 

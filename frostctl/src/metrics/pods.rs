@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use frostlock::journal::reader::Record;
 use serde::{Deserialize, Serialize};
 
-use super::counters::{gained_us, retries};
+use super::counters::{program_us, retries};
+use crate::journal::Record;
 
 /// A node has 110 pods by default; of more, those that were helped last.
 pub(crate) const MOST: usize = 200;
@@ -17,8 +17,8 @@ const NAME_CHARS: usize = 253;
 #[serde(default)]
 pub(crate) struct Pod {
     pub(crate) retries: u64,
-    pub(crate) refills: u64,
-    pub(crate) refill_us: u64,
+    /// CPU time that its own programs had while they were lifted.
+    pub(crate) program_us: u64,
     /// When we last counted something, on CLOCK_BOOTTIME of the checkpoint's boot.
     counted_ns: u64,
 }
@@ -29,18 +29,17 @@ pub(crate) struct Pod {
 pub(crate) struct Pods(BTreeMap<String, BTreeMap<String, Pod>>);
 
 impl Pods {
-    pub(crate) fn add(&mut self, record: &Record, now_ns: u64) {
-        let (retries, refills) = (retries(record), record.refills.len() as u64);
-        let names = record.pod.as_ref().map(|pod| (&pod.namespace, &pod.name));
-        let Some((Some(namespace), Some(name))) = names else { return };
-        if retries + refills == 0 {
+    pub(crate) fn add(&mut self, record: &Record<'_>, now_ns: u64) {
+        let (namespace, name) = (&record.pod.namespace, &record.pod.name);
+        let retries = if record.is_late_lift() { 0 } else { retries(record) };
+        let program_us = program_us(record);
+        if namespace.is_empty() || name.is_empty() || retries + program_us == 0 {
             return;
         }
         let short = |name: &str| name.chars().take(NAME_CHARS).collect::<String>();
         let pod = self.0.entry(short(namespace)).or_default().entry(short(name)).or_default();
         pod.retries += retries;
-        pod.refills += refills;
-        pod.refill_us += gained_us(record);
+        pod.program_us += program_us;
         pod.counted_ns = now_ns;
         // A first reading of a long journal may bring thousands.
         if self.iter().count() > 2 * MOST {
@@ -91,18 +90,30 @@ impl Pods {
 mod tests {
     use super::*;
 
-    fn record(pod: &str) -> Record {
-        serde_json::from_str(&format!(
+    fn add(pods: &mut Pods, pod: &str, now_ns: u64) {
+        let line = format!(
             r#"{{"v":1,"attempts":2,"pod":{{"namespace":"n","name":"{pod}"}},
-            "refills":[{{"gained_ms":10}}]}}"#
-        ))
-        .unwrap()
+            "lifts":[{{"whose":"program","cpu_ms":10}},{{"whose":"runtime","cpu_ms":5}}]}}"#
+        );
+        pods.add(&serde_json::from_str(&line).unwrap(), now_ns);
+    }
+
+    #[test]
+    fn only_what_its_own_programs_had_is_a_pods() {
+        let mut pods = Pods::default();
+        add(&mut pods, "p", 1);
+        let late = r#"{"v":1,"verb":"lift","of":"exec","attempts":9,"pod":{"namespace":"n","name":"p"},
+            "lifts":[{"whose":"program","cpu_ms":2.5}]}"#;
+        pods.add(&serde_json::from_str(late).unwrap(), 1);
+        let (_, _, pod) = pods.iter().next().unwrap();
+        assert_eq!((pod.retries, pod.program_us), (1, 12_500));
     }
 
     #[test]
     fn a_pod_that_needed_nothing_is_no_series() {
         let mut pods = Pods::default();
-        let quiet = r#"{"v":1,"attempts":1,"pod":{"namespace":"n","name":"p"}}"#;
+        let quiet = r#"{"v":1,"attempts":1,"pod":{"namespace":"n","name":"p"},
+            "lifts":[{"whose":"runtime","cpu_ms":5}]}"#;
         pods.add(&serde_json::from_str(quiet).unwrap(), 1);
         assert_eq!(pods.iter().count(), 0);
     }
@@ -111,13 +122,13 @@ mod tests {
     fn the_last_ones_stay() {
         let mut pods = Pods::default();
         for n in 0..1000 {
-            pods.add(&record(&format!("p{n}")), n);
+            add(&mut pods, &format!("p{n}"), n);
         }
         pods.forget(1000, u64::MAX);
         assert_eq!(pods.iter().count(), MOST);
         assert!(pods.iter().all(|(_, _, pod)| pod.counted_ns >= 800));
         for n in 0..1000 {
-            pods.add(&record(&format!("q{n}")), 2000);
+            add(&mut pods, &format!("q{n}"), 2000);
         }
         pods.forget(2000, u64::MAX);
         assert_eq!(pods.iter().count(), MOST, "all of one reading");
@@ -126,8 +137,8 @@ mod tests {
     #[test]
     fn a_pod_is_forgotten_in_time() {
         let mut pods = Pods::default();
-        pods.add(&record("old"), 100);
-        pods.add(&record("new"), 200);
+        add(&mut pods, "old", 100);
+        add(&mut pods, "new", 200);
         pods.forget(301, 200);
         assert_eq!(pods.iter().map(|(_, name, _)| name).collect::<Vec<_>>(), ["new"]);
         pods.rebooted();

@@ -1,13 +1,14 @@
 //! How far the journal has been read: the one place where it is read.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::journal::reader::{Record, Records, Skipped};
 use serde::{Deserialize, Serialize};
+
+use crate::journal::{Record, lines, parse};
 
 /// The first record's boot and time are within these.
 const HEAD_BYTES: usize = 160;
@@ -38,7 +39,7 @@ pub(crate) struct Reading {
 pub(crate) fn advance(
     journal: &Path,
     positions: &mut Vec<Position>,
-    mut each: impl FnMut(&Record),
+    mut each: impl FnMut(&Record<'_>),
 ) -> anyhow::Result<Reading> {
     let mut reading = Reading::default();
     let mut found = Vec::new();
@@ -104,17 +105,15 @@ fn read(
     mut file: &File,
     from: u64,
     reading: &mut Reading,
-    each: &mut impl FnMut(&Record),
+    each: &mut impl FnMut(&Record<'_>),
 ) -> anyhow::Result<u64> {
     let to = last_end(file, from)?;
     file.seek(SeekFrom::Start(from))?;
-    for record in Records::of(BufReader::new(file.take(to - from))) {
-        match record {
-            Ok(record) if record.v == 1 => each(&record),
-            Ok(_) | Err(Skipped::TooLong | Skipped::NotARecord(_)) => reading.skipped += 1,
-            Err(Skipped::Unreadable(error)) => return Err(error.into()),
-        }
-    }
+    lines(file.take(to - from), |line| match parse(line) {
+        Ok(Some(record)) => each(&record),
+        Ok(None) => {}
+        Err(_) => reading.skipped += 1,
+    })?;
     Ok(to)
 }
 
@@ -178,7 +177,7 @@ mod tests {
             let mut seen = Vec::new();
             let journal = self.path();
             let reading =
-                advance(&journal, &mut self.positions, |it| seen.extend(it.mono_ns)).unwrap();
+                advance(&journal, &mut self.positions, |it| seen.push(it.mono_ns)).unwrap();
             (seen, reading)
         }
     }

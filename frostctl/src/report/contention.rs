@@ -53,9 +53,39 @@ pub(crate) struct SlowStart {
     pub(crate) verb: String,
     pub(crate) took_ms: f64,
     pub(crate) cpus: f64,
-    pub(crate) gained_ms: f64,
-    /// Why the refill ended before the start did, if it did.
-    pub(crate) refill_ended: Option<String>,
+    pub(crate) help: Help,
+}
+
+/// What was done for a slow start.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Help {
+    None,
+    /// With the limit at which a lift ended before the start did, if one did.
+    Lifted {
+        cpu_ms: f64,
+        limit: Option<String>,
+    },
+    Refused(String),
+    /// By the version before.
+    Refilled {
+        gained_ms: f64,
+    },
+}
+
+impl Help {
+    fn of(record: &Record<'_>) -> Help {
+        if !record.lifts.is_empty() {
+            let limit = record.lifts.iter().map(|lift| &*lift.ended).find(|it| *it != "done");
+            return Help::Lifted { cpu_ms: record.lifted_ms(), limit: limit.map(str::to_owned) };
+        }
+        if !record.lift_refused.is_empty() {
+            return Help::Refused(record.lift_refused.to_string());
+        }
+        match record.refills.is_empty() {
+            true => Help::None,
+            false => Help::Refilled { gained_ms: record.refilled_ms() },
+        }
+    }
 }
 
 impl Contention {
@@ -109,14 +139,8 @@ impl Contention {
         if took_ms < slowest {
             return;
         }
-        let early = record.refills.iter().map(|refill| &*refill.ended).find(|it| *it != "done");
-        self.slow_start = Some(SlowStart {
-            verb: record.verb.to_string(),
-            took_ms,
-            cpus,
-            gained_ms: record.refills.iter().map(|refill| refill.gained_ms).sum(),
-            refill_ended: early.map(str::to_owned),
-        });
+        let (verb, help) = (record.verb.to_string(), Help::of(record));
+        self.slow_start = Some(SlowStart { verb, took_ms, cpus, help });
     }
 }
 
@@ -172,6 +196,35 @@ mod tests {
         let counts = (contention.execs, contention.refused, contention.delayed);
         assert_eq!(counts, (4, 1, 2));
         assert_eq!(contention.during_updates, 2);
+    }
+
+    #[test]
+    fn what_was_done_for_a_start() {
+        let lifted =
+            |cpu_ms, limit: Option<&str>| Help::Lifted { cpu_ms, limit: limit.map(Into::into) };
+        for (more, help) in [
+            (r#""attempts":1"#, Help::None),
+            (
+                r#""lifts":[{"cpu_ms":4,"ended":"done"},{"cpu_ms":2,"ended":"done"}]"#,
+                lifted(6.0, None),
+            ),
+            (
+                r#""lifts":[{"cpu_ms":4,"ended":"done"},{"cpu_ms":50,"ended":"operation limit"}]"#,
+                lifted(54.0, Some("operation limit")),
+            ),
+            (r#""lift_refused":"RT_GROUP_SCHED""#, Help::Refused("RT_GROUP_SCHED".into())),
+            (
+                r#""lifts":[{"cpu_ms":4,"ended":"node limit"}],"lift_refused":"no note: ENOSPC""#,
+                lifted(4.0, Some("node limit")),
+            ),
+            (
+                r#""refills":[{"reason":"start","gained_ms":30.5},{"gained_ms":1}]"#,
+                Help::Refilled { gained_ms: 31.5 },
+            ),
+        ] {
+            let line = format!(r#"{{"v":1,{more}}}"#);
+            assert_eq!(Help::of(&serde_json::from_str(&line).unwrap()), help, "{more}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::contention::{Contention, Contentions};
+use super::contention::{Contention, Contentions, Help};
 use super::probe::{self, Budget};
 use crate::lives::{End, Life, Names};
 
@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     CrashLoop,
     CompetingProbes,
     ThrottledStart,
+    LiftRefused,
     NodeRestart,
 }
 
@@ -46,6 +47,7 @@ impl Kind {
             Kind::CrashLoop => "ends by itself again and again",
             Kind::CompetingProbes => "exec probes compete with resizes",
             Kind::ThrottledStart => "starts are slowed down by a small CPU limit",
+            Kind::LiftRefused => "what waits for a CPU cannot be lifted here",
             Kind::NodeRestart => "the node restarted",
         }
     }
@@ -79,7 +81,11 @@ struct Group<'a> {
     lives: Vec<(&'a Life, Contention)>,
 }
 
-pub(crate) fn find(lives: &[(usize, &Life)], contentions: &Contentions) -> Vec<Finding> {
+pub(crate) fn find(
+    lives: &[(usize, &Life)],
+    contentions: &Contentions,
+    lift_refused: &BTreeMap<String, u64>,
+) -> Vec<Finding> {
     let mut groups: BTreeMap<Names, Group<'_>> = BTreeMap::new();
     for (index, life) in lives {
         let names = names_of(life);
@@ -94,6 +100,7 @@ pub(crate) fn find(lives: &[(usize, &Life)], contentions: &Contentions) -> Vec<F
         findings.extend(workload.competing());
         findings.extend(workload.throttled());
     }
+    findings.extend(refused(lift_refused));
     findings.extend(node_restarts(lives));
     findings.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.names.cmp(&b.names)));
     findings
@@ -340,17 +347,23 @@ impl Group<'_> {
         );
         let mut evidence =
             vec![format!("the slowest: {} took {:.0} ms", worst.verb, worst.took_ms)];
-        evidence.push(match (&worst.refill_ended, worst.gained_ms) {
-            (Some(why), gained) => {
-                format!("refilled, {gained:.0} ms of CPU gained, until: {why}")
+        evidence.push(match &worst.help {
+            Help::Lifted { cpu_ms, limit: Some(limit) } => {
+                format!("lifted for {cpu_ms:.1} ms of CPU, until: {limit}")
             }
-            (None, gained) if gained > 0.0 => {
-                format!("refilled throughout, {gained:.0} ms of CPU gained")
+            Help::Lifted { cpu_ms, limit: None } => {
+                format!("lifted for {cpu_ms:.1} ms of CPU, to its end")
             }
-            _ => "not refilled: see refill.start and mode in the configuration".into(),
+            Help::Refused(why) => format!("not lifted: {why}"),
+            Help::Refilled { gained_ms } => {
+                format!("refilled (earlier version), {gained_ms:.0} ms of CPU gained")
+            }
+            Help::None => "not lifted: see lift.enabled and mode in the configuration".into(),
         });
         let advice = vec![
-            "the runtime's own work is charged to the container: some 20 ms of CPU a start".into(),
+            "where it is not lifted, the runtime's own work waits for the container's quota: some \
+             20 ms of CPU a start"
+                .into(),
             "a limit of 50m and more, or none, for what is to start fast".into(),
         ];
         Some(self.finding(Kind::ThrottledStart, summary, evidence, advice, None))
@@ -381,6 +394,21 @@ impl Group<'_> {
         let lives = if is_of_lives { lives } else { Vec::new() };
         Finding { kind, title: kind.title(), names, summary, evidence, advice, probe, lives }
     }
+}
+
+/// Of the node, or of its configuration: no container's.
+fn refused(by_reason: &BTreeMap<String, u64>) -> Option<Finding> {
+    let operations: u64 = by_reason.values().sum();
+    (operations > 0).then(|| Finding {
+        kind: Kind::LiftRefused,
+        title: Kind::LiftRefused.title(),
+        names: Names::default(),
+        summary: format!("threads waited and were not lifted: {}", times(operations as usize)),
+        evidence: by_reason.iter().map(|(why, count)| format!("{why}: {count}")).collect(),
+        advice: vec!["`frostctl doctor --check lift` tries it and names the ways out".into()],
+        probe: None,
+        lives: Vec::new(),
+    })
 }
 
 fn node_restarts(lives: &[(usize, &Life)]) -> Option<Finding> {
@@ -426,7 +454,7 @@ fn list(seconds: &[f64]) -> String {
     format!("{}{more} s", shown.join(", "))
 }
 
-fn times(count: usize) -> String {
+pub(super) fn times(count: usize) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 

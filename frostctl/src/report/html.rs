@@ -6,7 +6,7 @@ use super::Report;
 use super::findings::Finding;
 use super::plot::{self, escape};
 use super::tally::{Numbers, Pod, Verb};
-use super::text::{causes, time, when, whose};
+use super::text::{causes, refilled, time, when, whose};
 use crate::history::seconds;
 use crate::journal::Skipped;
 
@@ -16,7 +16,7 @@ pub(super) fn page(report: &Report) -> String {
     let numbers = &report.numbers;
     let failed: u64 = numbers.verbs.iter().map(Verb::failed).sum();
     let retries: u64 = numbers.verbs.iter().map(|verb| verb.retries).sum();
-    let gained: f64 = numbers.verbs.iter().map(|verb| verb.gained_ms).sum();
+    let lifted: f64 = numbers.verbs.iter().map(|verb| verb.lifted_ms).sum();
     let mut page = format!(
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>\
          <meta name='viewport' content='width=device-width, initial-scale=1'>\
@@ -30,13 +30,13 @@ pub(super) fn page(report: &Report) -> String {
     tile(&mut page, &grouped(report.containers), "containers", "");
     tile(&mut page, &grouped(failed), "failed", if failed > 0 { "bad" } else { "" });
     tile(&mut page, &grouped(retries), "retries", "");
-    tile(&mut page, &format!("{:.1} s", gained / 1000.0), "CPU refilled", "");
+    tile(&mut page, &format!("{:.1} s", lifted / 1000.0), "CPU lifted", "");
     tile(&mut page, &report.findings.len().to_string(), "findings", "");
     page.push_str("</section>");
     over_time(&mut page, report);
     findings(&mut page, &report.findings);
     durations(&mut page, report);
-    verbs(&mut page, &numbers.verbs);
+    verbs(&mut page, numbers);
     pods(&mut page, "Slowest pods", &numbers.slowest_pods);
     pods(&mut page, "Worst pods", &numbers.worst_pods);
     let _ = writeln!(
@@ -142,7 +142,7 @@ fn over_time(page: &mut String, report: &Report) {
         page,
         "<section><h2>Operations over time</h2><figure>{}<figcaption>\
          <span><i class='clean'></i>at once</span>\
-         <span><i class='helped'></i>with a refill or a retry</span>\
+         <span><i class='helped'></i>with a lift or a retry</span>\
          <span><i class='failed'></i>failed</span>\
          <span class='per'>a bar is {}, times are UTC</span></figcaption></figure></section>",
         plot::over_time(&report.numbers.over_time),
@@ -170,24 +170,25 @@ fn durations(page: &mut String, report: &Report) {
     );
 }
 
-fn verbs(page: &mut String, verbs: &[Verb]) {
+fn verbs(page: &mut String, numbers: &Numbers) {
     page.push_str(
         "<section><h2>Verbs</h2><div class='wide'><table><thead><tr><th>verb<th>count<th>failed\
-         <th>retries<th>refills<th>gained<th>p50/ms<th>p95/ms<th>p99/ms<th>max/ms<th class='text'>failures\
+         <th>retries<th>lifts<th>lifted/ms<th>program/ms<th>p50/ms<th>p95/ms<th>p99/ms<th>max/ms<th class='text'>failures\
          </tr></thead><tbody>",
     );
-    for verb in verbs {
+    for verb in &numbers.verbs {
         let _ = write!(
             page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
+            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
              <td class='text'>{}</tr>",
             escape(&verb.verb),
             verb.count,
             if verb.failed() > 0 { " class='bad'" } else { "" },
             verb.failed(),
             verb.retries,
-            verb.refills,
-            verb.gained_ms / 1000.0,
+            verb.lifts,
+            verb.lifted_ms,
+            verb.program_ms,
             verb.p50_ms,
             verb.p95_ms,
             verb.p99_ms,
@@ -195,7 +196,11 @@ fn verbs(page: &mut String, verbs: &[Verb]) {
             escape(&causes(verb))
         );
     }
-    page.push_str("</tbody></table></div></section>");
+    page.push_str("</tbody></table></div>");
+    if let Some(refilled) = refilled(numbers) {
+        let _ = write!(page, "<p class='quiet'>{refilled}</p>");
+    }
+    page.push_str("</section>");
 }
 
 fn namespaced(pod: &str) -> String {
@@ -212,19 +217,20 @@ fn pods(page: &mut String, title: &str, pods: &[Pod]) {
     let _ = write!(
         page,
         "<section><h2>{title}</h2><div class='wide'><table><thead><tr><th>pod<th>operations\
-         <th>failed<th>retries<th>gained<th>mean/ms<th>max/ms<th class='text'>slowest</tr></thead><tbody>"
+         <th>failed<th>retries<th>lifted/ms<th>program/ms<th>mean/ms<th>max/ms<th class='text'>slowest</tr></thead><tbody>"
     );
     for pod in pods {
         let _ = write!(
             page,
-            "<tr><th class='pod'>{}<td>{}<td{}>{}<td>{}<td>{:.1} s<td>{:.1}<td>{:.1}\
+            "<tr><th class='pod'>{}<td>{}<td{}>{}<td>{}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
              <td class='text'>{}</tr>",
             namespaced(&pod.pod),
             pod.operations,
             if pod.failed > 0 { " class='bad'" } else { "" },
             pod.failed,
             pod.retries,
-            pod.gained_ms / 1000.0,
+            pod.lifted_ms,
+            pod.program_ms,
             pod.mean_ms,
             pod.max_ms,
             escape(&pod.slowest)

@@ -149,12 +149,9 @@ impl Analysis {
             .enumerate()
             .filter(|(_, life)| life.last_ms >= filter.since_ms && filter.takes(Some(life)))
             .collect();
-        Report {
-            numbers: tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id)),
-            containers: shown.len() as u64,
-            findings: findings::find(&shown, &contentions),
-            skipped,
-        }
+        let numbers = tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id));
+        let findings = findings::find(&shown, &contentions, &numbers.lift_refused);
+        Report { numbers, containers: shown.len() as u64, findings, skipped }
     }
 }
 

@@ -26,7 +26,7 @@ const WIDTHS_S: [i64; 14] = [
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) clean: u64,
-    /// Succeeded after a retry or with a refill.
+    /// Succeeded after a retry or with a lift.
     pub(super) helped: u64,
     pub(super) failed: u64,
 }

@@ -76,7 +76,7 @@ pub(super) fn over_time(over_time: &OverTime) -> String {
 pub(super) fn meaning(class: &str) -> &'static str {
     match class {
         "clean" => "at once",
-        "helped" => "with a refill or a retry",
+        "helped" => "with a lift or a retry",
         _ => "failed",
     }
 }

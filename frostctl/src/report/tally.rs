@@ -23,8 +23,11 @@ pub(crate) struct Verb {
     pub(crate) ok: u64,
     pub(crate) failures: BTreeMap<String, u64>,
     pub(crate) retries: u64,
-    pub(crate) refills: u64,
-    pub(crate) gained_ms: f64,
+    /// With what went on after the operation.
+    pub(crate) lifts: u64,
+    /// CPU time that threads had while they were lifted, and of it the workload's own programs.
+    pub(crate) lifted_ms: f64,
+    pub(crate) program_ms: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
@@ -40,12 +43,20 @@ pub(crate) struct Pod {
     pub(crate) operations: u64,
     pub(crate) failed: u64,
     pub(crate) retries: u64,
-    pub(crate) gained_ms: f64,
+    pub(crate) lifted_ms: f64,
+    pub(crate) program_ms: f64,
     pub(crate) mean_ms: f64,
     pub(crate) max_ms: f64,
     pub(crate) slowest: String,
     #[serde(skip)]
     sum_ms: f64,
+}
+
+/// What the version before did in the place of lifts.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Refilled {
+    pub(crate) refills: u64,
+    pub(crate) gained_ms: f64,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -56,6 +67,10 @@ pub(crate) struct Numbers {
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) verbs: Vec<Verb>,
+    /// Operations in which nothing could be lifted, by why.
+    pub(crate) lift_refused: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refilled: Option<Refilled>,
     pub(crate) slowest_pods: Vec<Pod>,
     pub(crate) worst_pods: Vec<Pod>,
     #[serde(skip)]
@@ -73,29 +88,58 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn add(&mut self, record: &Record<'_>, unix_ms: i64, life: Option<usize>) {
-        if !record.is_operation() {
+        if record.is_late_lift() {
+            self.add_lifts(record, &record.of, life);
+        } else if record.is_operation() {
+            self.add_lifts(record, &record.verb, life);
+            self.add_operation(record, unix_ms, life);
+        }
+    }
+
+    /// What went on after an operation is of the operation's verb.
+    fn add_lifts(&mut self, record: &Record<'_>, verb: &str, life: Option<usize>) {
+        self.numbers.add_refusal(&record.lift_refused);
+        if record.lifts.is_empty() {
             return;
         }
+        let (lifted_ms, program_ms) = (record.lifted_ms(), record.program_ms());
+        if let Some(verb) = self.verb(verb) {
+            verb.lifts += record.lifts.len() as u64;
+            verb.lifted_ms += lifted_ms;
+            verb.program_ms += program_ms;
+        }
+        if let Some(pod) = life.and_then(|life| self.life(life)) {
+            pod.lifted_ms += lifted_ms;
+            pod.program_ms += program_ms;
+        }
+    }
+
+    fn add_operation(&mut self, record: &Record<'_>, unix_ms: i64, life: Option<usize>) {
         let failure = failure(record);
         self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
-        let word = known_verb(&record.verb);
-        match self.verbs.iter_mut().find(|verb| verb.verb == word) {
-            Some(verb) => verb.add(record, took_ms, failure),
-            None => {
-                let mut verb = Verb { verb: word.to_owned(), ..Verb::default() };
-                verb.add(record, took_ms, failure);
-                self.verbs.push(verb);
-            }
+        if let Some(verb) = self.verb(&record.verb) {
+            verb.add(record, took_ms, failure);
         }
-        if let Some(life) = life {
-            if self.lives.len() <= life {
-                self.lives.resize_with(life + 1, Pod::default);
-            }
-            if let Some(pod) = self.lives.get_mut(life) {
-                pod.add(record, took_ms, failure.is_some());
-            }
+        if let Some(pod) = life.and_then(|life| self.life(life)) {
+            pod.add(record, took_ms, failure.is_some());
         }
+    }
+
+    fn verb(&mut self, verb: &str) -> Option<&mut Verb> {
+        let word = known_verb(verb);
+        let at = self.verbs.iter().position(|it| it.verb == word).unwrap_or(self.verbs.len());
+        if at == self.verbs.len() {
+            self.verbs.push(Verb { verb: word.to_owned(), ..Verb::default() });
+        }
+        self.verbs.get_mut(at)
+    }
+
+    fn life(&mut self, life: usize) -> Option<&mut Pod> {
+        if self.lives.len() <= life {
+            self.lives.resize_with(life + 1, Pod::default);
+        }
+        self.lives.get_mut(life)
     }
 
     /// `pod_of` names the pod of a life.
@@ -123,6 +167,11 @@ impl Tally {
 impl Numbers {
     fn add(&mut self, record: &Record<'_>, unix_ms: i64, failed: bool) {
         self.operations += 1;
+        if !record.refills.is_empty() {
+            let refilled = self.refilled.get_or_insert_default();
+            refilled.refills += record.refills.len() as u64;
+            refilled.gained_ms += record.refilled_ms();
+        }
         if unix_ms < CLOCK_SET_MS {
             self.clock_not_set += 1;
             return;
@@ -130,7 +179,8 @@ impl Numbers {
         let first_ms = if self.first_ms == 0 { unix_ms } else { self.first_ms };
         self.first_ms = first_ms.min(unix_ms);
         self.last_ms = self.last_ms.max(unix_ms);
-        let was_helped = record.attempts > 1 || !record.refills.is_empty();
+        let was_helped =
+            record.attempts > 1 || !record.lifts.is_empty() || !record.refills.is_empty();
         let none = Counts::default();
         let counts = match (failed, was_helped) {
             (true, _) => Counts { failed: 1, ..none },
@@ -138,6 +188,18 @@ impl Numbers {
             (false, false) => Counts { clean: 1, ..none },
         };
         self.over_time.add(unix_ms, counts);
+    }
+}
+
+impl Numbers {
+    fn add_refusal(&mut self, why: &str) {
+        // What follows a colon is an error's text.
+        let why = why.split(':').next().unwrap_or_default();
+        match self.lift_refused.get_mut(why) {
+            _ if why.is_empty() => {}
+            Some(count) => *count += 1,
+            None => drop(self.lift_refused.insert(why.to_owned(), 1)),
+        }
     }
 }
 
@@ -152,8 +214,6 @@ impl Verb {
             },
         }
         self.retries += u64::from(record.attempts.saturating_sub(1));
-        self.refills += record.refills.len() as u64;
-        self.gained_ms += gained(record);
         self.took_us.push((took_ms * 1000.0).round() as u64);
     }
 
@@ -176,7 +236,6 @@ impl Pod {
         self.operations += 1;
         self.failed += u64::from(failed);
         self.retries += u64::from(record.attempts.saturating_sub(1));
-        self.gained_ms += gained(record);
         self.sum_ms += took_ms;
         if took_ms > self.max_ms {
             self.max_ms = took_ms;
@@ -189,16 +248,13 @@ impl Pod {
         self.operations += other.operations;
         self.failed += other.failed;
         self.retries += other.retries;
-        self.gained_ms += other.gained_ms;
+        self.lifted_ms += other.lifted_ms;
+        self.program_ms += other.program_ms;
         self.sum_ms += other.sum_ms;
         if other.max_ms > self.max_ms {
             (self.max_ms, self.slowest) = (other.max_ms, other.slowest);
         }
     }
-}
-
-fn gained(record: &Record<'_>) -> f64 {
-    record.refills.iter().map(|refill| refill.gained_ms).sum()
 }
 
 /// Why it failed: what the last attempt failed of, else the verdict.
@@ -248,6 +304,47 @@ mod tests {
         let verbs = tally.finish(|_| String::new()).verbs;
         let verbs: Vec<_> = verbs.iter().map(|verb| (&*verb.verb, verb.count)).collect();
         assert_eq!(verbs, [("create", 1), ("other", 2)]);
+    }
+
+    #[test]
+    fn a_lift_after_its_operation_is_its_operations() {
+        let mut tally = Tally::default();
+        for (line, life) in [
+            (
+                r#"{"v":1,"verb":"exec","verdict":"ok","attempts":1,"stages":{"run":20},
+              "lifts":[{"whose":"runtime","cpu_ms":4.5},{"whose":"program","cpu_ms":1}]}"#,
+                0,
+            ),
+            (r#"{"v":1,"verb":"lift","of":"exec","lifts":[{"whose":"program","cpu_ms":49}]}"#, 0),
+            (r#"{"v":1,"verb":"lift","of":"kill","lifts":[{"whose":"kill","cpu_ms":3}]}"#, 1),
+            (r#"{"v":1,"verb":"start","verdict":"ok","lift_refused":"no note: ENOSPC"}"#, 0),
+            (
+                r#"{"v":1,"verb":"exec","verdict":"ok","refills":[{"gained_ms":70},{"gained_ms":1}]}"#,
+                0,
+            ),
+        ] {
+            tally.add(&serde_json::from_str(line).unwrap(), CLOCK_SET_MS, Some(life));
+        }
+        let numbers = tally.finish(|life| format!("n/p{life}"));
+        let verbs: Vec<_> = numbers
+            .verbs
+            .iter()
+            .map(|it| (&*it.verb, it.count, it.ok, it.lifts, it.lifted_ms, it.program_ms))
+            .collect();
+        let expected = [
+            ("exec", 2, 2, 3, 54.5, 50.0),
+            ("kill", 0, 0, 1, 3.0, 0.0),
+            ("start", 1, 1, 0, 0.0, 0.0),
+        ];
+        assert_eq!(verbs, expected);
+        assert_eq!(numbers.operations, 3);
+        assert_eq!(numbers.lift_refused, BTreeMap::from([("no note".to_owned(), 1)]));
+        let refilled = numbers.refilled.unwrap();
+        assert_eq!((refilled.refills, refilled.gained_ms), (2, 71.0));
+        let [pod] = &numbers.slowest_pods[..] else { panic!("{:?}", numbers.slowest_pods) };
+        assert_eq!((&*pod.pod, pod.operations, pod.lifted_ms), ("n/p0", 3, 54.5));
+        let counts = numbers.over_time.bins();
+        assert_eq!(counts, [Counts { clean: 1, helped: 2, failed: 0 }]);
     }
 
     #[test]

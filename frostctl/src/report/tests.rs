@@ -165,6 +165,66 @@ fn probes_that_met_resizes() {
 }
 
 #[test]
+fn a_slow_start_says_what_was_done_for_it() {
+    let quota = json!({"container": {"quota_us": 1000, "period_us": 100_000}, "pod": null});
+    let start = |more: Value| {
+        let mut start = json!({"stages": {"run": 900.0}, "quota": quota, "pod": pod("p")});
+        start.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        report(&[line("b", 10.0, "create", "c", start)])
+    };
+    for (more, said) in [
+        (json!({}), "not lifted: see lift.enabled and mode in the configuration"),
+        (
+            json!({"lifts": [{"whose": "runtime", "cpu_ms": 50.0, "ended": "operation limit"}]}),
+            "lifted for 50.0 ms of CPU, until: operation limit",
+        ),
+        (json!({"lift_refused": "RT_GROUP_SCHED"}), "not lifted: RT_GROUP_SCHED"),
+        (
+            json!({"refills": [{"reason": "start", "gained_ms": 70.0, "ended": "done"}]}),
+            "refilled (earlier version), 70 ms of CPU gained",
+        ),
+    ] {
+        let found = start(more);
+        let slow = &found.findings[0];
+        assert_eq!((slow.kind, &*slow.evidence[1]), (Kind::ThrottledStart, said));
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_is_the_nodes() {
+    let refused = json!({"lift_refused": "RT_GROUP_SCHED"});
+    let lines = life("p", 100.0, 0, &[(1.0, "exec", refused.clone()), (2.0, "kill", refused)]);
+    let report = report(&lines);
+    assert_eq!(kinds(&report), [Kind::LiftRefused]);
+    assert_eq!(report.findings[0].evidence, ["RT_GROUP_SCHED: 2"]);
+}
+
+#[test]
+fn a_lift_that_outlived_its_operation_changes_no_life() {
+    let lift = |of: &str| {
+        json!({"of": of, "verdict": null, "exit": null,
+        "lifts": [{"whose": "program", "threads": 2, "cpu_ms": 8.0, "ended": "done"}]})
+    };
+    let events = [
+        (1.0, "exec", json!({})),
+        (1.5, "lift", lift("exec")),
+        (5.0, "kill", term()),
+        (5.1, "delete", json!({})),
+        (5.2, "lift", lift("kill")),
+    ];
+    let without: Vec<_> = events.iter().filter(|(_, verb, _)| *verb != "lift").cloned().collect();
+    let (with, without) =
+        (report(&life("p", 100.0, 0, &events)), report(&life("p", 100.0, 0, &without)));
+    let counts = |report: &Report| {
+        let failed: u64 = report.numbers.verbs.iter().map(|it| it.failed() + it.retries).sum();
+        (report.numbers.operations, report.containers, failed, report.findings.len())
+    };
+    assert_eq!(counts(&with), counts(&without));
+    assert_eq!(counts(&with), (5, 1, 0, 0));
+    assert_eq!(with.numbers.verbs.iter().map(|verb| verb.lifted_ms).sum::<f64>(), 16.0);
+}
+
+#[test]
 fn the_filter_holds_for_records_that_do_not_name_the_pod() {
     let mut lines = killed(&[10.0, 10.5, 9.8], |_| vec![]);
     lines.extend(life("other", 5000.0, 0, &[(1.0, "kill", term())]));

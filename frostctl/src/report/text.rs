@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anstyle::Style;
 
 use super::Report;
-use super::findings::Finding;
+use super::findings::{Finding, times};
 use super::tally::{Numbers, Pod, Verb};
 use crate::history::say_skipped;
 use crate::output::{plain, table};
@@ -22,6 +22,9 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         when(numbers)
     )?;
     write_verbs(out, &numbers.verbs)?;
+    if let Some(refilled) = refilled(numbers) {
+        writeln!(out, "{refilled}\n")?;
+    }
     write_pods(out, "slowest pods", &numbers.slowest_pods)?;
     write_pods(out, "worst pods", &numbers.worst_pods)?;
     if report.findings.is_empty() {
@@ -43,6 +46,13 @@ pub(super) fn when(numbers: &Numbers) -> String {
     }
 }
 
+/// What journals of the version before have in the place of lifts.
+pub(super) fn refilled(numbers: &Numbers) -> Option<String> {
+    let refilled = numbers.refilled?;
+    let (count, seconds) = (times(refilled.refills as usize), refilled.gained_ms / 1000.0);
+    Some(format!("refilled (earlier version): {count}, {seconds:.1} s of CPU gained"))
+}
+
 pub(crate) fn time(unix_ms: i64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.max(0) as u64);
     humantime::format_rfc3339_seconds(time).to_string()
@@ -50,8 +60,18 @@ pub(crate) fn time(unix_ms: i64) -> String {
 
 fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
     let mut table = table([
-        "VERB", "COUNT", "FAILED", "RETRIES", "REFILLS", "GAINED", "P50/ms", "P95/ms", "P99/ms",
-        "MAX/ms", "FAILURES",
+        "VERB",
+        "COUNT",
+        "FAILED",
+        "RETRIES",
+        "LIFTS",
+        "LIFTED/ms",
+        "PROGRAM/ms",
+        "P50/ms",
+        "P95/ms",
+        "P99/ms",
+        "MAX/ms",
+        "FAILURES",
     ]);
     for verb in verbs {
         let ms = |ms: f64| format!("{ms:.1}");
@@ -60,8 +80,9 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
             verb.count.to_string(),
             verb.failed().to_string(),
             verb.retries.to_string(),
-            verb.refills.to_string(),
-            format!("{:.1} s", verb.gained_ms / 1000.0),
+            verb.lifts.to_string(),
+            ms(verb.lifted_ms),
+            ms(verb.program_ms),
             ms(verb.p50_ms),
             ms(verb.p95_ms),
             ms(verb.p99_ms),
@@ -69,7 +90,7 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
             plain(&causes(verb)),
         ]);
     }
-    right(&mut table, 1..10);
+    right(&mut table, 1..11);
     writeln!(out, "{}\n", table.trim_fmt())
 }
 
@@ -91,21 +112,32 @@ fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> 
         return Ok(());
     }
     writeln!(out, "{BOLD}{title}{BOLD:#}")?;
-    let mut table =
-        table(["POD", "OPERATIONS", "FAILED", "RETRIES", "GAINED", "MEAN/ms", "MAX/ms", "SLOWEST"]);
+    let mut table = table([
+        "POD",
+        "OPERATIONS",
+        "FAILED",
+        "RETRIES",
+        "LIFTED/ms",
+        "PROGRAM/ms",
+        "MEAN/ms",
+        "MAX/ms",
+        "SLOWEST",
+    ]);
     for pod in pods {
+        let ms = |ms: f64| format!("{ms:.1}");
         table.add_row([
             plain(&pod.pod),
             pod.operations.to_string(),
             pod.failed.to_string(),
             pod.retries.to_string(),
-            format!("{:.1} s", pod.gained_ms / 1000.0),
-            format!("{:.1}", pod.mean_ms),
-            format!("{:.1}", pod.max_ms),
+            ms(pod.lifted_ms),
+            ms(pod.program_ms),
+            ms(pod.mean_ms),
+            ms(pod.max_ms),
             plain(&pod.slowest),
         ]);
     }
-    right(&mut table, 1..7);
+    right(&mut table, 1..8);
     writeln!(out, "{}\n", table.trim_fmt())
 }
 

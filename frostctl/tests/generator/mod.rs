@@ -32,8 +32,7 @@ impl Generator {
     /// So many records.
     pub fn write(&mut self, out: &mut impl Write, records: usize) {
         const VERBS: [&str; 4] = ["create", "start", "kill", "delete"];
-        let mut written = 0;
-        let mut life = 0;
+        let (mut written, mut life) = (0, 0);
         while written < records {
             life += 1;
             let id = format!("{:064x}", u128::from(life) * 0x9e37_79b9_7f4a_7c15);
@@ -44,11 +43,33 @@ impl Generator {
                     return;
                 }
                 let record = self.record(verb, &id, life % 50);
-                serde_json::to_writer(&mut *out, &record).expect("written");
-                out.write_all(b"\n").expect("written");
+                write_line(out, &record);
                 written += 1;
+                // One in eight execs is outlived by its lift; that has a line more.
+                if verb == "exec" && written < records && self.random.below(8) == 0 {
+                    write_line(out, &self.late_lift(&record));
+                    written += 1;
+                }
             }
         }
+    }
+
+    fn late_lift(&mut self, of: &Value) -> Value {
+        self.mono_ms += 1;
+        let mut record = json!({"v": 1, "verb": "lift", "of": of["verb"],
+            "mono_ns": self.mono_ms * 1_000_000});
+        for key in ["boot_id", "time", "id", "cgroup", "pod"] {
+            record[key] = of[key].clone();
+        }
+        record["lifts"] = json!([self.lift("program")]);
+        record
+    }
+
+    fn lift(&mut self, whose: &str) -> Value {
+        const ENDED: [&str; 4] = ["done", "done", "thread limit", "node limit"];
+        let ended = ENDED[self.random.below(4) as usize];
+        json!({"whose": whose, "threads": 1 + self.random.below(12), "ms": 21.4, "ended": ended,
+            "cpu_ms": self.random.below(50_000) as f64 / 1000.0})
     }
 
     fn record(&mut self, verb: &str, id: &str, pod: u64) -> Value {
@@ -80,13 +101,19 @@ impl Generator {
             record["tries"] = json!([{"ms": run / 2.0, "failure": failure, "delay_ms": 100.125}]);
         }
         if self.random.below(10) == 0 {
-            let gained = us(&mut self.random, 90_000);
-            record["refills"] = json!([{"cgroup": record["cgroup"], "reason": "exec", "ms": 12.5,
-                "writes": 11, "gained_ms": gained, "ended": "done"}]);
+            record["lifts"] = json!([self.lift("runtime"), self.lift("program")]);
+        }
+        if self.random.below(200) == 0 {
+            record["lift_refused"] = json!("no note: ENOSPC: No space left on device");
         }
         if verb == "kill" {
             record["signal"] = json!("15");
         }
         record
     }
+}
+
+fn write_line(out: &mut impl Write, record: &Value) {
+    serde_json::to_writer(&mut *out, record).expect("written");
+    out.write_all(b"\n").expect("written");
 }

@@ -9,6 +9,7 @@ mod frozen;
 mod installation;
 pub(crate) mod kubepods;
 mod leftovers;
+mod lifted;
 mod mounts;
 mod own_state;
 mod trials;
@@ -41,11 +42,17 @@ pub(crate) const ALL: &[Check] = &[
         run: trials::freezer,
     },
     Check {
-        name: "refill",
-        about: "Whether rewriting a CPU quota lets a throttled cgroup run on at once, tried with a busy \
-                process of its own in a cgroup of its own. frostlock helps freezes, starts, probes and \
-                kills with it.",
-        run: trials::refill,
+        name: "lift",
+        about: "Whether the kernel lets frostlock lift a thread in a cgroup above the fair ones \
+                (SCHED_RR), tried with a sleeping process of its own in a cgroup of its own. frostlock \
+                helps whoever waits for a CPU with it: the runtime, probes, freezes and kills.",
+        run: trials::lift,
+    },
+    Check {
+        name: "lifted",
+        about: "Threads that a lifter of frostlock's which was killed has left lifted: they run before \
+                every fair one, and no CPU quota holds them.",
+        run: lifted::check,
     },
     Check {
         name: "kubepods",

@@ -51,7 +51,7 @@ fn to_wrap(node: &Node, program: &Program, version: Version, defects: &[&Defect]
         format!("{} {version} has {} that frostlock makes good", program.name, counted(defects));
     let remedy = match node.ours.entries.as_slice() {
         [] => {
-            "frostctl configure puts frostlock in front of it, which locks, refills, retries and undoes"
+            "frostctl configure puts frostlock in front of it, which locks, lifts, retries and undoes"
         }
         _ => "nothing has to be done where frostlock is in front of it",
     };
