@@ -21,6 +21,7 @@ const LOOPS: u32 = 8;
 /// From the end of the wrapper, while anybody of ours lives.
 const PUT_BACK: Duration = Duration::from_millis(100);
 const HANGS: Duration = Duration::from_secs(20);
+const NOTED_MAX: Duration = Duration::from_millis(4);
 /// In the environment of the wrapper and of what it starts; a container's own processes lack it.
 const MARK: &str = "FROSTLOCK_TEST_MARK";
 /// The name of the process that puts back when the wrapper cannot.
@@ -46,6 +47,15 @@ enum Use {
     Pause,
     Kill,
     Create,
+}
+
+/// When it is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So long after its start.
+    After(Duration),
+    /// So long after its note of what it lifts was there: a lift may take a millisecond in all.
+    Noted(Duration),
 }
 
 #[test]
@@ -160,10 +170,14 @@ fn kill_often(which: Use) {
     let mut random = Random::new();
     for round in 0..rounds() {
         let target = TARGETS[round % TARGETS.len()];
-        let after = span.mul_f64(random.fraction());
+        let moment = if (round / TARGETS.len()) % 2 == 0 {
+            Moment::Noted(NOTED_MAX.mul_f64(random.fraction()))
+        } else {
+            Moment::After(span.mul_f64(random.fraction()))
+        };
         let scratch = Scratch::new();
         let victim = Victim::new(&scratch, &runtime);
-        one_kill(&victim, which, target, after, tallies.entry(target).or_default());
+        one_kill(&victim, which, (target, moment), tallies.entry(target).or_default());
     }
     let head = format!(
         "{:<12} {:>7} {:>12} {:>11} {:>10} {:>16}",
@@ -198,10 +212,15 @@ fn span(runtime: &Runtime, which: Use) -> Duration {
     began.elapsed().clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
-fn one_kill(victim: &Victim<'_>, which: Use, target: Target, after: Duration, tally: &mut Tally) {
-    let what = format!("{which:?}, {after:?}");
+fn one_kill(
+    victim: &Victim<'_>,
+    which: Use,
+    (target, moment): (Target, Moment),
+    tally: &mut Tally,
+) {
+    let what = format!("{which:?}, {moment:?}");
     let mut wrapper = victim.command(which).spawn().unwrap();
-    std::thread::sleep(after);
+    wait_for(moment, &mut wrapper, victim.new.scratch);
     let was_lifted = !victim.lifted().is_empty();
     let killed = kill_them(&mut wrapper, target, victim);
     if wait(&mut wrapper, HANGS).is_none() {
@@ -227,6 +246,18 @@ fn one_kill(victim: &Victim<'_>, which: Use, target: Target, after: Duration, ta
     }
     if notes(victim.new.scratch) != 0 {
         tally.troubles.push(format!("{what}: a note is left"));
+    }
+}
+
+fn wait_for(moment: Moment, wrapper: &mut Child, scratch: &Scratch) {
+    match moment {
+        Moment::After(time) => std::thread::sleep(time),
+        Moment::Noted(time) => {
+            while notes(scratch) == 0 && wrapper.try_wait().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(time);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
     }
     let elapsed = began.elapsed().as_secs_f64();
     let beyond = (container.usage() - before).as_secs_f64() - QUOTA.ratio() * elapsed;
-    let told = scratch.journal().iter().map(told).sum();
+    let told = scratch.journal().iter().map(told).fold(0.0, |sum, s| sum + s);
     let gain = Gain { elapsed, operations, beyond, told };
     table.line(format!(
         "{name:<36} {elapsed:>5.1} {operations:>10} {beyond:>9.2} {told:>8.2} {:>8.2}",
@@ -95,5 +95,5 @@ fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
 /// In seconds, also what a second record tells of a lift that outlived its operation.
 fn told(record: &Value) -> f64 {
     let programs = lifts(record).iter().filter(|lift| lift["whose"] == "program");
-    programs.filter_map(|lift| lift["cpu_ms"].as_f64()).sum::<f64>() / 1000.0
+    programs.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, |sum, ms| sum + ms / 1000.0)
 }

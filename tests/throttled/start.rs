@@ -203,8 +203,8 @@ impl<'a> Pod<'a> {
         if self.neighbour.via == Via::Bare && !proof() { SHORT_LIMIT } else { LIMIT }
     }
 
-    fn lift(&self) {
-        self.cpu().lift();
+    fn unlimit(&self) {
+        self.cpu().unlimit();
     }
 
     fn throttle(&self) {
@@ -242,7 +242,7 @@ impl<'a> Pod<'a> {
         if self.quota.is_some_and(|quota| quota != self.quota_now()) {
             took.failure = Some(format!("the pod's quota is {} now", self.quota_now()));
         }
-        self.lift();
+        self.unlimit();
         // Not left to the runtime, which leaves cgroups behind.
         assert_eq!(remove_cgroup(&cgroup), Vec::<PathBuf>::new());
         succeed(self.neighbour.command("delete").args(["--force", "c"]));

@@ -175,9 +175,10 @@ fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
     std::thread::sleep(PUT_BACK);
     let records = scratch.journal().split_off(created);
     let programs = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "program");
-    let sum = |key: &str| programs.clone().filter_map(|lift| lift[key].as_f64()).sum::<f64>();
+    let each = programs.clone().filter_map(|lift| lift["cpu_ms"].as_f64());
+    let told_ms = each.fold(0.0, |sum, ms| sum + ms);
     let threads = programs.clone().filter_map(|lift| lift["threads"].as_u64()).sum();
-    Got { told_ms: sum("cpu_ms"), threads, fair_after: last_lifted, is_left }
+    Got { told_ms, threads, fair_after: last_lifted, is_left }
 }
 
 /// It is not the runtime's work, and nobody waits for it.
