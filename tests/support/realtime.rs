@@ -80,23 +80,32 @@ pub fn left_lifted(limit: Duration) -> (Vec<Thread>, Duration) {
     (left, began.elapsed())
 }
 
-/// The CPU time that a process has used in all its threads that live.
-pub fn cpu_time(pid: i32) -> Duration {
-    let of = |tid| {
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"));
-        let first = text.ok()?.split_whitespace().next()?.parse().ok()?;
-        Some(Duration::from_nanos(first))
-    };
-    numbers(&format!("/proc/{pid}/task")).into_iter().filter_map(of).sum()
+/// The CPU time that a thread has used.
+pub fn cpu_time(thread: &Thread) -> Option<Duration> {
+    let path = format!("/proc/{}/task/{}/schedstat", thread.pid, thread.tid);
+    let first = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(first))
 }
 
-/// By process.
-pub fn by_pid(threads: &[Thread]) -> BTreeMap<i32, Vec<&Thread>> {
-    let mut all: BTreeMap<i32, Vec<&Thread>> = BTreeMap::new();
-    for thread in threads {
-        all.entry(thread.pid).or_default().push(thread);
+/// What threads use between two looks that both find them lifted: never more than they have used so.
+#[derive(Debug, Default)]
+pub struct Meter {
+    last: BTreeMap<Thread, Duration>,
+    pub used: Duration,
+}
+
+impl Meter {
+    pub fn look(&mut self, lifted: Vec<Thread>) {
+        let mut now = BTreeMap::new();
+        for thread in lifted {
+            let Some(used) = cpu_time(&thread) else { continue };
+            if let Some(before) = self.last.get(&thread) {
+                self.used += used.saturating_sub(*before);
+            }
+            now.insert(thread, used);
+        }
+        self.last = now;
     }
-    all
 }
 
 /// SCHED_RR of priority 1 with RESET_ON_FORK, by hand.

@@ -305,8 +305,14 @@ fn recovered(scratch: &Scratch) -> bool {
     })
 }
 
+/// Of lifters, `PID-START`; there are accounts beside.
 fn notes(scratch: &Scratch) -> usize {
-    std::fs::read_dir(scratch.state().join("lifts")).map_or(0, |notes| notes.flatten().count())
+    let files = std::fs::read_dir(scratch.state().join("lifts")).into_iter().flatten().flatten();
+    let is_note = |name: &str| {
+        let parts = name.split_once('-');
+        parts.is_some_and(|(pid, start)| pid.parse::<i32>().is_ok() && start.parse::<u64>().is_ok())
+    };
+    files.filter(|file| file.file_name().to_str().is_some_and(is_note)).count()
 }
 
 /// As many threads as there are processors, left above every fair task by one that is dead; a fair task
@@ -345,13 +351,15 @@ fn what_the_dead_have_left_is_put_back() {
     assert!(beside > 2.0 * after, "not shown: {beside:.1} ms beside them, {after:.1} after");
 }
 
-/// With the note that somebody had made who has ended.
+/// With the note that somebody had made who has ended: what it was, and then each thread with policy,
+/// nice, flags, slice and timer slack.
 fn leave_lifted(scratch: &Scratch, pids: &[i32]) {
     let mut dead = Command::new("sleep").arg("60").spawn().unwrap();
     let pid = i32::try_from(dead.id()).unwrap();
     let start = Stat::of(pid, pid).unwrap().start;
-    let line = |&pid: &i32| format!("{pid} {} 0 0 0 0\n", Stat::of(pid, pid).unwrap().start);
-    let note: String = pids.iter().map(line).collect();
+    let line = |&pid: &i32| format!("{pid} {} 0 0 0 0 50000\n", Stat::of(pid, pid).unwrap().start);
+    let lines: String = pids.iter().map(line).collect();
+    let note = format!("exec c\n{lines}");
     let dir = scratch.state().join("lifts");
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join(format!("{pid}-{start}")), note).unwrap();

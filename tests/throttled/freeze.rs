@@ -1,13 +1,15 @@
 //! A pause must freeze every thread within the runtime's patience, and a thread that gets no CPU time
 //! cannot run into the freezer.
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::scene::{Container, Quota, Via, lifted, lifts};
 use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::{Runtime, Scratch, proof, runtime, slowness};
+use crate::support::realtime::Stat;
+use crate::support::{Runtime, Scratch, proof, runtime, slowness, succeed};
 use crate::table::{Series, Table};
 use crate::{
     ENOUGH_FAILURES, OWN_MS, RUNTIMES, alone, few, late_bound, short_control, short_wrapped, slack,
@@ -241,4 +243,40 @@ fn updates(runtime: &Runtime, via: Via, scene: Scene) -> (Series, Vec<Value>) {
     };
     let series = (0..rounds(via).min(50)).map(update).collect();
     (series, scratch.journal())
+}
+
+/// Policy, nice and timer slack, whichever they were, stay what they were.
+#[test]
+fn what_was_lifted_is_as_it_was() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 8);
+    let init = container.init();
+    let loops: Vec<i32> = container.pids().into_iter().filter(|&pid| pid != init).collect();
+    for (number, pid) in loops.iter().map(i32::to_string).enumerate() {
+        let policy = ["--other", "--batch", "--idle"][number % 3];
+        succeed(Command::new("chrt").args([policy, "--pid", "0", &pid]));
+        succeed(Command::new("renice").args([&(number * 2).to_string(), "--pid", &pid]));
+        let slack = 50_000 + 1000 * number;
+        std::fs::write(format!("/proc/{pid}/timerslack_ns"), slack.to_string()).unwrap();
+    }
+    container.limit(SMALL.here());
+    let is = || loops.iter().map(|&pid| class_of(pid)).collect::<Vec<_>>();
+    let (before, created) = (is(), scratch.journal().len());
+    for _ in 0..rounds(Via::Wrapped) {
+        assert_eq!(container.timed(&["pause", "c"], LIMIT).failure, None);
+        assert_eq!(container.timed(&["resume", "c"], LIMIT).failure, None);
+        assert_eq!(is(), before);
+        container.until_throttled();
+    }
+    let (with, of) = lifted(&scratch.journal().split_off(created), "pause", "freeze");
+    println!("{with} of {of} pauses have lifted; policy, nice, timer slack are: {before:?}");
+    assert!(with > 0, "not shown: nobody was lifted");
+}
+
+fn class_of(pid: i32) -> (u64, u64, i64, String) {
+    let stat = Stat::of(pid, pid).unwrap();
+    let slack = std::fs::read_to_string(format!("/proc/{pid}/timerslack_ns")).unwrap();
+    (stat.policy, stat.priority, stat.nice, slack.trim().to_owned())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::alone;
 use crate::scene::{Container, Quota, Via, configured, lifts};
-use crate::support::realtime::{Stat, left_lifted, lifted_threads, numbers};
+use crate::support::realtime::{Meter, Stat, Thread, left_lifted, lifted_threads, numbers};
 use crate::support::{Scratch, cgroup_dirs, compiled, eventually, proof, runtime, slowness, wait};
 use crate::table::Table;
 
@@ -104,8 +104,8 @@ fn allow(config: &mut Value, program: &Path) {
 }
 
 /// Another program's threads, lifted for a moment, are none of these.
-fn lifted_of(scratch: &Scratch) -> usize {
-    lifted_threads().iter().filter(|thread| is_of(scratch, thread.pid)).count()
+fn lifted_of(scratch: &Scratch) -> Vec<Thread> {
+    lifted_threads().into_iter().filter(|thread| is_of(scratch, thread.pid)).collect()
 }
 
 fn is_of(scratch: &Scratch, pid: i32) -> bool {
@@ -117,6 +117,8 @@ fn is_of(scratch: &Scratch, pid: i32) -> bool {
 struct Got {
     /// As the records have it.
     told_ms: f64,
+    /// As looks from outside have it.
+    seen_ms: f64,
     threads: u64,
     /// When a look first found nothing of it lifted, for good.
     fair_after: Duration,
@@ -127,8 +129,8 @@ struct Got {
 fn a_program_gets_its_share_and_no_more() {
     let _alone = alone();
     let head = format!(
-        "{:<28} {:>8} {:>8} {:>14} {:>12}",
-        "a program that", "told ms", "threads", "fair after ms", "left lifted"
+        "{:<28} {:>8} {:>8} {:>8} {:>14} {:>12}",
+        "a program that", "told ms", "seen ms", "threads", "fair after ms", "left lifted"
     );
     let title = "exec of programs that want more than 50 ms of lifted CPU time";
     let mut table = Table::with_head(title, head);
@@ -139,15 +141,17 @@ fn a_program_gets_its_share_and_no_more() {
             let got = one_try(&runtime, what);
             lifted_at_all += usize::from(got.told_ms > 0.0);
             table.line(format!(
-                "{:<28} {:>8.1} {:>8} {:>14} {:>12}",
+                "{:<28} {:>8.1} {:>8.1} {:>8} {:>14} {:>12}",
                 what.name,
                 got.told_ms,
+                got.seen_ms,
                 got.threads,
                 got.fair_after.as_millis(),
                 got.is_left
             ));
             let most = PROGRAM_MS + SLACK_MS * f64::from(slowness());
-            table.claim(got.told_ms <= most && !got.is_left, || format!("{}: {got:?}", what.name));
+            let used = got.told_ms.max(got.seen_ms);
+            table.claim(used <= most && !got.is_left, || format!("{}: {got:?}", what.name));
         }
     }
     table.claim(lifted_at_all > 0, || "not shown: no program was lifted".to_owned());
@@ -159,12 +163,16 @@ fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
     let tenant = Tenant::new(&scratch, runtime);
     let created = scratch.journal().len();
     let mut exec = tenant.exec(what);
-    let (began, mut last_lifted) = (Instant::now(), Duration::ZERO);
+    let (began, mut last_lifted, mut meter) = (Instant::now(), Duration::ZERO, Meter::default());
     while began.elapsed() < RUNS * slowness() {
-        if lifted_of(&scratch) > 0 {
+        // The runtime's own work is lifted before, and is not the program's.
+        let lifted = lifted_of(&scratch).into_iter().filter(|it| it.comm == comm_of(what));
+        let lifted: Vec<Thread> = lifted.collect();
+        if !lifted.is_empty() {
             last_lifted = began.elapsed();
         }
-        std::thread::sleep(Duration::from_millis(5));
+        meter.look(lifted);
+        std::thread::sleep(Duration::from_millis(2));
     }
     // Alive or not: its time is used up.
     let (left, _) = left_lifted(PUT_BACK * slowness());
@@ -178,7 +186,15 @@ fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
     let each = programs.clone().filter_map(|lift| lift["cpu_ms"].as_f64());
     let told_ms = each.fold(0.0, |sum, ms| sum + ms);
     let threads = programs.clone().filter_map(|lift| lift["threads"].as_u64()).sum();
-    Got { told_ms, threads, fair_after: last_lifted, is_left }
+    let seen_ms = meter.used.as_secs_f64() * 1000.0;
+    Got { told_ms, seen_ms, threads, fair_after: last_lifted, is_left }
+}
+
+fn comm_of(what: Try) -> &'static str {
+    match what.how {
+        ["runc"] => "runc:[2:INIT]",
+        _ => "tenant",
+    }
 }
 
 /// It is not the runtime's work, and nobody waits for it.
@@ -232,5 +248,5 @@ fn traced_threads_freeze_and_die() {
         all.iter().all(|&pid| crate::scene::ended(pid))
     });
     wait(&mut exec, Duration::from_secs(10));
-    assert_eq!(lifted_of(&scratch), 0);
+    assert_eq!(lifted_of(&scratch), Vec::new());
 }
