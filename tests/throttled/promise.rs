@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::alone;
@@ -21,9 +23,8 @@ const BURST_S: f64 = 1.0;
 /// Of an exec beyond what its program is lifted for: the runtime's own work in the container.
 const RUNTIME_S: f64 = 0.03;
 
-/// A program that takes what it gets. It ends by itself, since nobody would wait for it.
-const GREEDY: &[&str] =
-    &["exec", "c", "timeout", "-s", "KILL", "0.2", "sh", "-c", "while :; do :; done"];
+/// How long each of the programs spins.
+const SPINS: Duration = Duration::from_millis(300);
 
 fn length() -> Duration {
     Duration::from_secs(if proof() { 60 } else { 6 })
@@ -61,9 +62,10 @@ fn what_a_greedy_probe_gains_is_bounded() {
     });
     let off = gain(&mut table, "program_ms = 0", "[lift]\nprogram_ms = 0\n");
     table.claim(off.told == 0.0, || format!("switched off, and yet lifted: {off:?}"));
+    let long = gain(&mut table, "program_ms = 1000", "[lift]\nprogram_ms = 1000\n");
     let bounded = gain(&mut table, "the defaults", "");
     table.claim(bounded.told > 0.0, || "no program was lifted".to_owned());
-    for gain in [&off, &bounded] {
+    for gain in [&off, &long, &bounded] {
         let most = gain.beyond.max(gain.told);
         table.claim(most <= gain.bound(), || format!("more than {:.2} s: {gain:?}", gain.bound()));
     }
@@ -77,8 +79,7 @@ fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
     container.limit(QUOTA);
     let (began, before, mut operations) = (Instant::now(), container.usage(), 0);
     while began.elapsed() < length() {
-        let mut exec = configured(&scratch, &runtime, config);
-        timed(exec.args(GREEDY), Duration::from_secs(5));
+        greedy(&container, config);
         operations += 1;
     }
     let elapsed = began.elapsed().as_secs_f64();
@@ -90,6 +91,19 @@ fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
         gain.bound()
     ));
     gain
+}
+
+/// A program that takes what it gets, for as long as it lives.
+fn greedy(container: &Container<'_>, config: &str) {
+    let pid_file = container.scratch.path("greedy.pid");
+    let mut exec = configured(container.scratch, container.runtime, config);
+    exec.args(["exec", "--detach", "--pid-file"]).arg(&pid_file);
+    exec.args(["c", "sh", "-c", "while :; do :; done"]);
+    let took = timed(&mut exec, Duration::from_secs(10));
+    assert_eq!(took.failure, None);
+    std::thread::sleep(SPINS);
+    let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
 /// In seconds, also what a second record tells of a lift that outlived its operation.
