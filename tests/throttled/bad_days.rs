@@ -241,7 +241,9 @@ fn sixty_four_at_once() {
         .collect();
     let ends: Vec<_> =
         running.into_iter().map(|mut child| wait(&mut child, Duration::from_secs(60))).collect();
-    let journal = scratch.journal().split_off(created);
+    // A lift that outlives its operation has a record of its own.
+    let mut journal = scratch.journal().split_off(created);
+    journal.retain(|record| record["verb"] != "lift");
     let notes: Vec<&Value> = journal.iter().map(|record| &record["note"]).collect();
     let failed = ends.iter().filter(|end| !end.is_some_and(|end| end.success()));
     assert_eq!(failed.count(), 0, "{ends:?} {journal:#?}");

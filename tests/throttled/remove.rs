@@ -23,7 +23,7 @@ const CONTROL_MAX: Duration = Duration::from_secs(30);
 const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 
 fn gone_max(via: Via) -> Duration {
-    (if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }) * slowness()
+    (if via != Via::Wrapped && !proof() { SHORT_GONE_MAX } else { GONE_MAX }) * slowness()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,9 +178,10 @@ fn deaths(
         }
         let load = loaded.then(|| Load::of(BUSY));
         let began = Instant::now();
-        let killed = container.timed(&["kill", &container.id, "KILL"], GONE_MAX);
+        let max = gone_max(via);
+        let killed = container.timed(&["kill", &container.id, "KILL"], max);
         let is_gone = || processes.iter().all(|&pid| ended(pid));
-        let gone = wait_until(began, GONE_MAX * slowness(), is_gone);
+        let gone = wait_until(began, max, is_gone);
         let time = began.elapsed();
         drop(load);
         container.remove();

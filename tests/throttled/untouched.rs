@@ -97,7 +97,6 @@ fn no_setting_of_a_cgroup_is_written() {
     table.finish();
 }
 
-/// A machine on which other people's work runs now and then lets even these wait.
 #[test]
 fn an_idle_node_never_lifts() {
     let _alone = alone();
@@ -112,7 +111,8 @@ fn an_idle_node_never_lifts() {
     let lifted = records.iter().filter(|record| !lifts(record).is_empty());
     let (lifted, all) = (lifted.count(), records.len());
     println!("{lifted} of {all} operations on an idle container lifted somebody");
-    assert!(lifted * if proof() { 100 } else { 4 } <= all, "{lifted} of {all}");
+    // Where other work runs beside, an operation waits for it now and then.
+    assert!(if proof() { lifted == 0 } else { lifted * 2 <= all }, "{lifted} of {all}");
 }
 
 /// A thread that is lifted is found, and one that was put back is not.
