@@ -115,12 +115,12 @@ impl Scene {
         journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no {verb}"))
     }
 
-    /// The record of the last such operation says that it was refilled.
-    fn was_refilled(&self, verb: &str) {
+    /// The record of the last such operation says that the runtime's own work was lifted.
+    fn was_lifted(&self, verb: &str) {
         let record = self.record(verb);
         assert_eq!(record["cgroup"], json!(self.identity()), "{record}");
-        let writes = record["refills"][0]["writes"].as_u64();
-        assert!(writes.is_some_and(|writes| writes > 0), "{record}");
+        let lifts = record["lifts"].as_array().map_or(&[][..], Vec::as_slice);
+        assert!(lifts.iter().any(|lift| lift["whose"] == "runtime"), "{record}");
     }
 }
 
@@ -175,7 +175,7 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.cpu.lift();
+        self.cpu.unlimit();
         let _ = self.busy.kill();
         let _ = self.busy.wait();
     }
@@ -199,11 +199,11 @@ fn control(name: &str) {
     assert_eq!(ended, None, "control: not shown: a bare exec needs no more than {limit:?}");
 }
 
-fn refilled(name: &str) {
+fn lifted(name: &str) {
     let scene = Scene::new(name);
     let stranger = Stranger::at(&scene.identity());
     stranger.gains_nothing(|| scene.create(scene.wrapped(), 1000));
-    scene.was_refilled("run");
+    scene.was_lifted("run");
     let places = scene.places();
     assert_eq!(places["freezer"], directory("freezer", &scene.identity()));
     assert_eq!(places["cpu"], directory("cpu", &scene.cpu_path()));
@@ -219,7 +219,7 @@ fn refilled(name: &str) {
             let status = wait(&mut exec.spawn().unwrap(), HANGS);
             assert!(status.is_some_and(|status| status.success()), "{status:?}");
             println!("{name}: wrapped exec: {:?}", began.elapsed());
-            scene.was_refilled("exec");
+            scene.was_lifted("exec");
         }
     });
     stranger.gains_nothing(|| {
@@ -248,10 +248,10 @@ fn deleted(name: &str) {
 const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
 
 #[test]
-fn it_is_refilled_where_its_limits_are() {
+fn it_is_lifted_where_its_processes_are() {
     for name in RUNTIMES {
         control(name);
-        refilled(name);
+        lifted(name);
     }
 }
 

@@ -49,6 +49,8 @@ impl Node {
         for file in [std::env::current_exe().unwrap(), support::frostlock()] {
             up.arg("--share").arg(file.parent().unwrap());
         }
+        // Which may be a link to that of another working tree.
+        up.arg("--share").arg(support::lab().canonicalize().unwrap());
         succeed(&mut up);
         node
     }

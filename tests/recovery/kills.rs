@@ -32,7 +32,7 @@ const VERBS: [&str; 5] = ["pause", "update", "exec", "kill", "delete"];
 enum Moment {
     /// Any time from the start to the end.
     Random,
-    /// While the runtime freezes the cgroup, which it does often and in vain when it is not helped.
+    /// While the runtime freezes the cgroup, which it does often and in vain when nobody is lifted.
     Freezing,
 }
 
@@ -138,8 +138,8 @@ fn kill_often(runtime: &str, rounds: usize) {
             "kill" | "delete" => "delete",
             _ => ["exec", "update", "state"][round % 3],
         };
-        // runc gives up on an init that does not die after 10 s; an exec whose pod has no refill left
-        // takes what it takes without us.
+        // runc gives up on an init that does not die after 10 s; an exec for which there is no slot takes
+        // what it takes without us.
         let limit = Duration::from_secs(30);
         let ended = throttled.scene.give_logged(Via::Wrapped, Log::Json, line(next), limit);
         slowest = slowest.max(ended.took);
@@ -210,7 +210,7 @@ impl Throttled {
         command.env(MARK, &mark).stdout(Stdio::null()).stderr(Stdio::null());
         if moment == Moment::Freezing {
             let config = self.scene.scratch.path("unhelped.toml");
-            fs::write(&config, "[refill]\nfreeze = false\n").unwrap();
+            fs::write(&config, "[lift]\nenabled = false\n").unwrap();
             command.env("FROSTLOCK_CONFIG", config);
         }
         let mut wrapper = command.spawn().unwrap();

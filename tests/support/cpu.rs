@@ -31,18 +31,11 @@ impl Version {
         top.join(cgroup.trim_start_matches('/'))
     }
 
-    /// Every file that a write to refills the quota: those with limits, then the one without.
+    /// Every file that says how much CPU time there is: those with limits, then the one without.
     pub fn bandwidth_files(self) -> &'static [&'static str] {
         match self {
             Version::V1 => &["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us"],
             Version::V2 => &["cpu.max", "cpu.max.burst"],
-        }
-    }
-
-    pub fn burst_file(self) -> &'static str {
-        match self {
-            Version::V1 => "cpu.cfs_burst_us",
-            Version::V2 => "cpu.max.burst",
         }
     }
 
@@ -77,7 +70,7 @@ impl Cpu {
         Cpu { dir: version.dir("cpu", cgroup), usage, version }
     }
 
-    pub fn lift(&self) {
+    pub fn unlimit(&self) {
         let (file, line) = self.version.quota_line(None, 100_000);
         std::fs::write(self.dir.join(file), line).unwrap();
     }

@@ -12,6 +12,8 @@
 )]
 
 pub mod cpu;
+pub mod load;
+pub mod realtime;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -24,6 +26,11 @@ use serde_json::Value;
 pub fn frostlock() -> PathBuf {
     std::env::var_os("FROSTLOCK_BIN")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_frostlock")), PathBuf::from)
+}
+
+/// The binary that the one under test is compared with, where one is named.
+pub fn before() -> Option<PathBuf> {
+    std::env::var_os("FROSTLOCK_BEFORE").map(PathBuf::from)
 }
 
 /// Whether the counts that `make proof` is for are asked for, rather than the short ones.
@@ -138,7 +145,11 @@ impl Scratch {
 
     /// The same through the wrapper.
     pub fn wrapped(&self, runtime: &Path) -> Command {
-        let mut command = Command::new(frostlock());
+        self.wrapped_by(&frostlock(), runtime)
+    }
+
+    pub fn wrapped_by(&self, binary: &Path, runtime: &Path) -> Command {
+        let mut command = Command::new(binary);
         command
             .arg("--root")
             .arg(self.root())
@@ -295,6 +306,14 @@ pub fn program(path: &Path, text: &str) -> PathBuf {
     std::fs::write(&source, text).unwrap();
     succeed(Command::new("install").arg("-m755").args([source.as_path(), path]));
     std::fs::remove_file(source).unwrap();
+    path.to_owned()
+}
+
+/// A static program, as a container without a library can run it.
+pub fn compiled(path: &Path, source: &str) -> PathBuf {
+    let code = path.with_extension("c");
+    std::fs::write(&code, source).unwrap();
+    succeed(Command::new("gcc").args(["-O2", "-static", "-pthread", "-o"]).args([path, &code]));
     path.to_owned()
 }
 

@@ -1,136 +1,283 @@
-//! A pause must freeze every thread within the runtime's patience, and a throttled thread cannot
-//! run into the freezer.
+//! A pause must freeze every thread within the runtime's patience, and a thread that gets no CPU time
+//! cannot run into the freezer.
 
+use std::process::Command;
 use std::time::Duration;
 
-use crate::scene::{Container, Quota, SCENES, Via, refilled};
-use crate::support::cpu::Version;
-use crate::support::{Runtime, Scratch, proof, runtime, slowness};
+use serde_json::Value;
+
+use crate::scene::{Container, Quota, Via, lifted, lifts};
+use crate::support::load::{BUSY, Late, Load, Watch};
+use crate::support::realtime::Stat;
+use crate::support::{Runtime, Scratch, proof, runtime, slowness, succeed};
 use crate::table::{Series, Table};
 use crate::{
-    ENOUGH_FAILURES, RUNTIMES, alone, fast, few, short_control, short_wrapped, slack, slow_ms,
+    ENOUGH_FAILURES, OWN_MS, RUNTIMES, alone, few, late_bound, short_control, short_wrapped, slack,
 };
 
-const MEDIAN_MS: f64 = 40.0;
-const P99_MS: f64 = 250.0;
-/// Of the median of a container that is as busy and has no quota, on v2: what bare must take for the
-/// claim to be shown, and wrapped at most.
-const TIMES_BARE: f64 = 2.0;
-const TIMES_UNTHROTTLED: f64 = 1.5;
+/// Beyond what the runtime takes for a container in which nothing runs.
+const BEYOND_MS: f64 = 5.0;
+/// CPU time that the threads of one container are lifted for, together: microseconds each.
+const LIFTED_MS: f64 = 5.0;
 const LIMIT: Duration = Duration::from_secs(15);
 
-fn rounds(short: usize) -> usize {
-    if proof() { 100 } else { short }
+#[derive(Debug, Clone, Copy)]
+struct Scene {
+    threads: u32,
+    quota: Quota,
+    loaded: bool,
+}
+
+const SMALL: Quota = Quota::new(1, 100);
+
+impl Scene {
+    const fn new(threads: u32, quota: Quota, loaded: bool) -> Scene {
+        Scene { threads, quota, loaded }
+    }
+}
+
+impl std::fmt::Display for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let load = if self.loaded { format!(", load {BUSY}") } else { String::new() };
+        write!(f, "{} x {}{load}", self.threads, self.quota)
+    }
+}
+
+fn scenes() -> Vec<Scene> {
+    let long = Quota::new(1, 1000);
+    let all = [
+        Scene::new(32, SMALL, true),
+        Scene::new(32, SMALL, false),
+        Scene::new(4, long, false),
+        Scene::new(1, SMALL, false),
+        Scene::new(1000, SMALL, false),
+        Scene::new(1, SMALL, true),
+        Scene::new(1000, SMALL, true),
+    ];
+    match () {
+        () if slowness() > 1 => vec![Scene { quota: SMALL.tight_here(), ..all[1] }],
+        () if proof() => all.to_vec(),
+        () => all[..3].to_vec(),
+    }
+}
+
+fn rounds(via: Via) -> usize {
+    match via {
+        _ if proof() => 100,
+        Via::Wrapped => short_wrapped(),
+        _ => short_control(),
+    }
 }
 
 #[test]
-fn a_throttled_container_is_paused() {
+fn a_starved_container_is_paused() {
     let _alone = alone();
-    let mut table = Table::new("pause of throttled containers");
+    let mut table = Table::new("pause of containers without CPU time");
     // They differ in how they freeze, and 1.1.15 does it as 1.3.6 does.
     let names = [RUNTIMES[2], RUNTIMES[0], RUNTIMES[1]];
     for name in few(&names[..if proof() { 3 } else { 2 }]) {
         let runtime = runtime(name);
-        // One thread is in luck now and then; with short periods a slow runc takes as long as its freeze.
-        let scenes = if slowness() > 1 { &SCENES[3..] } else { &SCENES[..] };
-        for &(loops, quota) in scenes {
-            one_scene(&mut table, &runtime, loops, quota.tight_here());
+        for scene in scenes() {
+            one_scene(&mut table, &runtime, scene);
         }
     }
     table.finish();
 }
 
-fn one_scene(table: &mut Table, runtime: &Runtime, loops: u32, quota: Quota) {
-    let scene = format!("{} {loops} x {quota}", runtime.name);
-    let bare = control(runtime, loops, quota);
-    table.row(&scene, "bare", &bare);
-    // A single thread is in luck now and then: it only has to be frozen while it is given its quota.
-    let needed = if loops == 1 { 1 } else { bare.n() / 2 + 1 };
-    // On v2 runc waits for as long as it takes, up to 10 s.
-    let unthrottled = (Version::here() == Version::V2).then(|| unthrottled(runtime, loops));
-    if let Some(unthrottled) = &unthrottled {
-        table.row(&format!("{} {loops} busy, no quota", runtime.name), "wrapped", unthrottled);
-    }
-
-    let scratch = Scratch::new();
-    let container = Container::busy(&scratch, runtime, Via::Wrapped, "c", loops);
-    container.limit(quota);
-    let before = container.settings();
-    let mut wrapped = Series::default();
-    let mut resumed = Series::default();
-    let mut not_frozen = Vec::new();
-    for _ in 0..rounds(short_wrapped()) {
-        let took = container.timed(&["pause", "c"], LIMIT);
-        let state = container.freezer();
-        if took.failure.is_none() && state != "FROZEN" {
-            not_frozen.push(state);
-        }
-        wrapped.add(took);
-        resumed.add(container.timed(&["resume", "c"], LIMIT));
-        container.until_throttled();
-    }
-    table.row(&scene, "wrapped", &wrapped);
-    let slow = unthrottled
-        .as_ref()
-        .map_or(f64::INFINITY, |series| TIMES_BARE * fast(series, &wrapped).p50());
-    table.claim(bare.failed() >= needed || bare.p50() >= slow, || {
-        let (failed, n, p50) = (bare.failed(), bare.n(), bare.p50());
-        format!("{scene}: not shown: {failed} of {n} bare pauses failed, median {p50:.1} ms")
-    });
-
-    let settings = container.settings();
-    table.claim(settings == before, || format!("{scene}: {before:?} has become {settings:?}"));
-    table.claim(not_frozen.is_empty(), || {
-        format!("{scene}: paused, and yet the freezer says {not_frozen:?}")
-    });
-    table.claim(resumed.failed() == 0, || format!("{scene}: resume: {}", resumed.failures()));
-    table.claim(wrapped.failed() == 0, || format!("{scene}: wrapped: {}", wrapped.failures()));
-    let (p50, p99) = (wrapped.p50(), wrapped.p99());
-    let most =
-        unthrottled.map_or(slow_ms(MEDIAN_MS), |all| TIMES_UNTHROTTLED * all.p50() * slack());
-    let most_of_all = slow_ms(P99_MS);
-    table.claim(p50 <= most && p99 <= most_of_all, || {
-        format!(
-            "{scene}: {p50:.1}, {p99:.1} ms, want a median of {most:.1}, a p99 of {most_of_all}"
-        )
-    });
-    let journal = scratch.journal();
-    let (with, of) = refilled(&journal, "pause", "freeze");
-    // Some are in luck: frozen while the threads have just been given their quota.
-    let needed = if loops == 1 { 1 } else { of * 4 / 5 };
-    table.claim(of == wrapped.n() && with >= needed, || {
-        format!("{scene}: {with} of {of} records of a pause have a refill for a freeze")
-    });
-    let (with, _) = refilled(&journal, "resume", "freeze");
-    table.claim(with == 0, || format!("{scene}: {with} records of a resume have a refill"));
+struct Measured {
+    pauses: Series,
+    resumes: Series,
+    late: Late,
+    /// What a freezer said that a pause had succeeded in.
+    not_frozen: Vec<String>,
+    settings_kept: bool,
+    records: Vec<Value>,
 }
 
-fn unthrottled(runtime: &Runtime, loops: u32) -> Series {
+fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
+    let name = format!("{} {scene}", runtime.name);
+    let idle = idle(runtime, scene);
+    table.row(&format!("{} idle", runtime.name), "wrapped", &idle);
+    let mut beside_bare = Late::default();
+    for via in Via::compared() {
+        let measured = measured(runtime, via, scene);
+        table.row_beside(&name, via.name(), &measured.pauses, &measured.late);
+        match via {
+            Via::Bare => {
+                shown(table, &name, scene, &measured.pauses, &idle);
+                beside_bare = measured.late;
+            }
+            Via::Wrapped => judge(table, &name, &measured, &idle, &beside_bare),
+            Via::Before => {}
+        }
+    }
+}
+
+/// Most bare pauses fail, or, where the runtime waits for as long as it takes, are slow.
+fn shown(table: &mut Table, name: &str, scene: Scene, bare: &Series, idle: &Series) {
+    // A single thread only has to be frozen while it is given its quota.
+    let needed = if scene.threads == 1 { 1 } else { bare.n() / 2 + 1 };
+    let is_slow = bare.p50() > most(idle);
+    table.claim(bare.failed() >= needed || is_slow, || {
+        let (failed, n, p50) = (bare.failed(), bare.n(), bare.p50());
+        format!("{name}: not shown: {failed} of {n} bare pauses failed, median {p50:.1} ms")
+    });
+}
+
+fn most(idle: &Series) -> f64 {
+    (idle.p50() + BEYOND_MS + OWN_MS * f64::from(slowness())) * slack()
+}
+
+fn judge(table: &mut Table, name: &str, wrapped: &Measured, idle: &Series, bare: &Late) {
+    let (pauses, resumes) = (&wrapped.pauses, &wrapped.resumes);
+    table.claim(wrapped.settings_kept, || format!("{name}: its quota has changed"));
+    table.claim(wrapped.not_frozen.is_empty(), || {
+        format!("{name}: paused, and yet the freezer says {:?}", wrapped.not_frozen)
+    });
+    table.claim(resumes.failed() == 0, || format!("{name}: resume: {}", resumes.failures()));
+    table.claim(pauses.failed() == 0, || format!("{name}: wrapped: {}", pauses.failures()));
+    table.claim(pauses.p50() <= most(idle), || {
+        format!("{name}: a median of {:.1} ms, want {:.1}", pauses.p50(), most(idle))
+    });
+    let late = &wrapped.late;
+    table.claim(late.max() <= late_bound(bare), || {
+        format!("{name}: a fair task wakes {:.1} ms late", late.max())
+    });
+    let (with, of) = lifted(&wrapped.records, "pause", "freeze");
+    table.claim(of == pauses.n() && with > 0, || {
+        format!("{name}: {with} of {of} records of a pause have a lift for a freeze")
+    });
+    let longest = longest_freeze(&wrapped.records);
+    table.line(format!("{:<36} {with} of {of} lifted, for {longest:.1} ms of CPU at most", ""));
+    table.claim(longest <= LIFTED_MS * slack(), || {
+        format!("{name}: threads on their way into the freezer used {longest:.1} ms")
+    });
+}
+
+fn longest_freeze(records: &[Value]) -> f64 {
+    let all = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "freeze");
+    all.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, f64::max)
+}
+
+/// The runtime's own start, on a machine that is as busy.
+fn idle(runtime: &Runtime, scene: Scene) -> Series {
     let scratch = Scratch::new();
-    let container = Container::busy(&scratch, runtime, Via::Wrapped, "c", loops);
+    let container = Container::idle(&scratch, runtime, Via::Wrapped, "c");
+    let _load = scene.loaded.then(|| Load::of(BUSY));
     let once = |_| {
         let took = container.timed(&["pause", "c"], LIMIT);
         container.timed(&["resume", "c"], LIMIT);
         took
     };
-    (0..short_control()).map(once).collect()
+    (0..short_wrapped()).map(once).collect()
 }
 
-fn control(runtime: &Runtime, loops: u32, quota: Quota) -> Series {
+fn measured(runtime: &Runtime, via: Via, scene: Scene) -> Measured {
     let scratch = Scratch::new();
-    let container = Container::busy(&scratch, runtime, Via::Bare, "c", loops);
-    container.limit(quota);
-    let mut series = Series::default();
-    for _ in 0..rounds(short_control()) {
-        series.add(container.timed(&["pause", "c"], LIMIT));
-        if container.freezer() != "THAWED" {
-            container.timed(&["resume", "c"], LIMIT);
+    let container = Container::busy(&scratch, runtime, via, "c", scene.threads);
+    container.limit(scene.quota);
+    let (settings, created) = (container.settings(), scratch.journal().len());
+    let _load = scene.loaded.then(|| Load::of(BUSY));
+    let watch = Watch::start();
+    let (mut pauses, mut resumes, mut not_frozen) = <(Series, Series, Vec<String>)>::default();
+    for _ in 0..rounds(via) {
+        let took = container.timed(&["pause", "c"], LIMIT);
+        let (failed, state) = (took.failure.is_some(), container.freezer());
+        pauses.add(took);
+        if !failed && state != "FROZEN" {
+            not_frozen.push(state);
+        }
+        if !failed || container.freezer() != "THAWED" {
+            resumes.add(container.timed(&["resume", "c"], LIMIT));
             container.thaw();
         }
         container.until_throttled();
-        if !proof() && series.failed() == ENOUGH_FAILURES {
+        if !proof() && via != Via::Wrapped && pauses.failed() == ENOUGH_FAILURES {
             break;
         }
     }
-    series
+    let (late, settings_kept) = (watch.finish(), container.settings() == settings);
+    let records = scratch.journal().split_off(created);
+    Measured { pauses, resumes, late, not_frozen, settings_kept, records }
+}
+
+/// An update that freezes nothing, as cgroupfs's does, is not slower than before, and lifts nobody of the
+/// container's.
+#[test]
+fn an_update_that_freezes_nothing() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut table = Table::new("update --pids-limit of a container with 32 busy threads");
+    for loaded in [false, true] {
+        let scene = Scene::new(32, SMALL.here(), loaded);
+        let mut bare = f64::NAN;
+        for via in Via::compared() {
+            let (updates, records) = updates(&runtime, via, scene);
+            table.row(&scene.to_string(), via.name(), &updates);
+            table.claim(updates.failed() == 0, || format!("{scene}: {}", updates.failures()));
+            match via {
+                Via::Bare => bare = updates.p50(),
+                Via::Wrapped => {
+                    let own = if proof() { OWN_MS } else { 3.0 * OWN_MS };
+                    let most = (bare + own * f64::from(slowness())) * slack();
+                    table.claim(updates.p50() <= most, || {
+                        format!("{scene}: {:.1} ms, want {most:.1}", updates.p50())
+                    });
+                    let (with, _) = lifted(&records, "update", "freeze");
+                    table.claim(with == 0, || format!("{scene}: {with} lifts for a freeze"));
+                }
+                Via::Before => {}
+            }
+        }
+    }
+    table.finish();
+}
+
+fn updates(runtime: &Runtime, via: Via, scene: Scene) -> (Series, Vec<Value>) {
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, runtime, via, "c", scene.threads);
+    container.limit(scene.quota);
+    let _load = scene.loaded.then(|| Load::of(BUSY));
+    let update = |round: usize| {
+        let limit = (2000 + round).to_string();
+        container.timed(&["update", "--pids-limit", &limit, "c"], LIMIT)
+    };
+    let series = (0..rounds(via).min(50)).map(update).collect();
+    (series, scratch.journal())
+}
+
+/// Policy, nice and timer slack, whichever they were, stay what they were.
+#[test]
+fn what_was_lifted_is_as_it_was() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 8);
+    let init = container.init();
+    let loops: Vec<i32> = container.pids().into_iter().filter(|&pid| pid != init).collect();
+    for (number, pid) in loops.iter().map(i32::to_string).enumerate() {
+        let policy = ["--other", "--batch", "--idle"][number % 3];
+        succeed(Command::new("chrt").args([policy, "--pid", "0", &pid]));
+        succeed(Command::new("renice").args([&(number * 2).to_string(), "--pid", &pid]));
+        let slack = 50_000 + 1000 * number;
+        std::fs::write(format!("/proc/{pid}/timerslack_ns"), slack.to_string()).unwrap();
+    }
+    container.limit(SMALL.here());
+    let is = || loops.iter().map(|&pid| class_of(pid)).collect::<Vec<_>>();
+    let (before, created) = (is(), scratch.journal().len());
+    for _ in 0..rounds(Via::Wrapped) {
+        assert_eq!(container.timed(&["pause", "c"], LIMIT).failure, None);
+        assert_eq!(container.timed(&["resume", "c"], LIMIT).failure, None);
+        assert_eq!(is(), before);
+        container.until_throttled();
+    }
+    let (with, of) = lifted(&scratch.journal().split_off(created), "pause", "freeze");
+    println!("{with} of {of} pauses have lifted; policy, nice, timer slack are: {before:?}");
+    assert!(with > 0, "not shown: nobody was lifted");
+}
+
+fn class_of(pid: i32) -> (u64, u64, i64, String) {
+    let stat = Stat::of(pid, pid).unwrap();
+    let slack = std::fs::read_to_string(format!("/proc/{pid}/timerslack_ns")).unwrap();
+    (stat.policy, stat.priority, stat.nice, slack.trim().to_owned())
 }

@@ -9,7 +9,9 @@
 // The tables belong to the result.
 #![allow(clippy::print_stdout)]
 
+mod at_once;
 mod bad_days;
+mod deaths;
 mod freeze;
 mod probe;
 mod promise;
@@ -19,10 +21,12 @@ mod start;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
+mod tenants;
 mod untouched;
 
 use std::sync::{Mutex, MutexGuard};
 
+use support::load::Late;
 use support::{Runtime, proof, runtime, slowness};
 
 /// One at a time: these measure, on a machine of two processors.
@@ -62,6 +66,43 @@ fn slow_ms(bound: f64) -> f64 {
 fn few<T>(scenes: &[T]) -> &[T] {
     if slowness() > 1 { &scenes[..1] } else { scenes }
 }
+
+/// How much slower than where nothing is scarce.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    p50: f64,
+    p99: f64,
+}
+
+/// What the wrapper itself may add.
+const OWN_MS: f64 = 5.0;
+
+impl Bound {
+    /// In ms.
+    fn of(self, fast: &table::Series) -> Bound {
+        let own = OWN_MS * f64::from(slowness());
+        let times = |ratio: f64, ms: f64| ratio * slack() * (ms + own);
+        Bound { p50: times(self.p50, fast.p50()), p99: times(self.p99, fast.p99()) }
+    }
+
+    fn holds(self, series: &table::Series) -> bool {
+        series.p50() <= self.p50 && series.p99() <= self.p99
+    }
+
+    fn missed_by(self, series: &table::Series) -> String {
+        let (p50, p99) = (series.p50(), series.p99());
+        format!("{p50:.1}, p99 {p99:.1} ms, want {:.1}, p99 {:.1}", self.p50, self.p99)
+    }
+}
+
+/// How late a fair task may wake beside us at most, in ms. Where the figures are not claimed, there are
+/// too few of them for more than the grossest fault: two threads that were left lifted.
+fn late_bound(beside_bare: &Late) -> f64 {
+    let ms = 1.5 * beside_bare.max();
+    if proof() { ms } else { ms.max(LATE_MS) * f64::from(slowness()) }
+}
+
+const LATE_MS: f64 = 250.0;
 
 /// What a bare command is compared with. Beside busy loops without a quota a slow machine is slower than
 /// with one: there it is the wrapped command itself.

@@ -1,158 +1,113 @@
-//! The promise to those who share the node: CPU time beyond the quota stays within a bound, whatever
-//! is asked of a container, and however often.
+//! The promise to those who share the node: what a workload gains by its probes stays within a bound,
+//! whatever it is that is probed with, and however often.
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::alone;
-use crate::scene::{Container, Quota, Via, refills};
+use crate::scene::Via;
+use crate::scene::{Container, Quota, configured, lifts, timed};
 use crate::support::{Scratch, proof, runtime};
 use crate::table::Table;
 
 const LOOPS: u32 = 8;
+const QUOTA: Quota = Quota::new(1, 100);
 
-/// The default of `burst_ms`.
+/// The default of `lift.pod_percent`, of one CPU.
+const SHARE: f64 = 0.05;
+/// What an account that was not used for long may hold.
 const BURST_S: f64 = 1.0;
-/// Of one CPU: the default of `budget_percent`, and as much again and half for what freezes and kills
-/// may take on credit.
-const SHARE: f64 = 0.05 + 0.10;
-/// What one operation may gain before its account is looked at again.
-const OVERSHOOT_S: f64 = 0.25;
+/// Of an exec beyond what its program is lifted for: the runtime's own work in the container.
+const RUNTIME_S: f64 = 0.03;
 
-const PROBES: &[&[&str]] = &[&["exec", "c", "/bin/true"]];
-const FREEZES_AND_KILLS: &[&[&str]] = &[
-    &["update", "--pids-limit", "77", "c"],
-    &["pause", "c"],
-    &["resume", "c"],
-    &["kill", "c", "WINCH"],
-    &["kill", "--all", "c", "WINCH"],
-];
+/// How long each of the programs spins.
+const SPINS: Duration = Duration::from_millis(300);
 
-fn length(via: Via) -> Duration {
-    Duration::from_secs(match via {
-        _ if proof() => 60,
-        Via::Wrapped => 10,
-        // It ends as soon as it has shown what it is for.
-        _ => 30,
-    })
-}
-
-fn bound(elapsed: f64) -> f64 {
-    BURST_S + SHARE * elapsed + OVERSHOOT_S
-}
-
-struct Loop {
-    name: &'static str,
-    runtime: &'static str,
-    commands: &'static [&'static [&'static str]],
-    /// The control has the first, which gains the most where there is no bound.
-    quotas: &'static [Quota],
-}
-
-const LOOP_OF_PROBES: Loop =
-    Loop { name: "exec", runtime: "runc-1.3.6", commands: PROBES, quotas: &[Quota::new(1, 100)] };
-
-/// `kill --all` freezes in every runc before 1.2, and there alone. A freeze takes no longer with a
-/// larger quota, and is given more.
-const LOOP_OF_FREEZES: Loop = Loop {
-    name: "update, pause, kill",
-    runtime: "runc-1.1.15",
-    commands: FREEZES_AND_KILLS,
-    quotas: &[Quota::new(5, 100), Quota::new(1, 100)],
-};
-
-#[test]
-fn cpu_time_beyond_the_quota_is_bounded() {
-    let _alone = alone();
-    let head = format!(
-        "{:<32} {:<8} {:>5} {:>10} {:>6} {:>7} {:>8} {:>9} {:>10} {:>8}",
-        "",
-        "",
-        "s",
-        "operations",
-        "failed",
-        "used s",
-        "quota s",
-        "beyond s",
-        "of journal",
-        "bound s"
-    );
-    let mut table = Table::with_head("CPU time beyond the quota, 8 busy, in a tight loop", head);
-    for each in [LOOP_OF_PROBES, LOOP_OF_FREEZES] {
-        let name = each.name;
-        let control = gain(&mut table, &each, each.quotas[0], Via::Unbounded);
-        table.claim(control.beyond > bound(control.elapsed), || {
-            format!("{name}: not shown: without a budget it is within the bound: {control:?}")
-        });
-        for &quota in &each.quotas[..if proof() { each.quotas.len() } else { 1 }] {
-            let wrapped = gain(&mut table, &each, quota, Via::Wrapped);
-            // While it is paused it leaves a part of its quota unused, which the journal does not
-            // make up for.
-            let most = wrapped.beyond.max(wrapped.told);
-            table.claim(most <= bound(wrapped.elapsed), || {
-                format!("{name}: more than {:.2} s: {wrapped:?}", bound(wrapped.elapsed))
-            });
-            table.claim(wrapped.told > 0.0, || format!("{name}: no refill in the journal"));
-        }
-    }
-    table.finish();
+fn length() -> Duration {
+    Duration::from_secs(if proof() { 60 } else { 6 })
 }
 
 #[derive(Debug)]
 struct Gain {
     elapsed: f64,
-    /// CPU seconds beyond the quota.
+    operations: usize,
+    /// CPU seconds of the container beyond its quota.
     beyond: f64,
-    /// The same, as the journal has it. An update lacks what runc's own writes of the quota give.
+    /// Lifted CPU seconds of programs, as the journal has it.
     told: f64,
 }
 
-fn gain(table: &mut Table, each: &Loop, quota: Quota, via: Via) -> Gain {
-    let runtime = runtime(each.runtime);
-    let scratch = Scratch::new();
-    let container = Container::busy(&scratch, &runtime, via, "c", LOOPS);
-    container.limit(quota);
-    let began = Instant::now();
-    let before = container.usage();
-    let mut operations = 0;
-    let mut failed = Vec::new();
-    let beyond =
-        |elapsed: f64| (container.usage() - before).as_secs_f64() - quota.ratio() * elapsed;
-    for words in each.commands.iter().cycle() {
-        // Without a refill an exec may take 24 s; what it does after that is not measured.
-        let left = length(via).saturating_sub(began.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        let took = container.timed(words, left);
-        operations += 1;
-        if began.elapsed() < length(via) {
-            failed.extend(took.failure.map(|why| format!("{}: {why}", words[0])));
-        }
-        let elapsed = began.elapsed().as_secs_f64();
-        if via == Via::Unbounded && beyond(elapsed) > 1.2 * bound(elapsed) {
-            break;
-        }
+impl Gain {
+    fn bound(&self) -> f64 {
+        BURST_S + SHARE * self.elapsed + RUNTIME_S * self.operations as f64
     }
-    let elapsed = began.elapsed().as_secs_f64();
-    let beyond = beyond(elapsed);
-    let told: f64 = scratch.journal().iter().map(gained).sum();
-    table.line(format!(
-        "{:<32} {:<8} {elapsed:>5.1} {operations:>10} {:>6} {:>7.2} {:>8.2} {beyond:>9.2} {told:>10.2} {:>8.2}  {}",
-        format!("{}, {quota}", each.name),
-        via.name(),
-        failed.len(),
-        beyond + quota.ratio() * elapsed,
-        quota.ratio() * elapsed,
-        bound(elapsed),
-        failed.join("; ")
-    ));
-    Gain { elapsed, beyond, told }
 }
 
-/// In seconds, of one operation. Of a container and its pod both are refilled, and both gain.
-fn gained(record: &Value) -> f64 {
-    let of_each = refills(record).iter().filter_map(|refill| refill["gained_ms"].as_f64());
-    of_each.fold(0.0, f64::max) / 1000.0
+#[test]
+fn what_a_greedy_probe_gains_is_bounded() {
+    let _alone = alone();
+    let head = format!(
+        "{:<36} {:>5} {:>10} {:>9} {:>8} {:>8}",
+        "", "s", "operations", "beyond s", "told s", "bound s"
+    );
+    let mut table =
+        Table::with_head("CPU time beyond the quota by probes that spin, in a tight loop", head);
+    let unbounded = "[lift]\nprogram_ms = 1000\npod_percent = 100\nnode_percent = 100\n";
+    let control = gain(&mut table, "no account (control)", unbounded);
+    table.claim(control.told > SHARE * control.elapsed + BURST_S, || {
+        format!("not shown: without an account it gains no more: {control:?}")
+    });
+    let off = gain(&mut table, "program_ms = 0", "[lift]\nprogram_ms = 0\n");
+    table.claim(off.told == 0.0, || format!("switched off, and yet lifted: {off:?}"));
+    let long = gain(&mut table, "program_ms = 1000", "[lift]\nprogram_ms = 1000\n");
+    let bounded = gain(&mut table, "the defaults", "");
+    table.claim(bounded.told > 0.0, || "no program was lifted".to_owned());
+    for gain in [&off, &long, &bounded] {
+        let most = gain.beyond.max(gain.told);
+        table.claim(most <= gain.bound(), || format!("more than {:.2} s: {gain:?}", gain.bound()));
+    }
+    table.finish();
+}
+
+fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", LOOPS);
+    container.limit(QUOTA);
+    let (began, before, mut operations) = (Instant::now(), container.usage(), 0);
+    while began.elapsed() < length() {
+        greedy(&container, config);
+        operations += 1;
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    let beyond = (container.usage() - before).as_secs_f64() - QUOTA.ratio() * elapsed;
+    let told = scratch.journal().iter().map(told).fold(0.0, |sum, s| sum + s);
+    let gain = Gain { elapsed, operations, beyond, told };
+    table.line(format!(
+        "{name:<36} {elapsed:>5.1} {operations:>10} {beyond:>9.2} {told:>8.2} {:>8.2}",
+        gain.bound()
+    ));
+    gain
+}
+
+/// A program that takes what it gets, for as long as it lives.
+fn greedy(container: &Container<'_>, config: &str) {
+    let pid_file = container.scratch.path("greedy.pid");
+    let mut exec = configured(container.scratch, container.runtime, config);
+    exec.args(["exec", "--detach", "--pid-file"]).arg(&pid_file);
+    exec.args(["c", "sh", "-c", "while :; do :; done"]);
+    let took = timed(&mut exec, Duration::from_secs(10));
+    assert_eq!(took.failure, None);
+    std::thread::sleep(SPINS);
+    let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// In seconds, also what a second record tells of a lift that outlived its operation.
+fn told(record: &Value) -> f64 {
+    let programs = lifts(record).iter().filter(|lift| lift["whose"] == "program");
+    programs.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, |sum, ms| sum + ms / 1000.0)
 }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{Container, Quota, SCENES, Via, ended, refilled};
-use crate::support::{Runtime, Scratch, proof, slowness};
+use crate::scene::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms};
+use crate::support::load::{BUSY, Load};
+use crate::support::{Runtime, Scratch, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
 use crate::{alone, fast, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
@@ -22,7 +23,7 @@ const CONTROL_MAX: Duration = Duration::from_secs(30);
 const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 
 fn gone_max(via: Via) -> Duration {
-    (if via == Via::Bare && !proof() { SHORT_GONE_MAX } else { GONE_MAX }) * slowness()
+    (if via != Via::Wrapped && !proof() { SHORT_GONE_MAX } else { GONE_MAX }) * slowness()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +109,86 @@ fn one_scene(
         format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
     });
     // A single thread may be in luck: SIGKILL meets it just when it has quota left.
-    let (with, of) = refilled(&scratch.journal(), verb, "kill");
-    table.claim(of >= wrapped.n() && (with == of || loops == 1 && with > 0), || {
-        format!("{scene}: {with} of {of} records of a {verb} have a refill for a kill")
+    let (with, of) = lifted(&scratch.journal(), verb, "kill");
+    table.claim(of >= wrapped.n() && with > 0, || {
+        format!("{scene}: {with} of {of} records of a {verb} have a lift for a kill")
     });
+}
+
+/// From the start of the command until the last has ended.
+#[test]
+fn from_sigkill_to_gone() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut table = Table::new("kill of a container, until each of its processes has ended");
+    let scenes = [(32, false), (128, false), (32, true), (1, false), (1, true), (128, true)];
+    let scenes = if proof() { &scenes[..] } else { few(&scenes[..3]) };
+    for &(threads, loaded) in scenes {
+        let load = if loaded { format!(", load {BUSY}") } else { String::new() };
+        let name = format!("{threads} busy{load}");
+        let [free, rest @ ..] = &[None, Some(SMALL)].map(|quota| {
+            let vias = if quota.is_none() { vec![Via::Wrapped] } else { Via::compared() };
+            let of = |via| (via, deaths(&runtime, via, threads, quota, loaded));
+            vias.into_iter().map(of).collect::<Vec<_>>()
+        });
+        let free = &free[0].1.0;
+        table.row(&format!("{name}, no quota"), "wrapped", free);
+        let most = (free.p50() + BEYOND_MS) * slack() * f64::from(slowness());
+        for (via, (series, lifted_ms)) in rest.iter().flatten() {
+            table.row(&format!("{name}, {SMALL}"), via.name(), series);
+            let p50 = series.p50();
+            match via {
+                // One is in luck more often than not.
+                Via::Bare => table.claim(p50 > most || threads == 1, || {
+                    format!("{name}: not shown: a bare median of {p50:.1} ms")
+                }),
+                Via::Wrapped => {
+                    let (n, longest) =
+                        (lifted_ms.len(), lifted_ms.iter().copied().fold(0.0, f64::max));
+                    table.line(format!("{:<36} {n} lifted, for {longest:.1} ms at most", ""));
+                    table.claim(p50 <= most && series.failed() == 0, || {
+                        format!("{name}: {p50:.1} ms, want {most:.1}; {}", series.failures())
+                    });
+                }
+                Via::Before => {}
+            }
+        }
+    }
+    table.finish();
+}
+
+const SMALL: Quota = Quota::new(1, 100);
+/// More than without a quota.
+const BEYOND_MS: f64 = 10.0;
+
+fn deaths(
+    runtime: &Runtime,
+    via: Via,
+    threads: u32,
+    quota: Option<Quota>,
+    loaded: bool,
+) -> (Series, Vec<f64>) {
+    let scratch = Scratch::new();
+    let rounds = if proof() { 30 } else { short_control() };
+    let series = (0..rounds).map(|number| {
+        let container = Container::busy(&scratch, runtime, via, &format!("c{number}"), threads);
+        let processes = container.pids();
+        if let Some(quota) = quota {
+            container.limit(quota.tight_here());
+        }
+        let load = loaded.then(|| Load::of(BUSY));
+        let began = Instant::now();
+        let max = gone_max(via);
+        let killed = container.timed(&["kill", &container.id, "KILL"], max);
+        let is_gone = || processes.iter().all(|&pid| ended(pid));
+        let gone = wait_until(began, max, is_gone);
+        let time = began.elapsed();
+        drop(load);
+        container.remove();
+        Took { time, failure: killed.failure.or((!gone).then(|| "not gone".to_owned())) }
+    });
+    let series = series.collect();
+    (series, lifted_ms(&scratch.journal(), "kill"))
 }
 
 /// The rounds of one scene at a time, too.

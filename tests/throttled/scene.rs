@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::cpu::{Cpu, Version};
 use crate::support::{
-    Runtime, Scratch, cgroup_dirs, eventually, pids, slowness, succeed, text, wait as wait_for,
+    Runtime, Scratch, before, cgroup_dirs, eventually, pids, remove_cgroup, run, slowness, succeed,
+    text, wait as wait_for,
 };
 use crate::table::Took;
 
@@ -16,42 +17,45 @@ use crate::table::Took;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
     Bare,
+    /// Wrapped by the binary that FROSTLOCK_BEFORE names.
+    Before,
     Wrapped,
-    /// Wrapped, with a budget that the measurement itself does not use up.
-    Widened,
-    /// Wrapped, with a budget that is none.
-    Unbounded,
 }
 
 impl Via {
+    /// Whom a scene shows side by side: the control first.
+    pub(crate) fn compared() -> Vec<Via> {
+        let before = before().map(|_| Via::Before);
+        [Some(Via::Bare), before, Some(Via::Wrapped)].into_iter().flatten().collect()
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Via::Bare => "bare",
+            Via::Before => "before",
             Via::Wrapped => "wrapped",
-            Via::Widened => "widened",
-            Via::Unbounded => "no bound",
         }
     }
 
     pub(crate) fn command(self, scratch: &Scratch, runtime: &Runtime) -> Command {
-        // An emulated exec takes longer, and more CPU time, than the defaults allow.
-        let longest_ms = (500 * slowness()).min(5000);
-        let hold_max_ms = (2000 * slowness()).min(10_000);
-        let (budget_percent, burst_ms) = match self {
-            Via::Bare => return scratch.bare(&runtime.path),
-            Via::Wrapped => return scratch.wrapped(&runtime.path),
-            Via::Widened => (1000, 60_000),
-            Via::Unbounded => (10_000, 600_000),
-        };
-        let refill = format!(
-            "[lock]\nhold_max_ms = {hold_max_ms}\n[refill]\nmax_ms = {longest_ms}\nbudget_percent = {budget_percent}\nburst_ms = {burst_ms}\n"
-        );
-        let config = scratch.path(&format!("{self:?}.toml"));
-        std::fs::write(&config, refill).unwrap();
-        let mut command = scratch.wrapped(&runtime.path);
-        command.env("FROSTLOCK_CONFIG", config);
-        command
+        match self {
+            Via::Bare => scratch.bare(&runtime.path),
+            Via::Before => {
+                let binary = before().expect("FROSTLOCK_BEFORE names a binary");
+                scratch.wrapped_by(&binary, &runtime.path)
+            }
+            Via::Wrapped => scratch.wrapped(&runtime.path),
+        }
     }
+}
+
+/// Wrapped, with a configuration.
+pub(crate) fn configured(scratch: &Scratch, runtime: &Runtime, config: &str) -> Command {
+    let file = scratch.path("config.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = scratch.wrapped(&runtime.path);
+    command.env("FROSTLOCK_CONFIG", file);
+    command
 }
 
 /// CPU time a period.
@@ -76,7 +80,7 @@ impl Quota {
         self.times((slowness() / 4).max(1))
     }
 
-    /// Still less than the half of a CPU that `refill_below` leaves alone.
+    /// Still less than the half of a CPU.
     fn times(self, factor: u32) -> Quota {
         let most = (self.period_ms / 2 - 1).max(self.ms);
         Quota { ms: (self.ms * factor).min(most), ..self }
@@ -130,21 +134,56 @@ impl<'a> Container<'a> {
         id: &str,
         loops: u32,
     ) -> Container<'a> {
-        let cgroup = format!("{parent}/{id}");
-        let container = Container { scratch, runtime, via, id: id.to_owned(), cgroup };
-        let bundle = scratch.bundle("throttled", id);
-        scratch.edit(&bundle, |config| {
-            config["linux"]["cgroupsPath"] = json!(container.cgroup);
-            config["linux"]["resources"] = json!({});
+        let container = Container::new(scratch, runtime, via, parent, id);
+        container.start("throttled", |config| {
             config["process"]["env"] = json!(["PATH=/bin", format!("LOOPS={loops}")]);
         });
-        succeed(container.command("create").arg("--bundle").arg(&bundle).arg(id));
-        succeed(container.command("start").arg(id));
         // Without a loop its shell ends at once, and an empty pod is what is wanted.
         eventually(Duration::from_secs(10), "all loops run", || {
             loops == 0 || container.pids().len() > loops as usize
         });
         container
+    }
+
+    /// Started, without anything that is busy, and without a quota.
+    pub(crate) fn idle(
+        scratch: &'a Scratch,
+        runtime: &'a Runtime,
+        via: Via,
+        id: &str,
+    ) -> Container<'a> {
+        let container = Container::new(scratch, runtime, via, &scratch.cgroup, id);
+        container.start("idle", |_| ());
+        container
+    }
+
+    /// Not made yet.
+    pub(crate) fn new(
+        scratch: &'a Scratch,
+        runtime: &'a Runtime,
+        via: Via,
+        parent: &str,
+        id: &str,
+    ) -> Container<'a> {
+        let cgroup = format!("{parent}/{id}");
+        Container { scratch, runtime, via, id: id.to_owned(), cgroup }
+    }
+
+    /// Its bundle, of a scene of test-bundles/ with changes.
+    pub(crate) fn bundle(&self, scene: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+        let bundle = self.scratch.bundle(scene, &self.id);
+        self.scratch.edit(&bundle, |config| {
+            config["linux"]["cgroupsPath"] = json!(self.cgroup);
+            config["linux"]["resources"] = json!({});
+            change(config);
+        });
+        bundle
+    }
+
+    pub(crate) fn start(&self, scene: &str, change: impl FnOnce(&mut Value)) {
+        let bundle = self.bundle(scene, change);
+        succeed(self.command("create").arg("--bundle").arg(&bundle).arg(&self.id));
+        succeed(self.command("start").arg(&self.id));
     }
 
     /// Now, as a resize does it: a quota from the start would make the start alone take seconds.
@@ -155,6 +194,15 @@ impl<'a> Container<'a> {
         succeed(&mut update);
         assert_eq!(self.settings().get(..2), Some(&[quota.ms * 1000, quota.period_ms * 1000][..]));
         self.until_throttled();
+    }
+
+    /// The least that a container can weigh.
+    pub(crate) fn weigh_nothing(&self) {
+        let (file, least) = match Version::here() {
+            Version::V1 => ("cpu.shares", "2"),
+            Version::V2 => ("cpu.weight", "1"),
+        };
+        std::fs::write(self.file("cpu", file), least).unwrap();
     }
 
     /// Its loops are busy and yet get no CPU time.
@@ -231,6 +279,21 @@ impl<'a> Container<'a> {
         i32::try_from(state["pid"].as_i64().unwrap()).unwrap()
     }
 
+    /// Not through the runtime, which leaves processes and cgroups behind.
+    pub(crate) fn remove(&self) {
+        assert_eq!(remove_cgroup(&self.cgroup), Vec::<PathBuf>::new());
+        let _ = run(self.scratch.bare(&self.runtime.path).args(["delete", "--force", &self.id]));
+    }
+
+    /// By hand, wherever in our cgroups its processes have gone.
+    pub(crate) fn kill_all(&self) {
+        let dirs = cgroup_dirs(&self.scratch.cgroup);
+        for pid in dirs.iter().flat_map(|dir| pids(dir)) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
     /// No cgroup in any hierarchy, and none of these processes. A process that is still to be
     /// collected has ended.
     pub(crate) fn gone(&self, processes: &[i32]) -> bool {
@@ -271,14 +334,23 @@ fn reason(mut err: std::fs::File) -> Option<String> {
     Some(message.trim_matches('"').chars().take(160).collect())
 }
 
-/// The refills that the record of an operation tells of.
-pub(crate) fn refills(record: &Value) -> &[Value] {
-    record["refills"].as_array().map_or(&[], Vec::as_slice)
+/// The lifts that the record of an operation tells of.
+pub(crate) fn lifts(record: &Value) -> &[Value] {
+    record["lifts"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// How many records of a verb have a refill for this reason, of how many.
-pub(crate) fn refilled(records: &[Value], verb: &str, reason: &str) -> (usize, usize) {
+/// How many records of a verb have a lift of these threads, of how many.
+pub(crate) fn lifted(records: &[Value], verb: &str, whose: &str) -> (usize, usize) {
     let of_verb = records.iter().filter(|record| record["verb"] == verb);
-    let has = |record: &&Value| refills(record).iter().any(|refill| refill["reason"] == reason);
+    let has = |record: &&Value| lifts(record).iter().any(|lift| lift["whose"] == whose);
     (of_verb.clone().filter(has).count(), of_verb.count())
+}
+
+/// CPU time in ms that the records tell of for these threads, each operation's.
+pub(crate) fn lifted_ms(records: &[Value], whose: &str) -> Vec<f64> {
+    let of = |record: &Value| {
+        let lifts = lifts(record).iter().filter(|lift| lift["whose"] == whose);
+        lifts.filter_map(|lift| lift["cpu_ms"].as_f64()).sum()
+    };
+    records.iter().map(of).filter(|ms| *ms > 0.0).collect()
 }

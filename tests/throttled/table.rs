@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::cpu::Version;
+use crate::support::load::Late;
 
 /// How one command went.
 #[derive(Debug, Clone)]
@@ -114,6 +115,14 @@ impl Table {
             series.failures()
         );
         self.line(line.trim_end().to_owned());
+    }
+
+    /// With a fair task beside that wakes each 10 ms.
+    pub(crate) fn row_beside(&mut self, scene: &str, who: &str, series: &Series, late: &Late) {
+        self.row(scene, who, series);
+        let (n, p99, max) = (late.n(), late.p99(), late.max());
+        let beside = "a fair task beside wakes late by";
+        self.line(format!("{beside:<45} {n:>4} {:>36.1} {max:>9.1}", p99));
     }
 
     pub(crate) fn line(&mut self, line: String) {

@@ -1,12 +1,14 @@
-//! A container that no quota holds back never sees a write to its bandwidth files.
+//! Where nobody waits for a CPU nobody is lifted; and no setting of anybody's cgroup is ever written.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::scene::{Container, Quota, Via, refills};
+use crate::scene::{Container, Quota, Via, lifts};
 use crate::support::cpu::Version;
+use crate::support::realtime::{lift_by_hand, lifted_threads};
 use crate::support::{Scratch, proof, runtime};
 use crate::table::Table;
 use crate::{RUNTIMES, alone};
@@ -14,9 +16,7 @@ use crate::{RUNTIMES, alone};
 const LIMIT: Duration = Duration::from_secs(15);
 const ROUNDS: usize = 4;
 
-type Commands = [&'static [&'static str]];
-
-const EVERY_VERB: &Commands = &[
+const EVERY_VERB: &[&[&str]] = &[
     &["exec", "c", "/bin/true"],
     &["pause", "c"],
     &["resume", "c"],
@@ -26,22 +26,23 @@ const EVERY_VERB: &Commands = &[
 ];
 
 /// runc itself writes quota and period in an update of a container that has them.
-const FREEZES: &Commands = &[&["pause", "c"], &["resume", "c"]];
+const FREEZES: &[&[&str]] = &[&["pause", "c"], &["resume", "c"]];
 
 /// Writes seen to each of the files.
-struct Watch(Inotify);
+struct Writes(Inotify);
 
-impl Watch {
-    fn new(container: &Container<'_>) -> Watch {
+impl Writes {
+    fn new(container: &Container<'_>) -> Writes {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
-        for file in Version::here().bandwidth_files() {
+        let weight = if Version::here() == Version::V1 { "cpu.shares" } else { "cpu.weight" };
+        for file in Version::here().bandwidth_files().iter().chain([&weight]) {
             inotify.add_watch(&container.file("cpu", file), AddWatchFlags::IN_MODIFY).unwrap();
         }
-        Watch(inotify)
+        Writes(inotify)
     }
 
     /// Since the last call, and at least so many: equal ones that follow each other are one event.
-    fn writes(&self) -> usize {
+    fn seen(&self) -> usize {
         let mut writes = 0;
         loop {
             match self.0.read_events() {
@@ -54,54 +55,89 @@ impl Watch {
 }
 
 #[test]
-fn only_a_throttled_container_sees_writes() {
+fn no_setting_of_a_cgroup_is_written() {
     let _alone = alone();
-    let head =
-        format!("{:<34} {:<8} {:>10} {:>7} {:>12}", "", "", "operations", "writes", "with refills");
-    let mut table = Table::with_head("writes to the bandwidth files", head);
+    let head = format!("{:<34} {:<8} {:>10} {:>7}", "", "", "operations", "writes");
+    let mut table = Table::with_head("writes to quota, period, burst and weight", head);
     for name in RUNTIMES.into_iter().filter(|name| proof() || *name != "runc-1.1.15") {
         let runtime = runtime(name);
-        let scenes = [
-            (None, EVERY_VERB, false),
-            // As much as refill_below leaves alone.
-            (Some(Quota::new(50, 100)), FREEZES, false),
-            (Some(Quota::new(1, 100).here()), FREEZES, true),
-        ];
-        for (quota, commands, refilled) in scenes {
+        let scenes = [(None, EVERY_VERB), (Some(Quota::new(1, 100).here()), FREEZES)];
+        for (quota, commands) in scenes {
             let what = quota.map_or("no quota".to_owned(), |quota| quota.to_string());
             let scene = format!("{name} 2 busy, {what}");
-            for via in [Via::Bare, Via::Wrapped] {
+            for via in Via::compared() {
                 let scratch = Scratch::new();
                 let container = Container::busy(&scratch, &runtime, via, "c", 2);
                 if let Some(quota) = quota {
                     container.limit(quota);
                 }
-                let created = scratch.journal().len();
-                let watch = Watch::new(&container);
-                let (mut failed, mut writes) = (Vec::new(), 0);
-                for _ in 0..ROUNDS {
-                    for words in commands {
-                        failed.extend(container.timed(words, LIMIT).failure);
-                        writes += watch.writes();
-                    }
+                let writes = Writes::new(&container);
+                let (mut failed, mut seen) = (Vec::new(), 0);
+                for words in commands.repeat(ROUNDS) {
+                    failed.extend(container.timed(words, LIMIT).failure);
+                    seen += writes.seen();
                 }
-                let journal = scratch.journal().split_off(created);
-                let told = journal.iter().filter(|record| !refills(record).is_empty()).count();
                 let operations = ROUNDS * commands.len();
-                table.line(format!(
-                    "{scene:<34} {:<8} {operations:>10} {writes:>7} {told:>12}",
-                    via.name()
-                ));
-                let expected = refilled && via == Via::Wrapped;
-                table.claim((writes > 0) == expected && (told > 0) == expected, || {
-                    format!("{scene}, {}: {writes} writes, {told} told", via.name())
-                });
-                let may_fail = refilled && via == Via::Bare;
+                table.line(format!("{scene:<34} {:<8} {operations:>10} {seen:>7}", via.name()));
+                let name = via.name();
+                table.claim(seen == 0 || via == Via::Before, || format!("{scene}, {name}: {seen}"));
+                let may_fail = via != Via::Wrapped;
                 table.claim(failed.is_empty() || may_fail, || {
-                    format!("{scene}, {}: {failed:?}", via.name())
+                    format!("{scene}, {name}: {failed:?}")
                 });
             }
         }
     }
+    // What sees none is to see one.
+    let (scratch, runtime) = (Scratch::new(), runtime(RUNTIMES[2]));
+    let container = Container::busy(&scratch, &runtime, Via::Bare, "c", 0);
+    let writes = Writes::new(&container);
+    container.weigh_nothing();
+    table.claim(writes.seen() > 0, || "control: not shown: a write is not seen".to_owned());
     table.finish();
+}
+
+#[test]
+fn an_idle_node_never_lifts() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
+    let created = scratch.journal().len();
+    for words in EVERY_VERB.repeat(if proof() { 100 } else { ROUNDS }) {
+        assert_eq!(container.timed(words, LIMIT).failure, None, "{words:?}");
+    }
+    let records = scratch.journal().split_off(created);
+    let lifted = records.iter().filter(|record| !lifts(record).is_empty());
+    let (lifted, all) = (lifted.count(), records.len());
+    println!("{lifted} of {all} operations on an idle container lifted somebody");
+    // Where other work runs beside, an operation waits for it now and then.
+    assert!(if proof() { lifted == 0 } else { lifted * 2 <= all }, "{lifted} of {all}");
+}
+
+/// A thread that is lifted is found, and one that was put back is not.
+#[test]
+fn a_lifted_thread_is_seen() {
+    let _alone = alone();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (say, hear) = std::sync::mpsc::channel();
+        let over = &is_over;
+        scope.spawn(move || {
+            say.send(nix::unistd::gettid().as_raw()).unwrap();
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let tid = hear.recv().unwrap();
+        let is_seen = || lifted_threads().iter().any(|thread| thread.tid == tid);
+        assert!(!is_seen());
+        assert!(
+            lift_by_hand(tid),
+            "the kernel refuses SCHED_RR: run it under scripts/with-realtime"
+        );
+        let seen = is_seen();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(seen);
+    });
 }

@@ -1,0 +1,159 @@
+//! Many operations at once: nobody stands still, and the machine stays usable beside them.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::scene::{Container, Quota, Via, timed};
+use crate::support::cpu::Cpu;
+use crate::support::load::{BUSY, Late, Load, Watch};
+use crate::support::{Runtime, Scratch, proof, remove_cgroup, runtime, slowness};
+use crate::table::{Series, Table, Took};
+use crate::{alone, late_bound, slack};
+
+const SMALL: Quota = Quota::new(1, 100);
+/// Of the bare runtime without a quota.
+const TIMES_BARE: f64 = 1.3;
+/// Where the figures are not claimed, twenty execs on two processors take a second as it is.
+const LIMIT: Duration = Duration::from_secs(30);
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
+
+fn limit(via: Via) -> Duration {
+    if via == Via::Wrapped || proof() { LIMIT } else { CONTROL_LIMIT }
+}
+
+/// All of them, from the first one's start to the last one's end.
+struct AtOnce {
+    series: Series,
+    total: f64,
+    late: Late,
+}
+
+fn at_once(number: usize, once: impl Fn(usize) -> Took + Sync) -> AtOnce {
+    let (watch, began) = (Watch::start(), Instant::now());
+    let all: Vec<Took> = std::thread::scope(|scope| {
+        let once = &once;
+        let each: Vec<_> = (0..number).map(|n| scope.spawn(move || once(n))).collect();
+        each.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let total = began.elapsed().as_secs_f64() * 1000.0;
+    AtOnce { series: all.into_iter().collect(), total, late: watch.finish() }
+}
+
+impl AtOnce {
+    fn show(&self, table: &mut Table, scene: &str, who: &str) {
+        table.row_beside(scene, who, &self.series, &self.late);
+        table.line(format!("{:<36} all together {:.0} ms", "", self.total));
+    }
+
+    fn judge(&self, table: &mut Table, scene: &str, free: f64, bare: &AtOnce) {
+        let series = &self.series;
+        table.claim(series.failed() == 0, || format!("{scene}: {}", series.failures()));
+        let most = TIMES_BARE * slack() * free;
+        table.claim(bare.total > most, || {
+            format!("{scene}: not shown: bare takes {:.0} ms together", bare.total)
+        });
+        table.claim(self.total <= most, || {
+            format!("{scene}: {:.0} ms together, want {most:.0}", self.total)
+        });
+        table.claim(self.late.max() <= late_bound(&bare.late), || {
+            format!("{scene}: a fair task wakes {:.1} ms late", self.late.max())
+        });
+    }
+}
+
+#[test]
+fn twenty_execs_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let mut table = Table::new("20 times exec sh -c 'echo PONG | grep -q PONG' at once");
+    let free = execs(&runtime, Via::Bare, None, false);
+    free.show(&mut table, "idle, no quota", "bare");
+    for loaded in [false, true] {
+        let load = if loaded { format!(", load {BUSY}") } else { String::new() };
+        let scene = format!("8 busy, {SMALL}{load}");
+        let mut bare = None;
+        for via in Via::compared() {
+            let all = execs(&runtime, via, Some(SMALL), loaded);
+            all.show(&mut table, &scene, via.name());
+            match (via, &bare) {
+                (Via::Bare, _) => bare = Some(all),
+                // A machine at load 20 leaves the half of it.
+                (Via::Wrapped, Some(bare)) => {
+                    let times = if loaded { 2.0 } else { 1.0 };
+                    all.judge(&mut table, &scene, times * free.total, bare);
+                }
+                _ => {}
+            }
+        }
+    }
+    table.finish();
+}
+
+fn execs(runtime: &Runtime, via: Via, quota: Option<Quota>, loaded: bool) -> AtOnce {
+    let scratch = Scratch::new();
+    let container = match quota {
+        Some(_) => Container::busy(&scratch, runtime, via, "c", 8),
+        None => Container::idle(&scratch, runtime, via, "c"),
+    };
+    if let Some(quota) = quota {
+        container.limit(quota.here());
+    }
+    let _load = loaded.then(|| Load::of(BUSY));
+    at_once(20, |_| {
+        let words = ["exec", "c", "sh", "-c", "echo PONG | grep -q PONG"];
+        container.timed(&words, limit(via))
+    })
+}
+
+/// Each in a pod of its own, as a node does it that has been restarted.
+#[test]
+fn many_creates_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let number = if proof() { 100 } else { 16 };
+    let mut table = Table::new("create in pods of 1 ms in 100 ms, all at once");
+    let free = creates(&runtime, Via::Bare, None, number);
+    free.show(&mut table, &format!("{number}, no quota"), "bare");
+    let scene = format!("{number}, {SMALL}");
+    let mut bare = None;
+    for via in Via::compared() {
+        let all = creates(&runtime, via, Some(SMALL), number);
+        all.show(&mut table, &scene, via.name());
+        match (via, &bare) {
+            (Via::Bare, _) => bare = Some(all),
+            (Via::Wrapped, Some(bare)) => all.judge(&mut table, &scene, free.total, bare),
+            _ => {}
+        }
+    }
+    table.finish();
+}
+
+fn creates(runtime: &Runtime, via: Via, quota: Option<Quota>, number: usize) -> AtOnce {
+    let scratch = Scratch::new();
+    let planned: Vec<(Container<'_>, PathBuf)> = (0..number)
+        .map(|n| {
+            let pod = format!("{}/kubepods/pod{n}", scratch.cgroup);
+            let container = Container::new(&scratch, runtime, via, &pod, &format!("c{n}"));
+            let bundle = container.bundle("idle", |config| {
+                if let Some(Quota { ms, period_ms }) = quota {
+                    config["linux"]["resources"]["cpu"] =
+                        json!({ "quota": ms * 1000 * slowness(), "period": period_ms * 1000 });
+                }
+            });
+            std::fs::create_dir_all(Cpu::of(&pod).dir).unwrap();
+            if let Some(quota) = quota {
+                Cpu::of(&pod).limit(quota.ms * 1000 * slowness(), quota.period_ms * 1000);
+            }
+            (container, bundle)
+        })
+        .collect();
+    let all = at_once(number, |n| {
+        let (container, bundle) = &planned[n];
+        let mut create = container.command("create");
+        timed(create.arg("--bundle").arg(bundle).arg(&container.id), limit(via))
+    });
+    assert_eq!(remove_cgroup(&scratch.cgroup), Vec::<PathBuf>::new());
+    all
+}

@@ -1,0 +1,110 @@
+// What a tenant may run as a probe's program to get more than it is given: tenant HOW.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void spin(void) {
+    for (;;)
+        __asm__ volatile("");
+}
+
+// Sets what it finds again and again, so that it stays.
+static void keep(void) {
+    struct sched_param one = {.sched_priority = 1};
+    for (;;) {
+        if (sched_setscheduler(0, SCHED_RR, &one) != 0)
+            sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &one);
+    }
+}
+
+static void fork_without_end(void) {
+    for (;;) {
+        fork();
+    }
+}
+
+// Of a session of its own, when whoever started it has ended.
+static void daemonize(void) {
+    if (fork() != 0)
+        _exit(0);
+    setsid();
+    if (fork() != 0)
+        _exit(0);
+    spin();
+}
+
+// move DIRECTORY...: into another cgroup.
+static void move(char **dirs) {
+    for (; *dirs; dirs++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/cgroup.procs", *dirs);
+        int fd = open(path, O_WRONLY);
+        if (fd < 0 || write(fd, "0", 1) != 1) {
+            perror(path);
+            _exit(1);
+        }
+        close(fd);
+    }
+    spin();
+}
+
+// A child that stops at each signal and is only let go by us.
+static void trace(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        raise(SIGSTOP);
+        spin();
+    }
+    int status;
+    while (waitpid(child, &status, __WALL) == child && WIFSTOPPED(status)) {
+        int signal = WSTOPSIG(status) == SIGSTOP ? 0 : WSTOPSIG(status);
+        ptrace(PTRACE_CONT, child, 0, signal);
+    }
+    spin();
+}
+
+// Every thread it makes spins, and the first one is gone.
+static int spinning(void *nothing) {
+    (void)nothing;
+    spin();
+    return 0;
+}
+
+static void threads(void) {
+    static char stacks[16][16384] __attribute__((aligned(16)));
+    for (int i = 0; i < 16; i++)
+        clone(spinning, stacks[i] + sizeof stacks[i],
+              CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0);
+    spin();
+}
+
+int main(int argc, char **argv) {
+    const char *how = argc > 1 ? argv[1] : "";
+    if (strcmp(how, "spin") == 0)
+        spin();
+    else if (strcmp(how, "runc") == 0) {
+        prctl(PR_SET_NAME, "runc:[2:INIT]");
+        spin();
+    } else if (strcmp(how, "keep") == 0)
+        keep();
+    else if (strcmp(how, "fork") == 0)
+        fork_without_end();
+    else if (strcmp(how, "daemonize") == 0)
+        daemonize();
+    else if (strcmp(how, "move") == 0)
+        move(argv + 2);
+    else if (strcmp(how, "trace") == 0)
+        trace();
+    else if (strcmp(how, "threads") == 0)
+        threads();
+    return 2;
+}

@@ -1,0 +1,252 @@
+//! What a tenant may do with the CPU time that its probes are lifted for: no more of it than
+//! `lift.program_ms`, whatever the program is, and nothing of it stays lifted.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::alone;
+use crate::scene::{Container, Quota, Via, configured, lifts};
+use crate::support::realtime::{Meter, Stat, Thread, left_lifted, lifted_threads, numbers};
+use crate::support::{Scratch, cgroup_dirs, compiled, eventually, proof, runtime, slowness, wait};
+use crate::table::Table;
+
+const SMALL: Quota = Quota::new(1, 100);
+const PROGRAM_MS: f64 = 50.0;
+/// Two looks of a watcher on each of two processors, and what it takes to be put back beside it.
+const SLACK_MS: f64 = 20.0;
+/// How long anything may stay lifted when its CPU time is used up or its program has ended.
+const PUT_BACK: Duration = Duration::from_millis(100);
+/// What a program may be told of by records: it runs longer than its lift.
+const RUNS: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    name: &'static str,
+    how: &'static [&'static str],
+    /// How it is called.
+    program: &'static str,
+}
+
+const TENANT: &str = "/tmp/tenant";
+
+const fn attempt(name: &'static str, how: &'static [&'static str]) -> Try {
+    Try { name, how, program: TENANT }
+}
+
+const TRIES: [Try; 8] = [
+    attempt("spins", &["spin"]),
+    attempt("spins in 17 threads", &["threads"]),
+    attempt("keeps itself SCHED_RR", &["keep"]),
+    attempt("forks without end", &["fork"]),
+    attempt("daemonizes", &["daemonize"]),
+    attempt("moves to another cgroup", &["move"]),
+    Try { name: "is called runc", how: &["runc"], program: "/tmp/runc" },
+    attempt("hides behind ptrace", &["trace"]),
+];
+
+/// A container with the tenant's program in it.
+struct Tenant<'a> {
+    container: Container<'a>,
+    /// Where it may move itself to.
+    others: Vec<PathBuf>,
+}
+
+impl<'a> Tenant<'a> {
+    fn new(scratch: &'a Scratch, runtime: &'a crate::support::Runtime) -> Tenant<'a> {
+        let program = scratch.path("tenant");
+        if !program.exists() {
+            compiled(&program, include_str!("tenant.c"));
+        }
+        let container = Container::new(scratch, runtime, Via::Wrapped, &scratch.cgroup, "c");
+        container.start("throttled", |config| allow(config, &program));
+        eventually(Duration::from_secs(10), "the loops run", || container.pids().len() > 2);
+        let others = cgroup_dirs(&scratch.cgroup).into_iter().filter(|dir| {
+            dir.ends_with(&scratch.cgroup[1..]) && !dir.starts_with("/sys/fs/cgroup/cpuset")
+        });
+        let others: Vec<PathBuf> = others.map(|dir| dir.join("other")).collect();
+        others.iter().for_each(|dir| std::fs::create_dir_all(dir).unwrap());
+        container.limit(SMALL.here());
+        Tenant { container, others }
+    }
+
+    fn words(&self, what: Try) -> Vec<String> {
+        let own = [what.program].into_iter().chain(what.how.iter().copied()).map(str::to_owned);
+        let is_move = what.how == ["move"];
+        let dirs = self.others.iter().filter(|_| is_move).map(|dir| dir.display().to_string());
+        own.chain(dirs).collect()
+    }
+
+    fn exec(&self, what: Try) -> Child {
+        let config = format!("[lift]\nprogram_ms = {PROGRAM_MS}\n");
+        let mut exec = configured(self.container.scratch, self.container.runtime, &config);
+        exec.args(["exec", &self.container.id]).args(self.words(what));
+        exec.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        exec.spawn().unwrap()
+    }
+}
+
+/// Its program under two names, cgroups that it may write to, and 64 processes.
+fn allow(config: &mut Value, program: &Path) {
+    config["process"]["env"] = json!(["PATH=/bin", "LOOPS=2"]);
+    config["linux"]["resources"] = json!({ "pids": { "limit": 64 } });
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    for name in [TENANT, "/tmp/runc"] {
+        let options = ["bind", "ro"];
+        mounts.push(
+            json!({ "destination": name, "type": "bind", "source": program, "options": options }),
+        );
+    }
+    let cgroups = "/sys/fs/cgroup";
+    mounts.push(json!({ "destination": cgroups, "type": "bind", "source": cgroups, "options": ["rbind", "rw"] }));
+}
+
+/// Another program's threads, lifted for a moment, are none of these.
+fn lifted_of(scratch: &Scratch) -> Vec<Thread> {
+    lifted_threads().into_iter().filter(|thread| is_of(scratch, thread.pid)).collect()
+}
+
+fn is_of(scratch: &Scratch, pid: i32) -> bool {
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    cgroups.contains(&scratch.cgroup)
+}
+
+#[derive(Debug)]
+struct Got {
+    /// As the records have it.
+    told_ms: f64,
+    /// As looks from outside have it.
+    seen_ms: f64,
+    threads: u64,
+    /// When a look first found nothing of it lifted, for good.
+    fair_after: Duration,
+    is_left: bool,
+}
+
+#[test]
+fn a_program_gets_its_share_and_no_more() {
+    let _alone = alone();
+    let head = format!(
+        "{:<28} {:>8} {:>8} {:>8} {:>14} {:>12}",
+        "a program that", "told ms", "seen ms", "threads", "fair after ms", "left lifted"
+    );
+    let title = "exec of programs that want more than 50 ms of lifted CPU time";
+    let mut table = Table::with_head(title, head);
+    let runtime = runtime("runc-1.3.6");
+    let mut lifted_at_all = 0;
+    for what in TRIES {
+        for _ in 0..if proof() { 10 } else { 1 } {
+            let got = one_try(&runtime, what);
+            lifted_at_all += usize::from(got.told_ms > 0.0);
+            table.line(format!(
+                "{:<28} {:>8.1} {:>8.1} {:>8} {:>14} {:>12}",
+                what.name,
+                got.told_ms,
+                got.seen_ms,
+                got.threads,
+                got.fair_after.as_millis(),
+                got.is_left
+            ));
+            let most = PROGRAM_MS + SLACK_MS * f64::from(slowness());
+            let used = got.told_ms.max(got.seen_ms);
+            table.claim(used <= most && !got.is_left, || format!("{}: {got:?}", what.name));
+        }
+    }
+    table.claim(lifted_at_all > 0, || "not shown: no program was lifted".to_owned());
+    table.finish();
+}
+
+fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
+    let scratch = Scratch::new();
+    let tenant = Tenant::new(&scratch, runtime);
+    let created = scratch.journal().len();
+    let mut exec = tenant.exec(what);
+    let (began, mut last_lifted, mut meter) = (Instant::now(), Duration::ZERO, Meter::default());
+    while began.elapsed() < RUNS * slowness() {
+        // The runtime's own work is lifted before, and is not the program's.
+        let lifted = lifted_of(&scratch).into_iter().filter(|it| it.comm == comm_of(what));
+        let lifted: Vec<Thread> = lifted.collect();
+        if !lifted.is_empty() {
+            last_lifted = began.elapsed();
+        }
+        meter.look(lifted);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Alive or not: its time is used up.
+    let (left, _) = left_lifted(PUT_BACK * slowness());
+    let is_left = left.iter().any(|thread| is_of(&scratch, thread.pid));
+    tenant.container.kill_all();
+    wait(&mut exec, Duration::from_secs(10));
+    // Of a lift that outlives its operation the record comes when the lifter ends.
+    std::thread::sleep(PUT_BACK);
+    let records = scratch.journal().split_off(created);
+    let programs = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "program");
+    let each = programs.clone().filter_map(|lift| lift["cpu_ms"].as_f64());
+    let told_ms = each.fold(0.0, |sum, ms| sum + ms);
+    let threads = programs.clone().filter_map(|lift| lift["threads"].as_u64()).sum();
+    let seen_ms = meter.used.as_secs_f64() * 1000.0;
+    Got { told_ms, seen_ms, threads, fair_after: last_lifted, is_left }
+}
+
+fn comm_of(what: Try) -> &'static str {
+    match what.how {
+        ["runc"] => "runc:[2:INIT]",
+        _ => "tenant",
+    }
+}
+
+/// It is not the runtime's work, and nobody waits for it.
+#[test]
+fn the_program_of_a_started_container_gets_nothing() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    for _ in 0..if proof() { 50 } else { 5 } {
+        let scratch = Scratch::new();
+        let program = compiled(&scratch.path("tenant"), include_str!("tenant.c"));
+        let container = Container::new(&scratch, &runtime, Via::Wrapped, &scratch.cgroup, "c");
+        container.start("throttled", |config| {
+            allow(config, &program);
+            config["process"]["args"] = json!([TENANT, "threads"]);
+            config["linux"]["resources"]["cpu"] =
+                json!({ "quota": 1000 * slowness(), "period": 100_000 });
+        });
+        let (left, _) = left_lifted(PUT_BACK * slowness());
+        let left: Vec<_> = left.iter().filter(|thread| is_of(&scratch, thread.pid)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        let records = scratch.journal();
+        let programs = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "program");
+        assert_eq!(programs.count(), 0, "{records:?}");
+        // 17 threads on 1 ms: what spins has had its quota and no more.
+        let policies = container.pids().into_iter().flat_map(|pid| {
+            let tids = numbers(&format!("/proc/{pid}/task"));
+            tids.into_iter().filter_map(move |tid| Some(Stat::of(pid, tid)?.policy))
+        });
+        assert!(policies.into_iter().all(|policy| policy == 0));
+    }
+}
+
+/// In a container that is traced, stopped and busy at the same time, what freezes and what dies.
+#[test]
+fn traced_threads_freeze_and_die() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    let scratch = Scratch::new();
+    let tenant = Tenant::new(&scratch, &runtime);
+    let container = &tenant.container;
+    let mut exec = tenant.exec(TRIES[7]);
+    eventually(Duration::from_secs(20), "it is traced", || container.pids().len() > 4);
+    for _ in 0..if proof() { 100 } else { 5 } {
+        let pause = container.timed(&["pause", "c"], Duration::from_secs(10));
+        assert_eq!((pause.failure, container.freezer()), (None, "FROZEN".to_owned()));
+        assert_eq!(container.timed(&["resume", "c"], Duration::from_secs(10)).failure, None);
+    }
+    let all = container.pids();
+    assert_eq!(container.timed(&["kill", "c", "KILL"], Duration::from_secs(10)).failure, None);
+    eventually(Duration::from_secs(5), "all have died", || {
+        all.iter().all(|&pid| crate::scene::ended(pid))
+    });
+    wait(&mut exec, Duration::from_secs(10));
+    assert_eq!(lifted_of(&scratch), Vec::new());
+}
