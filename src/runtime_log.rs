@@ -126,6 +126,10 @@ pub(crate) fn explain_in(file: &mut File, why: &str) -> io::Result<bool> {
 /// A log in which ` (why)` follows the last error's text, before its closing quote where it has one.
 /// Not a byte of the runtime's own is changed.
 pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
+    // crun 1.28 writes an entry over several lines.
+    if let Some((offset, addition)) = place_in_entries(log, why) {
+        return Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat());
+    }
     let mut at = 0;
     let mut last_line = None;
     let mut last_error = None;
@@ -140,6 +144,26 @@ pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
     }
     let (offset, addition) = last_error.or(last_line)?;
     Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat())
+}
+
+/// Where it goes in a log that holds nothing but entries in JSON.
+fn place_in_entries(log: &[u8], why: &str) -> Option<(usize, String)> {
+    let text = std::str::from_utf8(log).ok()?;
+    let mut last_error = None;
+    for entry in serde_json::Deserializer::from_str(text).into_iter::<Quoted<'_>>() {
+        let entry = entry.ok()?;
+        last_error = place_in_entry(&entry, text, why).or(last_error);
+    }
+    last_error
+}
+
+/// Before the closing quote of an error's message.
+fn place_in_entry(entry: &Quoted<'_>, text: &str, why: &str) -> Option<(usize, String)> {
+    let message = entry.msg.get();
+    let start = message.as_ptr() as usize - text.as_ptr() as usize;
+    let quoted = serde_json::Value::from(format!(" ({why})")).to_string();
+    let is_error = entry.level.eq_ignore_ascii_case("error") && message.ends_with('"');
+    is_error.then(|| (start + message.len() - 1, quoted[1..quoted.len() - 1].to_owned()))
 }
 
 /// Where in a line an explanation would go, and as what.
@@ -157,14 +181,9 @@ fn place_in(line: &[u8], why: &str) -> Place {
         return Place::None;
     }
     if let Ok(entry) = serde_json::from_str::<Quoted<'_>>(text) {
-        let message = entry.msg.get();
-        let start = message.as_ptr() as usize - text.as_ptr() as usize;
-        let quoted = serde_json::Value::from(format!(" ({why})")).to_string();
-        let is_error = entry.level.eq_ignore_ascii_case("error") && message.ends_with('"');
-        return if is_error {
-            Place::Error(start + message.len() - 1, quoted[1..quoted.len() - 1].to_owned())
-        } else {
-            Place::None
+        return match place_in_entry(&entry, text, why) {
+            Some((offset, addition)) => Place::Error(offset, addition),
+            None => Place::None,
         };
     }
     if text.contains("level=error") {
@@ -422,6 +441,13 @@ mod tests {
     #[test]
     fn an_explanation_is_added_and_nothing_changed() {
         let json = "{\"level\":\"error\",\"msg\":\"unable to \\\"freeze\\\"\",\"time\":\"t\"}\n{\"level\":\"debug\",\"msg\":\"bye\"}\n";
+        let over_lines =
+            "{\n  \"msg\": \"the container `c` is paused\",\n  \"level\": \"error\"\n}";
+        let explained_lines = explained(over_lines.as_bytes(), "x").unwrap();
+        assert_eq!(
+            String::from_utf8(explained_lines).unwrap(),
+            over_lines.replace("paused", "paused (x)")
+        );
         let explained_json =
             String::from_utf8(explained(json.as_bytes(), "a \"b\" \\").unwrap()).unwrap();
         assert_eq!(
