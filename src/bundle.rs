@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::LinuxCpu;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Unknown;
@@ -18,8 +17,6 @@ pub struct Bundle {
     pub cgroups_path: Option<PathBuf>,
     /// `process.terminal`: the runtime will send a pty over the console socket.
     pub terminal: bool,
-    /// Only quota and period of `linux.resources.cpu` are filled in.
-    pub cpu: LinuxCpu,
     pub pod: PodNames,
 }
 
@@ -58,11 +55,9 @@ impl Bundle {
     fn from_text(text: &str) -> serde_json::Result<Bundle> {
         let config = Object::parse(text)?;
         let linux = config.object("linux");
-        let cpu = linux.as_ref().and_then(|l| l.object("resources")?.object("cpu"));
         Ok(Bundle {
             cgroups_path: linux.as_ref().and_then(|l| l.get("cgroupsPath")),
             terminal: config.object("process").and_then(|p| p.get("terminal")).unwrap_or_default(),
-            cpu: cpu.as_ref().map(quota_and_period).unwrap_or_default(),
             pod: config
                 .object("annotations")
                 .as_ref()
@@ -70,14 +65,6 @@ impl Bundle {
                 .unwrap_or_default(),
         })
     }
-}
-
-/// Not through `LinuxCpu`'s own deserializer: a bad `shares` must not lose the quota.
-fn quota_and_period(cpu: &Object<'_>) -> LinuxCpu {
-    let mut known = LinuxCpu::default();
-    known.set_quota(cpu.get("quota"));
-    known.set_period(cpu.get("period"));
-    known
 }
 
 impl PodNames {

@@ -16,6 +16,10 @@ const DEFAULT_PATH: &str = "/etc/frostlock/config.toml";
 /// command reads it.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// Tables and keys of earlier versions, which a file may still have.
+const RETIRED: &[(&str, &str)] =
+    &[("refill", "lift has taken its place"), ("kill", "nobody waits for a kill any more")];
+
 /// How much of what we can do is done, so that an operator can grow trust.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -48,17 +52,10 @@ pub struct Config {
     pub retry_max_delay_ms: u64,
     pub thaw_wait_ms: u64,
     pub frozen_wait_ms: u64,
-    pub refill_start: bool,
-    pub refill_exec: bool,
-    pub refill_freeze: bool,
-    pub refill_kill: bool,
-    pub refill_below_percent: u64,
-    pub refill_max_ms: u64,
-    pub refill_budget_percent: u64,
-    pub refill_burst_ms: u64,
-    pub refill_debt_ms: u64,
-    pub refill_cpu_max: bool,
-    pub kill_wait_ms: u64,
+    pub lift_enabled: bool,
+    pub lift_program_ms: u64,
+    pub lift_pod_percent: u64,
+    pub lift_node_percent: u64,
     pub leftovers_wait_ms: u64,
     pub hook_wait_ms: u64,
     pub journal_max_kib: u64,
@@ -83,17 +80,10 @@ impl Default for Config {
             retry_max_delay_ms: 400,
             thaw_wait_ms: 300,
             frozen_wait_ms: 1000,
-            refill_start: true,
-            refill_exec: true,
-            refill_freeze: true,
-            refill_kill: true,
-            refill_below_percent: 50,
-            refill_max_ms: 500,
-            refill_budget_percent: 5,
-            refill_burst_ms: 1000,
-            refill_debt_ms: 100,
-            refill_cpu_max: false,
-            kill_wait_ms: 300,
+            lift_enabled: true,
+            lift_program_ms: 50,
+            lift_pod_percent: 5,
+            lift_node_percent: 20,
             leftovers_wait_ms: 1000,
             hook_wait_ms: 2000,
             journal_max_kib: 4096,
@@ -246,102 +236,45 @@ const KEYS: &[Key] = &[
                 writes the file and does not look.",
     },
     Key {
-        table: Some("refill"),
-        name: "start",
-        kind: Kind::Switch(|config| &mut config.refill_start),
-        about: "Refill the CPU quota of a throttled container and its pod while create, run, restore and\n\
-                start work.",
+        table: Some("lift"),
+        name: "enabled",
+        kind: Kind::Switch(|config| &mut config.lift_enabled),
+        about: "Whether the threads that an operation waits for are lifted above the fair scheduling\n\
+                class (SCHED_RR, priority 1) where they get no CPU.",
     },
     Key {
-        table: Some("refill"),
-        name: "exec",
-        kind: Kind::Switch(|config| &mut config.refill_exec),
-        about: "The same until an exec's process has started.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "freeze",
-        kind: Kind::Switch(|config| &mut config.refill_freeze),
-        about: "The same while update, pause, checkpoint, kill or delete freeze it.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "kill",
-        kind: Kind::Switch(|config| &mut config.refill_kill),
-        about: "The same after SIGKILL, until it has died, and during delete.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "below_percent",
-        kind: Kind::Number {
-            unit: "% of one CPU",
-            min: 1,
-            max: 1000,
-            field: |config| &mut config.refill_below_percent,
-        },
-        about: "Only a quota smaller than this is refilled.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "max_ms",
-        kind: Kind::Number {
-            unit: "ms",
-            min: 0,
-            max: 5000,
-            field: |config| &mut config.refill_max_ms,
-        },
-        about: "How long one operation refills at most; the time in which it is kept from a CPU is not counted.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "budget_percent",
-        kind: Kind::Number {
-            unit: "% of one CPU",
-            min: 0,
-            max: 100000,
-            field: |config| &mut config.refill_budget_percent,
-        },
-        about: "What a pod may gain beyond its quota over time.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "burst_ms",
-        kind: Kind::Number {
-            unit: "ms of CPU time",
-            min: 0,
-            max: 600000,
-            field: |config| &mut config.refill_burst_ms,
-        },
-        about: "What it may gain at once, when it has gained nothing for a while.",
-    },
-    Key {
-        table: Some("refill"),
-        name: "debt_ms",
+        table: Some("lift"),
+        name: "program_ms",
         kind: Kind::Number {
             unit: "ms of CPU time",
             min: 0,
             max: 1000,
-            field: |config| &mut config.refill_debt_ms,
+            field: |config| &mut config.lift_program_ms,
         },
-        about: "What a freeze, a SIGKILL or a delete may gain, once a second, when the budget is spent.",
+        about: "What the command of one exec, as a probe's, and its descendants may use of that. 0: the\n\
+                runtime's own work alone.",
     },
     Key {
-        table: Some("refill"),
-        name: "cpu_max",
-        kind: Kind::Switch(|config| &mut config.refill_cpu_max),
-        about: "On cgroup v2 before kernel 5.14, where there is no cpu.max.burst, rewrite cpu.max itself. A\n\
-                resize at the same moment can be lost.",
-    },
-    Key {
-        table: Some("kill"),
-        name: "wait_ms",
+        table: Some("lift"),
+        name: "pod_percent",
         kind: Kind::Number {
-            unit: "ms",
+            unit: "% of one CPU",
             min: 0,
-            max: 1000,
-            field: |config| &mut config.kill_wait_ms,
+            max: 100,
+            field: |config| &mut config.lift_pod_percent,
         },
-        about: "How long a SIGKILL of a throttled container is helped to take effect, at most.",
+        about: "What all such commands of one pod may use over time.",
+    },
+    Key {
+        table: Some("lift"),
+        name: "node_percent",
+        kind: Kind::Number {
+            unit: "% of all CPUs",
+            min: 0,
+            max: 90,
+            field: |config| &mut config.lift_node_percent,
+        },
+        about: "What may be lifted on the node over time, whatever it is for.",
     },
     Key {
         table: Some("delete"),
@@ -605,7 +538,12 @@ fn syslog(value: &toml::Value) -> Option<Syslog> {
 
 fn unknown_keys(table: &toml::Table) -> Vec<String> {
     let mut unknown = Vec::new();
+    let mut retired = Vec::new();
     for (name, value) in table {
+        if let Some((name, why)) = RETIRED.iter().find(|(retired, _)| retired == name) {
+            retired.push(format!("{name}: does nothing any more: {why}"));
+            continue;
+        }
         match value {
             toml::Value::Table(inner) if KEYS.iter().any(|key| key.table == Some(name)) => {
                 unknown.extend(
@@ -619,7 +557,8 @@ fn unknown_keys(table: &toml::Table) -> Vec<String> {
             _ => unknown.push(name.clone()),
         }
     }
-    unknown.iter().map(|name| format!("{}: unknown key", name.escape_default())).collect()
+    let unknown = unknown.iter().map(|name| format!("{}: unknown key", name.escape_default()));
+    retired.into_iter().chain(unknown).collect()
 }
 
 fn is_known(table: Option<&str>, name: &str) -> bool {
@@ -640,9 +579,8 @@ mod tests {
             "runtime = 'crun'\nmode = 'lock'\n[lock]\nexclusive_wait_ms = 1\nshared_wait_ms = 2\n\
              resume_wait_ms = 3\nhold_max_ms = 400\n[retry]\ndeadline_ms = 5\n\
              first_delay_ms = 6\nmax_delay_ms = 7\n\
-             thaw_wait_ms = 8\n[freeze]\nfrozen_wait_ms = 9\n[refill]\nstart = false\nexec = false\n\
-             freeze = false\nkill = false\nbelow_percent = 10\nmax_ms = 11\nbudget_percent = 12\n\
-             burst_ms = 13\ndebt_ms = 14\ncpu_max = true\n[kill]\nwait_ms = 15\n\
+             thaw_wait_ms = 8\n[freeze]\nfrozen_wait_ms = 9\n[lift]\nenabled = false\n\
+             program_ms = 10\npod_percent = 11\nnode_percent = 12\n\
              [delete]\nleftovers_wait_ms = 16\n[hook]\nwait_ms = 17\n[journal]\nmax_kib = 64\n\
              [history]\nenabled = false\ndirectory = '/h'\nmax_mib = 18\nmax_days = 19\n[log]\nsyslog = 'all'\n",
         );
@@ -659,17 +597,10 @@ mod tests {
             retry_max_delay_ms: 7,
             thaw_wait_ms: 8,
             frozen_wait_ms: 9,
-            refill_start: false,
-            refill_exec: false,
-            refill_freeze: false,
-            refill_kill: false,
-            refill_below_percent: 10,
-            refill_max_ms: 11,
-            refill_budget_percent: 12,
-            refill_burst_ms: 13,
-            refill_debt_ms: 14,
-            refill_cpu_max: true,
-            kill_wait_ms: 15,
+            lift_enabled: false,
+            lift_program_ms: 10,
+            lift_pod_percent: 11,
+            lift_node_percent: 12,
             leftovers_wait_ms: 16,
             hook_wait_ms: 17,
             journal_max_kib: 64,
@@ -695,6 +626,20 @@ mod tests {
                 "c: lock.bar: unknown key",
                 "c: mode: not observe, lock or full, using the default",
                 "c: lock.shared_wait_ms: not a number of ms from 0 to 1500, using the default",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_version_had_is_accepted_with_a_line_for_each_table() {
+        let (config, complaints) =
+            parse("[refill]\nstart = false\nmax_ms = 7\n[kill]\nwait_ms = 1\n");
+        assert_eq!(config, Config::default());
+        assert_eq!(
+            complaints,
+            [
+                "c: kill: does nothing any more: nobody waits for a kill any more",
+                "c: refill: does nothing any more: lift has taken its place",
             ]
         );
     }

@@ -17,12 +17,11 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, PodNames};
 use crate::cgroup::predict::Plan;
 use crate::cgroup::state_file::{self, Surroundings};
-use crate::cgroup::{CpuQuota, Freezer, Hierarchies, Identity, Places, Proc, Reader};
+use crate::cgroup::{Freezer, Hierarchies, Identity, Places, Proc, Reader};
 use crate::freeze;
 use crate::invocation::{CgroupManager, Globals, Grammar, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
 use crate::process::{self, Process};
-use crate::refill::Level;
 use crate::state_dir::{self, StateDir};
 
 /// What we know of a container, between two operations on it.
@@ -73,8 +72,6 @@ pub(crate) struct Container {
     /// That this operation has written the record, of a container that was not there before.
     announced: bool,
     lookup: Lookup,
-    /// The limit that `create` is going to give it.
-    planned_quota: Option<CpuQuota>,
     /// Why its cgroup is not known, if somebody should hear of it.
     pub(crate) unknown: Option<String>,
 }
@@ -110,17 +107,14 @@ impl Container {
             runtime_state,
             announced: false,
             lookup,
-            planned_quota: None,
             unknown: None,
         };
         let found = match invocation.verb {
-            Verb::Create | Verb::Run | Verb::Restore => container
-                .lookup
-                .planned(globals, invocation, surroundings.rootless().then_some(surroundings.euid))
-                .map(|(record, quota)| {
-                    container.planned_quota = quota;
-                    record
-                }),
+            Verb::Create | Verb::Run | Verb::Restore => container.lookup.planned(
+                globals,
+                invocation,
+                surroundings.rootless().then_some(surroundings.euid),
+            ),
             _ => container.recorded(&invocation.id),
         };
         match found {
@@ -176,23 +170,10 @@ impl Container {
     }
 
     /// The cgroups whose quotas hold for it, outermost first.
-    pub(crate) fn levels(&self) -> Vec<Level> {
-        let Some((record, cgroup)) = self.record.as_ref().zip(self.identity()) else {
-            return Vec::new();
-        };
-        let level = |cgroup: &Identity, files: &Reader| Level {
-            cgroup: cgroup.clone(),
-            files: files.clone(),
-        };
-        let pod = record.pod_files.as_ref().zip(cgroup.pod());
-        let pod = pod.map(|(files, pod)| level(&pod, files));
-        let limits = record.limits_files.as_ref().map(|files| level(&cgroup, files));
-        pod.into_iter().chain(limits).chain([level(&cgroup, &record.files)]).collect()
-    }
-
-    /// The limit that it is going to have, of one that is not there yet.
-    pub(crate) fn planned_quota(&self) -> Option<CpuQuota> {
-        self.planned_quota
+    pub(crate) fn levels(&self) -> Vec<&Reader> {
+        let Some(record) = &self.record else { return Vec::new() };
+        let above = record.pod_files.iter().chain(&record.limits_files);
+        above.chain([&record.files]).collect()
     }
 
     pub(crate) fn files(&self) -> Option<&Reader> {
@@ -337,7 +318,7 @@ impl Lookup {
         globals: &Globals,
         invocation: &Invocation,
         rootless: Option<u32>,
-    ) -> Result<(Record, Option<CpuQuota>), String> {
+    ) -> Result<Record, String> {
         let bundle = match (&invocation.config, &invocation.bundle) {
             // Not below the bundle, unless it has the usual name (crun's create.c).
             (Some(config), _) if config != "config.json" => Bundle::read_file(config),
@@ -357,10 +338,9 @@ impl Lookup {
         };
         let mounts = self.mounts()?;
         let places = plan.places(&mounts, &self.proc).map_err(|why| why.to_string())?;
-        let quota = planned_quota(&bundle);
         let mut record = Record::new(&places, None, &mounts, bundle.pod);
         record.id = known_as(&invocation.id);
-        Ok((record, quota))
+        Ok(record)
     }
 
     fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
@@ -500,13 +480,6 @@ pub fn is_paused_on_record(state: &StateDir, id: &OsStr) -> bool {
 /// An id in a record. Runtimes take only plain ones.
 fn known_as(id: &OsStr) -> String {
     id.to_string_lossy().into_owned()
-}
-
-/// Without a period the kernel's default holds (CONFIG_CFS_BANDWIDTH: 100 ms).
-fn planned_quota(bundle: &Bundle) -> Option<CpuQuota> {
-    let quota_us = bundle.cpu.quota().filter(|quota| *quota > 0)?;
-    let period_us = bundle.cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
-    Some(CpuQuota { quota_us: Some(quota_us), period_us })
 }
 
 /// An id that is not one name would lead out of the root; no runtime accepts it.

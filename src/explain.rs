@@ -18,8 +18,8 @@ pub(crate) struct Explanation {
     pub(crate) throttled: u64,
     /// An ancestor that somebody has frozen.
     pub(crate) ancestor: Option<PathBuf>,
-    /// Why a throttled cgroup was not refilled to the end.
-    pub(crate) refill: Option<String>,
+    /// Why they were not lifted.
+    pub(crate) lift: Option<String>,
 }
 
 impl fmt::Display for Explanation {
@@ -33,8 +33,8 @@ impl fmt::Display for Explanation {
         if self.throttled > 0 {
             write!(f, "; throttled in {} periods", self.throttled)?;
         }
-        if let Some(refill) = &self.refill {
-            write!(f, "; refill: {refill}")?;
+        if let Some(refused) = &self.lift {
+            write!(f, "; lift refused: {refused}")?;
         }
         if let Some(ancestor) = &self.ancestor {
             write!(f, "; {} is frozen", text::one_line(ancestor.as_os_str(), 256))?;

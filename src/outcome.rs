@@ -8,9 +8,9 @@ use crate::bundle::PodNames;
 use crate::cgroup::{CpuQuota, Identity, Throttled};
 use crate::hook;
 use crate::invocation::Verb;
+use crate::lift;
 use crate::lock::{Holder, Mode};
 use crate::process::Process;
-use crate::refill;
 use crate::retry::Reason;
 use crate::verdict::Failure;
 
@@ -127,7 +127,9 @@ pub struct Outcome {
     pub verdict: Verdict,
     pub quotas: Quotas,
     pub figures: Option<LastFigures>,
-    pub refills: Vec<refill::Report>,
+    pub lifts: lift::Summary,
+    /// That this is no operation, but what was lifted after one had ended: of this verb.
+    pub lift_of: Option<Verb>,
     /// What earlier operations that were killed had left behind, and was undone.
     pub recovered: Vec<String>,
     pub init: Option<Process>,
@@ -142,9 +144,10 @@ pub struct Outcome {
 impl Outcome {
     /// The word for what was done, if there is one.
     pub fn command(&self) -> Option<&'static str> {
-        match &self.hook {
-            Some(_) => Some("hook"),
-            None => self.verb.map(Verb::as_str),
+        match (&self.hook, self.lift_of) {
+            (Some(_), _) => Some("hook"),
+            (None, Some(_)) => Some("lift"),
+            (None, None) => self.verb.map(Verb::as_str),
         }
     }
 }

@@ -57,18 +57,44 @@ impl Process {
 const MAX_GENERATIONS: usize = 256;
 
 /// The fields of /proc/PID/stat that we use.
-struct Stat {
-    state: u8,
-    parent: i32,
-    start: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: u8,
+    pub(crate) parent: i32,
+    pub(crate) start: u64,
+    flags: u64,
+    pending: u64,
 }
 
+/// include/linux/sched.h: the same since 2.6.
+const PF_EXITING: u64 = 0x4;
+const PF_FORKNOEXEC: u64 = 0x40;
+
 impl Stat {
-    fn of(pid: i32) -> Option<Stat> {
+    pub(crate) fn of(pid: i32) -> Option<Stat> {
+        Stat::read(&format!("/proc/{pid}/stat"))
+    }
+
+    /// Of a thread alone: the file of a process sums up all of its threads, which takes the longer the
+    /// more there are.
+    pub(crate) fn of_thread(tid: i32) -> Option<Stat> {
+        Stat::read(&format!("/proc/{tid}/task/{tid}/stat"))
+    }
+
+    fn read(path: &str) -> Option<Stat> {
+        Stat::from(&std::fs::File::open(path).ok()?)
+    }
+
+    /// To be read as often as wanted, without looking its name up again.
+    pub(crate) fn open_of_thread(tid: i32) -> std::io::Result<std::fs::File> {
+        std::fs::File::open(format!("/proc/{tid}/task/{tid}/stat"))
+    }
+
+    /// As it is now; `None` of a process that is gone.
+    pub(crate) fn from(file: &std::fs::File) -> Option<Stat> {
         // One read; the 52 fields of a line do not fill the buffer.
         let mut line = [0; 2048];
-        let mut file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
-        let length = std::io::Read::read(&mut file, &mut line).ok()?;
+        let length = std::os::unix::fs::FileExt::read_at(file, &mut line, 0).ok()?;
         Stat::parse(&line[..length])
     }
 
@@ -80,8 +106,27 @@ impl Stat {
         let mut fields = fields.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
-        let start = fields.nth(17)?.parse().ok()?;
-        Some(Stat { state, parent, start })
+        let flags = fields.nth(4)?.parse().ok()?;
+        let start = fields.nth(12)?.parse().ok()?;
+        let pending = fields.nth(8).and_then(|pending| pending.parse().ok()).unwrap_or(0);
+        Some(Stat { state, parent, start, flags, pending })
+    }
+
+    /// It runs, or waits for a CPU.
+    pub(crate) fn is_runnable(&self) -> bool {
+        self.state == b'R'
+    }
+
+    /// A copy of its parent that has not executed anything yet. Only the kernel can say so: not even a
+    /// program that takes the name of a runtime's stage can look like one.
+    pub(crate) fn has_not_executed(&self) -> bool {
+        self.flags & PF_FORKNOEXEC != 0
+    }
+
+    /// It has been killed and can but die: every thread of a process gets its own SIGKILL
+    /// (complete_signal, kernel/signal.c).
+    pub(crate) fn is_dying(&self) -> bool {
+        self.flags & PF_EXITING != 0 || self.pending & (1 << (libc::SIGKILL - 1)) != 0
     }
 }
 
@@ -140,6 +185,26 @@ pub(crate) fn children_are_elsewhere() -> bool {
     }
 }
 
+/// The threads of a process.
+pub(crate) fn threads(pid: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The CPU time that a process has had, to this moment.
+pub(crate) fn cpu_time(pid: i32) -> Option<Duration> {
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid)).ok()?;
+    clock.now().ok().map(Duration::from)
+}
+
+/// The CPU time in a `schedstat`; `None` of a thread that is gone.
+pub(crate) fn cpu_time_in(schedstat: &std::fs::File) -> Option<Duration> {
+    let mut line = [0; 128];
+    let length = std::os::unix::fs::FileExt::read_at(schedstat, &mut line, 0).ok()?;
+    let text = std::str::from_utf8(&line[..length]).ok()?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
 /// The children of all threads of a process; none where the kernel lacks CONFIG_PROC_CHILDREN.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
@@ -178,6 +243,29 @@ mod tests {
             Stat::parse(b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1")
                 .unwrap();
         assert_eq!((stat.state, stat.parent, stat.start), (b'S', 7, 991));
+    }
+
+    #[test]
+    fn who_is_killed_and_who_has_not_executed_is_in_flags_and_pending_signals() {
+        let line = |flags: u64, pending: u64| {
+            let line = format!(
+                "7 (a) R 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 5 1 1 1 1 1 1 1 1 {pending} 0"
+            );
+            Stat::parse(line.as_bytes()).unwrap()
+        };
+        assert!(line(0x400140, 0).has_not_executed() && !line(0x400100, 0).has_not_executed());
+        assert!(line(0x400104, 0).is_dying() && line(0, 256).is_dying());
+        assert!(!line(0x400140, 512).is_dying());
+    }
+
+    #[test]
+    fn our_own_flags_and_times_are_read() {
+        let own = own_pid();
+        let stat = Stat::of(own).unwrap();
+        assert!(!stat.has_not_executed() && !stat.is_dying());
+        assert!(cpu_time(own).unwrap() > Duration::ZERO);
+        let schedstat = std::fs::File::open("/proc/self/schedstat").unwrap();
+        assert!(cpu_time_in(&schedstat).is_some() && !threads(own).is_empty());
     }
 
     #[test]

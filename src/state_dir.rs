@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 const DEFAULT: &str = "/run/frostlock";
 const LOCKS: &str = "locks";
-const BUDGETS: &str = "budgets";
+const LIFTS: &str = "lifts";
 
 /// Where our state is.
 #[derive(Debug, Clone)]
@@ -78,24 +78,24 @@ impl StateDir {
         self.0.join(LOCKS)
     }
 
-    /// What the pods have gained by refills, made if need be.
-    pub(crate) fn budgets(&self) -> io::Result<PathBuf> {
-        self.private(BUDGETS)
+    /// What is lifted now, and by whom.
+    pub(crate) fn lifts(&self) -> PathBuf {
+        self.0.join(LIFTS)
     }
 
-    /// The same, if it is there.
+    /// The same, made if need be.
+    pub(crate) fn lifts_made(&self) -> io::Result<PathBuf> {
+        self.private(LIFTS)
+    }
+
+    /// What the lifted programs of each pod have used.
     pub(crate) fn accounts(&self) -> PathBuf {
-        self.0.join(BUDGETS)
+        self.0.join("accounts")
     }
 
     /// Notes of what is to be undone, a directory for each cgroup.
     pub(crate) fn intents(&self) -> PathBuf {
         self.0.join("intents")
-    }
-
-    /// Says, while it is young, that there is no use in refills here, and why.
-    pub(crate) fn no_refill(&self) -> PathBuf {
-        self.0.join("no-refill")
     }
 
     fn private(&self, name: &str) -> io::Result<PathBuf> {

@@ -390,6 +390,49 @@ pub(crate) fn occupy_closed_stdio() {
     }
 }
 
+/// As many descriptors as this process may have.
+pub(crate) fn allow_more_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+/// `struct sched_attr` as sched_setattr(2) has had it since Linux 3.14.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct SchedAttr {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    /// Of a fair thread its slice in ns, since Linux 6.12.
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// The scheduling class of a thread; 0 is the calling one.
+pub(crate) fn sched_attr(tid: libc::pid_t) -> io::Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    let size = size_of::<SchedAttr>();
+    // SAFETY: the kernel writes at most `size` bytes into `attr`, which lives across the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &mut attr, size, 0) };
+    cvt(result as libc::c_int).map(|_| attr)
+}
+
+pub(crate) fn set_sched_attr(tid: libc::pid_t, attr: &SchedAttr) -> io::Result<()> {
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..*attr };
+    // SAFETY: the kernel reads `attr.size` bytes, and it lives across the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &attr, 0) };
+    cvt(result as libc::c_int).map(|_| ())
+}
+
 /// How many CPUs there are to run on; never less than one.
 pub(crate) fn online_cpus() -> u64 {
     // SAFETY: sysconf only reads.

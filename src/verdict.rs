@@ -40,7 +40,7 @@ impl Failure {
     }
 }
 
-/// What a freezer says; see [`matches`] for the holes. `pause` and `update` of runc pass it on as it
+/// What a freezer says; see [`matches()`] for the holes. `pause` and `update` of runc pass it on as it
 /// is.
 const FREEZER: &[(&str, Failure)] = &[
     // runc v1 (libcontainer/cgroups/fs/freezer.go, 1.0 to 1.5) and youki, which ported it.

@@ -22,11 +22,12 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use crate::cgroup::CpuQuota;
+use crate::invocation::Verb;
 use crate::lock::Mode;
 use crate::outcome::{Exit, LockUse, Outcome};
 use crate::retry::Reason;
 use crate::verdict::Failure;
-use crate::{hook, process, refill, text};
+use crate::{hook, lift, process, text};
 use history::History;
 
 /// The version of the records.
@@ -64,8 +65,12 @@ struct Record<'a> {
     exit: Option<ExitRecord>,
     verdict: &'static str,
     quota: Quota,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    refills: Vec<RefillRecord>,
+    lifts: Vec<LiftRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lift_refused: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     recovered: Vec<String>,
     init_pid: Option<i32>,
@@ -102,12 +107,11 @@ struct TryRecord {
 }
 
 #[derive(Debug, Serialize)]
-struct RefillRecord {
-    cgroup: String,
-    reason: &'static str,
+struct LiftRecord {
+    whose: &'static str,
+    threads: u32,
+    cpu_ms: f64,
     ms: f64,
-    writes: u32,
-    gained_ms: f64,
     ended: &'static str,
 }
 
@@ -196,7 +200,9 @@ impl<'a> Record<'a> {
                 container: outcome.quotas.container.map(quota),
                 pod: outcome.quotas.pod.map(quota),
             },
-            refills: outcome.refills.iter().map(refill).collect(),
+            of: outcome.lift_of.map(Verb::as_str),
+            lifts: outcome.lifts.lifts.iter().map(lift).collect(),
+            lift_refused: outcome.lifts.refused.as_ref().map(|why| line(why.as_ref())),
             recovered: outcome
                 .recovered
                 .iter()
@@ -218,13 +224,12 @@ impl<'a> Record<'a> {
     }
 }
 
-fn refill(report: &refill::Report) -> RefillRecord {
-    RefillRecord {
-        cgroup: text::one_line(report.cgroup.as_path().as_os_str(), TEXT_BYTES),
-        reason: report.reason.as_str(),
+fn lift(report: &lift::Report) -> LiftRecord {
+    LiftRecord {
+        whose: report.whose.as_str(),
+        threads: report.threads,
+        cpu_ms: milliseconds(report.cpu),
         ms: milliseconds(report.took),
-        writes: report.writes,
-        gained_ms: milliseconds(report.gained),
         ended: report.ended.as_str(),
     }
 }

@@ -17,10 +17,10 @@ use crate::bundle::PodNames;
 use crate::cgroup::{CpuQuota, Identity, Throttled};
 use crate::hook;
 use crate::invocation::Verb;
+use crate::lift::{Ended, Report, Summary, Whose};
 use crate::lock::{Holder, Mode};
 use crate::outcome::{self, LastFigures, LockUse, Outcome, Quotas, Stages, Try, Verdict};
 use crate::process::Process;
-use crate::refill;
 use crate::retry::Reason;
 use crate::verdict::Failure;
 
@@ -66,16 +66,13 @@ fn attempts() -> impl Strategy<Value = Vec<Try>> {
 }
 
 prop_compose! {
-    fn refill()(
-        cgroup in name(), took in any::<u32>(), writes in any::<u32>(), gained in any::<u32>(),
-    ) -> refill::Report {
-        refill::Report {
-            cgroup: Identity::new(cgroup).unwrap_or_else(|| Identity::new("c").unwrap()),
-            reason: refill::Reason::Freeze,
+    fn lift()(threads in any::<u32>(), cpu in any::<u32>(), took in any::<u32>()) -> Report {
+        Report {
+            whose: Whose::Program,
+            threads,
+            cpu: Duration::from_micros(cpu.into()),
             took: Duration::from_micros(took.into()),
-            writes,
-            gained: Duration::from_micros(gained.into()),
-            ended: refill::Ended::Done,
+            ended: Ended::PodLimit,
         }
     }
 }
@@ -108,7 +105,7 @@ prop_compose! {
         throttled in option::of(any::<(u64, u64)>()),
         init in option::of(any::<(i32, u64)>()),
         notes in vec(any::<String>(), 0..3),
-        refills in vec(refill(), 0..3),
+        lifts in vec(lift(), 0..3), refused in option::of(".*"), recovered in vec(".*", 0..3),
         hook in option::of(hook()),
     ) -> Outcome {
         let [requested_by, namespace, pod, uid] = texts;
@@ -132,11 +129,9 @@ prop_compose! {
                 throttled: Some(Throttled { nr_throttled, throttled_us }),
                 oom_kill: Some(nr_throttled),
             }),
-            recovered: refills
-                .iter()
-                .map(|refill: &refill::Report| refill.cgroup.as_path().to_string_lossy().into_owned())
-                .collect(),
-            refills,
+            recovered,
+            lifts: Summary { lifts, refused },
+            lift_of: None,
             init: init.map(|(pid, start)| Process { pid, start }),
             pod: PodNames { namespace, name: pod, uid, ..PodNames::default() },
             hook,

@@ -44,6 +44,12 @@ pub struct Record {
     pub exit: Option<Exit>,
     pub verdict: Option<String>,
     pub quota: Option<Quotas>,
+    /// Of a record `lift`: the verb that it was lifted for.
+    pub of: Option<String>,
+    #[serde(default)]
+    pub lifts: Vec<Lift>,
+    pub lift_refused: Option<String>,
+    /// Of versions before there were lifts.
     #[serde(default)]
     pub refills: Vec<Refill>,
     #[serde(default)]
@@ -72,6 +78,16 @@ pub struct Try {
     pub ms: Option<f64>,
     pub failure: Option<String>,
     pub delay_ms: Option<f64>,
+}
+
+/// What was lifted above the fair scheduling class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lift {
+    pub whose: Option<String>,
+    pub threads: Option<u64>,
+    pub cpu_ms: Option<f64>,
+    pub ms: Option<f64>,
+    pub ended: Option<String>,
 }
 
 /// What was done for one throttled cgroup.

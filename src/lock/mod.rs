@@ -20,8 +20,8 @@ use std::time::Duration;
 
 pub use holders::Holder;
 use holders::Slot;
+pub(crate) use wait::open;
 use wait::{Refusal, Wait};
-pub(crate) use wait::{is_still_at, open};
 
 use crate::cgroup::Identity;
 use crate::sys;

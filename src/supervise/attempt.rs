@@ -12,13 +12,11 @@ use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
 use crate::explain::Explanation;
-use crate::freeze::{self, Tasks};
+use crate::freeze::Tasks;
 use crate::intent::{self, Intent};
 use crate::invocation::Verb;
-use crate::json;
-use crate::lock::{self, Guard};
+use crate::lock::Guard;
 use crate::outcome::{Exit, LockUse, Try};
-use crate::process::{self, Process};
 use crate::retry::{self, Limits, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
@@ -29,9 +27,6 @@ const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// CONFIG_CFS_BANDWIDTH's default period.
 const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
-
-/// A cgroup that is held frozen for a runtime's sake does nothing else meanwhile.
-const HOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Everything that the attempts need, and the lock that they run under.
 #[derive(Debug)]
@@ -45,7 +40,7 @@ pub(super) struct Attempts<'a> {
     pub(super) guard: Option<Guard>,
     /// What became of it for the last attempt.
     pub(super) lock: LockUse,
-    pub(super) relief: Relief,
+    pub(super) relief: Relief<'a>,
     /// Stands while a freeze of ours may be left behind.
     pub(super) intent: Option<Intent>,
     /// What was undone on the way.
@@ -60,7 +55,7 @@ pub(super) struct Attempts<'a> {
 
 /// How they ended.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     pub(super) exit: Exit,
     /// After how long the process of a foreground verb ran.
     pub(super) started: Option<Duration>,
@@ -73,14 +68,14 @@ pub(super) struct Run {
     pub(super) signals: Signals,
     pub(super) guard: Option<Guard>,
     pub(super) lock: LockUse,
-    pub(super) relief: Relief,
+    pub(super) relief: Relief<'a>,
     pub(super) intent: Option<Intent>,
     pub(super) recovered: Vec<String>,
 }
 
-impl Attempts<'_> {
+impl<'a> Attempts<'a> {
     /// Until one succeeds, or the next would be unsafe, no use, or too late.
-    pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run> {
+    pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run<'a>> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
         let mut tries: Vec<Try> = Vec::new();
         let mut left_frozen = false;
@@ -91,12 +86,7 @@ impl Attempts<'_> {
             let frozen_before = container.is_told_to_freeze() && !is_ours;
             // Of one that is thawed it says that somebody has resumed it without us.
             let paused_before = container.is_paused();
-            let is_held = self.hold_frozen(&signals, container, &tries);
-            let may_hold = !frozen_before && self.verb() == Verb::Pause && self.would_be_undone();
-            let attempted = self.once(&signals, container, may_hold);
-            if is_held && !self.is_of_another_pause(container, paused_before) {
-                container.thaw();
-            }
+            let attempted = self.once(&signals, container);
             let once = attempted.inspect_err(|_error| {
                 self.leave_no_note();
                 signals.give_back();
@@ -135,34 +125,6 @@ impl Attempts<'_> {
                 recovered,
             });
         }
-    }
-
-    /// Where there is no refill to be had, patience: a freeze that nobody takes back gets there, and a
-    /// cgroup that is frozen makes runc's `update` on v1 skip its own freeze and thaw (freezeBeforeSet,
-    /// libcontainer/cgroups/systemd/v1.go). It makes its `pause` refuse, so that one is left alone.
-    fn hold_frozen(&self, signals: &Signals, container: &Container, tries: &[Try]) -> bool {
-        let failed = tries.last().is_some_and(|last| last.failure == Some(Failure::Freeze));
-        let Some(files) = container.files().filter(|_| failed && self.would_be_undone()) else {
-            return false;
-        };
-        let is_thawed = files.freezer() == Freezer::Thawed;
-        if self.verb() != Verb::Update || self.relief.can_refill() || !is_thawed {
-            return false;
-        }
-        let limit = self.left().min(HOLD_MAX);
-        freeze::freeze_on_v1(files)
-            && self.wait_until(signals, limit, || files.freezer() == Freezer::Frozen)
-            || {
-                container.thaw();
-                false
-            }
-    }
-
-    /// Whether a freeze of our own would be undone, by us or by whoever comes after our death.
-    fn would_be_undone(&self) -> bool {
-        self.guard.as_ref().is_some_and(Guard::is_exclusive)
-            && self.intent.as_ref().is_some_and(Intent::is_of_a_thawed_cgroup)
-            && self.operation.config.mode == Mode::Full
     }
 
     fn wait_until(&self, signals: &Signals, limit: Duration, is_so: impl Fn() -> bool) -> bool {
@@ -225,7 +187,7 @@ impl Attempts<'_> {
                 .nr_throttled
                 .saturating_sub(self.throttled_before.nr_throttled),
             ancestor: files.and_then(Reader::frozen_ancestor),
-            refill: self.relief.shortage(),
+            lift: self.relief.lift.refused().map(str::to_owned),
         };
         Some(explanation.to_string())
     }
@@ -272,17 +234,12 @@ impl Attempts<'_> {
     }
 
     /// One start of the runtime, and what is done while it works.
-    fn once(
-        &mut self,
-        signals: &Signals,
-        container: &mut Container,
-        may_hold: bool,
-    ) -> io::Result<Once> {
+    fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
         let began = Instant::now();
         self.channels.begin_attempt()?;
         self.look_for_freeze(container);
-        self.relief.begin_attempt(may_hold);
         let attempt = self.runtime.start(signals, &self.channels)?;
+        self.relief.lift.begin_attempt();
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {
             let hold_max = self.operation.config.hold_max();
@@ -297,9 +254,8 @@ impl Attempts<'_> {
         if unconfirmed.is_some() {
             exit = Exit::Code(1);
         }
-        self.help_to_die(signals, container, exit);
-        self.help_to_probe(signals, container, exit);
-        self.relief.rest();
+        self.see_to_what_goes_on(container, exit);
+        self.relief.lift.end_attempt();
         self.longest = self.longest.max(began.elapsed());
         Ok(Once { exit, took, started, unconfirmed })
     }
@@ -329,49 +285,24 @@ impl Attempts<'_> {
         })
     }
 
-    /// A throttled task that was killed has to run once more to die.
-    fn help_to_die(&mut self, signals: &Signals, container: &Container, exit: Exit) {
-        let operation = self.operation;
-        let is_kill = self.verb() == Verb::Kill && relief::is_sigkill(operation.invocation);
-        if !is_kill || exit != Exit::Code(0) || !self.relief.can_refill() {
-            return;
-        }
-        // The signal has been sent; a delete that its effect brings about is to come after our end, since
-        // containerd 2 hangs up on a kill that is still under way then ("ttrpc: closed").
-        if let (Mode::Full, Some(cgroup)) = (operation.config.mode, container.identity()) {
-            let acquired = operation.acquire(&cgroup, lock::Mode::Shared, Duration::ZERO);
-            (self.guard, _) = super::used(acquired, lock::Mode::Shared);
-        }
-        let limit = Duration::from_millis(operation.config.kill_wait_ms);
-        let is_dead = || !container.files().is_some_and(Reader::is_populated);
-        self.relief.linger(signals, limit, is_dead);
-        if !is_dead() {
-            self.relief.give_up();
-        }
-    }
-
-    /// containerd's shim detaches every exec and waits for the process itself: of a probe's second the
-    /// most would go by after the runtime's end. Not where nothing was throttled: the shim has yet to
-    /// hand on the terminal and the input, and waits for us with that.
-    fn help_to_probe(&mut self, signals: &Signals, container: &Container, exit: Exit) {
+    /// What the runtime has set going, and nobody waits for: the death of what was killed, and the
+    /// process of a detached exec, of whose probe's second the most would go by after the runtime's end.
+    fn see_to_what_goes_on(&mut self, container: &Container, exit: Exit) {
         let invocation = self.operation.invocation;
-        let is_detached = self.verb() == Verb::Exec && invocation.detach;
-        if !is_detached || exit != Exit::Code(0) {
+        if exit != Exit::Code(0) {
             return;
         }
-        // It runs: whoever wants to freeze does not wait for it.
-        drop(self.guard.take());
-        let was_throttled = throttled(container).throttled_us > self.throttled_before.throttled_us;
-        if !self.relief.is_at_work() || !was_throttled || !process::pids_are_of_proc() {
-            return;
+        if self.verb() == Verb::Kill && relief::is_sigkill(invocation) {
+            self.relief.lift.see_to_the_dying();
         }
-        let pid_file = invocation.pid_file.as_deref();
-        let process = pid_file.and_then(|path| {
-            let pid = json::read_text(path).ok()?;
-            Process::of(pid.trim().parse().ok()?)
-        });
-        if let Some(process) = process {
-            self.relief.linger(signals, relief::LOADING, || !process.is_alive());
+        if self.verb() == Verb::Exec && invocation.detach {
+            // It runs: whoever wants to freeze does not wait for it.
+            drop(self.guard.take());
+            let was_throttled =
+                throttled(container).throttled_us > self.throttled_before.throttled_us;
+            if let Some(process) = relief::started_by(invocation).filter(|_| was_throttled) {
+                self.relief.lift.see_to_the_program(process.pid);
+            }
         }
     }
 
@@ -391,11 +322,7 @@ impl Attempts<'_> {
         if !is_ours || !failed || frozen_before || state == Freezer::Thawed {
             return;
         }
-        // The runtime has given up and thawed, as it would have without us, whoever else is at it.
-        let is_held = self.relief.has_held()
-            && state == Freezer::Freezing
-            && (paused_before || !container.is_paused());
-        if is_held || !self.is_of_another_pause(container, paused_before) {
+        if !self.is_of_another_pause(container, paused_before) {
             container.thaw();
         }
     }
@@ -521,13 +448,14 @@ struct Meanwhile<'a, 'b> {
 
 impl Watch for Meanwhile<'_, '_> {
     fn waits_on(&self) -> Vec<BorrowedFd<'_>> {
-        self.attempts.channels.waits_on().into_iter().collect()
+        let lifter = self.attempts.relief.lift.waits_on();
+        self.attempts.channels.waits_on().into_iter().chain(lifter).collect()
     }
 
     fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
         self.attempts.channels.relay();
         self.attempts.look_for_freeze(self.container);
-        let relief = self.attempts.relief.look(self.container, attempt.elapsed());
+        let relief = self.attempts.relief.look(attempt.pid());
         let start = match self.start.as_ref().map(|start| start.look(attempt)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(sight @ (Sight::Started | Sight::Unseen)) => {
@@ -581,7 +509,7 @@ struct Judged {
 /// How often and for how long the container and its pod have been throttled so far.
 pub(super) fn throttled(container: &Container) -> Throttled {
     let levels = container.levels();
-    let throttled = levels.iter().filter_map(|level| level.files.throttled());
+    let throttled = levels.into_iter().filter_map(Reader::throttled);
     throttled.fold(Throttled::default(), |all, one| Throttled {
         nr_throttled: all.nr_throttled.max(one.nr_throttled),
         throttled_us: all.throttled_us + one.throttled_us,

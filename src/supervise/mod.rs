@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use attempt::{Attempts, Run};
 use relief::Relief;
 
+use crate::bundle::PodNames;
 use crate::cgroup::{Freezer, Identity};
 use crate::channels::{Channels, Degree};
 use crate::config::{Config, Mode as Extent};
 use crate::container::Container;
 use crate::intent::{self, Intent};
 use crate::invocation::{Globals, Grammar, Invocation, Verb};
+use crate::journal::Journal;
+use crate::journal::history::History;
 use crate::leftovers::Leftovers;
+use crate::lift;
 use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::process;
@@ -72,7 +76,8 @@ impl Operation<'_> {
         }
         let quotas = container.quotas();
         let waiting = Instant::now();
-        let recovered = self.recover(&container, &mut guard, &mut lock);
+        let mut recovered = self.put_back_lifted();
+        recovered.extend(self.recover(&container, &mut guard, &mut lock));
         if !recovered.is_empty() {
             lock_wait += waiting.elapsed();
         }
@@ -83,7 +88,8 @@ impl Operation<'_> {
             container.set_paused(false);
         }
         let intent = self.intent(&container);
-        let relief = Relief::plan(self, &container);
+        let throttled_before = attempt::throttled(&container);
+        let relief = Relief::plan(self, &container, throttled_before);
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
         let mut run = Attempts {
@@ -98,7 +104,7 @@ impl Operation<'_> {
             recovered,
             saw_freeze: false,
             longest: Duration::ZERO,
-            throttled_before: attempt::throttled(&container),
+            throttled_before,
         }
         .run(&mut container)?;
 
@@ -108,7 +114,7 @@ impl Operation<'_> {
         let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
         notes.extend(run.last_error.clone());
         notes.extend(leftovers);
-        notes.append(&mut run.relief.notes);
+        run.recovered.extend(run.relief.lift.take_recovered());
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
             id: self.invocation.id.clone(),
@@ -124,7 +130,8 @@ impl Operation<'_> {
             verdict: Verdict::of(run.exit),
             quotas,
             figures,
-            refills: run.relief.reports(),
+            lifts: run.relief.lift.take_summary(),
+            lift_of: None,
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
@@ -138,14 +145,15 @@ impl Operation<'_> {
     pub(crate) fn wait_for_lock(&self) -> Waited {
         let mut container = self.container();
         let prepare = self.began.elapsed();
-        if self.is_open(&container) {
+        let mut recovered = self.put_back_lifted();
+        if recovered.is_empty() && self.is_open(&container) {
             let stages = Stages { prepare, ..Stages::default() };
             let (cgroup, lock) = (container.identity(), LockUse::Held(Mode::Shared));
             return Waited { cgroup, lock, stages, recovered: Vec::new() };
         }
         let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
         // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
-        let recovered = self.recover(&container, &mut guard, &mut lock);
+        recovered.extend(self.recover(&container, &mut guard, &mut lock));
         if guard.is_some() && container.is_gone() {
             if let Some(guard) = self.alone(&container, guard) {
                 guard.retire();
@@ -280,6 +288,45 @@ impl Operation<'_> {
         Intent::write(self.state, &cgroup, verb, id, files).ok()
     }
 
+    /// Whatever of ours was killed, and on whichever container: a thread that is left lifted is in
+    /// everybody's way.
+    fn put_back_lifted(&self) -> Vec<String> {
+        match self.config.mode {
+            Extent::Full => lift::notes::recover(self.state),
+            Extent::Observe | Extent::Lock => Vec::new(),
+        }
+    }
+
+    /// A record of what was lifted after the one of the operation.
+    fn record_lift(&self, cgroup: Option<Identity>, pod: PodNames, lifts: lift::Summary) {
+        let outcome = Outcome {
+            verb: None,
+            lift_of: Some(self.invocation.verb),
+            id: self.invocation.id.clone(),
+            cgroup,
+            runtime: self.runtime.path.clone(),
+            requested_by: None,
+            signal: None,
+            lock: LockUse::None,
+            stages: Stages::default(),
+            tries: Vec::new(),
+            gave_up: None,
+            exit: None,
+            verdict: Verdict::Ok,
+            quotas: Default::default(),
+            figures: None,
+            lifts,
+            recovered: Vec::new(),
+            init: None,
+            pod,
+            hook: None,
+            notes: Vec::new(),
+        };
+        Journal::new(self.state.journal(), self.config.journal_max_kib)
+            .with_history(History::of(self.config, self.state))
+            .record(&outcome);
+    }
+
     /// Undoes what operations that were killed have left, if there are any: only under the exclusive
     /// lock, which is taken for it where this operation has another, or, as `kill`, none.
     fn recover(
@@ -316,7 +363,7 @@ impl Operation<'_> {
     }
 
     /// Removes what a runtime that deleted the container has left of its cgroups.
-    fn remove_leftovers(&self, container: &Container, run: &mut Run) -> Option<String> {
+    fn remove_leftovers(&self, container: &Container, run: &mut Run<'_>) -> Option<String> {
         let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
         if !is_deleted || self.config.mode != Extent::Full || run.guard.is_none() {
             return None;
@@ -328,21 +375,18 @@ impl Operation<'_> {
         let mut leftovers = Leftovers::find(dirs);
         let limit = Duration::from_millis(self.config.leftovers_wait_ms);
         run.relief.until(&run.signals, limit, || leftovers.remove());
+        run.relief.lift.end_attempt();
         leftovers.report()
     }
 
     /// Nothing of ours is to be undone from here on.
-    fn finish(&self, container: &mut Container, run: &mut Run, was_paused: bool) {
+    fn finish(&self, container: &mut Container, run: &mut Run<'_>, was_paused: bool) {
         match self.invocation.verb {
             Verb::Pause if run.exit == Exit::Code(0) => container.set_paused(true),
             Verb::Resume if was_paused && container.freezer() == Freezer::Frozen => {
                 container.set_paused(true);
             }
             _ => {}
-        }
-        run.relief.stop();
-        if self.invocation.verb == Verb::Delete && self.config.mode == Extent::Full {
-            relief::sweep_accounts(self);
         }
         // Without the lock there is nothing to undo it under: whoever comes next finds the note, and
         // undoes it unless it has turned out to be another's pause. To a cgroup that is gone nobody comes.

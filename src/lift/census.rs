@@ -1,0 +1,183 @@
+//! Which processes are whose: the runtime outside, its stages inside the container, the program.
+//!
+//! Nothing here goes by a name, which a tenant can choose. A process of the runtime's on its way to
+//! the container's program is a direct child of the runtime that has not executed anything since its
+//! fork (runc's stages 1 and 2, crun, youki), or is still in our mount namespace (runc's stage 0). Once
+//! it has executed it is the program, and stays that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::threads::Threads;
+use crate::process::Stat;
+
+/// A fork bomb that is a probe is not followed any further.
+const MOST_MEMBERS: usize = 64;
+
+/// Below the container's cgroup systemd may have made others, and runc's exec joins that of the init.
+const MOST_CGROUPS: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stage,
+    Program,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) pid: i32,
+    pub(super) threads: Threads,
+    pub(super) kind: Kind,
+    /// It has been seen in the container's cgroup: only then may it be lifted. Under RT_GROUP_SCHED a
+    /// real-time thread cannot be moved into another cgroup, and the runtime would fail.
+    pub(super) is_inside: bool,
+}
+
+/// What a look has shown.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Stages that have become programs.
+    pub(super) executed: Vec<i32>,
+    /// The threads of stages that are new.
+    pub(super) started: Vec<i32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Census {
+    /// The runtime's process, while it is there.
+    pub(super) runtime: Option<Threads>,
+    /// Where the kernel schedules the container.
+    cgroup: Option<PathBuf>,
+    follows: bool,
+    members: BTreeMap<i32, Member>,
+}
+
+impl Census {
+    /// `process` is one that is known already, `follows` is whether a program's descendants are to be
+    /// seen, too.
+    pub(super) fn new(
+        runtime: i32,
+        cgroup: Option<&Path>,
+        process: Option<i32>,
+        follows: bool,
+    ) -> Census {
+        let members = BTreeMap::new();
+        let runtime = Threads::of(runtime).ok();
+        let mut census = Census { runtime, cgroup: cgroup.map(Path::to_owned), follows, members };
+        // In our mount namespace there are others than runc's stage 0, if few.
+        if let Some(pid) = process {
+            let is_stage = Stat::of(pid).is_some_and(|stat| stat.has_not_executed());
+            census.take_in(pid, Some(if is_stage { Kind::Stage } else { Kind::Program }), false);
+        }
+        census
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// Whether somebody is in the container, or on the way into it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Looks again; gives who has become a program since, and the threads of new stages.
+    /// The list of a cgroup is read under a lock that anybody may have: `may_wait` is whether.
+    pub(super) fn look(&mut self, may_wait: bool) -> Seen {
+        let mut executed = Vec::new();
+        self.members.retain(|pid, member| {
+            let now = member.threads.stat().filter(|now| now.state != b'Z');
+            let Some(now) = now else { return false };
+            if member.kind == Kind::Stage && !is_stage(*pid, &now) {
+                member.kind = Kind::Program;
+                executed.push(*pid);
+            }
+            member.threads.look();
+            true
+        });
+        self.runtime = self.runtime.take().filter(|runtime| runtime.stat().is_some());
+        let mut children = Vec::new();
+        if let Some(runtime) = &mut self.runtime {
+            runtime.look();
+            children = runtime.children();
+        }
+        let mut started = Vec::new();
+        for pid in children {
+            if self.take_in(pid, None, false) == Some(Kind::Stage) {
+                started.extend(self.members.get(&pid).iter().flat_map(|m| m.threads.tids()));
+            }
+        }
+        if self.follows {
+            self.follow();
+        }
+        let outside = self.members.values().filter(|member| may_wait && !member.is_inside);
+        let arrived: Vec<i32> = outside.map(|m| m.pid).filter(|pid| self.holds(*pid)).collect();
+        for pid in arrived {
+            if let Some(member) = self.members.get_mut(&pid) {
+                member.is_inside = true;
+            }
+        }
+        Seen { executed, started }
+    }
+
+    /// Takes in the descendants of programs, a generation at a time until there is none that is new.
+    fn follow(&mut self) {
+        loop {
+            let programs = self.members.values().filter(|member| member.kind == Kind::Program);
+            // Born where their parent is.
+            let children: Vec<(i32, bool)> = programs
+                .flat_map(|m| m.threads.children().into_iter().map(|child| (child, m.is_inside)))
+                .collect();
+            let known = self.members.len();
+            for (child, is_inside) in children {
+                self.take_in(child, Some(Kind::Program), is_inside);
+            }
+            if self.members.len() == known {
+                return;
+            }
+        }
+    }
+
+    /// Gives what it is, if it was not known.
+    fn take_in(&mut self, pid: i32, kind: Option<Kind>, is_inside: bool) -> Option<Kind> {
+        if self.members.contains_key(&pid) || self.members.len() >= MOST_MEMBERS {
+            return None;
+        }
+        let threads = Threads::of(pid).ok()?;
+        let stat = threads.stat().filter(|stat| stat.state != b'Z')?;
+        let kind = kind.unwrap_or(match is_stage(pid, &stat) {
+            true => Kind::Stage,
+            false => Kind::Program,
+        });
+        self.members.insert(pid, Member { pid, threads, kind, is_inside });
+        Some(kind)
+    }
+
+    fn holds(&self, pid: i32) -> bool {
+        let mut left = MOST_CGROUPS;
+        self.cgroup.as_ref().is_some_and(|cgroup| is_in(cgroup, pid, &mut left))
+    }
+}
+
+/// A hook is a child of the runtime's in our mount namespace, too, but never in the container's cgroup.
+fn is_stage(pid: i32, stat: &Stat) -> bool {
+    let mounts = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
+    stat.has_not_executed() || mounts(&pid.to_string()).is_some_and(|ns| Some(ns) == mounts("self"))
+}
+
+fn is_in(cgroup: &Path, pid: i32, left: &mut usize) -> bool {
+    let procs = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    if procs.lines().any(|line| line.parse() == Ok(pid)) {
+        return true;
+    }
+    for below in crate::freeze::children(cgroup) {
+        if *left == 0 {
+            return false;
+        }
+        *left -= 1;
+        if is_in(&below, pid, left) {
+            return true;
+        }
+    }
+    false
+}

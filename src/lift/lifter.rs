@@ -1,0 +1,566 @@
+//! The process that lifts: it finds who must run, raises them, counts what they use, and puts them back.
+//!
+//! A process of its own, since its operation may be killed at any moment: it then finds the end of a
+//! socket and puts everything back. While something is lifted it is above the fair class itself, beside
+//! what it has lifted and not above; it reaps nothing, writes no log, and takes no lock that it would
+//! have to wait for.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::account::Account;
+use super::census::{Census, Kind};
+use super::class::{self, Before};
+use super::pace::{self, Pace};
+use super::peer::{Heard, Peer};
+use super::push;
+use super::report::{Ended, Summary, Whose};
+use super::set::Set;
+use super::slots::{Slot, Use};
+use super::threads::{Candidate, Threads};
+use crate::cgroup::{Freezer, Reader};
+use crate::process::{self, Stat};
+use crate::{freeze, sys};
+
+/// Every 1 to 2 ms is as good as every 0.15 and costs less: new threads and children are not lifted,
+/// and each has to be found.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Where the last looks have found nobody new; a program is never left alone for so long.
+const LOOK_LESS: Duration = Duration::from_millis(3);
+const LOOK_SELDOM: Duration = Duration::from_millis(10);
+/// So many looks without anybody new are a while.
+const A_WHILE: u32 = 4;
+const A_LONG_WHILE: u32 = 20;
+/// runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws it again (fs/freezer.go).
+const LOOK_FOR_A_FREEZE: Duration = Duration::from_micros(300);
+
+/// What the runtime's work may use above the fair class in one operation, in CPU time. A create took
+/// 36 ms here, an exec 24.
+const RUNTIME_LIMIT: Duration = Duration::from_millis(200);
+/// Threads that freeze need microseconds each.
+const FREEZE_LIMIT: Duration = Duration::from_millis(200);
+/// Threads that die need some tenths of a millisecond, and what they have to unmap.
+const KILL_LIMIT: Duration = Duration::from_millis(500);
+/// What we may use so ourselves.
+const WATCHER_LIMIT: Duration = Duration::from_millis(80);
+/// Of those who die, at a time: each has some tenths of a millisecond to run, and we want a CPU, too.
+const MOST_DYING: usize = 16;
+/// How often it is tried at the end to write down what was used.
+const MOST_CHARGES: u32 = 20;
+/// Left to it alone, we end when there has been nothing to do for so long: a slot is others', too.
+const IDLE: Duration = Duration::from_millis(100);
+/// How many of a cgroup's threads are looked up by name at one look, and after how many looks again.
+const MOST_NAMES: usize = 256;
+const ALIVE_LOOKS: u32 = 10;
+/// From our beginning, whatever it is for.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What one lifter is for.
+#[derive(Debug)]
+pub(super) struct Task {
+    /// For a person.
+    pub(super) what: String,
+    pub(super) runtime: i32,
+    pub(super) files: Option<Reader>,
+    /// Of a container that is to be started, or of an exec whose runtime has ended.
+    pub(super) process: Option<i32>,
+    /// What an exec'd command and its descendants may use together; none of a container's own program.
+    pub(super) program_limit: Duration,
+    pub(super) freezes: bool,
+    pub(super) kills: bool,
+    /// What its operation has seen.
+    pub(super) waits: Waits,
+    pub(super) pod: Account,
+    pub(super) node: Account,
+    /// The part of the node's account that is for threads in a container alone: where many runtimes
+    /// run at once they keep each other from a CPU, and to lift them all is to lift none.
+    pub(super) kept: Duration,
+    pub(super) directory: PathBuf,
+    pub(super) slots: PathBuf,
+}
+
+/// Who has been seen to wait for a CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Waits {
+    pub(super) outside: bool,
+    pub(super) inside: bool,
+}
+
+pub(super) struct Lifter {
+    task: Task,
+    /// One of those that the node has.
+    slot: Option<Slot>,
+    set: Set,
+    census: Census,
+    paces: BTreeMap<i32, Pace>,
+    waits: Waits,
+    inside_refused: bool,
+    program_slot: Option<Slot>,
+    /// What was about to die at the last look, by its file in /proc.
+    dying: BTreeMap<i32, File>,
+    refused: Option<String>,
+    /// What its operation did not wait to hear.
+    unsaid: Summary,
+    /// Since when there is nobody lifted or to be lifted.
+    idle_since: Option<Instant>,
+    /// Who was seen not to die, for some looks.
+    alive: BTreeSet<i32>,
+    dying_looks: u32,
+    own: Before,
+    /// Our own CPU time when we rose, while we are up.
+    up_since: Option<Duration>,
+    began: Instant,
+    next_look: Instant,
+    quiet_looks: u32,
+    /// How many were lifted so far.
+    found: u64,
+    /// Its operation has ended and left us to it.
+    is_alone: bool,
+    /// Why there is to be nothing lifted any more.
+    over: Option<Ended>,
+}
+
+impl Lifter {
+    pub(super) fn begin(task: Task, slot: Slot) -> io::Result<Lifter> {
+        let own = process::own_pid();
+        let before = Before::of(own, class::default_slice())?
+            .ok_or_else(|| io::Error::other("not a fair process"))?;
+        let before = before.with_slack(&class::open_slack(own)?);
+        let cgroup = task.files.as_ref().and_then(Reader::cpu_dir).map(|(_, dir)| dir);
+        let follows = !task.program_limit.is_zero();
+        Ok(Lifter {
+            set: Set::begin(&task.directory, &task.what)?,
+            census: Census::new(task.runtime, cgroup, task.process, follows),
+            paces: BTreeMap::new(),
+            waits: task.waits,
+            slot: Some(slot),
+            inside_refused: false,
+            program_slot: None,
+            dying: BTreeMap::new(),
+            refused: None,
+            unsaid: Summary::default(),
+            idle_since: None,
+            alive: BTreeSet::new(),
+            dying_looks: 0,
+            own: before,
+            up_since: None,
+            began: Instant::now(),
+            next_look: Instant::now(),
+            quiet_looks: 0,
+            found: 0,
+            is_alone: false,
+            over: None,
+            task,
+        })
+    }
+
+    /// Until there is no more to do; gives what its operation has not been told of.
+    pub(super) fn run(mut self, mut peer: Peer) -> Summary {
+        loop {
+            match self.look() {
+                Ok(()) => {}
+                Err(error) => self.refuse(&error),
+            }
+            if self.over.is_none() && self.is_done() {
+                self.over = Some(Ended::Done);
+            }
+            if let Some(ended) = self.over {
+                self.set.put_all_back(ended);
+                (self.slot, self.program_slot) = (None, None);
+            }
+            self.charge();
+            self.rise_or_step_down();
+            if self.over.is_some() && self.is_alone {
+                break;
+            }
+            match peer.hear(self.pause()) {
+                Heard::Nothing => {}
+                Heard::End => {
+                    self.is_alone = true;
+                    self.put_the_operation_back();
+                    self.charge();
+                    self.rise_or_step_down();
+                    let summary = self.take_summary();
+                    if !peer.answer(&summary) {
+                        self.unsaid = summary;
+                    }
+                }
+                Heard::HangUp if self.is_alone => {}
+                Heard::HangUp => break,
+            }
+        }
+        self.set.put_all_back(Ended::Done);
+        self.charge();
+        self.rise_or_step_down();
+        self.wait_until_settled();
+        self.take_summary()
+    }
+
+    /// For those that we have put back to be seen fair.
+    fn wait_until_settled(&mut self) {
+        let since = Instant::now();
+        while !self.set.is_settled() && since.elapsed() < LONGEST {
+            std::thread::sleep(LOOK_LESS);
+            self.set.settle(Instant::now());
+            self.charge();
+        }
+        // Others may have been at the accounts each time so far.
+        for _ in 0..MOST_CHARGES {
+            if self.task.node.is_written() && self.task.pod.is_written() {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+            self.charge();
+        }
+    }
+
+    fn take_summary(&mut self) -> Summary {
+        let mut summary = std::mem::take(&mut self.unsaid);
+        summary.add(Summary { lifts: self.set.take_reports(), refused: self.refused.take() });
+        summary
+    }
+
+    fn refuse(&mut self, error: &io::Error) {
+        self.refused = Some(class::refusal(error));
+        self.over = Some(Ended::Done);
+    }
+
+    /// What is for the operation alone ends with it.
+    fn put_the_operation_back(&mut self) {
+        let lingers = !self.task.program_limit.is_zero();
+        let members = self.census.members().filter(|_| lingers);
+        let inside: BTreeSet<i32> = members.flat_map(|m| m.threads.tids()).collect();
+        let stays = |tid, whose| whose == Whose::Kill || inside.contains(&tid);
+        self.set.put_back_if(Ended::Done, |tid, whose| !stays(tid, whose));
+    }
+
+    fn is_done(&self) -> bool {
+        if !self.is_alone {
+            return false;
+        }
+        let has_program = !self.task.program_limit.is_zero() && !self.census.is_empty();
+        let is_idle = self.idle_since.is_some_and(|since| since.elapsed() >= IDLE);
+        let has_dying = self.task.kills && !self.dying.is_empty();
+        !has_dying && (is_idle || !has_program)
+    }
+
+    fn pause(&self) -> Duration {
+        if self.over.is_some() {
+            return if self.set.is_settled() { LONGEST } else { LOOK_LESS };
+        }
+        let next = self.next_look.saturating_duration_since(Instant::now());
+        if self.task.freezes && !self.is_alone { next.min(LOOK_FOR_A_FREEZE) } else { next }
+    }
+
+    fn interval(&self) -> Duration {
+        match self.quiet_looks {
+            _ if self.set.count(Whose::Program) + self.set.count(Whose::Kill) > 0 => LOOK_EVERY,
+            _ if !self.dying.is_empty() => LOOK_LESS,
+            0..A_WHILE => LOOK_EVERY,
+            A_WHILE..A_LONG_WHILE => LOOK_LESS,
+            _ => LOOK_SELDOM,
+        }
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if self.over.is_some() {
+            self.set.settle(now);
+            return Ok(());
+        }
+        if now < self.next_look {
+            return self.push_into_the_freezer();
+        }
+        self.set.meter(now);
+        self.set.settle(now);
+        self.over = self.limit_reached(now);
+        if self.over.is_some() {
+            return Ok(());
+        }
+        self.next_look = now + LOOK_EVERY;
+        if let Some(wait) = self.task.node.without_credit_for() {
+            // Those who die have little left to do, and would wait halfway.
+            self.set.put_back_if(Ended::NodeLimit, |_, whose| whose != Whose::Kill);
+            self.next_look = now + wait.clamp(LOOK_EVERY, LOOK_SELDOM);
+            return Ok(());
+        }
+        let seen = self.census.look(self.set.count(Whose::Program) == 0);
+        for pid in seen.executed {
+            self.set.put_back(pid, Ended::Done);
+        }
+        for tid in seen.started {
+            class::inherit(tid, &self.own);
+        }
+        self.push_into_the_freezer()?;
+        self.lift_the_dying()?;
+        self.lift_outside()?;
+        self.lift_inside()?;
+        self.put_back_sleepers();
+        let is_idle = self.set.is_empty() && self.runnable(Kind::Program).is_empty();
+        self.idle_since = self.idle_since.or(Some(now)).filter(|_| is_idle);
+        if self.set.count(Whose::Program) == 0 {
+            self.program_slot = None;
+        }
+        let found = self.set.found();
+        self.quiet_looks = if found == self.found { self.quiet_looks + 1 } else { 0 };
+        self.found = found;
+        self.next_look = now + self.interval();
+        Ok(())
+    }
+
+    fn limit_reached(&self, now: Instant) -> Option<Ended> {
+        let is_spent =
+            self.set.used(Whose::Freeze) > FREEZE_LIMIT || self.set.used(Whose::Kill) > KILL_LIMIT;
+        if now.duration_since(self.began) > LONGEST || is_spent {
+            return Some(Ended::OperationLimit);
+        }
+        (self.set.used(Whose::Watcher) > WATCHER_LIMIT).then_some(Ended::WatcherLimit)
+    }
+
+    fn charge(&mut self) {
+        if let Some(since) = self.up_since {
+            let now = process::thread_time();
+            self.set.book_watcher(now.saturating_sub(since));
+            self.up_since = Some(now);
+        }
+        let (all, program) = self.set.take_uncharged();
+        self.task.node.charge(all);
+        self.task.pod.charge(program);
+    }
+
+    /// Above the fair class while something else is, and before it is.
+    fn rise(&mut self) -> io::Result<()> {
+        if self.up_since.is_none() {
+            class::raise(0, &self.own)?;
+            self.up_since = Some(process::thread_time());
+        }
+        Ok(())
+    }
+
+    fn rise_or_step_down(&mut self) {
+        if self.set.is_empty() && self.up_since.is_some() {
+            class::lower(process::own_pid(), &self.own);
+            let since = self.up_since.take().unwrap_or_default();
+            self.set.book_watcher(process::thread_time().saturating_sub(since));
+        }
+    }
+
+    /// The runtime's own process, where a busy node keeps it from a CPU.
+    fn lift_outside(&mut self) -> io::Result<()> {
+        let is_spent = self.set.used(Whose::Runtime) >= RUNTIME_LIMIT;
+        if is_spent || !self.task.node.holds_more_than(self.task.kept) {
+            self.put_back_outside();
+            return Ok(());
+        }
+        let Some(runtime) = &self.census.runtime else { return Ok(()) };
+        if !self.waits.outside {
+            let pace = self.paces.entry(self.task.runtime);
+            self.waits.outside = waits(pace, self.task.runtime, runtime);
+        }
+        if !self.waits.outside {
+            return Ok(());
+        }
+        let runnable: Vec<_> = self.census.runtime.iter().flat_map(Threads::runnable).collect();
+        if runnable.is_empty() {
+            return Ok(());
+        }
+        self.rise()?;
+        self.set.lift(&runnable, Whose::Runtime)
+    }
+
+    fn put_back_outside(&mut self) {
+        let runtime = self.census.runtime.iter();
+        let outside: BTreeSet<i32> = runtime.flat_map(Threads::tids).collect();
+        self.set.put_back_if(Ended::Done, |tid, _| outside.contains(&tid));
+    }
+
+    /// Whoever of the runtime's own process sleeps for a while, as it waits for another, need not be
+    /// lifted. In the container they stay: a thread that was lifted while it was throttled, and is put
+    /// back while it does not run, goes back to where throttled threads wait, whatever lock of the kernel
+    /// it holds (enqueue_throttled_task, kernel/sched/fair.c, 6.18).
+    fn put_back_sleepers(&mut self) {
+        let Some(runtime) = self.census.runtime.as_ref() else { return };
+        if self.quiet_looks < A_LONG_WHILE {
+            return;
+        }
+        let runnable: BTreeSet<i32> = runtime.runnable().map(|thread| thread.tid).collect();
+        let outside: BTreeSet<i32> = runtime.tids().collect();
+        let sleeps = |tid, _| outside.contains(&tid) && !runnable.contains(&tid);
+        self.set.put_back_if(Ended::Done, sleeps);
+    }
+
+    fn lift_inside(&mut self) -> io::Result<()> {
+        if self.inside_refused {
+            return Ok(());
+        }
+        for member in self.census.members().filter(|member| member.is_inside) {
+            if !self.waits.inside {
+                let pace = self.paces.entry(member.pid);
+                self.waits.inside = waits(pace, member.pid, &member.threads);
+            }
+        }
+        if !self.waits.inside {
+            return Ok(());
+        }
+        let stages = self.runnable(Kind::Stage);
+        let lifted = self.lift_stages(&stages).and_then(|()| self.lift_programs());
+        match lifted {
+            // Its cgroup may have no real-time runtime where ours has.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.up_since.is_some() => {
+                self.refused = Some(class::refusal(&error));
+                self.inside_refused = true;
+                self.set.put_back_if(Ended::Done, |_, whose| whose == Whose::Program);
+                Ok(())
+            }
+            lifted => lifted,
+        }
+    }
+
+    /// The threads in the container that run or wait for a CPU.
+    fn runnable(&self, kind: Kind) -> Vec<Candidate> {
+        let members = self.census.members().filter(|m| m.is_inside && m.kind == kind);
+        members.flat_map(|member| member.threads.runnable()).collect()
+    }
+
+    fn lift_stages(&mut self, threads: &[Candidate]) -> io::Result<()> {
+        if self.set.used(Whose::Runtime) >= RUNTIME_LIMIT {
+            self.set.put_back_if(Ended::OperationLimit, |_, whose| whose == Whose::Runtime);
+            return Ok(());
+        }
+        if threads.is_empty() {
+            return Ok(());
+        }
+        self.rise()?;
+        self.set.lift(threads, Whose::Runtime)
+    }
+
+    /// One thread at a time, and on one CPU less than there are: what spins there cannot keep us from
+    /// putting it back.
+    fn lift_programs(&mut self) -> io::Result<()> {
+        if self.task.program_limit.is_zero() {
+            return Ok(());
+        }
+        if self.set.used(Whose::Program) >= self.task.program_limit {
+            self.set.put_back_if(Ended::OperationLimit, |_, whose| whose == Whose::Program);
+            self.task.program_limit = Duration::ZERO;
+            return Ok(());
+        }
+        if self.task.pod.without_credit_for().is_some() {
+            self.set.put_back_if(Ended::PodLimit, |_, whose| whose == Whose::Program);
+            return Ok(());
+        }
+        let runnable = self.runnable(Kind::Program);
+        let is_idle = |tid| !runnable.iter().any(|runnable| runnable.tid == tid);
+        self.set.put_back_if(Ended::Done, |tid, whose| whose == Whose::Program && is_idle(tid));
+        if self.set.count(Whose::Program) > 0 || runnable.is_empty() || !self.has_program_slot()? {
+            return Ok(());
+        }
+        for candidate in runnable {
+            self.rise()?;
+            self.set.lift(&[candidate], Whose::Program)?;
+            if self.set.has(candidate.tid) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_program_slot(&mut self) -> io::Result<bool> {
+        if self.program_slot.is_none() {
+            let cpus = sys::online_cpus();
+            self.program_slot = Slot::take(&self.task.slots, Use::Program, cpus)?;
+        }
+        Ok(self.program_slot.is_some())
+    }
+
+    /// While the freeze is written and not yet one. The runtime only looks on meanwhile: it must not
+    /// stand in the way of those threads.
+    fn push_into_the_freezer(&mut self) -> io::Result<()> {
+        let Some(files) = self.task.files.clone().filter(|_| self.task.freezes) else {
+            return Ok(());
+        };
+        let is_freezing = || files.freezer() == Freezer::Freezing;
+        while is_freezing() && files.is_told_to_freeze() {
+            self.put_back_outside();
+            let tids = freeze::threads(&files);
+            self.rise()?;
+            let pushed = push::into_the_freezer(&mut self.set, &tids, is_freezing)?;
+            self.charge();
+            if pushed == 0 || self.limit_reached(Instant::now()).is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has been killed stays lifted until it is gone: it runs nothing of its own any more. Put back
+    /// halfway it would wait for its cgroup's next period, and no list of the cgroup's has it by then.
+    fn lift_the_dying(&mut self) -> io::Result<()> {
+        let Some(files) = self.task.files.as_ref().filter(|_| self.task.kills) else {
+            return Ok(());
+        };
+        let is_here = |stat: &Stat| stat.is_dying() && !matches!(stat.state, b'Z' | b'X');
+        let mut due = Vec::new();
+        self.dying.retain(|tid, file| {
+            let stat = Stat::from(file).filter(is_here);
+            let process = *tid;
+            let runnable = stat.filter(Stat::is_runnable);
+            due.extend(runnable.map(|stat| Candidate { tid: process, process, stat }));
+            stat.is_some()
+        });
+        self.dying_looks = self.dying_looks.wrapping_add(1);
+        let listed = freeze::threads(files);
+        if listed.len() <= MOST_NAMES || self.dying_looks % ALIVE_LOOKS == 0 {
+            self.alive.clear();
+        }
+        let mut names = 0;
+        for tid in listed {
+            let is_known = self.dying.contains_key(&tid) || self.alive.contains(&tid);
+            if is_known || names == MOST_NAMES || self.dying.len() >= MOST_NAMES {
+                continue;
+            }
+            names += 1;
+            let Ok(file) = Stat::open_of_thread(tid) else { continue };
+            let Some(stat) = Stat::from(&file).filter(is_here) else {
+                self.alive.insert(tid);
+                continue;
+            };
+            if self.waits.inside && stat.is_runnable() {
+                due.push(Candidate { tid, process: tid, stat });
+            }
+            self.dying.insert(tid, file);
+        }
+        let dying = &self.dying;
+        let is_gone = |tid, whose| whose == Whose::Kill && !dying.contains_key(&tid);
+        self.set.put_back_if(Ended::Done, is_gone);
+        due.retain(|thread| !self.set.has(thread.tid));
+        due.truncate(MOST_DYING.saturating_sub(self.set.count(Whose::Kill)));
+        if due.is_empty() {
+            return Ok(());
+        }
+        self.rise()?;
+        self.set.lift(&due, Whose::Kill)
+    }
+}
+
+/// Whether a process has been seen to wait.
+fn waits(pace: Entry<'_, i32, Pace>, pid: i32, threads: &Threads) -> bool {
+    let is_runnable = || threads.runnable().next().is_some();
+    match pace {
+        Entry::Occupied(mut known) => known.get_mut().look(pid, is_runnable) == pace::Sight::Waits,
+        Entry::Vacant(new) => {
+            new.insert(Pace::first_seen(pid, is_runnable));
+            false
+        }
+    }
+}
+
+/// Whether a thread of a cgroup has been killed and waits for a CPU to die.
+pub(super) fn waiting_to_die(files: &Reader) -> bool {
+    let some = freeze::threads(files).into_iter().take(MOST_NAMES);
+    some.filter_map(Stat::of_thread).any(|stat| stat.is_dying() && stat.is_runnable())
+}

@@ -1,0 +1,465 @@
+//! A CPU for the threads that must run, for as long as they must, and for nobody else.
+//!
+//! A container is starved when its threads get no CPU: its quota is spent, its weight is small, or the
+//! node is busy. The runtime then fails or crawls, since its own work, the threads that must freeze and
+//! the ones that must die are all in there. Those threads, and no others, are lifted above the fair
+//! scheduling class, where no quota and no neighbour holds them, and put back.
+//!
+//! Here an operation looks whether somebody waits. Only when it has seen that does it start a lifter, a
+//! process of its own, which does the rest. docs/unable-to-freeze.md has the measurements.
+
+mod account;
+mod census;
+mod class;
+mod lifter;
+pub mod notes;
+mod pace;
+mod peer;
+mod push;
+pub mod report;
+mod set;
+mod slots;
+mod threads;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use account::{Account, Rate};
+use class::Before;
+use lifter::{Lifter, Task, Waits};
+use pace::{Pace, Sight, has_runnable_thread};
+use peer::{Heard, NoAnswer, Peer};
+pub use report::{Ended, Report, Summary, Whose};
+use slots::{Slot, Use};
+
+use crate::cgroup::{Freezer, Reader};
+use crate::config::Config;
+use crate::process::{self, Process};
+use crate::state_dir::{self, StateDir};
+use crate::sys;
+
+/// The first look. A runtime needs some milliseconds before it has work to do in the container.
+const FIRST_LOOK: Duration = Duration::from_millis(3);
+/// From there they grow rarer by a half each, up to this.
+const RAREST_LOOK: Duration = Duration::from_millis(20);
+/// After something that may be a wait.
+const SECOND_LOOK: Duration = Duration::from_micros(500);
+/// Where a freeze is to come and the container has a quota: runc lets it freeze for 2 ms at a time.
+const FREEZE_LOOK: Duration = Duration::from_micros(500);
+/// An exec in the foreground is looked at for so long after its command has started.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// There is no runtime any more; no process has this number.
+const NOBODY: i32 = i32::MAX;
+/// Where all slots of the node are taken.
+const SLOT_LOOK: Duration = Duration::from_millis(5);
+
+/// What a lifter has time for to put its operation's threads back and to say what it has lifted. It is
+/// above the fair class as long as there are any.
+const ANSWER_WAIT: Duration = Duration::from_millis(100);
+
+/// Whoever kills lifters is not given any more of them.
+const MOST_LOST: u32 = 3;
+
+/// What the lifted programs of one pod may use at once, after a while without.
+const POD_BURST: Duration = Duration::from_millis(1000);
+/// Of the node's share, the part that may be used at once.
+const NODE_BURST_MS: u64 = 500;
+
+/// What an operation would have lifted.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// For a person: verb and container.
+    pub(crate) what: String,
+    /// The container's.
+    pub(crate) files: Option<Reader>,
+    /// Its first process, where that waits to be started.
+    pub(crate) init: Option<i32>,
+    /// Whose account a program's time is booked to.
+    pub(crate) pod: Option<PathBuf>,
+    /// What an exec'd command may use, zero for none.
+    pub(crate) program: Duration,
+    pub(crate) freezes: bool,
+    pub(crate) kills: bool,
+    /// The container or its pod has been throttled so far: else it freezes in microseconds, but on a
+    /// busy node, where its runtime is seen to wait.
+    pub(crate) is_throttled: bool,
+}
+
+/// The lifts of one operation.
+pub(crate) struct Lift<'a> {
+    plan: Option<Plan>,
+    config: &'a Config,
+    state: &'a StateDir,
+    /// Writes down what was lifted after the operation's own record.
+    afterwards: Box<dyn Fn(Summary) + 'a>,
+    suspicion: Suspicion,
+    at_work: Option<AtWork>,
+    /// How many lifters have been killed.
+    lost: u32,
+    summary: Summary,
+    recovered: Vec<String>,
+}
+
+impl std::fmt::Debug for Lift<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lift").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// A lifter.
+#[derive(Debug)]
+struct AtWork {
+    stream: UnixStream,
+    process: Process,
+    /// For what the operation has set going, and does not wait for.
+    is_for_after: bool,
+}
+
+/// What was seen of those who may have to wait.
+#[derive(Debug)]
+struct Suspicion {
+    outside: Pace,
+    inside: BTreeMap<i32, Pace>,
+    saw_dying: bool,
+    next: Instant,
+    interval: Duration,
+    /// That there is no reason to look any more, and from when on.
+    is_over: bool,
+    ends: Option<Instant>,
+}
+
+impl Suspicion {
+    fn begin() -> Suspicion {
+        Suspicion {
+            outside: Pace::begin(),
+            inside: BTreeMap::new(),
+            saw_dying: false,
+            next: Instant::now() + FIRST_LOOK,
+            interval: FIRST_LOOK,
+            is_over: false,
+            ends: None,
+        }
+    }
+}
+
+impl<'a> Lift<'a> {
+    pub(crate) fn new(
+        plan: Option<Plan>,
+        config: &'a Config,
+        state: &'a StateDir,
+        afterwards: Box<dyn Fn(Summary) + 'a>,
+    ) -> Lift<'a> {
+        // Under other numbers than those of /proc nobody could be found.
+        let plan = plan.filter(|_| config.lift_enabled && process::pids_are_of_proc());
+        Lift {
+            plan,
+            config,
+            state,
+            afterwards,
+            suspicion: Suspicion::begin(),
+            at_work: None,
+            lost: 0,
+            summary: Summary::default(),
+            recovered: Vec::new(),
+        }
+    }
+
+    /// The runtime has just been started.
+    pub(crate) fn begin_attempt(&mut self) {
+        self.suspicion = Suspicion::begin();
+        self.suspicion.is_over = self.lost >= MOST_LOST;
+    }
+
+    /// What to wake up for: the death of a lifter.
+    pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
+        self.at_work.as_ref().map(|at_work| at_work.stream.as_fd())
+    }
+
+    /// Looks whether somebody waits, and starts a lifter if so. Gives the time of the next look.
+    pub(crate) fn look(&mut self, runtime: i32) -> Option<Duration> {
+        if self.at_work.is_some() {
+            self.see_to_the_lifter();
+            return None;
+        }
+        let now = Instant::now();
+        if self.suspicion.ends.is_some_and(|end| now >= end) {
+            self.suspicion.is_over = true;
+        }
+        let plan = self.plan.as_ref().filter(|_| !self.suspicion.is_over)?;
+        if plan.is_freezing() {
+            return self.start(runtime, None, Waits { inside: true, ..Waits::default() });
+        }
+        if now < self.suspicion.next {
+            return Some(self.until_next(now));
+        }
+        let late = now.duration_since(self.suspicion.next);
+        let dying = plan.files.as_ref().filter(|_| plan.kills);
+        let (waits, is_suspect) = self.suspicion.look(runtime, plan.init, dying);
+        if waits != Waits::default() {
+            return self.start(runtime, plan.init, waits);
+        }
+        // Who is kept from a CPU himself need not look twice.
+        if is_suspect && late > LATE {
+            return self.start(runtime, plan.init, Waits { outside: true, inside: false });
+        }
+        let now = Instant::now();
+        let interval = self.suspicion.interval.mul_f64(1.5).min(RAREST_LOOK);
+        self.suspicion.interval = interval;
+        self.suspicion.next = now + if is_suspect { SECOND_LOOK } else { interval };
+        Some(self.until_next(now))
+    }
+
+    /// The same after the runtime's end, for what it has set going.
+    pub(crate) fn look_without_runtime(&mut self) {
+        if self.at_work.is_some() {
+            return self.see_to_the_lifter();
+        }
+        let Some(plan) = self.plan.as_ref().filter(|_| !self.suspicion.is_over) else { return };
+        let dies = plan.kills && plan.files.as_ref().is_some_and(lifter::waiting_to_die);
+        if plan.is_freezing() || dies {
+            self.start(NOBODY, None, Waits { inside: true, outside: false });
+        }
+    }
+
+    fn until_next(&self, now: Instant) -> Duration {
+        let next = self.suspicion.next.saturating_duration_since(now);
+        let may_freeze = self.plan.as_ref().is_some_and(|plan| plan.freezes && plan.is_throttled);
+        if may_freeze { next.min(FREEZE_LOOK) } else { next }
+    }
+
+    /// Lets go of what an attempt had, and keeps what it says; a program or a kill goes on alone.
+    pub(crate) fn end_attempt(&mut self) {
+        let Some(mut at_work) = self.at_work.take() else { return };
+        let limit = if at_work.is_for_after { Duration::ZERO } else { ANSWER_WAIT };
+        match peer::end(&mut at_work.stream, limit) {
+            Ok(summary) => self.summary.add(summary),
+            Err(NoAnswer::Gone) => self.recover(at_work.process),
+            // It says so in a record of its own.
+            Err(NoAnswer::Late) => {}
+        }
+        // Its end, if it has come to it, is not to be left to our caller.
+        let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
+    }
+
+    fn see_to_the_lifter(&mut self) {
+        let hung_up =
+            self.at_work.as_ref().is_some_and(|at_work| peer::has_hung_up(&at_work.stream));
+        if let Some(at_work) = self.at_work.take_if(|_| hung_up) {
+            self.lost += 1;
+            self.suspicion.is_over = self.lost >= MOST_LOST;
+            self.recover(at_work.process);
+            // A moment later it is another's to reap.
+            let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
+        }
+    }
+
+    fn recover(&mut self, lifter: Process) {
+        self.recovered.extend(notes::recover_of(&self.state.lifts(), lifter));
+    }
+
+    /// A killed container's threads have to run once more to die. Nobody waits for that: the lifter is
+    /// left to it.
+    pub(crate) fn see_to_the_dying(&mut self) {
+        let Some(files) = self.plan.as_ref().and_then(|plan| plan.files.as_ref()) else { return };
+        let wait_to_die = || lifter::waiting_to_die(files);
+        if self.at_work.is_none() && files.is_populated() && wait_to_die() {
+            std::thread::sleep(SECOND_LOOK);
+            if wait_to_die() {
+                self.start(NOBODY, None, Waits { inside: true, ..Waits::default() });
+                self.is_for_after();
+            }
+        }
+    }
+
+    /// The runtime of a detached exec has ended, and its process has yet to be loaded.
+    pub(crate) fn see_to_the_program(&mut self, pid: i32) {
+        if self.at_work.is_none() {
+            self.start(NOBODY, Some(pid), Waits::default());
+            self.is_for_after();
+        }
+    }
+
+    fn is_for_after(&mut self) {
+        if let Some(at_work) = &mut self.at_work {
+            at_work.is_for_after = true;
+        }
+    }
+
+    /// The process of a foreground command runs: the runtime has little left to do, and a container's
+    /// own program is not ours to look at.
+    pub(crate) fn wind_up(&mut self) {
+        let gives = self.plan.as_ref().is_some_and(|plan| !plan.program.is_zero());
+        self.suspicion.ends = Some(Instant::now() + if gives { LAST_LOOK } else { Duration::ZERO });
+    }
+
+    pub(crate) fn take_summary(&mut self) -> Summary {
+        std::mem::take(&mut self.summary)
+    }
+
+    /// What a lifter that died had left.
+    pub(crate) fn take_recovered(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.recovered)
+    }
+
+    /// Why nothing was lifted that should have been.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.summary.refused.as_deref()
+    }
+
+    /// Gives the time of the next look, where it was not to be.
+    fn start(&mut self, runtime: i32, process: Option<i32>, waits: Waits) -> Option<Duration> {
+        match self.try_to_start(runtime, process, waits) {
+            Ok(true) => None,
+            Ok(false) => {
+                self.suspicion.next = Instant::now() + SLOT_LOOK;
+                Some(SLOT_LOOK)
+            }
+            Err(error) => {
+                self.suspicion.is_over = true;
+                self.summary.refused.get_or_insert_with(|| error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Whether there was a slot for it.
+    fn try_to_start(
+        &mut self,
+        runtime: i32,
+        process: Option<i32>,
+        waits: Waits,
+    ) -> std::io::Result<bool> {
+        let cpus = sys::online_cpus();
+        let directory = self.state.lifts_made()?;
+        let slots = directory.join("slots");
+        let Some(slot) = Slot::take(&slots, Use::Lift, cpus)? else { return Ok(false) };
+        let task = self.task(runtime, process, waits, directory, slots, cpus);
+        let (ours, theirs) = UnixStream::pair()?;
+        let Some(pid) = sys::fork()? else { self.be_the_lifter(task, slot, theirs) };
+        let process = Process::of(pid).ok_or(std::io::ErrorKind::NotFound)?;
+        self.at_work = Some(AtWork { stream: ours, process, is_for_after: false });
+        Ok(true)
+    }
+
+    fn task(
+        &self,
+        runtime: i32,
+        process: Option<i32>,
+        waits: Waits,
+        directory: PathBuf,
+        slots: PathBuf,
+        cpus: u64,
+    ) -> Option<Task> {
+        let plan = self.plan.as_ref()?;
+        let node = Rate {
+            percent: self.config.lift_node_percent * cpus,
+            burst: Duration::from_millis(
+                self.config.lift_node_percent * cpus * NODE_BURST_MS / 100,
+            ),
+        };
+        let pod = Rate { percent: self.config.lift_pod_percent, burst: POD_BURST };
+        let accounts = self.state.accounts();
+        let pod_file = plan.pod.as_ref().map(|pod| state_dir::file_name(pod.as_os_str()));
+        Some(Task {
+            what: plan.what.clone(),
+            runtime,
+            files: plan.files.clone(),
+            process,
+            program_limit: plan.program,
+            freezes: plan.freezes,
+            kills: plan.kills,
+            waits,
+            pod: Account::new(accounts.join(pod_file.unwrap_or_default()), pod),
+            kept: node.burst * 3 / 4,
+            node: Account::new(directory.join("node"), node),
+            directory,
+            slots,
+        })
+    }
+
+    /// Has nothing of its operation's but its end of the socket and a slot: neither the container's
+    /// output nor a lock, which would stay until our end.
+    fn be_the_lifter(&self, task: Option<Task>, slot: Slot, stream: UnixStream) -> ! {
+        let _ = nix::unistd::setsid();
+        let _ = std::env::set_current_dir("/");
+        let _ = nix::sys::prctl::set_name(c"frostlock-lift");
+        sys::close_all_but(&mut [stream.as_raw_fd(), slot.0.as_raw_fd()]);
+        sys::occupy_closed_stdio();
+        sys::allow_more_files();
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let Some(task) = task else { return };
+            let _ = state_dir::make_private(&self.state.accounts());
+            let mut peer = Peer(Some(stream));
+            let summary = match Lifter::begin(task, slot) {
+                Ok(lifter) => lifter.run(peer),
+                Err(error) => {
+                    let refused = Some(format!("no note: {error}"));
+                    if peer.hear(ANSWER_WAIT * 50) == Heard::End {
+                        let _ = peer.answer(&Summary { lifts: Vec::new(), refused });
+                    }
+                    return;
+                }
+            };
+            if summary.lifts.iter().any(|report| report.whose != Whose::Watcher) {
+                (self.afterwards)(summary);
+            }
+            account::sweep(&self.state.accounts());
+        }));
+        sys::exit_now(0)
+    }
+}
+
+/// A look that came so much later than it was due was kept from a CPU.
+const LATE: Duration = Duration::from_millis(3);
+
+impl Suspicion {
+    /// Who waits, and whether somebody may.
+    fn look(&mut self, runtime: i32, init: Option<i32>, dying: Option<&Reader>) -> (Waits, bool) {
+        let mut waits = Waits::default();
+        let mut is_suspect = false;
+        let mut take = |sight, waits: &mut bool| match sight {
+            Sight::Runs => {}
+            Sight::Suspect => is_suspect = true,
+            Sight::Waits => *waits = true,
+        };
+        let sight = self.outside.look(runtime, || has_runnable_thread(runtime));
+        take(sight, &mut waits.outside);
+        for pid in process::children(runtime).into_iter().chain(init) {
+            let sight = match self.inside.get_mut(&pid) {
+                Some(pace) => pace.look(pid, || has_runnable_thread(pid)),
+                None => {
+                    let pace = Pace::first_seen(pid, || has_runnable_thread(pid));
+                    self.inside.insert(pid, pace);
+                    if pace.is_suspect() { Sight::Suspect } else { Sight::Runs }
+                }
+            };
+            take(sight, &mut waits.inside);
+        }
+        let is_dying = dying.is_some_and(lifter::waiting_to_die);
+        waits.inside |= is_dying && self.saw_dying;
+        is_suspect |= is_dying;
+        self.saw_dying = is_dying;
+        (waits, is_suspect)
+    }
+}
+
+impl Plan {
+    fn is_freezing(&self) -> bool {
+        let files = self.files.as_ref().filter(|_| self.freezes);
+        files.is_some_and(|f| f.freezer() == Freezer::Freezing && f.is_told_to_freeze())
+    }
+}
+
+/// Whether this kernel lets us lift a process: lifts it, and puts it back at once.
+pub fn trial(pid: i32) -> std::io::Result<()> {
+    let before = Before::of(pid, class::default_slice())?
+        .ok_or_else(|| std::io::Error::other("not a fair process"))?;
+    class::raise(pid, &before)?;
+    class::lower(pid, &before);
+    class::mend(pid, &before);
+    Ok(())
+}

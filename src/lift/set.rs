@@ -1,0 +1,380 @@
+//! The threads that are lifted: each with what it was, for whom it was lifted and what it has used.
+//!
+//! Whoever drops the set puts everything back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::class::{self, Before};
+use super::notes::Note;
+use super::report::{Ended, Report, Whose};
+use super::threads::{Candidate, Clock};
+use crate::process::Stat;
+use crate::sys;
+
+/// What one thread may use above the fair class, in CPU time; a program's have a limit of their own. runc's busiest thread of a create or an
+/// exec used 9 ms here; this also ends whatever loop the kernel has got a lifted thread into.
+const THREAD_LIMIT: Duration = Duration::from_millis(40);
+
+/// Of the work of one use.
+#[derive(Debug, Clone, Copy)]
+struct Tally {
+    threads: u32,
+    cpu: Duration,
+    first: Instant,
+    last: Instant,
+    ended: Ended,
+}
+
+#[derive(Debug)]
+struct Lifted {
+    process: i32,
+    whose: Whose,
+    before: Before,
+    /// All of its life.
+    used: Duration,
+    /// Since it was lifted.
+    gained: Duration,
+    looked: Instant,
+    clock: Clock,
+    slack: Option<File>,
+}
+
+/// What there is to know of a thread before it is lifted.
+struct Ready {
+    before: Before,
+    used: Duration,
+    clock: Clock,
+    slack: Option<File>,
+}
+
+impl Ready {
+    fn of(tid: i32, default_slice: u64) -> Option<Ready> {
+        let clock = Clock::of(tid).ok()?;
+        let slack = class::open_slack(tid).ok();
+        let mut before = Before::of(tid, default_slice).ok()??;
+        if let Some(slack) = &slack {
+            before = before.with_slack(slack);
+        }
+        Some(Ready { before, used: clock.read()?, clock, slack })
+    }
+}
+
+/// A thread that was put back, until it is certain that it stays so: one that calls sched_setscheduler
+/// all the time to keep what it has may have passed the kernel's check before and be given it after
+/// (__sched_setscheduler, 6.18). It has no such call under way when it has run, and is fair.
+#[derive(Debug)]
+struct Settling {
+    lifted: Lifted,
+    fair_looks: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Set {
+    note: Note,
+    lifted: BTreeMap<i32, Lifted>,
+    settling: BTreeMap<i32, Settling>,
+    /// What has had its share; by start time, as a pid comes again.
+    spent: BTreeSet<(i32, u64)>,
+    starts: BTreeMap<i32, u64>,
+    tallies: BTreeMap<Whose, Tally>,
+    /// What stands in earlier reports.
+    reported: BTreeMap<Whose, Duration>,
+    /// Used since it was last asked for.
+    uncharged: Duration,
+    uncharged_program: Duration,
+    found: u64,
+    /// When all were counted last, and what those that have ended since may have used together.
+    metered: Instant,
+    unseen: Duration,
+    cpus: u32,
+    default_slice: u64,
+}
+
+impl Set {
+    /// Without a note nothing is lifted.
+    pub(super) fn begin(directory: &Path, what: &str) -> io::Result<Set> {
+        Ok(Set {
+            note: Note::begin(directory, what)?,
+            lifted: BTreeMap::new(),
+            settling: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            starts: BTreeMap::new(),
+            tallies: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            uncharged: Duration::ZERO,
+            uncharged_program: Duration::ZERO,
+            found: 0,
+            metered: Instant::now(),
+            unseen: Duration::ZERO,
+            default_slice: class::default_slice(),
+            cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lifted.is_empty()
+    }
+
+    pub(super) fn count(&self, whose: Whose) -> usize {
+        self.lifted.values().filter(|lifted| lifted.whose == whose).count()
+    }
+
+    /// How often one was lifted, in all.
+    pub(super) fn found(&self) -> u64 {
+        self.found
+    }
+
+    pub(super) fn has(&self, tid: i32) -> bool {
+        self.lifted.contains_key(&tid)
+    }
+
+    /// Lifts those that may be and are not yet. Between the first that is lifted and the last there is
+    /// nothing that we could have to wait for.
+    pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
+        let mut prepared = Vec::new();
+        for Candidate { tid, process, stat } in those {
+            if self.has(*tid) || self.spent.contains(&(*tid, stat.start)) {
+                continue;
+            }
+            // Gone meanwhile, or above the fair class by itself.
+            let Some(ready) = Ready::of(*tid, self.default_slice) else { continue };
+            self.note.add(*tid, stat.start, &ready.before);
+            if let Some(leader) = Stat::of_thread(*process).filter(|_| process != tid) {
+                self.note.add(*process, leader.start, &ready.before);
+            }
+            prepared.push((*tid, *process, stat.start, ready));
+        }
+        self.note.write_down()?;
+        let now = Instant::now();
+        for (tid, process, start, ready) in prepared {
+            match class::raise(tid, &ready.before) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                Err(error) => return Err(error),
+            }
+            let Ready { before, used, clock, slack } = ready;
+            let gained = Duration::ZERO;
+            self.found += 1;
+            self.starts.insert(tid, start);
+            self.settling.remove(&tid);
+            let lifted = Lifted { process, whose, before, used, gained, looked: now, clock, slack };
+            self.lifted.insert(tid, lifted);
+            self.tally(whose, now).threads += 1;
+        }
+        Ok(())
+    }
+
+    fn tally(&mut self, whose: Whose, now: Instant) -> &mut Tally {
+        let none =
+            Tally { threads: 0, cpu: Duration::ZERO, first: now, last: now, ended: Ended::Done };
+        self.tallies.entry(whose).or_insert(none)
+    }
+
+    /// Counts what they have used, and puts back who has used too much.
+    pub(super) fn meter(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.metered);
+        (self.unseen, self.metered) = (passed * self.cpus, now);
+        let tids: Vec<i32> = self.lifted.keys().copied().collect();
+        for tid in tids {
+            if self.count_one(tid, now) {
+                let has_its_share = |lifted: &Lifted| {
+                    lifted.whose != Whose::Program && lifted.gained >= THREAD_LIMIT
+                };
+                if self.lifted.get(&tid).is_some_and(has_its_share) {
+                    self.spend(tid);
+                    self.put_back(tid, Ended::ThreadLimit);
+                }
+            }
+        }
+    }
+
+    /// It is not lifted again by this operation.
+    pub(super) fn spend(&mut self, tid: i32) {
+        if let Some(start) = self.starts.get(&tid) {
+            self.spent.insert((tid, *start));
+        }
+    }
+
+    /// Whether it is still there.
+    fn count_one(&mut self, tid: i32, now: Instant) -> bool {
+        let Some(lifted) = self.lifted.get_mut(&tid) else { return false };
+        let (is_there, mut gained) = lifted.gain(now);
+        let whose = lifted.whose;
+        if !is_there {
+            gained = gained.min(self.unseen);
+            self.unseen -= gained;
+        }
+        self.book(whose, gained, now);
+        if !is_there {
+            if let Some(lifted) = self.lifted.remove(&tid) {
+                self.follow_into_its_program(tid, lifted);
+            }
+        }
+        is_there
+    }
+
+    /// A thread that executes a program takes the number of its process, and keeps its class.
+    fn follow_into_its_program(&mut self, tid: i32, lifted: Lifted) {
+        let process = lifted.process;
+        if process == tid || self.has(process) || !class::lower_firmly(process, &lifted.before) {
+            return;
+        }
+        if let Ok(clock) = Clock::of(process) {
+            let used = clock.read().unwrap_or_default();
+            let slack = class::open_slack(process).ok();
+            let lifted = Lifted { used, clock, slack, ..lifted };
+            self.settling.insert(process, Settling { lifted, fair_looks: 0 });
+        }
+    }
+
+    fn book(&mut self, whose: Whose, gained: Duration, now: Instant) {
+        let tally = self.tally(whose, now);
+        tally.cpu += gained;
+        tally.last = now;
+        self.uncharged += gained;
+        if whose == Whose::Program {
+            self.uncharged_program += gained;
+        }
+    }
+
+    pub(super) fn put_back(&mut self, tid: i32, ended: Ended) {
+        let Some(lifted) = self.lifted.get(&tid) else { return };
+        match lifted.whose.is_anybodys() {
+            true => class::lower_firmly(tid, &lifted.before),
+            false => class::lower(tid, &lifted.before),
+        };
+        if let Some(slack) = &lifted.slack {
+            class::mend_in(slack, &lifted.before);
+        }
+        let whose = lifted.whose;
+        let is_there = self.count_one(tid, Instant::now());
+        if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && whose.is_anybodys()) {
+            self.settling.insert(tid, Settling { lifted, fair_looks: 0 });
+        }
+        if let Some(tally) = self.tallies.get_mut(&whose).filter(|_| ended != Ended::Done) {
+            tally.ended = ended;
+        }
+    }
+
+    /// Looks again at those that were put back; puts back again who is not what he was.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let mut gains = Vec::new();
+        self.settling.retain(|tid, settling| {
+            let lifted = &mut settling.lifted;
+            let was_lifted = class::is_lifted(*tid);
+            let (is_there, gained) = lifted.gain(now);
+            if was_lifted {
+                gains.push((lifted.whose, gained));
+                settling.fair_looks = 0;
+                class::lower_firmly(*tid, &lifted.before);
+            } else if !gained.is_zero() || !Stat::of_thread(*tid).is_some_and(|s| s.is_runnable()) {
+                settling.fair_looks += 1;
+            }
+            is_there && settling.fair_looks < ENOUGH_LOOKS
+        });
+        for (whose, gained) in gains {
+            self.book(whose, gained, now);
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settling.is_empty()
+    }
+
+    /// Puts back all that are so: first all of them, and then it is counted what they have used.
+    pub(super) fn put_back_if(&mut self, ended: Ended, is_so: impl Fn(i32, Whose) -> bool) {
+        let those = self.lifted.iter().filter(|(tid, lifted)| is_so(**tid, lifted.whose));
+        let tids: Vec<i32> = those
+            .map(|(tid, lifted)| {
+                class::lower(*tid, &lifted.before);
+                *tid
+            })
+            .collect();
+        for tid in tids {
+            self.put_back(tid, ended);
+        }
+    }
+
+    pub(super) fn put_all_back(&mut self, ended: Ended) {
+        self.put_back_if(ended, |_, _| true);
+    }
+
+    /// CPU time of our own that was used above the fair class.
+    pub(super) fn book_watcher(&mut self, cpu: Duration) {
+        let now = Instant::now();
+        let tally = self.tally(Whose::Watcher, now);
+        tally.threads = 1;
+        tally.cpu += cpu;
+        tally.last = now;
+        self.uncharged += cpu;
+    }
+
+    /// What was used since this was asked last: by all, and by programs.
+    pub(super) fn take_uncharged(&mut self) -> (Duration, Duration) {
+        let all = std::mem::take(&mut self.uncharged);
+        (all, std::mem::take(&mut self.uncharged_program))
+    }
+
+    /// What they have used so far, reported already or not.
+    pub(super) fn used(&self, whose: Whose) -> Duration {
+        let reported = self.reported.get(&whose).copied().unwrap_or_default();
+        reported + self.tallies.get(&whose).map_or(Duration::ZERO, |tally| tally.cpu)
+    }
+
+    /// What there is to say since this was asked last.
+    pub(super) fn take_reports(&mut self) -> Vec<Report> {
+        let reports = self.reports();
+        for report in &reports {
+            *self.reported.entry(report.whose).or_default() += report.cpu;
+        }
+        self.tallies.retain(|whose, _| self.lifted.values().any(|lifted| lifted.whose == *whose));
+        let now = Instant::now();
+        for tally in self.tallies.values_mut() {
+            *tally = Tally { threads: 0, cpu: Duration::ZERO, first: now, last: now, ..*tally };
+        }
+        reports
+    }
+
+    fn reports(&self) -> Vec<Report> {
+        let report = |(whose, tally): (&Whose, &Tally)| Report {
+            whose: *whose,
+            threads: tally.threads,
+            cpu: tally.cpu,
+            took: tally.last.saturating_duration_since(tally.first),
+            ended: tally.ended,
+        };
+        self.tallies.iter().map(report).collect()
+    }
+}
+
+/// At how many looks a thread is to have run as a fair one, or to sleep.
+const ENOUGH_LOOKS: u32 = 2;
+
+impl Lifted {
+    /// Whether it is there, and what it has used since the last look.
+    fn gain(&mut self, now: Instant) -> (bool, Duration) {
+        let used = self.clock.read();
+        let gained = match used {
+            Some(used) => used.saturating_sub(self.used),
+            None => now.saturating_duration_since(self.looked),
+        };
+        self.used += gained;
+        self.gained += gained;
+        self.looked = now;
+        (used.is_some(), gained)
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        self.put_all_back(Ended::Done);
+        // Whoever comes next looks at one that could not be put back.
+        if !self.settling.keys().any(|tid| class::is_lifted(*tid)) {
+            self.note.remove();
+        }
+    }
+}

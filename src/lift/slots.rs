@@ -1,0 +1,96 @@
+//! How many operations of a node may have something lifted at once.
+//!
+//! A byte of a file for each, locked by the open file (fcntl(2), F_OFD_SETLK): a lifter inherits it from
+//! its wrapper, and whatever kills the two gives it back.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+/// What a slot is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Any lift: two for each CPU, as most of the time an operation waits for something else.
+    Lift,
+    /// A program's: one CPU less, so that on a machine of two one stays with what is ours.
+    Program,
+}
+
+impl Use {
+    fn bytes(self, cpus: u64) -> std::ops::Range<u64> {
+        const PROGRAMS: u64 = 1 << 20;
+        match self {
+            Use::Lift => 0..2 * cpus,
+            Use::Program => PROGRAMS..PROGRAMS + (cpus - 1).max(1),
+        }
+    }
+}
+
+/// A slot, until it is dropped by all who have it.
+#[derive(Debug)]
+pub(super) struct Slot(pub(super) File);
+
+impl Slot {
+    /// `None` if all are taken. Does not wait.
+    pub(super) fn take(path: &Path, what: Use, cpus: u64) -> io::Result<Option<Slot>> {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(path)?;
+        for byte in what.bytes(cpus) {
+            if lock(&file, byte)? {
+                return Ok(Some(Slot(file)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn lock(file: &File, byte: u64) -> io::Result<bool> {
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte as libc::off_t,
+        l_len: 1,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_two_for_each_cpu_and_for_programs_one_less_than_cpus() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots");
+        let take = |what| Slot::take(&path, what, 4).unwrap();
+        let lifts: Vec<_> = (0..8).map(|_| take(Use::Lift).unwrap()).collect();
+        assert!(take(Use::Lift).is_none());
+        let programs: Vec<_> = (0..3).map(|_| take(Use::Program).unwrap()).collect();
+        assert!(take(Use::Program).is_none());
+        drop(lifts);
+        assert!(take(Use::Lift).is_some());
+        drop(programs);
+    }
+
+    #[test]
+    fn on_a_machine_of_one_cpu_a_program_may_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots");
+        let slot = Slot::take(&path, Use::Program, 1).unwrap();
+        assert!(slot.is_some() && Slot::take(&path, Use::Program, 1).unwrap().is_none());
+    }
+}
