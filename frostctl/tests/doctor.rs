@@ -391,7 +391,6 @@ fn the_trials_work_here_and_leave_nothing() {
 
 /// util-linux asks the same kernel for the same, of a process in a cgroup of the test's.
 #[test]
-#[ignore = "until doctor's lift is the wrapper's"]
 fn whether_a_lift_works_is_as_chrt_says() {
     let scratch = Scratch::new();
     let dir = scratch.dir("cpu", "/lift");
@@ -416,7 +415,6 @@ fn whether_a_lift_works_is_as_chrt_says() {
 
 /// The control is doctor with it, as above.
 #[test]
-#[ignore = "until doctor's lift is the wrapper's"]
 fn without_the_capability_it_cannot_tell() {
     let scratch = Scratch::new();
     let mut command = Command::new("setpriv");

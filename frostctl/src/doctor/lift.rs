@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use frostlock::lift;
 use frostlock::state_dir::StateDir;
 
 /// Threads that a lifter which is gone has left above every fair one.
@@ -14,20 +15,19 @@ pub(crate) struct Left {
 }
 
 /// Lifts a process of ours and puts it back.
-// TO WIRE: frostlock::lift::trial(pid).
-pub(crate) fn trial(_pid: u32) -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this frostlock has no lift"))
+pub(crate) fn trial(pid: u32) -> io::Result<()> {
+    lift::trial(i32::try_from(pid).map_err(io::Error::other)?)
 }
 
 /// A note without such a thread is none of a finding: whoever lifts next removes it.
-// TO WIRE: frostlock::lift::notes::left(state), with the note's path and the ids of its threads.
-pub(crate) fn left(_state: &StateDir) -> Vec<Left> {
-    let all: Vec<Left> = Vec::new();
-    all.into_iter().filter(|left| !left.threads.is_empty()).collect()
+pub(crate) fn left(state: &StateDir) -> Vec<Left> {
+    let all = lift::notes::left(state).into_iter();
+    let all = all.map(|left| Left { threads: left.threads(), note: left.path });
+    all.filter(|left| !left.threads.is_empty()).collect()
 }
 
 /// As many threads as were put back; they are looked at again, as their ids may be others' by now.
-// TO WIRE: the one of frostlock::lift::notes::left(state) whose note this is, to put_back().
-pub(crate) fn put_back(_state: &StateDir, _note: &Path) -> usize {
-    0
+pub(crate) fn put_back(state: &StateDir, note: &Path) -> usize {
+    let left = lift::notes::left(state).into_iter().find(|left| left.path == note);
+    left.as_ref().map_or(0, lift::notes::put_back)
 }

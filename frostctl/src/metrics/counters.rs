@@ -35,8 +35,8 @@ const FAILURES: [&str; 6] = [
     "no freezer",
     "refused as paused",
 ];
-const GIVE_UPS: [&str; 3] = ["interrupted", "not repeatable", "out of time"];
-const WHOSE: [&str; 4] = ["freeze", "kill", "program", "runtime"];
+const GIVE_UPS: [&str; 4] = ["interrupted", "not repeatable", "out of attempts", "out of time"];
+const WHOSE: [&str; 5] = ["freeze", "kill", "program", "runtime", "watcher"];
 const ENDS: [&str; 6] =
     ["done", "node limit", "operation limit", "pod limit", "thread limit", "watcher limit"];
 /// The first words of why nothing was lifted: what follows a colon is an error's text.
