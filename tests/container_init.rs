@@ -239,7 +239,14 @@ impl Place {
     fn command(&self, side: Side) -> Command {
         match side {
             Side::Bare => self.scratch.bare(&self.runtime.path),
-            Side::Wrapped => self.scratch.wrapped(&self.runtime.path),
+            Side::Wrapped => {
+                // A process that is lifted while it looks at itself sees that it is.
+                let config = self.scratch.path("config.toml");
+                std::fs::write(&config, "[lift]\nenabled = false\n").unwrap();
+                let mut wrapped = self.scratch.wrapped(&self.runtime.path);
+                wrapped.env("FROSTLOCK_CONFIG", config);
+                wrapped
+            }
         }
     }
 

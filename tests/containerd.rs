@@ -105,7 +105,9 @@ impl Containerd {
     }
 
     fn records(&self, id: &str) -> Vec<Value> {
-        self.scratch.journal().into_iter().filter(|record| record["id"] == id).collect()
+        let records = self.scratch.journal().into_iter();
+        // What was lifted after an operation's end is no operation.
+        records.filter(|record| record["id"] == id && record["verb"] != "lift").collect()
     }
 
     /// No lock, no record of a container, no socket, no cgroup, no process of ours.

@@ -121,7 +121,8 @@ impl Podman {
             let code = record["exit"]["code"].as_i64().unwrap();
             (record["verb"].as_str().unwrap().to_owned(), code)
         };
-        self.journal().iter().map(of).collect()
+        // What was lifted after an operation's end is no operation.
+        self.journal().iter().filter(|record| record["verb"] != "lift").map(of).collect()
     }
 }
 

@@ -959,38 +959,6 @@ fn on_v2(inner: &Command) -> Command {
     command
 }
 
-/// Without a refill, patience: an update finds its cgroup frozen at the second attempt, which is what
-/// makes runc on v1 skip its own freeze, and thawed it is afterwards. A pause is not helped so.
-#[test]
-fn an_update_that_cannot_be_refilled_finds_its_cgroup_frozen() {
-    let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, "[retry]\nfirst_delay_ms = 1\n[refill]\nfreeze = false");
-    bench.make("c");
-    let state = bench.make_cgroup("c").join("freezer.state");
-    let is = || std::fs::read_to_string(&state).unwrap();
-    for (verb, during) in [("update", "FROZEN\n"), ("pause", "THAWED\n")] {
-        let slow = Attempt { delay_us: 300_000, ..succeeds() };
-        bench.fake.script(&[(verb, &[fails_with(FREEZE), slow])]);
-        let before = bench.attempts(verb, "c").len();
-        let bench = &bench;
-        std::thread::scope(|scope| {
-            let line = match verb {
-                "update" => vec![verb, "--pids-limit", "7", "c"],
-                _ => vec![verb, "c"],
-            };
-            let running = scope.spawn(move || run(&mut bench.fake.wrapped(&line)));
-            eventually(Duration::from_secs(5), "the second attempt", || {
-                bench.attempts(verb, "c").len() == before + 2
-            });
-            std::thread::sleep(50 * MS);
-            assert_eq!(is(), during, "{verb}");
-            assert!(running.join().unwrap().status.success());
-        });
-        assert_eq!(is(), if verb == "update" { "THAWED\n" } else { "FROZEN\n" });
-        std::fs::write(&state, "THAWED").unwrap();
-    }
-}
-
 /// A real runc that counts its starts.
 struct Counted<'a> {
     scratch: &'a Scratch,

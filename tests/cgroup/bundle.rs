@@ -18,7 +18,6 @@ fn containerd() {
     );
     assert_eq!(b.cgroups_path.as_deref(), Some(Path::new("kubepods-podX.slice:cri-containerd:ID")));
     assert!(b.terminal);
-    assert_eq!((b.cpu.quota(), b.cpu.period()), (Some(1000), Some(100_000)));
     let name = |s: &str| Some(s.to_owned());
     let (namespace, uid) = (name("default"), name("1-2"));
     assert_eq!(
@@ -45,11 +44,9 @@ fn a_wrong_type_loses_only_itself() {
         "linux":{"cgroupsPath":"/a","resources":{"cpu":{"shares":"many","quota":-1,"period":"x"}}}}"#,
     );
     assert_eq!(b.cgroups_path.as_deref(), Some(Path::new("/a")));
-    assert_eq!((b.cpu.quota(), b.cpu.period()), (Some(-1), None));
     assert_eq!((b.pod.name, b.pod.uid.as_deref()), (None, Some("u")));
     let b = parse(r#"{"linux":{"cgroupsPath":"/a","resources":[]},"annotations":null}"#);
     assert_eq!(b.cgroups_path.as_deref(), Some(Path::new("/a")));
-    assert_eq!(b.cpu.quota(), None);
     assert_eq!(parse("{}"), Bundle::default());
     assert_eq!(parse(r#"{"linux":{"cgroupsPath":["/a"]}}"#).cgroups_path, None);
 }

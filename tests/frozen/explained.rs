@@ -123,14 +123,14 @@ fn a_throttled_container_that_is_not_helped() {
     let bare = scene.give(Via::Bare, &["pause", "c"]);
     assert!(bare.containerd_reads().contains(TEXT), "not shown: {bare:?}");
     let config = scene.scratch.path("config.toml");
-    std::fs::write(&config, "[refill]\nfreeze = false\n").unwrap();
+    std::fs::write(&config, "[lift]\nenabled = false\n").unwrap();
     let log = scene.scratch.path("log");
     let words = ["--log", log.to_str().unwrap(), "--log-format", "json", "pause", "c"];
     let mut command = scene.command(Via::Wrapped, &words);
     let ended = timed(command.env("FROSTLOCK_CONFIG", &config), HANGS);
     let ended = Ended { log: std::fs::read_to_string(&log).unwrap(), ..ended };
     let message = ended.containerd_reads();
-    report!("not refilled: exit {:?} in {}: {message}", ended.code, ms(ended.took));
+    report!("not lifted: exit {:?} in {}: {message}", ended.code, ms(ended.took));
     assert!(message.starts_with(&format!("{TEXT}{OURS}")), "{message}");
     assert!(message.contains("; throttled in "), "{message}");
     assert!(message.contains(" sh R"), "{message}");

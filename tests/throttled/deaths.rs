@@ -229,9 +229,11 @@ fn one_kill(
     tally.killed += usize::from(killed);
     tally.lifted += usize::from(killed && was_lifted);
     let (left, took) = victim.left();
+    // A kill does not wait for its lifter: the two may be gone, as if all had been killed.
+    let is_after_its_wrapper = which == Use::Kill && target == Target::Lifter;
     if left.is_empty() {
         tally.slowest = tally.slowest.max(took);
-    } else if target == Target::All {
+    } else if target == Target::All || is_after_its_wrapper {
         tally.left += 1;
     } else {
         tally.troubles.push(format!("{what}: left lifted: {left:?}"));
