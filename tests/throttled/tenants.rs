@@ -136,7 +136,7 @@ fn a_program_gets_its_share_and_no_more() {
     let mut table = Table::with_head(title, head);
     let runtime = runtime("runc-1.3.6");
     let mut lifted_at_all = 0;
-    for what in TRIES {
+    for what in TRIES.into_iter().filter(|attempt| proof() || attempt.how != ["keep"]) {
         for _ in 0..if proof() { 10 } else { 1 } {
             let got = one_try(&runtime, what);
             lifted_at_all += usize::from(got.told_ms > 0.0);
