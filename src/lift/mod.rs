@@ -11,6 +11,7 @@
 mod account;
 mod census;
 mod class;
+mod hold;
 mod lifter;
 pub mod notes;
 mod pace;

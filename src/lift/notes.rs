@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::class::{self, Before};
+use super::hold;
 use crate::process::{Process, Stat};
 use crate::state_dir::{self, StateDir};
 use crate::{json, text};
@@ -124,6 +125,9 @@ fn thread(line: &str) -> Option<(i32, Before)> {
 pub fn put_back(left: &Left) -> usize {
     let lowered = left.threads.iter().filter(|(tid, before)| class::lower_firmly(*tid, before));
     let lowered = lowered.inspect(|(tid, before)| class::mend(*tid, before)).count();
+    for (tid, before) in left.threads.iter().filter(|(tid, _)| class::is_lifted(*tid)) {
+        hold::lower(*tid, before);
+    }
     if left.threads().is_empty() {
         let _ = std::fs::remove_file(&left.path);
     }

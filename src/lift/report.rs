@@ -20,9 +20,10 @@ pub enum Whose {
 }
 
 impl Whose {
-    /// Whether they run on in a program that somebody else has written, who may try to stay lifted.
-    pub(crate) fn is_anybodys(self) -> bool {
-        self == Whose::Program
+    /// Whether they may try to stay lifted: they run on in a program that somebody else has written,
+    /// or are about to execute one, and may have done so before we look. Who dies runs nothing more.
+    pub(crate) fn may_resist(self) -> bool {
+        matches!(self, Whose::Runtime | Whose::Program | Whose::Freeze)
     }
 
     pub fn as_str(self) -> &'static str {

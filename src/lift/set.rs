@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::class::{self, Before};
+use super::hold::Hold;
 use super::notes::Note;
 use super::report::{Ended, Report, Whose};
 use super::threads::{Candidate, Clock};
@@ -70,6 +71,27 @@ impl Ready {
 struct Settling {
     lifted: Lifted,
     fair_looks: u32,
+    hold: Option<Hold>,
+}
+
+impl Settling {
+    fn begin(lifted: Lifted) -> Settling {
+        Settling { lifted, fair_looks: 0, hold: None }
+    }
+
+    fn put_back(&mut self, tid: i32) {
+        let before = &self.lifted.before;
+        if self.hold.is_none() && class::lower_firmly(tid, before) && class::is_lifted(tid) {
+            self.hold = Hold::of(tid);
+        }
+        self.let_go();
+    }
+
+    /// As soon as it has stopped.
+    fn let_go(&mut self) {
+        let before = &self.lifted.before;
+        self.hold = self.hold.take().filter(|hold| !hold.lower(before));
+    }
 }
 
 #[derive(Debug)]
@@ -137,7 +159,8 @@ impl Set {
     pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
         let mut prepared = Vec::new();
         for Candidate { tid, process, stat } in those {
-            if self.has(*tid) || self.spent.contains(&(*tid, stat.start)) {
+            let is_held = self.settling.get(tid).is_some_and(|settling| settling.hold.is_some());
+            if self.has(*tid) || is_held || self.spent.contains(&(*tid, stat.start)) {
                 continue;
             }
             // Gone meanwhile, or above the fair class by itself.
@@ -227,7 +250,7 @@ impl Set {
             let used = clock.read().unwrap_or_default();
             let slack = class::open_slack(process).ok();
             let lifted = Lifted { used, clock, slack, ..lifted };
-            self.settling.insert(process, Settling { lifted, fair_looks: 0 });
+            self.settling.insert(process, Settling::begin(lifted));
         }
     }
 
@@ -243,17 +266,19 @@ impl Set {
 
     pub(super) fn put_back(&mut self, tid: i32, ended: Ended) {
         let Some(lifted) = self.lifted.get(&tid) else { return };
-        match lifted.whose.is_anybodys() {
-            true => class::lower_firmly(tid, &lifted.before),
-            false => class::lower(tid, &lifted.before),
-        };
+        class::lower(tid, &lifted.before);
         if let Some(slack) = &lifted.slack {
             class::mend_in(slack, &lifted.before);
         }
         let whose = lifted.whose;
         let is_there = self.count_one(tid, Instant::now());
-        if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && whose.is_anybodys()) {
-            self.settling.insert(tid, Settling { lifted, fair_looks: 0 });
+        // One that sleeps, or is frozen, has no call under way.
+        let is_settled =
+            |tid| !whose.may_resist() || !Stat::of_thread(tid).is_some_and(|s| s.is_runnable());
+        if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && !is_settled(tid)) {
+            let mut settling = Settling::begin(lifted);
+            settling.put_back(tid);
+            self.settling.insert(tid, settling);
         }
         if let Some(tally) = self.tallies.get_mut(&whose).filter(|_| ended != Ended::Done) {
             tally.ended = ended;
@@ -267,10 +292,10 @@ impl Set {
             let lifted = &mut settling.lifted;
             let was_lifted = class::is_lifted(*tid);
             let (is_there, gained) = lifted.gain(now);
-            if was_lifted {
+            if was_lifted || settling.hold.is_some() {
                 gains.push((lifted.whose, gained));
                 settling.fair_looks = 0;
-                class::lower_firmly(*tid, &lifted.before);
+                settling.put_back(*tid);
             } else if !gained.is_zero() || !Stat::of_thread(*tid).is_some_and(|s| s.is_runnable()) {
                 settling.fair_looks += 1;
             }

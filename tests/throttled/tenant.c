@@ -57,12 +57,12 @@ static void move(char **dirs) {
 }
 
 // A child that stops at each signal and is only let go by us.
-static void trace(void) {
+static void trace(void (*what)(void)) {
     pid_t child = fork();
     if (child == 0) {
         ptrace(PTRACE_TRACEME, 0, 0, 0);
         raise(SIGSTOP);
-        spin();
+        what();
     }
     int status;
     while (waitpid(child, &status, __WALL) == child && WIFSTOPPED(status)) {
@@ -103,7 +103,9 @@ int main(int argc, char **argv) {
     else if (strcmp(how, "move") == 0)
         move(argv + 2);
     else if (strcmp(how, "trace") == 0)
-        trace();
+        trace(spin);
+    else if (strcmp(how, "trace-and-keep") == 0)
+        trace(keep);
     else if (strcmp(how, "threads") == 0)
         threads();
     return 2;
