@@ -12,8 +12,12 @@ use std::os::unix::fs::MetadataExt;
 use crate::process;
 use crate::runtime::Attempt;
 
-/// How often to look: about what a look costs a hundred times over.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How often to look at first, and at the most seldom; in between as often as not to be later by more
+/// than a part of the time that it has taken already: where many start at once, each takes long, and
+/// their looks would be a third of the work.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_SELDOM: Duration = Duration::from_millis(20);
+const PART: u32 = 5;
 
 /// What is to be seen of a start.
 #[derive(Debug)]
@@ -50,7 +54,8 @@ impl StartWatch {
         } else if attempt.elapsed() >= self.hold_max {
             Sight::Unseen
         } else {
-            Sight::NotYet { look_again_in: LOOK_EVERY }
+            let look_again_in = (attempt.elapsed() / PART).clamp(LOOK_FIRST, LOOK_SELDOM);
+            Sight::NotYet { look_again_in }
         }
     }
 
@@ -71,12 +76,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// runtime's own. A hook is a child, too, but stays in the runtime's cgroup.
 fn process_started(runtime: i32) -> bool {
     let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
-    let (own_name, own_cgroup) = (process::comm(runtime), cgroup(runtime));
     process::children(runtime).into_iter().any(|child| {
-        let Some(name) = process::comm(child) else { return false };
-        !is_stage(&name) && Some(&name) != own_name.as_ref() && {
-            let cgroup = cgroup(child);
-            cgroup.is_some() && cgroup != own_cgroup
+        let Some(name) = process::comm(child).filter(|name| !is_stage(name)) else { return false };
+        process::comm(runtime).is_some_and(|own| own != name) && {
+            let cgroup_of_child = cgroup(child);
+            cgroup_of_child.is_some() && cgroup_of_child != cgroup(runtime)
         }
     })
 }
