@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -202,6 +203,10 @@ fn collect_threads(version: Version, dir: &Path, most: usize, into: &mut Vec<i32
 
 /// The cgroups right below one.
 pub(crate) fn children(dir: &Path) -> Vec<PathBuf> {
+    // It has two links, and one for each below it (kernfs_refresh_inode, fs/kernfs/inode.c).
+    if std::fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 2) {
+        return Vec::new();
+    }
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
     dirs.map(|entry| entry.path()).collect()

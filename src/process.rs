@@ -62,6 +62,8 @@ pub(crate) struct Stat {
     pub(crate) state: u8,
     pub(crate) parent: i32,
     pub(crate) start: u64,
+    /// How many the process has.
+    pub(crate) threads: usize,
     flags: u64,
     pending: u64,
 }
@@ -107,9 +109,10 @@ impl Stat {
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let flags = fields.nth(4)?.parse().ok()?;
-        let start = fields.nth(12)?.parse().ok()?;
+        let threads = fields.nth(10)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
         let pending = fields.nth(8).and_then(|pending| pending.parse().ok()).unwrap_or(0);
-        Some(Stat { state, parent, start, flags, pending })
+        Some(Stat { state, parent, start, threads, flags, pending })
     }
 
     /// It runs, or waits for a CPU.

@@ -5,7 +5,7 @@
 //! is credit while it lies in the past. A file that is lost is a full account.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,48 +43,65 @@ const LONGEST_DEBT_NS: u64 = 60_000_000_000;
 pub(crate) struct Account {
     path: PathBuf,
     rate: Rate,
-    /// Used, and not yet written down: somebody else was at the file.
+    /// Used, and not yet written down: too little to be worth it, or somebody else was at the file.
     pending: Duration,
+    /// To be read at every look.
+    file: Option<File>,
 }
+
+/// What is worth a write.
+const WORTH_A_WRITE: Duration = Duration::from_millis(2);
 
 impl Account {
     pub(crate) fn new(path: PathBuf, rate: Rate) -> Account {
-        Account { path, rate, pending: Duration::ZERO }
+        Account { path, rate, pending: Duration::ZERO, file: None }
+    }
+
+    fn read(&mut self) -> u64 {
+        self.file = self.file.take().or_else(|| open(&self.path));
+        self.file.as_ref().map_or(0, parse)
     }
 
     /// How long there is none, if so. What is still to be written down counts.
-    pub(crate) fn without_credit_for(&self) -> Option<Duration> {
+    pub(crate) fn without_credit_for(&mut self) -> Option<Duration> {
         if self.rate.percent == 0 {
             return Some(Duration::from_secs(1));
         }
         let now = process::since_boot_ns();
-        let due = self.rate.charged(read(&self.path), now, self.pending);
+        let due = self.rate.charged(self.read(), now, self.pending);
         due.checked_sub(now).filter(|&left| left > 0).map(Duration::from_nanos)
     }
 
     /// Whether there is more in it than a part of the burst that is kept for others.
-    pub(crate) fn holds_more_than(&self, kept: Duration) -> bool {
+    pub(crate) fn holds_more_than(&mut self, kept: Duration) -> bool {
         let now = process::since_boot_ns();
-        self.rate.percent > 0 && self.rate.charged(read(&self.path), now, self.pending + kept) < now
-    }
-
-    /// Whether all that was charged stands in the file.
-    pub(crate) fn is_written(&self) -> bool {
-        self.pending.is_zero() || self.rate.percent == 0
+        let due = self.rate.charged(self.read(), now, self.pending + kept);
+        self.rate.percent > 0 && due < now
     }
 
     pub(crate) fn charge(&mut self, cpu: Duration) {
         self.pending += cpu;
-        if self.pending.is_zero() || self.rate.percent == 0 {
-            return;
-        }
-        if self.write_down().is_ok() {
-            self.pending = Duration::ZERO;
+        if self.pending >= WORTH_A_WRITE {
+            self.write_down();
         }
     }
 
-    /// Never waits: what cannot be written now is with the next charge.
-    fn write_down(&self) -> io::Result<()> {
+    /// Whether all that was charged stands in the file then. Never waits: what cannot be written now
+    /// is with the next charge.
+    pub(crate) fn write_down(&mut self) -> bool {
+        if self.pending.is_zero() || self.rate.percent == 0 {
+            return true;
+        }
+        // It may have been swept away since it was opened.
+        self.file = None;
+        let is_written = self.add_pending().is_ok();
+        if is_written {
+            self.pending = Duration::ZERO;
+        }
+        is_written
+    }
+
+    fn add_pending(&self) -> io::Result<()> {
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -100,17 +117,15 @@ impl Account {
     }
 }
 
-fn read(path: &Path) -> u64 {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path);
-    file.map_or(0, |file| parse(&file))
+fn open(path: &Path) -> Option<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    options.open(path).ok()
 }
 
-fn parse(mut file: &File) -> u64 {
+fn parse(file: &File) -> u64 {
     let mut text = [0; 20];
-    let read = file.read_exact(&mut text).ok();
+    let read = file.read_exact_at(&mut text, 0).ok();
     let number = read.and_then(|()| std::str::from_utf8(&text).ok()?.parse().ok());
     number.unwrap_or(0)
 }
@@ -123,7 +138,7 @@ pub(crate) fn sweep(directory: &Path) {
     let now = process::since_boot_ns();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if read(&path).saturating_add(LONG_AGO_NS) < now {
+        if open(&path).as_ref().map_or(0, parse).saturating_add(LONG_AGO_NS) < now {
             let _ = std::fs::remove_file(path);
         }
     }

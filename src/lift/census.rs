@@ -92,15 +92,15 @@ impl Census {
                 member.kind = Kind::Program;
                 executed.push(*pid);
             }
-            member.threads.look();
+            member.threads.look(&now);
             true
         });
-        self.runtime = self.runtime.take().filter(|runtime| runtime.stat().is_some());
-        let mut children = Vec::new();
-        if let Some(runtime) = &mut self.runtime {
-            runtime.look();
-            children = runtime.children();
-        }
+        let runtime = self.runtime.take();
+        self.runtime = runtime.and_then(|mut runtime| {
+            runtime.look(&runtime.stat()?);
+            Some(runtime)
+        });
+        let children = self.runtime.as_ref().map(Threads::children).unwrap_or_default();
         let mut started = Vec::new();
         for pid in children {
             if self.take_in(pid, None, false) == Some(Kind::Stage) {

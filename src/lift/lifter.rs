@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Where the last looks have found nobody new; a program is never left alone for so long.
 const LOOK_LESS: Duration = Duration::from_millis(3);
 const LOOK_SELDOM: Duration = Duration::from_millis(10);
+/// Of the time, of one CPU: a look at many threads, or on a machine where many look, costs more.
+const LOOKS_ARE_A_PART: u32 = 15;
 /// So many looks without anybody new are a while.
 const A_WHILE: u32 = 4;
 const A_LONG_WHILE: u32 = 20;
@@ -49,7 +51,7 @@ const KILL_LIMIT: Duration = Duration::from_millis(500);
 const WATCHER_LIMIT: Duration = Duration::from_millis(80);
 /// Of those who die, at a time: each has some tenths of a millisecond to run, and we want a CPU, too.
 const MOST_DYING: usize = 16;
-/// How often it is tried at the end to write down what was used.
+/// How often it is tried at the end to write down what was used, a millisecond apart.
 const MOST_CHARGES: u32 = 20;
 /// Left to it alone, we end when there has been nothing to do for so long: a slot is others', too.
 const IDLE: Duration = Duration::from_millis(100);
@@ -111,8 +113,11 @@ pub(super) struct Lifter {
     alive: BTreeSet<i32>,
     dying_looks: u32,
     own: Before,
-    /// Our own CPU time when we rose, while we are up.
-    up_since: Option<Duration>,
+    is_up: bool,
+    /// Our own CPU time when it was looked at last, and what it was more than the time before: what a
+    /// look has cost.
+    own_time: Duration,
+    look_cost: Duration,
     began: Instant,
     next_look: Instant,
     quiet_looks: u32,
@@ -147,7 +152,9 @@ impl Lifter {
             alive: BTreeSet::new(),
             dying_looks: 0,
             own: before,
-            up_since: None,
+            is_up: false,
+            own_time: process::thread_time(),
+            look_cost: Duration::ZERO,
             began: Instant::now(),
             next_look: Instant::now(),
             quiet_looks: 0,
@@ -183,6 +190,7 @@ impl Lifter {
                     self.is_alone = true;
                     self.put_the_operation_back();
                     self.charge();
+                    self.write_accounts();
                     self.rise_or_step_down();
                     let summary = self.take_summary();
                     if !peer.answer(&summary) {
@@ -194,6 +202,7 @@ impl Lifter {
             }
         }
         self.set.put_all_back(Ended::Done);
+        (self.slot, self.program_slot) = (None, None);
         self.charge();
         self.rise_or_step_down();
         self.wait_until_settled();
@@ -208,14 +217,19 @@ impl Lifter {
             self.set.settle(Instant::now());
             self.charge();
         }
-        // Others may have been at the accounts each time so far.
+        // Others may be at the accounts.
         for _ in 0..MOST_CHARGES {
-            if self.task.node.is_written() && self.task.pod.is_written() {
+            if self.write_accounts() {
                 return;
             }
             std::thread::sleep(LOOK_EVERY);
-            self.charge();
         }
+    }
+
+    /// Whether all that was charged stands in them.
+    fn write_accounts(&mut self) -> bool {
+        let (node, pod) = (self.task.node.write_down(), self.task.pod.write_down());
+        node && pod
     }
 
     fn take_summary(&mut self) -> Summary {
@@ -257,13 +271,14 @@ impl Lifter {
     }
 
     fn interval(&self) -> Duration {
-        match self.quiet_looks {
+        let interval = match self.quiet_looks {
             _ if self.set.count(Whose::Program) + self.set.count(Whose::Kill) > 0 => LOOK_EVERY,
             _ if !self.dying.is_empty() => LOOK_LESS,
             0..A_WHILE => LOOK_EVERY,
             A_WHILE..A_LONG_WHILE => LOOK_LESS,
             _ => LOOK_SELDOM,
-        }
+        };
+        interval.max(self.look_cost * LOOKS_ARE_A_PART).min(LOOK_SELDOM)
     }
 
     fn look(&mut self) -> io::Result<()> {
@@ -300,7 +315,7 @@ impl Lifter {
         self.lift_outside()?;
         self.lift_inside()?;
         self.put_back_sleepers();
-        let is_idle = self.set.is_empty() && self.runnable(Kind::Program).is_empty();
+        let is_idle = self.set.is_empty() && self.runnable(Kind::Program, |_| false).is_empty();
         self.idle_since = self.idle_since.or(Some(now)).filter(|_| is_idle);
         if self.set.count(Whose::Program) == 0 {
             self.program_slot = None;
@@ -322,10 +337,11 @@ impl Lifter {
     }
 
     fn charge(&mut self) {
-        if let Some(since) = self.up_since {
-            let now = process::thread_time();
-            self.set.book_watcher(now.saturating_sub(since));
-            self.up_since = Some(now);
+        let now = process::thread_time();
+        self.look_cost = now.saturating_sub(self.own_time);
+        self.own_time = now;
+        if self.is_up {
+            self.set.book_watcher(self.look_cost);
         }
         let (all, program) = self.set.take_uncharged();
         self.task.node.charge(all);
@@ -334,18 +350,17 @@ impl Lifter {
 
     /// Above the fair class while something else is, and before it is.
     fn rise(&mut self) -> io::Result<()> {
-        if self.up_since.is_none() {
+        if !self.is_up {
             class::raise(0, &self.own)?;
-            self.up_since = Some(process::thread_time());
+            self.is_up = true;
         }
         Ok(())
     }
 
     fn rise_or_step_down(&mut self) {
-        if self.set.is_empty() && self.up_since.is_some() {
+        if self.set.is_empty() && self.is_up {
             class::lower(process::own_pid(), &self.own);
-            let since = self.up_since.take().unwrap_or_default();
-            self.set.book_watcher(process::thread_time().saturating_sub(since));
+            self.is_up = false;
         }
     }
 
@@ -364,7 +379,8 @@ impl Lifter {
         if !self.waits.outside {
             return Ok(());
         }
-        let runnable: Vec<_> = self.census.runtime.iter().flat_map(Threads::runnable).collect();
+        let set = &self.set;
+        let runnable: Vec<_> = runtime.runnable_but(|tid| set.has(tid)).collect();
         if runnable.is_empty() {
             return Ok(());
         }
@@ -406,11 +422,12 @@ impl Lifter {
         if !self.waits.inside {
             return Ok(());
         }
-        let stages = self.runnable(Kind::Stage);
+        let set = &self.set;
+        let stages = self.runnable(Kind::Stage, |tid| set.has(tid));
         let lifted = self.lift_stages(&stages).and_then(|()| self.lift_programs());
         match lifted {
             // Its cgroup may have no real-time runtime where ours has.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.up_since.is_some() => {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.is_up => {
                 self.refused = Some(class::refusal(&error));
                 self.inside_refused = true;
                 self.set.put_back_if(Ended::Done, |_, whose| whose == Whose::Program);
@@ -421,9 +438,9 @@ impl Lifter {
     }
 
     /// The threads in the container that run or wait for a CPU.
-    fn runnable(&self, kind: Kind) -> Vec<Candidate> {
+    fn runnable(&self, kind: Kind, but: impl Fn(i32) -> bool) -> Vec<Candidate> {
         let members = self.census.members().filter(|m| m.is_inside && m.kind == kind);
-        members.flat_map(|member| member.threads.runnable()).collect()
+        members.flat_map(|member| member.threads.runnable_but(&but)).collect()
     }
 
     fn lift_stages(&mut self, threads: &[Candidate]) -> io::Result<()> {
@@ -453,7 +470,7 @@ impl Lifter {
             self.set.put_back_if(Ended::PodLimit, |_, whose| whose == Whose::Program);
             return Ok(());
         }
-        let runnable = self.runnable(Kind::Program);
+        let runnable = self.runnable(Kind::Program, |_| false);
         let is_idle = |tid| !runnable.iter().any(|runnable| runnable.tid == tid);
         self.set.put_back_if(Ended::Done, |tid, whose| whose == Whose::Program && is_idle(tid));
         if self.set.count(Whose::Program) > 0 || runnable.is_empty() || !self.has_program_slot()? {

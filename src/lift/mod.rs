@@ -126,6 +126,8 @@ struct Suspicion {
     outside: Pace,
     inside: BTreeMap<i32, Pace>,
     saw_dying: bool,
+    /// All of them were taken when somebody was seen to wait.
+    waits_for_a_slot: bool,
     next: Instant,
     interval: Duration,
     /// That there is no reason to look any more, and from when on.
@@ -139,6 +141,7 @@ impl Suspicion {
             outside: Pace::begin(),
             inside: BTreeMap::new(),
             saw_dying: false,
+            waits_for_a_slot: false,
             next: Instant::now() + FIRST_LOOK,
             interval: FIRST_LOOK,
             is_over: false,
@@ -196,6 +199,9 @@ impl<'a> Lift<'a> {
         }
         if now < self.suspicion.next {
             return Some(self.until_next(now));
+        }
+        if self.suspicion.waits_for_a_slot && !self.has_a_slot() {
+            return self.wait_for_a_slot();
         }
         let late = now.duration_since(self.suspicion.next);
         let dying = plan.files.as_ref().filter(|_| plan.kills);
@@ -315,16 +321,25 @@ impl<'a> Lift<'a> {
     fn start(&mut self, runtime: i32, process: Option<i32>, waits: Waits) -> Option<Duration> {
         match self.try_to_start(runtime, process, waits) {
             Ok(true) => None,
-            Ok(false) => {
-                self.suspicion.next = Instant::now() + SLOT_LOOK;
-                Some(SLOT_LOOK)
-            }
+            Ok(false) => self.wait_for_a_slot(),
             Err(error) => {
                 self.suspicion.is_over = true;
                 self.summary.refused.get_or_insert_with(|| error.to_string());
                 None
             }
         }
+    }
+
+    fn wait_for_a_slot(&mut self) -> Option<Duration> {
+        self.suspicion.waits_for_a_slot = true;
+        self.suspicion.next = Instant::now() + SLOT_LOOK;
+        Some(SLOT_LOOK)
+    }
+
+    /// Or will hear why not.
+    fn has_a_slot(&self) -> bool {
+        let slots = self.state.lifts().join("slots");
+        !matches!(Slot::take(&slots, Use::Lift, sys::online_cpus()), Ok(None))
     }
 
     /// Whether there was a slot for it.

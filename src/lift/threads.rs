@@ -23,7 +23,12 @@ pub(super) struct Threads {
     stat: File,
     directory: File,
     threads: BTreeMap<i32, Thread>,
+    /// Looks since they were listed.
+    looks: u32,
 }
+
+/// As many as there were may be others: one has ended and one has begun.
+const LISTED_EVERY: u32 = 4;
 
 /// A thread that may be lifted.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +53,9 @@ impl Threads {
             .read(true)
             .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
             .open(format!("/proc/{pid}/task"))?;
-        let mut threads = Threads { pid, stat, directory, threads: BTreeMap::new() };
-        threads.look();
+        let threads = BTreeMap::new();
+        let mut threads = Threads { pid, stat, directory, threads, looks: 0 };
+        threads.list();
         Ok(threads)
     }
 
@@ -58,8 +64,16 @@ impl Threads {
         Stat::from(&self.stat)
     }
 
-    /// Finds those that are new, and forgets those that are gone.
-    pub(super) fn look(&mut self) {
+    /// Finds those that are new, and forgets those that are gone; `now` is the process at this moment.
+    pub(super) fn look(&mut self, now: &Stat) {
+        self.looks += 1;
+        if now.threads != self.threads.len() || self.looks >= LISTED_EVERY {
+            self.list();
+        }
+    }
+
+    fn list(&mut self) {
+        self.looks = 0;
         // Another file than ours has another place in the list.
         let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
         let tids = entries.into_iter().flatten().flatten();
@@ -85,7 +99,16 @@ impl Threads {
 
     /// Those that run or wait for a CPU.
     pub(super) fn runnable(&self) -> impl Iterator<Item = Candidate> {
-        let stats = self.threads.iter().map(|(tid, thread)| (*tid, Stat::from(&thread.stat)));
+        self.runnable_but(|_| false)
+    }
+
+    /// The same, and some are not looked at.
+    pub(super) fn runnable_but(
+        &self,
+        is_known: impl Fn(i32) -> bool,
+    ) -> impl Iterator<Item = Candidate> {
+        let others = self.threads.iter().filter(move |(tid, _)| !is_known(**tid));
+        let stats = others.map(|(tid, thread)| (*tid, Stat::from(&thread.stat)));
         stats.filter_map(|(tid, stat)| {
             Some(Candidate { tid, process: self.pid, stat: stat.filter(Stat::is_runnable)? })
         })
@@ -136,7 +159,7 @@ mod tests {
             let _ = end.recv();
         });
         let its = its.recv().unwrap();
-        threads.look();
+        threads.list();
         assert!(threads.tids().any(|tid| tid == its));
         let clock = Clock::of(its).unwrap();
         assert!(clock.read().is_some());
@@ -145,7 +168,7 @@ mod tests {
         while clock.read().is_some() {
             std::thread::yield_now();
         }
-        threads.look();
+        threads.list();
         assert!(!threads.tids().any(|tid| tid == its));
     }
 
@@ -153,7 +176,7 @@ mod tests {
     fn children_are_found_by_the_thread_that_has_started_them() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let mut threads = Threads::of(process::own_pid()).unwrap();
-        threads.look();
+        threads.list();
         assert!(threads.children().contains(&(child.id() as i32)));
         child.kill().unwrap();
         child.wait().unwrap();
