@@ -69,9 +69,15 @@ demo: wrapper lab
 	@FROSTLOCK=$(BINARY) scripts/demo
 	@FROSTLOCK=$(BINARY) scripts/demo-at-once 4
 
+# What has failed is said once more at the end, where a long log is looked at first.
 .PHONY: test
 test: wrapper lab check
-	$(TEST) --workspace --no-fail-fast
+	@set -o pipefail; $(TEST) --workspace --no-fail-fast 2>&1 | tee target/test.log || { \
+		printf '\nonce more, what has failed:\n'; \
+		grep -A 6 'panicked at' target/test.log | grep -vE '^ +[0-9]+: |^ +at |stack backtrace'; \
+		awk '/^test result:/ { passed += $$4; failed += $$6 } \
+			END { printf "%d passed, %d failed\n", passed, failed }' target/test.log; \
+		exit 1; }
 
 # The runtime inside a node with systemd, alone.
 .PHONY: node-test
