@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::time::TimeSpec;
+use nix::unistd::{getpid, getsid};
 
 use crate::channels::Channels;
 use crate::outcome::Exit;
@@ -132,14 +133,8 @@ impl Signals {
         }
         self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
-            let signal = arrived.ssi_signo as i32;
-            // A terminal's signals, which the kernel sends, have reached the whole process group; one
-            // for a write of ours that failed is marked as sent by ourselves. An alarm that the
-            // caller set before it executed us has reached us alone.
-            let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
-            let for_us_alone = from_a_process || signal == libc::SIGALRM;
-            if for_us_alone && signal != libc::SIGCHLD {
-                sys::kill(to, signal);
+            if has_reached_us_alone(&arrived) {
+                sys::kill(to, arrived.ssi_signo as i32);
             }
         }
     }
@@ -188,6 +183,25 @@ impl Drop for Signals {
             self.give_back();
         }
     }
+}
+
+/// A terminal's signals, which the kernel sends, have reached the whole process group; one for a write
+/// of ours that failed is marked as sent by ourselves. An alarm that the caller set before it executed
+/// us has reached us alone. So has a hangup of the terminal, with the SIGCONT that comes with it, if we
+/// lead the session (tty_signal_session_leader, drivers/tty/tty_jobctrl.c); the group in the foreground
+/// hears of it at the end of its leader, which here is our own.
+fn has_reached_us_alone(arrived: &siginfo) -> bool {
+    let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
+    match arrived.ssi_signo as i32 {
+        libc::SIGCHLD => false,
+        libc::SIGALRM => true,
+        libc::SIGHUP | libc::SIGCONT => from_a_process || leads_the_session(),
+        _ => from_a_process,
+    }
+}
+
+fn leads_the_session() -> bool {
+    getsid(None).is_ok_and(|leader| leader == getpid())
 }
 
 /// Signals that by default do not end a process.
