@@ -93,9 +93,23 @@ impl Intent {
 
     /// There is nothing to undo any more.
     pub(crate) fn done(self) {
+        self.remove();
+    }
+
+    fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
         if let Some(directory) = self.path.parent() {
             let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+impl Drop for Intent {
+    /// After a panic there is nobody left to say that a pause had succeeded: whoever came next would take
+    /// it for one that was cut short. A process that is killed drops nothing.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.remove();
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -68,7 +68,7 @@ impl Runtime {
             mask: &signals.at_entry,
             sigchld: &signals.sigchld,
         })?;
-        STARTED.store(pid, Ordering::Relaxed);
+        remember(Last::Runs(pid));
         Ok(Attempt { pid, since })
     }
 }
@@ -85,14 +85,23 @@ fn reserve_listen_pid(env: &mut [CString]) -> Option<usize> {
     Some(at)
 }
 
-static STARTED: AtomicI32 = AtomicI32::new(0);
+/// What has become of the runtime, should something of ours go wrong. The kernel tells of its end once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Last {
+    NotStarted,
+    Runs(i32),
+    Ended(Exit),
+}
 
-/// The runtime that runs beside us, should something of ours have gone wrong after its start.
-pub(crate) fn started() -> Option<i32> {
-    match STARTED.load(Ordering::Relaxed) {
-        0 => None,
-        pid => Some(pid),
-    }
+static LAST: Mutex<Last> = Mutex::new(Last::NotStarted);
+
+/// Of the last attempt that was started.
+pub(crate) fn last() -> Last {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember(last: Last) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
 }
 
 /// Signals blocked, and read from a descriptor instead, from before the runtime's start until our
@@ -244,6 +253,7 @@ impl Attempt {
     pub(crate) fn wait(&self, signals: &Signals, watch: &mut dyn Watch) -> Exit {
         loop {
             if let Some(exit) = reap(self.pid, libc::WNOHANG) {
+                remember(Last::Ended(exit));
                 return exit;
             }
             let timeout = watch.look(self);
@@ -272,12 +282,17 @@ fn reap(pid: i32, options: i32) -> Option<Exit> {
     }
 }
 
-/// Waits without anything else to do.
-pub(crate) fn wait_plainly(pid: i32) -> Exit {
+/// How often to look where there is no descriptor that would tell.
+const LOOK_PLAINLY_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits with nothing but this to do meanwhile.
+pub(crate) fn wait_plainly(pid: i32, mut meanwhile: impl FnMut()) -> Exit {
     loop {
-        if let Some(exit) = reap(pid, 0) {
+        if let Some(exit) = reap(pid, libc::WNOHANG) {
             return exit;
         }
+        meanwhile();
+        std::thread::sleep(LOOK_PLAINLY_EVERY);
     }
 }
 
