@@ -2,7 +2,8 @@
 //!
 //! A file that is not there, or vanishes while it is read (ENODEV), is no error but `None`: cgroups come
 //! and go beside us. Each controller is looked for in its v1 hierarchy, then in v2: on a hybrid host
-//! they are spread over both.
+//! they are spread over both. On a unified host all is v2's, as it is to the runtimes: a v1 hierarchy
+//! that somebody has mounted there as well, as Slurm does with the freezer, has no containers in it.
 
 use std::fs::File;
 use std::io::Read;
@@ -91,7 +92,7 @@ impl Reader {
     pub fn at(mounts: &Hierarchies, places: &Places) -> Reader {
         let place = |controller| {
             // With the controller in v1 the v2 directory has no files of it.
-            if mounts.v1(controller).is_some() {
+            if !mounts.unified() && mounts.v1(controller).is_some() {
                 let dir = mounts.v1_dir(controller, places.of_any([controller])?)?;
                 return Some((Version::V1, dir));
             }
