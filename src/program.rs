@@ -10,6 +10,7 @@ use crate::channels::Channels;
 use crate::complaint;
 use crate::config::Config;
 use crate::hook::{Hook, Request};
+use crate::intent;
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
 use crate::journal::history::History;
@@ -95,6 +96,7 @@ impl Program {
         let grammar = Grammar::of(&runtime.path);
         let line = invocation::read(grammar, &runtime.args);
         if self.state.kill_switch().exists() {
+            intent::forget_the_dead(&self.state);
             become_runtime(runtime, grammar, &line);
         }
         match &line.command {
