@@ -52,6 +52,16 @@ fn v1_files() {
     }
 }
 
+/// It may have very many below it; the kernel has counted.
+#[test]
+fn on_v2_whether_there_are_processes_is_one_file() {
+    for (populated, expected) in [(1, true), (0, false)] {
+        let events = format!("populated {populated}\nfrozen 0\n");
+        let dir = tree(&[("c/cgroup.events", &events), ("c/x/cgroup.procs", "7\n")]);
+        assert_eq!(v2(dir.path()).is_populated(), expected);
+    }
+}
+
 /// As Slurm mounts it, for jobs that it suspends.
 #[test]
 fn a_v1_freezer_beside_a_unified_tree_is_not_the_containers() {
