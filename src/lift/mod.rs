@@ -11,6 +11,7 @@
 mod account;
 mod census;
 mod class;
+mod kin;
 mod lifter;
 pub mod notes;
 mod pace;
