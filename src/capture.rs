@@ -1,8 +1,10 @@
 //! The runtime's stdout and stderr, held back until it has ended and then passed on byte for byte.
 //!
 //! Into anonymous files rather than pipes: nothing has to be read meanwhile, and a process that the
-//! runtime left behind with its stderr neither blocks us nor dies of a closed pipe. A terminal is
-//! not captured, since runc's logger changes its format when stderr is none.
+//! runtime left behind with its stderr neither blocks us nor dies of a closed pipe. What such a process
+//! writes after the runtime's end is refused, and what it wrote before is given free: it may be a
+//! daemon that a hook has started, and the file is memory. A terminal is not captured, since runc's
+//! logger changes its format when stderr is none.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
@@ -10,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::runtime::Stdio;
@@ -69,13 +72,18 @@ impl Capture {
         Ok(())
     }
 
-    /// Passes everything on. A caller that has gone away is no error of the operation's.
+    /// Passes everything on, once. A caller that has gone away is no error of the operation's.
     pub(crate) fn replay(&mut self) {
-        if let Some(out) = &mut self.stdout {
-            let _ = pass_on(out, io::stdout().as_fd());
+        let (out, err) = (self.stdout.take(), self.stderr.take());
+        // Before a caller that does not read may keep us until it kills us.
+        out.iter().chain(&err).for_each(close_to_writers);
+        if let Some(mut out) = out {
+            let _ = pass_on(&mut out, io::stdout().as_fd());
+            let _ = out.set_len(0);
         }
-        if let Some(err) = &mut self.stderr {
-            let _ = pass_on(err, io::stderr().as_fd());
+        if let Some(mut err) = err {
+            let _ = pass_on(&mut err, io::stderr().as_fd());
+            let _ = err.set_len(0);
         }
     }
 
@@ -101,6 +109,11 @@ impl Capture {
         let is_short = file.metadata().ok()?.len() <= MOST;
         is_short.then(|| read_text_at(file, 0, MOST))?
     }
+}
+
+/// It can still be made shorter.
+fn close_to_writers(said: &File) {
+    let _ = fcntl(said, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW));
 }
 
 fn read_text_at(file: &File, start: u64, most: u64) -> Option<String> {

@@ -25,6 +25,8 @@ pub(crate) struct Channels {
     said: Capture,
     /// That the caller gets something directly that a second attempt would repeat.
     leaks: bool,
+    /// That the status is the one of a process in the foreground.
+    is_in_foreground: bool,
     /// An error of our own, with the caller's log and its format.
     complaint: Option<(String, Option<PathBuf>, LogFormat)>,
 }
@@ -56,8 +58,15 @@ impl Channels {
             _ if gives_stdio_away(grammar, invocation) => Capture::nothing(),
             Degree::Output | Degree::All => Capture::begin(),
         };
-        let mut channels =
-            Channels { log: None, console: None, stdin: None, said, leaks: true, complaint: None };
+        let mut channels = Channels {
+            log: None,
+            console: None,
+            stdin: None,
+            said,
+            leaks: true,
+            is_in_foreground: is_in_foreground(invocation),
+            complaint: None,
+        };
         let mut args = args.to_vec();
         if degree == Degree::All {
             channels.leaks = invocation.pidfd_socket;
@@ -184,8 +193,8 @@ impl Channels {
     }
 
     /// Gives the caller all that the last attempt has left.
-    pub(crate) fn pass_on(&mut self, invocation: &Invocation, exit: Exit) {
-        self.pass_log_on(may_have_opened_its_log(invocation, exit));
+    pub(crate) fn pass_on(&mut self, exit: Exit) {
+        self.pass_log_on(may_have_opened_its_log(self.is_in_foreground, exit));
         self.said.replay();
         if let Some((message, log, format)) = self.complaint.take() {
             complaint::make(&message, log.as_deref(), format);
@@ -198,14 +207,16 @@ impl Channels {
 /// line (1, in runc and crun); after it they say in the log why they fail, but for a crash (2 in Go)
 /// and for a status that is the process's own. To know for certain, by inotify, took every command 8
 /// to 16 ms.
-fn may_have_opened_its_log(invocation: &Invocation, exit: Exit) -> bool {
-    let is_in_foreground =
-        matches!(invocation.verb, Verb::Run | Verb::Restore | Verb::Exec) && !invocation.detach;
+fn may_have_opened_its_log(is_in_foreground: bool, exit: Exit) -> bool {
     match exit {
         Exit::Code(1) => is_in_foreground,
         Exit::Code(126 | 127) | Exit::NotStarted => false,
         Exit::Code(_) | Exit::Signal(_) => true,
     }
+}
+
+fn is_in_foreground(invocation: &Invocation) -> bool {
+    matches!(invocation.verb, Verb::Run | Verb::Restore | Verb::Exec) && !invocation.detach
 }
 
 /// Of these a container inherits stdio; what it writes is not ours to hold. With a console socket it

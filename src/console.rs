@@ -3,8 +3,13 @@
 //! Callers accept one connection on their console socket and take one message from it: containerd
 //! after `create` has returned, conmon at once. A runtime connects early, before the stage in which
 //! it may fail to freeze. So every attempt gets a private socket to send its terminal to, and the
-//! first that arrives is handed on the moment it does. Not before then the caller's socket is
-//! connected to: should we become the runtime after all, the one connection is still to be had.
+//! first that arrives is handed on the moment it does, through the one connection of ours to the
+//! caller's socket.
+//!
+//! That is made when the first attempt connects, as the bare runtime's would be, and hung up at our
+//! end: a caller in accept(2) hears of a runtime that fails without a terminal, and one that gives up
+//! after a while does not give up on a long hook. Should we become the runtime after a failed attempt,
+//! the caller finds that first connection hung up, as after the bare runtime's failure.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -72,10 +77,7 @@ impl Console {
             return true;
         }
         if self.runtime.is_none() {
-            self.runtime = self.listener.accept().ok().map(|(connection, _)| connection);
-            if let Some(connection) = &self.runtime {
-                let _ = connection.set_nonblocking(true);
-            }
+            self.accept();
         }
         let Some(connection) = &self.runtime else { return false };
         match receive(connection) {
@@ -93,6 +95,16 @@ impl Console {
                 self.runtime = None;
                 false
             }
+        }
+    }
+
+    /// Takes the runtime's connection, if it has made one, and makes ours to the caller.
+    fn accept(&mut self) {
+        let Ok((connection, _)) = self.listener.accept() else { return };
+        let _ = connection.set_nonblocking(true);
+        self.runtime = Some(connection);
+        if let Some(caller) = &mut self.caller {
+            let _ = caller.connect();
         }
     }
 
@@ -146,8 +158,9 @@ fn sweep(directory: &Path) {
 #[derive(Debug)]
 struct Caller {
     address: UnixAddr,
-    /// Not connected yet; made early, as there may be no descriptor to be had when it is needed.
+    /// Made before it is connected, as there may be no descriptor to be had when it is needed.
     socket: OwnedFd,
+    is_connected: bool,
 }
 
 impl Caller {
@@ -164,11 +177,20 @@ impl Caller {
         let socket = socket(SockType::Stream)?;
         let limit = TimeVal::new(CONNECT_MAX_SECONDS, 0);
         socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
-        Ok(Caller { address, socket })
+        Ok(Caller { address, socket, is_connected: false })
     }
 
-    fn send(&self, name: &[u8], terminal: &OwnedFd) -> io::Result<()> {
-        socket::connect(self.socket.as_raw_fd(), &self.address)?;
+    /// Once, whatever further attempts do.
+    fn connect(&mut self) -> io::Result<()> {
+        if !self.is_connected {
+            socket::connect(self.socket.as_raw_fd(), &self.address)?;
+            self.is_connected = true;
+        }
+        Ok(())
+    }
+
+    fn send(mut self, name: &[u8], terminal: &OwnedFd) -> io::Result<()> {
+        self.connect()?;
         let descriptors = [terminal.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&descriptors)];
         let (to, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_NOSIGNAL);

@@ -227,7 +227,11 @@ impl Container {
         let Some(record) = &mut self.record else { return };
         // One that was learnt from the runtime just now is worth keeping.
         record.paused = paused;
-        let _ = write_record(&self.path, record);
+        // Where there is no room for the new one the old one is not to stand: while it says "paused",
+        // no freeze that is left behind would be undone. The runtime's own state is read instead.
+        if write_record(&self.path, record).is_err() && !paused {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 
     pub(crate) fn freezer(&self) -> Freezer {
@@ -550,6 +554,28 @@ fn write_record(path: &Path, record: &Record) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_nothing_can_be_written_nothing_says_paused() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::of(Identity::new("/c").unwrap());
+        let record = Record::new(&places, None, &Hierarchies::default(), PodNames::default());
+        let proc = Proc::default();
+        let mut container = Container {
+            record: Some(record),
+            path: dir.path().join("containers/c.json"),
+            runtime_state: dir.path().join("c"),
+            announced: false,
+            lookup: Lookup { grammar: Grammar::Runc, roots: Vec::new(), proc },
+            unknown: None,
+        };
+        container.set_paused(true);
+        assert!(container.is_paused() && read_record(&container.path).is_some());
+        // As on a full /run: the next record cannot be begun.
+        std::fs::create_dir(unfinished(&container.path)).unwrap();
+        container.set_paused(false);
+        assert!(!container.is_paused() && read_record(&container.path).is_none());
+    }
 
     #[test]
     fn a_root_behind_a_link_is_the_same_before_and_after_it_is_made() {

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cgroup::read::Version;
+use crate::cgroup::read::{Version, tree};
 use crate::cgroup::{Freezer, Reader};
 use crate::{process, text};
 
@@ -113,8 +112,7 @@ impl Tasks {
     /// be told on v1 from what has frozen, so that one is to be asked after the thaw.
     pub fn in_state(files: &Reader, states: &[u8]) -> Tasks {
         let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
-        let mut threads = Vec::new();
-        collect_threads(version, dir, MOST_ASKED_OF, &mut threads);
+        let threads = threads_in(version, dir, MOST_ASKED_OF);
         let tasks = threads.into_iter().filter_map(Task::of);
         Tasks(tasks.filter(|task| states.contains(&task.state)).collect())
     }
@@ -181,40 +179,42 @@ const MOST_THREADS: usize = 32_768;
 
 /// The threads of a cgroup and of those below it.
 pub(crate) fn threads(files: &Reader) -> Vec<i32> {
-    let mut threads = Vec::new();
-    if let Some((version, dir)) = files.freezer_dir() {
-        collect_threads(version, dir, MOST_THREADS, &mut threads);
-    }
-    threads
+    let Some((version, dir)) = files.freezer_dir() else { return Vec::new() };
+    threads_in(version, dir, MOST_THREADS)
 }
 
 /// v1 lists threads in `tasks`; v2's `cgroup.threads` has them also where a domain is not threaded.
-fn collect_threads(version: Version, dir: &Path, most: usize, into: &mut Vec<i32>) {
+fn threads_in(version: Version, dir: &Path, most: usize) -> Vec<i32> {
     let file = if version == Version::V1 { "tasks" } else { "cgroup.threads" };
-    let list = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-    into.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
-    into.truncate(most);
-    for below in children(dir) {
-        if into.len() < most {
-            collect_threads(version, &below, most, into);
+    let mut threads = Vec::new();
+    for dir in tree(dir) {
+        let list = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        threads.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+        if threads.len() >= most {
+            break;
         }
     }
-}
-
-/// The cgroups right below one.
-pub(crate) fn children(dir: &Path) -> Vec<PathBuf> {
-    // It has two links, and one for each below it (kernfs_refresh_inode, fs/kernfs/inode.c).
-    if std::fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 2) {
-        return Vec::new();
-    }
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.map(|entry| entry.path()).collect()
+    threads.truncate(most);
+    threads
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A container may have been given its cgroup to delegate, and make as many below it as it likes.
+    #[test]
+    fn of_very_many_cgroups_some_are_asked() {
+        const MANY: usize = 3000;
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MANY {
+            let below = dir.path().join(number.to_string());
+            std::fs::create_dir(&below).unwrap();
+            std::fs::write(below.join("tasks"), format!("{}\n", number + 1)).unwrap();
+        }
+        let asked = threads_in(Version::V1, dir.path(), MOST_THREADS).len();
+        assert!((100..MANY / 2).contains(&asked), "{asked}");
+    }
 
     #[test]
     fn where_a_task_waits_is_kept() {

@@ -4,7 +4,10 @@
 //! cgroup v2 that never froze. The caller kills us with SIGKILL at any point, and the runtime dies
 //! with us. So before an operation that may freeze there is a note in a directory of its cgroup's,
 //! and after it there is none. Whoever comes next and finds the note of a dead process thaws.
-//! Without such a note nothing is thawed: it may be somebody's pause.
+//! Without such a note nothing is thawed: it may be somebody's pause. For the same reason a note of the
+//! dead does not wait for a freeze to come: it goes when its cgroup is seen thawed, and when we are
+//! switched off, as nobody writes down then what is paused and resumed. To remove a file takes no room,
+//! which a full /run has not.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
@@ -93,9 +96,23 @@ impl Intent {
 
     /// There is nothing to undo any more.
     pub(crate) fn done(self) {
+        self.remove();
+    }
+
+    fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
         if let Some(directory) = self.path.parent() {
             let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+impl Drop for Intent {
+    /// After a panic there is nobody left to say that a pause had succeeded: whoever came next would take
+    /// it for one that was cut short. A process that is killed drops nothing.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.remove();
         }
     }
 }
@@ -140,7 +157,42 @@ pub(crate) fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
         // about to write one makes the directory again.
         let _ = std::fs::remove_dir(&directory);
     }
-    paths.iter().any(|path| matches!(judge(path), Judged::Dead(_) | Judged::Garbage))
+    let mut is_due = false;
+    for path in &paths {
+        is_due |= is_due_by(path);
+    }
+    if !is_due {
+        let _ = std::fs::remove_dir(&directory);
+    }
+    is_due
+}
+
+/// One that has nothing to undo any more is removed: whatever freezes that cgroup from here on is
+/// another's. Of a process that is seen dead the runtime has been killed, too.
+fn is_due_by(path: &Path) -> bool {
+    match judge(path) {
+        Judged::Alive => false,
+        Judged::Garbage => true,
+        Judged::Dead(note) if note.files.freezer() != Freezer::Thawed => true,
+        Judged::Dead(_) => {
+            let _ = std::fs::remove_file(path);
+            false
+        }
+    }
+}
+
+/// While we are switched off: what is frozen afterwards may be so by somebody's wish, and no note from
+/// before says otherwise.
+pub(crate) fn forget_the_dead(state: &StateDir) {
+    let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
+    for directory in directories.map(|entry| entry.path()).take(MOST_READ) {
+        for path in paths(&directory) {
+            if matches!(judge(&path), Judged::Dead(_)) {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        let _ = std::fs::remove_dir(&directory);
+    }
 }
 
 /// Whether somebody else is at a pause of this cgroup, who did not get the lock.

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::freeze;
+use crate::cgroup::read::{MOST_CGROUPS, children, tree};
 
 /// The directories of one cgroup that are still there, in all hierarchies.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Leftovers {
 
     /// Tries once. Whether all is gone now.
     pub(crate) fn remove(&mut self) -> bool {
-        self.dirs.retain(|dir| !remove_tree(dir));
+        self.dirs.retain(|dir| !remove_tree(dir, &mut { MOST_CGROUPS }));
         self.dirs.is_empty()
     }
 
@@ -54,23 +54,46 @@ impl Leftovers {
 /// Some of the processes in it and below.
 fn collect_pids(dir: &Path, into: &mut Vec<String>) {
     const SHOWN: usize = 5;
-    let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    into.extend(procs.lines().map(str::to_owned));
-    into.truncate(SHOWN);
-    for below in freeze::children(dir) {
-        if into.len() < SHOWN {
-            collect_pids(&below, into);
+    for dir in tree(dir) {
+        let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        into.extend(procs.lines().map(str::to_owned));
+        if into.len() >= SHOWN {
+            break;
         }
     }
+    into.truncate(SHOWN);
 }
 
-/// As runc does it, cgroups below first; one with a task in it stays. Whether it is gone.
-fn remove_tree(dir: &Path) -> bool {
-    for below in freeze::children(dir) {
-        remove_tree(&below);
+/// As runc does it, cgroups below first; one with a task in it stays. Whether it is gone. Of very many
+/// some go with each call: it goes down to the last before it goes on to the next.
+fn remove_tree(dir: &Path, left: &mut usize) -> bool {
+    let below: Vec<PathBuf> = children(dir).take(*left).collect();
+    for below in below {
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        remove_tree(&below, left);
     }
     match std::fs::remove_dir(dir) {
         Ok(()) => true,
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn very_many_are_removed_in_several_calls() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("c");
+        for number in 0..3000 {
+            std::fs::create_dir_all(top.join(format!("{number}/below"))).unwrap();
+        }
+        let mut leftovers = Leftovers::find(vec![top]);
+        let calls = (1..100).find(|_| leftovers.remove());
+        assert!(calls.is_some_and(|calls| calls > 1), "{calls:?}");
     }
 }

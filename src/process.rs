@@ -163,6 +163,18 @@ pub(crate) fn pids_are_of_proc() -> bool {
     own_pid() == std::process::id() as i32
 }
 
+/// A process and those above it, as far as /proc shows them, but for the first of all.
+pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
+    let mut family = Vec::new();
+    let mut next = Some(pid);
+    // Parents cannot form a circle, but pids read one after the other can.
+    while let Some(pid) = next.filter(|pid| *pid > 1 && family.len() < MAX_GENERATIONS) {
+        family.push(pid);
+        next = parent_of(pid);
+    }
+    family
+}
+
 /// As /proc has it, too.
 pub(crate) fn parent() -> i32 {
     let own = own_pid();

@@ -6,15 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::channels::Channels;
 use crate::complaint;
 use crate::config::Config;
 use crate::hook::{Hook, Request};
+use crate::intent;
 use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
 use crate::journal::Journal;
 use crate::journal::history::History;
 use crate::locate::{self, Choice};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Last, Runtime};
 use crate::state_dir::StateDir;
 use crate::supervise::{Operation, Waited};
 use crate::{process, sys, syslog};
@@ -37,10 +39,7 @@ pub fn main() -> ! {
         program.hook(&request)
     }
     let runtime = program.runtime(&argv0, args);
-    match catch_unwind(AssertUnwindSafe(|| program.run(&runtime))) {
-        Ok(exit) => end(exit),
-        Err(_) => after_panic(&runtime),
-    }
+    end(guarded(&runtime, |channels| program.run(&runtime, channels)))
 }
 
 struct Program {
@@ -93,10 +92,11 @@ impl Program {
         end(Exit::Code(code))
     }
 
-    fn run(&self, runtime: &Runtime) -> Exit {
+    fn run(&self, runtime: &Runtime, channels: &mut Option<Channels>) -> Exit {
         let grammar = Grammar::of(&runtime.path);
         let line = invocation::read(grammar, &runtime.args);
         if self.state.kill_switch().exists() {
+            intent::forget_the_dead(&self.state);
             become_runtime(runtime, grammar, &line);
         }
         match &line.command {
@@ -129,13 +129,18 @@ impl Program {
                     self.record(&self.unserialized(runtime, Some(invocation), note, waited));
                     become_runtime(runtime, grammar, &line)
                 }
-                self.supervise(&operation, &line)
+                self.supervise(&operation, &line, channels)
             }
         }
     }
 
-    fn supervise(&self, operation: &Operation<'_>, line: &CommandLine) -> Exit {
-        match operation.supervise() {
+    fn supervise(
+        &self,
+        operation: &Operation<'_>,
+        line: &CommandLine,
+        channels: &mut Option<Channels>,
+    ) -> Exit {
+        match operation.supervise(channels) {
             Ok(mut ended) => {
                 ended.outcome.notes.extend(self.complaints.iter().cloned());
                 // First, as a caller that does not read can keep us at the replay until it kills us.
@@ -144,7 +149,9 @@ impl Program {
                 // words: the caller's pipe may be full.
                 ended.signals.give_back();
                 let exit = ended.outcome.exit.unwrap_or(Exit::NotStarted);
-                ended.channels.pass_on(operation.invocation, exit);
+                if let Some(channels) = channels {
+                    channels.pass_on(exit);
+                }
                 exit
             }
             Err(error) => {
@@ -243,17 +250,35 @@ fn no_runtime(message: &str, grammar: Grammar, line: &CommandLine) -> ! {
     sys::exit_now(1)
 }
 
-/// A mistake of ours is not to cost anybody a container: if the runtime has not been started, it is
-/// now; if it has, its end is waited for.
-fn after_panic(runtime: &Runtime) -> ! {
+/// A mistake of ours is not to cost anybody a container, or its caller the runtime's words. `run` puts
+/// the channels where they outlive it.
+fn guarded(runtime: &Runtime, run: impl FnOnce(&mut Option<Channels>) -> Exit) -> Exit {
+    let mut channels = None;
+    match catch_unwind(AssertUnwindSafe(|| run(&mut channels))) {
+        Ok(exit) => exit,
+        Err(_) => after_panic(runtime, channels),
+    }
+}
+
+/// If the runtime has not been started, it is now; if it runs, its end is waited for; then the caller
+/// gets what that end was, and what was held back for it.
+fn after_panic(runtime: &Runtime, mut channels: Option<Channels>) -> Exit {
     log::error!("frostlock has a bug: it panicked; going on with the bare runtime");
-    match runtime::started() {
-        Some(pid) => end(runtime::wait_plainly(pid)),
-        None => {
+    let relay = |channels: &mut Option<Channels>| channels.iter_mut().for_each(Channels::relay);
+    let exit = match runtime::last() {
+        Last::NotStarted => {
             let line = invocation::read(Grammar::Runc, &[]);
             become_runtime(runtime, Grammar::Runc, &line)
         }
-    }
+        Last::Runs(pid) => runtime::wait_plainly(pid, || relay(&mut channels)),
+        Last::Ended(exit) => exit,
+    };
+    // Should the mistake be in there, the end still counts.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        relay(&mut channels);
+        channels.iter_mut().for_each(|channels| channels.pass_on(exit));
+    }));
+    exit
 }
 
 /// Ends as the runtime did.
@@ -262,5 +287,80 @@ fn end(exit: Exit) -> ! {
         Exit::Code(code) => sys::exit_now(code),
         Exit::Signal(signal) => sys::die_of(signal),
         Exit::NotStarted => sys::exit_now(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::process::Output;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::channels::Degree;
+    use crate::runtime::{Attempt, Signals, Watch};
+
+    struct Nothing;
+
+    impl Watch for Nothing {
+        fn waits_on(&self) -> Vec<BorrowedFd<'_>> {
+            Vec::new()
+        }
+
+        /// Often: of the threads of a test another may have taken the signal of the runtime's end.
+        fn look(&mut self, _: &Attempt) -> Option<Duration> {
+            Some(Duration::from_millis(5))
+        }
+    }
+
+    /// In a process of its own, which it ends.
+    #[test]
+    #[ignore = "the program of the test below"]
+    fn a_mistake() {
+        let Some(path) = std::env::var_os("MISTAKE_RUNTIME") else { return };
+        let moment = std::env::var("MISTAKE_MOMENT").unwrap();
+        std::panic::set_hook(Box::new(|_| {}));
+        let runtime = Runtime { path: path.into(), args: vec!["update".into(), "c".into()] };
+        let exit = guarded(&runtime, |kept| {
+            let signals = Signals::take().unwrap();
+            let line = invocation::read(Grammar::Runc, &runtime.args);
+            let Command::Supervised(update) = &line.command else { panic!("{line:?}") };
+            let (globals, state) = (&line.globals, StateDir::at("/nowhere".into()));
+            let (degree, grammar) = (Degree::Output, Grammar::Runc);
+            let (channels, _) =
+                Channels::open(degree, grammar, globals, update, &runtime.args, &state);
+            let channels = kept.insert(channels);
+            assert_ne!(moment, "before its start");
+            let attempt = runtime.start(&signals, channels).unwrap();
+            assert_ne!(moment, "while it runs");
+            attempt.wait(&signals, &mut Nothing);
+            panic!("after its end");
+        });
+        end(exit)
+    }
+
+    #[test]
+    fn a_mistake_changes_neither_the_end_nor_the_words() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runc");
+        for code in [0, 7] {
+            let script =
+                format!("#!/bin/sh\nsleep 0.1\necho \"$1 of $2\"\necho said >&2\nexit {code}\n");
+            std::fs::write(&path, script).unwrap();
+            let executable = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&path, executable).unwrap();
+            for moment in ["before its start", "while it runs", "after its end"] {
+                let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+                program.args(["--exact", "program::tests::a_mistake", "--ignored", "--nocapture"]);
+                program.env("MISTAKE_RUNTIME", &path).env("MISTAKE_MOMENT", moment);
+                let Output { status, stdout, stderr } = program.output().unwrap();
+                let stdout = String::from_utf8_lossy(&stdout);
+                assert_eq!(status.code(), Some(code), "{moment}");
+                // After what the harness of this test says.
+                assert!(stdout.ends_with("update of c\n"), "{moment}: {stdout}");
+                assert_eq!(String::from_utf8_lossy(&stderr), "said\n", "{moment}");
+            }
+        }
     }
 }

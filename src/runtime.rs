@@ -9,13 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::time::TimeSpec;
+use nix::unistd::{getpid, getsid};
 
 use crate::channels::Channels;
 use crate::outcome::Exit;
@@ -67,7 +68,7 @@ impl Runtime {
             mask: &signals.at_entry,
             sigchld: &signals.sigchld,
         })?;
-        STARTED.store(pid, Ordering::Relaxed);
+        remember(Last::Runs(pid));
         Ok(Attempt { pid, since })
     }
 }
@@ -84,14 +85,23 @@ fn reserve_listen_pid(env: &mut [CString]) -> Option<usize> {
     Some(at)
 }
 
-static STARTED: AtomicI32 = AtomicI32::new(0);
+/// What has become of the runtime, should something of ours go wrong. The kernel tells of its end once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Last {
+    NotStarted,
+    Runs(i32),
+    Ended(Exit),
+}
 
-/// The runtime that runs beside us, should something of ours have gone wrong after its start.
-pub(crate) fn started() -> Option<i32> {
-    match STARTED.load(Ordering::Relaxed) {
-        0 => None,
-        pid => Some(pid),
-    }
+static LAST: Mutex<Last> = Mutex::new(Last::NotStarted);
+
+/// Of the last attempt that was started.
+pub(crate) fn last() -> Last {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember(last: Last) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
 }
 
 /// Signals blocked, and read from a descriptor instead, from before the runtime's start until our
@@ -132,14 +142,8 @@ impl Signals {
         }
         self.wait(timeout, also);
         while let Ok(Some(arrived)) = self.arrivals.read_signal() {
-            let signal = arrived.ssi_signo as i32;
-            // A terminal's signals, which the kernel sends, have reached the whole process group; one
-            // for a write of ours that failed is marked as sent by ourselves. An alarm that the
-            // caller set before it executed us has reached us alone.
-            let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
-            let for_us_alone = from_a_process || signal == libc::SIGALRM;
-            if for_us_alone && signal != libc::SIGCHLD {
-                sys::kill(to, signal);
+            if has_reached_us_alone(&arrived) {
+                sys::kill(to, arrived.ssi_signo as i32);
             }
         }
     }
@@ -190,6 +194,25 @@ impl Drop for Signals {
     }
 }
 
+/// A terminal's signals, which the kernel sends, have reached the whole process group; one for a write
+/// of ours that failed is marked as sent by ourselves. An alarm that the caller set before it executed
+/// us has reached us alone. So has a hangup of the terminal, with the SIGCONT that comes with it, if we
+/// lead the session (tty_signal_session_leader, drivers/tty/tty_jobctrl.c); the group in the foreground
+/// hears of it at the end of its leader, which here is our own.
+fn has_reached_us_alone(arrived: &siginfo) -> bool {
+    let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
+    match arrived.ssi_signo as i32 {
+        libc::SIGCHLD => false,
+        libc::SIGALRM => true,
+        libc::SIGHUP | libc::SIGCONT => from_a_process || leads_the_session(),
+        _ => from_a_process,
+    }
+}
+
+fn leads_the_session() -> bool {
+    getsid(None).is_ok_and(|leader| leader == getpid())
+}
+
 /// Signals that by default do not end a process.
 const HARMLESS: [i32; 7] = [
     libc::SIGCHLD,
@@ -230,6 +253,7 @@ impl Attempt {
     pub(crate) fn wait(&self, signals: &Signals, watch: &mut dyn Watch) -> Exit {
         loop {
             if let Some(exit) = reap(self.pid, libc::WNOHANG) {
+                remember(Last::Ended(exit));
                 return exit;
             }
             let timeout = watch.look(self);
@@ -258,12 +282,17 @@ fn reap(pid: i32, options: i32) -> Option<Exit> {
     }
 }
 
-/// Waits without anything else to do.
-pub(crate) fn wait_plainly(pid: i32) -> Exit {
+/// How often to look where there is no descriptor that would tell.
+const LOOK_PLAINLY_EVERY: Duration = Duration::from_millis(10);
+
+/// Waits with nothing but this to do meanwhile.
+pub(crate) fn wait_plainly(pid: i32, mut meanwhile: impl FnMut()) -> Exit {
     loop {
-        if let Some(exit) = reap(pid, 0) {
+        if let Some(exit) = reap(pid, libc::WNOHANG) {
             return exit;
         }
+        meanwhile();
+        std::thread::sleep(LOOK_PLAINLY_EVERY);
     }
 }
 

@@ -440,7 +440,7 @@ pub(crate) fn online_cpus() -> u64 {
     u64::try_from(count).unwrap_or(1).max(1)
 }
 
-/// An anonymous file, closed on exec.
+/// An anonymous file, closed on exec, that can be sealed.
 pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     let create = |flags| -> io::Result<OwnedFd> {
         // SAFETY: `name` is NUL-terminated.
@@ -450,8 +450,9 @@ pub(crate) fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     };
     // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
     // complain about callers that do not say whether theirs are. Older ones do not know the flag.
-    match create(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(libc::MFD_CLOEXEC),
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    match create(flags | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags),
         created => created,
     }
 }

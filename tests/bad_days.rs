@@ -50,8 +50,13 @@ fn within_limit(command: &mut Command) -> Output {
 
 #[track_caller]
 fn is_seven(output: &Output) {
+    is_seven_with(output, "out ");
+}
+
+#[track_caller]
+fn is_seven_with(output: &Output, out: &str) {
     assert_eq!(output.status.code(), Some(7), "{output:?}");
-    assert!(text(&output.stdout).starts_with("out "), "{output:?}");
+    assert!(text(&output.stdout).starts_with(out), "{output:?}");
     assert_eq!(text(&output.stderr), "err\n");
 }
 
@@ -948,6 +953,27 @@ mod stdio {
             .unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(7));
         assert_eq!(scratch.journal()[0]["exit"]["code"], 7);
+    }
+
+    /// Bare, it writes into the caller's pipe, and fails once that is closed.
+    #[test]
+    fn a_daemon_of_a_hook_does_not_fill_memory_of_ours() {
+        const MUCH: u64 = 8 << 20;
+        let scratch = Scratch::new();
+        let (go, size) = (scratch.path("go"), scratch.path("size"));
+        let script = format!(
+            "#!/bin/sh\n{{ while [ ! -e {go} ]; do sleep 0.01; done; head -c {MUCH} /dev/zero >&2\n\
+             stat -L -c %s /proc/self/fd/2 >{size}.new; mv {size}.new {size}; }} &\n\
+             echo out\necho err >&2\nexit 7\n",
+            go = go.display(),
+            size = size.display(),
+        );
+        let hooked = program(&scratch.path("hooked"), &script);
+        is_seven_with(&run(scratch.wrapped(&hooked).args(["delete", ID])), "out\n");
+        fs::write(&go, "").unwrap();
+        support::eventually(LIMIT, "the daemon has written", || size.exists());
+        let size: u64 = fs::read_to_string(&size).unwrap().trim().parse().unwrap();
+        assert!(size < MUCH / 8, "{size} bytes of ours");
     }
 
     /// Bare, the runtime would hang in its write. Here the operation is done, recorded, and its lock

@@ -230,6 +230,44 @@ fn a_terminals_signals_reach_the_runtime_once() {
     }
 }
 
+/// The kernel tells the leader of a terminal's session alone: of an `ssh -t host runc run ...` that has
+/// lost its connection, of a window of tmux that was closed.
+#[test]
+fn a_hangup_reaches_the_runtime_of_a_session_leader() {
+    let counter = Counter::new();
+    for (side, mut command) in both(&counter.scratch, &counter.runtime) {
+        let terminal = Terminal::open();
+        terminal.control(command.args(["exec", "c1", "true"]));
+        let mut child = counter.start(&mut command);
+        terminal.hang_up();
+        counter.await_more(1, libc::SIGCONT, side);
+        assert_eq!(counter.end(&mut child).code(), Some(0), "{side}");
+        assert_eq!(counter.received_in_order(), [libc::SIGHUP, libc::SIGCONT], "{side}");
+    }
+}
+
+/// The end of the leader tells the process group in the foreground, us and the runtime.
+#[test]
+fn the_end_of_a_session_leader_reaches_the_runtime_once() {
+    let counter = Counter::new();
+    for (side, command) in both(&counter.scratch, &counter.runtime) {
+        let terminal = Terminal::open();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "\"$@\"; true", "sh"]).arg(command.get_program());
+        shell.args(command.get_args()).args(["exec", "c1", "true"]);
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        terminal.control(&mut shell);
+        let mut shell = counter.start(&mut shell);
+        let below = only_child(shell.id() as i32);
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        counter.await_more(0, libc::SIGHUP, side);
+        counter.let_end();
+        eventually(SOON, "its end", || state(below) == 'X' || state(below) == 'Z');
+        assert_eq!(counter.received(), [libc::SIGHUP], "{side}");
+    }
+}
+
 /// As a shell with job control needs it.
 #[test]
 fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
@@ -380,8 +418,19 @@ impl Counter {
         std::thread::sleep(Duration::from_millis(10));
     }
 
-    fn end(&self, child: &mut Child) -> ExitStatus {
+    /// In order of their numbers: of two that come at once the later may be taken first.
+    fn received_in_order(&self) -> Vec<i32> {
+        let mut received = self.received();
+        received.sort_unstable();
+        received
+    }
+
+    fn let_end(&self) {
         std::fs::write(self.scratch.path("end"), "").unwrap();
+    }
+
+    fn end(&self, child: &mut Child) -> ExitStatus {
+        self.let_end();
         support::wait(child, SOON).expect("the end")
     }
 }
@@ -428,6 +477,11 @@ impl Terminal {
         // SAFETY: both descriptors are written before use; name, settings and size may be null.
         let opened = unsafe { libc::openpty(&mut ours, &mut theirs, null_mut(), null(), null()) };
         assert_eq!(opened, 0);
+        for fd in [ours, theirs] {
+            // Whoever keeps our side open keeps the terminal from hanging up.
+            // SAFETY: no memory is involved.
+            assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }, 0);
+        }
         // SAFETY: two new descriptors that nobody else owns.
         unsafe {
             Terminal { ours: OwnedFd::from_raw_fd(ours), theirs: OwnedFd::from_raw_fd(theirs) }
@@ -447,6 +501,11 @@ impl Terminal {
         };
         // SAFETY: the closure keeps to async-signal-safe calls.
         unsafe { command.pre_exec(take) };
+    }
+
+    /// As when the connection or the window behind it is gone.
+    fn hang_up(self) {
+        drop(self.ours);
     }
 
     fn type_key(&self, key: u8) {

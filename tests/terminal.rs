@@ -18,7 +18,7 @@ use fake_runtime::terminal::receive;
 use fake_runtime::{Attempt, Fake};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Scratch, eventually, frostlock, run, runtimes, succeed, text};
 
 const FREEZE: &str = "runc create failed: unable to start container process: error during container \
@@ -223,7 +223,7 @@ fn what_has_been_sent_is_not_sent_again() {
     drop(scene.caller.terminal());
 }
 
-/// Nor with a connection, as with a bare runtime that fails before it makes one.
+/// But with the one connection that a bare runtime would have made.
 #[test]
 fn failures_end_without_a_terminal() {
     let scratch = Scratch::new();
@@ -231,9 +231,48 @@ fn failures_end_without_a_terminal() {
     let output = run(&mut scene.wrapped("c"));
     assert_eq!(output.status.code(), Some(1));
     assert!(scene.attempts("c") > 2);
-    assert_eq!(scene.caller.connections().len(), 0);
+    let connections = scene.caller.connections();
+    assert!(connections.len() == 1 && connections[0].terminals.is_empty(), "{connections:?}");
     assert_eq!(std::fs::read_to_string(&scene.log).unwrap().lines().count(), 1);
     assert_eq!(scene.private_sockets(), Vec::<PathBuf>::new());
+}
+
+/// A caller that accepts for a limited time is not to give up on a long hook.
+#[test]
+fn the_caller_is_connected_to_as_soon_as_the_runtime_connects() {
+    let scratch = Scratch::new();
+    let stays = Attempt { delay_us: 3_000_000, ..fails("hang up", "a hook failed") };
+    let scene = Scene::new(&scratch, &[stays]);
+    let mut child = scene.wrapped("c").stderr(Stdio::null()).spawn().unwrap();
+    let mut connection = None;
+    eventually(Duration::from_secs(2), "a connection", || {
+        connection = connection.take().or_else(|| scene.caller.listener.accept().ok());
+        connection.is_some()
+    });
+    assert!(child.try_wait().unwrap().is_none(), "the runtime had ended");
+    assert_eq!(message(&connection.unwrap().0).terminals.len(), 0);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_caller_in_accept_hears_of_a_real_runtimes_failure() {
+    for runtime in runtimes().iter().filter(|runtime| !runtime.is_crun()) {
+        let scratch = Scratch::new();
+        let bundle = scratch.bundle("terminal", "tty");
+        scratch.edit(&bundle, |config| {
+            config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/false" }] });
+        });
+        for (side, mut create) in
+            [("bare", scratch.bare(&runtime.path)), ("wrapped", scratch.wrapped(&runtime.path))]
+        {
+            let caller = Caller::listens_at(scratch.path(&format!("{side}.sock")));
+            create.args(["create", "--console-socket", caller.path(), "--bundle"]).arg(&bundle);
+            assert_eq!(run(create.arg("tty")).status.code(), Some(1), "{} {side}", runtime.name);
+            let connection = caller.first_within(Duration::from_secs(2));
+            assert!(connection.terminals.is_empty(), "{} {side}: {connection:?}", runtime.name);
+            assert_eq!(caller.connections().len(), 0, "{} {side}", runtime.name);
+        }
+    }
 }
 
 #[test]
@@ -299,10 +338,10 @@ fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Co
     command
 }
 
-/// Callers take one connection, and the one of the runtime that we become is the second if ours was
-/// the first.
+/// Callers take one connection: the runtime's own if it is the only attempt, else the one of the attempt
+/// that failed, which is how the bare runtime would have ended.
 #[test]
-fn one_connection_where_we_become_the_runtime_after_all() {
+fn the_first_connection_is_as_bare_where_we_become_the_runtime_after_all() {
     let scratch = Scratch::new();
     let scene = Scene::new(&scratch, &[fails("hang up", FREEZE)]);
     // No second process from the start, and none from the end of the first attempt on.
@@ -322,7 +361,8 @@ fn one_connection_where_we_become_the_runtime_after_all() {
         assert_eq!(output.status.code(), Some(1), "{id}: {output:?}");
         assert_eq!(scene.attempts(id), attempts, "{id}: {output:?}");
         let connections = scene.caller.connections();
-        assert_eq!(connections.len(), 1, "{id}: {connections:?}");
+        assert_eq!(connections.len(), attempts, "{id}: {connections:?}");
+        assert!(connections[0].terminals.is_empty(), "{id}: {connections:?}");
     }
 }
 

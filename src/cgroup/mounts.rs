@@ -131,7 +131,8 @@ impl Hierarchies {
     pub fn dirs_at(&self, places: &Places) -> Vec<PathBuf> {
         let own =
             |place| Option::filter(place, |id: &&Identity| *id == places.named() || !id.is_root());
-        let v1 = self.v1.iter().filter_map(|v1| {
+        // Of a unified host's v1 hierarchies the runtimes know nothing.
+        let v1 = self.v1.iter().filter(|_| !self.unified()).filter_map(|v1| {
             let id = own(places.of_any(v1.controllers.iter().map(String::as_str)))?;
             directory(&v1.mountpoint, &v1.root, id)
         });

@@ -2,10 +2,12 @@
 //!
 //! A file that is not there, or vanishes while it is read (ENODEV), is no error but `None`: cgroups come
 //! and go beside us. Each controller is looked for in its v1 hierarchy, then in v2: on a hybrid host
-//! they are spread over both.
+//! they are spread over both. On a unified host all is v2's, as it is to the runtimes: a v1 hierarchy
+//! that somebody has mounted there as well, as Slurm does with the freezer, has no containers in it.
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -91,7 +93,7 @@ impl Reader {
     pub fn at(mounts: &Hierarchies, places: &Places) -> Reader {
         let place = |controller| {
             // With the controller in v1 the v2 directory has no files of it.
-            if mounts.v1(controller).is_some() {
+            if !mounts.unified() && mounts.v1(controller).is_some() {
                 let dir = mounts.v1_dir(controller, places.of_any([controller])?)?;
                 return Some((Version::V1, dir));
             }
@@ -166,8 +168,10 @@ impl Reader {
 
     /// Whether there is a process in it or in those below, as far as that can be read.
     pub fn is_populated(&self) -> bool {
-        let dir = self.cpu_dir().or(self.freezer_dir()).map(|(_, dir)| dir);
-        dir.is_some_and(is_populated)
+        self.cpu_dir().or(self.freezer_dir()).is_some_and(|(version, dir)| {
+            let told = (version == Version::V2).then(|| populated_v2(dir)).flatten();
+            told.unwrap_or_else(|| tree(dir).iter().any(|dir| has_processes(dir)))
+        })
     }
 
     /// What is frozen, or to be frozen, above this cgroup by its own wish: the nearest such directory.
@@ -205,13 +209,41 @@ fn wish_file(version: Version) -> &'static str {
     }
 }
 
-fn is_populated(dir: &Path) -> bool {
-    if text(dir, "cgroup.procs").is_some_and(|procs| !procs.is_empty()) {
-        return true;
+/// A walk looks at no more cgroups than these, the upper ones first. A container that may delegate its
+/// own can make very many, and it is not to keep us at them; a node that runs as a container has some
+/// hundreds.
+pub(crate) const MOST_CGROUPS: usize = 1024;
+
+/// A cgroup and those below it.
+pub(crate) fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut next = 0;
+    while next < found.len() && found.len() < MOST_CGROUPS {
+        let left = MOST_CGROUPS - found.len();
+        let below: Vec<PathBuf> = children(&found[next]).take(left).collect();
+        found.extend(below);
+        next += 1;
     }
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.any(|entry| is_populated(&entry.path()))
+    found
+}
+
+/// The cgroups right below one, as many as are asked for.
+pub(crate) fn children(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    // It has two links, and one for each below it (kernfs_refresh_inode, fs/kernfs/inode.c).
+    let has_none = std::fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 2);
+    let entries = (!has_none).then(|| std::fs::read_dir(dir)).into_iter().flatten();
+    let entries = entries.flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.map(|entry| entry.path())
+}
+
+fn has_processes(dir: &Path) -> bool {
+    text(dir, "cgroup.procs").is_some_and(|procs| !procs.is_empty())
+}
+
+/// In it or below, as the kernel counts it; the root has no such file.
+fn populated_v2(dir: &Path) -> Option<bool> {
+    Some(value(&text(dir, "cgroup.events")?, "populated")? != 0)
 }
 
 /// `frozen` also tells of a frozen ancestor, while `cgroup.freeze` is this cgroup's own wish.

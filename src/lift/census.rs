@@ -170,7 +170,7 @@ fn is_in(cgroup: &Path, pid: i32, left: &mut usize) -> bool {
     if procs.lines().any(|line| line.parse() == Ok(pid)) {
         return true;
     }
-    for below in crate::freeze::children(cgroup) {
+    for below in crate::cgroup::read::children(cgroup) {
         if *left == 0 {
             return false;
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::census::{Census, Kind};
 use super::class::{self, Before};
+use super::kin::Kin;
 use super::pace::{self, Pace};
 use super::peer::{Heard, Peer};
 use super::push;
@@ -98,6 +99,8 @@ pub(super) struct Lifter {
     slot: Option<Slot>,
     set: Set,
     census: Census,
+    /// In the container's cgroup, and no part of its workload.
+    kin: Kin,
     paces: BTreeMap<i32, Pace>,
     waits: Waits,
     inside_refused: bool,
@@ -137,9 +140,12 @@ impl Lifter {
         let before = before.with_slack(&class::open_slack(own)?);
         let cgroup = task.files.as_ref().and_then(Reader::cpu_dir).map(|(_, dir)| dir);
         let follows = !task.program_limit.is_zero();
+        let searched = task.files.as_ref().filter(|_| task.freezes || task.kills);
+        let kin = Kin::among(&searched.map(freeze::threads).unwrap_or_default());
         Ok(Lifter {
             set: Set::begin(&task.directory, &task.what)?,
             census: Census::new(task.runtime, cgroup, task.process, follows),
+            kin,
             paces: BTreeMap::new(),
             waits: task.waits,
             slot: Some(slot),
@@ -503,7 +509,8 @@ impl Lifter {
         let is_freezing = || files.freezer() == Freezer::Freezing;
         while is_freezing() && files.is_told_to_freeze() {
             self.put_back_outside();
-            let tids = freeze::threads(&files);
+            let mut tids = freeze::threads(&files);
+            tids.retain(|tid| !self.kin.has(*tid));
             self.rise()?;
             let pushed = push::into_the_freezer(&mut self.set, &tids, is_freezing)?;
             self.charge();
@@ -537,7 +544,11 @@ impl Lifter {
         let mut names = 0;
         for tid in listed {
             let is_known = self.dying.contains_key(&tid) || self.alive.contains(&tid);
-            if is_known || names == MOST_NAMES || self.dying.len() >= MOST_NAMES {
+            if is_known
+                || self.kin.has(tid)
+                || names == MOST_NAMES
+                || self.dying.len() >= MOST_NAMES
+            {
                 continue;
             }
             names += 1;

@@ -12,6 +12,7 @@ mod account;
 mod census;
 mod class;
 mod hold;
+mod kin;
 mod lifter;
 pub mod notes;
 mod pace;

@@ -36,7 +36,7 @@ pub(super) struct Attempts<'a> {
     /// use it up.
     pub(super) since: Instant,
     pub(super) runtime: Runtime,
-    pub(super) channels: Channels,
+    pub(super) channels: &'a mut Channels,
     pub(super) guard: Option<Guard>,
     /// What became of it for the last attempt.
     pub(super) lock: LockUse,
@@ -64,7 +64,6 @@ pub(super) struct Run<'a> {
     pub(super) tries: Vec<Try>,
     pub(super) gave_up: Option<Reason>,
     pub(super) last_error: Option<String>,
-    pub(super) channels: Channels,
     pub(super) signals: Signals,
     pub(super) guard: Option<Guard>,
     pub(super) lock: LockUse,
@@ -108,7 +107,7 @@ impl<'a> Attempts<'a> {
             let why = self.explain(container, ended.failure, &tries);
             let last_error = self.pass_error_on(&once, ended.last_error, why);
             let took = tries.iter().map(|attempt| attempt.took).sum();
-            let Attempts { channels, guard, lock, relief, intent, recovered, .. } = self;
+            let Attempts { guard, lock, relief, intent, recovered, .. } = self;
             return Ok(Run {
                 exit: once.exit,
                 started: once.started,
@@ -116,7 +115,6 @@ impl<'a> Attempts<'a> {
                 tries,
                 gave_up,
                 last_error,
-                channels,
                 guard,
                 lock,
                 signals,
@@ -238,7 +236,7 @@ impl<'a> Attempts<'a> {
         let began = Instant::now();
         self.channels.begin_attempt()?;
         self.look_for_freeze(container);
-        let attempt = self.runtime.start(signals, &self.channels)?;
+        let attempt = self.runtime.start(signals, self.channels)?;
         self.relief.lift.begin_attempt();
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {

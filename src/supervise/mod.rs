@@ -45,7 +45,6 @@ pub(crate) struct Operation<'a> {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
-    pub(crate) channels: Channels,
     pub(crate) signals: Signals,
 }
 
@@ -59,15 +58,17 @@ pub(crate) struct Waited {
 }
 
 impl Operation<'_> {
-    /// The whole of it. An error means that the runtime could not be started beside us.
-    pub(crate) fn supervise(&self) -> io::Result<Ended> {
+    /// The whole of it. An error means that the runtime could not be started beside us. The channels are
+    /// the caller's to keep: they hold what the runtime says, and must survive a panic in here.
+    pub(crate) fn supervise(&self, channels: &mut Option<Channels>) -> io::Result<Ended> {
         // Not even tried: the end of the first child would be the end of that namespace.
         if process::children_are_elsewhere() {
             return Err(io::Error::other("it would be in another pid namespace"));
         }
         let mut container = self.container();
         // Before the lock: it reads the caller's standard input to its end.
-        let (channels, runtime) = self.channels();
+        let (opened, runtime) = self.channels();
+        let channels = channels.insert(opened);
         let since = Instant::now();
         let prepare = self.began.elapsed();
         let (mut guard, mut lock, mut lock_wait) = self.lock(&mut container);
@@ -82,8 +83,8 @@ impl Operation<'_> {
             lock_wait += waiting.elapsed();
         }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
-        // First, so that a resume that is killed leaves nothing that says paused; nor a pause of what
-        // somebody has resumed without us.
+        // First, so that a resume that is killed leaves nothing that says paused; nor an operation that
+        // may freeze what somebody has resumed without us.
         if was_paused || self.is_paused_no_more(&container, guard.as_ref()) {
             container.set_paused(false);
         }
@@ -138,7 +139,7 @@ impl Operation<'_> {
             hook: None,
             notes,
         };
-        Ok(Ended { outcome, channels: run.channels, signals: run.signals })
+        Ok(Ended { outcome, signals: run.signals })
     }
 
     /// Before `state`: what it reads of the freezer may be another's passing freeze.
@@ -268,7 +269,7 @@ impl Operation<'_> {
     }
 
     fn is_paused_no_more(&self, container: &Container, guard: Option<&Guard>) -> bool {
-        self.invocation.verb == Verb::Pause
+        relief::may_freeze(self.invocation)
             && guard.is_some_and(Guard::is_exclusive)
             && container.is_paused()
             && container.freezer() == Freezer::Thawed

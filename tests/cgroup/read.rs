@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 
+use frostlock::cgroup::read::Version;
 use frostlock::cgroup::{CpuQuota, Freezer, Reader, Throttled};
 
 use super::{id, parse};
@@ -49,6 +50,29 @@ fn v1_files() {
         fs::write(dir.path().join("freezer/c/freezer.state"), text).unwrap();
         assert_eq!(r.freezer(), state);
     }
+}
+
+/// It may have very many below it; the kernel has counted.
+#[test]
+fn on_v2_whether_there_are_processes_is_one_file() {
+    for (populated, expected) in [(1, true), (0, false)] {
+        let events = format!("populated {populated}\nfrozen 0\n");
+        let dir = tree(&[("c/cgroup.events", &events), ("c/x/cgroup.procs", "7\n")]);
+        assert_eq!(v2(dir.path()).is_populated(), expected);
+    }
+}
+
+/// As Slurm mounts it, for jobs that it suspends.
+#[test]
+fn a_v1_freezer_beside_a_unified_tree_is_not_the_containers() {
+    let mounts = parse(&format!(
+        "{}40 31 0:37 / /sys/fs/cgroup/freezer rw - cgroup freezer rw,freezer\n",
+        super::UNIFIED
+    ));
+    let reader = Reader::new(&mounts, &id("/c"));
+    let dir = Path::new("/sys/fs/cgroup/c");
+    assert_eq!(reader.freezer_dir(), Some((Version::V2, dir)));
+    assert_eq!(mounts.dirs(&id("/c")), [dir]);
 }
 
 #[test]

@@ -99,6 +99,55 @@ fn pause_that_succeeded(runtime: &str) {
     }
 }
 
+/// Nobody writes down then what is paused, and the note of the killed operation is older.
+#[test]
+fn a_pause_while_we_are_switched_off_stays() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    hanging.killed(Via::Wrapped, "update");
+    scene.must(Via::Bare, &["resume", "c"]);
+    switched_off(scene, &["pause", "c"]);
+    let ended = scene.give_logged(Via::Wrapped, Log::Json, &["exec", "c", "true"], 2000 * MS);
+    assert!(scene.freezer().is_frozen(), "thawed: {ended:?}");
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// Nor what is resumed: a freeze that is left later is nobody's pause.
+#[test]
+fn a_pause_that_was_resumed_while_we_were_switched_off_is_over() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    scene.must(Via::Wrapped, &["pause", "c"]);
+    switched_off(scene, &["resume", "c"]);
+    hanging.killed(Via::Wrapped, "update");
+    let ended = scene.give_logged(Via::Wrapped, Log::Json, &["exec", "c", "true"], 2000 * MS);
+    assert!(ended.succeeded() && !scene.freezer().is_asked_for(), "{ended:?}");
+}
+
+fn switched_off(scene: &Scene, words: &[&str]) {
+    let off = scene.scratch.state().join("off");
+    std::fs::write(&off, "").unwrap();
+    scene.must(Via::Wrapped, words);
+    std::fs::remove_file(&off).unwrap();
+}
+
+/// Also while the lock that it would be undone under is another's.
+#[test]
+fn a_note_of_the_dead_goes_when_its_cgroup_is_seen_thawed() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    let held = hanging.done_and_held(&["exec", "--detach", "c", "true"]);
+    hanging.killed(Via::Wrapped, "update");
+    scene.must(Via::Bare, &["resume", "c"]);
+    assert_ne!(scene.intents(), NOTHING, "not shown: no note was left");
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert_eq!(scene.intents(), NOTHING);
+    drop(held);
+    scene.must(Via::Bare, &["pause", "c"]);
+    scene.give_logged(Via::Wrapped, Log::Json, &["exec", "c", "true"], 2000 * MS);
+    assert!(scene.freezer().is_frozen(), "thawed");
+}
+
 /// Whoever is still at it undoes its own; the others go their way as they would without us.
 #[test]
 fn a_note_of_one_that_lives_is_left_alone() {

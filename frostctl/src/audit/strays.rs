@@ -35,7 +35,8 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies) {
 
 /// The hierarchy in which containers are named; the first that is there.
 fn tree(mounts: &Hierarchies) -> Option<(PathBuf, &'static str)> {
-    let v1 = ["freezer", "cpu"].into_iter().find_map(|name| Some((mounts.v1(name)?, name)));
+    let mut names = ["freezer", "cpu"].into_iter().filter(|_| !mounts.unified());
+    let v1 = names.find_map(|name| Some((mounts.v1(name)?, name)));
     match v1 {
         Some((v1, name)) => Some((v1.mountpoint.clone(), name)),
         None => mounts.v2.as_ref().map(|v2| (v2.mountpoint.clone(), "")),

@@ -159,8 +159,8 @@ fn directories(found: &Found, cgroups: &Cgroups) -> BTreeMap<String, PathBuf> {
                 for controller in words(&dir.join("cgroup.controllers")) {
                     paths.entry(controller).or_insert_with(|| dir.clone());
                 }
-                // Beside a freezer of v1, this one is not what the runtimes use.
-                if cgroups.mounts.v1("freezer").is_none() {
+                // On a hybrid host, beside a freezer of v1, this one is not what the runtimes use.
+                if cgroups.mounts.unified() || cgroups.mounts.v1("freezer").is_none() {
                     paths.insert("freezer".to_owned(), dir.clone());
                 }
                 paths.insert("unified".to_owned(), dir);
