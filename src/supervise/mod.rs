@@ -82,8 +82,8 @@ impl Operation<'_> {
             lock_wait += waiting.elapsed();
         }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
-        // First, so that a resume that is killed leaves nothing that says paused; nor a pause of what
-        // somebody has resumed without us.
+        // First, so that a resume that is killed leaves nothing that says paused; nor one that may
+        // freeze what somebody has resumed without us.
         if was_paused || self.is_paused_no_more(&container, guard.as_ref()) {
             container.set_paused(false);
         }
@@ -268,7 +268,7 @@ impl Operation<'_> {
     }
 
     fn is_paused_no_more(&self, container: &Container, guard: Option<&Guard>) -> bool {
-        self.invocation.verb == Verb::Pause
+        relief::may_freeze(self.invocation)
             && guard.is_some_and(Guard::is_exclusive)
             && container.is_paused()
             && container.freezer() == Freezer::Thawed
