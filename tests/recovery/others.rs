@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use frostlock::process::Process;
+use serde_json::Value;
+
 use crate::NOTHING;
 use crate::hanging::Hanging;
 use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
@@ -133,5 +136,28 @@ fn a_pause_beside_an_update_that_fails() {
     assert!(scene.freezer().is_frozen(), "not shown: it was not paused");
     held.fail();
     assert!(scene.freezer().is_frozen(), "the pause was undone");
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// What it has left may be the freeze of one who is at a pause, and is not undone under his hands; when
+/// he has given up, the next one undoes it.
+#[test]
+fn an_update_that_fails_beside_a_pause_that_gives_up() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    let held = hanging.hold(Via::Wrapped, "update");
+    let note = scene.intents().into_iter().find(|path| path.is_file()).unwrap();
+    let ours = Process::ourselves().unwrap();
+    let mut pause: Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+    pause["verb"] = "pause".into();
+    pause["pid"] = ours.pid.into();
+    pause["start"] = ours.start.into();
+    let of_pause = note.with_file_name("pause.json");
+    std::fs::write(&of_pause, pause.to_string()).unwrap();
+    held.fail();
+    assert!(scene.freezer().is_asked_for(), "not shown: it was undone");
+    std::fs::remove_file(&of_pause).unwrap();
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert!(!scene.freezer().is_asked_for());
     assert_eq!(scene.intents(), NOTHING);
 }
