@@ -1,13 +1,16 @@
 //! What is somebody else's freeze, or somebody's who is still at it, is nobody's to thaw.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frostlock::process::Process;
 use serde_json::Value;
 
 use crate::NOTHING;
+use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+use crate::scene::{self, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::support::succeed;
 
 /// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
 const COMMANDS: [&[&str]; 5] = [
@@ -159,5 +162,41 @@ fn an_update_that_fails_beside_a_pause_that_gives_up() {
     std::fs::remove_file(&of_pause).unwrap();
     assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
     assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// Nor is it tried again: an update of what is frozen succeeds, and nobody would have an eye on it.
+#[test]
+fn an_update_is_not_tried_again_on_what_may_be_a_pause() {
+    let scene = Scene::of("runc-1.1.5");
+    let fake = Fake::new(&scene.scratch, "");
+    succeed(&mut fake.create("c"));
+    let dir = Path::new("/sys/fs/cgroup/freezer").join(&fake.cgroup("c")[1..]);
+    std::fs::create_dir_all(&dir).unwrap();
+    // The update's own note, but for who it is of.
+    let Process { pid, start } = Process::ourselves().unwrap();
+    let pauses = format!(
+        r#"for note in {}/intents/*/*.json; do
+            sed 's/"update"/"pause"/; s/"pid":[0-9]*/"pid":{pid}/; s/"start":[0-9]*/"start":{start}/' \
+                $note >${{note%/*}}/pause.json
+        done"#,
+        scene.scratch.state().display()
+    );
+    let hook = ["sh", "-c", &pauses].map(str::to_owned).to_vec();
+    let text = "unable to freeze".to_owned();
+    let freezer = "FROZEN".to_owned();
+    let fails =
+        Attempt { hook, freezer, log: text.clone(), stderr: text, exit: 1, ..Attempt::default() };
+    fake.script(&[("update", &[fails, Attempt::default()])]);
+    let update = ["update", "--pids-limit", "0", "c"];
+    let ended = timed(&mut fake.wrapped(&update), HANGS);
+    let is_of_pause = |path: &PathBuf| path.ends_with("pause.json");
+    let of_pause = scene.intents().into_iter().find(is_of_pause).expect("not shown");
+    assert_eq!(ended.code, Some(1), "tried again: {ended:?}");
+    std::fs::remove_file(of_pause).unwrap();
+    assert_eq!(timed(&mut fake.wrapped(&["exec", "c", "true"]), HANGS).code, Some(0));
+    let state = std::fs::read_to_string(dir.join("freezer.state")).unwrap();
+    std::fs::remove_dir(&dir).unwrap();
+    assert_eq!(state.trim(), "THAWED");
     assert_eq!(scene.intents(), NOTHING);
 }
