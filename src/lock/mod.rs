@@ -140,13 +140,14 @@ impl Guard {
         self.mode == Mode::Exclusive
     }
 
-    /// Removes the files of a cgroup that is gone. Whoever waits on them finds out, by the inode,
-    /// that they have been removed, and starts again on new ones. If somebody has removed our file
-    /// already, the one in its place may be locked by another.
+    /// Removes the files of a cgroup that is gone. Whoever waits for the lock finds out, by the inode,
+    /// that its file has been removed, and starts again on a new one; the turnstile stays for him, and
+    /// it is he who removes it. If somebody has removed our file already, the one in its place may be
+    /// locked by another.
     pub fn retire(self) {
         if self.is_exclusive() && wait::is_still_at(&self.lock, &self.files.lock) {
             let _ = std::fs::remove_file(&self.files.lock);
-            let _ = std::fs::remove_file(&self.files.turnstile);
+            let _ = turnstile::remove_if_empty(&self.files.turnstile);
         }
     }
 }
@@ -209,6 +210,21 @@ mod tests {
         drop(turn);
         assert!(files.is_open_to_shared());
         drop(shared);
+    }
+
+    #[test]
+    fn one_who_waited_while_the_files_were_removed_is_not_overtaken() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = lock_files(dir.path());
+        let holder = held(&files, Mode::Exclusive);
+        let mut wait = Wait::new(Duration::ZERO, &files.lock);
+        let turn = turnstile::enter(&mut wait, &files.turnstile).unwrap().unwrap();
+        holder.retire();
+        let newcomer = files.acquire(Mode::Exclusive, Duration::ZERO, None);
+        assert!(matches!(newcomer, Acquired::TimedOut { .. }), "{newcomer:?}");
+        drop(turn);
+        held(&files, Mode::Exclusive).retire();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -54,9 +54,24 @@ pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn,
 
 /// Whether somebody has a ticket. One who got none on a full disk is not seen.
 pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
+    has_tickets(&wait::open(path, false)?)
+}
+
+/// Removes the file, unless somebody stands in it: those who came later would queue in a new one, and
+/// only flock(2) would say who of the two queues is next.
+pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
     let file = wait::open(path, false)?;
+    // Nobody draws a ticket meanwhile.
+    sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
+    if is_still_at(&file, path) && !has_tickets(&file)? {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn has_tickets(file: &File) -> io::Result<bool> {
     let mut lock = Range { first: FIRST, length: 0 }.as_flock(libc::F_RDLCK);
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 

@@ -94,9 +94,12 @@ impl<'a> Attempts<'a> {
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
             self.undo(container, once.exit, frozen_before, paused_before);
             left_frozen = !frozen_before && container.is_told_to_freeze();
-            let next = ended.failure.map(|failure| {
-                self.next(&signals, container, failure, &tries, once.started.is_some())
-            });
+            // What is left under the lock is another's pause, or about to be: an attempt on that would
+            // find it frozen before.
+            let may_repeat = once.started.is_none() && !(left_frozen && self.guard.is_some());
+            let next = ended
+                .failure
+                .map(|failure| self.next(&signals, container, failure, &tries, may_repeat));
             let gave_up = match (next, tries.last_mut()) {
                 (Some(Ok(delay)), Some(last)) => {
                     last.delay = Some(delay);
@@ -217,9 +220,9 @@ impl<'a> Attempts<'a> {
         container: &Container,
         failure: Failure,
         tries: &[Try],
-        started: bool,
+        may_repeat: bool,
     ) -> Result<Duration, Reason> {
-        match self.next_step(signals, container, failure, tries, started) {
+        match self.next_step(signals, container, failure, tries, may_repeat) {
             // While it was waited for a freeze or a thaw.
             Step::Again { .. } if signals.have_come() => Err(Reason::Interrupted),
             Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
@@ -338,10 +341,10 @@ impl<'a> Attempts<'a> {
         container: &Container,
         failure: Failure,
         tries: &[Try],
-        started: bool,
+        may_repeat: bool,
     ) -> Step {
         // What has to be waited for comes last.
-        let repeatable = !started
+        let repeatable = may_repeat
             && self.channels.is_repeatable()
             && match failure {
                 Failure::Paused => self.has_thawed(signals, container),

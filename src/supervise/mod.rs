@@ -389,11 +389,13 @@ impl Operation<'_> {
             }
             _ => {}
         }
-        // Without the lock there is nothing to undo it under: whoever comes next finds the note, and
-        // undoes it unless it has turned out to be another's pause. To a cgroup that is gone nobody comes.
-        let may_have_left_one = run.guard.is_none()
-            && run.exit != Exit::Code(0)
-            && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
+        // Without the lock there is nothing to undo it under, nor is it undone while somebody is at a
+        // pause: whoever comes next finds the note, and undoes it unless it has turned out to be another's
+        // pause. To a cgroup that is gone nobody comes.
+        let is_at_it = |cgroup: &Identity| intent::another_pauses(self.state, cgroup);
+        let may_have_left_one = run.exit != Exit::Code(0)
+            && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing)
+            && (run.guard.is_none() || container.identity().as_ref().is_some_and(is_at_it));
         if let Some(intent) = run.intent.take() {
             if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
                 intent.done();

@@ -309,3 +309,16 @@ fn a_kill_that_is_overtaken_by_a_delete_leaves_no_note() {
     assert!(!dir.exists(), "not shown");
     assert_eq!(scene.intents(), NOTHING);
 }
+
+/// Our record says paused still; what is frozen after that is what the killed one has left.
+#[test]
+fn after_a_pause_that_was_resumed_without_us() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    scene.must(Via::Wrapped, &["pause", "c"]);
+    scene.must(Via::Bare, &["resume", "c"]);
+    hanging.killed(Via::Wrapped, "update");
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+}

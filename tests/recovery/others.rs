@@ -1,10 +1,16 @@
 //! What is somebody else's freeze, or somebody's who is still at it, is nobody's to thaw.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use frostlock::process::Process;
+use serde_json::Value;
+
 use crate::NOTHING;
+use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+use crate::scene::{self, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::support::succeed;
 
 /// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
 const COMMANDS: [&[&str]; 5] = [
@@ -182,5 +188,64 @@ fn a_pause_beside_an_update_that_fails() {
     assert!(scene.freezer().is_frozen(), "not shown: it was not paused");
     held.fail();
     assert!(scene.freezer().is_frozen(), "the pause was undone");
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// What it has left may be the freeze of one who is at a pause, and is not undone under his hands; when
+/// he has given up, the next one undoes it.
+#[test]
+fn an_update_that_fails_beside_a_pause_that_gives_up() {
+    let hanging = Hanging::new("runc-1.1.5", true);
+    let scene = &hanging.scene;
+    let held = hanging.hold(Via::Wrapped, "update");
+    let note = scene.intents().into_iter().find(|path| path.is_file()).unwrap();
+    let ours = Process::ourselves().unwrap();
+    let mut pause: Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+    pause["verb"] = "pause".into();
+    pause["pid"] = ours.pid.into();
+    pause["start"] = ours.start.into();
+    let of_pause = note.with_file_name("pause.json");
+    std::fs::write(&of_pause, pause.to_string()).unwrap();
+    held.fail();
+    assert!(scene.freezer().is_asked_for(), "not shown: it was undone");
+    std::fs::remove_file(&of_pause).unwrap();
+    assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
+    assert!(!scene.freezer().is_asked_for());
+    assert_eq!(scene.intents(), NOTHING);
+}
+
+/// Nor is it tried again: an update of what is frozen succeeds, and nobody would have an eye on it.
+#[test]
+fn an_update_is_not_tried_again_on_what_may_be_a_pause() {
+    let scene = Scene::of("runc-1.1.5");
+    let fake = Fake::new(&scene.scratch, "");
+    succeed(&mut fake.create("c"));
+    let dir = Path::new("/sys/fs/cgroup/freezer").join(&fake.cgroup("c")[1..]);
+    std::fs::create_dir_all(&dir).unwrap();
+    // The update's own note, but for who it is of.
+    let Process { pid, start } = Process::ourselves().unwrap();
+    let pauses = format!(
+        r#"for note in {}/intents/*/*.json; do
+            sed 's/"update"/"pause"/; s/"pid":[0-9]*/"pid":{pid}/; s/"start":[0-9]*/"start":{start}/' \
+                $note >${{note%/*}}/pause.json
+        done"#,
+        scene.scratch.state().display()
+    );
+    let hook = ["sh", "-c", &pauses].map(str::to_owned).to_vec();
+    let text = "unable to freeze".to_owned();
+    let freezer = "FROZEN".to_owned();
+    let fails =
+        Attempt { hook, freezer, log: text.clone(), stderr: text, exit: 1, ..Attempt::default() };
+    fake.script(&[("update", &[fails, Attempt::default()])]);
+    let update = ["update", "--pids-limit", "0", "c"];
+    let ended = timed(&mut fake.wrapped(&update), HANGS);
+    let is_of_pause = |path: &PathBuf| path.ends_with("pause.json");
+    let of_pause = scene.intents().into_iter().find(is_of_pause).expect("not shown");
+    assert_eq!(ended.code, Some(1), "tried again: {ended:?}");
+    std::fs::remove_file(of_pause).unwrap();
+    assert_eq!(timed(&mut fake.wrapped(&["exec", "c", "true"]), HANGS).code, Some(0));
+    let state = std::fs::read_to_string(dir.join("freezer.state")).unwrap();
+    std::fs::remove_dir(&dir).unwrap();
+    assert_eq!(state.trim(), "THAWED");
     assert_eq!(scene.intents(), NOTHING);
 }
