@@ -70,7 +70,7 @@ demo: wrapper lab
 	@FROSTLOCK=$(BINARY) scripts/demo-at-once 4
 
 .PHONY: test
-test: wrapper lab check
+test: wrapper lab check fuzz-short
 	$(TEST) --workspace --no-fail-fast
 
 # The runtime inside a node with systemd, alone.
@@ -95,11 +95,19 @@ vm-test: wrapper lab
 proof: build lab
 	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) scripts/with-realtime scripts/proof $(SUITES)
 
-# Ten minutes each; the results of one run are in docs/proof/fuzz.md.
+# Each target for so long; the results of one run are in docs/proof/fuzz.md.
+FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz:
 	@scripts/setup build fuzz
-	scripts/fuzz all
+	scripts/fuzz all $(FUZZ_SECONDS)
+
+# A minute for all of them together, from the inputs that are known: part of `make test`.
+FUZZ_SHORT_SECONDS ?= 60
+.PHONY: fuzz-short
+fuzz-short:
+	@scripts/setup build fuzz
+	scripts/fuzz total $(FUZZ_SHORT_SECONDS)
 
 .PHONY: check
 check: setup-build
