@@ -71,7 +71,7 @@ demo: wrapper lab
 
 # What has failed is said once more at the end, where a long log is looked at first.
 .PHONY: test
-test: wrapper lab check
+test: wrapper lab check fuzz-short
 	@set -o pipefail; $(TEST) --workspace --no-fail-fast 2>&1 | tee target/test.log || { \
 		printf '\nonce more, what has failed:\n'; \
 		grep -A 6 'panicked at' target/test.log | grep -vE '^ +[0-9]+: |^ +at |stack backtrace'; \
@@ -101,11 +101,19 @@ vm-test: wrapper lab
 proof: build lab
 	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) scripts/with-realtime scripts/proof $(SUITES)
 
-# Ten minutes each; the results of one run are in docs/proof/fuzz.md.
+# Each target for so long; the results of one run are in docs/proof/fuzz.md.
+FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz:
 	@scripts/setup build fuzz
-	scripts/fuzz all
+	scripts/fuzz all $(FUZZ_SECONDS)
+
+# A minute for all of them together, from the inputs that are known: part of `make test`.
+FUZZ_SHORT_SECONDS ?= 60
+.PHONY: fuzz-short
+fuzz-short:
+	@scripts/setup build fuzz
+	scripts/fuzz total $(FUZZ_SHORT_SECONDS)
 
 .PHONY: check
 check: setup-build

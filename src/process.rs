@@ -58,7 +58,7 @@ const MAX_GENERATIONS: usize = 256;
 
 /// The fields of /proc/PID/stat that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stat {
+pub struct Stat {
     pub(crate) state: u8,
     pub(crate) parent: i32,
     pub(crate) start: u64,
@@ -102,7 +102,7 @@ impl Stat {
 
     /// The comm in parentheses may itself hold spaces and parentheses, so fields are counted from
     /// the last one.
-    fn parse(text: &[u8]) -> Option<Stat> {
+    pub fn parse(text: &[u8]) -> Option<Stat> {
         let after_comm = text.iter().rposition(|&byte| byte == b')')? + 1;
         let fields = std::str::from_utf8(&text[after_comm..]).ok()?;
         let mut fields = fields.split_ascii_whitespace();
@@ -116,19 +116,19 @@ impl Stat {
     }
 
     /// It runs, or waits for a CPU.
-    pub(crate) fn is_runnable(&self) -> bool {
+    pub fn is_runnable(&self) -> bool {
         self.state == b'R'
     }
 
     /// A copy of its parent that has not executed anything yet. Only the kernel can say so: not even a
     /// program that takes the name of a runtime's stage can look like one.
-    pub(crate) fn has_not_executed(&self) -> bool {
+    pub fn has_not_executed(&self) -> bool {
         self.flags & PF_FORKNOEXEC != 0
     }
 
     /// It has been killed and can but die: every thread of a process gets its own SIGKILL
     /// (complete_signal, kernel/signal.c).
-    pub(crate) fn is_dying(&self) -> bool {
+    pub fn is_dying(&self) -> bool {
         self.flags & PF_EXITING != 0 || self.pending & (1 << (libc::SIGKILL - 1)) != 0
     }
 }
@@ -216,7 +216,12 @@ pub(crate) fn cpu_time(pid: i32) -> Option<Duration> {
 pub(crate) fn cpu_time_in(schedstat: &std::fs::File) -> Option<Duration> {
     let mut line = [0; 128];
     let length = std::os::unix::fs::FileExt::read_at(schedstat, &mut line, 0).ok()?;
-    let text = std::str::from_utf8(&line[..length]).ok()?;
+    cpu_time_of(&line[..length])
+}
+
+/// The same of its text.
+pub fn cpu_time_of(schedstat: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(schedstat).ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 

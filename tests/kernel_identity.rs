@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use frostlock::bundle::Bundle;
 use frostlock::cgroup::predict::Plan;
@@ -78,8 +79,25 @@ fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
         assert_eq!(state.bundle.as_deref(), Some(dir.path()));
         assert_eq!(Reader::new(&mounts, &predicted).freezer(), Freezer::Thawed);
         container.run("pause");
-        assert_eq!(Reader::new(&mounts, &predicted).freezer(), Freezer::Frozen);
+        let freezer = || Reader::new(&mounts, &predicted).freezer();
+        // runc waits for the freeze; crun has written `1` to cgroup.freeze and ended (1.8.1).
+        if grammar == Grammar::Crun {
+            wait_while_freezing(freezer);
+        }
+        assert_eq!(freezer(), Freezer::Frozen, "{runtime} {path:?}");
         container.run("resume");
+    }
+}
+
+/// For as long as a task on a busy machine may take to reach its freeze.
+const FREEZES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Until the kernel has done what was asked for. A cgroup that is not freezing is not waited for.
+fn wait_while_freezing(freezer: impl Fn() -> Freezer) {
+    let deadline = Instant::now() + FREEZES_WITHIN;
+    while freezer() == Freezer::Freezing {
+        assert!(Instant::now() < deadline, "still freezing after {FREEZES_WITHIN:?}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

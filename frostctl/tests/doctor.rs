@@ -109,7 +109,7 @@ fn guaranteed_pods_are_listed() {
 #[test]
 fn a_plugin_of_node_problem_detector() {
     let cases = [
-        ("guaranteed", 0, "OK: 12 checks"),
+        ("guaranteed", 0, "OK: 13 checks"),
         ("no-kubepods", 1, "kubepods: kubelet's root /kubepods is not there"),
         (
             "driver-mismatch",
@@ -620,4 +620,39 @@ fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
     let advice = "sed -i s/false/true/ /etc/containerd/config.toml";
     succeed(node.script("exec").args(["sh", "-c", advice]));
     assert_eq!(check("--npd").stdout, "OK: 1 checks\n");
+}
+
+/// A limit of our own over the node's: nobody else's instances are used up.
+#[test]
+fn instances_of_inotify_that_are_nearly_used_up_are_found_with_their_holder() {
+    let scratch = Scratch::new();
+    let limit = scratch.dir.path().join("limit");
+    let doctor = |most: &str| {
+        std::fs::write(&limit, most).unwrap();
+        let script =
+            "mount --bind \"$1\" /proc/sys/fs/inotify/max_user_instances && shift && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&limit).arg(FROSTCTL);
+        let ended = Ended::of(command.args(["doctor", "--json", "--check", "inotify"]));
+        (ended.code, ended.json())
+    };
+    let held: Vec<_> = (0..20).map(|_| inotify()).collect();
+    let (code, report) = doctor("21\n");
+    let [finding] = &report["findings"].as_array().unwrap()[..] else { panic!("{report}") };
+    assert_eq!(code, Some(1));
+    assert_ne!(finding["severity"], "note");
+    assert!(
+        finding["what"].as_str().unwrap().ends_with("of root's 21 inotify instances are in use")
+    );
+    let ours = format!("/proc/{}/fd", std::process::id());
+    let evidence = finding["evidence"].as_array().unwrap();
+    let seen = evidence.iter().find(|it| it["path"] == ours.as_str()).expect("the holder is named");
+    assert!(seen["content"].as_str().unwrap().starts_with("doctor-"), "{seen}");
+    assert!(seen["content"].as_str().unwrap().ends_with(": 20"), "{seen}");
+    assert_eq!(doctor("100000\n").1["findings"], json!([]));
+    drop(held);
+}
+
+fn inotify() -> nix::sys::inotify::Inotify {
+    nix::sys::inotify::Inotify::init(nix::sys::inotify::InitFlags::IN_CLOEXEC).unwrap()
 }

@@ -18,6 +18,7 @@ mod containerd;
 mod finding;
 mod fix;
 pub(crate) mod hierarchy;
+mod inotify;
 mod kubelet;
 mod lift;
 mod node;
@@ -140,6 +141,7 @@ impl Doctor {
             leftover_age: Duration::from_secs(self.leftover_age),
             programs: wants(&["versions"]),
             trials: wants(&["freezer", "lift"]),
+            inotify: wants(&["inotify"]),
         };
         Ok((ask, wanted))
     }

@@ -7,6 +7,7 @@ use frostlock::cgroup::Identity;
 
 use super::containerd::{self, Containerd};
 use super::hierarchy::Cgroups;
+use super::inotify::{self, Inotify};
 use super::kubelet::Kubelet;
 use super::ours::Ours;
 use super::processes;
@@ -22,9 +23,11 @@ pub(crate) struct Ask {
     /// kubelet's `--cgroup-root`, where its configuration is not to be had.
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) leftover_age: Duration,
-    /// Whether to ask programs their version, and to try the freezer and a lift.
+    /// Whether to ask programs their version, to try the freezer and a lift, and to look at what
+    /// every process has open.
     pub(crate) programs: bool,
     pub(crate) trials: bool,
+    pub(crate) inotify: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(crate) struct Node {
     pub(crate) programs: Vec<Program>,
     pub(crate) ours: Ours,
     pub(crate) trials: Option<Trials>,
+    pub(crate) inotify: Option<Inotify>,
 }
 
 impl Node {
@@ -68,6 +72,7 @@ impl Node {
             programs,
             ours,
             trials,
+            inotify: if ask.inotify { inotify::read(root) } else { None },
         }
     }
 

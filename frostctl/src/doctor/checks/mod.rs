@@ -6,6 +6,7 @@ use super::node::Node;
 mod controllers;
 mod drivers;
 mod frozen;
+mod inotify;
 mod installation;
 pub(crate) mod kubepods;
 mod leftovers;
@@ -91,6 +92,13 @@ pub(crate) const ALL: &[Check] = &[
         about: "Versions of containerd and runc with known defects around freezes and lost exits: which, \
                 what they do, in which version they were mended.",
         run: versions::check,
+    },
+    Check {
+        name: "inotify",
+        about: "How many of the inotify instances that root may have (fs.inotify.max_user_instances, 128 by \
+                default) are in use, and by whom. frostlock and frostctl use none; kubelet, containerd, \
+                its shims on v2 and agents do.",
+        run: inotify::check,
     },
     Check {
         name: "installation",

@@ -1,0 +1,68 @@
+//! A node has 128 instances of inotify for root, and kubelet, containerd and their like use them up.
+//! We need none: every command does its work where there is none to be had.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fake_runtime;
+mod support;
+
+use std::process::Command;
+
+use fake_runtime::{Fake, program};
+use nix::errno::Errno;
+use nix::sys::inotify::{InitFlags, Inotify};
+use support::{Scratch, succeed, text};
+
+/// In a user namespace, where nobody else's are touched.
+const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
+
+#[test]
+fn every_command_works_without_an_instance() {
+    // Here, as cargo is not to run in there.
+    program();
+    let inner = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", NONE_LEFT, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "inner_without_an_instance", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = text(&[inner.stdout, inner.stderr].concat());
+    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by every_command_works_without_an_instance in its user namespace"]
+fn inner_without_an_instance() {
+    let refused = Inotify::init(InitFlags::empty()).map(drop);
+    assert_eq!(refused, Err(Errno::EMFILE), "control: there is one");
+    let scratch = Scratch::new();
+    // With the long journal, which a process of its own carries to the disk.
+    let history = scratch.path("history");
+    let fake = Fake::new(
+        &scratch,
+        &format!("[history]\nenabled = true\ndirectory = \"{}\"\n", history.display()),
+    );
+    succeed(&mut fake.create("c"));
+    let verbs: [&[&str]; 9] = [
+        &["start", "c"],
+        &["state", "c"],
+        &["exec", "c", "true"],
+        &["update", "--cpu-quota", "1000", "c"],
+        &["pause", "c"],
+        &["resume", "c"],
+        &["kill", "c", "KILL"],
+        &["delete", "c"],
+        &["list"],
+    ];
+    for words in verbs {
+        succeed(&mut fake.wrapped(words));
+    }
+    let journal = scratch.journal();
+    // `state` and `list` leave no record.
+    assert_eq!(journal.len(), 1 + verbs.len() - 2, "{journal:?}");
+    assert!(journal.iter().all(|record| record["verdict"] == "ok"), "{journal:?}");
+    support::eventually(std::time::Duration::from_secs(5), "the records are on the disk", || {
+        let long = std::fs::read_to_string(history.join("history.jsonl")).unwrap_or_default();
+        long.lines().count() == journal.len()
+    });
+}
