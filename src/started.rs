@@ -18,6 +18,8 @@ use crate::runtime::Attempt;
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_SELDOM: Duration = Duration::from_millis(20);
 const PART: u32 = 5;
+/// kubelet waits no longer for anything of a container.
+const LOOK_MAX: Duration = Duration::from_secs(120);
 
 /// What is to be seen of a start.
 #[derive(Debug)]
@@ -38,8 +40,12 @@ pub(crate) enum Sight {
         look_again_in: Duration,
     },
     Started,
-    /// The bound has passed.
-    Unseen,
+    /// Not yet, and for longer than anybody is to wait for it.
+    Overdue {
+        look_again_in: Duration,
+    },
+    /// It is not to be seen.
+    GivenUp,
 }
 
 impl StartWatch {
@@ -50,12 +56,15 @@ impl StartWatch {
 
     pub(crate) fn look(&self, attempt: &Attempt) -> Sight {
         if self.pid_file_written() || (self.sees_pids && process_started(attempt.pid())) {
-            Sight::Started
-        } else if attempt.elapsed() >= self.hold_max {
-            Sight::Unseen
-        } else {
-            let look_again_in = (attempt.elapsed() / PART).clamp(LOOK_FIRST, LOOK_SELDOM);
-            Sight::NotYet { look_again_in }
+            return Sight::Started;
+        }
+        let elapsed = attempt.elapsed();
+        let look_again_in = (elapsed / PART).clamp(LOOK_FIRST, LOOK_SELDOM);
+        let is_visible = self.sees_pids || self.pid_file.is_some();
+        match elapsed >= self.hold_max {
+            false => Sight::NotYet { look_again_in },
+            true if is_visible && elapsed < LOOK_MAX => Sight::Overdue { look_again_in },
+            true => Sight::GivenUp,
         }
     }
 

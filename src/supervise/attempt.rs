@@ -459,8 +459,17 @@ impl Watch for Meanwhile<'_, '_> {
         let relief = self.attempts.relief.look(attempt.pid());
         let start = match self.start.as_ref().map(|start| start.look(attempt)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
-            Some(sight @ (Sight::Started | Sight::Unseen)) => {
-                self.let_go(attempt, sight == Sight::Started);
+            Some(Sight::Overdue { look_again_in }) => {
+                self.let_go();
+                Some(look_again_in)
+            }
+            Some(sight @ (Sight::Started | Sight::GivenUp)) => {
+                if sight == Sight::Started {
+                    self.note_start(attempt);
+                }
+                self.start = None;
+                self.attempts.relief.wind_up();
+                self.let_go();
                 Some(Duration::ZERO)
             }
             None => None,
@@ -470,13 +479,8 @@ impl Watch for Meanwhile<'_, '_> {
 }
 
 impl Meanwhile<'_, '_> {
-    /// From here on the runtime only waits for its process.
-    fn let_go(&mut self, attempt: &Attempt, has_started: bool) {
-        if has_started {
-            self.note_start(attempt);
-        }
-        self.start = None;
-        self.attempts.relief.wind_up();
+    /// From here on the runtime only waits for its process, or nobody is to wait for it any longer.
+    fn let_go(&mut self) {
         if let Some(intent) = self.attempts.intent.take() {
             intent.done();
         }
