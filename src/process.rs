@@ -200,6 +200,13 @@ pub(crate) fn children_are_elsewhere() -> bool {
     }
 }
 
+/// The process that a thread is of.
+pub(crate) fn of_thread(tid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    process.trim().parse().ok()
+}
+
 /// The threads of a process.
 pub(crate) fn threads(pid: i32) -> Vec<i32> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -286,6 +293,7 @@ mod tests {
         assert!(cpu_time(own).unwrap() > Duration::ZERO);
         let schedstat = std::fs::File::open("/proc/self/schedstat").unwrap();
         assert!(cpu_time_in(&schedstat).is_some() && !threads(own).is_empty());
+        assert_eq!(of_thread(nix::unistd::gettid().as_raw()), Some(own));
     }
 
     #[test]

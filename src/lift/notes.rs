@@ -94,7 +94,7 @@ pub fn left(state: &StateDir) -> Vec<Left> {
 
 fn read(path: &Path) -> Option<Left> {
     let lifter = lifter_of(path)?;
-    if lifter.is_alive() { None } else { Some(read_of(path, lifter)) }
+    if lifter.is_alive() { None } else { read_of(path, lifter) }
 }
 
 fn lifter_of(path: &Path) -> Option<Process> {
@@ -102,14 +102,15 @@ fn lifter_of(path: &Path) -> Option<Process> {
     Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
 }
 
-fn read_of(path: &Path, lifter: Process) -> Left {
-    let text = json::read_text(path).unwrap_or_default();
+/// What cannot be read now, as there is no descriptor to be had, stays for the next one.
+fn read_of(path: &Path, lifter: Process) -> Option<Left> {
+    let text = json::read_text(path).ok()?;
     let (what, lines) = text.split_once('\n').unwrap_or_default();
     // The last line of one that was killed may be half of one, of a thread that was not lifted yet.
     // Of a thread that was lifted twice the second line holds: it may have changed in between.
     let threads: BTreeMap<i32, Before> = lines.lines().filter_map(thread).collect();
     let threads = threads.into_iter().collect();
-    Left { path: path.to_owned(), pid: lifter.pid, what: what.to_owned(), threads }
+    Some(Left { path: path.to_owned(), pid: lifter.pid, what: what.to_owned(), threads })
 }
 
 /// A thread that is still the one that the line is about.
@@ -142,7 +143,7 @@ pub(crate) fn recover(state: &StateDir) -> Vec<String> {
 /// The same for one that has hung up: it is about to end, if /proc does not say so yet.
 pub(super) fn recover_of(directory: &Path, lifter: Process) -> Option<String> {
     let path = path(directory, lifter);
-    let left = path.exists().then(|| read_of(&path, lifter))?;
+    let left = read_of(&path, lifter)?;
     say(&left, put_back(&left))
 }
 

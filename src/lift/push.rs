@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::report::{Ended, Whose};
 use super::set::Set;
 use super::threads::Candidate;
-use crate::process::Stat;
+use crate::process::{self, Stat};
 use crate::sys;
 
 /// How many, for each CPU but our own.
@@ -64,7 +64,9 @@ impl Due {
     fn of(tid: i32) -> Option<Due> {
         let file = Stat::open_of_thread(tid).ok()?;
         let stat = Stat::from(&file).filter(Stat::is_runnable)?;
-        Some(Due { candidate: Candidate { tid, process: tid, stat }, file })
+        // One that executes a program meanwhile goes on under the number of its process.
+        let process = if stat.threads == 1 { tid } else { process::of_thread(tid)? };
+        Some(Due { candidate: Candidate { tid, process, stat }, file })
     }
 }
 
