@@ -8,6 +8,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
+
 use super::class::{self, Before};
 use super::hold::Hold;
 use super::notes::Note;
@@ -28,6 +31,26 @@ struct Tally {
     first: Instant,
     last: Instant,
     ended: Ended,
+}
+
+/// The CPU time of a process with all its threads, those that have ended too, as far as it is known
+/// whose it is: what is new is the most that one may have used that has ended since.
+#[derive(Debug)]
+struct Total {
+    clock: ClockId,
+    known: Duration,
+}
+
+impl Total {
+    fn of(pid: i32) -> Option<Total> {
+        let clock = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
+        Some(Total { clock, known: Duration::from(clock.now().ok()?) })
+    }
+
+    /// None if it is gone.
+    fn unknown(&self) -> Option<Duration> {
+        Some(Duration::from(self.clock.now().ok()?).saturating_sub(self.known))
+    }
 }
 
 #[derive(Debug)]
@@ -112,6 +135,8 @@ pub(super) struct Set {
     /// When all were counted last, and what those that have ended since may have used together.
     metered: Instant,
     unseen: Duration,
+    /// Of those whose threads are lifted.
+    processes: BTreeMap<i32, Total>,
     cpus: u32,
     default_slice: u64,
 }
@@ -132,6 +157,7 @@ impl Set {
             found: 0,
             metered: Instant::now(),
             unseen: Duration::ZERO,
+            processes: BTreeMap::new(),
             default_slice: class::default_slice(),
             cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
         })
@@ -183,6 +209,10 @@ impl Set {
             let gained = Duration::ZERO;
             self.found += 1;
             self.starts.insert(tid, start);
+            let is_shared = matches!(whose, Whose::Runtime | Whose::Program);
+            if is_shared && !self.processes.contains_key(&process) {
+                self.processes.extend(Total::of(process).map(|total| (process, total)));
+            }
             self.settling.remove(&tid);
             let lifted = Lifted { process, whose, before, used, gained, looked: now, clock, slack };
             self.lifted.insert(tid, lifted);
@@ -201,9 +231,12 @@ impl Set {
     pub(super) fn meter(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.metered);
         (self.unseen, self.metered) = (passed * self.cpus, now);
-        let tids: Vec<i32> = self.lifted.keys().copied().collect();
-        for tid in tids {
-            if self.count_one(tid, now) {
+        // Those that live first: what they have used is none of those that have ended.
+        let mut readings: Vec<_> =
+            self.lifted.iter().map(|(tid, lifted)| (*tid, lifted.clock.read())).collect();
+        readings.sort_by_key(|(_, used)| used.is_none());
+        for (tid, used) in readings {
+            if self.count_one(tid, used, now) {
                 let has_its_share = |lifted: &Lifted| {
                     lifted.whose != Whose::Program && lifted.gained >= THREAD_LIMIT
                 };
@@ -213,6 +246,11 @@ impl Set {
                 }
             }
         }
+        let has_lifted = |process: i32| self.lifted.values().any(|it| it.process == process);
+        self.processes.retain(|process, total| {
+            total.known += total.unknown().unwrap_or_default();
+            has_lifted(*process)
+        });
     }
 
     /// It is not lifted again by this operation.
@@ -223,13 +261,18 @@ impl Set {
     }
 
     /// Whether it is still there.
-    fn count_one(&mut self, tid: i32, now: Instant) -> bool {
+    fn count_one(&mut self, tid: i32, used: Option<Duration>, now: Instant) -> bool {
         let Some(lifted) = self.lifted.get_mut(&tid) else { return false };
-        let (is_there, mut gained) = lifted.gain(now);
-        let whose = lifted.whose;
+        let (is_there, mut gained) = (used.is_some(), lifted.gain(used, now));
+        let (whose, process) = (lifted.whose, lifted.process);
+        let total = self.processes.get_mut(&process);
         if !is_there {
-            gained = gained.min(self.unseen);
+            let most = total.as_ref().and_then(|total| total.unknown()).unwrap_or(gained);
+            gained = gained.min(self.unseen).min(most);
             self.unseen -= gained;
+        }
+        if let Some(total) = total {
+            total.known += gained;
         }
         self.book(whose, gained, now);
         if !is_there {
@@ -271,7 +314,7 @@ impl Set {
             class::mend_in(slack, &lifted.before);
         }
         let whose = lifted.whose;
-        let is_there = self.count_one(tid, Instant::now());
+        let is_there = self.count_one(tid, lifted.clock.read(), Instant::now());
         // One that sleeps, or is frozen, has no call under way.
         let is_settled =
             |tid| !whose.may_resist() || !Stat::of_thread(tid).is_some_and(|s| s.is_runnable());
@@ -291,7 +334,8 @@ impl Set {
         self.settling.retain(|tid, settling| {
             let lifted = &mut settling.lifted;
             let was_lifted = class::is_lifted(*tid);
-            let (is_there, gained) = lifted.gain(now);
+            let used = lifted.clock.read();
+            let (is_there, gained) = (used.is_some(), lifted.gain(used, now));
             if was_lifted || settling.hold.is_some() {
                 gains.push((lifted.whose, gained));
                 settling.fair_looks = 0;
@@ -380,9 +424,8 @@ impl Set {
 const ENOUGH_LOOKS: u32 = 2;
 
 impl Lifted {
-    /// Whether it is there, and what it has used since the last look.
-    fn gain(&mut self, now: Instant) -> (bool, Duration) {
-        let used = self.clock.read();
+    /// What it has used since the last look, if it is there; else the most that it can have.
+    fn gain(&mut self, used: Option<Duration>, now: Instant) -> Duration {
         let gained = match used {
             Some(used) => used.saturating_sub(self.used),
             None => now.saturating_duration_since(self.looked),
@@ -390,7 +433,7 @@ impl Lifted {
         self.used += gained;
         self.gained += gained;
         self.looked = now;
-        (used.is_some(), gained)
+        gained
     }
 }
 
