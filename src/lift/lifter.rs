@@ -190,18 +190,18 @@ impl Lifter {
             if self.over.is_some() && self.is_alone {
                 break;
             }
+            if self.has_had_its_turn() {
+                self.say_so(&mut peer);
+                break;
+            }
             match peer.hear(self.pause()) {
                 Heard::Nothing => {}
                 Heard::End => {
                     self.is_alone = true;
                     self.put_the_operation_back();
                     self.charge();
-                    self.write_accounts();
                     self.rise_or_step_down();
-                    let summary = self.take_summary();
-                    if !peer.answer(&summary) {
-                        self.unsaid = summary;
-                    }
+                    self.say_so(&mut peer);
                 }
                 Heard::HangUp if self.is_alone => {}
                 Heard::HangUp => break,
@@ -213,6 +213,20 @@ impl Lifter {
         self.rise_or_step_down();
         self.wait_until_settled();
         self.take_summary()
+    }
+
+    /// A limit is reached, and the operation goes on: after a rest it may have another lifter.
+    fn has_had_its_turn(&self) -> bool {
+        let is_limited = self.over.is_some_and(|ended| ended != Ended::Done);
+        is_limited && !self.is_alone && self.set.is_settled()
+    }
+
+    fn say_so(&mut self, peer: &mut Peer) {
+        self.write_accounts();
+        let summary = self.take_summary();
+        if !peer.answer(&summary) {
+            self.unsaid = summary;
+        }
     }
 
     /// For those that we have put back to be seen fair.

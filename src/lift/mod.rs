@@ -66,6 +66,10 @@ const ANSWER_WAIT: Duration = Duration::from_millis(100);
 /// Whoever kills lifters is not given any more of them.
 const MOST_LOST: u32 = 3;
 
+/// When one has come to a limit, the next one has to wait for so long, and there are no more than these.
+const REST: Duration = Duration::from_secs(1);
+const MOST_TURNS: u32 = 8;
+
 /// What the lifted programs of one pod may use at once, after a while without.
 const POD_BURST: Duration = Duration::from_millis(1000);
 /// Of the node's share, the part that may be used at once.
@@ -100,8 +104,10 @@ pub(crate) struct Lift<'a> {
     afterwards: Box<dyn Fn(Summary) + 'a>,
     suspicion: Suspicion,
     at_work: Option<AtWork>,
-    /// How many lifters have been killed.
+    /// How many lifters have been killed, and how many have come to a limit.
     lost: u32,
+    turns: u32,
+    rests_until: Option<Instant>,
     summary: Summary,
     recovered: Vec<String>,
 }
@@ -168,6 +174,8 @@ impl<'a> Lift<'a> {
             suspicion: Suspicion::begin(),
             at_work: None,
             lost: 0,
+            turns: 0,
+            rests_until: None,
             summary: Summary::default(),
             recovered: Vec::new(),
         }
@@ -176,21 +184,28 @@ impl<'a> Lift<'a> {
     /// The runtime has just been started.
     pub(crate) fn begin_attempt(&mut self) {
         self.suspicion = Suspicion::begin();
-        self.suspicion.is_over = self.lost >= MOST_LOST;
+        self.suspicion.is_over = self.has_had_enough();
     }
 
-    /// What to wake up for: the death of a lifter.
+    fn has_had_enough(&self) -> bool {
+        self.lost >= MOST_LOST || self.turns >= MOST_TURNS || self.summary.refused.is_some()
+    }
+
+    /// What to wake up for: the end of a lifter.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
         self.at_work.as_ref().map(|at_work| at_work.stream.as_fd())
     }
 
     /// Looks whether somebody waits, and starts a lifter if so. Gives the time of the next look.
     pub(crate) fn look(&mut self, runtime: i32) -> Option<Duration> {
+        self.see_to_the_lifter();
         if self.at_work.is_some() {
-            self.see_to_the_lifter();
             return None;
         }
         let now = Instant::now();
+        if let Some(left) = self.rest_left(now) {
+            return Some(left);
+        }
         if self.suspicion.ends.is_some_and(|end| now >= end) {
             self.suspicion.is_over = true;
         }
@@ -223,14 +238,19 @@ impl<'a> Lift<'a> {
 
     /// The same after the runtime's end, for what it has set going.
     pub(crate) fn look_without_runtime(&mut self) {
-        if self.at_work.is_some() {
-            return self.see_to_the_lifter();
+        self.see_to_the_lifter();
+        if self.at_work.is_some() || self.rest_left(Instant::now()).is_some() {
+            return;
         }
         let Some(plan) = self.plan.as_ref().filter(|_| !self.suspicion.is_over) else { return };
         let dies = plan.kills && plan.files.as_ref().is_some_and(lifter::waiting_to_die);
         if plan.is_freezing() || dies {
             self.start(NOBODY, None, Waits { inside: true, outside: false });
         }
+    }
+
+    fn rest_left(&self, now: Instant) -> Option<Duration> {
+        self.rests_until?.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
     fn until_next(&self, now: Instant) -> Duration {
@@ -254,15 +274,22 @@ impl<'a> Lift<'a> {
     }
 
     fn see_to_the_lifter(&mut self) {
-        let hung_up =
-            self.at_work.as_ref().is_some_and(|at_work| peer::has_hung_up(&at_work.stream));
-        if let Some(at_work) = self.at_work.take_if(|_| hung_up) {
-            self.lost += 1;
-            self.suspicion.is_over = self.lost >= MOST_LOST;
-            self.recover(at_work.process);
-            // A moment later it is another's to reap.
-            let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
+        let ends = self.at_work.as_ref().is_some_and(|at_work| peer::ends(&at_work.stream));
+        let Some(mut at_work) = self.at_work.take_if(|_| ends) else { return };
+        match peer::last_words(&mut at_work.stream, ANSWER_WAIT) {
+            Ok(summary) => {
+                self.summary.add(summary);
+                self.turns += 1;
+                self.rests_until = Some(Instant::now() + REST);
+            }
+            Err(_) => {
+                self.lost += 1;
+                self.recover(at_work.process);
+            }
         }
+        self.suspicion.is_over |= self.has_had_enough();
+        // A moment later it is another's to reap.
+        let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
     }
 
     fn recover(&mut self, lifter: Process) {
@@ -386,7 +413,7 @@ impl<'a> Lift<'a> {
             runtime,
             files: plan.files.clone(),
             process,
-            program_limit: plan.program,
+            program_limit: plan.program.saturating_sub(self.summary.cpu(Whose::Program)),
             freezes: plan.freezes,
             kills: plan.kills,
             waits,

@@ -64,7 +64,13 @@ pub(super) enum NoAnswer {
 
 /// Tells the lifter of the end, and waits for its answer if there is a limit.
 pub(super) fn end(stream: &mut UnixStream, limit: Duration) -> Result<Summary, NoAnswer> {
-    stream.write_all(b"e").map_err(|_| NoAnswer::Gone)?;
+    // If it is about to end by itself, its words are there to be read.
+    let _ = stream.write_all(b"e");
+    last_words(stream, limit)
+}
+
+/// What it says at its end.
+pub(super) fn last_words(stream: &mut UnixStream, limit: Duration) -> Result<Summary, NoAnswer> {
     let since = Instant::now();
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
@@ -80,8 +86,8 @@ pub(super) fn end(stream: &mut UnixStream, limit: Duration) -> Result<Summary, N
     serde_json::from_slice(&line).map_err(|_| NoAnswer::Gone)
 }
 
-/// Whether the lifter has died: it says nothing before it is asked.
-pub(super) fn has_hung_up(stream: &UnixStream) -> bool {
+/// Whether the lifter has died, or has come to a limit and says so.
+pub(super) fn ends(stream: &UnixStream) -> bool {
     is_readable(stream.as_fd(), Duration::ZERO)
 }
 

@@ -86,6 +86,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// What was used for one use.
+    pub(crate) fn cpu(&self, whose: Whose) -> Duration {
+        self.lifts.iter().filter(|report| report.whose == whose).map(|report| report.cpu).sum()
+    }
+
     /// With what a further attempt has seen.
     pub(crate) fn add(&mut self, other: Summary) {
         for report in other.lifts {
