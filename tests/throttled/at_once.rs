@@ -13,12 +13,12 @@ use crate::table::{Series, Table, Took};
 use crate::{alone, late_bound};
 
 const SMALL: Quota = Quota::new(1, 100);
-/// All together, against the same without a quota: 1.3 times is wanted. With the default of
-/// `lift.node_percent` so many operations spend the node's share, and the last of them wait for more.
+/// All together, against the same without a quota: 1.3 times is wanted, 1.1 to 2.2 was seen.
 fn times() -> f64 {
-    if proof() { 1.3 } else { 8.0 }
+    if proof() { 1.3 } else { 4.0 }
 }
-/// Where the figures are not claimed, twenty execs on two processors take a second as it is.
+/// Where all of the bare ones succeed, they take so much longer than through us.
+const SHOWN: f64 = 1.5;
 const LIMIT: Duration = Duration::from_secs(30);
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -52,14 +52,12 @@ impl AtOnce {
 
     fn judge(&self, table: &mut Table, scene: &str, free: f64, bare: &AtOnce) {
         let series = &self.series;
-        // At load 20 an operation may be left to its quota at its limit, as bare all are.
-        let few = !proof() && series.failed() * 2 <= bare.series.failed();
-        table.claim(series.failed() == 0 || few, || format!("{scene}: {}", series.failures()));
+        table.claim(series.failed() == 0, || format!("{scene}: {}", series.failures()));
         let most = times() * free;
-        table.claim(bare.series.failed() > 0 || bare.total > most, || {
+        table.claim(bare.series.failed() > 0 || bare.total > SHOWN * self.total, || {
             format!("{scene}: not shown: bare takes {:.0} ms together", bare.total)
         });
-        table.claim(few && series.failed() > 0 || self.total <= most, || {
+        table.claim(self.total <= most, || {
             format!("{scene}: {:.0} ms together, want {most:.0}", self.total)
         });
         table.claim(self.late.max() <= late_bound(&bare.late), || {
