@@ -35,11 +35,11 @@ const LOOK_LESS: Duration = Duration::from_millis(3);
 const LOOK_SELDOM: Duration = Duration::from_millis(10);
 /// Of the time, of one CPU: a look at many threads, or on a machine where many look, costs more.
 const LOOKS_ARE_A_PART: u32 = 15;
+/// A look that has lifted many is no measure for the next one.
+const MOST_COST: Duration = Duration::from_micros(300);
 /// So many looks without anybody new are a while.
 const A_WHILE: u32 = 4;
 const A_LONG_WHILE: u32 = 20;
-/// runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws it again (fs/freezer.go).
-const LOOK_FOR_A_FREEZE: Duration = Duration::from_micros(300);
 
 /// What the runtime's work may use above the fair class in one operation, in CPU time. A create took
 /// 36 ms here, an exec 24.
@@ -73,7 +73,7 @@ pub(super) struct Task {
     pub(super) process: Option<i32>,
     /// What an exec'd command and its descendants may use together; none of a container's own program.
     pub(super) program_limit: Duration,
-    pub(super) freezes: bool,
+    pub(super) freezes: Option<Duration>,
     pub(super) kills: bool,
     /// What its operation has seen.
     pub(super) waits: Waits,
@@ -117,10 +117,8 @@ pub(super) struct Lifter {
     dying_looks: u32,
     own: Before,
     is_up: bool,
-    /// Our own CPU time when it was looked at last, and what it was more than the time before: what a
-    /// look has cost.
+    /// Our own CPU time when it was looked at last.
     own_time: Duration,
-    look_cost: Duration,
     began: Instant,
     next_look: Instant,
     quiet_looks: u32,
@@ -140,7 +138,7 @@ impl Lifter {
         let before = before.with_slack(&class::open_slack(own)?);
         let cgroup = task.files.as_ref().and_then(Reader::cpu_dir).map(|(_, dir)| dir);
         let follows = !task.program_limit.is_zero();
-        let searched = task.files.as_ref().filter(|_| task.freezes || task.kills);
+        let searched = task.files.as_ref().filter(|_| task.freezes.is_some() || task.kills);
         let kin = Kin::among(&searched.map(freeze::threads).unwrap_or_default());
         Ok(Lifter {
             set: Set::begin(&task.directory, &task.what)?,
@@ -160,7 +158,6 @@ impl Lifter {
             own: before,
             is_up: false,
             own_time: process::thread_time(),
-            look_cost: Duration::ZERO,
             began: Instant::now(),
             next_look: Instant::now(),
             quiet_looks: 0,
@@ -287,18 +284,18 @@ impl Lifter {
             return if self.set.is_settled() { LONGEST } else { LOOK_LESS };
         }
         let next = self.next_look.saturating_duration_since(Instant::now());
-        if self.task.freezes && !self.is_alone { next.min(LOOK_FOR_A_FREEZE) } else { next }
+        let freeze_look = self.task.freezes.filter(|_| !self.is_alone);
+        freeze_look.map_or(next, |look| next.min(look))
     }
 
     fn interval(&self) -> Duration {
-        let interval = match self.quiet_looks {
+        match self.quiet_looks {
             _ if self.set.count(Whose::Program) + self.set.count(Whose::Kill) > 0 => LOOK_EVERY,
             _ if !self.dying.is_empty() => LOOK_LESS,
             0..A_WHILE => LOOK_EVERY,
             A_WHILE..A_LONG_WHILE => LOOK_LESS,
             _ => LOOK_SELDOM,
-        };
-        interval.max(self.look_cost * LOOKS_ARE_A_PART).min(LOOK_SELDOM)
+        }
     }
 
     fn look(&mut self) -> io::Result<()> {
@@ -310,6 +307,13 @@ impl Lifter {
         if now < self.next_look {
             return self.push_into_the_freezer();
         }
+        let result = self.look_at_all(now);
+        let cost = process::thread_time().saturating_sub(self.own_time).min(MOST_COST);
+        self.next_look = self.next_look.max(now + cost * LOOKS_ARE_A_PART);
+        result
+    }
+
+    fn look_at_all(&mut self, now: Instant) -> io::Result<()> {
         self.set.meter(now);
         self.set.settle(now);
         self.over = self.limit_reached(now);
@@ -357,11 +361,9 @@ impl Lifter {
     }
 
     fn charge(&mut self) {
-        let now = process::thread_time();
-        self.look_cost = now.saturating_sub(self.own_time);
-        self.own_time = now;
+        let before = std::mem::replace(&mut self.own_time, process::thread_time());
         if self.is_up {
-            self.set.book_watcher(self.look_cost);
+            self.set.book_watcher(self.own_time.saturating_sub(before));
         }
         let (all, program) = self.set.take_uncharged();
         self.task.node.charge(all);
@@ -517,7 +519,7 @@ impl Lifter {
     /// While the freeze is written and not yet one. The runtime only looks on meanwhile: it must not
     /// stand in the way of those threads.
     fn push_into_the_freezer(&mut self) -> io::Result<()> {
-        let Some(files) = self.task.files.clone().filter(|_| self.task.freezes) else {
+        let Some(files) = self.task.files.clone().filter(|_| self.task.freezes.is_some()) else {
             return Ok(());
         };
         let is_freezing = || files.freezer() == Freezer::Freezing;

@@ -50,8 +50,11 @@ const FIRST_LOOK: Duration = Duration::from_millis(3);
 const RAREST_LOOK: Duration = Duration::from_millis(20);
 /// After something that may be a wait.
 const SECOND_LOOK: Duration = Duration::from_micros(500);
-/// Where a freeze is to come and the container has a quota: runc lets it freeze for 2 ms at a time.
-const FREEZE_LOOK: Duration = Duration::from_micros(500);
+/// Where a freeze is to come: runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws it
+/// again (fs/freezer.go).
+pub(crate) const FREEZE_LOOK: Duration = Duration::from_micros(300);
+/// In one that is being made there are few threads to freeze, and much else to be looked at before.
+pub(crate) const FREEZE_LOOK_OF_A_NEW_ONE: Duration = Duration::from_millis(1);
 /// An exec in the foreground is looked at for so long after its command has started.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// There is no runtime any more; no process has this number.
@@ -88,7 +91,8 @@ pub(crate) struct Plan {
     pub(crate) pod: Option<PathBuf>,
     /// What an exec'd command may use, zero for none.
     pub(crate) program: Duration,
-    pub(crate) freezes: bool,
+    /// How often to look whether it is about to freeze, if it may.
+    pub(crate) freezes: Option<Duration>,
     pub(crate) kills: bool,
     /// The container or its pod has been throttled so far: else it freezes in microseconds, but on a
     /// busy node, where its runtime is seen to wait.
@@ -255,8 +259,8 @@ impl<'a> Lift<'a> {
 
     fn until_next(&self, now: Instant) -> Duration {
         let next = self.suspicion.next.saturating_duration_since(now);
-        let may_freeze = self.plan.as_ref().is_some_and(|plan| plan.freezes && plan.is_throttled);
-        if may_freeze { next.min(FREEZE_LOOK) } else { next }
+        let plan = self.plan.as_ref().filter(|plan| plan.is_throttled);
+        plan.and_then(|plan| plan.freezes).map_or(next, |look| next.min(look))
     }
 
     /// Lets go of what an attempt had, and keeps what it says; a program or a kill goes on alone.
@@ -493,7 +497,7 @@ impl Suspicion {
 
 impl Plan {
     fn is_freezing(&self) -> bool {
-        let files = self.files.as_ref().filter(|_| self.freezes);
+        let files = self.files.as_ref().filter(|_| self.freezes.is_some());
         files.is_some_and(|f| f.freezer() == Freezer::Freezing && f.is_told_to_freeze())
     }
 }

@@ -9,7 +9,7 @@ use crate::config::Mode;
 use crate::container::Container;
 use crate::freeze::{FreezeWatch, Tasks};
 use crate::invocation::{Invocation, Verb};
-use crate::lift::{Lift, Plan, Summary};
+use crate::lift::{self, Lift, Plan, Summary};
 use crate::process::Process;
 use crate::runtime::Signals;
 
@@ -45,7 +45,10 @@ impl<'a> Relief<'a> {
                 Verb::Exec => Duration::from_millis(operation.config.lift_program_ms),
                 _ => Duration::ZERO,
             },
-            freezes: may_freeze,
+            freezes: may_freeze.then_some(match invocation.verb.makes_a_container() {
+                true => lift::FREEZE_LOOK_OF_A_NEW_ONE,
+                false => lift::FREEZE_LOOK,
+            }),
             kills: invocation.verb == Verb::Delete || is_sigkill(invocation),
             is_throttled: throttled.nr_throttled > 0,
         });
