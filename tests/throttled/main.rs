@@ -22,6 +22,7 @@ mod start;
 mod support;
 mod table;
 mod tenants;
+mod together;
 mod untouched;
 
 use std::sync::{Mutex, MutexGuard};
