@@ -13,6 +13,7 @@ mod at_once;
 mod bad_days;
 mod deaths;
 mod freeze;
+mod pods;
 mod probe;
 mod promise;
 mod remove;
