@@ -23,6 +23,7 @@ mod start;
 mod support;
 mod table;
 mod tenants;
+mod thousands;
 mod together;
 mod untouched;
 
