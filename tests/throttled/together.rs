@@ -6,8 +6,8 @@
 //! watchers of priority 2 waited so for a lifted thread of priority 1. Here lifters, lifted runtimes and
 //! lifted init processes read and reap the same dying processes, and `ps` reads them, too.
 //!
-//! The control is scripts/watcher-above: a binary whose lifter is one priority above what it lifts, and
-//! which may stand still, so that it runs in the virtual machine alone.
+//! scripts/watcher-above makes a binary whose lifter is one priority above what it lifts. It may stand
+//! still, so it is for the virtual machine alone; it was not seen to, and is no control of these claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
