@@ -154,7 +154,8 @@ fn judge(table: &mut Table, name: &str, wrapped: &Measured, idle: &Series, bare:
     });
 }
 
-fn longest_freeze(records: &[Value]) -> f64 {
+/// In ms of CPU time, of those that the records tell of.
+pub(crate) fn longest_freeze(records: &[Value]) -> f64 {
     let all = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "freeze");
     all.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, f64::max)
 }

@@ -13,6 +13,7 @@ mod at_once;
 mod bad_days;
 mod deaths;
 mod freeze;
+mod pods;
 mod probe;
 mod promise;
 mod remove;
@@ -22,6 +23,8 @@ mod start;
 mod support;
 mod table;
 mod tenants;
+mod thousands;
+mod together;
 mod untouched;
 
 use std::sync::{Mutex, MutexGuard};

@@ -33,6 +33,13 @@ impl Series {
         }
     }
 
+    pub(crate) fn append(&mut self, mut other: Series) {
+        self.ms.append(&mut other.ms);
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
+    }
+
     pub(crate) fn n(&self) -> usize {
         self.ms.len()
     }
