@@ -5,6 +5,7 @@
 //! is the very one it was written for: a container that was deleted and made again without us may
 //! be in another cgroup.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -82,6 +83,8 @@ struct Lookup {
     grammar: Grammar,
     roots: Vec<PathBuf>,
     proc: Proc,
+    /// Where cgroups are mounted, once somebody had to know: mountinfo grows with the node.
+    mounts: OnceCell<Hierarchies>,
 }
 
 impl Container {
@@ -99,7 +102,7 @@ impl Container {
             _ => Surroundings::ours(&proc),
         };
         let roots = state_file::locate(globals.root.as_deref(), grammar, &surroundings);
-        let lookup = Lookup { grammar, roots, proc };
+        let lookup = Lookup { grammar, roots, proc, mounts: OnceCell::new() };
         let runtime_state = lookup.runtime_state(&invocation.id);
         let mut container = Container {
             record: None,
@@ -341,8 +344,8 @@ impl Lookup {
             rootless,
         };
         let mounts = self.mounts()?;
-        let places = plan.places(&mounts, &self.proc).map_err(|why| why.to_string())?;
-        let mut record = Record::new(&places, None, &mounts, bundle.pod);
+        let places = plan.places(mounts, &self.proc).map_err(|why| why.to_string())?;
+        let mut record = Record::new(&places, None, mounts, bundle.pod);
         record.id = known_as(&invocation.id);
         Ok(record)
     }
@@ -352,12 +355,12 @@ impl Lookup {
             return Err("the runtime has no such container".to_owned());
         }
         let mounts = self.mounts()?;
-        let state = state_file::read(&self.roots, self.grammar, id, &mounts, &self.proc)
+        let state = state_file::read(&self.roots, self.grammar, id, mounts, &self.proc)
             .map_err(|why| why.to_string())?;
         let places = state.places.ok_or("the runtime's state names no cgroup")?;
         let bundle = state.bundle.as_deref().and_then(|bundle| Bundle::read(bundle).ok());
         let pod = bundle.map(|b| b.pod).unwrap_or_default();
-        let mut record = Record::new(&places, state.leaf, &mounts, pod);
+        let mut record = Record::new(&places, state.leaf, mounts, pod);
         record.id = known_as(id);
         record.made_as = made_as;
         record.init = match (state.init_pid, state.init_start) {
@@ -368,8 +371,13 @@ impl Lookup {
         Ok(record)
     }
 
-    fn mounts(&self) -> Result<Hierarchies, String> {
-        Hierarchies::read(&self.proc).map_err(|error| format!("cannot read mountinfo: {error}"))
+    fn mounts(&self) -> Result<&Hierarchies, String> {
+        if let Some(known) = self.mounts.get() {
+            return Ok(known);
+        }
+        let read = Hierarchies::read(&self.proc);
+        let read = read.map_err(|error| format!("cannot read mountinfo: {error}"))?;
+        Ok(self.mounts.get_or_init(|| read))
     }
 }
 

@@ -120,7 +120,7 @@ impl Life {
                 self.ooms = self.ooms.max(record.oom_kill.unwrap_or(0));
                 self.removed_ns = record.is_ok().then_some(record.mono_ns).or(self.removed_ns);
             }
-            "oom" => self.ooms += 1,
+            "oom" => self.ooms = self.ooms.saturating_add(1),
             "exit" => self.add_exit(record),
             _ => {}
         }
@@ -191,7 +191,9 @@ impl Life {
     pub(crate) fn end(&self) -> End {
         let killed = self.killed.as_ref().map(|(at, _)| *at);
         match (self.exited, killed) {
-            (Some((exited, _)), Some(killed)) if exited + EXIT_SLACK_NS >= killed => End::Killed,
+            (Some((exited, _)), Some(killed)) if exited.saturating_add(EXIT_SLACK_NS) >= killed => {
+                End::Killed
+            }
             (Some(_), _) if self.ooms > 0 => End::OutOfMemory,
             (Some(_), _) => End::ByItself,
             (None, _) if self.rebooted => End::NodeRestart,
@@ -318,6 +320,18 @@ pub(crate) mod tests {
             lift(12.0),
         ]);
         assert_eq!((told.len(), told[0].records, told[0].last_ns), (1, 2, 11_000_000_000));
+    }
+
+    #[test]
+    fn no_number_is_too_great() {
+        let told = lives(&[
+            line("b", 1.0, "create", "c", json!({})),
+            line("b", 2.0, "kill", "c", json!({"signal": "KILL"})),
+            line("b", 3.0, "delete", "c", json!({"oom_kill": u64::MAX})),
+            line("b", 3.1, "oom", "c", json!({})),
+            line("b", 3.2, "exit", "c", json!({"mono_ns": u64::MAX})),
+        ]);
+        assert_eq!((told[0].ooms, told[0].end()), (u64::MAX, End::Killed));
     }
 
     #[test]

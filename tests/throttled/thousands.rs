@@ -1,4 +1,7 @@
 //! A freeze has to get through to each thread, and a container may have thousands.
+//!
+//! Short of the proof only updates are made: a pause of so many fails with the runtime's own words, as
+//! README says, and takes seconds.
 
 use std::time::Duration;
 
@@ -50,7 +53,7 @@ fn thousands() -> &'static [(usize, usize)] {
 }
 
 #[test]
-fn a_process_of_thousands_is_paused_and_updated() {
+fn a_process_of_thousands_is_updated() {
     let _alone = alone();
     let runtime = runtime("runc-1.3.6");
     let mut table = Table::new("pause, resume and update of one process with thousands of threads");
@@ -79,27 +82,31 @@ fn one_of_thousands(
         <(Series, Series, Series, usize)>::default();
     let watch = Watch::start();
     for round in 0..rounds {
-        let pause = container.timed(&["pause", "c"], LIMIT);
-        not_frozen += usize::from(pause.failure.is_none() && container.freezer() != "FROZEN");
-        if pause.failure.is_none() {
-            resumes.add(container.timed(&["resume", "c"], LIMIT));
+        if proof() {
+            let pause = container.timed(&["pause", "c"], LIMIT);
+            not_frozen += usize::from(pause.failure.is_none() && container.freezer() != "FROZEN");
+            if pause.failure.is_none() {
+                resumes.add(container.timed(&["resume", "c"], LIMIT));
+            }
+            pauses.add(pause);
+            container.thaw();
+            container.until_throttled();
         }
-        pauses.add(pause);
-        container.thaw();
-        container.until_throttled();
         let most = (threads * 2 + round).to_string();
         updates.add(container.timed(&["update", "--pids-limit", &most, "c"], LIMIT));
     }
     let late = watch.finish();
-    table.row(&format!("{scene}, pause"), via.name(), &pauses);
-    table.row("  resume", via.name(), &resumes);
-    table.row_beside("  update", via.name(), &updates, &late);
+    if proof() {
+        table.row(&format!("{scene}, pause"), via.name(), &pauses);
+        table.row("  resume", via.name(), &resumes);
+    }
+    table.row_beside(&format!("{scene}, update"), via.name(), &updates, &late);
     let records = scratch.journal();
     let (longest, lifts) = (longest_freeze(&records), lifted(&records, "pause", "freeze"));
     table.line(format!("  {lifts:?} pauses have lifted, for {longest:.1} ms of CPU at most"));
     match via {
         // A hundredth of a CPU is not enough for so many.
-        Via::Bare => table.claim(pauses.failed() == rounds, || {
+        Via::Bare => table.claim(!proof() || pauses.failed() == rounds, || {
             format!("{scene}: not shown: {} of {rounds} bare pauses failed", pauses.failed())
         }),
         Via::Wrapped => {
