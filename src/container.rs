@@ -574,7 +574,12 @@ mod tests {
             path: dir.path().join("containers/c.json"),
             runtime_state: dir.path().join("c"),
             announced: false,
-            lookup: Lookup { grammar: Grammar::Runc, roots: Vec::new(), proc },
+            lookup: Lookup {
+                grammar: Grammar::Runc,
+                roots: Vec::new(),
+                proc,
+                mounts: OnceCell::new(),
+            },
             unknown: None,
         };
         container.set_paused(true);
