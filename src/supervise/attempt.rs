@@ -94,9 +94,11 @@ impl<'a> Attempts<'a> {
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
             self.undo(container, once.exit, frozen_before, paused_before);
             left_frozen = !frozen_before && container.is_told_to_freeze();
-            // What is left under the lock is another's pause, or about to be: an attempt on that would
-            // find it frozen before.
-            let may_repeat = once.started.is_none() && !(left_frozen && self.guard.is_some());
+            // What one that may freeze leaves so under the lock is another's pause, or about to be: an
+            // attempt on that would find it frozen before.
+            let leaves_it = left_frozen && self.guard.is_some();
+            let may_freeze = relief::may_freeze(self.operation.invocation);
+            let may_repeat = once.started.is_none() && !(leaves_it && may_freeze);
             let next = ended
                 .failure
                 .map(|failure| self.next(&signals, container, failure, &tries, may_repeat));
