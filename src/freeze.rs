@@ -18,6 +18,8 @@ const IS_SLOW: Duration = Duration::from_millis(60);
 
 /// Asking costs two reads for each thread.
 const MOST_ASKED: u32 = 3;
+/// Where a second has gone by already.
+const MOST_ASKED_CLOSELY: u32 = 20;
 const ASK_AGAIN: Duration = Duration::from_millis(3);
 const MOST_ASKED_OF: usize = 512;
 
@@ -83,7 +85,7 @@ impl FreezeWatch {
     /// The same where there is time for it: a task that sleeps is for a moment not said to wait anywhere,
     /// while the scheduler has yet to take it off its queue (delayed dequeue, Linux 6.12).
     pub(crate) fn ask_closely(&mut self) {
-        for _ in 0..MOST_ASKED {
+        for _ in 0..MOST_ASKED_CLOSELY {
             self.ask();
             if self.running.are_placed() {
                 return;
