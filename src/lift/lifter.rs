@@ -34,9 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const LOOK_LESS: Duration = Duration::from_millis(3);
 const LOOK_SELDOM: Duration = Duration::from_millis(10);
 /// Of the time, of one CPU: a look at many threads, or on a machine where many look, costs more.
-const LOOKS_ARE_A_PART: u32 = 15;
+const LOOKS_ARE_A_PART: u32 = 8;
 /// A look that has lifted many is no measure for the next one.
-const MOST_COST: Duration = Duration::from_micros(300);
+const MOST_COST: Duration = Duration::from_micros(200);
 /// So many looks without anybody new are a while.
 const A_WHILE: u32 = 4;
 const A_LONG_WHILE: u32 = 20;
