@@ -124,7 +124,9 @@ fn names() {
         later(&["delete", "--force"]);
         assert_eq!(scratch.lock_files(), Vec::<std::path::PathBuf>::new());
 
-        let records = scratch.journal();
+        // A lifter that goes on for a moment has a record of its own.
+        let mut records = scratch.journal();
+        records.retain(|record| record["verb"] != "lift");
         let verbs: Vec<_> = records.iter().map(|record| record["verb"].as_str().unwrap()).collect();
         let all = ["create", "start", "update", "update", "pause", "resume", "exec", "delete"];
         assert_eq!(verbs, all);
