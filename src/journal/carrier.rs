@@ -4,10 +4,9 @@
 //! it. It lets records gather for a second, copies what is new, and ends. A disk that hangs holds
 //! nobody but the carrier: the operations after it find it at work and leave it alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,7 +51,7 @@ pub(super) fn see_to(journal: &Path, history: &History) {
 /// would for the disk, and for none that lets records gather.
 pub(super) fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Result<()> {
     let path = note_path(journal);
-    if let Ok(note) = open(&path) {
+    if let Ok(note) = crate::lock::open(&path, true) {
         let _ = Copy { journal, history, note: &note, note_path: &path }.all();
     }
     history.append(line)
@@ -64,20 +63,9 @@ fn note_path(journal: &Path) -> PathBuf {
 
 /// `None` if there is a carrier.
 fn claim(path: &Path) -> Option<File> {
-    let file = open(path).ok()?;
+    let file = crate::lock::open(path, true).ok()?;
     lock(&file).ok()?;
     Some(file)
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
 }
 
 fn lock(file: &File) -> io::Result<()> {

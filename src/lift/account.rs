@@ -6,11 +6,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{process, sys};
+use crate::{lock, process, sys};
 
 /// A rate, and how much there is at once after a while without use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Account {
     }
 
     fn read(&mut self) -> u64 {
-        self.file = self.file.take().or_else(|| open(&self.path));
+        self.file = self.file.take().or_else(|| lock::open(&self.path, false).ok());
         self.file.as_ref().map_or(0, parse)
     }
 
@@ -102,25 +102,12 @@ impl Account {
     }
 
     fn add_pending(&self) -> io::Result<()> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&self.path)?;
+        let file = lock::open(&self.path, true)?;
         sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
         let due = self.rate.charged(parse(&file), process::since_boot_ns(), self.pending);
         // Always of one length: what is there is written over, and never half of it.
         file.write_all_at(format!("{due:020}\n").as_bytes(), 0)
     }
-}
-
-fn open(path: &Path) -> Option<File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
-    options.open(path).ok()
 }
 
 fn parse(file: &File) -> u64 {
@@ -133,12 +120,15 @@ fn parse(file: &File) -> u64 {
 /// In which any account fills up, also at one percent.
 const LONG_AGO_NS: u64 = 600_000_000_000;
 
+/// A node has as many accounts as pods that were lifted; the rest is for the next one.
+const MOST_SWEPT: usize = 64;
+
 /// Removes the accounts that are full again: as good as none. Not in anybody's way.
 pub(crate) fn sweep(directory: &Path) {
     let now = process::since_boot_ns();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if open(&path).as_ref().map_or(0, parse).saturating_add(LONG_AGO_NS) < now {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).take(MOST_SWEPT) {
+        if lock::open(&path, false).as_ref().map_or(0, parse).saturating_add(LONG_AGO_NS) < now {
             let _ = std::fs::remove_file(path);
         }
     }

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -36,14 +35,7 @@ pub(super) struct Slot(pub(super) File);
 impl Slot {
     /// `None` if all are taken. Does not wait.
     pub(super) fn take(path: &Path, what: Use, cpus: u64) -> io::Result<Option<Slot>> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)?;
+        let file = crate::lock::open(path, true)?;
         for byte in what.bytes(cpus) {
             if lock(&file, byte)? {
                 return Ok(Some(Slot(file)));
