@@ -53,7 +53,13 @@ pub(crate) fn lower(tid: i32, before: &Before) -> bool {
 /// fair after so many put-backs in a row, all after three rows.
 pub(crate) fn lower_firmly(tid: i32, before: &Before) -> bool {
     const AT_ONCE: u32 = 50;
-    (0..AT_ONCE).fold(false, |was_lifted, _| lower(tid, before) || was_lifted)
+    let was_lifted = lower(tid, before);
+    if was_lifted {
+        (1..AT_ONCE).for_each(|_| {
+            lower(tid, before);
+        });
+    }
+    was_lifted
 }
 
 /// What else the class has changed.

@@ -35,7 +35,7 @@ impl Hold {
         told.ok().map(|()| Hold { pid, is_ours_to_trace })
     }
 
-    /// Puts it back, once it has stopped, and lets it go; whether that is done.
+    /// Puts it back, once it has stopped; whether that is done.
     pub(super) fn lower(&self, before: &Before) -> bool {
         let since = Instant::now();
         while !self.has_stopped() {
@@ -45,10 +45,6 @@ impl Hold {
             std::hint::spin_loop();
         }
         class::lower(self.pid.as_raw(), before);
-        let _ = match self.is_ours_to_trace {
-            true => ptrace::detach(self.pid, None),
-            false => kill(self.pid, Signal::SIGCONT),
-        };
         true
     }
 
@@ -56,6 +52,16 @@ impl Hold {
     fn has_stopped(&self) -> bool {
         let stat = Stat::of_thread(self.pid.as_raw());
         stat.is_none_or(|stat| matches!(stat.state, b't' | b'T' | b'Z' | b'X'))
+    }
+}
+
+/// Whatever came of it: nobody else would let go of one that a signal has stopped.
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let _ = match self.is_ours_to_trace {
+            true => ptrace::detach(self.pid, None),
+            false => kill(self.pid, Signal::SIGCONT),
+        };
     }
 }
 

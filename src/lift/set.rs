@@ -56,6 +56,7 @@ impl Total {
 #[derive(Debug)]
 struct Lifted {
     process: i32,
+    start: u64,
     whose: Whose,
     before: Before,
     /// All of its life.
@@ -124,7 +125,6 @@ pub(super) struct Set {
     settling: BTreeMap<i32, Settling>,
     /// What has had its share; by start time, as a pid comes again.
     spent: BTreeSet<(i32, u64)>,
-    starts: BTreeMap<i32, u64>,
     tallies: BTreeMap<Whose, Tally>,
     /// What stands in earlier reports.
     reported: BTreeMap<Whose, Duration>,
@@ -149,7 +149,6 @@ impl Set {
             lifted: BTreeMap::new(),
             settling: BTreeMap::new(),
             spent: BTreeSet::new(),
-            starts: BTreeMap::new(),
             tallies: BTreeMap::new(),
             reported: BTreeMap::new(),
             uncharged: Duration::ZERO,
@@ -208,13 +207,13 @@ impl Set {
             let Ready { before, used, clock, slack } = ready;
             let gained = Duration::ZERO;
             self.found += 1;
-            self.starts.insert(tid, start);
             let is_shared = matches!(whose, Whose::Runtime | Whose::Program);
             if is_shared && !self.processes.contains_key(&process) {
                 self.processes.extend(Total::of(process).map(|total| (process, total)));
             }
             self.settling.remove(&tid);
-            let lifted = Lifted { process, whose, before, used, gained, looked: now, clock, slack };
+            let lifted =
+                Lifted { process, start, whose, before, used, gained, looked: now, clock, slack };
             self.lifted.insert(tid, lifted);
             self.tally(whose, now).threads += 1;
         }
@@ -237,11 +236,12 @@ impl Set {
         readings.sort_by_key(|(_, used)| used.is_none());
         for (tid, used) in readings {
             if self.count_one(tid, used, now) {
-                let has_its_share = |lifted: &Lifted| {
+                let has_its_share = |lifted: &&Lifted| {
                     lifted.whose != Whose::Program && lifted.gained >= THREAD_LIMIT
                 };
-                if self.lifted.get(&tid).is_some_and(has_its_share) {
-                    self.spend(tid);
+                if let Some(lifted) = self.lifted.get(&tid).filter(has_its_share) {
+                    // It is not lifted again by this lifter.
+                    self.spent.insert((tid, lifted.start));
                     self.put_back(tid, Ended::ThreadLimit);
                 }
             }
@@ -251,13 +251,6 @@ impl Set {
             total.known += total.unknown().unwrap_or_default();
             has_lifted(*process)
         });
-    }
-
-    /// It is not lifted again by this operation.
-    pub(super) fn spend(&mut self, tid: i32) {
-        if let Some(start) = self.starts.get(&tid) {
-            self.spent.insert((tid, *start));
-        }
     }
 
     /// Whether it is still there.
