@@ -38,19 +38,8 @@ impl Process {
     /// Whether it is an ancestor of the calling process. A hook that an operation of ours has
     /// started is below it; a caller that only shares a session is not.
     pub fn is_ancestor_of_ours(self) -> bool {
-        let mut pid = own_pid();
-        // Parents cannot form a circle, but pids read one after the other can.
-        for _ in 0..MAX_GENERATIONS {
-            let Some(stat) = Stat::of(pid) else { return false };
-            if stat.parent == self.pid {
-                return Process::of(self.pid) == Some(self);
-            }
-            if stat.parent <= 1 {
-                return false;
-            }
-            pid = stat.parent;
-        }
-        false
+        let is_above = ancestors(own_pid()).into_iter().skip(1).any(|pid| pid == self.pid);
+        is_above && Process::of(self.pid) == Some(self)
     }
 }
 
@@ -163,12 +152,12 @@ pub(crate) fn pids_are_of_proc() -> bool {
     own_pid() == std::process::id() as i32
 }
 
-/// A process and those above it, as far as /proc shows them, but for the first of all.
+/// A process and those above it, as far as /proc shows them.
 pub(crate) fn ancestors(pid: i32) -> Vec<i32> {
     let mut family = Vec::new();
     let mut next = Some(pid);
     // Parents cannot form a circle, but pids read one after the other can.
-    while let Some(pid) = next.filter(|pid| *pid > 1 && family.len() < MAX_GENERATIONS) {
+    while let Some(pid) = next.filter(|pid| *pid > 0 && family.len() < MAX_GENERATIONS) {
         family.push(pid);
         next = parent_of(pid);
     }
