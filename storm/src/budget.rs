@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Plan, Weather};
 use crate::side::Options;
 
-const SPENT: &str = "budget spent";
+/// Of a pod's account (src/lift/report.rs).
+const SPENT: &str = "pod limit";
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Budget {
     pub(crate) operations: u64,
-    /// How a refill ended, by verb: how many operations.
+    /// How a lift ended, by verb: how many operations.
     pub(crate) endings: BTreeMap<String, BTreeMap<String, u64>>,
     /// By failure, what was tried again.
     pub(crate) retried: BTreeMap<String, u64>,
@@ -30,7 +31,7 @@ pub(crate) struct PodBudget {
     pub(crate) execs_spent: u64,
     pub(crate) updates: u64,
     pub(crate) updates_spent: u64,
-    /// CPU time beyond the quota, of all its operations.
+    /// CPU time that its commands were lifted for, of all its operations.
     pub(crate) gained_ms: f64,
     pub(crate) exec_gained_ms: f64,
 }
@@ -69,9 +70,9 @@ pub(crate) fn read(options: &Options) -> anyhow::Result<Option<Budget>> {
     Ok(Some(budget))
 }
 
-/// How the refills of one operation ended, each way once.
+/// How the lifts of one operation ended, each way once.
 fn ended(record: &Record) -> Vec<String> {
-    let mut all: Vec<_> = record.refills.iter().filter_map(|refill| refill.ended.clone()).collect();
+    let mut all: Vec<_> = record.lifts.iter().filter_map(|lift| lift.ended.clone()).collect();
     all.sort();
     all.dedup();
     all
@@ -80,9 +81,8 @@ fn ended(record: &Record) -> Vec<String> {
 impl PodBudget {
     fn add(&mut self, verb: &str, record: &Record) {
         let spent = u64::from(ended(record).iter().any(|ending| ending == SPENT));
-        // `gained_ms` is of the pod as a whole in each of them.
-        let gained =
-            record.refills.iter().filter_map(|refill| refill.gained_ms).fold(0.0, f64::max);
+        let programs = record.lifts.iter().filter(|lift| lift.whose.as_deref() == Some("program"));
+        let gained: f64 = programs.filter_map(|lift| lift.cpu_ms).sum();
         self.gained_ms += gained;
         match verb {
             "exec" => {
