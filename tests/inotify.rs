@@ -11,7 +11,7 @@ use std::process::Command;
 use fake_runtime::{Fake, program};
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
-use support::{Scratch, succeed, text};
+use support::{Scratch, run_inside, succeed};
 
 /// In a user namespace, where nobody else's are touched.
 const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
@@ -20,14 +20,8 @@ const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"
 fn every_command_works_without_an_instance() {
     // Here, as cargo is not to run in there.
     program();
-    let inner = Command::new("unshare")
-        .args(["--user", "--map-root-user", "sh", "-c", NONE_LEFT, "sh"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "inner_without_an_instance", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let text = text(&[inner.stdout, inner.stderr].concat());
-    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+    let in_one = ["--user", "--map-root-user", "sh", "-c", NONE_LEFT, "sh"];
+    run_inside(Command::new("unshare").args(in_one), "inner_without_an_instance");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use support::{
-    Runtime, Scratch, cgroup_dirs, eventually, frostlock, proof, runtime, succeed, text,
+    Runtime, Scratch, cgroup_dirs, eventually, frostlock, proof, run_inside, runtime, succeed,
 };
 
 /// In the name of everything that belongs to others.
@@ -46,17 +46,7 @@ impl Crowd {
 
 #[test]
 fn nothing_grows_with_the_node() {
-    let inner = Command::new("unshare")
-        .arg("--mount")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "inner_nothing_grows", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let text = text(&[inner.stdout, inner.stderr].concat());
-    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
-    if proof() {
-        print!("{text}");
-    }
+    run_inside(Command::new("unshare").arg("--mount"), "inner_nothing_grows");
 }
 
 #[test]

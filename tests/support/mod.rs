@@ -358,7 +358,12 @@ pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) 
 /// Runs an ignored test of the calling suite where there is cgroup v2 alone, as crun needs it.
 pub fn on_v2(test: &str) {
     assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
-    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
+    run_inside(&mut Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns")), test);
+}
+
+/// The same where a command puts it.
+pub fn run_inside(where_to: &mut Command, test: &str) {
+    let inner = where_to
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .output()

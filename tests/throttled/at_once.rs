@@ -66,6 +66,27 @@ impl AtOnce {
     }
 }
 
+/// Bare without a quota, and then all with one.
+fn compare(
+    table: &mut Table,
+    unthrottled: &str,
+    scene: &str,
+    run: impl Fn(Via, Option<Quota>) -> AtOnce,
+) {
+    let free = run(Via::Bare, None);
+    free.show(table, unthrottled, "bare");
+    let mut bare = None;
+    for via in Via::compared() {
+        let all = run(via, Some(SMALL));
+        all.show(table, scene, via.name());
+        match (via, &bare) {
+            (Via::Bare, _) => bare = Some(all),
+            (Via::Wrapped, Some(bare)) => all.judge(table, scene, free.total, bare),
+            _ => {}
+        }
+    }
+}
+
 #[test]
 fn twenty_execs_at_once() {
     let _alone = alone();
@@ -73,19 +94,8 @@ fn twenty_execs_at_once() {
     let mut table = Table::new("20 times exec sh -c 'echo PONG | grep -q PONG' at once");
     for loaded in [false, true] {
         let load = if loaded { format!(", load {BUSY}") } else { String::new() };
-        let free = execs(&runtime, Via::Bare, None, loaded);
-        free.show(&mut table, &format!("idle, no quota{load}"), "bare");
-        let scene = format!("8 busy, {SMALL}{load}");
-        let mut bare = None;
-        for via in Via::compared() {
-            let all = execs(&runtime, via, Some(SMALL), loaded);
-            all.show(&mut table, &scene, via.name());
-            match (via, &bare) {
-                (Via::Bare, _) => bare = Some(all),
-                (Via::Wrapped, Some(bare)) => all.judge(&mut table, &scene, free.total, bare),
-                _ => {}
-            }
-        }
+        let (free, scene) = (format!("idle, no quota{load}"), format!("8 busy, {SMALL}{load}"));
+        compare(&mut table, &free, &scene, |via, quota| execs(&runtime, via, quota, loaded));
     }
     table.finish();
 }
@@ -113,19 +123,8 @@ fn many_creates_at_once() {
     let runtime = runtime("runc-1.3.6");
     let number = if proof() { 100 } else { 16 };
     let mut table = Table::new("create in pods of 1 ms in 100 ms, all at once");
-    let free = creates(&runtime, Via::Bare, None, number);
-    free.show(&mut table, &format!("{number}, no quota"), "bare");
-    let scene = format!("{number}, {SMALL}");
-    let mut bare = None;
-    for via in Via::compared() {
-        let all = creates(&runtime, via, Some(SMALL), number);
-        all.show(&mut table, &scene, via.name());
-        match (via, &bare) {
-            (Via::Bare, _) => bare = Some(all),
-            (Via::Wrapped, Some(bare)) => all.judge(&mut table, &scene, free.total, bare),
-            _ => {}
-        }
-    }
+    let (free, scene) = (format!("{number}, no quota"), format!("{number}, {SMALL}"));
+    compare(&mut table, &free, &scene, |via, quota| creates(&runtime, via, quota, number));
     table.finish();
 }
 

@@ -62,9 +62,11 @@ fn every_scene(mut table: Table, way: Way, verb: &str) {
             let each: Vec<_> = scenes.iter().map(one).collect();
             each.into_iter().map(|scene| scene.join().unwrap()).collect()
         });
+        let mut lifts = 0;
         for (&(loops, quota), bare) in scenes.iter().zip(&controls) {
-            one_scene(&mut table, runtime, loops, quota, way, verb, bare);
+            lifts += one_scene(&mut table, runtime, loops, quota, way, verb, bare);
         }
+        table.claim(lifts > 0, || format!("{}: no {verb} has lifted for a kill", runtime.name));
     }
     table.finish();
 }
@@ -77,7 +79,7 @@ fn one_scene(
     way: Way,
     verb: &str,
     bare: &Series,
-) {
+) -> usize {
     let rounds = if proof() { 50 } else { short_wrapped() };
     let scratch = Scratch::new();
     let unthrottled: Series = (0..rounds / 3)
@@ -108,11 +110,12 @@ fn one_scene(
     table.claim(wrapped.p50() <= most, || {
         format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
     });
-    // SIGKILL may meet them just when there is quota left: of few kills no one may need a lift.
+    // SIGKILL may meet them just when there is quota left: of few kills of a scene no one may need a lift.
     let (with, of) = lifted(&scratch.journal(), verb, "kill");
     table.claim(of >= wrapped.n() && (with > 0 || !proof()), || {
         format!("{scene}: {with} of {of} records of a {verb} have a lift for a kill")
     });
+    with
 }
 
 /// From the start of the command until the last has ended.
