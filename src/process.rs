@@ -196,16 +196,26 @@ pub(crate) fn of_thread(tid: i32) -> Option<i32> {
     process.trim().parse().ok()
 }
 
-/// The threads of a process.
-pub(crate) fn threads(pid: i32) -> Vec<i32> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
 /// The CPU time that a process has had, to this moment.
 pub(crate) fn cpu_time(pid: i32) -> Option<Duration> {
     let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid)).ok()?;
     clock.now().ok().map(Duration::from)
+}
+
+/// How far a thread has run: its CPU time as of the scheduler's last tick, and how often it was given a
+/// CPU. All zero where the kernel does not count it (CONFIG_SCHED_INFO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ran {
+    used: Duration,
+    turns: u64,
+}
+
+impl Ran {
+    pub(crate) fn of(tid: i32) -> Option<Ran> {
+        let text = std::fs::read_to_string(format!("/proc/{tid}/schedstat")).ok()?;
+        let turns = text.split_ascii_whitespace().nth(2)?.parse().ok()?;
+        Some(Ran { used: cpu_time_of(text.as_bytes())?, turns })
+    }
 }
 
 /// The CPU time in a `schedstat`; `None` of a thread that is gone.
@@ -219,17 +229,6 @@ pub(crate) fn cpu_time_in(schedstat: &std::fs::File) -> Option<Duration> {
 pub fn cpu_time_of(schedstat: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(schedstat).ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-}
-
-/// The children of all threads of a process; none where the kernel lacks CONFIG_PROC_CHILDREN.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|list| list.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|child| child.parse().ok())
-        .collect()
 }
 
 /// Which boot of the machine this is: a pid and its start time mean nothing after the next one.
@@ -281,7 +280,7 @@ mod tests {
         assert!(!stat.has_not_executed() && !stat.is_dying());
         assert!(cpu_time(own).unwrap() > Duration::ZERO);
         let schedstat = std::fs::File::open("/proc/self/schedstat").unwrap();
-        assert!(cpu_time_in(&schedstat).is_some() && !threads(own).is_empty());
+        assert!(cpu_time_in(&schedstat).is_some() && Ran::of(own).is_some());
         assert_eq!(of_thread(nix::unistd::gettid().as_raw()), Some(own));
     }
 

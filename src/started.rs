@@ -5,19 +5,15 @@
 //! a bounded time.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use std::os::unix::fs::MetadataExt;
 
+use crate::family::{self, FIRST_LOOK, Family};
 use crate::process;
 use crate::runtime::Attempt;
+use crate::threads::Threads;
 
-/// How often to look at first, and at the most seldom; in between as often as not to be later by more
-/// than a part of the time that it has taken already: where many start at once, each takes long, and
-/// their looks would be a third of the work.
-const LOOK_FIRST: Duration = Duration::from_millis(2);
-const LOOK_SELDOM: Duration = Duration::from_millis(20);
-const PART: u32 = 5;
 /// kubelet waits no longer for anything of a container.
 const LOOK_MAX: Duration = Duration::from_secs(120);
 
@@ -54,12 +50,15 @@ impl StartWatch {
         StartWatch { pid_file, hold_max, sees_pids: process::pids_are_of_proc() }
     }
 
-    pub(crate) fn look(&self, attempt: &Attempt) -> Sight {
-        if self.pid_file_written() || (self.sees_pids && process_started(attempt.pid())) {
+    pub(crate) fn look(&self, attempt: &Attempt, family: &mut Family, now: Instant) -> Sight {
+        let elapsed = attempt.elapsed();
+        if let Some(look_again_in) = FIRST_LOOK.checked_sub(elapsed) {
+            return Sight::NotYet { look_again_in };
+        }
+        if self.pid_file_written() || (self.sees_pids && process_started(family, now)) {
             return Sight::Started;
         }
-        let elapsed = attempt.elapsed();
-        let look_again_in = (elapsed / PART).clamp(LOOK_FIRST, LOOK_SELDOM);
+        let look_again_in = family::look_again_in(elapsed);
         let is_visible = self.sees_pids || self.pid_file.is_some();
         match elapsed >= self.hold_max {
             false => Sight::NotYet { look_again_in },
@@ -83,13 +82,15 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// The process is a child of the runtime's, in the container's cgroup, and no longer a stage of the
 /// runtime's own. A hook is a child, too, but stays in the runtime's cgroup.
-fn process_started(runtime: i32) -> bool {
+fn process_started(family: &mut Family, now: Instant) -> bool {
+    family.look(now);
     let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
-    process::children(runtime).into_iter().any(|child| {
-        let Some(name) = process::comm(child).filter(|name| !is_stage(name)) else { return false };
-        process::comm(runtime).is_some_and(|own| own != name) && {
-            let cgroup_of_child = cgroup(child);
-            cgroup_of_child.is_some() && cgroup_of_child != cgroup(runtime)
+    let has_executed = |child: &&Threads| child.stat().is_some_and(|now| !now.has_not_executed());
+    family.children().filter(has_executed).any(|child| {
+        let name = process::comm(child.pid()).filter(|name| !is_stage(name));
+        name.is_some_and(|name| process::comm(family.pid()).is_some_and(|own| own != name)) && {
+            let cgroup_of_child = cgroup(child.pid());
+            cgroup_of_child.is_some() && cgroup_of_child != cgroup(family.pid())
         }
     })
 }

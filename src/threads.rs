@@ -4,6 +4,7 @@
 //! the kernel's cache by whoever looks it up, and he waits in a loop for all others who are at it
 //! (d_invalidate, fs/dcache.c): above the fair class that takes until a turn of 100 ms is over (met).
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -18,7 +19,7 @@ const MOST_THREADS: usize = 64;
 
 /// A process.
 #[derive(Debug)]
-pub(super) struct Threads {
+pub(crate) struct Threads {
     pid: i32,
     stat: File,
     directory: File,
@@ -32,22 +33,23 @@ const LISTED_EVERY: u32 = 4;
 
 /// A thread that may be lifted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Candidate {
-    pub(super) tid: i32,
+pub(crate) struct Candidate {
+    pub(crate) tid: i32,
     /// Whose it is, if that is known: a thread that executes a program takes that number.
-    pub(super) process: i32,
-    pub(super) stat: Stat,
+    pub(crate) process: i32,
+    pub(crate) stat: Stat,
 }
 
-#[derive(Debug)]
+/// Its files, each opened when it is first wanted.
+#[derive(Debug, Default)]
 struct Thread {
-    stat: File,
+    stat: OnceCell<Option<File>>,
     /// None where the kernel lacks CONFIG_PROC_CHILDREN.
-    children: Option<File>,
+    children: OnceCell<Option<File>>,
 }
 
 impl Threads {
-    pub(super) fn of(pid: i32) -> io::Result<Threads> {
+    pub(crate) fn of(pid: i32) -> io::Result<Threads> {
         let stat = File::open(format!("/proc/{pid}/stat"))?;
         let directory = std::fs::OpenOptions::new()
             .read(true)
@@ -60,12 +62,12 @@ impl Threads {
     }
 
     /// As the process is now; none if it is gone.
-    pub(super) fn stat(&self) -> Option<Stat> {
+    pub(crate) fn stat(&self) -> Option<Stat> {
         Stat::from(&self.stat)
     }
 
     /// Finds those that are new, and forgets those that are gone; `now` is the process at this moment.
-    pub(super) fn look(&mut self, now: &Stat) {
+    pub(crate) fn look(&mut self, now: &Stat) {
         self.looks += 1;
         if now.threads != self.threads.len() || self.looks >= LISTED_EVERY {
             self.list();
@@ -82,42 +84,48 @@ impl Threads {
         self.threads.retain(|tid, _| now.contains(tid));
         for tid in now {
             if self.threads.len() < MOST_THREADS && !self.threads.contains_key(&tid) {
-                self.threads.extend(self.open(tid).map(|thread| (tid, thread)));
+                self.threads.insert(tid, Thread::default());
             }
         }
     }
 
-    fn open(&self, tid: i32) -> Option<Thread> {
-        let directory = format!("/proc/self/fd/{}/{tid}", self.directory.as_raw_fd());
-        let stat = File::open(format!("{directory}/stat")).ok()?;
-        Some(Thread { stat, children: File::open(format!("{directory}/children")).ok() })
+    fn open<'a>(&self, tid: i32, name: &str, file: &'a OnceCell<Option<File>>) -> Option<&'a File> {
+        let path = || format!("/proc/self/fd/{}/{tid}/{name}", self.directory.as_raw_fd());
+        file.get_or_init(|| File::open(path()).ok()).as_ref()
     }
 
-    pub(super) fn tids(&self) -> impl Iterator<Item = i32> {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn tids(&self) -> impl Iterator<Item = i32> {
         self.threads.keys().copied()
     }
 
     /// Those that run or wait for a CPU.
-    pub(super) fn runnable(&self) -> impl Iterator<Item = Candidate> {
+    pub(crate) fn runnable(&self) -> impl Iterator<Item = Candidate> {
         self.runnable_but(|_| false)
     }
 
     /// The same, and some are not looked at.
-    pub(super) fn runnable_but(
+    pub(crate) fn runnable_but(
         &self,
         is_known: impl Fn(i32) -> bool,
     ) -> impl Iterator<Item = Candidate> {
         let others = self.threads.iter().filter(move |(tid, _)| !is_known(**tid));
-        let stats = others.map(|(tid, thread)| (*tid, Stat::from(&thread.stat)));
-        stats.filter_map(|(tid, stat)| {
-            Some(Candidate { tid, process: self.pid, stat: stat.filter(Stat::is_runnable)? })
+        others.filter_map(|(tid, thread)| {
+            let stat = Stat::from(self.open(*tid, "stat", &thread.stat)?);
+            let stat = stat.filter(Stat::is_runnable)?;
+            Some(Candidate { tid: *tid, process: self.pid, stat })
         })
     }
 
     /// The children of all of its threads.
-    pub(super) fn children(&self) -> Vec<i32> {
-        let files = self.threads.values().filter_map(|thread| thread.children.as_ref());
-        files.flat_map(pids).collect()
+    pub(crate) fn children(&self) -> Vec<i32> {
+        let open = |(tid, thread): (&i32, &'_ Thread)| {
+            self.open(*tid, "children", &thread.children).map(pids)
+        };
+        self.threads.iter().filter_map(open).flatten().collect()
     }
 }
 
@@ -131,15 +139,15 @@ fn pids(file: &File) -> Vec<i32> {
 
 /// The CPU time of one thread.
 #[derive(Debug)]
-pub(super) struct Clock(File);
+pub(crate) struct Clock(File);
 
 impl Clock {
-    pub(super) fn of(tid: i32) -> io::Result<Clock> {
+    pub(crate) fn of(tid: i32) -> io::Result<Clock> {
         File::open(format!("/proc/{tid}/schedstat")).map(Clock)
     }
 
     /// None if the thread is gone. Of one that runs just now it is that of the scheduler's last tick.
-    pub(super) fn read(&self) -> Option<Duration> {
+    pub(crate) fn read(&self) -> Option<Duration> {
         process::cpu_time_in(&self.0)
     }
 }

@@ -54,6 +54,8 @@ impl CpuQuota {
 /// How often, and for how long in all CPUs together, a cgroup had to wait for its next period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttled {
+    /// In which it had something to run.
+    pub nr_periods: u64,
     pub nr_throttled: u64,
     pub throttled_us: u64,
 }
@@ -138,12 +140,13 @@ impl Reader {
     pub fn throttled(&self) -> Option<Throttled> {
         let (version, dir) = self.cpu_dir()?;
         let stat = text(dir, "cpu.stat")?;
+        let nr_periods = value(&stat, "nr_periods")?;
         let nr_throttled = value(&stat, "nr_throttled")?;
         let throttled_us = match version {
             Version::V1 => value(&stat, "throttled_time")? / 1000,
             Version::V2 => value(&stat, "throttled_usec")?,
         };
-        Some(Throttled { nr_throttled, throttled_us })
+        Some(Throttled { nr_periods, nr_throttled, throttled_us })
     }
 
     /// Kills by the OOM killer in this cgroup; kernel 4.13 or newer.

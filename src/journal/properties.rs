@@ -126,7 +126,7 @@ prop_compose! {
             verdict: exit.map_or(Verdict::HandedOver, Verdict::of),
             quotas: Quotas { container: quota, pod: None },
             figures: throttled.map(|(nr_throttled, throttled_us)| LastFigures {
-                throttled: Some(Throttled { nr_throttled, throttled_us }),
+                throttled: Some(Throttled { nr_periods: 0, nr_throttled, throttled_us }),
                 oom_kill: Some(nr_throttled),
             }),
             recovered,

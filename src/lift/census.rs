@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::threads::Threads;
 use crate::process::Stat;
+use crate::threads::Threads;
 
 /// A fork bomb that is a probe is not followed any further.
 const MOST_MEMBERS: usize = 64;

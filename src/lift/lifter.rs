@@ -22,9 +22,9 @@ use super::push;
 use super::report::{Ended, Summary, Whose};
 use super::set::Set;
 use super::slots::{Slot, Use};
-use super::threads::{Candidate, Threads};
 use crate::cgroup::{Freezer, Reader};
 use crate::process::{self, Stat};
+use crate::threads::{Candidate, Threads};
 use crate::{freeze, sys};
 
 /// Every 1 to 2 ms is as good as every 0.15 and costs less: new threads and children are not lifted,
@@ -33,7 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Where the last looks have found nobody new; a program is never left alone for so long.
 const LOOK_LESS: Duration = Duration::from_millis(3);
 const LOOK_SELDOM: Duration = Duration::from_millis(10);
-/// Of the time, of one CPU: a look at many threads, or on a machine where many look, costs more.
+/// Of the time, of one CPU, and down to a quarter of that the more of us there are for each CPU: a look at many threads, or on a
+/// machine where many look, costs more.
 const LOOKS_ARE_A_PART: u32 = 8;
 /// A look that has lifted many is no measure for the next one.
 const MOST_COST: Duration = Duration::from_micros(200);
@@ -309,7 +310,9 @@ impl Lifter {
         }
         let result = self.look_at_all(now);
         let cost = process::thread_time().saturating_sub(self.own_time).min(MOST_COST);
-        self.next_look = self.next_look.max(now + cost * LOOKS_ARE_A_PART);
+        let others = self.slot.as_ref().map_or(0, |slot| slot.others);
+        let share = 1 + 2 * others / self.set.cpus();
+        self.next_look = self.next_look.max(now + cost * LOOKS_ARE_A_PART * share);
         result
     }
 
@@ -396,7 +399,7 @@ impl Lifter {
         let Some(runtime) = &self.census.runtime else { return Ok(()) };
         if !self.waits.outside {
             let pace = self.paces.entry(self.task.runtime);
-            self.waits.outside = waits(pace, self.task.runtime, runtime);
+            self.waits.outside = waits(pace, runtime);
         }
         if !self.waits.outside {
             return Ok(());
@@ -438,7 +441,7 @@ impl Lifter {
         for member in self.census.members().filter(|member| member.is_inside) {
             if !self.waits.inside {
                 let pace = self.paces.entry(member.pid);
-                self.waits.inside = waits(pace, member.pid, &member.threads);
+                self.waits.inside = waits(pace, &member.threads);
             }
         }
         if !self.waits.inside {
@@ -592,12 +595,11 @@ impl Lifter {
 }
 
 /// Whether a process has been seen to wait.
-fn waits(pace: Entry<'_, i32, Pace>, pid: i32, threads: &Threads) -> bool {
-    let is_runnable = || threads.runnable().next().is_some();
+fn waits(pace: Entry<'_, i32, Pace>, process: &Threads) -> bool {
     match pace {
-        Entry::Occupied(mut known) => known.get_mut().look(pid, is_runnable) == pace::Sight::Waits,
+        Entry::Occupied(mut known) => known.get_mut().look(process) == pace::Sight::Waits,
         Entry::Vacant(new) => {
-            new.insert(Pace::first_seen(pid, is_runnable));
+            new.insert(Pace::first_seen(process));
             false
         }
     }

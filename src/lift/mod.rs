@@ -21,9 +21,9 @@ mod push;
 pub mod report;
 mod set;
 mod slots;
-mod threads;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,23 +33,24 @@ use std::time::{Duration, Instant};
 use account::{Account, Rate};
 use class::Before;
 use lifter::{Lifter, Task, Waits};
-use pace::{Pace, Sight, has_runnable_thread};
+use pace::{Pace, Sight};
 use peer::{Heard, NoAnswer, Peer};
 pub use report::{Ended, Report, Summary, Whose};
 use slots::{Slot, Use};
 
 use crate::cgroup::{Freezer, Reader};
 use crate::config::Config;
+use crate::family::{self, FIRST_LOOK, Family};
 use crate::process::{self, Process};
 use crate::state_dir::{self, StateDir};
 use crate::sys;
+use crate::threads::Threads;
 
-/// The first look. A runtime needs some milliseconds before it has work to do in the container.
-const FIRST_LOOK: Duration = Duration::from_millis(3);
-/// From there they grow rarer by a half each, up to this.
-const RAREST_LOOK: Duration = Duration::from_millis(20);
-/// After something that may be a wait.
-const SECOND_LOOK: Duration = Duration::from_micros(500);
+const LOOK_AT_THE_STARVED: Duration = Duration::from_millis(3);
+/// What is due within so long is looked at with what is due now.
+const AT_ONCE: Duration = Duration::from_micros(150);
+/// Who has just been killed may be about to run anyhow.
+const DYING_LOOK: Duration = Duration::from_micros(500);
 /// Where a freeze is to come: runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws it
 /// again (fs/freezer.go).
 pub(crate) const FREEZE_LOOK: Duration = Duration::from_micros(300);
@@ -59,8 +60,6 @@ pub(crate) const FREEZE_LOOK_OF_A_NEW_ONE: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// There is no runtime any more; no process has this number.
 const NOBODY: i32 = i32::MAX;
-/// Where all slots of the node are taken.
-const SLOT_LOOK: Duration = Duration::from_millis(5);
 
 /// What a lifter has time for to put its operation's threads back and to say what it has lifted. It is
 /// above the fair class as long as there are any.
@@ -97,6 +96,8 @@ pub(crate) struct Plan {
     /// The container or its pod has been throttled so far: else it freezes in microseconds, but on a
     /// busy node, where its runtime is seen to wait.
     pub(crate) is_throttled: bool,
+    /// It has been throttled in more than a tenth of its periods: who seems to wait in there does.
+    pub(crate) is_starved: bool,
 }
 
 /// The lifts of one operation.
@@ -140,7 +141,7 @@ struct Suspicion {
     /// All of them were taken when somebody was seen to wait.
     waits_for_a_slot: bool,
     next: Instant,
-    interval: Duration,
+    began: Instant,
     /// That there is no reason to look any more, and from when on.
     is_over: bool,
     ends: Option<Instant>,
@@ -154,7 +155,7 @@ impl Suspicion {
             saw_dying: false,
             waits_for_a_slot: false,
             next: Instant::now() + FIRST_LOOK,
-            interval: FIRST_LOOK,
+            began: Instant::now(),
             is_over: false,
             ends: None,
         }
@@ -201,12 +202,12 @@ impl<'a> Lift<'a> {
     }
 
     /// Looks whether somebody waits, and starts a lifter if so. Gives the time of the next look.
-    pub(crate) fn look(&mut self, runtime: i32) -> Option<Duration> {
+    pub(crate) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
         self.see_to_the_lifter();
         if self.at_work.is_some() {
             return None;
         }
-        let now = Instant::now();
+        let runtime = family.pid();
         if let Some(left) = self.rest_left(now) {
             return Some(left);
         }
@@ -217,7 +218,7 @@ impl<'a> Lift<'a> {
         if plan.is_freezing() {
             return self.start(runtime, None, Waits { inside: true, ..Waits::default() });
         }
-        if now < self.suspicion.next {
+        if now + AT_ONCE < self.suspicion.next {
             return Some(self.until_next(now));
         }
         if self.suspicion.waits_for_a_slot && !self.has_a_slot() {
@@ -225,18 +226,19 @@ impl<'a> Lift<'a> {
         }
         let late = now.duration_since(self.suspicion.next);
         let dying = plan.files.as_ref().filter(|_| plan.kills);
-        let (waits, is_suspect) = self.suspicion.look(runtime, plan.init, dying);
+        family.look(now);
+        let (waits, is_suspect) = self.suspicion.look(family, plan, dying);
         if waits != Waits::default() {
             return self.start(runtime, plan.init, waits);
         }
         // Who is kept from a CPU himself need not look twice.
-        if is_suspect && late > LATE {
+        if is_suspect && late > pace::tick() * LATE_TICKS {
             return self.start(runtime, plan.init, Waits { outside: true, inside: false });
         }
         let now = Instant::now();
-        let interval = self.suspicion.interval.mul_f64(1.5).min(RAREST_LOOK);
-        self.suspicion.interval = interval;
-        self.suspicion.next = now + if is_suspect { SECOND_LOOK } else { interval };
+        let most = if plan.is_starved { LOOK_AT_THE_STARVED } else { Duration::MAX };
+        let next = family::look_again_in(self.suspicion.began.elapsed()).min(most);
+        self.suspicion.next = now + if is_suspect { second_look() } else { next };
         Some(self.until_next(now))
     }
 
@@ -306,7 +308,7 @@ impl<'a> Lift<'a> {
         let Some(files) = self.plan.as_ref().and_then(|plan| plan.files.as_ref()) else { return };
         let wait_to_die = || lifter::waiting_to_die(files);
         if self.at_work.is_none() && files.is_populated() && wait_to_die() {
-            std::thread::sleep(SECOND_LOOK);
+            std::thread::sleep(DYING_LOOK);
             if wait_to_die() {
                 self.start(NOBODY, None, Waits { inside: true, ..Waits::default() });
                 self.is_for_after();
@@ -364,8 +366,9 @@ impl<'a> Lift<'a> {
 
     fn wait_for_a_slot(&mut self) -> Option<Duration> {
         self.suspicion.waits_for_a_slot = true;
-        self.suspicion.next = Instant::now() + SLOT_LOOK;
-        Some(SLOT_LOOK)
+        let look = family::look_again_in(self.suspicion.began.elapsed());
+        self.suspicion.next = Instant::now() + look;
+        Some(look)
     }
 
     /// Or will hear why not.
@@ -435,7 +438,7 @@ impl<'a> Lift<'a> {
         let _ = nix::unistd::setsid();
         let _ = std::env::set_current_dir("/");
         let _ = nix::sys::prctl::set_name(c"frostlock-lift");
-        sys::close_all_but(&mut [stream.as_raw_fd(), slot.0.as_raw_fd()]);
+        sys::close_all_but(&mut [stream.as_raw_fd(), slot.file.as_raw_fd()]);
         sys::occupy_closed_stdio();
         sys::allow_more_files();
         let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -461,12 +464,18 @@ impl<'a> Lift<'a> {
     }
 }
 
-/// A look that came so much later than it was due was kept from a CPU.
-const LATE: Duration = Duration::from_millis(3);
+/// When to look at what may be a wait once more: a process that runs is credited with its time at the
+/// scheduler's ticks, and looks like one that waits in between.
+fn second_look() -> Duration {
+    pace::tick() + Duration::from_micros(200)
+}
+
+/// A look that came so much later than it was due was kept from a CPU by more than our own runtime.
+const LATE_TICKS: u32 = 3;
 
 impl Suspicion {
     /// Who waits, and whether somebody may.
-    fn look(&mut self, runtime: i32, init: Option<i32>, dying: Option<&Reader>) -> (Waits, bool) {
+    fn look(&mut self, family: &Family, plan: &Plan, dying: Option<&Reader>) -> (Waits, bool) {
         let mut waits = Waits::default();
         let mut is_suspect = false;
         let mut take = |sight, waits: &mut bool| match sight {
@@ -474,18 +483,21 @@ impl Suspicion {
             Sight::Suspect => is_suspect = true,
             Sight::Waits => *waits = true,
         };
-        let sight = self.outside.look(runtime, || has_runnable_thread(runtime));
-        take(sight, &mut waits.outside);
-        for pid in process::children(runtime).into_iter().chain(init) {
-            let sight = match self.inside.get_mut(&pid) {
-                Some(pace) => pace.look(pid, || has_runnable_thread(pid)),
-                None => {
-                    let pace = Pace::first_seen(pid, || has_runnable_thread(pid));
-                    self.inside.insert(pid, pace);
-                    if pace.is_suspect() { Sight::Suspect } else { Sight::Runs }
-                }
+        if let Some(runtime) = family.runtime() {
+            take(self.outside.look(runtime), &mut waits.outside);
+        }
+        // It is our runtime's to start, and not its child.
+        let init = plan.init.and_then(|pid| Threads::of(pid).ok());
+        for child in family.children().chain(&init) {
+            let sight = match self.inside.entry(child.pid()) {
+                Entry::Occupied(mut known) => known.get_mut().look(child),
+                Entry::Vacant(new) => match new.insert(Pace::first_seen(child)).is_suspect() {
+                    true => Sight::Suspect,
+                    false => Sight::Runs,
+                },
             };
-            take(sight, &mut waits.inside);
+            let is_certain = plan.is_starved && sight == Sight::Suspect;
+            take(if is_certain { Sight::Waits } else { sight }, &mut waits.inside);
         }
         let is_dying = dying.is_some_and(lifter::waiting_to_die);
         waits.inside |= is_dying && self.saw_dying;

@@ -1,18 +1,21 @@
 //! Whether a process waits for a CPU, as seen from outside.
 //!
-//! It does if it has had less than half of the time that went by, and a thread of it is runnable. That
-//! it was so once may be chance, as a thread that has just woken is runnable, too: it is to be so at
-//! two looks in a row.
+//! It may if it has had less than half of the time that went by, and a thread of it is runnable: one
+//! that has just woken is that, too. It does if such a thread has not run until the next look.
 
 use std::time::{Duration, Instant};
 
-use crate::process::{self, Stat};
+use nix::time::{ClockId, clock_getres};
 
-#[derive(Debug, Clone, Copy)]
+use crate::process::{self, Ran};
+use crate::threads::Threads;
+
+#[derive(Debug)]
 pub(super) struct Pace {
     used: Duration,
     at: Instant,
-    is_suspect: bool,
+    /// The threads that were runnable at the last look, and how far they had run.
+    suspects: Vec<(i32, Option<Ran>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,40 +29,43 @@ pub(super) enum Sight {
 impl Pace {
     /// From the beginning of a process that has just begun.
     pub(super) fn begin() -> Pace {
-        Pace { used: Duration::ZERO, at: Instant::now(), is_suspect: false }
+        Pace { used: Duration::ZERO, at: Instant::now(), suspects: Vec::new() }
     }
 
     /// Of one that was there before we looked.
-    pub(super) fn first_seen(pid: i32, is_runnable: impl FnOnce() -> bool) -> Pace {
-        let used = process::cpu_time(pid).unwrap_or_default();
-        Pace { used, at: Instant::now(), is_suspect: is_runnable() }
+    pub(super) fn first_seen(process: &Threads) -> Pace {
+        let used = process::cpu_time(process.pid()).unwrap_or_default();
+        Pace { used, at: Instant::now(), suspects: runnable(process) }
     }
 
     pub(super) fn is_suspect(&self) -> bool {
-        self.is_suspect
+        !self.suspects.is_empty()
     }
 
-    /// `is_runnable` says whether a thread of it is.
-    pub(super) fn look(&mut self, pid: i32, is_runnable: impl FnOnce() -> bool) -> Sight {
+    pub(super) fn look(&mut self, process: &Threads) -> Sight {
         let now = Instant::now();
-        let Some(used) = process::cpu_time(pid) else { return Sight::Runs };
+        let Some(used) = process::cpu_time(process.pid()) else { return Sight::Runs };
         let (gained, passed) = (used.saturating_sub(self.used), now.duration_since(self.at));
         (self.used, self.at) = (used, now);
-        let waits = gained * 2 < passed && is_runnable();
-        let sight = match (waits, self.is_suspect) {
-            (false, _) => Sight::Runs,
-            (true, false) => Sight::Suspect,
-            (true, true) => Sight::Waits,
-        };
-        self.is_suspect = waits;
-        sight
+        let suspects = if gained * 2 < passed { runnable(process) } else { Vec::new() };
+        let before = std::mem::replace(&mut self.suspects, suspects);
+        match &self.suspects {
+            suspects if suspects.iter().any(|one| before.contains(one)) => Sight::Waits,
+            suspects if suspects.is_empty() => Sight::Runs,
+            _ => Sight::Suspect,
+        }
     }
 }
 
-/// Of a Go program the first thread may sleep while another runs; more of them it does not have.
-const MOST_THREADS: usize = 64;
-
-pub(super) fn has_runnable_thread(pid: i32) -> bool {
-    let threads = process::threads(pid).into_iter().take(MOST_THREADS);
-    threads.filter_map(Stat::of_thread).any(|stat| stat.is_runnable())
+fn runnable(process: &Threads) -> Vec<(i32, Option<Ran>)> {
+    process.runnable().map(|thread| (thread.tid, Ran::of(thread.tid))).collect()
 }
+
+/// How often the scheduler counts what a thread that runs has used, CONFIG_HZ: what the coarse clock
+/// goes by, too.
+pub(super) fn tick() -> Duration {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(LONGEST_TICK, Duration::from)
+}
+
+/// Of 100 Hz.
+const LONGEST_TICK: Duration = Duration::from_millis(10);

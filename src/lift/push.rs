@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::report::{Ended, Whose};
 use super::set::Set;
-use super::threads::Candidate;
 use crate::process::{self, Stat};
 use crate::sys;
+use crate::threads::Candidate;
 
 /// How many, for each CPU but our own.
 const AT_A_TIME: usize = 8;

@@ -15,9 +15,9 @@ use super::class::{self, Before};
 use super::hold::Hold;
 use super::notes::Note;
 use super::report::{Ended, Report, Whose};
-use super::threads::{Candidate, Clock};
 use crate::process::Stat;
 use crate::sys;
+use crate::threads::{Candidate, Clock};
 
 /// What one thread may use above the fair class, in CPU time; a program's have a limit of their own. runc's busiest thread of a create or an
 /// exec used 9 ms here; this also ends whatever loop the kernel has got a lifted thread into.
@@ -164,6 +164,10 @@ impl Set {
 
     pub(super) fn is_empty(&self) -> bool {
         self.lifted.is_empty()
+    }
+
+    pub(super) fn cpus(&self) -> u32 {
+        self.cpus
     }
 
     pub(super) fn count(&self, whose: Whose) -> usize {

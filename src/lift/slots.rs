@@ -30,15 +30,19 @@ impl Use {
 
 /// A slot, until it is dropped by all who have it.
 #[derive(Debug)]
-pub(super) struct Slot(pub(super) File);
+pub(super) struct Slot {
+    pub(super) file: File,
+    /// How many were taken before it, at least.
+    pub(super) others: u32,
+}
 
 impl Slot {
     /// `None` if all are taken. Does not wait.
     pub(super) fn take(path: &Path, what: Use, cpus: u64) -> io::Result<Option<Slot>> {
         let file = crate::lock::open(path, true)?;
-        for byte in what.bytes(cpus) {
+        for (others, byte) in (0..).zip(what.bytes(cpus)) {
             if lock(&file, byte)? {
-                return Ok(Some(Slot(file)));
+                return Ok(Some(Slot { file, others }));
             }
         }
         Ok(None)
@@ -73,6 +77,7 @@ mod tests {
         assert!(take(Use::Lift).is_none());
         let programs: Vec<_> = (0..3).map(|_| take(Use::Program).unwrap()).collect();
         assert!(take(Use::Program).is_none());
+        assert!(lifts.iter().map(|slot| slot.others).eq(0..8));
         drop(lifts);
         assert!(take(Use::Lift).is_some());
         drop(programs);

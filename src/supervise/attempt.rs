@@ -12,6 +12,7 @@ use crate::channels::Channels;
 use crate::config::Mode;
 use crate::container::Container;
 use crate::explain::Explanation;
+use crate::family::Family;
 use crate::freeze::Tasks;
 use crate::intent::{self, Intent};
 use crate::invocation::Verb;
@@ -248,7 +249,8 @@ impl<'a> Attempts<'a> {
             let hold_max = self.operation.config.hold_max();
             StartWatch::new(invocation.pid_file.as_deref(), hold_max)
         });
-        let mut watch = Meanwhile { attempts: self, container, start, started: None };
+        let family = Family::of(attempt.pid());
+        let mut watch = Meanwhile { attempts: self, container, family, start, started: None };
         let mut exit = attempt.wait(signals, &mut watch);
         let (started, took) = (watch.started, attempt.elapsed());
         // The runtime may have sent its terminal and ended before we looked.
@@ -445,6 +447,7 @@ impl<'a> Attempts<'a> {
 struct Meanwhile<'a, 'b> {
     attempts: &'a mut Attempts<'b>,
     container: &'a mut Container,
+    family: Family,
     start: Option<StartWatch>,
     started: Option<Duration>,
 }
@@ -458,8 +461,9 @@ impl Watch for Meanwhile<'_, '_> {
     fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
         self.attempts.channels.relay();
         self.attempts.look_for_freeze(self.container);
-        let relief = self.attempts.relief.look(attempt.pid());
-        let start = match self.start.as_ref().map(|start| start.look(attempt)) {
+        let (family, now) = (&mut self.family, Instant::now());
+        let relief = self.attempts.relief.look(family, now);
+        let start = match self.start.as_ref().map(|start| start.look(attempt, family, now)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(Sight::Overdue { look_again_in }) => {
                 self.let_go();
@@ -518,6 +522,7 @@ pub(super) fn throttled(container: &Container) -> Throttled {
     let levels = container.levels();
     let throttled = levels.into_iter().filter_map(Reader::throttled);
     throttled.fold(Throttled::default(), |all, one| Throttled {
+        nr_periods: all.nr_periods.max(one.nr_periods),
         nr_throttled: all.nr_throttled.max(one.nr_throttled),
         throttled_us: all.throttled_us + one.throttled_us,
     })

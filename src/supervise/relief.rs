@@ -7,6 +7,7 @@ use super::Operation;
 use crate::cgroup::Throttled;
 use crate::config::Mode;
 use crate::container::Container;
+use crate::family::Family;
 use crate::freeze::{FreezeWatch, Tasks};
 use crate::invocation::{Invocation, Verb};
 use crate::lift::{self, Lift, Plan, Summary};
@@ -51,6 +52,7 @@ impl<'a> Relief<'a> {
             }),
             kills: invocation.verb == Verb::Delete || is_sigkill(invocation),
             is_throttled: throttled.nr_throttled > 0,
+            is_starved: throttled.nr_throttled * 10 > throttled.nr_periods,
         });
         let (cgroup, pod) = (container.identity(), container.pod());
         let afterwards = move |summary: Summary| {
@@ -61,9 +63,9 @@ impl<'a> Relief<'a> {
     }
 
     /// Does what is to be done now, and says when to look again at the latest.
-    pub(super) fn look(&mut self, runtime: i32) -> Option<Duration> {
-        let watched = self.freeze.as_mut().map(|watch| watch.look(Instant::now()));
-        self.lift.look(runtime).into_iter().chain(watched).min()
+    pub(super) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
+        let watched = self.freeze.as_mut().map(|watch| watch.look(now));
+        self.lift.look(family, now).into_iter().chain(watched).min()
     }
 
     /// Waits until something is so, at most for `limit`, or until a signal that would have ended the

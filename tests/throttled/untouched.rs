@@ -104,7 +104,7 @@ fn an_idle_node_never_lifts() {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
     let created = scratch.journal().len();
-    for words in EVERY_VERB.repeat(if proof() { 100 } else { ROUNDS }) {
+    for words in EVERY_VERB.repeat(if proof() { 100 } else { ROUNDS * 2 }) {
         assert_eq!(container.timed(words, LIMIT).failure, None, "{words:?}");
     }
     let records = scratch.journal().split_off(created);
@@ -112,7 +112,7 @@ fn an_idle_node_never_lifts() {
     let (lifted, all) = (lifted.count(), records.len());
     println!("{lifted} of {all} operations on an idle container lifted somebody");
     // Where other work runs beside, an operation waits for it now and then.
-    assert!(if proof() { lifted == 0 } else { lifted * 2 <= all }, "{lifted} of {all}");
+    assert!(if proof() { lifted == 0 } else { lifted * 10 <= all }, "{lifted} of {all}");
 }
 
 /// A thread that is lifted is found, and one that was put back is not.
