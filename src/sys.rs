@@ -360,6 +360,25 @@ pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     })
 }
 
+/// Lets a thread go on that we trace, with the signal that it has stopped for, if it was that. False of
+/// one that has not stopped; true of one that is gone, whose parent may now hear of it.
+pub(crate) fn stop_tracing(tid: libc::pid_t) -> bool {
+    let mut status = 0;
+    // SAFETY: `status` lives across the call.
+    let waited = unsafe { libc::waitpid(tid, &mut status, libc::WNOHANG | libc::__WALL) };
+    if waited == 0 {
+        return false;
+    }
+    let is_for_a_signal = waited > 0 && status >> 16 != libc::PTRACE_EVENT_STOP;
+    if waited > 0 && !libc::WIFSTOPPED(status) {
+        return true;
+    }
+    let signal = if is_for_a_signal { libc::WSTOPSIG(status) } else { 0 };
+    // SAFETY: this request reads no memory of ours; its last argument is a number.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, libc::c_long::from(signal)) };
+    true
+}
+
 /// Stops this process as its child was stopped; returns when it is continued. The caller passes the
 /// SIGCONT on: where signals are blocked it is taken here, or the child would be sent it twice.
 pub(crate) fn stop_ourselves() {

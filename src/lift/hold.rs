@@ -1,10 +1,12 @@
-//! A thread that keeps its class over put-backs is held still for one.
+//! Threads that are held still for a moment.
 //!
-//! Who calls sched_setscheduler all the time passes the kernel's check as the real-time thread that it
-//! still is, waits for the lock that our put-back has, and makes itself a real-time thread again after
-//! that: from another CPU that goes well for it nearly every time. In a stop it has no such call under
-//! way. In that of ptrace nobody but its tracer sees it (ptrace(2), PTRACE_INTERRUPT), and should we die,
-//! the kernel lets it go. Who has a tracer already is stopped by a signal.
+//! A program that calls sched_setscheduler all the time passes the kernel's check as the real-time thread
+//! that it still is, waits for the lock that our put-back has, and makes itself a real-time thread again
+//! after that: from another CPU that goes well for it nearly every time. In a stop it has no such call
+//! under way. A runtime takes back the freeze that it waits for, and what has frozen with it.
+//!
+//! In a stop of ptrace nobody but its tracer sees a thread (ptrace(2), PTRACE_INTERRUPT), and should we
+//! die, the kernel lets it go. A program that has a tracer already is stopped by a signal.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use nix::unistd::Pid;
 
 use super::class::{self, Before};
 use crate::process::Stat;
+use crate::sys;
 
 /// A thread that runs stops within microseconds.
 const STOPS_WITHIN: Duration = Duration::from_millis(1);
@@ -21,18 +24,26 @@ const STOPS_WITHIN: Duration = Duration::from_millis(1);
 /// A thread that was told to stop.
 #[derive(Debug)]
 pub(super) struct Hold {
-    pid: Pid,
+    tid: i32,
     is_ours_to_trace: bool,
 }
 
 impl Hold {
     /// None where it is gone, or it is not for us to stop it.
     pub(super) fn of(tid: i32) -> Option<Hold> {
+        let by_signal = || {
+            kill(Pid::from_raw(tid), Signal::SIGSTOP).ok()?;
+            Some(Hold { tid, is_ours_to_trace: false })
+        };
+        Hold::by_trace(tid).or_else(by_signal)
+    }
+
+    /// The same, and nobody is to see it.
+    pub(super) fn by_trace(tid: i32) -> Option<Hold> {
         let pid = Pid::from_raw(tid);
-        let is_ours_to_trace = ptrace::seize(pid, ptrace::Options::empty()).is_ok();
-        let told =
-            if is_ours_to_trace { ptrace::interrupt(pid) } else { kill(pid, Signal::SIGSTOP) };
-        told.ok().map(|()| Hold { pid, is_ours_to_trace })
+        ptrace::seize(pid, ptrace::Options::empty()).ok()?;
+        let hold = Hold { tid, is_ours_to_trace: true };
+        ptrace::interrupt(pid).ok().map(|()| hold)
     }
 
     /// Puts it back, once it has stopped; whether that is done.
@@ -44,24 +55,30 @@ impl Hold {
             }
             std::hint::spin_loop();
         }
-        class::lower(self.pid.as_raw(), before);
+        class::lower(self.tid, before);
         true
     }
 
     /// Or is gone.
     fn has_stopped(&self) -> bool {
-        let stat = Stat::of_thread(self.pid.as_raw());
+        let stat = Stat::of_thread(self.tid);
         stat.is_none_or(|stat| matches!(stat.state, b't' | b'T' | b'Z' | b'X'))
+    }
+
+    /// Whether it is free to go on. One that has yet to stop cannot be let go, and would stop then.
+    pub(super) fn let_go(&self) -> bool {
+        if self.is_ours_to_trace {
+            return sys::stop_tracing(self.tid);
+        }
+        let _ = kill(Pid::from_raw(self.tid), Signal::SIGCONT);
+        true
     }
 }
 
 /// Whatever came of it: nobody else would let go of one that a signal has stopped.
 impl Drop for Hold {
     fn drop(&mut self) {
-        let _ = match self.is_ours_to_trace {
-            true => ptrace::detach(self.pid, None),
-            false => kill(self.pid, Signal::SIGCONT),
-        };
+        self.let_go();
     }
 }
 
@@ -70,4 +87,44 @@ pub(super) fn lower(tid: i32, before: &Before) {
     std::thread::scope(|scope| {
         scope.spawn(|| Hold::of(tid).is_some_and(|hold| hold.lower(before)));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    fn until(is_so: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !is_so() {
+            assert!(since.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A signal of the kind that no enumeration has, too.
+    #[test]
+    fn a_signal_that_comes_to_a_held_thread_is_not_lost() {
+        for signal in [libc::SIGTERM, libc::SIGRTMIN() + 3] {
+            let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = child.id() as i32;
+            until(|| crate::process::comm(pid).as_deref() == Some("sleep"));
+            let hold = Hold::by_trace(pid).unwrap();
+            until(|| hold.has_stopped());
+            sys::kill(pid, signal);
+            assert!(hold.let_go());
+            assert_eq!(child.wait().unwrap().signal(), Some(signal));
+            // The stop may be that of the signal.
+            let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = child.id() as i32;
+            until(|| crate::process::comm(pid).as_deref() == Some("sleep"));
+            ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()).unwrap();
+            let hold = Hold { tid: pid, is_ours_to_trace: true };
+            sys::kill(pid, signal);
+            until(|| hold.let_go());
+            assert_eq!(child.wait().unwrap().signal(), Some(signal));
+        }
+    }
 }

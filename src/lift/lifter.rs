@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::census::{Census, Kind};
 use super::class::{self, Before};
+use super::hold::Hold;
 use super::kin::Kin;
 use super::pace::{self, Pace};
 use super::peer::{Heard, Peer};
@@ -51,6 +52,13 @@ const FREEZE_LIMIT: Duration = Duration::from_millis(200);
 const KILL_LIMIT: Duration = Duration::from_millis(500);
 /// What we may use so ourselves.
 const WATCHER_LIMIT: Duration = Duration::from_millis(80);
+/// Where there are many to freeze, at 0.2 ms each.
+const HOLDER_LIMIT: Duration = Duration::from_millis(300);
+/// For how long the runtime may be held, and for more than how many threads it is.
+const HOLD_LIMIT: Duration = Duration::from_millis(500);
+const FEW: usize = 24;
+/// The least that one is counted as.
+const A_HOLD: Duration = Duration::from_millis(1);
 /// Of those who die, at a time: each has some tenths of a millisecond to run, and we want a CPU, too.
 const MOST_DYING: usize = 16;
 /// How often it is tried at the end to write down what was used, a millisecond apart.
@@ -127,6 +135,10 @@ pub(super) struct Lifter {
     found: u64,
     /// Its operation has ended and left us to it.
     is_alone: bool,
+    /// The runtime's threads, while it must not take back the freeze that it waits for.
+    held: Vec<Hold>,
+    /// For how long it may be so, in all.
+    hold_left: Duration,
     /// Why there is to be nothing lifted any more.
     over: Option<Ended>,
 }
@@ -164,6 +176,8 @@ impl Lifter {
             quiet_looks: 0,
             found: 0,
             is_alone: false,
+            held: Vec::new(),
+            hold_left: HOLD_LIMIT,
             over: None,
             task,
         })
@@ -230,8 +244,10 @@ impl Lifter {
     /// For those that we have put back to be seen fair.
     fn wait_until_settled(&mut self) {
         let since = Instant::now();
-        while !self.set.is_settled() && since.elapsed() < LONGEST {
+        self.let_the_runtime_go();
+        while !(self.set.is_settled() && self.held.is_empty()) && since.elapsed() < LONGEST {
             std::thread::sleep(LOOK_LESS);
+            self.let_the_runtime_go();
             self.set.settle(Instant::now());
             self.charge();
         }
@@ -301,6 +317,7 @@ impl Lifter {
 
     fn look(&mut self) -> io::Result<()> {
         let now = Instant::now();
+        self.let_the_runtime_go();
         if self.over.is_some() {
             self.set.settle(now);
             return Ok(());
@@ -360,7 +377,8 @@ impl Lifter {
         if now.duration_since(self.began) > LONGEST || is_spent {
             return Some(Ended::OperationLimit);
         }
-        (self.set.used(Whose::Watcher) > WATCHER_LIMIT).then_some(Ended::WatcherLimit)
+        let most = if self.hold_left < HOLD_LIMIT { HOLDER_LIMIT } else { WATCHER_LIMIT };
+        (self.set.used(Whose::Watcher) > most).then_some(Ended::WatcherLimit)
     }
 
     fn charge(&mut self) {
@@ -526,18 +544,50 @@ impl Lifter {
             return Ok(());
         };
         let is_freezing = || files.freezer() == Freezer::Freezing;
+        let began = Instant::now();
+        // Those that are frozen are not asked once more before all have been.
+        let mut tids = Vec::new();
+        let mut pushed = 1;
         while is_freezing() && files.is_told_to_freeze() {
             self.put_back_outside();
-            let mut tids = freeze::threads(&files);
-            tids.retain(|tid| !self.kin.has(*tid));
+            if tids.is_empty() {
+                if pushed == 0 {
+                    break;
+                }
+                tids = freeze::threads(&files);
+                tids.retain(|tid| !self.kin.has(*tid));
+                pushed = 0;
+            }
+            if tids.len() > FEW && self.held.is_empty() && began.elapsed() < self.hold_left {
+                self.hold_the_runtime();
+                self.hold_left = self.hold_left.saturating_sub(A_HOLD);
+            }
             self.rise()?;
-            let pushed = push::into_the_freezer(&mut self.set, &tids, is_freezing)?;
+            pushed += push::into_the_freezer(&mut self.set, &mut tids, is_freezing)?;
             self.charge();
-            if pushed == 0 || self.limit_reached(Instant::now()).is_some() {
+            let is_held_for_long = !self.held.is_empty() && began.elapsed() >= self.hold_left;
+            if is_held_for_long || self.limit_reached(Instant::now()).is_some() {
                 break;
             }
         }
+        if !self.held.is_empty() {
+            self.hold_left = self.hold_left.saturating_sub(began.elapsed());
+            self.let_the_runtime_go();
+        }
         Ok(())
+    }
+
+    /// runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms, thaws it again, and so on for a quarter of a
+    /// second (fs/freezer.go): of many threads the first ones have left the freezer before the last ones
+    /// are in it.
+    fn hold_the_runtime(&mut self) {
+        let Ok(runtime) = Threads::of(self.task.runtime) else { return };
+        self.held = runtime.tids().filter_map(Hold::by_trace).collect();
+    }
+
+    /// Who has yet to stop is let go at one of the next looks.
+    fn let_the_runtime_go(&mut self) {
+        self.held.retain(|hold| !hold.let_go());
     }
 
     /// Who has been killed stays lifted until it is gone: it runs nothing of its own any more. Put back

@@ -29,19 +29,18 @@ const PASS: Duration = Duration::from_millis(20);
 /// Where there is one CPU we have to leave it to them.
 const NAP: Duration = Duration::from_micros(50);
 
-/// While it is to freeze, which is asked while none is lifted. Gives how many were.
+/// While it is to freeze, which is asked while none is lifted. Leaves those that it has not come to, and
+/// gives how many were lifted.
 pub(super) fn into_the_freezer(
     set: &mut Set,
-    tids: &[i32],
+    tids: &mut Vec<i32>,
     is_freezing: impl Fn() -> bool,
 ) -> io::Result<usize> {
     let others = sys::online_cpus() as usize - 1;
-    let (mut lifted, since) = (0, Instant::now());
-    for few in tids.chunks((others * AT_A_TIME).max(1)) {
-        if since.elapsed() > PASS || !is_freezing() {
-            break;
-        }
-        let due: Vec<Due> = few.iter().filter_map(|tid| Due::of(*tid)).collect();
+    let (mut lifted, mut process, since) = (0, 0, Instant::now());
+    while !tids.is_empty() && since.elapsed() <= PASS && is_freezing() {
+        let few: Vec<i32> = tids.drain(..tids.len().min((others * AT_A_TIME).max(1))).collect();
+        let due: Vec<Due> = few.iter().filter_map(|tid| Due::of(*tid, &mut process)).collect();
         let those: Vec<Candidate> = due.iter().map(|due| due.candidate).collect();
         let begun = set.lift(&those, Whose::Freeze);
         if begun.is_ok() {
@@ -61,12 +60,18 @@ struct Due {
 }
 
 impl Due {
-    fn of(tid: i32) -> Option<Due> {
-        let file = Stat::open_of_thread(tid).ok()?;
+    /// `process` is whose the last one was.
+    fn of(tid: i32, process: &mut i32) -> Option<Due> {
+        let file = match File::open(format!("/proc/{process}/task/{tid}/stat")) {
+            Ok(file) => file,
+            Err(_) => {
+                // One that executes a program meanwhile goes on under the number of its process.
+                *process = process::of_thread(tid)?;
+                Stat::open_of_thread(tid).ok()?
+            }
+        };
         let stat = Stat::from(&file).filter(Stat::is_runnable)?;
-        // One that executes a program meanwhile goes on under the number of its process.
-        let process = if stat.threads == 1 { tid } else { process::of_thread(tid)? };
-        Some(Due { candidate: Candidate { tid, process, stat }, file })
+        Some(Due { candidate: Candidate { tid, process: *process, stat }, file })
     }
 }
 

@@ -187,6 +187,7 @@ impl Set {
     /// nothing that we could have to wait for.
     pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
         let mut prepared = Vec::new();
+        let mut noted = None;
         for Candidate { tid, process, stat } in those {
             let is_held = self.settling.get(tid).is_some_and(|settling| settling.hold.is_some());
             if self.has(*tid) || is_held || self.spent.contains(&(*tid, stat.start)) {
@@ -195,8 +196,11 @@ impl Set {
             // Gone meanwhile, or above the fair class by itself.
             let Some(ready) = Ready::of(*tid, self.default_slice) else { continue };
             self.note.add(*tid, stat.start, &ready.before);
-            if let Some(leader) = Stat::of_thread(*process).filter(|_| process != tid) {
-                self.note.add(*process, leader.start, &ready.before);
+            if process != tid && noted != Some((*process, ready.before)) {
+                noted = Some((*process, ready.before));
+                if let Some(leader) = Stat::of_thread(*process) {
+                    self.note.add(*process, leader.start, &ready.before);
+                }
             }
             prepared.push((*tid, *process, stat.start, ready));
         }

@@ -39,7 +39,10 @@ fn v1_files() {
     ]);
     let r = v1(dir.path());
     assert_eq!(r.cpu_quota(), Some(CpuQuota { quota_us: Some(1000), period_us: 100_000 }));
-    assert_eq!(r.throttled(), Some(Throttled { nr_periods: 9, nr_throttled: 7, throttled_us: 123_456 }));
+    assert_eq!(
+        r.throttled(),
+        Some(Throttled { nr_periods: 9, nr_throttled: 7, throttled_us: 123_456 })
+    );
     assert_eq!(r.oom_kill(), Some(3));
     assert_eq!(r.freezer(), Freezer::Freezing);
     fs::write(dir.path().join("cpu/c/cpu.cfs_quota_us"), "-1\n").unwrap();
@@ -86,7 +89,10 @@ fn v2_files() {
     ]);
     let r = v2(dir.path());
     assert_eq!(r.cpu_quota(), Some(CpuQuota { quota_us: Some(1000), period_us: 100_000 }));
-    assert_eq!(r.throttled(), Some(Throttled { nr_periods: 9, nr_throttled: 7, throttled_us: 123 }));
+    assert_eq!(
+        r.throttled(),
+        Some(Throttled { nr_periods: 9, nr_throttled: 7, throttled_us: 123 })
+    );
     assert_eq!(r.oom_kill(), Some(2));
     assert_eq!(r.freezer(), Freezer::Freezing);
     fs::write(dir.path().join("c/cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
