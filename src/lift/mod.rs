@@ -238,7 +238,12 @@ impl<'a> Lift<'a> {
         let now = Instant::now();
         let most = if plan.is_starved { LOOK_AT_THE_STARVED } else { Duration::MAX };
         let next = family::look_again_in(self.suspicion.began.elapsed()).min(most);
-        self.suspicion.next = now + if is_suspect { second_look() } else { next };
+        self.suspicion.next = now
+            + match is_suspect {
+                true if self.suspicion.saw_dying => DYING_LOOK,
+                true => second_look(),
+                false => next,
+            };
         Some(self.until_next(now))
     }
 
@@ -500,7 +505,7 @@ impl Suspicion {
             take(if is_certain { Sight::Waits } else { sight }, &mut waits.inside);
         }
         let is_dying = dying.is_some_and(lifter::waiting_to_die);
-        waits.inside |= is_dying && self.saw_dying;
+        waits.inside |= is_dying && (self.saw_dying || plan.is_starved);
         is_suspect |= is_dying;
         self.saw_dying = is_dying;
         (waits, is_suspect)
