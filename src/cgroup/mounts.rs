@@ -30,7 +30,8 @@ impl Proc {
 
     /// A node with thousands of mounts has a mountinfo of some MB; more than 64 MiB is not one.
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // Each read makes the file anew from the first mount on that does not fit.
+        let mut bytes = Vec::with_capacity(32 * 1024);
         File::open(self.0.join(name))?.take(64 << 20).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
