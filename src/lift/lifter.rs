@@ -343,7 +343,9 @@ impl Lifter {
         self.next_look = now + LOOK_EVERY;
         if let Some(wait) = self.task.node.without_credit_for() {
             // Those who die have little left to do, and would wait halfway.
-            self.set.put_back_if(Ended::NodeLimit, |_, whose| whose != Whose::Kill);
+            let asleep = self.stages_asleep();
+            let stays = |tid, whose| whose == Whose::Kill || asleep.contains(&tid);
+            self.set.put_back_if(Ended::NodeLimit, |tid, whose| !stays(tid, whose));
             self.next_look = now + wait.clamp(LOOK_EVERY, LOOK_SELDOM);
             return Ok(());
         }
@@ -437,10 +439,22 @@ impl Lifter {
         self.set.put_back_if(Ended::Done, |tid, _| outside.contains(&tid));
     }
 
+    /// Those threads of the runtime's in the container that do not run just now, and are put back when
+    /// they do: one that was lifted while it was throttled, and is put back while it does not run, goes
+    /// back to where throttled threads wait, whatever lock of the kernel it holds (enqueue_throttled_task,
+    /// kernel/sched/fair.c, 6.18).
+    fn stages_asleep(&self) -> BTreeSet<i32> {
+        let stages = self.census.members().filter(|m| m.is_inside && m.kind == Kind::Stage);
+        let asleep = stages.flat_map(|stage| {
+            let runnable: BTreeSet<i32> =
+                stage.threads.runnable().map(|thread| thread.tid).collect();
+            stage.threads.tids().filter(move |tid| !runnable.contains(tid))
+        });
+        asleep.collect()
+    }
+
     /// Whoever of the runtime's own process sleeps for a while, as it waits for another, need not be
-    /// lifted. In the container they stay: a thread that was lifted while it was throttled, and is put
-    /// back while it does not run, goes back to where throttled threads wait, whatever lock of the kernel
-    /// it holds (enqueue_throttled_task, kernel/sched/fair.c, 6.18).
+    /// lifted. In the container they stay.
     fn put_back_sleepers(&mut self) {
         let Some(runtime) = self.census.runtime.as_ref() else { return };
         if self.quiet_looks < A_LONG_WHILE {
@@ -488,7 +502,9 @@ impl Lifter {
 
     fn lift_stages(&mut self, threads: &[Candidate]) -> io::Result<()> {
         if self.set.used(Whose::Runtime) >= RUNTIME_LIMIT {
-            self.set.put_back_if(Ended::OperationLimit, |_, whose| whose == Whose::Runtime);
+            let asleep = self.stages_asleep();
+            let is_due = |tid, whose| whose == Whose::Runtime && !asleep.contains(&tid);
+            self.set.put_back_if(Ended::OperationLimit, is_due);
             return Ok(());
         }
         if threads.is_empty() {
