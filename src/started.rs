@@ -24,6 +24,8 @@ pub(crate) struct StartWatch {
     hold_max: Duration,
     /// Else /proc would show us a stranger under the runtime's pid.
     sees_pids: bool,
+    /// What was restored never does.
+    executes: bool,
 }
 
 /// Tells a pid file from the one that was there before.
@@ -45,9 +47,9 @@ pub(crate) enum Sight {
 }
 
 impl StartWatch {
-    pub(crate) fn new(pid_file: Option<&Path>, hold_max: Duration) -> StartWatch {
+    pub(crate) fn new(pid_file: Option<&Path>, executes: bool, hold_max: Duration) -> StartWatch {
         let pid_file = pid_file.map(|path| (path.to_owned(), stamp(path)));
-        StartWatch { pid_file, hold_max, sees_pids: process::pids_are_of_proc() }
+        StartWatch { pid_file, hold_max, sees_pids: process::pids_are_of_proc(), executes }
     }
 
     pub(crate) fn look(&self, attempt: &Attempt, family: &mut Family, now: Instant) -> Sight {
@@ -55,7 +57,7 @@ impl StartWatch {
         if let Some(look_again_in) = FIRST_LOOK.checked_sub(elapsed) {
             return Sight::NotYet { look_again_in };
         }
-        if self.pid_file_written() || (self.sees_pids && process_started(family, now)) {
+        if self.pid_file_written() || (self.sees_pids && self.process_started(family, now)) {
             return Sight::Started;
         }
         let look_again_in = family::look_again_in(elapsed);
@@ -65,6 +67,24 @@ impl StartWatch {
             true if is_visible && elapsed < LOOK_MAX => Sight::Overdue { look_again_in },
             true => Sight::GivenUp,
         }
+    }
+
+    /// The process is a child of the runtime's, in the container's cgroup, and no longer a stage of the
+    /// runtime's own. A hook is a child, too, but stays in the runtime's cgroup.
+    fn process_started(&self, family: &mut Family, now: Instant) -> bool {
+        family.look(now);
+        let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
+        let has_executed = |child: &&Threads| {
+            let stat = child.stat();
+            stat.is_some_and(|now| !(self.executes && now.has_not_executed()))
+        };
+        family.children().filter(has_executed).any(|child| {
+            let name = process::comm(child.pid()).filter(|name| !is_stage(name));
+            name.is_some_and(|name| process::comm(family.pid()).is_some_and(|own| own != name)) && {
+                let cgroup_of_child = cgroup(child.pid());
+                cgroup_of_child.is_some() && cgroup_of_child != cgroup(family.pid())
+            }
+        })
     }
 
     fn pid_file_written(&self) -> bool {
@@ -78,21 +98,6 @@ impl StartWatch {
 fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.modified().ok(), metadata.len()))
-}
-
-/// The process is a child of the runtime's, in the container's cgroup, and no longer a stage of the
-/// runtime's own. A hook is a child, too, but stays in the runtime's cgroup.
-fn process_started(family: &mut Family, now: Instant) -> bool {
-    family.look(now);
-    let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
-    let has_executed = |child: &&Threads| child.stat().is_some_and(|now| !now.has_not_executed());
-    family.children().filter(has_executed).any(|child| {
-        let name = process::comm(child.pid()).filter(|name| !is_stage(name));
-        name.is_some_and(|name| process::comm(family.pid()).is_some_and(|own| own != name)) && {
-            let cgroup_of_child = cgroup(child.pid());
-            cgroup_of_child.is_some() && cgroup_of_child != cgroup(family.pid())
-        }
-    })
 }
 
 /// The names of a runtime's own stages on the way to the container's process: runc and youki name
@@ -124,7 +129,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         std::fs::write(&path, "1").unwrap();
-        let watch = StartWatch::new(Some(&path), Duration::ZERO);
+        let watch = StartWatch::new(Some(&path), true, Duration::ZERO);
         assert!(!watch.pid_file_written());
         let next = dir.path().join("next");
         std::fs::write(&next, "2").unwrap();
@@ -136,7 +141,7 @@ mod tests {
     fn an_empty_pid_file_is_not_written_yet() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let watch = StartWatch::new(Some(&path), Duration::ZERO);
+        let watch = StartWatch::new(Some(&path), true, Duration::ZERO);
         std::fs::write(&path, "").unwrap();
         assert!(!watch.pid_file_written());
         std::fs::write(&path, "2").unwrap();

@@ -247,7 +247,8 @@ impl<'a> Attempts<'a> {
         let invocation = self.operation.invocation;
         let start = self.stays_in_foreground().then(|| {
             let hold_max = self.operation.config.hold_max();
-            StartWatch::new(invocation.pid_file.as_deref(), hold_max)
+            let executes = invocation.verb != Verb::Restore;
+            StartWatch::new(invocation.pid_file.as_deref(), executes, hold_max)
         });
         let family = Family::of(attempt.pid());
         let mut watch = Meanwhile { attempts: self, container, family, start, started: None };
