@@ -35,11 +35,10 @@ impl Family {
 
     /// Once for all who are there at this time.
     pub(crate) fn look(&mut self, now: Instant) {
-        match self.looked.replace(now) {
-            None => self.runtime = Threads::of(self.pid).ok(),
-            Some(before) if before == now => return,
-            Some(_) => {}
+        if self.looked.replace(now) == Some(now) {
+            return;
         }
+        self.runtime = self.runtime.take().or_else(|| Threads::of(self.pid).ok());
         let now = self.runtime.as_ref().and_then(Threads::stat);
         let Some((runtime, now)) = self.runtime.as_mut().zip(now) else {
             return self.children.clear();

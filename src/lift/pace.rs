@@ -16,7 +16,12 @@ pub(super) struct Pace {
     at: Instant,
     /// The threads that were runnable at the last look, and how far they had run.
     suspects: Vec<(i32, Option<Ran>)>,
+    /// At how many looks in a row there were some.
+    in_a_row: u32,
 }
+
+/// Who gets short turns only has run at each look, and waits all the same.
+const ENOUGH: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sight {
@@ -29,13 +34,13 @@ pub(super) enum Sight {
 impl Pace {
     /// From the beginning of a process that has just begun.
     pub(super) fn begin() -> Pace {
-        Pace { used: Duration::ZERO, at: Instant::now(), suspects: Vec::new() }
+        Pace { used: Duration::ZERO, at: Instant::now(), suspects: Vec::new(), in_a_row: 0 }
     }
 
     /// Of one that was there before we looked.
     pub(super) fn first_seen(process: &Threads) -> Pace {
         let used = process::cpu_time(process.pid()).unwrap_or_default();
-        Pace { used, at: Instant::now(), suspects: runnable(process) }
+        Pace { used, at: Instant::now(), suspects: runnable(process), in_a_row: 0 }
     }
 
     pub(super) fn is_suspect(&self) -> bool {
@@ -49,9 +54,12 @@ impl Pace {
         (self.used, self.at) = (used, now);
         let suspects = if gained * 2 < passed { runnable(process) } else { Vec::new() };
         let before = std::mem::replace(&mut self.suspects, suspects);
-        match &self.suspects {
-            suspects if suspects.iter().any(|one| before.contains(one)) => Sight::Waits,
-            suspects if suspects.is_empty() => Sight::Runs,
+        self.in_a_row = if self.suspects.is_empty() { 0 } else { self.in_a_row + 1 };
+        let has_not_run = self.suspects.iter().any(|one| before.contains(one));
+        match self.in_a_row {
+            0 => Sight::Runs,
+            ENOUGH.. => Sight::Waits,
+            _ if has_not_run => Sight::Waits,
             _ => Sight::Suspect,
         }
     }

@@ -520,9 +520,16 @@ struct Judged {
 
 /// How often and for how long the container and its pod have been throttled so far.
 pub(super) fn throttled(container: &Container) -> Throttled {
-    let levels = container.levels();
-    let throttled = levels.into_iter().filter_map(Reader::throttled);
-    throttled.fold(Throttled::default(), |all, one| Throttled {
+    sum(&throttled_levels(container))
+}
+
+/// Each by itself.
+pub(super) fn throttled_levels(container: &Container) -> Vec<Throttled> {
+    container.levels().into_iter().filter_map(Reader::throttled).collect()
+}
+
+pub(super) fn sum(levels: &[Throttled]) -> Throttled {
+    levels.iter().fold(Throttled::default(), |all, one| Throttled {
         nr_periods: all.nr_periods.max(one.nr_periods),
         nr_throttled: all.nr_throttled.max(one.nr_throttled),
         throttled_us: all.throttled_us + one.throttled_us,

@@ -89,8 +89,9 @@ impl Operation<'_> {
             container.set_paused(false);
         }
         let intent = self.intent(&container);
-        let throttled_before = attempt::throttled(&container);
-        let relief = Relief::plan(self, &container, throttled_before);
+        let throttled = attempt::throttled_levels(&container);
+        let throttled_before = attempt::sum(&throttled);
+        let relief = Relief::plan(self, &container, &throttled);
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
 
         let mut run = Attempts {

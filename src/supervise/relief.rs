@@ -28,7 +28,7 @@ impl<'a> Relief<'a> {
     pub(super) fn plan(
         operation: &'a Operation<'a>,
         container: &Container,
-        throttled: Throttled,
+        throttled: &[Throttled],
     ) -> Relief<'a> {
         let invocation = operation.invocation;
         let is_full = operation.config.mode == Mode::Full;
@@ -51,8 +51,8 @@ impl<'a> Relief<'a> {
                 false => lift::FREEZE_LOOK,
             }),
             kills: invocation.verb == Verb::Delete || is_sigkill(invocation),
-            is_throttled: throttled.nr_throttled > 0,
-            is_starved: throttled.nr_throttled * 10 > throttled.nr_periods,
+            is_throttled: throttled.iter().any(|level| level.nr_throttled > 0),
+            is_starved: throttled.iter().any(|level| level.nr_throttled * 10 > level.nr_periods),
         });
         let (cgroup, pod) = (container.identity(), container.pod());
         let afterwards = move |summary: Summary| {
