@@ -360,6 +360,17 @@ pub(crate) fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     })
 }
 
+/// Whatever we wait for by then, as long as a signal that kills can end it.
+pub(crate) fn end_ourselves_after(limit: Duration) {
+    let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    // SAFETY: the default action is no handler of ours, and alarm takes a number.
+    unsafe {
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(seconds);
+    }
+    unblock(libc::SIGALRM);
+}
+
 /// Lets a thread go on that we trace, with the signal that it has stopped for, if it was that. False of
 /// one that has not stopped; true of one that is gone, whose parent may now hear of it.
 pub(crate) fn stop_tracing(tid: libc::pid_t) -> bool {

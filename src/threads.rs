@@ -74,7 +74,7 @@ impl Threads {
         }
     }
 
-    fn list(&mut self) {
+    pub(crate) fn list(&mut self) {
         self.looks = 0;
         // Another file than ours has another place in the list.
         let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));

@@ -186,6 +186,24 @@ fn create(runtime: &Runtime, is_wrapped: bool) -> bool {
     wait(&mut child, Duration::from_secs(60)).is_some_and(|end| end.success())
 }
 
+/// The runtime is held only for threads that can be lifted: it stood still for the 5 s of a lifter.
+#[test]
+fn a_pause_of_many_threads_does_not_stand_still() {
+    const LIMIT: Duration = Duration::from_secs(4);
+    let _refusing = Refusing::new();
+    let runtime = runtime("runc-1.3.6");
+    for is_wrapped in [false, true] {
+        let scratch = Scratch::new();
+        busy(&scratch, &runtime, 32);
+        let mut pause = command(&scratch, &runtime, is_wrapped);
+        let since = Instant::now();
+        let mut child = pause.args(["pause", "c"]).spawn().unwrap();
+        let end = wait(&mut child, Duration::from_secs(30)).expect("it ends");
+        println!("wrapped {is_wrapped}: a pause of 33 threads, {end} after {:?}", since.elapsed());
+        assert!(since.elapsed() < LIMIT, "{:?}", since.elapsed());
+    }
+}
+
 /// In turn, so that a machine that gets slower does so for both.
 #[test]
 fn nothing_takes_longer_where_nobody_waits() {

@@ -46,6 +46,10 @@ impl Hold {
         ptrace::interrupt(pid).ok().map(|()| hold)
     }
 
+    pub(super) fn is_of(&self, tid: i32) -> bool {
+        self.tid == tid
+    }
+
     /// Puts it back, once it has stopped; whether that is done.
     pub(super) fn lower(&self, before: &Before) -> bool {
         let since = Instant::now();
@@ -82,11 +86,21 @@ impl Drop for Hold {
     }
 }
 
-/// The same at once, by somebody who goes on to live: a tracer that ends lets go.
+/// What a thread may keep us from by what it executes: a tracer waits for that (cred_guard_mutex).
+const LOWERED_WITHIN: Duration = Duration::from_millis(20);
+
+/// The same at once, by somebody who goes on to live: a tracer that ends lets go. It is not waited for
+/// any longer than it takes.
 pub(super) fn lower(tid: i32, before: &Before) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| Hold::of(tid).is_some_and(|hold| hold.lower(before)));
-    });
+    let before = *before;
+    let (done, is_done) = std::sync::mpsc::channel();
+    let lower = move || {
+        let is_lowered = Hold::of(tid).is_some_and(|hold| hold.lower(&before));
+        let _ = done.send(is_lowered);
+    };
+    if std::thread::Builder::new().spawn(lower).is_ok() {
+        let _ = is_done.recv_timeout(LOWERED_WITHIN);
+    }
 }
 
 #[cfg(test)]

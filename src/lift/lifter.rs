@@ -57,8 +57,12 @@ const HOLDER_LIMIT: Duration = Duration::from_millis(300);
 /// For how long the runtime may be held, and for more than how many threads it is.
 const HOLD_LIMIT: Duration = Duration::from_millis(500);
 const FEW: usize = 24;
-/// The least that one is counted as.
-const A_HOLD: Duration = Duration::from_millis(1);
+/// How many are looked at to see whether there is one to be pushed.
+const MOST_ASKED: usize = 64;
+/// How often its threads are listed, to hold them all.
+const HOLD_ROUNDS: u32 = 3;
+const LET_GO_WITHIN: Duration = Duration::from_millis(3);
+const LET_GO_EVERY: Duration = Duration::from_micros(100);
 /// Of those who die, at a time: each has some tenths of a millisecond to run, and we want a CPU, too.
 const MOST_DYING: usize = 16;
 /// How often it is tried at the end to write down what was used, a millisecond apart.
@@ -139,6 +143,7 @@ pub(super) struct Lifter {
     held: Vec<Hold>,
     /// For how long it may be so, in all.
     hold_left: Duration,
+    has_held: bool,
     /// Why there is to be nothing lifted any more.
     over: Option<Ended>,
 }
@@ -178,6 +183,7 @@ impl Lifter {
             is_alone: false,
             held: Vec::new(),
             hold_left: HOLD_LIMIT,
+            has_held: false,
             over: None,
             task,
         })
@@ -297,6 +303,9 @@ impl Lifter {
     }
 
     fn pause(&self) -> Duration {
+        if !self.held.is_empty() {
+            return LOOK_EVERY;
+        }
         if self.over.is_some() {
             return if self.set.is_settled() { LONGEST } else { LOOK_LESS };
         }
@@ -373,14 +382,19 @@ impl Lifter {
         Ok(())
     }
 
-    fn limit_reached(&self, now: Instant) -> Option<Ended> {
+    fn limit_reached(&mut self, now: Instant) -> Option<Ended> {
         let is_spent =
             self.set.used(Whose::Freeze) > FREEZE_LIMIT || self.set.used(Whose::Kill) > KILL_LIMIT;
         if now.duration_since(self.began) > LONGEST || is_spent {
             return Some(Ended::OperationLimit);
         }
-        let most = if self.hold_left < HOLD_LIMIT { HOLDER_LIMIT } else { WATCHER_LIMIT };
-        (self.set.used(Whose::Watcher) > most).then_some(Ended::WatcherLimit)
+        let watched = self.set.used(Whose::Watcher);
+        let is_long = watched > WATCHER_LIMIT;
+        let mut may_be_long = || {
+            let holds = self.has_held && watched <= HOLDER_LIMIT;
+            holds && self.task.node.holds_more_than(Duration::ZERO)
+        };
+        (is_long && !may_be_long()).then_some(Ended::WatcherLimit)
     }
 
     fn charge(&mut self) {
@@ -403,7 +417,7 @@ impl Lifter {
     }
 
     fn rise_or_step_down(&mut self) {
-        if self.set.is_empty() && self.is_up {
+        if self.set.is_empty() && self.held.is_empty() && self.is_up {
             class::lower(process::own_pid(), &self.own);
             self.is_up = false;
         }
@@ -559,8 +573,17 @@ impl Lifter {
         let Some(files) = self.task.files.clone().filter(|_| self.task.freezes.is_some()) else {
             return Ok(());
         };
-        let is_freezing = || files.freezer() == Freezer::Freezing;
         let began = Instant::now();
+        let pushed = self.push_while_it_freezes(&files, began);
+        if !self.held.is_empty() {
+            self.hold_left = self.hold_left.saturating_sub(began.elapsed());
+            self.let_the_runtime_go_at_once();
+        }
+        pushed
+    }
+
+    fn push_while_it_freezes(&mut self, files: &Reader, began: Instant) -> io::Result<()> {
+        let is_freezing = || files.freezer() == Freezer::Freezing;
         // Those that are frozen are not asked once more before all have been.
         let mut tids = Vec::new();
         let mut pushed = 1;
@@ -568,17 +591,19 @@ impl Lifter {
             self.put_back_outside();
             if tids.is_empty() {
                 if pushed == 0 {
+                    // Who is left does not freeze for being given a CPU, but may for a thaw.
+                    self.hold_left = Duration::ZERO;
                     break;
                 }
-                tids = freeze::threads(&files);
+                tids = freeze::threads(files);
                 tids.retain(|tid| !self.kin.has(*tid));
                 pushed = 0;
             }
-            if tids.len() > FEW && self.held.is_empty() && began.elapsed() < self.hold_left {
-                self.hold_the_runtime();
-                self.hold_left = self.hold_left.saturating_sub(A_HOLD);
-            }
             self.rise()?;
+            let has_due = || pushed > 0 || tids.iter().take(MOST_ASKED).any(|tid| is_due(*tid));
+            if tids.len() > FEW && began.elapsed() < self.hold_left && has_due() {
+                self.hold_the_runtime();
+            }
             pushed += push::into_the_freezer(&mut self.set, &mut tids, is_freezing)?;
             self.charge();
             let is_held_for_long = !self.held.is_empty() && began.elapsed() >= self.hold_left;
@@ -586,24 +611,47 @@ impl Lifter {
                 break;
             }
         }
-        if !self.held.is_empty() {
-            self.hold_left = self.hold_left.saturating_sub(began.elapsed());
-            self.let_the_runtime_go();
-        }
         Ok(())
     }
 
     /// runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms, thaws it again, and so on for a quarter of a
     /// second (fs/freezer.go): of many threads the first ones have left the freezer before the last ones
-    /// are in it.
+    /// are in it. By the files that we have of it: its number may be another's by now.
     fn hold_the_runtime(&mut self) {
-        let Ok(runtime) = Threads::of(self.task.runtime) else { return };
-        self.held = runtime.tids().filter_map(Hold::by_trace).collect();
+        let Some(runtime) = self.census.runtime.as_mut().filter(|_| self.held.is_empty()) else {
+            return;
+        };
+        // One that is not held yet may start another.
+        for _ in 0..HOLD_ROUNDS {
+            if runtime.stat().is_none_or(|stat| stat.state == b'Z') {
+                return;
+            }
+            runtime.list();
+            let is_held = |tid: &i32| self.held.iter().any(|hold| hold.is_of(*tid));
+            let new: Vec<i32> = runtime.tids().filter(|tid| !is_held(tid)).collect();
+            if new.is_empty() {
+                break;
+            }
+            self.held.extend(new.into_iter().filter_map(Hold::by_trace));
+        }
+        self.has_held |= !self.held.is_empty();
+        self.set.may_hold(self.held.is_empty());
     }
 
     /// Who has yet to stop is let go at one of the next looks.
     fn let_the_runtime_go(&mut self) {
         self.held.retain(|hold| !hold.let_go());
+        self.set.may_hold(self.held.is_empty());
+    }
+
+    /// While we have a CPU: a thread that wakes up to stop needs one first.
+    fn let_the_runtime_go_at_once(&mut self) {
+        let since = Instant::now();
+        self.let_the_runtime_go();
+        while !self.held.is_empty() && since.elapsed() < LET_GO_WITHIN {
+            std::thread::sleep(LET_GO_EVERY);
+            self.let_the_runtime_go();
+        }
     }
 
     /// Who has been killed stays lifted until it is gone: it runs nothing of its own any more. Put back
@@ -658,6 +706,10 @@ impl Lifter {
         self.rise()?;
         self.set.lift(&due, Whose::Kill)
     }
+}
+
+fn is_due(tid: i32) -> bool {
+    Stat::of_thread(tid).is_some_and(|stat| stat.is_runnable())
 }
 
 /// Whether a process has been seen to wait.

@@ -65,6 +65,9 @@ const NOBODY: i32 = i32::MAX;
 /// above the fair class as long as there are any.
 const ANSWER_WAIT: Duration = Duration::from_millis(100);
 
+/// Whatever a lifter may have to wait for, it is gone by then: twice its own limit and some more.
+const LONGEST_OF_ALL: Duration = Duration::from_secs(12);
+
 /// Whoever kills lifters is not given any more of them.
 const MOST_LOST: u32 = 3;
 
@@ -441,6 +444,7 @@ impl<'a> Lift<'a> {
     /// output nor a lock, which would stay until our end.
     fn be_the_lifter(&self, task: Option<Task>, slot: Slot, stream: UnixStream) -> ! {
         let _ = nix::unistd::setsid();
+        sys::end_ourselves_after(LONGEST_OF_ALL);
         let _ = std::env::set_current_dir("/");
         let _ = nix::sys::prctl::set_name(c"frostlock-lift");
         sys::close_all_but(&mut [stream.as_raw_fd(), slot.file.as_raw_fd()]);

@@ -62,15 +62,14 @@ struct Due {
 impl Due {
     /// `process` is whose the last one was.
     fn of(tid: i32, process: &mut i32) -> Option<Due> {
-        let file = match File::open(format!("/proc/{process}/task/{tid}/stat")) {
-            Ok(file) => file,
-            Err(_) => {
-                // One that executes a program meanwhile goes on under the number of its process.
-                *process = process::of_thread(tid)?;
-                Stat::open_of_thread(tid).ok()?
-            }
-        };
+        let of_the_last = File::open(format!("/proc/{process}/task/{tid}/stat")).ok();
+        let is_new = of_the_last.is_none();
+        let file = of_the_last.or_else(|| Stat::open_of_thread(tid).ok())?;
         let stat = Stat::from(&file).filter(Stat::is_runnable)?;
+        if is_new {
+            // One that executes a program meanwhile goes on under the number of its process.
+            *process = process::of_thread(tid)?;
+        }
         Some(Due { candidate: Candidate { tid, process: *process, stat }, file })
     }
 }

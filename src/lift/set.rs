@@ -103,9 +103,11 @@ impl Settling {
         Settling { lifted, fair_looks: 0, hold: None }
     }
 
-    fn put_back(&mut self, tid: i32) {
+    fn put_back(&mut self, tid: i32, may_hold: bool) {
         let before = &self.lifted.before;
-        if self.hold.is_none() && class::lower_firmly(tid, before) && class::is_lifted(tid) {
+        let is_held = self.hold.is_some();
+        let resists = !is_held && class::lower_firmly(tid, before) && class::is_lifted(tid);
+        if resists && may_hold {
             self.hold = Hold::of(tid);
         }
         self.let_go();
@@ -139,6 +141,9 @@ pub(super) struct Set {
     processes: BTreeMap<i32, Total>,
     cpus: u32,
     default_slice: u64,
+    /// A thread that resists is held still. Not while the runtime is: a tracer may have to wait for what
+    /// a thread beside it executes.
+    may_hold: bool,
 }
 
 impl Set {
@@ -158,12 +163,17 @@ impl Set {
             unseen: Duration::ZERO,
             processes: BTreeMap::new(),
             default_slice: class::default_slice(),
+            may_hold: true,
             cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
         })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lifted.is_empty()
+    }
+
+    pub(super) fn may_hold(&mut self, may: bool) {
+        self.may_hold = may;
     }
 
     pub(super) fn cpus(&self) -> u32 {
@@ -321,7 +331,7 @@ impl Set {
             |tid| !whose.may_resist() || !Stat::of_thread(tid).is_some_and(|s| s.is_runnable());
         if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && !is_settled(tid)) {
             let mut settling = Settling::begin(lifted);
-            settling.put_back(tid);
+            settling.put_back(tid, self.may_hold);
             self.settling.insert(tid, settling);
         }
         if let Some(tally) = self.tallies.get_mut(&whose).filter(|_| ended != Ended::Done) {
@@ -332,6 +342,7 @@ impl Set {
     /// Looks again at those that were put back; puts back again who is not what he was.
     pub(super) fn settle(&mut self, now: Instant) {
         let mut gains = Vec::new();
+        let may_hold = self.may_hold;
         self.settling.retain(|tid, settling| {
             let lifted = &mut settling.lifted;
             let was_lifted = class::is_lifted(*tid);
@@ -340,7 +351,7 @@ impl Set {
             if was_lifted || settling.hold.is_some() {
                 gains.push((lifted.whose, gained));
                 settling.fair_looks = 0;
-                settling.put_back(*tid);
+                settling.put_back(*tid, may_hold);
             } else if !gained.is_zero() || !Stat::of_thread(*tid).is_some_and(|s| s.is_runnable()) {
                 settling.fair_looks += 1;
             }
