@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// one is due, and what those that it does not come to would have cost is measured where nobody is busy.
 const TIMES_BARE: f64 = 1.1;
 /// In 20 s it has 40 probes to go by, and the machine its own to do: 0.96 to 1.35 were seen.
-const TIMES_BARE_SHORT: f64 = 2.0;
+const TIMES_BARE_SHORT: f64 = 1.5;
 /// For what a probe costs.
 const MEASURED: usize = 30;
 /// How late a fair task may wake in any case. In 20 s it was 21 ms, and 9 beside bare, where little is done.
