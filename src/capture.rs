@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::runtime::Stdio;
-use crate::{runtime_log, sys};
+use crate::runtime_log;
 
 /// How long a caller that does not read what the runtime said may keep us.
 const REPLAY_MAX: Duration = Duration::from_secs(1);

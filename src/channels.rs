@@ -10,12 +10,13 @@ use std::path::PathBuf;
 use crate::capture::Capture;
 use crate::complaint;
 use crate::console::Console;
-use crate::invocation::{Globals, Grammar, Invocation, LogFormat, Verb};
+use crate::invocation::{Globals, Invocation, LogFormat, Verb};
 use crate::outcome::Exit;
 use crate::runtime::Stdio;
 use crate::runtime_log::{self, RuntimeLog};
-use crate::state_dir::StateDir;
 use crate::stdin;
+use cgroup::RuntimeKind;
+use state::state_dir::StateDir;
 
 #[derive(Debug)]
 pub(crate) struct Channels {
@@ -47,7 +48,7 @@ impl Channels {
     /// they name ours.
     pub(crate) fn open(
         degree: Degree,
-        grammar: Grammar,
+        kind: RuntimeKind,
         globals: &Globals,
         invocation: &Invocation,
         args: &[OsString],
@@ -55,7 +56,7 @@ impl Channels {
     ) -> (Channels, Vec<OsString>) {
         let said = match degree {
             Degree::Nothing => Capture::nothing(),
-            _ if gives_stdio_away(grammar, invocation) => Capture::nothing(),
+            _ if gives_stdio_away(kind, invocation) => Capture::nothing(),
             Degree::Output | Degree::All => Capture::begin(),
         };
         let mut channels = Channels {
@@ -70,8 +71,8 @@ impl Channels {
         let mut args = args.to_vec();
         if degree == Degree::All {
             channels.leaks = invocation.pidfd_socket;
-            channels.take_log(grammar, globals, &mut args);
-            channels.take_stdin(grammar, invocation);
+            channels.take_log(kind, globals, &mut args);
+            channels.take_stdin(kind, invocation);
             channels.take_console(invocation, state, &mut args);
         }
         (channels, args)
@@ -96,20 +97,20 @@ impl Channels {
         }
     }
 
-    fn take_log(&mut self, grammar: Grammar, globals: &Globals, args: &mut Vec<OsString>) {
-        match RuntimeLog::redirect(grammar, globals, args) {
+    fn take_log(&mut self, kind: RuntimeKind, globals: &Globals, args: &mut Vec<OsString>) {
+        match RuntimeLog::redirect(kind, globals, args) {
             Some((log, with_ours)) => {
                 self.log = Some(log);
                 *args = with_ours;
             }
-            None => self.leaks |= runtime_log::is_read_as_it_comes(grammar, globals),
+            None => self.leaks |= runtime_log::is_read_as_it_comes(kind, globals),
         }
     }
 
     /// Before any lock is taken: the caller may be slow to write it.
-    fn take_stdin(&mut self, grammar: Grammar, invocation: &Invocation) {
+    fn take_stdin(&mut self, kind: RuntimeKind, invocation: &Invocation) {
         if invocation.reads_stdin() {
-            self.stdin = stdin::take(grammar).ok();
+            self.stdin = stdin::take(kind).ok();
             self.leaks |= self.stdin.is_none();
         }
     }
@@ -223,8 +224,8 @@ fn is_in_foreground(invocation: &Invocation) -> bool {
 /// has a terminal instead, and what comes on stderr is the runtime's: conmon would show the user of
 /// a terminal the errors of attempts that were repeated. Only runc refuses a console socket without
 /// a terminal (seen with 1.1.5, 1.1.15 and 1.3.6).
-fn gives_stdio_away(grammar: Grammar, invocation: &Invocation) -> bool {
+fn gives_stdio_away(kind: RuntimeKind, invocation: &Invocation) -> bool {
     let has_a_process = invocation.verb.makes_a_container() || invocation.verb == Verb::Exec;
-    let has_a_terminal = grammar == Grammar::Runc && invocation.console_socket.is_some();
+    let has_a_terminal = kind == RuntimeKind::Runc && invocation.console_socket.is_some();
     has_a_process && !has_a_terminal
 }

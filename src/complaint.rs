@@ -9,7 +9,6 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::invocation::LogFormat;
-use crate::journal;
 
 /// Appends the error to the caller's log, if there is one, and writes it to stderr.
 pub(crate) fn make(message: &str, log: Option<&Path>, format: LogFormat) {

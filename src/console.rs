@@ -25,8 +25,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::invocation::Value;
-use crate::sys;
-use crate::{process, state_dir};
+use cgroup::process;
+use state::state_dir;
 
 /// sun_path holds 108 bytes with the final NUL.
 const SOCKET_PATH_BYTES: usize = 107;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::freeze::Tasks;
-use crate::text;
+use cgroup::freeze::Tasks;
+use cgroup::text;
 
 /// What there is to say beyond the runtime's own text.
 #[derive(Debug, Clone, Default)]

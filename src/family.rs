@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::threads::Threads;
+use cgroup::threads::Threads;
 
 /// A runtime needs some milliseconds before there is anything to see.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(3);
@@ -73,7 +73,7 @@ impl Family {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process;
+    use cgroup::process;
 
     #[test]
     fn a_child_is_seen_from_its_beginning_to_its_end() {

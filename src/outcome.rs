@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bundle::PodNames;
-use crate::cgroup::{CpuQuota, Identity, Throttled};
 use crate::hook;
 use crate::invocation::Verb;
 use crate::lift;
-use crate::lock::{Holder, Mode};
-use crate::process::Process;
 use crate::retry::Reason;
 use crate::verdict::Failure;
+use cgroup::bundle::PodNames;
+use cgroup::process::Process;
+use cgroup::{CpuQuota, Identity, Throttled};
+use state::lock::{Holder, Mode};
 
 /// The end of the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

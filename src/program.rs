@@ -8,18 +8,21 @@ use std::time::Instant;
 
 use crate::channels::Channels;
 use crate::complaint;
-use crate::config::Config;
 use crate::hook::{Hook, Request};
-use crate::intent;
-use crate::invocation::{self, Command, CommandLine, Grammar, Invocation, Verb};
-use crate::journal::Journal;
-use crate::journal::history::History;
-use crate::locate::{self, Choice};
+use crate::invocation::{self, Command, CommandLine, Invocation, Verb};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
+use crate::record;
 use crate::runtime::{self, Last, Runtime};
-use crate::state_dir::StateDir;
 use crate::supervise::{Operation, Waited};
-use crate::{process, sys, syslog};
+use crate::syslog;
+use cgroup::RuntimeKind;
+use cgroup::process;
+use config::Config;
+use config::locate::{self, Choice};
+use journal::Journal;
+use journal::history::History;
+use state::intent;
+use state::state_dir::StateDir;
 
 /// Runs to the end of the process.
 pub fn main() -> ! {
@@ -68,7 +71,7 @@ impl Program {
             }
             Err(error) => {
                 self.complain();
-                let line = invocation::read(Grammar::Runc, &args);
+                let line = invocation::read(RuntimeKind::Runc, &args);
                 if let Command::Supervised(invocation) = &line.command {
                     let runtime = Runtime { path: PathBuf::new(), args };
                     let waited = Waited::default();
@@ -77,7 +80,7 @@ impl Program {
                     (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
                     self.record(&outcome);
                 }
-                no_runtime(&error.to_string(), Grammar::Runc, &line)
+                no_runtime(&error.to_string(), RuntimeKind::Runc, &line)
             }
         }
     }
@@ -93,28 +96,28 @@ impl Program {
     }
 
     fn run(&self, runtime: &Runtime, channels: &mut Option<Channels>) -> Exit {
-        let grammar = Grammar::of(&runtime.path);
-        let line = invocation::read(grammar, &runtime.args);
+        let kind = RuntimeKind::of(&runtime.path);
+        let line = invocation::read(kind, &runtime.args);
         if self.state.kill_switch().exists() {
             intent::forget_the_dead(&self.state);
-            become_runtime(runtime, grammar, &line);
+            become_runtime(runtime, kind, &line);
         }
         match &line.command {
             Command::PassThrough => {
                 self.complain();
-                become_runtime(runtime, grammar, &line)
+                become_runtime(runtime, kind, &line)
             }
             Command::Unreadable { reason } => {
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
                 let waited = Waited { stages, ..Waited::default() };
                 self.record(&self.unserialized(runtime, None, reason.clone(), waited));
-                become_runtime(runtime, grammar, &line)
+                become_runtime(runtime, kind, &line)
             }
             Command::Supervised(invocation) => {
                 let operation = Operation {
                     began: self.began,
                     runtime,
-                    grammar,
+                    kind,
                     globals: &line.globals,
                     invocation,
                     config: &self.config,
@@ -122,12 +125,12 @@ impl Program {
                 };
                 if invocation.verb == Verb::State {
                     self.note_wait(runtime, invocation, operation.wait_for_lock());
-                    become_runtime(runtime, grammar, &line)
+                    become_runtime(runtime, kind, &line)
                 }
                 if tells_systemd(invocation.verb) {
                     let (waited, note) = (operation.wait_for_lock(), TELLS_SYSTEMD.to_owned());
                     self.record(&self.unserialized(runtime, Some(invocation), note, waited));
-                    become_runtime(runtime, grammar, &line)
+                    become_runtime(runtime, kind, &line)
                 }
                 self.supervise(&operation, &line, channels)
             }
@@ -165,7 +168,7 @@ impl Program {
                     (outcome.exit, outcome.verdict) = (Some(Exit::NotStarted), Verdict::NotStarted);
                 }
                 self.record(&outcome);
-                become_runtime(operation.runtime, operation.grammar, line)
+                become_runtime(operation.runtime, operation.kind, line)
             }
         }
     }
@@ -222,9 +225,9 @@ impl Program {
     }
 
     fn record(&self, outcome: &Outcome) {
-        Journal::new(self.state.journal(), self.config.journal_max_kib)
-            .with_history(History::of(&self.config, &self.state))
-            .record(outcome);
+        let journal = Journal::new(self.state.journal(), self.config.journal_max_kib)
+            .with_history(History::of(&self.config, &self.state));
+        record::add(&journal, outcome);
         syslog::report(outcome);
     }
 }
@@ -239,13 +242,13 @@ fn tells_systemd(verb: Verb) -> bool {
     matches!(verb, Verb::Run | Verb::Start) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-fn become_runtime(runtime: &Runtime, grammar: Grammar, line: &CommandLine) -> ! {
+fn become_runtime(runtime: &Runtime, kind: RuntimeKind, line: &CommandLine) -> ! {
     let error = runtime.exec();
-    no_runtime(&format!("cannot run {}: {error}", runtime.path.display()), grammar, line)
+    no_runtime(&format!("cannot run {}: {error}", runtime.path.display()), kind, line)
 }
 
-fn no_runtime(message: &str, grammar: Grammar, line: &CommandLine) -> ! {
-    let log: Option<PathBuf> = line.globals.log_file(grammar);
+fn no_runtime(message: &str, kind: RuntimeKind, line: &CommandLine) -> ! {
+    let log: Option<PathBuf> = line.globals.log_file(kind);
     complaint::make(&format!("frostlock: {message}"), log.as_deref(), line.globals.log_format);
     sys::exit_now(1)
 }
@@ -267,8 +270,8 @@ fn after_panic(runtime: &Runtime, mut channels: Option<Channels>) -> Exit {
     let relay = |channels: &mut Option<Channels>| channels.iter_mut().for_each(Channels::relay);
     let exit = match runtime::last() {
         Last::NotStarted => {
-            let line = invocation::read(Grammar::Runc, &[]);
-            become_runtime(runtime, Grammar::Runc, &line)
+            let line = invocation::read(RuntimeKind::Runc, &[]);
+            become_runtime(runtime, RuntimeKind::Runc, &line)
         }
         Last::Runs(pid) => runtime::wait_plainly(pid, || relay(&mut channels)),
         Last::Ended(exit) => exit,
@@ -323,12 +326,12 @@ mod tests {
         let runtime = Runtime { path: path.into(), args: vec!["update".into(), "c".into()] };
         let exit = guarded(&runtime, |kept| {
             let signals = Signals::take().unwrap();
-            let line = invocation::read(Grammar::Runc, &runtime.args);
+            let line = invocation::read(RuntimeKind::Runc, &runtime.args);
             let Command::Supervised(update) = &line.command else { panic!("{line:?}") };
             let (globals, state) = (&line.globals, StateDir::at("/nowhere".into()));
-            let (degree, grammar) = (Degree::Output, Grammar::Runc);
+            let (degree, kind) = (Degree::Output, RuntimeKind::Runc);
             let (channels, _) =
-                Channels::open(degree, grammar, globals, update, &runtime.args, &state);
+                Channels::open(degree, kind, globals, update, &runtime.args, &state);
             let channels = kept.insert(channels);
             assert_ne!(moment, "before its start");
             let attempt = runtime.start(&signals, channels).unwrap();

@@ -20,7 +20,6 @@ use nix::unistd::{getpid, getsid};
 
 use crate::channels::Channels;
 use crate::outcome::Exit;
-use crate::sys;
 
 /// The runtime and the command line that is its.
 #[derive(Debug, Clone)]

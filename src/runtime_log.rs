@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 
-use crate::invocation::{Globals, Grammar};
-use crate::{process, sys};
+use crate::invocation::Globals;
+use cgroup::RuntimeKind;
+use cgroup::process;
 
 /// How much of an attempt's log is searched for its last error.
 const TAIL_BYTES: u64 = 64 * 1024;
@@ -36,11 +37,11 @@ impl RuntimeLog {
     /// runtime. `None` leaves the runtime to its own devices: without a log, with one that is a
     /// journal or a FIFO, and with one that cannot be opened, which the runtime will say itself.
     pub(crate) fn redirect(
-        grammar: Grammar,
+        kind: RuntimeKind,
         globals: &Globals,
         args: &[OsString],
     ) -> Option<(RuntimeLog, Vec<OsString>)> {
-        let path = globals.log_file(grammar)?;
+        let path = globals.log_file(kind)?;
         let callers = Callers::find(path).ok()?;
         let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
         let ours = format!("/proc/{}/fd/{}", process::own_pid(), attempt.as_raw_fd());
@@ -265,8 +266,8 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether a log that could not be redirected has a reader who would see every attempt's errors, as
 /// that of a FIFO does. /dev/null has none, and crun's journals are for people.
-pub(crate) fn is_read_as_it_comes(grammar: Grammar, globals: &Globals) -> bool {
-    globals.log_file(grammar).is_some_and(|path| {
+pub(crate) fn is_read_as_it_comes(kind: RuntimeKind, globals: &Globals) -> bool {
+    globals.log_file(kind).is_some_and(|path| {
         !std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device())
     })
 }

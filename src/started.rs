@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use std::os::unix::fs::MetadataExt;
 
 use crate::family::{self, FIRST_LOOK, Family};
-use crate::process;
 use crate::runtime::Attempt;
-use crate::threads::Threads;
+use cgroup::process;
+use cgroup::threads::Threads;
 
 /// kubelet waits no longer for anything of a container.
 const LOOK_MAX: Duration = Duration::from_secs(120);

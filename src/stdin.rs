@@ -11,8 +11,8 @@ use nix::unistd::{dup2_stdin, pipe2};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::invocation::Grammar;
-use crate::{json, sys};
+use cgroup::RuntimeKind;
+use cgroup::json;
 
 /// Resources are some kilobytes; beyond this somebody is writing without end.
 const KEPT_MAX: u64 = json::MAX_FILE;
@@ -22,14 +22,14 @@ const PIECE: usize = 16 * 1024;
 /// Takes all that the runtime would read into an anonymous file, which becomes our standard input for
 /// good: should we become the runtime after all, it reads the same. After an error, too, all of it is
 /// on our standard input, but for one attempt alone.
-pub(crate) fn take(grammar: Grammar) -> io::Result<File> {
+pub(crate) fn take(kind: RuntimeKind) -> io::Result<File> {
     if sys::file_size_is_limited() {
         return Err(io::Error::other("it may not fit into a file"));
     }
     let kept = File::from(sys::memfd(c"frostlock-stdin")?);
     let stdin = io::stdin();
     let mut copy = Copy { from: stdin.as_fd(), to: &kept, length: 0, is_cut: false };
-    let read = read(&mut copy, grammar);
+    let read = read(&mut copy, kind);
     let (length, is_cut) = (copy.length, copy.is_cut);
     (&kept).rewind()?;
     match read {
@@ -52,8 +52,8 @@ pub(crate) fn take(grammar: Grammar) -> io::Result<File> {
 /// runc decodes one JSON value and waits neither for the end of its input nor, once a byte is wrong,
 /// for another (update.go): a caller that keeps its end open would wait for us, and we for it. crun
 /// and youki read to the end.
-fn read(copy: &mut Copy<'_>, grammar: Grammar) -> io::Result<()> {
-    if grammar != Grammar::Runc {
+fn read(copy: &mut Copy<'_>, kind: RuntimeKind) -> io::Result<()> {
+    if kind != RuntimeKind::Runc {
         return io::copy(copy, &mut io::sink()).map(drop);
     }
     let text = BufReader::with_capacity(PIECE, copy);
@@ -153,7 +153,7 @@ mod tests {
         writer.write_all(input).unwrap();
         let mut to = tempfile::tempfile().unwrap();
         let mut copy = Copy { from: reader.as_fd(), to: &to, length: 0, is_cut: false };
-        read(&mut copy, Grammar::Runc).unwrap();
+        read(&mut copy, RuntimeKind::Runc).unwrap();
         let mut kept = Vec::new();
         to.rewind().unwrap();
         to.read_to_end(&mut kept).unwrap();
@@ -177,7 +177,7 @@ mod tests {
         File::from(writer).write_all(b"{}").unwrap();
         let to = tempfile::tempfile().unwrap();
         let mut copy = Copy { from: reader.as_fd(), to: &to, length: KEPT_MAX, is_cut: false };
-        assert!(read(&mut copy, Grammar::Runc).is_err());
+        assert!(read(&mut copy, RuntimeKind::Runc).is_err());
         assert!(copy.is_cut);
         let mut rest = Vec::new();
         File::from(reader).read_to_end(&mut rest).unwrap();

@@ -10,10 +10,9 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
-use crate::config;
 use crate::hook::Report;
 use crate::outcome::{Exit, LockUse, Outcome};
-use crate::text;
+use cgroup::text;
 
 /// Where C libraries look, too.
 const SOCKET: &str = "/dev/log";
@@ -165,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::properties::outcome;
+    use crate::record::properties::outcome;
 
     proptest! {
         #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use frostlock::invocation::Verb;
+use state::Verb;
 use support::{Runtime, Scratch, eventually, proof, runtime, text};
 
 /// From the wrapper's death until nothing of the runtime is left and the lock is free.

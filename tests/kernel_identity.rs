@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use frostlock::bundle::Bundle;
-use frostlock::cgroup::predict::Plan;
-use frostlock::cgroup::{Freezer, Grammar, Hierarchies, Membership, Proc, Reader, state_file};
+use cgroup::bundle::Bundle;
+use cgroup::predict::Plan;
+use cgroup::{Freezer, Hierarchies, Membership, Proc, Reader, RuntimeKind, state_file};
 
 /// Absolute, relative to runc's own cgroup, climbing, and none; `@` is a name of this process's own.
 const PATHS: [Option<&str>; 5] =
@@ -19,7 +19,7 @@ const PATHS: [Option<&str>; 5] =
 
 #[test]
 fn runc_on_the_host() {
-    agree("runc", Grammar::Runc, &PATHS);
+    agree("runc", RuntimeKind::Runc, &PATHS);
 }
 
 #[test]
@@ -44,11 +44,11 @@ fn runc_and_crun_on_v2() {
 fn inner_v2() {
     let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
     assert!(mounts.unified() && mounts.v1.is_empty(), "{mounts:?}");
-    agree("runc", Grammar::Runc, &PATHS);
-    agree("crun", Grammar::Crun, &[PATHS[0], Some("@/y"), None]);
+    agree("runc", RuntimeKind::Runc, &PATHS);
+    agree("crun", RuntimeKind::Crun, &[PATHS[0], Some("@/y"), None]);
 }
 
-fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
+fn agree(runtime: &str, kind: RuntimeKind, paths: &[Option<&str>]) {
     assert!(nix::unistd::geteuid().is_root(), "needs root");
     let dir = tempfile::tempdir().expect("temporary directory");
     make_rootfs(dir.path());
@@ -61,15 +61,14 @@ fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
         assert_eq!(bundle.cgroups_path.as_deref(), path.as_deref().map(Path::new));
         let mounts = Hierarchies::read(&Proc::default()).expect("mountinfo");
         let cgroups_path = bundle.cgroups_path.as_deref();
-        let plan =
-            Plan { grammar, id: OsStr::new(&id), systemd: false, cgroups_path, rootless: None };
+        let plan = Plan { kind, id: OsStr::new(&id), systemd: false, cgroups_path, rootless: None };
         let predicted = plan.predict(&mounts, &Proc::default()).expect("a prediction");
         // Deleted, and its cgroups removed, however this ends.
         let container = Container::create(runtime, dir.path(), id, mounts.dirs(&predicted));
 
         let roots = [dir.path().join("state")];
         let state =
-            state_file::read(&roots, grammar, OsStr::new(&container.id), &mounts, &Proc::default());
+            state_file::read(&roots, kind, OsStr::new(&container.id), &mounts, &Proc::default());
         let state = state.expect("the runtime's state");
         assert_eq!(state.identity(), Some(&predicted), "{runtime} {path:?}");
         let pid = state.init_pid.expect("init's pid").to_string();
@@ -81,7 +80,7 @@ fn agree(runtime: &str, grammar: Grammar, paths: &[Option<&str>]) {
         container.run("pause");
         let freezer = || Reader::new(&mounts, &predicted).freezer();
         // runc waits for the freeze; crun has written `1` to cgroup.freeze and ended (1.8.1).
-        if grammar == Grammar::Crun {
+        if kind == RuntimeKind::Crun {
             wait_while_freezing(freezer);
         }
         assert_eq!(freezer(), Freezer::Frozen, "{runtime} {path:?}");

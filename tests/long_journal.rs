@@ -14,7 +14,7 @@ use std::sync::mpsc::TryRecvError;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use frostlock::journal::history;
+use journal::history;
 use serde_json::Value;
 use support::{Scratch, frostlock, run, text};
 
@@ -209,8 +209,8 @@ fn who_tells_of_an_exit_comes_after_what_was_written_before_and_waits_for_no_car
     let directory = scratch.path("history");
     let config = config(&scratch, &directory);
     let text = std::fs::read_to_string(&config).unwrap();
-    let state = frostlock::state_dir::StateDir::at(scratch.state());
-    let (parsed, _) = frostlock::config::Config::parse(&text, &config);
+    let state = state::state_dir::StateDir::at(scratch.state());
+    let (parsed, _) = config::Config::parse(&text, &config);
     let history = history::History::of(&parsed, &state).unwrap();
     let began = Instant::now();
     for number in 0..10 {

@@ -83,7 +83,7 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
 /// Text from a journal, without what a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     const BYTES: usize = 4000;
-    frostlock::text::one_line(text.as_ref(), BYTES)
+    cgroup::text::one_line(text.as_ref(), BYTES)
 }
 
 /// `frostctl ... | head` is no failure.

@@ -521,7 +521,7 @@ fn stale_locks_go_and_those_that_are_held_stay() {
         succeed(Command::new("touch").args(["-d", "2 hours ago"]).arg(file(name)));
     }
     let young = file("young");
-    let ours = frostlock::process::Process::ourselves().unwrap();
+    let ours = cgroup::process::Process::ourselves().unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
     let holding = |since: u64| json!({"pid": ours.pid, "start": ours.start, "verb": "update", "id": "c", "since": since});
     std::fs::write(&young, holding(now).to_string()).unwrap();

@@ -5,7 +5,8 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use frostlock::invocation::{Command, CommandLine, Grammar, Value, read};
+use cgroup::RuntimeKind;
+use frostlock::invocation::{Command, CommandLine, Value, read};
 use libfuzzer_sys::fuzz_target;
 
 const NEW: &str = "/new";
@@ -14,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let words = data.strip_suffix(b"\0").unwrap_or(data);
     let args: Vec<_> =
         words.split(|&byte| byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
-    for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
+    for grammar in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
         let line = read(grammar, &args);
         check_command(&line, &args);
         let _ = line.globals.log_file(grammar);
@@ -52,7 +53,7 @@ fn check_command(line: &CommandLine, args: &[OsString]) {
 }
 
 /// Nothing but the value changes, and the new line reads as the old one with that value.
-fn check_replaced(grammar: Grammar, args: &[OsString], value: &Value, expected: &CommandLine) {
+fn check_replaced(grammar: RuntimeKind, args: &[OsString], value: &Value, expected: &CommandLine) {
     assert_eq!(value.replaced(args, &value.text), args);
     let again = value.replaced(args, OsStr::new(NEW));
     assert_eq!(again.len(), args.len());

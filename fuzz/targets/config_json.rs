@@ -5,9 +5,9 @@
 use std::ffi::OsStr;
 use std::sync::LazyLock;
 
-use frostlock::bundle::Bundle;
-use frostlock::cgroup::predict::Plan;
-use frostlock::cgroup::{Grammar, Hierarchies, Proc};
+use cgroup::bundle::Bundle;
+use cgroup::predict::Plan;
+use cgroup::{RuntimeKind, Hierarchies, Proc};
 use libfuzzer_sys::fuzz_target;
 
 static MOUNTS: LazyLock<[Hierarchies; 2]> = LazyLock::new(|| {
@@ -27,10 +27,10 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let proc = Proc::at(concat!(env!("CARGO_MANIFEST_DIR"), "/proc"));
-    for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
+    for kind in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
         for systemd in [false, true] {
             let plan = Plan {
-                grammar,
+                kind,
                 id: OsStr::new("c1"),
                 systemd,
                 cgroups_path: bundle.cgroups_path.as_deref(),

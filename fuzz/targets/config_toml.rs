@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use frostlock::config::Config;
+use config::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

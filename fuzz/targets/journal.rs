@@ -4,7 +4,7 @@
 
 use std::io::BufReader;
 
-use frostlock::journal::reader::{Record, Records};
+use journal::reader::{Record, Records};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

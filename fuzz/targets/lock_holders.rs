@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use frostlock::lock::Holder;
+use state::lock::Holder;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use frostlock::cgroup::{Hierarchies, Identity, Membership};
+use cgroup::{Hierarchies, Identity, Membership};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use frostlock::invocation::Verb;
+use state::Verb;
 use frostlock::runtime_log::{last_error, whole_error};
 use frostlock::verdict::{Failure, judge};
 use libfuzzer_sys::fuzz_target;

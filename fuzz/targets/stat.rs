@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use frostlock::process::{Stat, cpu_time_of};
+use cgroup::process::{Stat, cpu_time_of};
 use libfuzzer_sys::fuzz_target;
 
 const FIELDS: &[u8] =

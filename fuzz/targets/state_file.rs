@@ -5,8 +5,8 @@
 use std::ffi::OsStr;
 use std::sync::LazyLock;
 
-use frostlock::cgroup::state_file::Texts;
-use frostlock::cgroup::{Grammar, Hierarchies, Proc};
+use cgroup::state_file::Texts;
+use cgroup::{RuntimeKind, Hierarchies, Proc};
 use libfuzzer_sys::fuzz_target;
 
 static MOUNTS: LazyLock<[Hierarchies; 2]> = LazyLock::new(|| {
@@ -21,9 +21,9 @@ fuzz_target!(|data: &[u8]| {
     let (state, youki_config) = text.split_once('\0').unwrap_or((&text, ""));
     let texts = Texts { state, youki_config };
     let proc = Proc::at(concat!(env!("CARGO_MANIFEST_DIR"), "/proc"));
-    for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
+    for kind in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
         for mounts in MOUNTS.iter() {
-            let Ok(state) = texts.parse(grammar, OsStr::new("c1"), mounts, &proc) else { continue };
+            let Ok(state) = texts.parse(kind, OsStr::new("c1"), mounts, &proc) else { continue };
             assert!(state.init_pid.is_none_or(|pid| pid > 0));
             for cgroup in state.identity().into_iter().chain(&state.leaf) {
                 assert!(cgroup.as_path().is_absolute());

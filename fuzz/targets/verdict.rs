@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use frostlock::invocation::Verb;
+use state::Verb;
 use frostlock::runtime_log::{explained, last_error, whole_error};
 use frostlock::verdict::{Failure, judge};
 use libfuzzer_sys::fuzz_target;

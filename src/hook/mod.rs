@@ -9,29 +9,29 @@
 //! asked for; and the runtime that waits for it must not wait for long, so everything is bounded.
 
 mod input;
+mod oci_state;
 mod place;
 mod request;
-mod state;
 mod wait;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crate::bundle::{Bundle, PodNames};
-use crate::cgroup::Identity;
-use crate::config::{Config, Mode as Extent};
-use crate::container::Recorded;
-use crate::intent;
-use crate::lock::{Acquired, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Quotas, Stages, Verdict};
-use crate::process::{self, Process};
-use crate::state_dir::StateDir;
+use cgroup::Identity;
+use cgroup::bundle::{Bundle, PodNames};
+use cgroup::process::{self, Process};
+use config::{Config, Mode as Extent};
+use state::intent;
+use state::lock::{Acquired, Holder, LockFiles, Mode};
+use state::record::Recorded;
+use state::state_dir::StateDir;
 
+pub use oci_state::State;
 pub(crate) use place::Place;
 pub(crate) use request::Request;
 use request::Task;
-pub use state::State;
 pub use wait::Found;
 
 /// What the journal says of a hook beyond what it says of every operation.

@@ -5,11 +5,11 @@ use std::path::Path;
 use oci_spec::runtime::ContainerState;
 
 use super::Told;
-use crate::bundle::{Bundle, PodNames};
-use crate::cgroup::predict::Plan;
-use crate::cgroup::state_file::Surroundings;
-use crate::cgroup::{Grammar, Hierarchies, Identity, Membership, Proc, Reader};
-use crate::container::Recorded;
+use cgroup::bundle::{Bundle, PodNames};
+use cgroup::predict::Plan;
+use cgroup::state_file::Surroundings;
+use cgroup::{Hierarchies, Identity, Membership, Proc, Reader, RuntimeKind};
+use state::record::Recorded;
 
 /// A container's cgroup, and what we came across on the way to it.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, S
     let path = path.ok_or("the configuration names no cgroup")?;
     let surroundings = Surroundings::ours(proc);
     let plan = Plan {
-        grammar: Grammar::Runc,
+        kind: RuntimeKind::Runc,
         id: told.state.id(),
         systemd: is_of_systemd(&path),
         cgroups_path: Some(&path),

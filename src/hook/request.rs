@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use oci_spec::runtime::ContainerState;
 
-use crate::text;
+use cgroup::text;
 
 /// The first word that makes us a hook. No runtime has a command of this name, so it is one also
 /// where we are installed as `runc`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cgroup::{Freezer, Reader};
+use cgroup::{Freezer, Reader};
 
 /// A look is one to a handful of reads. cgroup v1 has nothing to wait on, and a container's start is
 /// not held up by more than this.

@@ -2,57 +2,32 @@
 
 use std::ffi::OsStr;
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+
+use cgroup::RuntimeKind;
 
 use super::{Verb, tables};
 
-/// How a runtime reads its command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grammar {
-    /// urfave/cli v1 on Go's flag package: runc 1.0 to 1.5.
-    Runc,
-    /// GNU argp, in order: crun 1.8 to 1.28.
-    Crun,
-    /// clap: youki.
-    Youki,
+/// The command that a word is to this runtime.
+pub(super) fn verb(kind: RuntimeKind, word: &OsStr) -> Option<Verb> {
+    // liboci-cli spells it so in its enum, and clap takes the word from there.
+    if kind == RuntimeKind::Youki && word == "checkpointt" {
+        return Some(Verb::Checkpoint);
+    }
+    let verb = Verb::ALL.into_iter().find(|verb| word == verb.as_str())?;
+    // youki has no restore: to it the word is as unknown as any other.
+    (kind != RuntimeKind::Youki || verb != Verb::Restore).then_some(verb)
 }
 
-impl Grammar {
-    /// By the runtime's file name. Anything unknown is taken for runc, whose command line kata,
-    /// runsc and the rest imitate.
-    pub fn of(runtime: &Path) -> Self {
-        let name = runtime.file_name().unwrap_or_default().as_bytes();
-        if name.windows(5).any(|part| part == b"youki") {
-            Self::Youki
-        } else if name.starts_with(b"crun") || name.starts_with(b"krun") {
-            Self::Crun
-        } else {
-            Self::Runc
-        }
-    }
-
-    pub(super) fn verb(self, word: &OsStr) -> Option<Verb> {
-        // liboci-cli spells it so in its enum, and clap takes the word from there.
-        if self == Self::Youki && word == "checkpointt" {
-            return Some(Verb::Checkpoint);
-        }
-        let verb = Verb::ALL.into_iter().find(|verb| word == verb.as_str())?;
-        // youki has no restore: to it the word is as unknown as any other.
-        (self != Self::Youki || verb != Verb::Restore).then_some(verb)
-    }
-
-    /// How many words a command takes beside its flags.
-    pub(super) fn positionals(self, verb: Verb) -> RangeInclusive<usize> {
-        match (self, verb) {
-            (_, Verb::Exec) => 1..=usize::MAX,
-            // clap: `signal: String`, with no default.
-            (Self::Youki, Verb::Kill) => 2..=2,
-            (_, Verb::Kill) => 1..=2,
-            // crun 1.8 looks at the first and lets a second pass.
-            (Self::Crun, Verb::Pause | Verb::Resume | Verb::Checkpoint | Verb::Restore) => 1..=2,
-            _ => 1..=1,
-        }
+/// How many words a command takes beside its flags.
+pub(super) fn positionals(kind: RuntimeKind, verb: Verb) -> RangeInclusive<usize> {
+    match (kind, verb) {
+        (_, Verb::Exec) => 1..=usize::MAX,
+        // clap: `signal: String`, with no default.
+        (RuntimeKind::Youki, Verb::Kill) => 2..=2,
+        (_, Verb::Kill) => 1..=2,
+        // crun 1.8 looks at the first and lets a second pass.
+        (RuntimeKind::Crun, Verb::Pause | Verb::Resume | Verb::Checkpoint | Verb::Restore) => 1..=2,
+        _ => 1..=1,
     }
 }
 
@@ -122,7 +97,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn of(grammar: Grammar, verb: Option<Verb>) -> Self {
+    pub(super) fn of(grammar: RuntimeKind, verb: Option<Verb>) -> Self {
         Self { own: tables::own(grammar, verb), added: tables::added(grammar) }
     }
 

@@ -22,75 +22,11 @@ mod properties;
 mod tests;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-pub use grammar::Grammar;
-
-/// A command that is not simply handed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verb {
-    Create,
-    Run,
-    Restore,
-    Start,
-    Update,
-    Pause,
-    Resume,
-    Checkpoint,
-    Exec,
-    State,
-    Kill,
-    Delete,
-}
-
-impl Verb {
-    pub const ALL: [Self; 12] = [
-        Self::Create,
-        Self::Run,
-        Self::Restore,
-        Self::Start,
-        Self::Update,
-        Self::Pause,
-        Self::Resume,
-        Self::Checkpoint,
-        Self::Exec,
-        Self::State,
-        Self::Kill,
-        Self::Delete,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Run => "run",
-            Self::Restore => "restore",
-            Self::Start => "start",
-            Self::Update => "update",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Checkpoint => "checkpoint",
-            Self::Exec => "exec",
-            Self::State => "state",
-            Self::Kill => "kill",
-            Self::Delete => "delete",
-        }
-    }
-}
-
-impl Verb {
-    /// Whether there is a container afterwards that was not there before.
-    pub const fn makes_a_container(self) -> bool {
-        matches!(self, Self::Create | Self::Run | Self::Restore)
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+pub use cgroup::RuntimeKind;
+pub use state::Verb;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -158,12 +94,14 @@ pub struct Globals {
 
 impl Globals {
     /// The file that `--log` names, if it names one: crun knows `file:`, `journald:`, `syslog:`.
-    pub fn log_file(&self, grammar: Grammar) -> Option<PathBuf> {
+    pub fn log_file(&self, grammar: RuntimeKind) -> Option<PathBuf> {
         let text = self.log.as_ref()?.text.as_bytes();
         let path = match grammar {
-            Grammar::Crun if text.starts_with(b"journald:") || text.starts_with(b"syslog:") => b"",
-            Grammar::Crun => text.strip_prefix(b"file:").unwrap_or(text),
-            Grammar::Runc | Grammar::Youki => text,
+            RuntimeKind::Crun if text.starts_with(b"journald:") || text.starts_with(b"syslog:") => {
+                b""
+            }
+            RuntimeKind::Crun => text.strip_prefix(b"file:").unwrap_or(text),
+            RuntimeKind::Runc | RuntimeKind::Youki => text,
         };
         (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
     }
@@ -221,13 +159,13 @@ pub struct CommandLine {
 }
 
 /// Reads a command line; `args` is the argument vector without its first word.
-pub fn read(grammar: Grammar, args: &[OsString]) -> CommandLine {
+pub fn read(grammar: RuntimeKind, args: &[OsString]) -> CommandLine {
     let front = scan::front(grammar, args);
     let globals = reading::globals(&front.given);
     let command = match front.end {
         scan::FrontEnd::Nothing => Command::PassThrough,
         scan::FrontEnd::Trouble(reason) => Command::Unreadable { reason },
-        scan::FrontEnd::Command(at) => match grammar.verb(&args[at]) {
+        scan::FrontEnd::Command(at) => match grammar::verb(grammar, &args[at]) {
             None => Command::PassThrough,
             Some(verb) => match reading::command(grammar, verb, args, at + 1) {
                 Ok(command) => command,

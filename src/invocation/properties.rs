@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const GRAMMARS: [Grammar; 3] = [Grammar::Runc, Grammar::Crun, Grammar::Youki];
+const GRAMMARS: [RuntimeKind; 3] = [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki];
 
 /// Words that are near enough to the truth to get past the first check.
 fn likely_word() -> impl Strategy<Value = OsString> {
@@ -160,7 +160,7 @@ proptest! {
             prop_assert_eq!(&line.globals.root, &Some(PathBuf::from("/the/root")));
             let create = supervised(line);
             prop_assert_eq!((create.verb, &create.id), (Verb::Create, &OsString::from(&id)));
-            if grammar != Grammar::Crun {
+            if grammar != RuntimeKind::Crun {
                 let late = supervised(read(grammar, &behind));
                 prop_assert_eq!((&late.id, &late.bundle), (&create.id, &create.bundle));
                 prop_assert_eq!(&late.pid_file, &create.pid_file);

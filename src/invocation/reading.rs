@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::grammar::{Means, Table};
+use super::grammar::{Means, Table, positionals};
 use super::scan::{self, Given, Scan, Walk, shown};
-use super::{CgroupManager, Command, Globals, Grammar, Invocation, LogFormat, Verb, go_flags};
+use super::{CgroupManager, Command, Globals, Invocation, LogFormat, RuntimeKind, Verb, go_flags};
 
 pub(super) fn globals(given: &[Given]) -> Globals {
     let mut globals = Globals::default();
@@ -47,7 +47,7 @@ fn cgroup_manager(name: &OsStr) -> Option<CgroupManager> {
 
 /// Reads what follows the verb; its arguments begin at `from`.
 pub(super) fn command(
-    grammar: Grammar,
+    grammar: RuntimeKind,
     verb: Verb,
     args: &[OsString],
     from: usize,
@@ -58,7 +58,7 @@ pub(super) fn command(
         meaning(grammar, verb, args, &scan)
     };
     // SkipArgReorder: what follows exec's id is another program's command line.
-    if grammar == Grammar::Runc && verb != Verb::Exec {
+    if grammar == RuntimeKind::Runc && verb != Verb::Exec {
         let [old, new] = go_flags::orders(args, from, table);
         return both(read(&old), read(&new));
     }
@@ -78,7 +78,7 @@ fn both(old: Result<Command, String>, new: Result<Command, String>) -> Result<Co
 }
 
 fn meaning(
-    grammar: Grammar,
+    grammar: RuntimeKind,
     verb: Verb,
     args: &[OsString],
     scan: &Scan,
@@ -86,12 +86,12 @@ fn meaning(
     if scan.given.iter().any(Given::is_info) {
         return Ok(Command::PassThrough);
     }
-    let positionals = grammar.positionals(verb);
-    if scan.words.len() < *positionals.start() {
+    let expected = positionals(grammar, verb);
+    if scan.words.len() < *expected.start() {
         let missing = if scan.words.is_empty() { "container id" } else { "signal" };
         return Err(format!("no {missing}"));
     }
-    if let Some(&extra) = scan.words.get(*positionals.end()) {
+    if let Some(&extra) = scan.words.get(*expected.end()) {
         return Err(format!("too many arguments: {}", shown(args[extra].as_bytes())));
     }
     let mut invocation = bare(verb, id(&args[scan.words[0]])?);
@@ -155,7 +155,7 @@ fn bare(verb: Verb, id: OsString) -> Invocation {
     }
 }
 
-fn apply(to: &mut Invocation, grammar: Grammar, given: &Given) -> Result<(), String> {
+fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(), String> {
     let text = || given.value.as_ref().map(|value| value.text.clone());
     let path = || text().map(PathBuf::from);
     match given.flag.means {
@@ -185,17 +185,17 @@ fn apply(to: &mut Invocation, grammar: Grammar, given: &Given) -> Result<(), Str
 
 /// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one
 /// means none.
-fn count(grammar: Grammar, text: &OsStr) -> Result<u32, String> {
+fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, String> {
     let number = text.to_str().and_then(|text| {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         if !digits.starts_with(|first: char| first.is_ascii_digit()) {
             return None;
         }
         let number = match (grammar, digits.as_bytes()) {
-            (Grammar::Runc, [b'0', b'x' | b'X', ..]) => u32::from_str_radix(&digits[2..], 16),
-            (Grammar::Runc, [b'0', b'o' | b'O', ..]) => u32::from_str_radix(&digits[2..], 8),
-            (Grammar::Runc, [b'0', b'b' | b'B', ..]) => u32::from_str_radix(&digits[2..], 2),
-            (Grammar::Runc, [b'0', _, ..]) => u32::from_str_radix(&digits[1..], 8),
+            (RuntimeKind::Runc, [b'0', b'x' | b'X', ..]) => u32::from_str_radix(&digits[2..], 16),
+            (RuntimeKind::Runc, [b'0', b'o' | b'O', ..]) => u32::from_str_radix(&digits[2..], 8),
+            (RuntimeKind::Runc, [b'0', b'b' | b'B', ..]) => u32::from_str_radix(&digits[2..], 2),
+            (RuntimeKind::Runc, [b'0', _, ..]) => u32::from_str_radix(&digits[1..], 8),
             _ => digits.parse(),
         };
         number.ok().map(|number| if text.starts_with('-') { 0 } else { number })

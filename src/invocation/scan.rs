@@ -6,7 +6,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use super::grammar::{Flag, Grammar, Means, Table, Takes};
+use cgroup::RuntimeKind;
+
+use super::grammar::{self, Flag, Means, Table, Takes};
 use super::{Span, Value, argp, clap, go_flags};
 
 /// A flag as it was met.
@@ -78,11 +80,11 @@ impl<'a> Walk<'a> {
         Value { text, at: Span { arg: self.order[place], from } }
     }
 
-    fn step(&self, grammar: Grammar, place: usize) -> Step {
+    fn step(&self, grammar: RuntimeKind, place: usize) -> Step {
         let step = match grammar {
-            Grammar::Runc => go_flags::step(self, place),
-            Grammar::Crun => argp::step(self, place),
-            Grammar::Youki => clap::step(self, place),
+            RuntimeKind::Runc => go_flags::step(self, place),
+            RuntimeKind::Crun => argp::step(self, place),
+            RuntimeKind::Youki => clap::step(self, place),
         };
         step.unwrap_or_else(Step::Trouble)
     }
@@ -97,7 +99,7 @@ pub(super) struct Scan {
 }
 
 /// Reads the arguments of a command.
-pub(super) fn command(grammar: Grammar, walk: &Walk<'_>) -> Result<Scan, String> {
+pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, String> {
     let mut scan = Scan::default();
     let mut place = 0;
     while place < walk.order.len() {
@@ -108,7 +110,7 @@ pub(super) fn command(grammar: Grammar, walk: &Walk<'_>) -> Result<Scan, String>
             }
             // Only clap looks for flags behind a word. (urfave/cli does so too, but by moving them
             // to the front before Go's flag package sees them.)
-            Step::Word if grammar == Grammar::Youki => {
+            Step::Word if grammar == RuntimeKind::Youki => {
                 scan.words.push(walk.order[place]);
                 place += 1;
             }
@@ -144,7 +146,7 @@ pub(super) enum FrontEnd {
 ///
 /// After a flag we do not know it goes on, for the sake of `--log`, up to the first word that is a
 /// verb of ours. If none comes, there was nothing to serialize and so nothing to complain of.
-pub(super) fn front(grammar: Grammar, args: &[OsString]) -> Front {
+pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
     let order: Vec<usize> = (0..args.len()).collect();
     let walk = Walk { args, order: &order, table: Table::of(grammar, None) };
     let mut given = Vec::new();
@@ -156,11 +158,13 @@ pub(super) fn front(grammar: Grammar, args: &[OsString]) -> Front {
                 given.extend(new);
                 place += used;
             }
-            Step::Word if trouble.is_none() || grammar.verb(&args[place]).is_some() => break,
+            Step::Word if trouble.is_none() || grammar::verb(grammar, &args[place]).is_some() => {
+                break;
+            }
             Step::Word => place += 1,
             Step::EndOfFlags => {
                 // clap wants no words on this level, and a command only before `--`.
-                if grammar == Grammar::Youki {
+                if grammar == RuntimeKind::Youki {
                     trouble.get_or_insert_with(|| "-- before the command".to_owned());
                 }
                 place += 1;
@@ -172,7 +176,7 @@ pub(super) fn front(grammar: Grammar, args: &[OsString]) -> Front {
             }
         }
     }
-    let ours = args.get(place).is_some_and(|word| grammar.verb(word).is_some());
+    let ours = args.get(place).is_some_and(|word| grammar::verb(grammar, word).is_some());
     let end = match trouble {
         _ if !ours || given.iter().any(Given::is_info) => FrontEnd::Nothing,
         Some(reason) => FrontEnd::Trouble(reason),

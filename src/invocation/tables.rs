@@ -4,7 +4,9 @@
 //! without.
 
 use super::Verb;
-use super::grammar::{Flag, Grammar, Means, Takes};
+use cgroup::RuntimeKind;
+
+use super::grammar::{Flag, Means, Takes};
 
 const fn switch(names: &'static [&'static str], means: Means) -> Flag {
     Flag { names, takes: Takes::Switch, means }
@@ -27,19 +29,19 @@ const fn other_value(names: &'static [&'static str]) -> Flag {
 }
 
 /// The flags that a command defines itself; no verb: those before the command.
-pub(super) fn own(grammar: Grammar, verb: Option<Verb>) -> &'static [Flag] {
+pub(super) fn own(grammar: RuntimeKind, verb: Option<Verb>) -> &'static [Flag] {
     match grammar {
-        Grammar::Runc => runc(verb),
-        Grammar::Crun => crun(verb),
-        Grammar::Youki => youki(verb),
+        RuntimeKind::Runc => runc(verb),
+        RuntimeKind::Crun => crun(verb),
+        RuntimeKind::Youki => youki(verb),
     }
 }
 
 /// The flags that the library adds on every level.
-pub(super) fn added(grammar: Grammar) -> &'static [Flag] {
+pub(super) fn added(grammar: RuntimeKind) -> &'static [Flag] {
     match grammar {
-        Grammar::Runc | Grammar::Youki => HELP,
-        Grammar::Crun => ARGP_HELP,
+        RuntimeKind::Runc | RuntimeKind::Youki => HELP,
+        RuntimeKind::Crun => ARGP_HELP,
     }
 }
 

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::Grammar::{Crun, Runc, Youki};
+use super::RuntimeKind::{Crun, Runc, Youki};
 use super::*;
 
 fn words(line: &str) -> Vec<OsString> {
@@ -76,7 +76,7 @@ fn told_of(one: &Invocation) -> String {
 }
 
 #[track_caller]
-fn check(grammar: Grammar, table: &[(&str, &str)]) {
+fn check(grammar: RuntimeKind, table: &[(&str, &str)]) {
     let mut wrong = Vec::new();
     for (line, expected) in table {
         let got = told(&read(grammar, &words(line)));
@@ -482,7 +482,7 @@ fn grammar_by_file_name() {
         ("/usr/bin/kata-runtime", Runc),
         ("/", Runc),
     ] {
-        assert_eq!(Grammar::of(Path::new(path)), grammar, "{path}");
+        assert_eq!(RuntimeKind::of(Path::new(path)), grammar, "{path}");
     }
 }
 

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::process::Stat;
-use crate::threads::Threads;
+use cgroup::process::Stat;
+use cgroup::threads::Threads;
 
 /// A fork bomb that is a probe is not followed any further.
 const MOST_MEMBERS: usize = 64;
@@ -170,7 +170,7 @@ fn is_in(cgroup: &Path, pid: i32, left: &mut usize) -> bool {
     if procs.lines().any(|line| line.parse() == Ok(pid)) {
         return true;
     }
-    for below in crate::cgroup::read::children(cgroup) {
+    for below in cgroup::read::children(cgroup) {
         if *left == 0 {
             return false;
         }

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::process;
+use cgroup::process;
 
 /// Those of our ancestors, and ourselves, that are in the container's cgroup; most often none.
 #[derive(Debug, Default)]

@@ -12,10 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::account::Account;
 use super::census::{Census, Kind};
-use super::class::{self, Before};
-use super::hold::Hold;
 use super::kin::Kin;
 use super::pace::{self, Pace};
 use super::peer::{Heard, Peer};
@@ -23,10 +20,13 @@ use super::push;
 use super::report::{Ended, Summary, Whose};
 use super::set::Set;
 use super::slots::{Slot, Use};
-use crate::cgroup::{Freezer, Reader};
-use crate::process::{self, Stat};
-use crate::threads::{Candidate, Threads};
-use crate::{freeze, sys};
+use cgroup::freeze;
+use cgroup::process::{self, Stat};
+use cgroup::threads::{Candidate, Threads};
+use cgroup::{Freezer, Reader};
+use state::account::Account;
+use state::lifted::class::{self, Before};
+use state::lifted::hold::Hold;
 
 /// Every 1 to 2 ms is as good as every 0.15 and costs less: new threads and children are not lifted,
 /// and each has to be found.

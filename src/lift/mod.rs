@@ -8,13 +8,9 @@
 //! Here an operation looks whether somebody waits. Only when it has seen that does it start a lifter, a
 //! process of its own, which does the rest. docs/unable-to-freeze.md has the measurements.
 
-mod account;
 mod census;
-mod class;
-mod hold;
 mod kin;
 mod lifter;
-pub mod notes;
 mod pace;
 mod peer;
 mod push;
@@ -30,21 +26,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use account::{Account, Rate};
-use class::Before;
 use lifter::{Lifter, Task, Waits};
 use pace::{Pace, Sight};
 use peer::{Heard, NoAnswer, Peer};
 pub use report::{Ended, Report, Summary, Whose};
 use slots::{Slot, Use};
+use state::account::{self, Account, Rate};
+use state::lifted::notes;
 
-use crate::cgroup::{Freezer, Reader};
-use crate::config::Config;
 use crate::family::{self, FIRST_LOOK, Family};
-use crate::process::{self, Process};
-use crate::state_dir::{self, StateDir};
-use crate::sys;
-use crate::threads::Threads;
+use cgroup::process::{self, Process};
+use cgroup::threads::Threads;
+use cgroup::{Freezer, Reader};
+use config::Config;
+use state::state_dir::{self, StateDir};
 
 const LOOK_AT_THE_STARVED: Duration = Duration::from_millis(3);
 /// What is due within so long is looked at with what is due now.
@@ -521,14 +516,4 @@ impl Plan {
         let files = self.files.as_ref().filter(|_| self.freezes.is_some());
         files.is_some_and(|f| f.freezer() == Freezer::Freezing && f.is_told_to_freeze())
     }
-}
-
-/// Whether this kernel lets us lift a process: lifts it, and puts it back at once.
-pub fn trial(pid: i32) -> std::io::Result<()> {
-    let before = Before::of(pid, class::default_slice())?
-        .ok_or_else(|| std::io::Error::other("not a fair process"))?;
-    class::raise(pid, &before)?;
-    class::lower(pid, &before);
-    class::mend(pid, &before);
-    Ok(())
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_getres};
 
-use crate::process::{self, Ran};
-use crate::threads::Threads;
+use cgroup::process::{self, Ran};
+use cgroup::threads::Threads;
 
 #[derive(Debug)]
 pub(super) struct Pace {

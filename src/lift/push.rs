@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::report::{Ended, Whose};
 use super::set::Set;
-use crate::process::{self, Stat};
-use crate::sys;
-use crate::threads::Candidate;
+use cgroup::process::{self, Stat};
+use cgroup::threads::Candidate;
 
 /// How many, for each CPU but our own.
 const AT_A_TIME: usize = 8;

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
-use super::class::{self, Before};
-use super::hold::Hold;
-use super::notes::Note;
 use super::report::{Ended, Report, Whose};
-use crate::process::Stat;
-use crate::sys;
-use crate::threads::{Candidate, Clock};
+use cgroup::process::Stat;
+use cgroup::threads::{Candidate, Clock};
+use state::lifted::class::{self, Before};
+use state::lifted::hold::Hold;
+use state::lifted::notes::Note;
 
 /// What one thread may use above the fair class, in CPU time; a program's have a limit of their own. runc's busiest thread of a create or an
 /// exec used 9 ms here; this also ends whatever loop the kernel has got a lifted thread into.

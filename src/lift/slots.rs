@@ -39,7 +39,7 @@ pub(super) struct Slot {
 impl Slot {
     /// `None` if all are taken. Does not wait.
     pub(super) fn take(path: &Path, what: Use, cpus: u64) -> io::Result<Option<Slot>> {
-        let file = crate::lock::open(path, true)?;
+        let file = state::lock::open(path, true)?;
         for (others, byte) in (0..).zip(what.bytes(cpus)) {
             if lock(&file, byte)? {
                 return Ok(Some(Slot { file, others }));

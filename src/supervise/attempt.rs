@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use super::Operation;
 use super::relief::{self, Relief};
-use crate::cgroup::{Freezer, Identity, Reader, Throttled};
 use crate::channels::Channels;
-use crate::config::Mode;
 use crate::container::Container;
 use crate::explain::Explanation;
 use crate::family::Family;
-use crate::freeze::Tasks;
-use crate::intent::{self, Intent};
 use crate::invocation::Verb;
-use crate::lock::Guard;
 use crate::outcome::{Exit, LockUse, Try};
 use crate::retry::{self, Limits, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
+use cgroup::freeze::Tasks;
+use cgroup::{Freezer, Identity, Reader, Throttled};
+use config::Mode;
+use state::intent::{self, Intent};
+use state::lock::Guard;
 
 /// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a change.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -207,7 +207,7 @@ impl<'a> Attempts<'a> {
         let globals = self.operation.globals;
         match &once.unconfirmed {
             Some(unconfirmed) => {
-                let log = globals.log_file(self.operation.grammar);
+                let log = globals.log_file(self.operation.kind);
                 let message = format!("{unconfirmed} ({why})");
                 self.channels.complain(message, log, globals.log_format);
             }

@@ -9,22 +9,24 @@ use std::time::{Duration, Instant};
 use attempt::{Attempts, Run};
 use relief::Relief;
 
-use crate::bundle::PodNames;
-use crate::cgroup::{Freezer, Identity};
 use crate::channels::{Channels, Degree};
-use crate::config::{Config, Mode as Extent};
 use crate::container::Container;
-use crate::intent::{self, Intent};
-use crate::invocation::{Globals, Grammar, Invocation, Verb};
-use crate::journal::Journal;
-use crate::journal::history::History;
-use crate::leftovers::Leftovers;
+use crate::invocation::{Globals, Invocation, Verb};
 use crate::lift;
-use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
-use crate::process;
+use crate::record;
 use crate::runtime::{Runtime, Signals};
-use crate::state_dir::StateDir;
+use cgroup::RuntimeKind;
+use cgroup::bundle::PodNames;
+use cgroup::leftovers::Leftovers;
+use cgroup::process;
+use cgroup::{Freezer, Identity};
+use config::{Config, Mode as Extent};
+use journal::Journal;
+use journal::history::History;
+use state::intent::{self, Intent};
+use state::lock::{Acquired, Guard, Holder, LockFiles, Mode};
+use state::state_dir::StateDir;
 
 /// Less is what it takes to lock a file that nobody holds.
 const A_WAIT: Duration = Duration::from_millis(1);
@@ -34,7 +36,7 @@ const A_WAIT: Duration = Duration::from_millis(1);
 pub(crate) struct Operation<'a> {
     pub(crate) began: Instant,
     pub(crate) runtime: &'a Runtime,
-    pub(crate) grammar: Grammar,
+    pub(crate) kind: RuntimeKind,
     pub(crate) globals: &'a Globals,
     pub(crate) invocation: &'a Invocation,
     pub(crate) config: &'a Config,
@@ -176,7 +178,7 @@ impl Operation<'_> {
     }
 
     fn container(&self) -> Container {
-        Container::find(self.grammar, self.globals, self.invocation, self.state)
+        Container::find(self.kind, self.globals, self.invocation, self.state)
     }
 
     /// What has to stand between the runtime and its caller.
@@ -192,7 +194,7 @@ impl Operation<'_> {
         };
         let (channels, args) = Channels::open(
             degree,
-            self.grammar,
+            self.kind,
             self.globals,
             self.invocation,
             &self.runtime.args,
@@ -294,7 +296,7 @@ impl Operation<'_> {
     /// everybody's way.
     fn put_back_lifted(&self) -> Vec<String> {
         match self.config.mode {
-            Extent::Full => lift::notes::recover(self.state),
+            Extent::Full => state::lifted::notes::recover(self.state),
             Extent::Observe | Extent::Lock => Vec::new(),
         }
     }
@@ -324,9 +326,9 @@ impl Operation<'_> {
             hook: None,
             notes: Vec::new(),
         };
-        Journal::new(self.state.journal(), self.config.journal_max_kib)
-            .with_history(History::of(self.config, self.state))
-            .record(&outcome);
+        let journal = Journal::new(self.state.journal(), self.config.journal_max_kib)
+            .with_history(History::of(self.config, self.state));
+        record::add(&journal, &outcome);
     }
 
     /// Undoes what operations that were killed have left, if there are any: only under the exclusive

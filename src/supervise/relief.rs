@@ -4,15 +4,15 @@
 use std::time::{Duration, Instant};
 
 use super::Operation;
-use crate::cgroup::Throttled;
-use crate::config::Mode;
 use crate::container::Container;
 use crate::family::Family;
-use crate::freeze::{FreezeWatch, Tasks};
 use crate::invocation::{Invocation, Verb};
 use crate::lift::{self, Lift, Plan, Summary};
-use crate::process::Process;
 use crate::runtime::Signals;
+use cgroup::Throttled;
+use cgroup::freeze::{FreezeWatch, Tasks};
+use cgroup::process::Process;
+use config::Mode;
 
 /// How often to look where nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -109,7 +109,7 @@ impl<'a> Relief<'a> {
 
 /// A process that a detached exec has started, and that may have to wait for a CPU.
 pub(super) fn started_by(invocation: &Invocation) -> Option<Process> {
-    let text = crate::json::read_text(invocation.pid_file.as_deref()?).ok()?;
+    let text = cgroup::json::read_text(invocation.pid_file.as_deref()?).ok()?;
     Process::of(text.trim().parse().ok()?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use frostlock::journal::reader::{Record, history};
+use journal::reader::{Record, history};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Plan, Weather};

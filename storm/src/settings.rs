@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
+use cgroup::read::Version;
+use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 use crate::plan::{Milli, PERIOD_US, quota_us, shares};
 use crate::slice;

@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use frostlock::bundle::Bundle;
-use frostlock::cgroup::predict::Plan;
-use frostlock::cgroup::{Grammar, Hierarchies, Identity, Membership, Proc, state_file};
+use cgroup::bundle::Bundle;
+use cgroup::predict::Plan;
+use cgroup::{Hierarchies, Identity, Membership, Proc, RuntimeKind, state_file};
 use proptest::prelude::*;
 
 use super::HYBRID;
@@ -62,9 +62,9 @@ proptest! {
         std::fs::write(root.path().join("c/youki_config.json"), &crun).unwrap();
         std::fs::write(root.path().join("c/status"), &crun).unwrap();
         let (mounts, roots) = (Hierarchies::parse(HYBRID.as_bytes()), [root.path().to_path_buf()]);
-        for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
+        for kind in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
             for id in ["c", &id] {
-                let _ = state_file::read(&roots, grammar, OsStr::new(id), &mounts, &Proc::default());
+                let _ = state_file::read(&roots, kind, OsStr::new(id), &mounts, &Proc::default());
             }
         }
     }
@@ -78,8 +78,8 @@ proptest! {
         }
         let path = PathBuf::from(path);
         let mounts = Hierarchies::parse(HYBRID.as_bytes());
-        for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
-            let plan = Plan { grammar, id: OsStr::new("i"), systemd, cgroups_path: Some(&path), rootless: user };
+        for kind in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
+            let plan = Plan { kind, id: OsStr::new("i"), systemd, cgroups_path: Some(&path), rootless: user };
             let _ = plan.predict(&mounts, &Proc::default());
         }
     }

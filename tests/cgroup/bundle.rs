@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use frostlock::bundle::{Bundle, PodNames};
+use cgroup::bundle::{Bundle, PodNames};
 
 fn parse(json: &str) -> Bundle {
     Bundle::parse(json.as_bytes()).unwrap()

@@ -10,7 +10,7 @@ mod predict;
 mod read;
 mod state;
 
-use frostlock::cgroup::{Hierarchies, Identity, Proc};
+use cgroup::{Hierarchies, Identity, Proc};
 
 /// The lab's own hybrid host, kernel 6.18, shortened.
 const HYBRID: &str = "\

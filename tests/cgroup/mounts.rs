@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Identity, Membership};
+use cgroup::{Identity, Membership};
 
 use super::{HYBRID, UNIFIED, id, parse};
 

@@ -1,8 +1,8 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use frostlock::cgroup::Grammar::{self, Crun, Runc, Youki};
-use frostlock::cgroup::predict::Plan;
+use cgroup::RuntimeKind::{self, Crun, Runc, Youki};
+use cgroup::predict::Plan;
 
 use super::{HYBRID, UNIFIED, parse, procfs};
 
@@ -25,11 +25,11 @@ const V2: Case = Case {
 };
 
 impl Case {
-    fn predict(&self, grammar: Grammar, systemd: bool, path: &str) -> String {
+    fn predict(&self, kind: RuntimeKind, systemd: bool, path: &str) -> String {
         let (_dir, proc) = procfs(self.own, self.init);
         let cgroups_path = (path != "none").then_some(Path::new(path));
         let plan =
-            Plan { grammar, id: OsStr::new("id1"), systemd, cgroups_path, rootless: self.rootless };
+            Plan { kind, id: OsStr::new("id1"), systemd, cgroups_path, rootless: self.rootless };
         match plan.predict(&parse(self.mounts), &proc) {
             Ok(id) => id.to_string(),
             Err(why) => {
@@ -63,7 +63,7 @@ fn runc_cgroupfs_in_each_hierarchy() {
     let dirs = |systemd, path: Option<&str>| {
         let cgroups_path = path.map(Path::new);
         let id = OsStr::new("id1");
-        let plan = Plan { grammar: Runc, id, systemd, cgroups_path, rootless: None };
+        let plan = Plan { kind: Runc, id, systemd, cgroups_path, rootless: None };
         let places = plan.places(&mounts, &proc).unwrap();
         assert_eq!(places.named(), &plan.predict(&mounts, &proc).unwrap());
         let dirs = mounts.dirs_at(&places).into_iter();
@@ -170,13 +170,13 @@ fn a_mount_that_shows_a_part_of_the_tree() {
 #[test]
 fn an_unreadable_proc_is_a_reason() {
     let plan = Plan {
-        grammar: Runc,
+        kind: Runc,
         id: OsStr::new("x"),
         systemd: false,
         cgroups_path: None,
         rootless: None,
     };
-    let nowhere = frostlock::cgroup::Proc::at("/nonexistent");
+    let nowhere = cgroup::Proc::at("/nonexistent");
     assert!(plan.predict(&parse(UNIFIED), &nowhere).is_err());
     // A v1 systemd path does without: a missing line stands for the root.
     let plan = Plan { systemd: true, ..plan };

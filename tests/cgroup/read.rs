@@ -1,8 +1,8 @@
 use std::fs;
 use std::path::Path;
 
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{CpuQuota, Freezer, Reader, Throttled};
+use cgroup::read::Version;
+use cgroup::{CpuQuota, Freezer, Reader, Throttled};
 
 use super::{id, parse};
 

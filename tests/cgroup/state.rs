@@ -2,14 +2,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::Grammar::{self, Crun, Runc, Youki};
-use frostlock::cgroup::state_file::{RuntimeState, Surroundings, locate, read};
-use frostlock::cgroup::{Places, Proc, Reader, Unknown};
+use cgroup::RuntimeKind::{self, Crun, Runc, Youki};
+use cgroup::state_file::{RuntimeState, Surroundings, locate, read};
+use cgroup::{Places, Proc, Reader, Unknown};
 
 use super::{HYBRID, UNIFIED, id, parse, procfs};
 
 fn read_one(
-    grammar: Grammar,
+    kind: RuntimeKind,
     files: &[(&str, &str)],
     mounts: &str,
 ) -> Result<RuntimeState, Unknown> {
@@ -20,7 +20,7 @@ fn read_one(
     }
     let roots = [PathBuf::from("/nonexistent"), root.path().into()];
     let (_dir, proc) = procfs("0::/x\n", "0::/init.scope\n");
-    read(&roots, grammar, OsStr::new("c"), &parse(mounts), &proc)
+    read(&roots, kind, OsStr::new("c"), &parse(mounts), &proc)
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_id_never_leaves_the_root() {
 fn default_roots() {
     let root =
         Surroundings { xdg_runtime_dir: Some("/run/user/0".into()), ..Surroundings::default() };
-    let one = |grammar, env: &Surroundings| locate(None, grammar, env)[0].display().to_string();
+    let one = |kind, env: &Surroundings| locate(None, kind, env)[0].display().to_string();
     assert_eq!(locate(Some(Path::new("/r")), Runc, &root), [PathBuf::from("/r")]);
     assert_eq!(one(Runc, &root), "/run/runc");
     assert_eq!(one(Crun, &root), "/run/user/0/crun");

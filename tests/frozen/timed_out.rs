@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use frostlock::cgroup::Identity;
-use frostlock::lock::{Acquired, LockFiles, Mode};
+use cgroup::Identity;
+use state::lock::{Acquired, LockFiles, Mode};
 
 use super::{ms, names_the_task};
 use crate::scene::{self, HANGS, Log, Scene, Via, report};

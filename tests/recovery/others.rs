@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use frostlock::process::Process;
+use cgroup::process::Process;
 use serde_json::Value;
 
 use crate::NOTHING;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use frostlock::cgroup::Freezer;
+use cgroup::Freezer;
 use serde::Serialize;
 
 use super::claim::{Claim, Container, Fate, Owner, Supervisor};

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use frostlock::cgroup::{Freezer, Identity};
-use frostlock::process::Process;
+use cgroup::process::Process;
+use cgroup::{Freezer, Identity};
 use serde::Serialize;
 
 /// Who says it.

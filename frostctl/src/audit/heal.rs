@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use frostlock::cgroup::{Hierarchies, Identity, Proc};
-use frostlock::process::Process;
+use cgroup::process::Process;
+use cgroup::{Hierarchies, Identity, Proc};
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 

@@ -1,7 +1,7 @@
 //! What does not fit together. Pure: claims and truth in, divergences out.
 
-use frostlock::cgroup::Freezer;
-use frostlock::process::Process;
+use cgroup::Freezer;
+use cgroup::process::Process;
 use serde::Serialize;
 
 use super::claim::{Claim, Container, Fate, Owner, Seen, Source, Status, Stray, Supervisor};
@@ -340,7 +340,7 @@ mod tests {
     fn a_stray_below_a_shim_that_we_cannot_ask_about_is_not_ours_to_judge() {
         let stray = |supervisor| Stray {
             id: "0".repeat(64),
-            cgroup: frostlock::cgroup::Identity::new("/x").unwrap(),
+            cgroup: cgroup::Identity::new("/x").unwrap(),
             members: vec![member()],
             supervisor,
         };

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use frostlock::cgroup::{Hierarchies, Proc};
-use frostlock::state_dir::StateDir;
+use cgroup::{Hierarchies, Proc};
+use state::state_dir::StateDir;
 
 use super::claim::{Asked, Claim, Container, KUBERNETES, Owner, Seen, Source};
 use super::containerd::{Answer, Containerd, Known, Limits};

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Freezer, Grammar, Hierarchies, Proc, Reader, state_file};
+use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
 
 use super::claim::{Asked, Claim, Container, Init, Owner, RuntimeState, Seen, Source, Status};
 use super::{podman, truth};
@@ -114,21 +114,21 @@ pub(crate) fn init(root: &Path, id: &str) -> Option<Init> {
     Some(Init { pid: state.init_pid?, start: state.init_start })
 }
 
-fn kind(dir: &Path) -> Option<(Grammar, PathBuf)> {
+fn kind(dir: &Path) -> Option<(RuntimeKind, PathBuf)> {
     let state = dir.join("state.json");
     if state.exists() {
         let is_youki = dir.join("youki_config.json").exists();
-        return Some((if is_youki { Grammar::Youki } else { Grammar::Runc }, state));
+        return Some((if is_youki { RuntimeKind::Youki } else { RuntimeKind::Runc }, state));
     }
     let status = dir.join("status");
-    status.exists().then_some((Grammar::Crun, status))
+    status.exists().then_some((RuntimeKind::Crun, status))
 }
 
-fn default_binary(grammar: Grammar) -> PathBuf {
+fn default_binary(grammar: RuntimeKind) -> PathBuf {
     PathBuf::from(match grammar {
-        Grammar::Crun => "crun",
-        Grammar::Youki => "youki",
-        Grammar::Runc => "runc",
+        RuntimeKind::Crun => "crun",
+        RuntimeKind::Youki => "youki",
+        RuntimeKind::Runc => "runc",
     })
 }
 

@@ -185,5 +185,5 @@ fn colour(colour: AnsiColor) -> Style {
 
 /// Of others, on one line.
 fn plain(text: &str) -> String {
-    frostlock::text::one_line(std::ffi::OsStr::new(text), 400)
+    cgroup::text::one_line(std::ffi::OsStr::new(text), 400)
 }

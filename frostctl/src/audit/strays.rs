@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Hierarchies, Identity};
+use cgroup::{Hierarchies, Identity};
 
 use super::claim::{Seen, Stray};
 use super::{supervisor, truth};

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::process::{self, Process};
+use cgroup::process::{self, Process};
 
 use super::claim::{Container, Fate, Owner, Supervisor};
 use super::truth;

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
-use frostlock::process::{self, Process};
-use frostlock::state_dir::StateDir;
+use cgroup::process::{self, Process};
+use cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
+use state::state_dir::StateDir;
 
 use super::claim::{Container, Fate, Init, Seen, Truth};
 use super::supervisor;
@@ -47,7 +47,7 @@ fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir
         let own = own.filter(|_| truth.frozen_itself);
         truth.frozen_at = own.or_else(|| reader.frozen_ancestor());
         truth.paused_on_record =
-            frostlock::container::is_paused_on_record(ours, OsStr::new(&container.id));
+            state::record::is_paused_on_record(ours, OsStr::new(&container.id));
     }
     if !shared {
         truth.members = members(mounts, cgroup);
@@ -126,7 +126,7 @@ fn known(process: Process) -> Init {
 /// For a person: `sleep (4711)`.
 pub(crate) fn named(pid: i32) -> String {
     let name = process::comm(pid).unwrap_or_else(|| "?".to_owned());
-    let name = frostlock::text::one_line(OsStr::new(&name), 32);
+    let name = cgroup::text::one_line(OsStr::new(&name), 32);
     format!("{name} ({pid})")
 }
 

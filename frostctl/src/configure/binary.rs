@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use frostlock::config::Config;
-use frostlock::locate::{Choice, is_frostlock};
+use config::Config;
+use config::locate::{Choice, is_frostlock};
 
 use super::edit::{Wrapped, is_ours};
 use super::program;

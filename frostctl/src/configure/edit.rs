@@ -33,5 +33,5 @@ pub(crate) struct Wrapped {
 pub(crate) fn is_ours(binary: &str) -> bool {
     let path = Path::new(binary);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == "frostlock" || name.starts_with("frostlock-") || frostlock::locate::is_frostlock(path)
+    name == "frostlock" || name.starts_with("frostlock-") || config::locate::is_frostlock(path)
 }

@@ -111,7 +111,7 @@ impl Uninstall {
 
     /// A link of ours to the runtime may be all that is left of it.
     fn path(&self, records: &[Record]) -> anyhow::Result<PathBuf> {
-        let is_left = |path: &PathBuf| path.is_symlink() && !frostlock::locate::is_frostlock(path);
+        let is_left = |path: &PathBuf| path.is_symlink() && !config::locate::is_frostlock(path);
         if let Some(given) = self.binary.as_ref().filter(|path| path.is_symlink()) {
             return Ok(std::path::absolute(given)?);
         }
@@ -181,7 +181,7 @@ fn link(path: &Path) -> anyhow::Result<Link> {
 
 /// What stands for the wrapper in the link that is left.
 fn runtime(path: &Path) -> anyhow::Result<PathBuf> {
-    if path.is_symlink() && !frostlock::locate::is_frostlock(path) {
+    if path.is_symlink() && !config::locate::is_frostlock(path) {
         return std::fs::read_link(path).with_context(|| format!("cannot read {path:?}"));
     }
     let text = path.to_str().with_context(|| format!("{path:?} is not UTF-8"))?;

@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Freezer, Identity, Reader};
-use frostlock::lock::{Acquired, Guard, LockFiles, Mode};
-use frostlock::{freeze, remains};
+use cgroup::freeze;
+use cgroup::read::Version;
+use cgroup::{Freezer, Identity, Reader};
+use state::lock::{Acquired, Guard, LockFiles, Mode};
+use state::remains;
 
 use super::hierarchy::{Hierarchy, words};
 use super::node::Node;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Hierarchies, Identity, mounts};
+use cgroup::read::Version;
+use cgroup::{Hierarchies, Identity, mounts};
 
 use super::root::{self, Root};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use frostlock::cgroup::Identity;
+use cgroup::Identity;
 use serde::Serialize;
 
 use crate::exit::Exit;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use frostlock::cgroup::Identity;
+use cgroup::Identity;
 
 use super::containerd::{self, Containerd};
 use super::hierarchy::Cgroups;

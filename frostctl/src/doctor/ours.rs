@@ -7,14 +7,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use frostlock::cgroup::Identity;
-use frostlock::config::{Config, Syslog};
-use frostlock::journal::reader;
-use frostlock::locate::{Choice, is_frostlock};
-use frostlock::lock::Holder;
-use frostlock::process;
-use frostlock::remains::{self, Known, Unfinished};
-use frostlock::state_dir::StateDir;
+use cgroup::Identity;
+use cgroup::process;
+use config::locate::{Choice, is_frostlock};
+use config::{Config, Syslog};
+use journal::reader;
+use state::lock::Holder;
+use state::remains::{self, Known, Unfinished};
+use state::state_dir::StateDir;
 
 use super::containerd::{Containerd, Entry};
 use super::lift::{self, Left};

@@ -88,7 +88,7 @@ fn one(finding: &Finding, out: &mut dyn Write) -> std::io::Result<()> {
 
 /// Paths and contents are others': a newline or an escape sequence in them is shown, not obeyed.
 fn plain(text: &str) -> String {
-    frostlock::text::one_line(text.as_ref(), 2000)
+    cgroup::text::one_line(text.as_ref(), 2000)
 }
 
 fn summary(report: &Report) -> String {
@@ -135,7 +135,7 @@ pub(super) fn short(line: &str) -> String {
 }
 
 fn cut(line: &str, bytes: usize) -> String {
-    frostlock::text::one_line(line.as_ref(), bytes)
+    cgroup::text::one_line(line.as_ref(), bytes)
 }
 
 pub(super) fn explain(name: Option<&str>, output: &Output) -> anyhow::Result<Exit> {

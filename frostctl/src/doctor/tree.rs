@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Freezer, Identity, Reader};
-use frostlock::freeze::Tasks;
+use cgroup::freeze::Tasks;
+use cgroup::read::Version;
+use cgroup::{Freezer, Identity, Reader};
 
 use super::hierarchy::Cgroups;
 use super::root::{self, Root};

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Freezer, Identity, Reader};
-use frostlock::freeze;
-use frostlock::process::Process;
+use cgroup::freeze;
+use cgroup::process::Process;
+use cgroup::read::Version;
+use cgroup::{Freezer, Identity, Reader};
 
 use super::hierarchy::Cgroups;
 use super::{lift, root};

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::config::Config;
-use frostlock::journal::history::{self, History};
-use frostlock::state_dir::StateDir;
+use config::Config;
+use journal::history::{self, History};
+use state::state_dir::StateDir;
 
 use super::reader::{Reader, Skipped};
 use super::record::Record;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use frostlock::cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
+use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 /// A node with 500 pods has some 3000 cgroups; a tree of more is not walked to its end.
 const MOST: usize = 50_000;

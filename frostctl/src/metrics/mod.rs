@@ -14,9 +14,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::process;
-use frostlock::state_dir::StateDir;
+use cgroup::process;
 use serde::Serialize;
+use state::state_dir::StateDir;
 
 use crate::audit;
 use crate::exit::Exit;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use frostlock::bundle::{Bundle, PodNames};
-use frostlock::cgroup::state_file::{self, Surroundings};
-use frostlock::cgroup::{Grammar, Identity, Proc};
-use frostlock::process::Process;
-use frostlock::remains;
-use frostlock::state_dir::StateDir;
+use cgroup::bundle::{Bundle, PodNames};
+use cgroup::process::Process;
+use cgroup::state_file::{self, Surroundings};
+use cgroup::{Identity, Proc, RuntimeKind};
+use state::remains;
+use state::state_dir::StateDir;
 
 use crate::doctor::hierarchy::Cgroups;
 use crate::doctor::root::Root;
@@ -64,8 +64,8 @@ pub(super) struct Found {
 pub(super) fn roots(more: &[PathBuf]) -> Vec<PathBuf> {
     let ours = Surroundings::ours(&Proc::default());
     let mut roots = more.to_vec();
-    for grammar in [Grammar::Runc, Grammar::Crun, Grammar::Youki] {
-        roots.extend(state_file::locate(None, grammar, &ours));
+    for kind in [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki] {
+        roots.extend(state_file::locate(None, kind, &ours));
     }
     for parent in ["/run/containerd/runc", "/run/docker/runtime-runc", "/run/docker/runtime-crun"] {
         let namespaces = std::fs::read_dir(parent).into_iter().flatten().flatten();
@@ -174,15 +174,15 @@ fn of_runtimes(cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Found> {
 /// A container may vanish while we look: then it is not there.
 fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
     let directory = root.join(id);
-    let grammar = if directory.join("status").is_file() {
-        Grammar::Crun
+    let kind = if directory.join("status").is_file() {
+        RuntimeKind::Crun
     } else if directory.join("youki_config.json").is_file() {
-        Grammar::Youki
+        RuntimeKind::Youki
     } else {
-        Grammar::Runc
+        RuntimeKind::Runc
     };
     let roots = [root.to_owned()];
-    let state = state_file::read(&roots, grammar, id, &cgroups.mounts, &Proc::default()).ok()?;
+    let state = state_file::read(&roots, kind, id, &cgroups.mounts, &Proc::default()).ok()?;
     let cgroup = state.leaf.clone().or_else(|| state.identity().cloned())?;
     let pod = state.bundle.and_then(|bundle| Bundle::read(&bundle).ok()).map(|it| it.pod);
     let init = state.init_pid.zip(state.init_start);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::bail;
-use frostlock::cgroup::read::Version;
-use frostlock::cgroup::{Identity, Membership, Proc};
+use cgroup::read::Version;
+use cgroup::{Identity, Membership, Proc};
 use serde::Serialize;
 
 use crate::doctor::hierarchy::{Cgroups, words};
@@ -97,7 +97,7 @@ impl Paths {
 }
 
 fn text(it: &Located, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-    let plain = |text: &str| frostlock::text::one_line(text.as_ref(), 1000);
+    let plain = |text: &str| cgroup::text::one_line(text.as_ref(), 1000);
     let pod = match (&it.namespace, &it.pod) {
         (Some(namespace), Some(pod)) => format!(", pod {namespace}/{pod}"),
         _ => String::new(),

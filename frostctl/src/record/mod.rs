@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use frostlock::config::Config;
-use frostlock::journal::Stamp;
-use frostlock::journal::history::{self, History};
-use frostlock::state_dir::StateDir;
+use config::Config;
+use journal::Stamp;
+use journal::history::{self, History};
 use serde::Serialize;
+use state::state_dir::StateDir;
 
 use crate::exit::Exit;
 use crate::journal::{Reader, unix_ms};

@@ -1,4 +1,4 @@
-use frostlock::cgroup::read::Version;
+use cgroup::read::Version;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use frostlock::cgroup::{Freezer, Identity};
+use cgroup::{Freezer, Identity};
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
@@ -50,8 +50,8 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
     };
     let what = format!("{} is {state}, {}", name(node, frozen), age(node, frozen));
     let file = frozen.dir.join(match frozen.version {
-        frostlock::cgroup::read::Version::V1 => "freezer.state",
-        frostlock::cgroup::read::Version::V2 => "cgroup.freeze",
+        cgroup::read::Version::V1 => "freezer.state",
+        cgroup::read::Version::V2 => "cgroup.freeze",
     });
     let seen = super::super::root::read(&file).unwrap_or_default();
     let path = frozen.path.to_string();
@@ -104,7 +104,7 @@ fn age(node: &Node, frozen: &Frozen) -> String {
     match (left.and_then(|it| it.age), last) {
         (Some(age), _) => format!("for {}", spoken(age)),
         (None, Some((at, verb))) => {
-            let since = frostlock::process::since_boot_ns().saturating_sub(*at);
+            let since = cgroup::process::since_boot_ns().saturating_sub(*at);
             format!("for at most {} (since a {verb})", spoken(Duration::from_nanos(since)))
         }
         (None, None) => "for how long is not known".to_owned(),

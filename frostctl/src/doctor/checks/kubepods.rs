@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use frostlock::cgroup::Identity;
-use frostlock::cgroup::read::Version;
+use cgroup::Identity;
+use cgroup::read::Version;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
-use frostlock::cgroup::Identity;
-use frostlock::process::Process;
+use cgroup::Identity;
+use cgroup::process::Process;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;

@@ -1,4 +1,4 @@
-use frostlock::cgroup::read::Version as Cgroup;
+use cgroup::read::Version as Cgroup;
 
 use super::super::finding::Finding;
 use super::super::node::Node;

@@ -1,0 +1,233 @@
+//! A freeze as it happens: watching it, waiting for it, taking it back, saying what kept it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::read::{Version, tree};
+use crate::{Freezer, Reader};
+use crate::{process, text};
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it; and
+/// once more after as long again.
+const IS_SLOW: Duration = Duration::from_millis(60);
+
+/// Asking costs two reads for each thread.
+const MOST_ASKED: u32 = 3;
+/// Where a second has gone by already.
+const MOST_ASKED_CLOSELY: u32 = 20;
+const ASK_AGAIN: Duration = Duration::from_millis(3);
+const MOST_ASKED_OF: usize = 512;
+
+/// Asks for a thaw and does not wait for it. A cgroup that is gone needs none.
+pub fn thaw(files: &Reader) {
+    let Some((version, dir)) = files.freezer_dir() else { return };
+    let (file, thawed) = match version {
+        Version::V1 => ("freezer.state", "THAWED"),
+        Version::V2 => ("cgroup.freeze", "0"),
+    };
+    let _ = std::fs::write(dir.join(file), thawed);
+}
+
+/// Asks for a freeze and does not wait for it.
+pub fn freeze(files: &Reader) -> std::io::Result<()> {
+    let Some((version, dir)) = files.freezer_dir() else {
+        return Err(std::io::ErrorKind::NotFound.into());
+    };
+    match version {
+        Version::V1 => std::fs::write(dir.join("freezer.state"), "FROZEN"),
+        Version::V2 => std::fs::write(dir.join("cgroup.freeze"), "1"),
+    }
+}
+
+/// The watch over one cgroup's freezer while the runtime works: who keeps it from being frozen.
+#[derive(Debug)]
+pub struct FreezeWatch {
+    files: Reader,
+    first_seen: Option<Instant>,
+    asked: u32,
+    pub running: Tasks,
+}
+
+impl FreezeWatch {
+    pub fn new(files: &Reader) -> FreezeWatch {
+        let (files, running) = (files.clone(), Tasks::default());
+        FreezeWatch { files, first_seen: None, asked: 0, running }
+    }
+
+    /// Looks, and says when to look again.
+    pub fn look(&mut self, now: Instant) -> Duration {
+        if self.files.freezer() == Freezer::Freezing {
+            let first = *self.first_seen.get_or_insert(now);
+            if now.duration_since(first) > IS_SLOW * (self.asked + 1) && self.asked < MOST_ASKED {
+                self.asked += 1;
+                self.ask();
+            }
+        }
+        LOOK_EVERY
+    }
+
+    /// Finds out who runs, or wants to, while it is to freeze.
+    pub fn ask(&mut self) {
+        let states: &[u8] = match self.files.freezer_dir() {
+            // On v2 what has frozen sleeps interruptibly (`S`), so the others can be told from it.
+            Some((Version::V2, _)) => b"RD",
+            _ => b"R",
+        };
+        let before = std::mem::take(&mut self.running);
+        self.running = Tasks::in_state(&self.files, states).placed_as(&before);
+    }
+
+    /// The same where there is time for it: a task that sleeps is for a moment not said to wait anywhere,
+    /// while the scheduler has yet to take it off its queue (delayed dequeue, Linux 6.12).
+    pub fn ask_closely(&mut self) {
+        for _ in 0..MOST_ASKED_CLOSELY {
+            self.ask();
+            if self.running.are_placed() {
+                return;
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+}
+
+/// Some threads of a cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tasks(Vec<Task>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Task {
+    pid: i32,
+    comm: String,
+    state: u8,
+    /// Where in the kernel it waits.
+    wchan: String,
+}
+
+impl Tasks {
+    /// Those of a cgroup and the ones below it that are in one of these states. While it freezes, what
+    /// runs or waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot
+    /// be told on v1 from what has frozen, so that one is to be asked after the thaw.
+    pub fn in_state(files: &Reader, states: &[u8]) -> Tasks {
+        let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
+        let threads = threads_in(version, dir, MOST_ASKED_OF);
+        let tasks = threads.into_iter().filter_map(Task::of);
+        Tasks(tasks.filter(|task| states.contains(&task.state)).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Where it was seen to wait is told of one that is just now not.
+    fn placed_as(mut self, before: &Tasks) -> Tasks {
+        for task in self.0.iter_mut().filter(|task| task.wchan.is_empty()) {
+            let same =
+                |it: &&Task| (it.pid, it.state, &it.comm) == (task.pid, task.state, &task.comm);
+            if let Some(known) = before.0.iter().find(same) {
+                task.wchan.clone_from(&known.wchan);
+            }
+        }
+        self
+    }
+
+    /// Whether of each that sleeps it is known where.
+    fn are_placed(&self) -> bool {
+        self.0.iter().all(|task| task.state != b'D' || !task.wchan.is_empty())
+    }
+
+    pub fn and(mut self, others: Tasks) -> Tasks {
+        let mut by_pid: BTreeMap<i32, Task> =
+            self.0.drain(..).map(|task| (task.pid, task)).collect();
+        by_pid.extend(others.0.into_iter().map(|task| (task.pid, task)));
+        Tasks(by_pid.into_values().collect())
+    }
+}
+
+impl Task {
+    fn of(pid: i32) -> Option<Task> {
+        let (comm, state) = process::comm_and_state(pid)?;
+        let wchan = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        let wchan = wchan.trim().trim_start_matches('0').to_owned();
+        Some(Task { pid, comm, state, wchan })
+    }
+}
+
+impl fmt::Display for Tasks {
+    /// At most five, then how many more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        for (number, task) in self.0.iter().take(SHOWN).enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            let comm = text::one_line(task.comm.as_ref(), 64);
+            write!(f, "{comma}pid {} {comm} {}", task.pid, char::from(task.state))?;
+            if !task.wchan.is_empty() {
+                write!(f, " in {}", text::one_line(task.wchan.as_ref(), 64))?;
+            }
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// More are left to themselves.
+const MOST_THREADS: usize = 32_768;
+
+/// The threads of a cgroup and of those below it.
+pub fn threads(files: &Reader) -> Vec<i32> {
+    let Some((version, dir)) = files.freezer_dir() else { return Vec::new() };
+    threads_in(version, dir, MOST_THREADS)
+}
+
+/// v1 lists threads in `tasks`; v2's `cgroup.threads` has them also where a domain is not threaded.
+fn threads_in(version: Version, dir: &Path, most: usize) -> Vec<i32> {
+    let file = if version == Version::V1 { "tasks" } else { "cgroup.threads" };
+    let mut threads = Vec::new();
+    for dir in tree(dir) {
+        let list = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        threads.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
+        if threads.len() >= most {
+            break;
+        }
+    }
+    threads.truncate(most);
+    threads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A container may have been given its cgroup to delegate, and make as many below it as it likes.
+    #[test]
+    fn of_very_many_cgroups_some_are_asked() {
+        const MANY: usize = 3000;
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MANY {
+            let below = dir.path().join(number.to_string());
+            std::fs::create_dir(&below).unwrap();
+            std::fs::write(below.join("tasks"), format!("{}\n", number + 1)).unwrap();
+        }
+        let asked = threads_in(Version::V1, dir.path(), MOST_THREADS).len();
+        assert!((100..MANY / 2).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn where_a_task_waits_is_kept() {
+        let task = |state: u8, wchan: &str| {
+            let (comm, wchan) = ("cat".to_owned(), wchan.to_owned());
+            Tasks(vec![Task { pid: 7, comm, state, wchan }])
+        };
+        let before = task(b'D', "fifo_open");
+        assert!(before.are_placed() && !task(b'D', "").are_placed());
+        assert_eq!(task(b'D', "").placed_as(&before), before);
+        assert_eq!(task(b'D', "pipe_read").placed_as(&before), task(b'D', "pipe_read"));
+        assert_eq!(task(b'R', "").placed_as(&before), task(b'R', ""));
+    }
+}

@@ -1,0 +1,307 @@
+//! Which runtime does the work, and never ourselves.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// podman calls `state` with nothing but XDG_RUNTIME_DIR in the environment, and others with a PATH
+/// that lacks the sbin directories in which Debian keeps runc.
+const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const DEFAULT_RUNTIMES: &[&str] = &["runc", "crun"];
+
+const LINK_PREFIX: &str = "frostlock-";
+
+/// Why there is no runtime to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoRuntime {
+    tried: Vec<String>,
+}
+
+impl std::error::Error for NoRuntime {}
+
+impl fmt::Display for NoRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot find the runtime: {}", self.tried.join("; "))
+    }
+}
+
+/// What names the runtime, strongest first.
+#[derive(Debug)]
+pub struct Choice<'a> {
+    /// FROSTLOCK_RUNTIME.
+    pub env: Option<OsString>,
+    /// How we were called: a link `frostlock-crun` runs crun.
+    pub argv0: &'a OsStr,
+    pub config: Option<&'a OsStr>,
+    /// PATH.
+    pub path: Option<OsString>,
+    /// [`ABOVE`].
+    pub above: Option<OsString>,
+}
+
+/// The scripts that a frostlock above has run as its runtime, by device and inode. One that calls
+/// `runc` and finds us would be called by us, and so on without an end.
+pub const ABOVE: &str = "FROSTLOCK_RUN_BY";
+
+impl Choice<'_> {
+    fn names(&self) -> Vec<OsString> {
+        let by_name = Path::new(self.argv0)
+            .file_name()
+            .and_then(OsStr::to_str)
+            .and_then(|name| name.strip_prefix(LINK_PREFIX))
+            .filter(|name| !name.is_empty())
+            .map(OsString::from);
+        let env = self.env.clone().filter(|name| !name.is_empty());
+        match env.or(by_name).or_else(|| self.config.map(OsString::from)) {
+            Some(name) => vec![name],
+            None => DEFAULT_RUNTIMES.iter().map(OsString::from).collect(),
+        }
+    }
+
+    /// The path of the runtime, as found: a link to it keeps its name, from which crun takes its
+    /// handler.
+    pub fn find(&self) -> Result<PathBuf, NoRuntime> {
+        let mut tried = Vec::new();
+        for name in self.names() {
+            let before = tried.len();
+            let candidates = self.candidates(&name);
+            for candidate in &candidates {
+                match examine(candidate) {
+                    Candidate::Runtime if self.has_called_us(candidate) => {
+                        let who = candidate.display();
+                        tried.push(format!("{who} has called frostlock, and would again: in it, name the runtime by its path"));
+                    }
+                    Candidate::Runtime => return Ok(candidate.clone()),
+                    Candidate::Absent => {}
+                    Candidate::Unusable(why) => {
+                        tried.push(format!("{} {why}", candidate.display()));
+                    }
+                }
+            }
+            tried.push(match candidates.as_slice() {
+                [] => format!("{} is neither a name nor an absolute path", name.to_string_lossy()),
+                // Already said why.
+                [_] if tried.len() > before => continue,
+                [one] if one.as_os_str() == name => {
+                    format!("{} is not there", name.to_string_lossy())
+                }
+                _ => format!("no other {} in PATH", name.to_string_lossy()),
+            });
+        }
+        Err(NoRuntime { tried })
+    }
+
+    fn has_called_us(&self, candidate: &Path) -> bool {
+        let above = self.above.as_ref().map(|above| above.to_string_lossy());
+        above
+            .zip(number(candidate))
+            .is_some_and(|(above, one)| above.split(' ').any(|it| it == one))
+    }
+
+    /// What [`ABOVE`] is for a runtime that is a script.
+    pub fn above_next(&self, runtime: &Path) -> Option<OsString> {
+        let number = is_script(runtime).then(|| number(runtime))??;
+        Some(match &self.above {
+            Some(above) => [above.as_os_str(), OsStr::new(&number)].join(OsStr::new(" ")),
+            None => number.into(),
+        })
+    }
+
+    fn candidates(&self, name: &OsStr) -> Vec<PathBuf> {
+        let as_path = Path::new(name);
+        if as_path.is_absolute() {
+            return vec![as_path.to_owned()];
+        }
+        if as_path.components().count() != 1 || as_path.file_name().is_none() {
+            return Vec::new();
+        }
+        let path = self.path.clone().unwrap_or_default();
+        std::env::split_paths(&path)
+            .chain(std::env::split_paths(FALLBACK_PATH))
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(name))
+            .collect()
+    }
+}
+
+enum Candidate {
+    Runtime,
+    Absent,
+    Unusable(String),
+}
+
+fn examine(path: &Path) -> Candidate {
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Candidate::Absent,
+        // One that may be executed but not read is no copy of ours that we could tell.
+        Err(error) => {
+            return match nix::unistd::access(path, nix::unistd::AccessFlags::X_OK) {
+                Ok(()) => Candidate::Runtime,
+                Err(_) => Candidate::Unusable(format!("cannot be used: {error}")),
+            };
+        }
+    };
+    let Ok(metadata) = file.metadata() else { return Candidate::Absent };
+    if !metadata.is_file() {
+        return Candidate::Unusable("is not a regular file".to_owned());
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Candidate::Unusable("is not executable".to_owned());
+    }
+    // Every file of ours has the mark, unless it lost all its sections.
+    if carries_mark(&file).unwrap_or_else(|| is_this_process(&metadata)) {
+        return Candidate::Unusable("is frostlock itself".to_owned());
+    }
+    Candidate::Runtime
+}
+
+/// Whether this file is frostlock. A link to it is, too.
+pub fn is_frostlock(path: &Path) -> bool {
+    open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
+}
+
+/// Tells files apart, which may have several names.
+fn number(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+/// Whether it is run by another program, which it names.
+fn is_script(path: &Path) -> bool {
+    let mut start = [0u8; 2];
+    open(path).and_then(|file| file.read_exact_at(&mut start, 0)).is_ok() && start == *b"#!"
+}
+
+/// A FIFO in its place must not block us.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn is_this_process(metadata: &std::fs::Metadata) -> bool {
+    std::fs::metadata("/proc/self/exe")
+        .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+/// Whether an ELF file has a section with our name; none if it is no such file or has no sections.
+/// Three short reads: the file header, the header of the section that holds the names, the names.
+fn carries_mark(file: &File) -> Option<bool> {
+    const NAMES_MAX: usize = 4096;
+    let mut header = [0u8; 64];
+    file.read_exact_at(&mut header, 0).ok()?;
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]) as u64;
+    let sections = u64::from_le_bytes(header[0x28..0x30].try_into().ok()?);
+    if sections == 0 || word(0x3c) == 0 {
+        return None;
+    }
+    let names_header = sections.checked_add(word(0x3a) * word(0x3e))?;
+    let mut section = [0u8; 64];
+    file.read_exact_at(&mut section, names_header).ok()?;
+    let offset = u64::from_le_bytes(section[0x18..0x20].try_into().ok()?);
+    let size = u64::from_le_bytes(section[0x20..0x28].try_into().ok()?);
+    let mut names = [0u8; NAMES_MAX];
+    let names = &mut names[..NAMES_MAX.min(size as usize)];
+    let length = file.read_at(names, offset).ok()?;
+    // As text, since std searches that by the word and bytes one by one.
+    let names = String::from_utf8_lossy(&names[..length]);
+    Some(names.contains(&format!("\0{}\0", sys::MARK)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn program(path: &Path) -> PathBuf {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_owned()
+    }
+
+    fn choice<'a>(path: &Path, argv0: &'a str) -> Choice<'a> {
+        let (path, argv0) = (Some(path.into()), OsStr::new(argv0));
+        Choice { env: None, argv0, config: None, path, above: None }
+    }
+
+    #[test]
+    fn env_beats_the_link_name_beats_the_config() {
+        let bin = tempfile::tempdir().unwrap();
+        let [one, two, three] =
+            ["zrunc", "zcrun", "zyouki"].map(|name| program(&bin.path().join(name)));
+        let all = Choice {
+            env: Some("zrunc".into()),
+            config: Some(OsStr::new("zyouki")),
+            ..choice(bin.path(), "/x/frostlock-zcrun")
+        };
+        assert_eq!(all.find(), Ok(one));
+        let link = Choice { env: None, ..all };
+        assert_eq!(link.find(), Ok(two));
+        assert_eq!(Choice { argv0: OsStr::new("frostlock"), ..link }.find(), Ok(three));
+    }
+
+    #[test]
+    fn ourselves_under_the_runtimes_name_are_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second, third) =
+            (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        std::fs::create_dir(&first).unwrap();
+        std::fs::create_dir(&second).unwrap();
+        let own = std::env::current_exe().unwrap();
+        symlink(&own, first.join("zrunc")).unwrap();
+        std::fs::copy(&own, second.join("zrunc")).unwrap();
+        let real = program(&third.join("zrunc"));
+        let path = std::env::join_paths([&first, &second, &third]).unwrap();
+        let choice = Choice { path: Some(path), ..choice(dir.path(), "frostlock-zrunc") };
+        assert_eq!(choice.find(), Ok(real.clone()));
+        std::fs::remove_file(real).unwrap();
+        let error = choice.find().unwrap_err().to_string();
+        assert_eq!(error.matches("is frostlock itself").count(), 2, "{error}");
+    }
+
+    #[test]
+    fn an_absent_runtime_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("nope");
+        let named = Choice { env: Some(missing.clone().into()), ..choice(dir.path(), "frostlock") };
+        let error = named.find().unwrap_err().to_string();
+        assert_eq!(error, format!("cannot find the runtime: {} is not there", missing.display()));
+    }
+
+    #[test]
+    fn a_script_that_has_called_us_is_not_called() {
+        let [one, two] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let script = program(&one.path().join("zrunc"));
+        assert!(is_script(&script) && !is_script(&std::env::current_exe().unwrap()));
+        let path = std::env::join_paths([one.path(), two.path()]).unwrap();
+        let above = choice(one.path(), "frostlock-zrunc").above_next(&script);
+        // Of two names.
+        symlink(&script, one.path().join("zcrun")).unwrap();
+        let choice = Choice { path: Some(path), above, ..choice(one.path(), "frostlock-zrunc") };
+        let link = Choice { argv0: OsStr::new("frostlock-zcrun"), ..choice };
+        let error = link.find().unwrap_err().to_string();
+        assert!(error.contains("has called frostlock"), "{error}");
+        let choice = Choice { argv0: OsStr::new("frostlock-zrunc"), ..link };
+        let error = choice.find().unwrap_err().to_string();
+        assert!(error.contains("has called frostlock"), "{error}");
+        let other = program(&two.path().join("zrunc"));
+        assert_eq!(choice.find(), Ok(other.clone()));
+        let both = Choice { above: choice.above_next(&other), ..choice };
+        assert!(both.find().is_err(), "two that call us in turn");
+    }
+
+    #[test]
+    fn something_not_executable_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("zrunc"), "").unwrap();
+        let error = choice(dir.path(), "frostlock-zrunc").find().unwrap_err().to_string();
+        assert!(error.contains("is not executable; no other zrunc in PATH"), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Appending to a file of lines that many processes write and any of them may set aside.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use state::state_dir;
+
+/// When a file has had enough, and where it goes then.
+pub(crate) trait Rotation {
+    fn is_full(&self, file: &Metadata, line: usize) -> bool;
+    /// Called by one process at a time.
+    fn set_aside(&self, path: &Path) -> io::Result<()>;
+}
+
+/// A file is set aside, and removed, at most this often while one line is added.
+const APPEND_TRIES: u32 = 4;
+
+/// Adds a line, which brings its own end, or several; the file that has them now. Waits for no other writer, and for a disk only as any write
+/// to the page cache does: there is no fsync.
+pub(crate) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<Metadata> {
+    if let Some(directory) = path.parent() {
+        state_dir::make_private(directory)?;
+    }
+    for _ in 0..APPEND_TRIES {
+        let mut file = open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.len() > 0 && rotation.is_full(&metadata, line.len()) {
+            file = rotate(file, path, rotation)?;
+        }
+        let line = if ends_torn(&file) { [b"\n", line].concat() } else { line.to_vec() };
+        // One write: with O_APPEND, lines of several writers do not mix.
+        if file.write(&line)? != line.len() {
+            // A full disk; the next one sees that the line is torn.
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        // Two rotations since it was opened: nobody reads that file any more.
+        let metadata = file.metadata()?;
+        if metadata.nlink() > 0 {
+            return Ok(metadata);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Moves the full file aside, once: of several that find it full, one has the lock and the others
+/// find a new file there. Who has opened the old one before writes into it all the same, where it
+/// is now, so that nothing is lost. Where it cannot be moved it is emptied: what happens now is
+/// worth more than what happened then, and the file stays bounded.
+fn rotate(full: File, path: &Path, rotation: &impl Rotation) -> io::Result<File> {
+    if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, path) {
+        rotation.set_aside(path).or_else(|_| full.set_len(0))?;
+    }
+    open(path)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("the journal is not a regular file"))
+    }
+}
+
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Whether a full disk or a kill has left half a line, with which ours would melt into one. tmpfs
+/// shows half a line, too, while somebody writes one that spans two pages; then the file grows.
+fn ends_torn(file: &File) -> bool {
+    let torn = torn_at(file);
+    torn.is_some() && {
+        std::thread::sleep(Duration::from_millis(1));
+        torn_at(file) == torn
+    }
+}
+
+/// The length of a file that ends within a line.
+fn torn_at(file: &File) -> Option<u64> {
+    let length = file.metadata().ok()?.len();
+    let mut last = [0u8; 1];
+    file.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
+    (last[0] != b'\n').then_some(length)
+}

@@ -1,0 +1,106 @@
+//! The journal: one JSON object a line, one write a line, in a file of bounded size; and the long one on
+//! disk, to which records are carried on.
+//!
+//! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
+//! cannot parse, such as the last line of a machine that lost power ([`reader`]).
+
+mod carrier;
+mod copy;
+mod file;
+pub mod history;
+pub mod reader;
+
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cgroup::process;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use history::History;
+
+/// The version of the records.
+pub const VERSION: u32 = 1;
+
+pub fn now() -> String {
+    format(OffsetDateTime::now_utc())
+}
+
+/// Always with three digits of a second, so that times sort as text.
+fn format(time: OffsetDateTime) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    time.format(FORMAT).unwrap_or_default()
+}
+
+/// What a record that somebody else adds says of its time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stamp {
+    pub boot_id: Option<String>,
+    pub time: String,
+    pub mono_ns: u64,
+}
+
+impl Stamp {
+    /// Of something that happened a while ago; now if that is in the future, `None` before this boot.
+    pub fn of(at: SystemTime) -> Option<Stamp> {
+        let ago = at.elapsed().unwrap_or_default();
+        let mono_ns = process::since_boot_ns().checked_sub(ago.as_nanos() as u64)?;
+        let time = format(OffsetDateTime::now_utc() - ago);
+        Some(Stamp { boot_id: process::boot_id(), time, mono_ns })
+    }
+}
+
+/// Where the records go: a short file under /run, and the long one on disk.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    max_bytes: u64,
+    history: Option<History>,
+}
+
+impl Journal {
+    pub fn new(path: PathBuf, max_kib: u64) -> Journal {
+        Journal { path, max_bytes: max_kib * 1024, history: None }
+    }
+
+    #[must_use]
+    pub fn with_history(self, history: Option<History>) -> Journal {
+        Journal { history, ..self }
+    }
+
+    /// Adds one record. What goes wrong is dropped: there is nowhere left to say it that is not
+    /// somebody's log, and the operation has ended. `starts_no_process` where nothing of ours may stay
+    /// behind: whoever writes next carries the record on.
+    pub fn append(&self, record: &impl Serialize, starts_no_process: bool) {
+        let Ok(mut line) = serde_json::to_vec(record) else { return };
+        line.push(b'\n');
+        let written = file::append(&self.path, &line, self);
+        if let (Ok(_), Some(history)) = (written, &self.history) {
+            if !starts_no_process {
+                carrier::see_to(&self.path, history);
+            }
+        }
+    }
+}
+
+impl file::Rotation for Journal {
+    fn is_full(&self, file: &Metadata, line: usize) -> bool {
+        file.len() + line as u64 > self.max_bytes
+    }
+
+    fn set_aside(&self, path: &Path) -> io::Result<()> {
+        std::fs::rename(path, older(path))
+    }
+}
+
+/// Where a full journal is until the next one is full.
+fn older(path: &Path) -> PathBuf {
+    let mut older = path.as_os_str().to_owned();
+    older.push(".1");
+    older.into()
+}

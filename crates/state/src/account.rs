@@ -1,0 +1,193 @@
+//! What lifted threads may use of a CPU over time: one number in a small file.
+//!
+//! The number is the moment (ns since boot) at which the account would be full again, less what it
+//! holds: whoever uses CPU time moves it on, by as much more as the rate is below a whole CPU. There
+//! is credit while it lies in the past. A file that is lost is a full account.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::lock;
+use cgroup::process;
+
+/// A rate, and how much there is at once after a while without use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Of one CPU.
+    pub percent: u64,
+    pub burst: Duration,
+}
+
+impl Rate {
+    /// The time in which so much comes in.
+    fn time_for(self, cpu: Duration) -> u64 {
+        let ns = cpu.as_nanos().saturating_mul(100) / u128::from(self.percent.max(1));
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+
+    fn charged(self, due: u64, now: u64, cpu: Duration) -> u64 {
+        let full = now.saturating_sub(self.time_for(self.burst));
+        // Nobody has used a CPU for longer than the longest of operations: it is not ours, or of
+        // another boot.
+        let due = if due > now.saturating_add(LONGEST_DEBT_NS) { full } else { due };
+        due.max(full).saturating_add(self.time_for(cpu))
+    }
+}
+
+/// Above what our own bounds let anybody owe: half a second of CPU time at one percent.
+const LONGEST_DEBT_NS: u64 = 60_000_000_000;
+
+#[derive(Debug)]
+pub struct Account {
+    path: PathBuf,
+    rate: Rate,
+    /// Used, and not yet written down: too little to be worth it, or somebody else was at the file.
+    pending: Duration,
+    /// To be read at every look.
+    file: Option<File>,
+}
+
+/// What is worth a write.
+const WORTH_A_WRITE: Duration = Duration::from_millis(2);
+
+impl Account {
+    pub fn new(path: PathBuf, rate: Rate) -> Account {
+        Account { path, rate, pending: Duration::ZERO, file: None }
+    }
+
+    fn read(&mut self) -> u64 {
+        self.file = self.file.take().or_else(|| lock::open(&self.path, false).ok());
+        self.file.as_ref().map_or(0, parse)
+    }
+
+    /// How long there is none, if so. What is still to be written down counts.
+    pub fn without_credit_for(&mut self) -> Option<Duration> {
+        if self.rate.percent == 0 {
+            return Some(Duration::from_secs(1));
+        }
+        let now = process::since_boot_ns();
+        let due = self.rate.charged(self.read(), now, self.pending);
+        due.checked_sub(now).filter(|&left| left > 0).map(Duration::from_nanos)
+    }
+
+    /// Whether there is more in it than a part of the burst that is kept for others.
+    pub fn holds_more_than(&mut self, kept: Duration) -> bool {
+        let now = process::since_boot_ns();
+        let due = self.rate.charged(self.read(), now, self.pending + kept);
+        self.rate.percent > 0 && due < now
+    }
+
+    pub fn charge(&mut self, cpu: Duration) {
+        self.pending += cpu;
+        if self.pending >= WORTH_A_WRITE {
+            self.write_down();
+        }
+    }
+
+    /// Whether all that was charged stands in the file then. Never waits: what cannot be written now
+    /// is with the next charge.
+    pub fn write_down(&mut self) -> bool {
+        if self.pending.is_zero() || self.rate.percent == 0 {
+            return true;
+        }
+        // It may have been swept away since it was opened.
+        self.file = None;
+        let is_written = self.add_pending().is_ok();
+        if is_written {
+            self.pending = Duration::ZERO;
+        }
+        is_written
+    }
+
+    fn add_pending(&self) -> io::Result<()> {
+        let file = lock::open(&self.path, true)?;
+        sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
+        let due = self.rate.charged(parse(&file), process::since_boot_ns(), self.pending);
+        // Always of one length: what is there is written over, and never half of it.
+        file.write_all_at(format!("{due:020}\n").as_bytes(), 0)
+    }
+}
+
+fn parse(file: &File) -> u64 {
+    let mut text = [0; 20];
+    let read = file.read_exact_at(&mut text, 0).ok();
+    let number = read.and_then(|()| std::str::from_utf8(&text).ok()?.parse().ok());
+    number.unwrap_or(0)
+}
+
+/// In which any account fills up, also at one percent.
+const LONG_AGO_NS: u64 = 600_000_000_000;
+
+/// A node has as many accounts as pods that were lifted; the rest is for the next one.
+const MOST_SWEPT: usize = 64;
+
+/// Removes the accounts that are full again: as good as none. Not in anybody's way.
+pub fn sweep(directory: &Path) {
+    let now = process::since_boot_ns();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).take(MOST_SWEPT) {
+        if lock::open(&path, false).as_ref().map_or(0, parse).saturating_add(LONG_AGO_NS) < now {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { percent: 5, burst: Duration::from_millis(1000) };
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_full_account_holds_the_burst_and_fills_at_the_rate() {
+        let now = 1000 * SECOND;
+        // The burst at once, and not a microsecond more.
+        assert_eq!(RATE.charged(0, now, Duration::from_secs(1)), now);
+        // Half of it leaves half of it.
+        let due = RATE.charged(0, now, Duration::from_millis(500));
+        assert_eq!(RATE.charged(due, now, Duration::from_millis(500)), now);
+        // 50 ms a second come in.
+        let later = RATE.charged(now, now + SECOND, Duration::from_millis(50));
+        assert_eq!(later, now + SECOND);
+    }
+
+    #[test]
+    fn a_number_from_the_far_future_is_nobodys_debt() {
+        let now = 1000 * SECOND;
+        let due = RATE.charged(u64::MAX, now, Duration::from_millis(1));
+        assert!(due < now, "{due}");
+    }
+
+    #[test]
+    fn what_is_charged_is_read_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod");
+        let mut account = Account::new(path.clone(), RATE);
+        assert_eq!(account.without_credit_for(), None);
+        account.charge(Duration::from_millis(1500));
+        let wait = Account::new(path.clone(), RATE).without_credit_for().unwrap();
+        assert!(wait > Duration::from_secs(9) && wait <= Duration::from_secs(10), "{wait:?}");
+        sweep(dir.path());
+        assert!(path.exists(), "it is not full");
+    }
+
+    #[test]
+    fn what_another_keeps_from_the_file_is_charged_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod");
+        std::fs::write(&path, "").unwrap();
+        let other = File::open(&path).unwrap();
+        sys::flock(&other, libc::LOCK_EX).unwrap();
+        let mut account = Account::new(path.clone(), RATE);
+        account.charge(Duration::from_millis(1100));
+        assert!(account.without_credit_for().is_some());
+        assert!(Account::new(path.clone(), RATE).without_credit_for().is_none());
+        drop(other);
+        account.charge(Duration::ZERO);
+        assert!(Account::new(path, RATE).without_credit_for().is_some());
+    }
+}

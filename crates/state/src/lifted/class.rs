@@ -1,0 +1,228 @@
+//! The scheduling class of one thread: above the fair one, and back.
+//!
+//! SCHED_RR, priority 1, for everything that is ever lifted: a real-time thread that waits in a loop of
+//! the kernel for one below it waits for ever. RESET_ON_FORK, so that what a lifted thread starts is
+//! fair again. What is real-time or deadline already is left alone, and what a program has changed
+//! itself stays as it is.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::str::FromStr;
+
+use sys::{self, SchedAttr};
+
+const PRIORITY: u32 = 1;
+const RESET_ON_FORK: u64 = libc::SCHED_FLAG_RESET_ON_FORK as u64;
+/// include/uapi/linux/sched.h, since 6.12.
+const SCHED_EXT: i32 = 7;
+
+/// What a thread was before it was lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Before {
+    policy: u32,
+    nice: i32,
+    flags: u64,
+    /// In ns; 0 is the kernel's own.
+    slice: u64,
+    /// In ns. Since 6.12 a real-time thread has none, and gets the one of its birth back, not its last.
+    timer_slack: u64,
+}
+
+/// Lifts a thread that was as said.
+pub fn raise(tid: i32, before: &Before) -> io::Result<()> {
+    let lifted = SchedAttr {
+        policy: libc::SCHED_RR as u32,
+        flags: before.flags | RESET_ON_FORK,
+        priority: PRIORITY,
+        ..SchedAttr::default()
+    };
+    sys::set_sched_attr(tid, &lifted)
+}
+
+/// Puts a thread back, if it is still as it was lifted; whether it was.
+pub fn lower(tid: i32, before: &Before) -> bool {
+    if !is_lifted(tid) {
+        return false;
+    }
+    sys::set_sched_attr(tid, &before.attr()).is_ok()
+}
+
+/// The same for one that may do what it can to keep its class: a call of it that has passed the kernel's
+/// check while it was lifted is carried out after a put-back. Of 20 that called all the time 19 stayed
+/// fair after so many put-backs in a row, all after three rows.
+pub fn lower_firmly(tid: i32, before: &Before) -> bool {
+    const AT_ONCE: u32 = 50;
+    let was_lifted = lower(tid, before);
+    if was_lifted {
+        (1..AT_ONCE).for_each(|_| {
+            lower(tid, before);
+        });
+    }
+    was_lifted
+}
+
+/// What else the class has changed.
+pub fn mend(tid: i32, before: &Before) {
+    if let Ok(slack) = open_slack(tid) {
+        mend_in(&slack, before);
+    }
+}
+
+/// The same by an open file.
+pub fn mend_in(slack: &File, before: &Before) {
+    if read_slack(slack).is_some_and(|now| now != before.timer_slack) {
+        // Not at an offset, which the file does not take.
+        let mut slack = slack;
+        let _ = slack.write_all(before.timer_slack.to_string().as_bytes());
+    }
+}
+
+/// The slice of a fair thread that has none of its own, in ns; ours, before we are lifted.
+pub fn default_slice() -> u64 {
+    sys::sched_attr(0).map_or(0, |ours| ours.runtime)
+}
+
+/// What a lifted thread has started is an ordinary one, whatever it was started as itself
+/// (sched_fork, kernel/sched/core.c). Of the runtime's work all is what we are.
+pub fn inherit(tid: i32, ours: &Before) {
+    let is_ordinary = |now: &Before| (now.policy, now.nice) == (libc::SCHED_OTHER as u32, 0);
+    let is_other = (ours.policy, ours.nice) != (libc::SCHED_OTHER as u32, 0);
+    if is_other && Before::of(tid, 0).ok().flatten().is_some_and(|now| is_ordinary(&now)) {
+        let _ = sys::set_sched_attr(tid, &ours.attr());
+    }
+    if let Some(slack) = open_slack(tid).ok().filter(|slack| read_slack(slack) == Some(0)) {
+        mend_in(&slack, ours);
+    }
+}
+
+/// Whether a thread is what [`raise`] has made of it. Without RESET_ON_FORK it is what a program has
+/// made of itself, if it may; if not, it has kept its class over our put-back: the kernel looks at the
+/// old class before it has the lock, and at the flag after that (user_check_sched_setscheduler, 6.18).
+pub fn is_lifted(tid: i32) -> bool {
+    sys::sched_attr(tid).is_ok_and(|now| {
+        now.policy == libc::SCHED_RR as u32
+            && now.priority == PRIORITY
+            && (now.flags & RESET_ON_FORK != 0 || !has_sys_nice(&tid.to_string()))
+    })
+}
+
+impl Before {
+    fn attr(&self) -> SchedAttr {
+        SchedAttr {
+            policy: self.policy,
+            flags: self.flags,
+            nice: self.nice,
+            runtime: self.slice,
+            ..SchedAttr::default()
+        }
+    }
+
+    /// The same with the timer slack, as an open file has it.
+    pub fn with_slack(self, slack: &File) -> Before {
+        let known = read_slack(slack).filter(|&slack| slack > 0);
+        Before { timer_slack: known.unwrap_or(ORDINARY_SLACK), ..self }
+    }
+
+    /// As a thread is now; `None` if it is not fair. The kernel says its own slice of one that has none
+    /// (since 6.12), and would take that for one: `default_slice` is that of a fair thread of ours.
+    pub fn of(tid: i32, default_slice: u64) -> io::Result<Option<Before>> {
+        let now = sys::sched_attr(tid)?;
+        let fair = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE, SCHED_EXT];
+        if !fair.contains(&(now.policy as i32)) {
+            return Ok(None);
+        }
+        let is_default = now.runtime == default_slice;
+        Ok(Some(Before {
+            policy: now.policy,
+            nice: now.nice,
+            flags: now.flags & RESET_ON_FORK,
+            slice: if is_default { 0 } else { now.runtime },
+            timer_slack: ORDINARY_SLACK,
+        }))
+    }
+}
+
+/// Of the first process (init/init_task.c), and so of all that have not asked for another. A child of
+/// a lifted thread is born without any.
+const ORDINARY_SLACK: u64 = 50_000;
+
+/// Of a thread, for reading and writing (CAP_SYS_NICE).
+pub fn open_slack(tid: i32) -> io::Result<File> {
+    std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/timerslack_ns"))
+}
+
+fn read_slack(slack: &File) -> Option<u64> {
+    let mut text = [0; 32];
+    let length = slack.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
+}
+
+/// As it stands in a note.
+impl std::fmt::Display for Before {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Before { policy, nice, flags, slice, timer_slack } = self;
+        write!(f, "{policy} {nice} {flags} {slice} {timer_slack}")
+    }
+}
+
+impl FromStr for Before {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Before, ()> {
+        let mut fields = text.split(' ');
+        let mut next = || fields.next().ok_or(());
+        let before = Before {
+            policy: next()?.parse().map_err(drop)?,
+            nice: next()?.parse().map_err(drop)?,
+            flags: next()?.parse().map_err(drop)?,
+            slice: next()?.parse().map_err(drop)?,
+            timer_slack: next()?.parse().map_err(drop)?,
+        };
+        if fields.next().is_some() { Err(()) } else { Ok(before) }
+    }
+}
+
+/// Why the kernel has refused. With the capability it can only be that the thread's cgroup has no
+/// real-time runtime (sched_setscheduler, kernel/sched/syscalls.c).
+pub fn refusal(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) if has_sys_nice("self") => "RT_GROUP_SCHED".to_owned(),
+        Some(libc::EPERM) => "CAP_SYS_NICE".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Whether a thread has the capability, as far as that can be read; in the first user namespace, which
+/// has always had this number (PROC_USER_INIT_INO). One of another namespace is none to the scheduler.
+fn has_sys_nice(who: &str) -> bool {
+    const CAP_SYS_NICE: u32 = 23;
+    let namespace = std::fs::read_link(format!("/proc/{who}/ns/user"));
+    if namespace.is_ok_and(|link| link.as_os_str() != "user:[4026531837]") {
+        return false;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{who}/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    effective.is_some_and(|mask| mask >> CAP_SYS_NICE & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_what_is_read() {
+        let before = Before { policy: 3, nice: -5, flags: 1, slice: 3_000_000, timer_slack: 7 };
+        assert_eq!(before.to_string().parse(), Ok(before));
+        for torn in ["", "3 -5 1", "3 -5 1 3000000", "3 -5 1 0 7 9", "x 0 0 0 0"] {
+            assert_eq!(torn.parse::<Before>(), Err(()), "{torn}");
+        }
+    }
+
+    #[test]
+    fn a_thread_of_ours_is_fair() {
+        assert!(Before::of(0, default_slice()).unwrap().is_some());
+        assert!(!is_lifted(0));
+    }
+}

@@ -1,0 +1,204 @@
+//! What is lifted right now, written down before it is: for whoever comes when its lifter is gone.
+//!
+//! Nothing in the kernel takes the class away again, and a busy thread that is left with it stands
+//! above its quota and above the node. A note is a file named by its lifter, `PID-START`, with a line
+//! for each thread; the lifter removes it at its end.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::class::{self, Before};
+use super::hold;
+use crate::state_dir::{self, StateDir};
+use cgroup::process::{Process, Stat};
+use cgroup::{json, text};
+
+/// The note of one lifter.
+#[derive(Debug)]
+pub struct Note {
+    path: PathBuf,
+    file: File,
+    /// Not written yet.
+    lines: String,
+}
+
+impl Note {
+    /// `what` says for a person whose threads they are.
+    pub fn begin(directory: &Path, what: &str) -> io::Result<Note> {
+        let lifter = Process::ourselves().ok_or(io::ErrorKind::NotFound)?;
+        state_dir::make_private(directory)?;
+        let path = path(directory, lifter);
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(&path)?;
+        file.write_all(format!("{}\n", text::one_line(what.as_ref(), 256)).as_bytes())?;
+        Ok(Note { path, file, lines: String::new() })
+    }
+
+    pub fn add(&mut self, tid: i32, start: u64, before: &Before) {
+        self.lines.push_str(&format!("{tid} {start} {before}\n"));
+    }
+
+    /// What was added since.
+    pub fn write_down(&mut self) -> io::Result<()> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut self.lines);
+        self.file.write_all(lines.as_bytes())
+    }
+
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn path(directory: &Path, lifter: Process) -> PathBuf {
+    directory.join(format!("{}-{}", lifter.pid, lifter.start))
+}
+
+/// What a lifter that is dead has left lifted.
+#[derive(Debug)]
+pub struct Left {
+    pub path: PathBuf,
+    /// Of the lifter.
+    pub pid: i32,
+    /// What it lifted for.
+    pub what: String,
+    /// Their ids, and what to put back.
+    threads: Vec<(i32, Before)>,
+}
+
+impl Left {
+    /// Those that are above the fair class still.
+    pub fn threads(&self) -> Vec<i32> {
+        let lifted = self.threads.iter().filter(|(tid, _)| class::is_lifted(*tid));
+        lifted.map(|(tid, _)| *tid).collect()
+    }
+}
+
+/// More than there are lifters at a time; the rest is for the next one.
+const MOST_READ: usize = 64;
+
+/// The notes of dead lifters.
+pub fn left(state: &StateDir) -> Vec<Left> {
+    let entries = std::fs::read_dir(state.lifts()).into_iter().flatten().flatten();
+    entries.filter_map(|entry| read(&entry.path())).take(MOST_READ).collect()
+}
+
+fn read(path: &Path) -> Option<Left> {
+    let lifter = lifter_of(path)?;
+    if lifter.is_alive() { None } else { read_of(path, lifter) }
+}
+
+fn lifter_of(path: &Path) -> Option<Process> {
+    let (pid, start) = path.file_name()?.to_str()?.split_once('-')?;
+    Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
+}
+
+/// What cannot be read now, as there is no descriptor to be had, stays for the next one.
+fn read_of(path: &Path, lifter: Process) -> Option<Left> {
+    let text = json::read_text(path).ok()?;
+    let (what, lines) = text.split_once('\n').unwrap_or_default();
+    // The last line of one that was killed may be half of one, of a thread that was not lifted yet.
+    // Of a thread that was lifted twice the second line holds: it may have changed in between.
+    let threads: BTreeMap<i32, Before> = lines.lines().filter_map(thread).collect();
+    let threads = threads.into_iter().collect();
+    Some(Left { path: path.to_owned(), pid: lifter.pid, what: what.to_owned(), threads })
+}
+
+/// A thread that is still the one that the line is about.
+fn thread(line: &str) -> Option<(i32, Before)> {
+    let (tid, rest) = line.split_once(' ')?;
+    let (start, before) = rest.split_once(' ')?;
+    let (tid, start): (i32, u64) = (tid.parse().ok()?, start.parse().ok()?);
+    let is_same = Stat::of_thread(tid)?.start == start;
+    is_same.then_some((tid, before.parse().ok()?))
+}
+
+/// Puts them back and removes the note, unless one has kept its class; gives how many it was.
+pub fn put_back(left: &Left) -> usize {
+    let lowered = left.threads.iter().filter(|(tid, before)| class::lower_firmly(*tid, before));
+    let lowered = lowered.inspect(|(tid, before)| class::mend(*tid, before)).count();
+    for (tid, before) in left.threads.iter().filter(|(tid, _)| class::is_lifted(*tid)) {
+        hold::lower(*tid, before);
+    }
+    if left.threads().is_empty() {
+        let _ = std::fs::remove_file(&left.path);
+    }
+    lowered
+}
+
+/// Puts back what any dead lifter has left, and says so for the journal.
+pub fn recover(state: &StateDir) -> Vec<String> {
+    left(state).iter().filter_map(|left| say(left, put_back(left))).collect()
+}
+
+/// The same for one that has hung up: it is about to end, if /proc does not say so yet.
+pub fn recover_of(directory: &Path, lifter: Process) -> Option<String> {
+    let path = path(directory, lifter);
+    let left = read_of(&path, lifter)?;
+    say(&left, put_back(&left))
+}
+
+fn say(left: &Left, count: usize) -> Option<String> {
+    let threads = if count == 1 { "thread" } else { "threads" };
+    let (what, pid) = (text::one_line(left.what.as_ref(), 120), left.pid);
+    (count > 0)
+        .then(|| format!("put back {count} {threads} that {what} (pid {pid}) had left lifted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note_of(dir: &Path, lifter: Process, lines: &str) -> PathBuf {
+        let path = path(dir, lifter);
+        std::fs::write(&path, format!("exec c\n{lines}")).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_note_of_a_living_lifter_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = Note::begin(dir.path(), "exec c").unwrap();
+        assert!(read(&note.path).is_none());
+        note.remove();
+        assert!(!note.path.exists());
+    }
+
+    #[test]
+    fn of_a_dead_one_only_threads_that_are_still_the_same_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = Process::ourselves().unwrap();
+        let dead = Process { start: ours.start + 1, ..ours };
+        let (pid, start) = (ours.pid, ours.start);
+        let own = Stat::of_thread(pid).unwrap().start;
+        assert_eq!(own, start);
+        let lines = format!(
+            "{pid} {start} 0 0 0 0 50000\n{pid} {} 0 0 0 0 50000\n{pid} {start} 0",
+            start + 7
+        );
+        let path = note_of(dir.path(), dead, &lines);
+        let left = read(&path).unwrap();
+        assert_eq!((left.what.as_str(), left.threads.len()), ("exec c", 1));
+        // It is not lifted, so there is nothing to put back.
+        assert_eq!((left.threads(), put_back(&left)), (Vec::new(), 0));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_note_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["slots", "node", "1-x", "-", "x-1"] {
+            std::fs::write(dir.path().join(name), "exec c\n").unwrap();
+            assert!(read(&dir.path().join(name)).is_none(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The queue in front of a lock: first come, first served.
+//!
+//! flock gives a lock that is free to whoever tries first, and wakes all who wait: with eight exec
+//! loops beside four updaters, up to five updates had their turn while another one waited. So there
+//! are tickets. Drawing one locks the byte of its number in the turnstile file; whoever holds it waits
+//! until no lower byte is locked. The kernel unlocks the byte of one that dies, and no two wait for
+//! the same turn, so nobody can push in.
+//!
+//! These are open file description locks (Linux 3.15): they end with the descriptor, where the
+//! classic record locks end with any descriptor of the process for that file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::Mode;
+use super::wait::{self, Refusal, Wait, is_still_at};
+
+/// A place at the head of the queue; the next one has it when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _file: File,
+}
+
+/// Queues up, and waits until it is our turn.
+pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn, Refusal>> {
+    loop {
+        // For the time of drawing a ticket alone.
+        let file = match wait.lock(path, Mode::Exclusive)? {
+            Ok(file) => file,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let Some(ticket) = draw(&file) else {
+            // On a full disk: whoever has the file is the one whose turn it is, in no order.
+            return Ok(Ok(Turn { _file: file }));
+        };
+        sys::flock(&file, libc::LOCK_UN)?;
+        let ahead = Range { first: FIRST, length: ticket - FIRST };
+        if ahead.length > 0 {
+            let refusal = wait.until(|blocking| ahead.lock(&file, libc::F_RDLCK, blocking))?;
+            if let Some(refusal) = refusal {
+                return Ok(Err(refusal));
+            }
+        }
+        if is_still_at(&file, path) {
+            return Ok(Ok(Turn { _file: file }));
+        }
+    }
+}
+
+/// Whether somebody has a ticket. One who got none on a full disk is not seen.
+pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
+    has_tickets(&wait::open(path, false)?)
+}
+
+/// Removes the file, unless somebody stands in it: those who came later would queue in a new one, and
+/// only flock(2) would say who of the two queues is next.
+pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
+    let file = wait::open(path, false)?;
+    // Nobody draws a ticket meanwhile.
+    sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
+    if is_still_at(&file, path) && !has_tickets(&file)? {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn has_tickets(file: &File) -> io::Result<bool> {
+    let mut lock = Range { first: FIRST, length: 0 }.as_flock(libc::F_RDLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Where a length of 0 would mean "to the end of the file", there is no ticket.
+const FIRST: i64 = 1;
+
+/// Takes the next number, and locks its byte. The last number drawn stands in the file.
+fn draw(file: &File) -> Option<i64> {
+    let mut last = [0; 8];
+    // A new file is shorter, and one that somebody emptied starts again.
+    let last = match file.read_exact_at(&mut last, 0) {
+        Ok(()) => i64::from_le_bytes(last),
+        Err(_) => 0,
+    };
+    let ticket = last.checked_add(1).filter(|ticket| *ticket >= FIRST)?;
+    file.write_all_at(&ticket.to_le_bytes(), 0).ok()?;
+    Range { first: ticket, length: 1 }.lock(file, libc::F_WRLCK, false).ok()?;
+    Some(ticket)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    first: i64,
+    length: i64,
+}
+
+impl Range {
+    fn as_flock(self, kind: libc::c_int) -> libc::flock {
+        libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: self.first,
+            l_len: self.length,
+            l_pid: 0,
+        }
+    }
+
+    fn lock(self, file: &File, kind: libc::c_int, blocking: bool) -> io::Result<()> {
+        let lock = self.as_flock(kind);
+        let how =
+            if blocking { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
+        fcntl(file, how)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn enter_within(path: &Path, limit: Duration) -> Option<Turn> {
+        enter(&mut Wait::new(limit, path), path).unwrap().ok()
+    }
+
+    #[test]
+    fn one_at_a_time_and_the_next_when_it_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("turn");
+        let first = enter_within(&path, Duration::ZERO).unwrap();
+        assert!(enter_within(&path, Duration::ZERO).is_none());
+        drop(first);
+        assert!(enter_within(&path, Duration::ZERO).is_some());
+    }
+
+    #[test]
+    fn garbage_in_the_file_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("turn");
+        for content in [&[0xff_u8; 8][..], &i64::MAX.to_le_bytes(), b"abc", &[0; 100]] {
+            std::fs::write(&path, content).unwrap();
+            let turn = enter_within(&path, Duration::ZERO);
+            assert!(turn.is_some(), "{content:?}");
+            assert!(enter_within(&path, Duration::ZERO).is_none(), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_emptied_meanwhile_still_keeps_others_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("turn");
+        let turn = enter_within(&path, Duration::ZERO).unwrap();
+        std::fs::write(&path, "").unwrap();
+        // Draws the same number, which is taken, so it queues without one; the lock itself keeps
+        // exclusion, this is only about order.
+        drop(enter_within(&path, Duration::ZERO));
+        drop(turn);
+        assert!(enter_within(&path, Duration::ZERO).is_some());
+    }
+}

@@ -1,0 +1,120 @@
+//! One bounded wait for one or more flocks.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Mode;
+use super::holders::{self, Holder};
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Nested(Holder),
+    TimedOut,
+}
+
+/// A deadline that covers all flocks on the way. Nothing is set up for it until somebody is in the
+/// way, which is the rare case.
+pub(super) struct Wait<'a> {
+    deadline: Instant,
+    limit: Duration,
+    interrupt: Option<sys::Interrupt>,
+    /// Where holders have written who they are.
+    lock: &'a Path,
+}
+
+impl<'a> Wait<'a> {
+    pub(super) fn new(limit: Duration, lock: &'a Path) -> Wait<'a> {
+        Wait { deadline: Instant::now() + limit, limit, interrupt: None, lock }
+    }
+
+    /// Locks the file at `path`, which is created if need be, and makes sure that what was locked is
+    /// still the file at that path: a `delete` may have removed it while we waited.
+    pub(super) fn lock(&mut self, path: &Path, mode: Mode) -> io::Result<Result<File, Refusal>> {
+        loop {
+            let file = open(path, true)?;
+            if let Some(refusal) = self.flock(&file, mode)? {
+                return Ok(Err(refusal));
+            }
+            if is_still_at(&file, path) {
+                return Ok(Ok(file));
+            }
+        }
+    }
+
+    fn flock(&mut self, file: &File, mode: Mode) -> io::Result<Option<Refusal>> {
+        let operation = match mode {
+            Mode::Shared => libc::LOCK_SH,
+            Mode::Exclusive => libc::LOCK_EX,
+        };
+        self.until(|blocking| {
+            sys::flock(file, if blocking { operation } else { operation | libc::LOCK_NB })
+        })
+    }
+
+    /// Takes some lock, by a function that is told whether it may block.
+    pub(super) fn until(
+        &mut self,
+        take: impl Fn(bool) -> io::Result<()>,
+    ) -> io::Result<Option<Refusal>> {
+        match take(false) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            other => return other.map(|()| None),
+        }
+        // Also when it is only the turnstile that is taken: the one who stands there may be waiting
+        // for the operation that started us, which waits for us.
+        if let Some(holder) = holders::read(self.lock).into_iter().find(Holder::is_above_us) {
+            return Ok(Some(Refusal::Nested(holder)));
+        }
+        self.until_deadline(take)
+    }
+
+    fn until_deadline(
+        &mut self,
+        take: impl Fn(bool) -> io::Result<()>,
+    ) -> io::Result<Option<Refusal>> {
+        if self.limit.is_zero() {
+            return Ok(Some(Refusal::TimedOut));
+        }
+        if self.interrupt.is_none() {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            self.interrupt = Some(sys::Interrupt::after(left)?);
+        }
+        loop {
+            match take(true) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    if Instant::now() >= self.deadline {
+                        return Ok(Some(Refusal::TimedOut));
+                    }
+                }
+                other => return other.map(|()| None),
+            }
+        }
+    }
+}
+
+/// Opens a lock file. Never through a symbolic link and never anything but a regular file: the
+/// contents are written to, and opening a FIFO would block.
+pub fn open(path: &Path, create: bool) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
+}
+
+pub(super) fn is_still_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,265 @@
+//! What we write down of a container, so that the next operation on it need not find out anew: where its
+//! cgroup is, which process began it, whether it was paused through us.
+//!
+//! A record is believed only while the runtime's state directory is the very one that it was written
+//! for. Who may believe it, and what holds instead, is for the operation to say.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cgroup::bundle::PodNames;
+use cgroup::process::Process;
+use cgroup::{Hierarchies, Identity, Places, Reader, json};
+use serde::{Deserialize, Serialize};
+
+use crate::state_dir::{self, StateDir};
+
+/// What we know of a container, between two operations on it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// As it was given to the runtime: the file's name has only what a person can recognise.
+    #[serde(default)]
+    pub id: String,
+    pub cgroup: PathBuf,
+    /// Where its figures and its pod's are; finding out anew would mean to parse mountinfo, which
+    /// takes 3 ms on a node with 5000 mounts.
+    pub files: Reader,
+    pub pod_files: Option<Reader>,
+    /// Where its limits are, if not in the cgroup that its processes are in: crun can put them into
+    /// one below (`run.oci.systemd.subgroup`).
+    #[serde(default)]
+    pub limits_files: Option<Reader>,
+    /// Its directories in all hierarchies.
+    #[serde(default)]
+    pub dirs: Vec<PathBuf>,
+    pub pod: PodNames,
+    pub init: Option<Process>,
+    /// The runtime's state directory of this container; none while it is being created.
+    pub made_as: Option<Inode>,
+    /// That it was paused through us, and not resumed since: its freeze is one that was asked for.
+    #[serde(default)]
+    pub paused: bool,
+    /// Who is creating or has created it.
+    pub creator: Option<Process>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inode {
+    pub dev: u64,
+    pub ino: u64,
+    /// ext4 gives the number of a removed directory to the next one.
+    pub born: Option<SystemTime>,
+}
+
+impl Inode {
+    pub fn of(path: &Path) -> Option<Inode> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Inode { dev: metadata.dev(), ino: metadata.ino(), born: metadata.created().ok() })
+    }
+}
+
+impl Record {
+    /// Whether it is the same cgroup or one below it, in any hierarchy.
+    pub fn is_in(&self, outer: &Record) -> bool {
+        self.cgroup.starts_with(&outer.cgroup)
+            || self.dirs.iter().any(|dir| outer.dirs.iter().any(|outer| dir.starts_with(outer)))
+    }
+
+    pub fn new(
+        places: &Places,
+        leaf: Option<Identity>,
+        mounts: &Hierarchies,
+        pod: PodNames,
+    ) -> Record {
+        let files = Reader::at(mounts, places);
+        let of_leaf = leaf.map(|leaf| Reader::new(mounts, &leaf));
+        let (files, limits_files) = match of_leaf {
+            Some(of_leaf) => (of_leaf, Some(files)),
+            None => (files, None),
+        };
+        Record {
+            id: String::new(),
+            cgroup: places.named().as_path().to_owned(),
+            files,
+            pod_files: places.pod().map(|pod| Reader::at(mounts, &pod)),
+            limits_files,
+            dirs: mounts.dirs_at(places),
+            pod,
+            init: None,
+            made_as: None,
+            paused: false,
+            creator: None,
+        }
+    }
+
+    /// `None` of one that is missing, torn or of another version: the runtime's own state is read instead.
+    pub fn read(path: &Path) -> Option<Record> {
+        serde_json::from_str(&json::read_text(path).ok()?).ok()
+    }
+
+    /// Whole or not at all: readers take no lock.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        if let Some(state) = directory.parent() {
+            state_dir::make_private(state)?;
+        }
+        state_dir::make_private(directory)?;
+        let next = unfinished(path);
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            // A FIFO in its place must not block us.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(&next)
+            .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
+            .and_then(|()| std::fs::rename(&next, path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&next);
+        }
+        written
+    }
+}
+
+/// Our record of some container, found without the runtime's root: a hook is told only the id.
+#[derive(Debug)]
+pub struct Recorded {
+    record: Record,
+    path: PathBuf,
+}
+
+impl Recorded {
+    /// Under whatever roots there are containers of this id.
+    pub fn of_id(state: &StateDir, id: &OsStr) -> Vec<Recorded> {
+        if id.is_empty() {
+            return Vec::new();
+        }
+        let begins = format!("{}-", state_dir::readable(id));
+        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
+        let named = files.filter(|file| file.file_name().as_bytes().starts_with(begins.as_bytes()));
+        let paths = named.map(|file| file.path());
+        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
+        paths
+            .filter_map(|path| Some(Recorded { record: Record::read(&path)?, path }))
+            .filter(|recorded| recorded.record.id == known_as(id))
+            .collect()
+    }
+
+    /// All that there are.
+    pub fn all(state: &StateDir) -> Vec<Recorded> {
+        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
+        let paths = files.map(|file| file.path());
+        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
+        paths.filter_map(|path| Some(Recorded { record: Record::read(&path)?, path })).collect()
+    }
+
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    pub fn init(&self) -> Option<Process> {
+        self.record.init
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a directory of its cgroup's is there.
+    pub(crate) fn has_a_cgroup(&self) -> bool {
+        self.record.dirs.iter().any(|dir| dir.is_dir())
+    }
+
+    pub fn cgroup(&self) -> Option<Identity> {
+        Identity::new(&self.record.cgroup)
+    }
+
+    pub fn pod(&self) -> &PodNames {
+        &self.record.pod
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.record.paused
+    }
+
+    /// Whether the container runs, or is being made.
+    pub fn is_in_use(&self) -> bool {
+        let Record { init, creator, .. } = self.record;
+        [init, creator].into_iter().flatten().any(Process::is_alive)
+    }
+
+    pub fn forget(&self) {
+        remove(&self.path);
+    }
+}
+
+/// Whether a container of this id was paused through us, and not resumed since.
+pub fn is_paused_on_record(state: &StateDir, id: &OsStr) -> bool {
+    Recorded::of_id(state, id).iter().any(|recorded| recorded.is_paused() && recorded.is_in_use())
+}
+
+/// An id in a record. Runtimes take only plain ones.
+pub fn known_as(id: &OsStr) -> String {
+    id.to_string_lossy().into_owned()
+}
+
+/// An id that is not one name would lead out of the root; no runtime accepts it.
+pub fn plain(id: &OsStr) -> &OsStr {
+    let is_one_name = Path::new(id).file_name() == Some(id);
+    if is_one_name { id } else { OsStr::new("-") }
+}
+
+/// The root is part of it, resolved: docker names its own through /var/run, which is a link.
+pub fn path(state: &StateDir, runtime_state: &Path) -> PathBuf {
+    let resolved = runtime_state.parent().and_then(resolve);
+    let path = match (resolved, runtime_state.file_name()) {
+        (Some(root), Some(id)) => root.join(id),
+        _ => runtime_state.to_owned(),
+    };
+    state.containers().join(format!("{}.json", state_dir::file_name(path.as_os_str())))
+}
+
+/// As far as it is there: the first `create` makes the root, and those after it must come to the same.
+fn resolve(root: &Path) -> Option<PathBuf> {
+    let root = std::path::absolute(root).ok()?;
+    root.ancestors().find_map(|there| {
+        let rest = root.strip_prefix(there).ok()?;
+        Some(std::fs::canonicalize(there).ok()?.join(rest))
+    })
+}
+
+/// A record of a container that is gone, and what was begun of the next one.
+pub fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_file(unfinished(path));
+}
+
+/// One name per container, so that of many writers that were killed one file is left and not many.
+/// Two at once, which only a lock that timed out allows, can spoil a record, no more: the runtime's
+/// own state is read instead.
+pub fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_behind_a_link_is_the_same_before_and_after_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().join("real");
+        let link = dir.path().join("link");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let before = resolve(&link.join("a/b"));
+        std::fs::create_dir_all(real.join("a/b")).unwrap();
+        assert_eq!(before, resolve(&link.join("a/b")));
+        assert_eq!(before, std::fs::canonicalize(real.join("a/b")).ok());
+    }
+}

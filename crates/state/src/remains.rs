@@ -1,0 +1,160 @@
+//! What operations that were killed, and containers that are gone, have left in our state directory;
+//! for whoever looks after a node rather than after one container.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::lock::{Acquired, Holder, LockFiles, Mode};
+use crate::record::Recorded;
+use crate::state_dir::{self, StateDir};
+use crate::{intent, lock};
+use cgroup::bundle::PodNames;
+use cgroup::process::Process;
+use cgroup::{Freezer, Identity};
+
+/// A file of ours that is younger may be of an operation that has just begun.
+const IS_OLD: Duration = Duration::from_secs(60);
+
+/// A note of an operation that did not live to take it back.
+#[derive(Debug)]
+pub struct Unfinished {
+    pub note: PathBuf,
+    /// The verb and the container; `None` of a file that is no note.
+    pub operation: Option<String>,
+    pub pid: i32,
+    pub cgroup: Option<Identity>,
+    pub freezer: Freezer,
+    pub age: Option<Duration>,
+}
+
+/// Every such note.
+pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
+    let left = intent::all_left(state).into_iter();
+    left.map(|left| {
+        let age = age(&left.path);
+        let Some((operation, pid, cgroup, files)) = left.note else {
+            let (freezer, cgroup) = (Freezer::Unknown, None);
+            return Unfinished { note: left.path, operation: None, pid: 0, cgroup, freezer, age };
+        };
+        let cgroup = Identity::new(&cgroup);
+        let freezer = files.freezer();
+        Unfinished { note: left.path, operation: Some(operation), pid, cgroup, freezer, age }
+    })
+    .collect()
+}
+
+/// Undoes what they have left frozen, as the next operation on the cgroup would, under its lock.
+/// Says what was done.
+pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<String>, String> {
+    let directory = state.locks().map_err(|error| error.to_string())?;
+    let files = LockFiles::of(cgroup, &directory);
+    match files.acquire(Mode::Exclusive, wait, None) {
+        Acquired::Held(guard) => {
+            let said = intent::recover(state, cgroup, || is_paused(state, cgroup));
+            drop(guard);
+            Ok(said)
+        }
+        Acquired::TimedOut { holders } => {
+            let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            Err(format!("the cgroup is in use: {}", holders.join(", ")))
+        }
+        Acquired::Nested(holder) => Err(format!("the cgroup is in use: {holder}")),
+        Acquired::Unavailable(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a pause through us holds.
+pub fn is_paused(state: &StateDir, cgroup: &Identity) -> bool {
+    let recorded = Recorded::all(state).into_iter();
+    recorded.filter(|it| it.cgroup().as_ref() == Some(cgroup)).any(|it| it.is_paused())
+}
+
+/// A container that was made through us.
+#[derive(Debug)]
+pub struct Known {
+    pub id: String,
+    pub cgroup: Option<Identity>,
+    pub pod: PodNames,
+    pub init: Option<Process>,
+    pub paused: bool,
+}
+
+/// Our records, of those that are gone as well.
+pub fn known(state: &StateDir) -> Vec<Known> {
+    let recorded = Recorded::all(state).into_iter();
+    recorded
+        .map(|it| Known {
+            id: it.id().to_owned(),
+            cgroup: it.cgroup(),
+            pod: it.pod().clone(),
+            init: it.init(),
+            paused: it.is_paused(),
+        })
+        .collect()
+}
+
+/// Locks that nobody holds of cgroups that are gone, and records of such containers.
+pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
+    let names: HashSet<String> =
+        cgroups.iter().map(|it| state_dir::file_name(it.as_path().as_os_str())).collect();
+    let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
+    let files = files.map(|file| file.path());
+    let is_of_none = |path: &PathBuf| {
+        let is_ours = matches!(path.extension().and_then(OsStr::to_str), Some("lock" | "turn"));
+        let name = path.file_stem().and_then(OsStr::to_str);
+        is_ours && name.is_some_and(|name| !names.contains(name))
+    };
+    let locks = files.filter(is_of_none).filter(|path| is_old(path) && is_free(path));
+    let records = Recorded::all(state).into_iter().filter(is_of_the_past);
+    locks.chain(records.map(|it| it.path().to_owned())).collect()
+}
+
+/// Those who have held a lock for at least so long, and the file of it.
+pub fn held(state: &StateDir, at_least: Duration) -> Vec<(PathBuf, Holder)> {
+    let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
+    let locks = files.map(|file| file.path());
+    let locks = locks.filter(|path| path.extension() == Some(OsStr::new("lock")));
+    let holders = locks.flat_map(|path| {
+        let holders = LockFiles::at(&path).holders().into_iter();
+        holders.map(move |holder| (path.clone(), holder))
+    });
+    holders.filter(|(_, holder)| holder.held_for() >= at_least).collect()
+}
+
+fn is_of_the_past(recorded: &Recorded) -> bool {
+    !recorded.is_in_use() && !recorded.has_a_cgroup() && is_old(recorded.path())
+}
+
+/// Removes such a file, unless it has come into use meanwhile.
+pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), String> {
+    if path.extension() == Some(OsStr::new("json")) {
+        let mut records = Recorded::all(state).into_iter();
+        let record = records.find(|it| it.path() == path && is_of_the_past(it));
+        return record.map(|it| it.forget()).ok_or_else(|| "is in use".to_owned());
+    }
+    let files = LockFiles::at(path);
+    match files.acquire(Mode::Exclusive, Duration::ZERO, None) {
+        Acquired::Held(guard) => {
+            guard.retire();
+            Ok(())
+        }
+        Acquired::Unavailable(error) => Err(error.to_string()),
+        Acquired::Nested(_) | Acquired::TimedOut { .. } => Err("is in use".to_owned()),
+    }
+}
+
+fn is_free(path: &Path) -> bool {
+    lock::open(path, false)
+        .is_ok_and(|file| sys::flock(&file, libc::LOCK_SH | libc::LOCK_NB).is_ok())
+}
+
+fn is_old(path: &Path) -> bool {
+    age(path).is_some_and(|age| age > IS_OLD)
+}
+
+fn age(path: &Path) -> Option<Duration> {
+    let written = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
+    SystemTime::now().duration_since(written).ok()
+}

@@ -1,0 +1,656 @@
+//! Every raw system call that nix does not offer safely, and nothing else.
+//!
+//! Every other crate denies unsafe code. What is here: starting the runtime as a child that is
+//! as close to a bare start as can be, replacing ourselves by it, dying of the signal it died of,
+//! and a timer that interrupts a blocking flock.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+
+/// Turns the -1 of a system call into the error that it stands for.
+fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// What the runtime is started with. Everything is laid out before the fork, since a child that
+/// shares our memory may not allocate.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    pub program: &'a CStr,
+    pub argv: &'a [CString],
+    pub env: &'a mut [CString],
+    /// The entry of `env` that must name the child's own pid: `LISTEN_PID=` and ten digits.
+    pub listen_pid: Option<usize>,
+    pub stdout: Option<BorrowedFd<'a>>,
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// The signal mask that we were started with.
+    pub mask: &'a SigSet,
+    /// The action of SIGCHLD that we were started with.
+    pub sigchld: &'a SavedAction,
+}
+
+/// The action of a signal as it was before we changed it.
+#[derive(Clone, Copy)]
+pub struct SavedAction {
+    signal: libc::c_int,
+    action: libc::sigaction,
+}
+
+impl std::fmt::Debug for SavedAction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SavedAction").field("signal", &self.signal).finish_non_exhaustive()
+    }
+}
+
+impl SavedAction {
+    /// Puts the action back. Async-signal-safe.
+    pub fn restore(&self) {
+        // SAFETY: `action` was filled in by sigaction for the same signal, and a null old action is
+        // allowed.
+        unsafe { libc::sigaction(self.signal, &self.action, std::ptr::null_mut()) };
+    }
+}
+
+/// Gives SIGCHLD its default action: with the ignored one that a caller may have left us, the
+/// kernel would reap the runtime before we could read its status.
+pub fn default_sigchld() -> io::Result<SavedAction> {
+    swap_action(libc::SIGCHLD, libc::SIG_DFL)
+}
+
+/// What SIGPIPE and SIGXFSZ did when we were started.
+static WRITE_SIGNALS: OnceLock<[SavedAction; 2]> = OnceLock::new();
+
+/// From here on a write of ours that fails is an error that we pass over, not our death: neither a
+/// caller that closed the pipe nor a limit on file sizes is to cost anybody a container. The runtime
+/// finds both signals as the caller left them.
+pub fn ignore_write_signals() {
+    let ignore = |signal| swap_action(signal, libc::SIG_IGN);
+    if let (Ok(pipe), Ok(size)) = (ignore(libc::SIGPIPE), ignore(libc::SIGXFSZ)) {
+        // Only the first time it is the caller's choice.
+        let _ = WRITE_SIGNALS.set([pipe, size]);
+    }
+}
+
+/// Async-signal-safe.
+fn restore_write_signals() {
+    for saved in WRITE_SIGNALS.get().into_iter().flatten() {
+        saved.restore();
+    }
+}
+
+/// Whether a limit on file sizes is set; it holds for anonymous files, too.
+pub fn file_size_is_limited() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` lives across the call.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    limit.rlim_cur != libc::RLIM_INFINITY
+}
+
+fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<SavedAction> {
+    // SAFETY: an all-zero sigaction is valid: no flags, empty mask, the default action.
+    let (mut new, mut old): (libc::sigaction, libc::sigaction) = unsafe { std::mem::zeroed() };
+    new.sa_sigaction = handler;
+    // SAFETY: both point to initialised sigactions that live across the call; `handler` is SIG_DFL
+    // or `noop` below, which may run at any time.
+    cvt(unsafe { libc::sigaction(signal, &new, &mut old) })?;
+    Ok(SavedAction { signal, action: old })
+}
+
+/// Starts the runtime as a child that is killed when we die. Returns its pid once the exec has
+/// succeeded.
+///
+/// std's `Command` would not do: it empties the signal mask and resets SIGPIPE in the child, where a
+/// bare run inherits both from the caller, and it cannot write the child's own pid into LISTEN_PID.
+///
+/// As vfork does it: until its exec the child lives in our memory and we stand still. To copy the
+/// page tables, and then every page that either of the two writes to, took a tenth of a millisecond.
+///
+/// Must be called from the main thread: PR_SET_PDEATHSIG fires at the end of the thread that forked.
+/// No signal may have a handler that does more than return, as the child would run it in our memory.
+pub fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
+    // Tells the child whether we are still alive. And to pass on what the runtime says and to record
+    // its end takes as many descriptors: where there are none left, the caller is to find out while it
+    // can still become the runtime.
+    let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let argv = pointers(launch.argv.iter().map(|s| s.as_ptr()));
+    let mut env = pointers(launch.env.iter().map(|s| s.as_ptr()));
+    // The child writes a shorter string over it, which must not be freed as a CString.
+    let mut entry =
+        launch.listen_pid.map(|at| std::mem::take(&mut launch.env[at]).into_bytes_with_nul());
+    let listen_pid = entry.as_mut().map(|entry| entry.as_mut_ptr());
+    if let (Some(at), Some(entry)) = (launch.listen_pid, listen_pid) {
+        env[at] = entry.cast();
+    }
+    let mut stack = vec![MaybeUninit::<Frame>::uninit(); STACK_BYTES / size_of::<Frame>()];
+    let parent = [alive.as_raw_fd(), ours.as_raw_fd()];
+    let mut child = Child { launch, argv: &argv, env: &env, listen_pid, parent, failed: 0 };
+    // SAFETY: the stack is aligned, large enough for a few calls of libc, and nobody else's.
+    // CLONE_VFORK lets us go on only when the child has executed the runtime or has ended, so all
+    // that it borrows outlives it and there is nobody to race with; its descriptors, signal mask and
+    // signal actions are copies.
+    let pid = cvt(unsafe {
+        libc::clone(
+            run_child,
+            stack.as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut child).cast(),
+        )
+    })?;
+    // SAFETY: `child` is alive. Volatile, since another process has written it.
+    match unsafe { (&raw const child.failed).read_volatile() } {
+        0 => Ok(pid),
+        errno => {
+            let _ = wait(pid, 0);
+            Err(io::Error::from_raw_os_error(errno))
+        }
+    }
+}
+
+/// What stacks are aligned to.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct Frame {
+    _bytes: [u8; 16],
+}
+
+const STACK_BYTES: usize = 64 * 1024;
+
+/// What the child of [`spawn`] works on.
+struct Child<'a> {
+    launch: &'a Launch<'a>,
+    argv: &'a [*const libc::c_char],
+    env: &'a [*const libc::c_char],
+    listen_pid: Option<*mut u8>,
+    /// Both ends of a pipe that nobody else has: the one to read from, the one to write to.
+    parent: [RawFd; 2],
+    /// The errno of what failed.
+    failed: libc::c_int,
+}
+
+extern "C" fn run_child(child: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `spawn` passes its `Child` and does not touch it meanwhile.
+    unsafe {
+        let child = &mut *child.cast::<Child<'_>>();
+        child.failed = exec_in_child(child);
+        // Runs no destructor of the parent's.
+        libc::_exit(127);
+    }
+}
+
+fn pointers(strings: impl Iterator<Item = *const libc::c_char>) -> Vec<*const libc::c_char> {
+    strings.chain(std::iter::once(std::ptr::null())).collect()
+}
+
+/// Returns the errno of what failed.
+fn exec_in_child(child: &Child<'_>) -> libc::c_int {
+    let launch = child.launch;
+    // SAFETY: only async-signal-safe calls on memory that was laid out before the fork. `listen_pid`
+    // points to "LISTEN_PID=" and eleven bytes, as `write_pid` needs. From where the mask is the
+    // caller's, a signal ends or stops the child or is ignored: whatever had a handler when we were
+    // executed has lost it, and we set none but `noop`.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if has_died(child.parent) {
+            libc::_exit(127);
+        }
+        if let Some(entry) = child.listen_pid {
+            write_pid(entry.add(c"LISTEN_PID=".count_bytes()), libc::getpid() as u32);
+        }
+        for (from, to) in
+            [(launch.stdout, libc::STDOUT_FILENO), (launch.stderr, libc::STDERR_FILENO)]
+        {
+            let failed = from.is_some_and(|from| libc::dup2(from.as_raw_fd(), to) == -1);
+            if failed {
+                return *libc::__errno_location();
+            }
+        }
+        launch.sigchld.restore();
+        restore_write_signals();
+        libc::sigprocmask(libc::SIG_SETMASK, launch.mask.as_ref(), std::ptr::null_mut());
+        libc::execve(launch.program.as_ptr(), child.argv.as_ptr(), child.env.as_ptr());
+        *libc::__errno_location()
+    }
+}
+
+/// Whether the parent died before PR_SET_PDEATHSIG took effect: a process that ends closes its files
+/// before it signals its children. Not by getppid, which is 0 in another pid namespace than the parent's.
+///
+/// # Safety
+/// To be called in the child of [`spawn`], with its copies of both ends.
+unsafe fn has_died([alive, ours]: [RawFd; 2]) -> bool {
+    let mut hang_up = libc::pollfd { fd: alive, events: 0, revents: 0 };
+    // SAFETY: `hang_up` lives across the call; the end that is closed is the child's own copy.
+    unsafe {
+        libc::close(ours);
+        libc::poll(&mut hang_up, 1, 0);
+    }
+    hang_up.revents & libc::POLLHUP != 0
+}
+
+/// Writes `pid` in decimal and a NUL over the ten digits at `at`.
+///
+/// # Safety
+/// `at` must point to at least eleven writable bytes.
+unsafe fn write_pid(at: *mut u8, pid: u32) {
+    let mut digits = [0u8; 10];
+    let (mut rest, mut count) = (pid, 0);
+    loop {
+        digits[count] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        count += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    for place in 0..count {
+        // SAFETY: at most ten digits, as the caller promises.
+        unsafe { at.add(place).write(digits[count - 1 - place]) };
+    }
+    // SAFETY: the eleventh byte at the latest.
+    unsafe { at.add(count).write(0) };
+}
+
+unsafe extern "C" {
+    static environ: *const *const libc::c_char;
+}
+
+/// For the runtime and what it calls. Must be called while there is no other thread.
+pub fn set_variable(name: &str, value: &std::ffi::OsStr) {
+    // SAFETY: nobody else reads or writes the environment.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// The environment byte for byte; std's iterator leaves out entries without `=`.
+pub fn environment() -> Vec<CString> {
+    let mut entries = Vec::new();
+    // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer,
+    // and nobody changes it meanwhile.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            entries.push(CStr::from_ptr(*at).to_owned());
+            at = at.add(1);
+        }
+    }
+    entries
+}
+
+/// Whether an error of [`spawn`] is about the program, so that [`exec`] has it, too.
+pub fn is_of_exec(error: &io::Error) -> bool {
+    let about_the_program =
+        [libc::ENOENT, libc::EACCES, libc::EPERM, libc::ENOEXEC, libc::ENOTDIR, libc::ELOOP];
+    error.raw_os_error().is_some_and(|errno| about_the_program.contains(&errno))
+}
+
+/// Replaces this process by the runtime; returns only if that failed.
+pub fn exec(program: &CStr, argv: &[CString]) -> io::Error {
+    let argv = pointers(argv.iter().map(|s| s.as_ptr()));
+    restore_write_signals();
+    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; nobody changes
+    // `environ` meanwhile, as there is no other thread.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
+    let error = io::Error::last_os_error();
+    ignore_write_signals();
+    error
+}
+
+/// Ends this process without running destructors or atexit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: always sound; everything that must reach a file was written with write(2).
+    unsafe { libc::_exit(code) }
+}
+
+/// Ends this process by `signal`, as its child was, so that the caller's wait status is the one of a
+/// bare run; without a second core file.
+pub fn die_of(signal: i32) -> ! {
+    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain calls on live locals; `set` is initialised by sigemptyset before use.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::kill(libc::getpid(), signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        // The shell's convention, should the signal not have killed us.
+        libc::_exit(128 + signal)
+    }
+}
+
+/// Sends any signal, real-time ones too, which nix's enum lacks.
+pub fn kill(pid: libc::pid_t, signal: i32) {
+    // SAFETY: no memory is involved. A child that is gone already is not an error to anyone.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// What wait(2) says of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    Running,
+    /// By this signal.
+    Stopped(i32),
+    Exited(i32),
+    Killed(i32),
+}
+
+/// waitpid(2); nix's refuses the status of a child that died of a real-time signal.
+pub fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
+    let mut status = 0;
+    // SAFETY: `status` lives across the call.
+    let waited = cvt(unsafe { libc::waitpid(pid, &mut status, options) })?;
+    Ok(if waited == 0 {
+        Wait::Running
+    } else if libc::WIFEXITED(status) {
+        Wait::Exited(libc::WEXITSTATUS(status))
+    } else if libc::WIFSIGNALED(status) {
+        Wait::Killed(libc::WTERMSIG(status))
+    } else if libc::WIFSTOPPED(status) {
+        Wait::Stopped(libc::WSTOPSIG(status))
+    } else {
+        Wait::Running
+    })
+}
+
+/// Whatever we wait for by then, as long as a signal that kills can end it.
+pub fn end_ourselves_after(limit: Duration) {
+    let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    // SAFETY: the default action is no handler of ours, and alarm takes a number.
+    unsafe {
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(seconds);
+    }
+    unblock(libc::SIGALRM);
+}
+
+/// Lets a thread go on that we trace, with the signal that it has stopped for, if it was that. False of
+/// one that has not stopped; true of one that is gone, whose parent may now hear of it.
+pub fn stop_tracing(tid: libc::pid_t) -> bool {
+    let mut status = 0;
+    // SAFETY: `status` lives across the call.
+    let waited = unsafe { libc::waitpid(tid, &mut status, libc::WNOHANG | libc::__WALL) };
+    if waited == 0 {
+        return false;
+    }
+    let is_for_a_signal = waited > 0 && status >> 16 != libc::PTRACE_EVENT_STOP;
+    if waited > 0 && !libc::WIFSTOPPED(status) {
+        return true;
+    }
+    let signal = if is_for_a_signal { libc::WSTOPSIG(status) } else { 0 };
+    // SAFETY: this request reads no memory of ours; its last argument is a number.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, libc::c_long::from(signal)) };
+    true
+}
+
+/// Stops this process as its child was stopped; returns when it is continued. The caller passes the
+/// SIGCONT on: where signals are blocked it is taken here, or the child would be sent it twice.
+pub fn stop_ourselves() {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `set` is initialised by sigemptyset before use and lives across the calls, as does
+    // `now`; the null info is allowed.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGCONT);
+        libc::kill(libc::getpid(), libc::SIGSTOP);
+        libc::sigtimedwait(&set, std::ptr::null_mut(), &now);
+    }
+}
+
+/// Opens /dev/null over those of the descriptors 0 to 2 that the caller left closed, closed on
+/// exec: else a file of ours could become what the runtime takes for its stderr, and what we write
+/// to fd 2 could end in a lock file. The child still finds them closed.
+pub fn occupy_closed_stdio() {
+    for fd in 0..=2 {
+        // SAFETY: F_GETFD only reads; open takes the lowest free number, which is `fd`, since the
+        // ones below are taken by now.
+        unsafe {
+            if libc::fcntl(fd, libc::F_GETFD) == -1 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// As many descriptors as this process may have.
+pub fn allow_more_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}
+
+/// `struct sched_attr` as sched_setattr(2) has had it since Linux 3.14.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SchedAttr {
+    pub size: u32,
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Of a fair thread its slice in ns, since Linux 6.12.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// The scheduling class of a thread; 0 is the calling one.
+pub fn sched_attr(tid: libc::pid_t) -> io::Result<SchedAttr> {
+    let mut attr = SchedAttr::default();
+    let size = size_of::<SchedAttr>();
+    // SAFETY: the kernel writes at most `size` bytes into `attr`, which lives across the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &mut attr, size, 0) };
+    cvt(result as libc::c_int).map(|_| attr)
+}
+
+pub fn set_sched_attr(tid: libc::pid_t, attr: &SchedAttr) -> io::Result<()> {
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, ..*attr };
+    // SAFETY: the kernel reads `attr.size` bytes, and it lives across the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &attr, 0) };
+    cvt(result as libc::c_int).map(|_| ())
+}
+
+/// How many CPUs there are to run on; never less than one.
+pub fn online_cpus() -> u64 {
+    // SAFETY: sysconf only reads.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u64::try_from(count).unwrap_or(1).max(1)
+}
+
+/// An anonymous file, closed on exec, that can be sealed.
+pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
+    let create = |flags| -> io::Result<OwnedFd> {
+        // SAFETY: `name` is NUL-terminated.
+        let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
+        // SAFETY: a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
+    // complain about callers that do not say whether theirs are. Older ones do not know the flag.
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    match create(flags | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags),
+        created => created,
+    }
+}
+
+/// fork(2); gives the child's pid, and none in the child, which is to end with [`exit_now`] and may
+/// outlive us. There must be no second thread, whose locks the child would find taken.
+pub fn fork() -> io::Result<Option<libc::pid_t>> {
+    // SAFETY: this program has one thread.
+    let pid = cvt(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+extern "C" fn noop(_: libc::c_int) {}
+
+/// How often the timer fires again after its deadline: a tick that fell just before the flock call
+/// interrupts nothing, the next one does.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Interrupts blocking system calls with EINTR once `after` has passed, until dropped.
+///
+/// flock has no timeout. setitimer would do, but it would take away an alarm that the caller set
+/// before it executed us, and its timer survives exec; a POSIX timer does neither.
+#[derive(Debug)]
+pub struct Interrupt {
+    timer: libc::timer_t,
+    action: SavedAction,
+    mask: SigSet,
+}
+
+impl Interrupt {
+    pub fn after(after: Duration) -> io::Result<Interrupt> {
+        // The last real-time signal: nothing that a caller would send to a runtime.
+        let signal = libc::SIGRTMAX();
+        let action = swap_action(signal, noop as *const () as libc::sighandler_t)?;
+        // SAFETY: an all-zero sigevent is valid and completed below; the timer's id is written by
+        // timer_create before it is used.
+        let timer = unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_SIGNAL;
+            event.sigev_signo = signal;
+            let mut timer: libc::timer_t = std::mem::zeroed();
+            match cvt(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)) {
+                Ok(_) => timer,
+                Err(error) => {
+                    action.restore();
+                    return Err(error);
+                }
+            }
+        };
+        let interrupt = Interrupt { timer, action, mask: unblock(signal) };
+        interrupt.arm(after)?;
+        Ok(interrupt)
+    }
+
+    fn arm(&self, after: Duration) -> io::Result<()> {
+        // A value of zero would disarm the timer.
+        let first = after.max(Duration::from_nanos(1));
+        let spec = libc::itimerspec { it_interval: timespec(TICK), it_value: timespec(first) };
+        // SAFETY: the timer exists until drop; a null old value is allowed.
+        cvt(unsafe { libc::timer_settime(self.timer, 0, &spec, std::ptr::null_mut()) })?;
+        Ok(())
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        // SAFETY: the timer was created by `after` and is deleted once. A tick that is still pending
+        // is delivered to `noop` before the mask and action of the caller come back.
+        unsafe { libc::timer_delete(self.timer) };
+        let _ = self.mask.thread_set_mask();
+        self.action.restore();
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: duration.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(duration.subsec_nanos() as i32),
+    }
+}
+
+/// Unblocks one signal, real-time ones included; returns the mask as it was.
+fn unblock(signal: libc::c_int) -> SigSet {
+    // SAFETY: both sets are initialised by the calls before they are read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, &mut old);
+        SigSet::from_sigset_t_unchecked(old)
+    }
+}
+
+/// flock(2) on `file`; nix's guard would panic when unlocking fails.
+pub fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` is borrowed.
+    cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
+}
+
+/// Closes every descriptor but these.
+pub fn close_all_but(keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep.iter().map(|fd| *fd as libc::c_uint) {
+        if first < fd {
+            close_range(first, fd - 1);
+        }
+        first = fd + 1;
+    }
+    close_range(first, libc::c_uint::MAX);
+}
+
+/// For kernels before 5.9, which do not close ranges: as many as a process usually may have.
+const DESCRIPTORS: libc::c_uint = 65_536;
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: whoever owns one of them does not use or drop it before the end of this process, which
+    // its caller sees to.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) == -1 {
+            (first..=last.min(DESCRIPTORS)).for_each(|fd| {
+                libc::close(fd as libc::c_int);
+            });
+        }
+    }
+}
+
+/// The name of a section in every binary of ours. A copy of another version, installed as `runc`,
+/// has another inode and other contents; without this mark two copies could execute each other for
+/// ever.
+pub const MARK: &str = ".frostlock";
+
+#[used]
+#[unsafe(link_section = ".frostlock")]
+static MARKED: [u8; 9] = *b"frostlock";
+
+/// Takes a descriptor that the kernel has just given us in a message.
+pub fn own(received: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
+    unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_anonymous_file_is_not_executable_where_the_kernel_knows_the_difference() {
+        let mode = std::fs::File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
+        let knows = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+        assert_eq!(mode.mode() & 0o111 == 0, knows, "{:o}", mode.mode());
+    }
+
+    #[test]
+    fn a_parent_that_has_closed_its_end_has_died() {
+        let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let child_copy = || ours.try_clone().unwrap().into_raw_fd();
+        // SAFETY: the end that is closed is a copy that nobody owns.
+        let has_died = |copy| unsafe { has_died([alive.as_raw_fd(), copy]) };
+        assert!(!has_died(child_copy()));
+        let last = child_copy();
+        drop(ours);
+        // A child of another test may have one more until its exec.
+        let pause = || std::thread::sleep(Duration::from_millis(1));
+        assert!(has_died(last) || (0..1000).any(|_| has_died(-1) || (pause(), false).1));
+    }
+}
