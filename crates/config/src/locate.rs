@@ -14,6 +14,11 @@ const DEFAULT_RUNTIMES: &[&str] = &["runc", "crun"];
 
 const LINK_PREFIX: &str = "frostlock-";
 
+/// The name of a section in every binary of ours (src/main.rs). A copy of another version, installed as
+/// `runc`, has another inode and other contents; without this mark two copies could execute each other
+/// for ever.
+const MARK: &str = ".frostlock";
+
 /// Why there is no runtime to run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRuntime {
@@ -211,7 +216,7 @@ fn carries_mark(file: &File) -> Option<bool> {
     let length = file.read_at(names, offset).ok()?;
     // As text, since std searches that by the word and bytes one by one.
     let names = String::from_utf8_lossy(&names[..length]);
-    Some(names.contains(&format!("\0{}\0", sys::MARK)))
+    Some(names.contains(&format!("\0{}\0", MARK)))
 }
 
 #[cfg(test)]
@@ -247,6 +252,24 @@ mod tests {
         assert_eq!(Choice { argv0: OsStr::new("frostlock"), ..link }.find(), Ok(three));
     }
 
+    /// The shortest ELF file with a section of our name: a header, that of the section that holds the
+    /// names, and the names.
+    fn marked(path: &Path) -> PathBuf {
+        let (header, section) = (0x40_u16, 0x40_u16);
+        let names = format!("\0{MARK}\0");
+        let mut file = vec![0_u8; usize::from(header + section)];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[0x28..0x30].copy_from_slice(&u64::from(header).to_le_bytes());
+        file[0x3a..0x3c].copy_from_slice(&section.to_le_bytes());
+        file[0x3c..0x3e].copy_from_slice(&1_u16.to_le_bytes());
+        file[0x58..0x60].copy_from_slice(&u64::from(header + section).to_le_bytes());
+        file[0x60..0x68].copy_from_slice(&(names.len() as u64).to_le_bytes());
+        file.extend_from_slice(names.as_bytes());
+        std::fs::write(path, file).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_owned()
+    }
+
     #[test]
     fn ourselves_under_the_runtimes_name_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
@@ -254,7 +277,7 @@ mod tests {
             (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
         std::fs::create_dir(&first).unwrap();
         std::fs::create_dir(&second).unwrap();
-        let own = std::env::current_exe().unwrap();
+        let own = marked(&dir.path().join("frostlock"));
         symlink(&own, first.join("zrunc")).unwrap();
         std::fs::copy(&own, second.join("zrunc")).unwrap();
         let real = program(&third.join("zrunc"));

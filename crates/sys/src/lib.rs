@@ -611,15 +611,6 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) {
     }
 }
 
-/// The name of a section in every binary of ours. A copy of another version, installed as `runc`,
-/// has another inode and other contents; without this mark two copies could execute each other for
-/// ever.
-pub const MARK: &str = ".frostlock";
-
-#[used]
-#[unsafe(link_section = ".frostlock")]
-static MARKED: [u8; 9] = *b"frostlock";
-
 /// Takes a descriptor that the kernel has just given us in a message.
 pub fn own(received: RawFd) -> OwnedFd {
     // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
