@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::runtime::Stdio;
+use crate::runtime::Outputs;
 use crate::runtime_log;
 
 /// How long a caller that does not read what the runtime said may keep us.
@@ -54,13 +54,12 @@ impl Capture {
         Ok(Capture { stdout: out.map(File::from), stderr: err.map(File::from), joined })
     }
 
-    pub(crate) fn stdout(&self) -> Stdio<'_> {
-        self.stdout.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(crate) fn stderr(&self) -> Stdio<'_> {
-        let file = if self.joined { &self.stdout } else { &self.stderr };
-        file.as_ref().map(AsFd::as_fd)
+    pub(crate) fn outputs(&self) -> Outputs<'_> {
+        let stderr = if self.joined { &self.stdout } else { &self.stderr };
+        Outputs {
+            stdout: self.stdout.as_ref().map(AsFd::as_fd),
+            stderr: stderr.as_ref().map(AsFd::as_fd),
+        }
     }
 
     /// Drops what an earlier attempt has written.

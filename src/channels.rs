@@ -12,7 +12,7 @@ use crate::complaint;
 use crate::console::Console;
 use crate::invocation::{Globals, Invocation, LogFormat, Verb};
 use crate::outcome::Exit;
-use crate::runtime::Stdio;
+use crate::runtime::Outputs;
 use crate::runtime_log::{self, RuntimeLog};
 use crate::stdin;
 use cgroup::RuntimeKind;
@@ -65,7 +65,7 @@ impl Channels {
             stdin: None,
             said,
             leaks: true,
-            is_in_foreground: is_in_foreground(invocation),
+            is_in_foreground: invocation.stays_in_foreground(),
             complaint: None,
         };
         let mut args = args.to_vec();
@@ -115,12 +115,8 @@ impl Channels {
         }
     }
 
-    pub(crate) fn stdout(&self) -> Stdio<'_> {
-        self.said.stdout()
-    }
-
-    pub(crate) fn stderr(&self) -> Stdio<'_> {
-        self.said.stderr()
+    pub(crate) fn outputs(&self) -> Outputs<'_> {
+        self.said.outputs()
     }
 
     /// Takes back what the attempt before has left.
@@ -214,10 +210,6 @@ fn may_have_opened_its_log(is_in_foreground: bool, exit: Exit) -> bool {
         Exit::Code(126 | 127) | Exit::NotStarted => false,
         Exit::Code(_) | Exit::Signal(_) => true,
     }
-}
-
-fn is_in_foreground(invocation: &Invocation) -> bool {
-    matches!(invocation.verb, Verb::Run | Verb::Restore | Verb::Exec) && !invocation.detach
 }
 
 /// Of these a container inherits stdio; what it writes is not ours to hold. With a console socket it

@@ -12,6 +12,7 @@ pub mod hook;
 pub mod invocation;
 pub mod lift;
 pub mod outcome;
+mod policy;
 pub mod program;
 mod record;
 pub mod retry;

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::hook;
+use crate::hook::report as hook;
 use crate::invocation::Verb;
-use crate::lift;
+use crate::lift::report as lift;
 use crate::retry::Reason;
 use crate::verdict::Failure;
 use cgroup::bundle::PodNames;
@@ -142,6 +142,33 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Of this container, with nothing known but that nothing went wrong.
+    pub fn of(id: OsString) -> Outcome {
+        Outcome {
+            verb: None,
+            id,
+            cgroup: None,
+            runtime: PathBuf::new(),
+            requested_by: None,
+            signal: None,
+            lock: LockUse::None,
+            stages: Stages::default(),
+            tries: Vec::new(),
+            gave_up: None,
+            exit: None,
+            verdict: Verdict::Ok,
+            quotas: Quotas::default(),
+            figures: None,
+            lifts: lift::Summary::default(),
+            lift_of: None,
+            recovered: Vec::new(),
+            init: None,
+            pod: PodNames::default(),
+            hook: None,
+            notes: Vec::new(),
+        }
+    }
+
     /// The word for what was done, if there is one.
     pub fn command(&self) -> Option<&'static str> {
         match (&self.hook, self.lift_of) {

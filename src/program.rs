@@ -11,6 +11,7 @@ use crate::complaint;
 use crate::hook::{Hook, Request};
 use crate::invocation::{self, Command, CommandLine, Invocation, Verb};
 use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
+use crate::policy::Policy;
 use crate::record;
 use crate::runtime::{self, Last, Runtime};
 use crate::supervise::{Operation, Waited};
@@ -120,6 +121,7 @@ impl Program {
                     kind,
                     globals: &line.globals,
                     invocation,
+                    policy: Policy::of(invocation, &self.config),
                     config: &self.config,
                     state: &self.state,
                 };
@@ -201,26 +203,15 @@ impl Program {
     ) -> Outcome {
         Outcome {
             verb: invocation.map(|invocation| invocation.verb),
-            id: invocation.map(|invocation| invocation.id.clone()).unwrap_or_default(),
             cgroup: waited.cgroup,
             runtime: runtime.path.clone(),
             requested_by: process::comm(process::parent()),
-            signal: None,
             lock: waited.lock,
             stages: waited.stages,
-            tries: Vec::new(),
-            gave_up: None,
-            exit: None,
             verdict: if invocation.is_some() { Verdict::HandedOver } else { Verdict::Unreadable },
-            quotas: Default::default(),
-            figures: None,
-            lifts: Default::default(),
-            lift_of: None,
             recovered: waited.recovered,
-            init: None,
-            pod: Default::default(),
-            hook: None,
             notes: std::iter::once(note).chain(self.complaints.iter().cloned()).collect(),
+            ..Outcome::of(invocation.map(|invocation| invocation.id.clone()).unwrap_or_default())
         }
     }
 
@@ -334,7 +325,7 @@ mod tests {
                 Channels::open(degree, kind, globals, update, &runtime.args, &state);
             let channels = kept.insert(channels);
             assert_ne!(moment, "before its start");
-            let attempt = runtime.start(&signals, channels).unwrap();
+            let attempt = runtime.start(&signals, channels.outputs()).unwrap();
             assert_ne!(moment, "while it runs");
             attempt.wait(&signals, &mut Nothing);
             panic!("after its end");

@@ -102,7 +102,7 @@ impl Reason {
     }
 }
 
-/// The table of design: which failures of which verbs may be repeated at all.
+/// Which failures of which verbs may be repeated at all.
 pub fn is_retried(verb: Verb, failure: Failure) -> bool {
     match verb {
         Verb::Update | Verb::Pause => failure == Failure::Freeze,
@@ -110,6 +110,11 @@ pub fn is_retried(verb: Verb, failure: Failure) -> bool {
         Verb::Exec => failure == Failure::Paused,
         _ => false,
     }
+}
+
+/// Whether any failure of it is.
+pub fn is_ever_retried(verb: Verb) -> bool {
+    Failure::ALL.into_iter().any(|failure| is_retried(verb, failure))
 }
 
 pub fn decide(limits: &Limits, situation: &Situation) -> Step {

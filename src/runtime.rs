@@ -18,7 +18,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{getpid, getsid};
 
-use crate::channels::Channels;
 use crate::outcome::Exit;
 
 /// The runtime and the command line that is its.
@@ -27,6 +26,13 @@ pub struct Runtime {
     pub path: PathBuf,
     /// Our own arguments, without `argv[0]`, byte for byte.
     pub args: Vec<OsString>,
+}
+
+/// What the runtime writes to; the caller's own where there is none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outputs<'a> {
+    pub(crate) stdout: Option<BorrowedFd<'a>>,
+    pub(crate) stderr: Option<BorrowedFd<'a>>,
 }
 
 impl Runtime {
@@ -50,7 +56,7 @@ impl Runtime {
     }
 
     /// Starts it beside us.
-    pub(crate) fn start(&self, signals: &Signals, channels: &Channels) -> io::Result<Attempt> {
+    pub(crate) fn start(&self, signals: &Signals, outputs: Outputs<'_>) -> io::Result<Attempt> {
         let program = CString::new(self.path.as_os_str().as_bytes())?;
         let argv = self.argv()?;
         let mut env = sys::environment();
@@ -62,8 +68,8 @@ impl Runtime {
             argv: &argv,
             env: &mut env,
             listen_pid,
-            stdout: channels.stdout(),
-            stderr: channels.stderr(),
+            stdout: outputs.stdout,
+            stderr: outputs.stderr,
             mask: &signals.at_entry,
             sigchld: &signals.sigchld,
         })?;
@@ -294,6 +300,3 @@ pub(crate) fn wait_plainly(pid: i32, mut meanwhile: impl FnMut()) -> Exit {
         std::thread::sleep(LOOK_PLAINLY_EVERY);
     }
 }
-
-/// Borrowed stdio of a child.
-pub(crate) type Stdio<'a> = Option<BorrowedFd<'a>>;

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
 
-use crate::hook::Report;
+use crate::hook::report::Report;
 use crate::outcome::{Exit, LockUse, Outcome};
 use cgroup::text;
 

@@ -216,7 +216,7 @@ fn who_tells_of_an_exit_comes_after_what_was_written_before_and_waits_for_no_car
     for number in 0..10 {
         write_record(&scratch, &config, &format!("operation {number}"));
         let exit = format!("{{\"id\":\"exit {number}\"}}\n");
-        history.append_in_turn(&state.journal(), exit.as_bytes()).unwrap();
+        journal::append_in_turn(&state.journal(), &history, exit.as_bytes()).unwrap();
     }
     let took = began.elapsed();
     let lines = lines(&directory).0;

@@ -11,7 +11,9 @@
 mod input;
 mod oci_state;
 mod place;
+pub mod report;
 mod request;
+mod told;
 mod wait;
 
 use std::io::Write;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::outcome::{Exit, LockUse, Outcome, Quotas, Stages, Verdict};
 use cgroup::Identity;
-use cgroup::bundle::{Bundle, PodNames};
+use cgroup::bundle::PodNames;
 use cgroup::process::{self, Process};
 use config::{Config, Mode as Extent};
 use state::intent;
@@ -30,19 +32,10 @@ use state::state_dir::StateDir;
 
 pub use oci_state::State;
 pub(crate) use place::Place;
+use report::{Found, Report};
 pub(crate) use request::Request;
 use request::Task;
-pub use wait::Found;
-
-/// What the journal says of a hook beyond what it says of every operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    pub stage: String,
-    pub found: Found,
-    pub waited: Duration,
-    /// What was frozen: the directory whose own wish it was, where that can be told.
-    pub frozen: Option<String>,
-}
+use told::Told;
 
 /// One call of us as a hook.
 pub(crate) struct Hook<'a> {
@@ -180,22 +173,13 @@ impl Hook<'_> {
         let pods = [Some(told.pod), seen.place.as_ref().map(|place| place.pod.clone())];
         let pod = pods.into_iter().flatten().find(|pod| *pod != PodNames::default());
         Outcome {
-            verb: None,
-            id: told.state.id().into(),
             cgroup: seen.place.as_ref().map(|place| place.identity.clone()),
-            runtime: Default::default(),
             requested_by: process::comm(process::parent()),
-            signal: None,
             lock: seen.lock,
             stages: Stages { prepare: seen.prepare, run: seen.waited, ..Stages::default() },
-            tries: Vec::new(),
-            gave_up: None,
             exit: Some(exit),
             verdict: Verdict::of(exit),
             quotas: Quotas { container: files.and_then(|files| files.cpu_quota()), pod: None },
-            figures: None,
-            lifts: Default::default(),
-            lift_of: None,
             recovered: seen.recovered,
             init: told.state.pid().and_then(Process::of),
             pod: pod.unwrap_or_default(),
@@ -206,27 +190,8 @@ impl Hook<'_> {
                 waited: seen.waited,
                 frozen: seen.frozen,
             }),
+            ..Outcome::of(told.state.id().into())
         }
-    }
-}
-
-/// What we were told on standard input.
-pub(crate) struct Told {
-    pub(crate) state: State,
-    /// A filter of configurations gets the configuration itself, and no state.
-    pub(crate) bundle: Option<Bundle>,
-    pub(crate) pod: PodNames,
-}
-
-impl Told {
-    fn read(request: &Request, input: &input::Input) -> Told {
-        if request.filters_config() {
-            let bundle = Bundle::parse(&input.bytes).ok();
-            let pod = bundle.as_ref().map(|bundle| bundle.pod.clone()).unwrap_or_default();
-            return Told { state: State::default(), bundle, pod };
-        }
-        let (state, pod) = State::parse(&input.bytes);
-        Told { state, bundle: None, pod }
     }
 }
 

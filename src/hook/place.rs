@@ -4,7 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::ContainerState;
 
-use super::Told;
+use super::told::Told;
 use cgroup::bundle::{Bundle, PodNames};
 use cgroup::predict::Plan;
 use cgroup::state_file::Surroundings;

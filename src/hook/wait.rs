@@ -3,37 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::report::Found;
 use cgroup::{Freezer, Reader};
 
 /// A look is one to a handful of reads. cgroup v1 has nothing to wait on, and a container's start is
 /// not held up by more than this.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// What a hook has found of the container's cgroup and those above it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// None was frozen.
-    Thawed,
-    /// One was, and is not any more.
-    ThawedMeanwhile,
-    StillFrozen,
-    /// The cgroup is not known, or there is no freezer.
-    Unknown,
-    /// The stage is not one to look at, or an operation of ours does.
-    NotAsked,
-}
-
-impl Found {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Found::Thawed => "thawed",
-            Found::ThawedMeanwhile => "thawed meanwhile",
-            Found::StillFrozen => "still frozen",
-            Found::Unknown => "unknown",
-            Found::NotAsked => "not asked",
-        }
-    }
-}
 
 /// Waits until nothing is frozen, or to be, for at most `limit`; says also what was.
 pub(super) fn until_thawed(files: &Reader, limit: Duration) -> (Found, Option<String>) {

@@ -1,8 +1,9 @@
 //! GNU argp with ARGP_IN_ORDER, which is glibc's getopt_long: abbreviations, clusters, and an end
 //! at the first word.
 
-use super::grammar::{Flag, Table, Takes};
-use super::scan::{Step, Walk, shown};
+use super::flag::{Flag, Takes};
+use super::grammar::Table;
+use super::walk::{Step, Walk, shown};
 
 pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
     let arg = walk.bytes(place);

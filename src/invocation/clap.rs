@@ -1,8 +1,8 @@
 //! clap as liboci-cli uses it: whole long names, clusters, and a value that is a word of its own
 //! must not begin with a dash (`allow_hyphen_values` is not set), unless it is `-`.
 
-use super::grammar::{Flag, Takes};
-use super::scan::{Given, Step, Walk, shown};
+use super::flag::{Flag, Takes};
+use super::walk::{Given, Step, Walk, shown};
 
 pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
     let arg = walk.bytes(place);

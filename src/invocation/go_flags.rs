@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use super::grammar::{Table, Takes};
-use super::scan::{Step, Walk, shown};
+use super::flag::Takes;
+use super::grammar::Table;
+use super::walk::{Step, Walk, shown};
 
 /// One place, as `flag.FlagSet.parseOne` reads it: one dash or two, no clusters, and a switch
 /// takes a value only with `=`.

@@ -10,11 +10,13 @@
 
 mod argp;
 mod clap;
+mod flag;
 mod go_flags;
 mod grammar;
 mod reading;
 mod scan;
 mod tables;
+mod walk;
 
 #[cfg(test)]
 mod properties;
@@ -138,6 +140,19 @@ impl Invocation {
     /// copy.
     pub fn reads_stdin(&self) -> bool {
         self.verb == Verb::Update && self.resources.as_deref() == Some(OsStr::new("-"))
+    }
+
+    /// Whether the runtime stays until its process ends.
+    pub fn stays_in_foreground(&self) -> bool {
+        matches!(self.verb, Verb::Run | Verb::Restore | Verb::Exec) && !self.detach
+    }
+
+    pub fn is_sigkill(&self) -> bool {
+        let signal = self.signal.as_ref().and_then(|signal| signal.to_str());
+        signal.is_some_and(|signal| {
+            let name = signal.to_ascii_uppercase();
+            signal == "9" || name.trim_start_matches("SIG") == "KILL"
+        })
     }
 }
 

@@ -4,8 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::grammar::{Means, Table, positionals};
-use super::scan::{self, Given, Scan, Walk, shown};
+use super::flag::Means;
+use super::grammar::{Table, positionals};
+use super::scan::{self, Scan};
+use super::walk::{Given, Walk, shown};
 use super::{CgroupManager, Command, Globals, Invocation, LogFormat, RuntimeKind, Verb, go_flags};
 
 pub(super) fn globals(given: &[Given]) -> Globals {

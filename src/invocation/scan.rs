@@ -1,93 +1,20 @@
-//! Walking along the arguments: which are flags, whose are the values, which words remain.
-//!
-//! The walk goes over a list of places in the argument vector, not over the vector itself, so that
-//! urfave/cli's habit of moving arguments about is a permutation and values keep their true place.
+//! Which arguments are flags, whose are the values, which words remain.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 
 use cgroup::RuntimeKind;
 
-use super::grammar::{self, Flag, Means, Table, Takes};
-use super::{Span, Value, argp, clap, go_flags};
+use super::grammar::{self, Table};
+use super::walk::{Given, Step, Walk};
+use super::{argp, clap, go_flags};
 
-/// A flag as it was met.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Given {
-    pub(super) flag: &'static Flag,
-    pub(super) value: Option<Value>,
-    /// False only for Go's `--switch=false`.
-    pub(super) on: bool,
-}
-
-impl Given {
-    /// The runtime will print something and look no further.
-    pub(super) fn is_info(&self) -> bool {
-        self.on && self.flag.means == Means::Info
-    }
-}
-
-/// What stands at one place.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// One flag, or a cluster of short ones, that covers `used` places.
-    Flags {
-        given: Vec<Given>,
-        used: usize,
-    },
-    Word,
-    /// `--`.
-    EndOfFlags,
-    Trouble(String),
-}
-
-/// A stretch of the argument vector, and how to read it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Walk<'a> {
-    pub(super) args: &'a [OsString],
-    pub(super) order: &'a [usize],
-    pub(super) table: Table,
-}
-
-impl<'a> Walk<'a> {
-    pub(super) fn bytes(&self, place: usize) -> &'a [u8] {
-        self.args[self.order[place]].as_bytes()
-    }
-
-    /// A switch or the value after the name, for a flag that stands at `place` with `attached`
-    /// being the offset of what is attached to it.
-    pub(super) fn taken(
-        &self,
-        flag: &'static Flag,
-        place: usize,
-        attached: Option<usize>,
-    ) -> Result<(Given, usize), String> {
-        let (value, used) = match (flag.takes, attached) {
-            (Takes::Switch, _) | (Takes::Attached, None) => (None, 1),
-            (_, Some(from)) => (Some(self.value(place, from)), 1),
-            (Takes::Value, None) if place + 1 < self.order.len() => {
-                (Some(self.value(place + 1, 0)), 2)
-            }
-            (Takes::Value, None) => {
-                return Err(format!("no value for flag {}", shown(self.bytes(place))));
-            }
-        };
-        Ok((Given { flag, value, on: true }, used))
-    }
-
-    fn value(&self, place: usize, from: usize) -> Value {
-        let text = OsStr::from_bytes(&self.bytes(place)[from..]).to_owned();
-        Value { text, at: Span { arg: self.order[place], from } }
-    }
-
-    fn step(&self, grammar: RuntimeKind, place: usize) -> Step {
-        let step = match grammar {
-            RuntimeKind::Runc => go_flags::step(self, place),
-            RuntimeKind::Crun => argp::step(self, place),
-            RuntimeKind::Youki => clap::step(self, place),
-        };
-        step.unwrap_or_else(Step::Trouble)
-    }
+fn step(walk: &Walk<'_>, kind: RuntimeKind, place: usize) -> Step {
+    let step = match kind {
+        RuntimeKind::Runc => go_flags::step(walk, place),
+        RuntimeKind::Crun => argp::step(walk, place),
+        RuntimeKind::Youki => clap::step(walk, place),
+    };
+    step.unwrap_or_else(Step::Trouble)
 }
 
 /// What was found behind the command.
@@ -103,7 +30,7 @@ pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Str
     let mut scan = Scan::default();
     let mut place = 0;
     while place < walk.order.len() {
-        match walk.step(grammar, place) {
+        match step(walk, grammar, place) {
             Step::Flags { given, used } => {
                 scan.given.extend(given);
                 place += used;
@@ -153,7 +80,7 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
     let mut trouble = None;
     let mut place = 0;
     while place < args.len() {
-        match walk.step(grammar, place) {
+        match step(&walk, grammar, place) {
             Step::Flags { given: new, used } => {
                 given.extend(new);
                 place += used;
@@ -183,19 +110,4 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
         None => FrontEnd::Command(place),
     };
     Front { given, end }
-}
-
-/// A foreign word for a message of ours: printable ASCII, and short.
-pub(super) fn shown(word: &[u8]) -> String {
-    const LONGEST: usize = 60;
-    let mut text = String::new();
-    for &byte in word {
-        let escaped = byte.escape_ascii();
-        if text.len() + escaped.len() > LONGEST {
-            text.push_str("...");
-            break;
-        }
-        text.extend(escaped.map(char::from));
-    }
-    if text.is_empty() { "''".to_owned() } else { text }
 }

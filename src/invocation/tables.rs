@@ -6,7 +6,7 @@
 use super::Verb;
 use cgroup::RuntimeKind;
 
-use super::grammar::{Flag, Means, Takes};
+use super::flag::{Flag, Means, Takes};
 
 const fn switch(names: &'static [&'static str], means: Means) -> Flag {
     Flag { names, takes: Takes::Switch, means }

@@ -217,7 +217,7 @@ fn lift(report: &lift::Report) -> LiftRecord {
     }
 }
 
-fn hook(report: &hook::Report) -> HookRecord {
+fn hook(report: &hook::report::Report) -> HookRecord {
     let line = |text: &String| text::one_line(text.as_ref(), TEXT_BYTES);
     HookRecord {
         stage: line(&report.stage),

@@ -77,10 +77,11 @@ prop_compose! {
     }
 }
 
-fn hook() -> impl Strategy<Value = hook::Report> {
-    let found = prop_oneof![Just(hook::Found::Thawed), Just(hook::Found::StillFrozen)];
+fn hook() -> impl Strategy<Value = hook::report::Report> {
+    let found =
+        prop_oneof![Just(hook::report::Found::Thawed), Just(hook::report::Found::StillFrozen)];
     (any::<String>(), found, any::<u32>(), option::of(any::<String>())).prop_map(
-        |(stage, found, waited, frozen)| hook::Report {
+        |(stage, found, waited, frozen)| hook::report::Report {
             stage,
             found,
             waited: Duration::from_micros(waited.into()),

@@ -1,11 +1,11 @@
-//! The attempts of one operation: the only loop that starts the runtime, and the only place that
-//! sleeps.
+//! The attempts of one operation: the only loop that starts the runtime.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::Operation;
+use super::hold::Hold;
+use super::operation::Operation;
 use super::relief::{self, Relief};
 use crate::channels::Channels;
 use crate::container::Container;
@@ -13,15 +13,14 @@ use crate::explain::Explanation;
 use crate::family::Family;
 use crate::invocation::Verb;
 use crate::outcome::{Exit, LockUse, Try};
+use crate::policy::Afterwards;
 use crate::retry::{self, Limits, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
 use cgroup::freeze::Tasks;
 use cgroup::{Freezer, Identity, Reader, Throttled};
-use config::Mode;
 use state::intent::{self, Intent};
-use state::lock::Guard;
 
 /// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a change.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -38,9 +37,7 @@ pub(super) struct Attempts<'a> {
     pub(super) since: Instant,
     pub(super) runtime: Runtime,
     pub(super) channels: &'a mut Channels,
-    pub(super) guard: Option<Guard>,
-    /// What became of it for the last attempt.
-    pub(super) lock: LockUse,
+    pub(super) hold: Hold,
     pub(super) relief: Relief<'a>,
     /// Stands while a freeze of ours may be left behind.
     pub(super) intent: Option<Intent>,
@@ -64,10 +61,10 @@ pub(super) struct Run<'a> {
     pub(super) took: Duration,
     pub(super) tries: Vec<Try>,
     pub(super) gave_up: Option<Reason>,
-    pub(super) last_error: Option<String>,
+    /// The last words of the runtime, and what else is to be said.
+    pub(super) notes: Vec<String>,
     pub(super) signals: Signals,
-    pub(super) guard: Option<Guard>,
-    pub(super) lock: LockUse,
+    pub(super) hold: Hold,
     pub(super) relief: Relief<'a>,
     pub(super) intent: Option<Intent>,
     pub(super) recovered: Vec<String>,
@@ -97,8 +94,8 @@ impl<'a> Attempts<'a> {
             left_frozen = !frozen_before && container.is_told_to_freeze();
             // What one that may freeze leaves so under the lock is another's pause, or about to be: an
             // attempt on that would find it frozen before.
-            let leaves_it = left_frozen && self.guard.is_some();
-            let may_freeze = relief::may_freeze(self.operation.invocation);
+            let leaves_it = left_frozen && self.hold.is_held();
+            let may_freeze = self.operation.policy.freezes.is_some();
             let may_repeat = once.started.is_none() && !(leaves_it && may_freeze);
             let next = ended
                 .failure
@@ -113,16 +110,15 @@ impl<'a> Attempts<'a> {
             let why = self.explain(container, ended.failure, &tries);
             let last_error = self.pass_error_on(&once, ended.last_error, why);
             let took = tries.iter().map(|attempt| attempt.took).sum();
-            let Attempts { guard, lock, relief, intent, recovered, .. } = self;
+            let Attempts { hold, relief, intent, recovered, .. } = self;
             return Ok(Run {
                 exit: once.exit,
                 started: once.started,
                 took,
                 tries,
                 gave_up,
-                last_error,
-                guard,
-                lock,
+                notes: last_error.into_iter().collect(),
+                hold,
                 signals,
                 relief,
                 intent,
@@ -174,7 +170,7 @@ impl<'a> Attempts<'a> {
         let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
         // That it is paused, as it was asked to be, needs no explanation.
         let is_refused_rightly = failure == Some(Failure::Paused) && container.is_paused();
-        if !is_of_a_freeze || is_refused_rightly || self.operation.config.mode != Mode::Full {
+        if !is_of_a_freeze || is_refused_rightly || !self.operation.policy.mends {
             return None;
         }
         let files = container.files();
@@ -242,10 +238,10 @@ impl<'a> Attempts<'a> {
         let began = Instant::now();
         self.channels.begin_attempt()?;
         self.look_for_freeze(container);
-        let attempt = self.runtime.start(signals, self.channels)?;
+        let attempt = self.runtime.start(signals, self.channels.outputs())?;
         self.relief.lift.begin_attempt();
         let invocation = self.operation.invocation;
-        let start = self.stays_in_foreground().then(|| {
+        let start = invocation.stays_in_foreground().then(|| {
             let hold_max = self.operation.config.hold_max();
             let executes = invocation.verb != Verb::Restore;
             StartWatch::new(invocation.pid_file.as_deref(), executes, hold_max)
@@ -273,11 +269,12 @@ impl<'a> Attempts<'a> {
         container: &Container,
         exit: Exit,
     ) -> Option<String> {
-        let config = self.operation.config;
-        let is_pause = self.verb() == Verb::Pause && config.mode == Mode::Full;
-        let limit = Duration::from_millis(config.frozen_wait_ms);
+        let limit = Duration::from_millis(self.operation.config.frozen_wait_ms);
         let is_frozen = || matches!(container.freezer(), Freezer::Frozen | Freezer::Unknown);
-        if !is_pause || exit != Exit::Code(0) || self.relief.until(signals, limit, is_frozen) {
+        if !self.operation.policy.confirms_freeze
+            || exit != Exit::Code(0)
+            || self.relief.until(signals, limit, is_frozen)
+        {
             return None;
         }
         self.relief.look_closely();
@@ -291,30 +288,24 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// What the runtime has set going, and nobody waits for: the death of what was killed, and the
-    /// process of a detached exec, of whose probe's second the most would go by after the runtime's end.
     fn see_to_what_goes_on(&mut self, container: &Container, exit: Exit) {
-        let invocation = self.operation.invocation;
         if exit != Exit::Code(0) {
             return;
         }
-        if self.verb() == Verb::Kill && relief::is_sigkill(invocation) {
-            self.relief.lift.see_to_the_dying();
-        }
-        if self.verb() == Verb::Exec && invocation.detach {
-            // It runs: whoever wants to freeze does not wait for it.
-            drop(self.guard.take());
-            let was_throttled =
-                throttled(container).throttled_us > self.throttled_before.throttled_us;
-            if let Some(process) = relief::started_by(invocation).filter(|_| was_throttled) {
-                self.relief.lift.see_to_the_program(process.pid);
+        match self.operation.policy.lift.and_then(|lift| lift.afterwards) {
+            None => {}
+            Some(Afterwards::Dying) => self.relief.lift.see_to_the_dying(),
+            Some(Afterwards::Program) => {
+                // It runs: whoever wants to freeze does not wait for it.
+                self.hold.let_go();
+                let was_throttled =
+                    throttled(container).throttled_us > self.throttled_before.throttled_us;
+                let started = relief::started_by(self.operation.invocation);
+                if let Some(process) = started.filter(|_| was_throttled) {
+                    self.relief.lift.see_to_the_program(process.pid);
+                }
             }
         }
-    }
-
-    fn stays_in_foreground(&self) -> bool {
-        let may = matches!(self.verb(), Verb::Run | Verb::Restore | Verb::Exec);
-        may && !self.operation.invocation.detach
     }
 
     /// Leaves the cgroup as it was before an attempt that failed: runc on cgroup v2 leaves
@@ -322,10 +313,9 @@ impl<'a> Attempts<'a> {
     /// pause is told that the container is not running. Without the lock it may be another's pause,
     /// and the modes below "full" change nothing.
     fn undo(&self, container: &Container, exit: Exit, frozen_before: bool, paused_before: bool) {
-        let is_ours = self.guard.is_some() && self.operation.config.mode == Mode::Full;
-        let failed = exit != Exit::Code(0) && relief::may_freeze(self.operation.invocation);
+        let is_ours = self.hold.is_held() && self.operation.policy.notes_freeze();
         let state = container.freezer();
-        if !is_ours || !failed || frozen_before || state == Freezer::Thawed {
+        if !is_ours || exit == Exit::Code(0) || frozen_before || state == Freezer::Thawed {
             return;
         }
         if !self.is_of_another_pause(container, paused_before) {
@@ -378,12 +368,8 @@ impl<'a> Attempts<'a> {
 
     fn limits(&self) -> Limits {
         let config = self.operation.config;
-        let most = match config.mode {
-            Mode::Full => Duration::from_millis(config.retry_deadline_ms),
-            Mode::Observe | Mode::Lock => Duration::ZERO,
-        };
         Limits {
-            deadline: retry::time_for(self.verb()).min(most),
+            deadline: self.operation.policy.retries_for,
             first_delay: Duration::from_millis(config.retry_first_delay_ms),
             max_delay: Duration::from_millis(config.retry_max_delay_ms),
         }
@@ -396,9 +382,9 @@ impl<'a> Attempts<'a> {
         if self.verb() != Verb::Exec || container.is_paused() || !self.was_frozen(container) {
             return false;
         }
-        self.recovered.extend(self.operation.recover(container, &mut self.guard, &mut self.lock));
+        self.recovered.extend(self.hold.recover(self.operation, container));
         // Whoever thaws it may need the lock.
-        drop(self.guard.take());
+        self.hold.let_go();
         let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
         self.wait_until(signals, limit, || container.freezer() == Freezer::Thawed)
     }
@@ -408,7 +394,7 @@ impl<'a> Attempts<'a> {
     fn was_frozen(&mut self, container: &Container) -> bool {
         self.look_for_freeze(container);
         let is_noted = |cgroup: &Identity| intent::another_may_freeze(self.operation.state, cgroup);
-        let is_shut_out = match &self.lock {
+        let is_shut_out = match self.hold.lock() {
             LockUse::TimedOut(holders) => {
                 let shared = [Verb::Exec, Verb::Start, Verb::State].map(Verb::as_str);
                 holders.iter().any(|holder| !shared.contains(&holder.verb.as_str()))
@@ -430,15 +416,9 @@ impl<'a> Attempts<'a> {
         delay: Duration,
         container: &Container,
     ) -> Result<(), Reason> {
-        drop(self.guard.take());
+        self.hold.let_go();
         signals.sleep(delay).map_err(|_interrupted| Reason::Interrupted)?;
-        if let Some(((mode, limit), identity)) =
-            self.operation.lock_wanted().zip(container.identity())
-        {
-            let limit = limit.min(self.left());
-            let acquired = self.operation.acquire(&identity, mode, limit);
-            (self.guard, self.lock) = super::used(acquired, mode);
-        }
+        self.hold.take_again(self.operation, container, self.left());
         Ok(())
     }
 }
@@ -491,7 +471,7 @@ impl Meanwhile<'_, '_> {
         if let Some(intent) = self.attempts.intent.take() {
             intent.done();
         }
-        drop(self.attempts.guard.take());
+        self.attempts.hold.let_go();
     }
 
     fn note_start(&mut self, attempt: &Attempt) {

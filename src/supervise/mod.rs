@@ -1,47 +1,27 @@
 //! One supervised operation, from the lock to its outcome.
 
 mod attempt;
+mod hold;
+mod operation;
 mod relief;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use attempt::{Attempts, Run};
+use hold::Hold;
+pub(crate) use operation::Operation;
 use relief::Relief;
 
-use crate::channels::{Channels, Degree};
+use crate::channels::Channels;
 use crate::container::Container;
-use crate::invocation::{Globals, Invocation, Verb};
-use crate::lift;
-use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
-use crate::record;
-use crate::runtime::{Runtime, Signals};
-use cgroup::RuntimeKind;
-use cgroup::bundle::PodNames;
+use crate::invocation::Verb;
+use crate::outcome::{Exit, LastFigures, LockUse, Outcome, Quotas, Stages, Verdict};
+use crate::runtime::Signals;
 use cgroup::leftovers::Leftovers;
-use cgroup::process;
-use cgroup::{Freezer, Identity};
-use config::{Config, Mode as Extent};
-use journal::Journal;
-use journal::history::History;
+use cgroup::{Freezer, Identity, process};
 use state::intent::{self, Intent};
-use state::lock::{Acquired, Guard, Holder, LockFiles, Mode};
-use state::state_dir::StateDir;
-
-/// Less is what it takes to lock a file that nobody holds.
-const A_WAIT: Duration = Duration::from_millis(1);
-
-/// What an operation is made of.
-#[derive(Debug)]
-pub(crate) struct Operation<'a> {
-    pub(crate) began: Instant,
-    pub(crate) runtime: &'a Runtime,
-    pub(crate) kind: RuntimeKind,
-    pub(crate) globals: &'a Globals,
-    pub(crate) invocation: &'a Invocation,
-    pub(crate) config: &'a Config,
-    pub(crate) state: &'a StateDir,
-}
+use state::lock::Mode;
 
 /// The operation has ended; what the runtime said is still to be passed on.
 #[derive(Debug)]
@@ -59,6 +39,19 @@ pub(crate) struct Waited {
     pub(crate) recovered: Vec<String>,
 }
 
+/// What stands before the first attempt.
+#[derive(Debug)]
+struct Ready {
+    hold: Hold,
+    lock_wait: Duration,
+    recovered: Vec<String>,
+    quotas: Quotas,
+    figures: Option<LastFigures>,
+    /// That this resume thaws what was paused through us.
+    was_paused: bool,
+    intent: Option<Intent>,
+}
+
 impl Operation<'_> {
     /// The whole of it. An error means that the runtime could not be started beside us. The channels are
     /// the caller's to keep: they hold what the runtime says, and must survive a panic in here.
@@ -73,61 +66,74 @@ impl Operation<'_> {
         let channels = channels.insert(opened);
         let since = Instant::now();
         let prepare = self.began.elapsed();
-        let (mut guard, mut lock, mut lock_wait) = self.lock(&mut container);
-        if self.invocation.verb.makes_a_container() {
-            container.announce();
-        }
-        let quotas = container.quotas();
-        let waiting = Instant::now();
-        let mut recovered = self.put_back_lifted();
-        recovered.extend(self.recover(&container, &mut guard, &mut lock));
-        if !recovered.is_empty() {
-            lock_wait += waiting.elapsed();
-        }
-        let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
-        // First, so that a resume that is killed leaves nothing that says paused; nor an operation that
-        // may freeze what somebody has resumed without us.
-        if was_paused || self.is_paused_no_more(&container, guard.as_ref()) {
-            container.set_paused(false);
-        }
-        let intent = self.intent(&container);
+        let Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent } =
+            self.make_ready(&mut container);
         let throttled = attempt::throttled_levels(&container);
-        let throttled_before = attempt::sum(&throttled);
         let relief = Relief::plan(self, &container, &throttled);
-        let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
-
-        let mut run = Attempts {
+        let attempts = Attempts {
             operation: self,
             since,
             runtime,
             channels,
-            guard,
-            lock,
+            hold,
             relief,
             intent,
             recovered,
             saw_freeze: false,
             longest: Duration::ZERO,
-            throttled_before,
-        }
-        .run(&mut container)?;
-
+            throttled_before: attempt::sum(&throttled),
+        };
+        let mut run = attempts.run(&mut container)?;
         let leftovers = self.remove_leftovers(&container, &mut run);
+        run.notes.extend(leftovers);
         self.finish(&mut container, &mut run, was_paused);
-        self.settle(&mut container, run.exit, run.guard.take());
-        let mut notes: Vec<String> = container.unknown.clone().into_iter().collect();
-        notes.extend(run.last_error.clone());
-        notes.extend(leftovers);
+        self.settle(&mut container, run.exit, &mut run.hold);
+        let stages = Stages { prepare, lock_wait, started: run.started, run: run.took };
+        Ok(self.ended(&container, run, stages, quotas, figures))
+    }
+
+    /// Takes the lock, undoes what others have left, and notes what this operation may leave.
+    fn make_ready(&self, container: &mut Container) -> Ready {
+        let (mut hold, mut lock_wait) = Hold::take(self, container);
+        if self.invocation.verb.makes_a_container() {
+            container.announce();
+        }
+        let quotas = container.quotas();
+        let since = Instant::now();
+        let mut recovered = self.put_back_lifted();
+        recovered.extend(hold.recover(self, container));
+        if !recovered.is_empty() {
+            lock_wait += since.elapsed();
+        }
+        let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
+        // First, so that a resume that is killed leaves nothing that says paused; nor an operation that
+        // may freeze what somebody has resumed without us.
+        if was_paused || self.is_paused_no_more(container, &hold) {
+            container.set_paused(false);
+        }
+        let intent = self.intent(container);
+        // A delete removes them.
+        let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
+        Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent }
+    }
+
+    fn ended(
+        &self,
+        container: &Container,
+        mut run: Run<'_>,
+        stages: Stages,
+        quotas: Quotas,
+        figures: Option<LastFigures>,
+    ) -> Ended {
         run.recovered.extend(run.relief.lift.take_recovered());
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
-            id: self.invocation.id.clone(),
             cgroup: container.identity(),
             runtime: self.runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: self.invocation.signal.clone(),
-            lock: run.lock,
-            stages: Stages { prepare, lock_wait, started: run.started, run: run.took },
+            lock: run.hold.into_lock(),
+            stages,
             tries: run.tries,
             gave_up: run.gave_up,
             exit: Some(run.exit),
@@ -135,145 +141,38 @@ impl Operation<'_> {
             quotas,
             figures,
             lifts: run.relief.lift.take_summary(),
-            lift_of: None,
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
-            hook: None,
-            notes,
+            notes: container.unknown.clone().into_iter().chain(run.notes).collect(),
+            ..Outcome::of(self.invocation.id.clone())
         };
-        Ok(Ended { outcome, signals: run.signals })
+        Ended { outcome, signals: run.signals }
     }
 
-    /// Before `state`: what it reads of the freezer may be another's passing freeze.
+    /// For a command that is handed over once nobody is in its way.
     pub(crate) fn wait_for_lock(&self) -> Waited {
         let mut container = self.container();
         let prepare = self.began.elapsed();
         let mut recovered = self.put_back_lifted();
-        if recovered.is_empty() && self.is_open(&container) {
+        if recovered.is_empty() && hold::is_open(self, &container) {
             let stages = Stages { prepare, ..Stages::default() };
             let (cgroup, lock) = (container.identity(), LockUse::Held(Mode::Shared));
-            return Waited { cgroup, lock, stages, recovered: Vec::new() };
+            return Waited { cgroup, lock, stages, recovered };
         }
-        let (mut guard, mut lock, lock_wait) = self.lock(&mut container);
+        let (mut hold, lock_wait) = Hold::take(self, &mut container);
         // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
-        recovered.extend(self.recover(&container, &mut guard, &mut lock));
-        if guard.is_some() && container.is_gone() {
-            if let Some(guard) = self.alone(&container, guard) {
-                guard.retire();
-            }
+        recovered.extend(hold.recover(self, &container));
+        if hold.is_held() && container.is_gone() {
+            hold.retire(self, &container);
         }
         let stages = Stages { prepare, lock_wait, ..Stages::default() };
-        Waited { cgroup: container.identity(), lock, stages, recovered }
+        Waited { cgroup: container.identity(), lock: hold.into_lock(), stages, recovered }
     }
 
-    /// Whether there is nothing to wait for and, of those who had the lock before, nothing to undo.
-    fn is_open(&self, container: &Container) -> bool {
-        let Some((_, identity)) = self.lock_wanted().zip(container.identity()) else {
-            return false;
-        };
-        let Ok(directory) = self.state.locks() else { return false };
-        LockFiles::of(&identity, &directory).is_open_to_shared()
-            && !intent::is_due(self.state, &identity)
-    }
-
-    fn container(&self) -> Container {
-        Container::find(self.kind, self.globals, self.invocation, self.state)
-    }
-
-    /// What has to stand between the runtime and its caller.
-    fn channels(&self) -> (Channels, Runtime) {
-        let retried = matches!(
-            self.invocation.verb,
-            Verb::Create | Verb::Run | Verb::Update | Verb::Pause | Verb::Exec
-        );
-        let degree = match self.config.mode {
-            Extent::Observe => Degree::Nothing,
-            Extent::Full if retried && self.config.retry_deadline_ms > 0 => Degree::All,
-            Extent::Lock | Extent::Full => Degree::Output,
-        };
-        let (channels, args) = Channels::open(
-            degree,
-            self.kind,
-            self.globals,
-            self.invocation,
-            &self.runtime.args,
-            self.state,
-        );
-        (channels, Runtime { path: self.runtime.path.clone(), args })
-    }
-
-    fn lock(&self, container: &mut Container) -> (Option<Guard>, LockUse, Duration) {
-        let wanted = self.lock_wanted().zip(container.identity());
-        let Some(((mode, limit), identity)) = wanted else {
-            return (None, LockUse::None, Duration::ZERO);
-        };
-        let since = Instant::now();
-        let mut acquired = self.acquire(&identity, mode, limit);
-        while matches!(acquired, Acquired::Held(_)) && self.has_moved(container, since.elapsed()) {
-            let Some(identity) = container.identity() else { break };
-            drop(acquired);
-            acquired = self.acquire(&identity, mode, limit.saturating_sub(since.elapsed()));
-            if since.elapsed() >= limit {
-                break;
-            }
-        }
-        let (guard, lock) = used(acquired, mode);
-        (guard, lock, since.elapsed())
-    }
-
-    /// Whoever was ahead of us may have deleted the container, and somebody made it again, perhaps in
-    /// another cgroup: whose lock is then the one to have. Without a wait there was no time for that.
-    fn has_moved(&self, container: &mut Container, waited: Duration) -> bool {
-        if waited < A_WAIT || self.invocation.verb.makes_a_container() {
-            return false;
-        }
-        let now = self.container();
-        if now.identity().is_none() {
-            return false;
-        }
-        let before = std::mem::replace(container, now);
-        before.identity() != container.identity()
-    }
-
-    fn acquire(&self, identity: &Identity, mode: Mode, limit: Duration) -> Acquired {
-        let directory = match self.state.locks() {
-            Ok(directory) => directory,
-            Err(error) => return Acquired::Unavailable(error),
-        };
-        let verb = self.invocation.verb;
-        let gives_it_back_at_once = verb == Verb::State;
-        let holder = (!gives_it_back_at_once)
-            .then(|| Holder::ourselves(verb.as_str(), &self.invocation.id))
-            .flatten();
-        LockFiles::of(identity, &directory).acquire(mode, limit, holder.as_ref())
-    }
-
-    /// Which lock a verb takes, and for how long it waits. A signal never waits: on cgroup v1 a
-    /// frozen holder cannot finish before it is killed and thawed.
-    fn lock_wanted(&self) -> Option<(Mode, Duration)> {
-        let config = self.config;
-        if config.mode == Extent::Observe {
-            return None;
-        }
-        let (mode, milliseconds) = match self.invocation.verb {
-            Verb::Kill => return None,
-            Verb::Exec | Verb::Start | Verb::State => (Mode::Shared, config.shared_wait_ms),
-            Verb::Resume => (Mode::Exclusive, config.resume_wait_ms),
-            Verb::Create
-            | Verb::Run
-            | Verb::Restore
-            | Verb::Update
-            | Verb::Pause
-            | Verb::Checkpoint
-            | Verb::Delete => (Mode::Exclusive, config.exclusive_wait_ms),
-        };
-        Some((mode, Duration::from_millis(milliseconds)))
-    }
-
-    fn is_paused_no_more(&self, container: &Container, guard: Option<&Guard>) -> bool {
-        relief::may_freeze(self.invocation)
-            && guard.is_some_and(Guard::is_exclusive)
+    fn is_paused_no_more(&self, container: &Container, hold: &Hold) -> bool {
+        self.policy.freezes.is_some()
+            && hold.is_exclusive()
             && container.is_paused()
             && container.freezer() == Freezer::Thawed
     }
@@ -281,7 +180,7 @@ impl Operation<'_> {
     /// Writes down that this operation may leave a freeze behind. Without the note it goes ahead all
     /// the same.
     fn intent(&self, container: &Container) -> Option<Intent> {
-        if self.config.mode != Extent::Full || !relief::may_freeze(self.invocation) {
+        if !self.policy.notes_freeze() {
             return None;
         }
         let (cgroup, files) = (container.identity()?, container.files()?);
@@ -295,81 +194,17 @@ impl Operation<'_> {
     /// Whatever of ours was killed, and on whichever container: a thread that is left lifted is in
     /// everybody's way.
     fn put_back_lifted(&self) -> Vec<String> {
-        match self.config.mode {
-            Extent::Full => state::lifted::notes::recover(self.state),
-            Extent::Observe | Extent::Lock => Vec::new(),
+        match self.policy.mends {
+            true => state::lifted::notes::recover(self.state),
+            false => Vec::new(),
         }
-    }
-
-    /// A record of what was lifted after the one of the operation.
-    fn record_lift(&self, cgroup: Option<Identity>, pod: PodNames, lifts: lift::Summary) {
-        let outcome = Outcome {
-            verb: None,
-            lift_of: Some(self.invocation.verb),
-            id: self.invocation.id.clone(),
-            cgroup,
-            runtime: self.runtime.path.clone(),
-            requested_by: None,
-            signal: None,
-            lock: LockUse::None,
-            stages: Stages::default(),
-            tries: Vec::new(),
-            gave_up: None,
-            exit: None,
-            verdict: Verdict::Ok,
-            quotas: Default::default(),
-            figures: None,
-            lifts,
-            recovered: Vec::new(),
-            init: None,
-            pod,
-            hook: None,
-            notes: Vec::new(),
-        };
-        let journal = Journal::new(self.state.journal(), self.config.journal_max_kib)
-            .with_history(History::of(self.config, self.state));
-        record::add(&journal, &outcome);
-    }
-
-    /// Undoes what operations that were killed have left, if there are any: only under the exclusive
-    /// lock, which is taken for it where this operation has another, or, as `kill`, none.
-    fn recover(
-        &self,
-        container: &Container,
-        guard: &mut Option<Guard>,
-        lock: &mut LockUse,
-    ) -> Vec<String> {
-        let Some(cgroup) = container.identity() else { return Vec::new() };
-        if self.config.mode != Extent::Full || !intent::is_due(self.state, &cgroup) {
-            return Vec::new();
-        }
-        let recover = || intent::recover(self.state, &cgroup, || container.is_paused());
-        if guard.as_ref().is_some_and(Guard::is_exclusive) {
-            return recover();
-        }
-        // Who waited in vain for his own lock does not wait again.
-        let since = Instant::now();
-        let limit = match (guard.take(), self.lock_wanted()) {
-            (Some(_), Some((_, limit))) => limit,
-            _ => Duration::ZERO,
-        };
-        let acquired = self.acquire(&cgroup, Mode::Exclusive, limit);
-        let recovered = match &acquired {
-            Acquired::Held(_) => recover(),
-            _ => Vec::new(),
-        };
-        drop(acquired);
-        if let LockUse::Held(mode) = *lock {
-            let left = limit.saturating_sub(since.elapsed());
-            (*guard, *lock) = used(self.acquire(&cgroup, mode, left), mode);
-        }
-        recovered
     }
 
     /// Removes what a runtime that deleted the container has left of its cgroups.
     fn remove_leftovers(&self, container: &Container, run: &mut Run<'_>) -> Option<String> {
+        let limit = self.policy.removes_leftovers_for;
         let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
-        if !is_deleted || self.config.mode != Extent::Full || run.guard.is_none() {
+        if !self.policy.mends || !is_deleted || !run.hold.is_held() {
             return None;
         }
         let dirs = container.own_dirs();
@@ -377,7 +212,6 @@ impl Operation<'_> {
             return None;
         }
         let mut leftovers = Leftovers::find(dirs);
-        let limit = Duration::from_millis(self.config.leftovers_wait_ms);
         run.relief.until(&run.signals, limit, || leftovers.remove());
         run.relief.lift.end_attempt();
         leftovers.report()
@@ -398,7 +232,7 @@ impl Operation<'_> {
         let is_at_it = |cgroup: &Identity| intent::another_pauses(self.state, cgroup);
         let may_have_left_one = run.exit != Exit::Code(0)
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing)
-            && (run.guard.is_none() || container.identity().as_ref().is_some_and(is_at_it));
+            && (!run.hold.is_held() || container.identity().as_ref().is_some_and(is_at_it));
         if let Some(intent) = run.intent.take() {
             if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
                 intent.done();
@@ -407,55 +241,21 @@ impl Operation<'_> {
     }
 
     /// Brings our record up to date and gives the lock back; its files go with the cgroup.
-    fn settle(&self, container: &mut Container, exit: Exit, guard: Option<Guard>) {
-        let guard = match self.invocation.verb {
-            Verb::Create | Verb::Run | Verb::Restore => {
-                if !container.came_to_nothing() {
-                    if exit == Exit::Code(0) {
-                        container.made(&self.invocation.id);
-                    }
-                    return;
-                }
-                self.forget(container, guard)
+    fn settle(&self, container: &mut Container, exit: Exit, hold: &mut Hold) {
+        let verb = self.invocation.verb;
+        if verb.makes_a_container() && !container.came_to_nothing() {
+            if exit == Exit::Code(0) {
+                container.made(&self.invocation.id);
             }
-            Verb::Delete if container.is_gone() => self.forget(container, guard),
+        } else if !container.is_gone() {
+            // Nothing has changed that anybody must know of.
+        } else if !verb.makes_a_container() && verb != Verb::Delete {
             // Whoever waited behind its delete has made the files anew.
-            _ if container.is_gone() => self.alone(container, guard),
-            _ => return,
-        };
-        if let Some(guard) = guard {
-            guard.retire();
+            hold.retire(self, container);
+        } else if container.identity().is_some() {
+            // A `delete` that found no such container has nothing to forget.
+            hold.forget(self, container);
         }
-    }
-
-    /// A `delete` that found no such container has nothing to forget.
-    fn forget(&self, container: &Container, guard: Option<Guard>) -> Option<Guard> {
-        container.identity()?;
-        let guard = self.alone(container, guard);
-        container.forget();
-        guard
-    }
-
-    /// The lock for ourselves alone. Those who do not have it so, as one who shared it or a foreground
-    /// `run` that gave it back long before, get it only if nobody uses it.
-    fn alone(&self, container: &Container, guard: Option<Guard>) -> Option<Guard> {
-        // A kill has one only while it helps to die.
-        let may_lock = guard.is_some() || self.lock_wanted().is_some();
-        guard.filter(Guard::is_exclusive).or_else(|| {
-            let identity = container.identity().filter(|_| may_lock)?;
-            match self.acquire(&identity, Mode::Exclusive, Duration::ZERO) {
-                Acquired::Held(guard) => Some(guard),
-                _ => None,
-            }
-        })
-    }
-}
-
-fn used(acquired: Acquired, mode: Mode) -> (Option<Guard>, LockUse) {
-    match acquired {
-        Acquired::Held(guard) => (Some(guard), LockUse::Held(mode)),
-        Acquired::Nested(holder) => (None, LockUse::Nested(holder)),
-        Acquired::TimedOut { holders } => (None, LockUse::TimedOut(holders)),
-        Acquired::Unavailable(why) => (None, LockUse::Unavailable(why.to_string())),
+        hold.let_go();
     }
 }

@@ -3,16 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::Operation;
+use super::operation::Operation;
 use crate::container::Container;
 use crate::family::Family;
 use crate::invocation::{Invocation, Verb};
 use crate::lift::{self, Lift, Plan, Summary};
+use crate::outcome::Outcome;
+use crate::policy::Freezes;
 use crate::runtime::Signals;
 use cgroup::Throttled;
 use cgroup::freeze::{FreezeWatch, Tasks};
 use cgroup::process::Process;
-use config::Mode;
 
 /// How often to look where nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -31,32 +32,36 @@ impl<'a> Relief<'a> {
         throttled: &[Throttled],
     ) -> Relief<'a> {
         let invocation = operation.invocation;
-        let is_full = operation.config.mode == Mode::Full;
-        let may_freeze = may_freeze(invocation);
-        let watches = is_full && may_freeze && !invocation.verb.makes_a_container();
+        let policy = operation.policy;
+        let watches = policy.mends && policy.freezes == Some(Freezes::AnExistingOne);
         let freeze = container.files().filter(|_| watches).map(FreezeWatch::new);
-        let plan = is_full.then(|| Plan {
+        let plan = policy.lift.map(|lift| Plan {
             what: format!("{} {}", invocation.verb.as_str(), invocation.id.to_string_lossy()),
             files: container.files().cloned(),
             init: container.init().filter(|_| invocation.verb == Verb::Start).map(|init| init.pid),
             pod: container
                 .identity()
                 .map(|cgroup| cgroup.pod().unwrap_or(cgroup).as_path().to_owned()),
-            program: match invocation.verb {
-                Verb::Exec => Duration::from_millis(operation.config.lift_program_ms),
-                _ => Duration::ZERO,
-            },
-            freezes: may_freeze.then_some(match invocation.verb.makes_a_container() {
-                true => lift::FREEZE_LOOK_OF_A_NEW_ONE,
-                false => lift::FREEZE_LOOK,
+            program: lift.program,
+            freezes: policy.freezes.map(|freezes| match freezes {
+                Freezes::ANewOne => lift::FREEZE_LOOK_OF_A_NEW_ONE,
+                Freezes::AnExistingOne => lift::FREEZE_LOOK,
             }),
-            kills: invocation.verb == Verb::Delete || is_sigkill(invocation),
+            kills: lift.kills,
             is_throttled: throttled.iter().any(|level| level.nr_throttled > 0),
             is_starved: throttled.iter().any(|level| level.nr_throttled * 10 > level.nr_periods),
         });
         let (cgroup, pod) = (container.identity(), container.pod());
         let afterwards = move |summary: Summary| {
-            operation.record_lift(cgroup.clone(), pod.clone(), summary);
+            // After the record of the operation.
+            operation.record(&Outcome {
+                lift_of: Some(invocation.verb),
+                cgroup: cgroup.clone(),
+                runtime: operation.runtime.path.clone(),
+                lifts: summary,
+                pod: pod.clone(),
+                ..Outcome::of(invocation.id.clone())
+            });
         };
         let lift = Lift::new(plan, operation.config, operation.state, Box::new(afterwards));
         Relief { lift, freeze }
@@ -111,24 +116,4 @@ impl<'a> Relief<'a> {
 pub(super) fn started_by(invocation: &Invocation) -> Option<Process> {
     let text = cgroup::json::read_text(invocation.pid_file.as_deref()?).ok()?;
     Process::of(text.trim().parse().ok()?)
-}
-
-/// Which operations freeze, on which cgroup version and with which driver, differs from runtime to
-/// runtime (docs/unable-to-freeze.md); these may.
-pub(super) fn may_freeze(invocation: &Invocation) -> bool {
-    match invocation.verb {
-        Verb::Create | Verb::Run | Verb::Restore => true,
-        Verb::Update | Verb::Pause | Verb::Checkpoint | Verb::Delete => true,
-        // runc 1.1 freezes for any signal to all, later ones for SIGKILL of a shared pid namespace.
-        Verb::Kill => invocation.all || is_sigkill(invocation),
-        Verb::Start | Verb::Exec | Verb::State | Verb::Resume => false,
-    }
-}
-
-pub(super) fn is_sigkill(invocation: &Invocation) -> bool {
-    let signal = invocation.signal.as_ref().and_then(|signal| signal.to_str());
-    signal.is_some_and(|signal| {
-        let name = signal.to_ascii_uppercase();
-        signal == "9" || name.trim_start_matches("SIG") == "KILL"
-    })
 }

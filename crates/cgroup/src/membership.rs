@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::Identity;
 use super::mounts::{Hierarchies, Proc};
-use super::{Identity, NAMING_ORDER};
+use super::places::NAMING_ORDER;
 
 /// The lines of one `/proc/PID/cgroup`; lines we cannot read are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,9 @@ use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Identity, NAMING_ORDER, Places, clean};
+use super::identity::clean;
+use super::places::NAMING_ORDER;
+use super::{Identity, Places};
 
 /// Where runc, crun and youki look for a pure v2 system, and nowhere else.
 const UNIFIED: &str = "/sys/fs/cgroup";

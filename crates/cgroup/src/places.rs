@@ -2,6 +2,12 @@
 
 use super::Identity;
 
+/// Where v1 hierarchies disagree on the path (a relative `cgroupsPath`, and a caller that sits in
+/// different cgroups of them), the first of these that knows the container names it. The freezer comes
+/// first, since freezing is what must not collide; predict and state_file must share the order.
+pub(crate) const NAMING_ORDER: [&str; 7] =
+    ["freezer", "cpu", "memory", "devices", "pids", "cpuset", "name=systemd"];
+
 /// The path is the same in all, but for a container of runc's on v1 whose `cgroupsPath` is relative or
 /// missing: it is below its creator's own cgroup, which each hierarchy has another one of.
 #[derive(Clone, Debug, PartialEq, Eq)]

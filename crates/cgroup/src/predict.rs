@@ -13,9 +13,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{
-    Hierarchies, Identity, Membership, NAMING_ORDER, Places, Proc, RuntimeKind, Unknown, clean,
-};
+use super::identity::clean;
+use super::places::NAMING_ORDER;
+use super::{Hierarchies, Identity, Membership, Places, Proc, RuntimeKind, Unknown};
 
 /// What is known before `create`.
 #[derive(Clone, Copy, Debug)]

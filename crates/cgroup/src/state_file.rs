@@ -7,8 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::places::NAMING_ORDER;
 use super::predict::Plan;
-use super::{Hierarchies, Identity, NAMING_ORDER, Places, Proc, RuntimeKind, Unknown};
+use super::{Hierarchies, Identity, Places, Proc, RuntimeKind, Unknown};
 use crate::json::{self, Object};
 
 /// What of the process's surroundings decides on the default root.

@@ -49,7 +49,7 @@ pub(crate) fn see_to(journal: &Path, history: &History) {
 /// Adds a line of somebody else's, who may wait, after what the wrappers have written before it: readers
 /// take an exit for that of a container which they know. Waits for a carrier that copies, as its write
 /// would for the disk, and for none that lets records gather.
-pub(crate) fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Result<()> {
+pub fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Result<()> {
     let path = note_path(journal);
     if let Ok(note) = state::lock::open(&path, true) {
         let _ = Copy { journal, history, note: &note, note_path: &path }.all();

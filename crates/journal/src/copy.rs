@@ -186,7 +186,7 @@ impl Copy<'_> {
     fn sources(&self) -> io::Result<Vec<Source>> {
         for _ in 0..OPEN_TRIES {
             let newer = reader::open(self.journal)?;
-            let older = reader::open(&super::older(self.journal))?;
+            let older = reader::open(&super::file::older(self.journal))?;
             if newer.as_ref().is_some_and(|newer| !file::is_at(newer, self.journal)) {
                 continue;
             }
@@ -483,7 +483,7 @@ mod tests {
         let mut node = Node::new();
         node.write();
         let late = File::options().append(true).open(&node.journal.path).unwrap();
-        while !super::super::older(&node.journal.path).exists() {
+        while !super::super::file::older(&node.journal.path).exists() {
             node.write();
         }
         node.copy().unwrap();

@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use state::state_dir;
@@ -94,4 +94,11 @@ fn torn_at(file: &File) -> Option<u64> {
     let mut last = [0u8; 1];
     file.read_exact_at(&mut last, length.checked_sub(1)?).ok()?;
     (last[0] != b'\n').then_some(length)
+}
+
+/// Where a full journal is until the next one is full.
+pub(crate) fn older(path: &Path) -> PathBuf {
+    let mut older = path.as_os_str().to_owned();
+    older.push(".1");
+    older.into()
 }

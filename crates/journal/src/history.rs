@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{carrier, file};
+use super::file;
 use config::Config;
 use state::state_dir::StateDir;
 
@@ -51,11 +51,6 @@ impl History {
     /// Adds one record, a whole line.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
         self.append_all(line).map(drop)
-    }
-
-    /// The same, but after all that is in the short journal at `journal`. Waits for whoever writes.
-    pub fn append_in_turn(&self, journal: &Path, line: &[u8]) -> io::Result<()> {
-        carrier::append_in_turn(journal, self, line)
     }
 
     /// Adds whole lines; the file that has them now.

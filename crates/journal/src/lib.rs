@@ -9,51 +9,18 @@ mod copy;
 mod file;
 pub mod history;
 pub mod reader;
+mod stamp;
 
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use cgroup::process;
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
+use serde::Serialize;
 
+pub use carrier::append_in_turn;
+use file::older;
 use history::History;
-
-/// The version of the records.
-pub const VERSION: u32 = 1;
-
-pub fn now() -> String {
-    format(OffsetDateTime::now_utc())
-}
-
-/// Always with three digits of a second, so that times sort as text.
-fn format(time: OffsetDateTime) -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    time.format(FORMAT).unwrap_or_default()
-}
-
-/// What a record that somebody else adds says of its time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stamp {
-    pub boot_id: Option<String>,
-    pub time: String,
-    pub mono_ns: u64,
-}
-
-impl Stamp {
-    /// Of something that happened a while ago; now if that is in the future, `None` before this boot.
-    pub fn of(at: SystemTime) -> Option<Stamp> {
-        let ago = at.elapsed().unwrap_or_default();
-        let mono_ns = process::since_boot_ns().checked_sub(ago.as_nanos() as u64)?;
-        let time = format(OffsetDateTime::now_utc() - ago);
-        Some(Stamp { boot_id: process::boot_id(), time, mono_ns })
-    }
-}
+pub use stamp::{Stamp, VERSION, now};
 
 /// Where the records go: a short file under /run, and the long one on disk.
 #[derive(Debug)]
@@ -96,11 +63,4 @@ impl file::Rotation for Journal {
     fn set_aside(&self, path: &Path) -> io::Result<()> {
         std::fs::rename(path, older(path))
     }
-}
-
-/// Where a full journal is until the next one is full.
-fn older(path: &Path) -> PathBuf {
-    let mut older = path.as_os_str().to_owned();
-    older.push(".1");
-    older.into()
 }

@@ -155,7 +155,7 @@ impl std::error::Error for Skipped {}
 /// The records of the journal at `path` and of the older file beside it, oldest first.
 pub fn history(path: &Path) -> impl Iterator<Item = Result<Record, Skipped>> + use<> {
     let mut newer = open(path);
-    let older = open(&super::older(path));
+    let older = open(&super::file::older(path));
     if is_same(&older, &newer) {
         // Moved aside between the two.
         newer = open(path);

@@ -135,7 +135,7 @@ impl Log<'_> {
         let written =
             serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
                 line.push(b'\n');
-                self.history.append_in_turn(&self.journal, &line)
+                journal::append_in_turn(&self.journal, &self.history, &line)
             });
         if let Err(error) = written {
             let directory = self.history.directory().display();

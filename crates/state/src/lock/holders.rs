@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mode;
+use super::mode::Mode;
 use cgroup::process::{self, Process};
 use cgroup::text;
 

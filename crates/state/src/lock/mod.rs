@@ -10,6 +10,7 @@
 //! container's life: every file here is closed on exec.
 
 mod holders;
+mod mode;
 mod turnstile;
 mod wait;
 
@@ -20,17 +21,11 @@ use std::time::Duration;
 
 pub use holders::Holder;
 use holders::Slot;
+pub use mode::Mode;
 pub use wait::open;
 use wait::{Refusal, Wait};
 
 use cgroup::Identity;
-
-/// Who may be in at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Shared,
-    Exclusive,
-}
 
 /// How the wait for a lock ended. None of these keeps the operation from going ahead.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::Mode;
+use super::mode::Mode;
 use super::wait::{self, Refusal, Wait, is_still_at};
 
 /// A place at the head of the queue; the next one has it when this is dropped.

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Mode;
 use super::holders::{self, Holder};
+use super::mode::Mode;
 
 /// Why there is no lock.
 #[derive(Debug)]

@@ -1,0 +1,8 @@
+//! Shared or exclusive.
+
+/// Who may be in at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Shared,
+    Exclusive,
+}

@@ -1,0 +1,59 @@
+//! What a flag is, in all of the grammars.
+
+/// What may follow a flag's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Nothing (Go: or `=` and a boolean).
+    Switch,
+    Value,
+    /// argp's OPTION_ARG_OPTIONAL: a value only if it is attached.
+    Attached,
+}
+
+/// What a flag is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Known, so that its value is not taken for something else, and of no interest.
+    Nothing,
+    /// The runtime prints something and ends: help, version.
+    Info,
+    Root,
+    Log,
+    LogFormat,
+    Debug,
+    SystemdCgroup,
+    CgroupManager,
+    Rootless,
+    Bundle,
+    Config,
+    PidFile,
+    ConsoleSocket,
+    PidfdSocket,
+    PreserveFds,
+    Detach,
+    Tty,
+    Process,
+    IgnorePaused,
+    Resources,
+    All,
+    Force,
+    Regex,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flag {
+    /// Without dashes. argp and clap take a name of one letter for a short flag; Go does not care.
+    pub(super) names: &'static [&'static str],
+    pub(super) takes: Takes,
+    pub(super) means: Means,
+}
+
+impl Flag {
+    pub(super) fn short(&self, letter: u8) -> bool {
+        self.names.iter().any(|name| name.as_bytes() == [letter])
+    }
+
+    pub(super) fn long_names(&self) -> impl Iterator<Item = &'static str> {
+        self.names.iter().copied().filter(|name| name.len() > 1)
+    }
+}

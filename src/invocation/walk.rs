@@ -1,0 +1,96 @@
+//! A stretch of the argument vector, as the three grammars step along it.
+//!
+//! The walk goes over a list of places in the argument vector, not over the vector itself, so that
+//! urfave/cli's habit of moving arguments about is a permutation and values keep their true place.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use super::flag::{Flag, Means, Takes};
+use super::grammar::Table;
+use super::{Span, Value};
+
+/// A flag as it was met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) flag: &'static Flag,
+    pub(super) value: Option<Value>,
+    /// False only for Go's `--switch=false`.
+    pub(super) on: bool,
+}
+
+impl Given {
+    /// The runtime will print something and look no further.
+    pub(super) fn is_info(&self) -> bool {
+        self.on && self.flag.means == Means::Info
+    }
+}
+
+/// What stands at one place.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// One flag, or a cluster of short ones, that covers `used` places.
+    Flags {
+        given: Vec<Given>,
+        used: usize,
+    },
+    Word,
+    /// `--`.
+    EndOfFlags,
+    Trouble(String),
+}
+
+/// A stretch of the argument vector, and how to read it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk<'a> {
+    pub(super) args: &'a [OsString],
+    pub(super) order: &'a [usize],
+    pub(super) table: Table,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn bytes(&self, place: usize) -> &'a [u8] {
+        self.args[self.order[place]].as_bytes()
+    }
+
+    /// A switch or the value after the name, for a flag that stands at `place` with `attached`
+    /// being the offset of what is attached to it.
+    pub(super) fn taken(
+        &self,
+        flag: &'static Flag,
+        place: usize,
+        attached: Option<usize>,
+    ) -> Result<(Given, usize), String> {
+        let (value, used) = match (flag.takes, attached) {
+            (Takes::Switch, _) | (Takes::Attached, None) => (None, 1),
+            (_, Some(from)) => (Some(self.value(place, from)), 1),
+            (Takes::Value, None) if place + 1 < self.order.len() => {
+                (Some(self.value(place + 1, 0)), 2)
+            }
+            (Takes::Value, None) => {
+                return Err(format!("no value for flag {}", shown(self.bytes(place))));
+            }
+        };
+        Ok((Given { flag, value, on: true }, used))
+    }
+
+    fn value(&self, place: usize, from: usize) -> Value {
+        let text = OsStr::from_bytes(&self.bytes(place)[from..]).to_owned();
+        Value { text, at: Span { arg: self.order[place], from } }
+    }
+}
+
+/// A foreign word for a message of ours: printable ASCII, and short.
+pub(super) fn shown(word: &[u8]) -> String {
+    const LONGEST: usize = 60;
+    let mut text = String::new();
+    for &byte in word {
+        let escaped = byte.escape_ascii();
+        if text.len() + escaped.len() > LONGEST {
+            text.push_str("...");
+            break;
+        }
+        text.extend(escaped.map(char::from));
+    }
+    if text.is_empty() { "''".to_owned() } else { text }
+}

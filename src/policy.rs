@@ -1,0 +1,270 @@
+//! What each command gets: its lock, its channels, its retries, its lift, its undoing. Pure, and the one
+//! place that asks for the mode; docs/architecture.md has it as a table.
+
+use std::time::Duration;
+
+use config::{Config, Mode};
+use state::Verb;
+use state::lock;
+
+use crate::channels::Degree;
+use crate::invocation::Invocation;
+use crate::retry;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) lock: Option<Lock>,
+    pub(crate) degree: Degree,
+    /// What the runtime may freeze.
+    pub(crate) freezes: Option<Freezes>,
+    /// That what operations that were killed have left is undone, and what this one may leave is noted
+    /// and undone.
+    pub(crate) mends: bool,
+    /// That success is believed only when the kernel says FROZEN.
+    pub(crate) confirms_freeze: bool,
+    pub(crate) lift: Option<Lift>,
+    /// What all attempts together may take; zero is no retry.
+    pub(crate) retries_for: Duration,
+    /// How long cgroups that the runtime has left are removed.
+    pub(crate) removes_leftovers_for: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lock {
+    pub(crate) mode: lock::Mode,
+    pub(crate) wait: Duration,
+    pub(crate) held: Held,
+}
+
+/// For how long a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It is given back before the runtime starts.
+    NotAtAll,
+    /// Until the process that stays in the foreground has started.
+    UntilStarted,
+    ToTheEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freezes {
+    /// The cgroup of a container that is being made.
+    ANewOne,
+    /// The cgroup of a container that is there.
+    AnExistingOne,
+}
+
+/// Whose threads are lifted beside the runtime's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lift {
+    /// The CPU time of the command and its descendants.
+    pub(crate) program: Duration,
+    pub(crate) kills: bool,
+    pub(crate) afterwards: Option<Afterwards>,
+}
+
+/// What the runtime has set going and does not wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// The death of what was killed.
+    Dying,
+    /// The process of a detached exec, most of whose probe's second passes after the runtime's end.
+    Program,
+}
+
+impl Policy {
+    pub(crate) fn of(invocation: &Invocation, config: &Config) -> Policy {
+        let verb = invocation.verb;
+        let mends = config.mode == Mode::Full;
+        Policy {
+            lock: if config.mode == Mode::Observe { None } else { lock(invocation, config) },
+            degree: degree(verb, config),
+            freezes: freezes(invocation),
+            mends,
+            confirms_freeze: mends && verb == Verb::Pause,
+            lift: mends.then(|| lift(invocation, config)),
+            retries_for: if mends {
+                retry::time_for(verb).min(Duration::from_millis(config.retry_deadline_ms))
+            } else {
+                Duration::ZERO
+            },
+            removes_leftovers_for: if mends && verb == Verb::Delete {
+                Duration::from_millis(config.leftovers_wait_ms)
+            } else {
+                Duration::ZERO
+            },
+        }
+    }
+
+    /// That it writes down what it may leave frozen, and undoes that.
+    pub(crate) fn notes_freeze(&self) -> bool {
+        self.mends && self.freezes.is_some()
+    }
+}
+
+/// A signal never waits: on cgroup v1 a frozen holder cannot finish before it is killed and thawed.
+fn lock(invocation: &Invocation, config: &Config) -> Option<Lock> {
+    let (mode, wait) = match invocation.verb {
+        Verb::Kill => return None,
+        Verb::Exec | Verb::Start | Verb::State => (lock::Mode::Shared, config.shared_wait_ms),
+        Verb::Resume => (lock::Mode::Exclusive, config.resume_wait_ms),
+        Verb::Create
+        | Verb::Run
+        | Verb::Restore
+        | Verb::Update
+        | Verb::Pause
+        | Verb::Checkpoint
+        | Verb::Delete => (lock::Mode::Exclusive, config.exclusive_wait_ms),
+    };
+    let held = match invocation.verb {
+        // What it reads of the freezer may be another's passing freeze: it waits, no more.
+        Verb::State => Held::NotAtAll,
+        _ if invocation.stays_in_foreground() => Held::UntilStarted,
+        _ => Held::ToTheEnd,
+    };
+    Some(Lock { mode, wait: Duration::from_millis(wait), held })
+}
+
+fn degree(verb: Verb, config: &Config) -> Degree {
+    match config.mode {
+        Mode::Observe => Degree::Nothing,
+        Mode::Full if retry::is_ever_retried(verb) && config.retry_deadline_ms > 0 => Degree::All,
+        Mode::Lock | Mode::Full => Degree::Output,
+    }
+}
+
+/// Which operations freeze, on which cgroup version and with which driver, differs from runtime to
+/// runtime (docs/unable-to-freeze.md); these may.
+fn freezes(invocation: &Invocation) -> Option<Freezes> {
+    match invocation.verb {
+        Verb::Create | Verb::Run | Verb::Restore => Some(Freezes::ANewOne),
+        Verb::Update | Verb::Pause | Verb::Checkpoint | Verb::Delete => {
+            Some(Freezes::AnExistingOne)
+        }
+        // runc 1.1 freezes for any signal to all, later ones for SIGKILL of a shared pid namespace.
+        Verb::Kill if invocation.all || invocation.is_sigkill() => Some(Freezes::AnExistingOne),
+        Verb::Kill | Verb::Start | Verb::Exec | Verb::State | Verb::Resume => None,
+    }
+}
+
+fn lift(invocation: &Invocation, config: &Config) -> Lift {
+    let kills = invocation.verb == Verb::Kill && invocation.is_sigkill();
+    let is_exec = invocation.verb == Verb::Exec;
+    Lift {
+        program: Duration::from_millis(if is_exec { config.lift_program_ms } else { 0 }),
+        kills: kills || invocation.verb == Verb::Delete,
+        afterwards: match invocation.verb {
+            Verb::Kill if kills => Some(Afterwards::Dying),
+            Verb::Exec if invocation.detach => Some(Afterwards::Program),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    use cgroup::RuntimeKind;
+
+    use super::*;
+    use crate::invocation::{self, Command};
+
+    const COMMANDS: [&str; 15] = [
+        "create c",
+        "run c",
+        "run -d c",
+        "restore c",
+        "start c",
+        "exec c true",
+        "exec -d c true",
+        "state c",
+        "update c",
+        "pause c",
+        "resume c",
+        "checkpoint c",
+        "kill c TERM",
+        "kill c KILL",
+        "delete c",
+    ];
+
+    fn policy(line: &str, config: &Config) -> Policy {
+        let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        match invocation::read(RuntimeKind::Runc, &args).command {
+            Command::Supervised(invocation) => Policy::of(&invocation, config),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn row(line: &str, policy: &Policy) -> String {
+        let lock = policy.lock.map_or("none".to_owned(), |lock| {
+            let mode = format!("{:?}", lock.mode).to_lowercase();
+            let held = match lock.held {
+                Held::NotAtAll => "waits, does not hold it",
+                Held::UntilStarted => "until started",
+                Held::ToTheEnd => "to the end",
+            };
+            format!("{mode}, {} ms, {held}", lock.wait.as_millis())
+        });
+        let retries = match policy.retries_for.as_millis() {
+            _ if policy.degree != Degree::All => "no".to_owned(),
+            ms => format!("{ms} ms"),
+        };
+        let freezes = match policy.freezes {
+            None => "no",
+            Some(Freezes::ANewOne) => "a new one",
+            Some(Freezes::AnExistingOne) => "yes",
+        };
+        let lift = policy.lift.map_or(String::new(), |lift| {
+            let mut whose = vec!["runtime"];
+            whose.extend((!lift.program.is_zero()).then_some("program"));
+            whose.extend(policy.freezes.map(|_| "freezing"));
+            whose.extend(lift.kills.then_some("dying"));
+            let after = match lift.afterwards {
+                None => "",
+                Some(Afterwards::Dying) => "; after its end the dying",
+                Some(Afterwards::Program) => "; after its end the program",
+            };
+            format!("{}{after}", whose.join(", "))
+        });
+        format!("| `{line}` | {lock} | {retries} | {freezes} | {lift} |\n")
+    }
+
+    #[test]
+    fn the_page_has_this_table() {
+        let config = Config::default();
+        let mut table = "| command | lock: mode, waits at most, held | retried within | may freeze | lifted |\n\
+                         |---|---|---|---|---|\n"
+            .to_owned();
+        for line in COMMANDS {
+            table.push_str(&row(line, &policy(line, &config)));
+        }
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        assert!(page.contains(&table), "expected in docs/architecture.md:\n{table}");
+    }
+
+    #[test]
+    fn observe_changes_nothing_and_lock_only_locks() {
+        for line in COMMANDS {
+            let observe = policy(line, &Config { mode: Mode::Observe, ..Config::default() });
+            assert_eq!((observe.lock, observe.degree), (None, Degree::Nothing), "{line}");
+            let lock = policy(line, &Config { mode: Mode::Lock, ..Config::default() });
+            assert_eq!(lock.lock, policy(line, &Config::default()).lock, "{line}");
+            assert_eq!(lock.degree, Degree::Output, "{line}");
+            for policy in [observe, lock] {
+                assert!(!policy.notes_freeze() && !policy.confirms_freeze, "{line}");
+                assert_eq!((policy.lift, policy.retries_for), (None, Duration::ZERO), "{line}");
+                assert_eq!(policy.removes_leftovers_for, Duration::ZERO, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_explicit_zero_is_no_retry() {
+        let config = Config { retry_deadline_ms: 0, ..Config::default() };
+        let policy = policy("pause c", &config);
+        assert_eq!((policy.degree, policy.retries_for), (Degree::Output, Duration::ZERO));
+    }
+}
