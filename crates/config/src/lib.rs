@@ -420,7 +420,7 @@ impl Config {
         text
     }
 
-    /// The same as a table for the README.
+    /// The same as a table for docs/configuration.md.
     pub fn table() -> String {
         let mut text = String::from("| key | default | range | what it is |\n|---|---|---|---|\n");
         for key in KEYS {
@@ -663,12 +663,12 @@ mod tests {
     }
 
     #[test]
-    fn the_example_and_the_readme_agree_with_the_code() {
+    fn the_example_and_the_page_agree_with_the_code() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let example = std::fs::read_to_string(root.join("deploy/config.toml")).unwrap();
         assert_eq!(example, Config::example(), "expected:\n{}", Config::example());
-        let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-        assert!(readme.contains(&Config::table()), "expected:\n{}", Config::table());
+        let page = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+        assert!(page.contains(&Config::table()), "expected:\n{}", Config::table());
     }
 
     #[test]
