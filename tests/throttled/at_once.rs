@@ -57,7 +57,7 @@ impl AtOnce {
         table.claim(bare.series.failed() > 0 || bare.total > SHOWN * self.total, || {
             format!("{scene}: not shown: bare takes {:.0} ms together", bare.total)
         });
-        // Short of the proof one of them may be a straggler, whose lifter came to its limit: README.
+        // Short of the proof one of them may be a straggler, whose lifter came to its limit: docs/limits.md.
         let took = if proof() { self.total } else { series.p95() };
         table.claim(took <= most, || format!("{scene}: {took:.0} ms, want {most:.0}"));
         table.claim(self.late.max() <= late_bound(&bare.late), || {

@@ -48,7 +48,7 @@ fn spinning<'a>(
     container
 }
 
-/// Of more of them a pause fails, as README says, and takes seconds.
+/// Of more of them a pause fails, as docs/limits.md says, and takes seconds.
 const PAUSED: usize = 1000;
 
 /// How many threads, and rounds of each command.
