@@ -105,6 +105,13 @@ impl Client {
         )
     }
 
+    /// How the server is, with all that it tells of its configuration.
+    pub fn status(&self) -> Result<v1::StatusResponse> {
+        let request = v1::StatusRequest { verbose: true };
+        let send = |mut to: Service, request| async move { to.status(request).await };
+        self.call("Status", LOOK, request, send)
+    }
+
     /// Creates and starts a sandbox, and gives its id.
     pub fn run_pod_sandbox(&self, config: &v1::PodSandboxConfig) -> Result<String> {
         self.run_pod_sandbox_by("", config)
