@@ -64,6 +64,13 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "frostctl: {text}");
 }
 
+/// How far something is that takes long; for a person who waits, and not for a pipe.
+pub(crate) fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        note(text);
+    }
+}
+
 /// Columns with two spaces between them; wrapped to the terminal's width, and on a pipe not at all.
 pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();

@@ -1,6 +1,6 @@
 //! The installed frostlock, and the runtime that it would run.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -16,6 +16,10 @@ const USUAL: &str = "/usr/local/bin/frostlock";
 pub(crate) fn usual() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name("frostlock"));
     beside.into_iter().chain([PathBuf::from(USUAL)]).collect()
+}
+
+pub(crate) fn usual_place() -> PathBuf {
+    USUAL.into()
 }
 
 /// Its absolute path. Links are not followed: their name says which runtime it runs.
@@ -44,22 +48,34 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
     }
 }
 
-/// The runtime that it would run.
-pub(crate) fn runtime_of(binary: &str) -> anyhow::Result<PathBuf> {
+/// The runtime that it would run. `engine`: a distribution that brings an engine has a runtime beside
+/// it, and the directory in the engine's PATH.
+pub(crate) fn runtime_of(binary: &str, engine: Option<&Path>) -> anyhow::Result<PathBuf> {
     let (config, _) = Config::load();
     let choice = Choice {
         env: None,
         argv0: OsStr::new(binary),
         config: config.runtime.as_deref(),
-        path: std::env::var_os("PATH"),
+        path: Some(search_path(std::env::var_os("PATH").unwrap_or_default(), engine)),
         above: None,
     };
     choice.find().context("frostlock would have no runtime to run")
 }
 
+fn search_path(path: OsString, engine: Option<&Path>) -> OsString {
+    let beside = engine.and_then(Path::parent).map(Path::to_owned);
+    let joined = std::env::join_paths(std::env::split_paths(&path).chain(beside));
+    // A directory with a colon in its name cannot be in it.
+    joined.unwrap_or(path)
+}
+
 /// Why it would run another program than the entry that it stands in for, if so.
-pub(crate) fn mismatch(binary: &str, wrapped: &Wrapped) -> anyhow::Result<Option<String>> {
-    let runs = runtime_of(binary)?;
+pub(crate) fn mismatch(
+    binary: &str,
+    wrapped: &Wrapped,
+    engine: Option<&Path>,
+) -> anyhow::Result<Option<String>> {
+    let runs = runtime_of(binary, engine)?;
     let named = match &wrapped.binary {
         Some(program) if is_ours(program) => return Ok(None),
         Some(program) => program.as_str(),
@@ -80,4 +96,18 @@ pub(crate) fn mismatch(binary: &str, wrapped: &Wrapped) -> anyhow::Result<Option
             runs.display()
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runtime_of_a_distribution_is_beside_its_engine_and_comes_last() {
+        let engine = Path::new("/var/lib/rancher/k3s/data/x/bin/containerd");
+        let path = |engine| search_path("/usr/bin:/bin".into(), engine);
+        assert_eq!(path(Some(engine)), "/usr/bin:/bin:/var/lib/rancher/k3s/data/x/bin");
+        assert_eq!(path(None), "/usr/bin:/bin");
+        assert_eq!(path(Some(Path::new("/a:b/containerd"))), "/usr/bin:/bin");
+    }
 }

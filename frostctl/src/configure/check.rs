@@ -1,6 +1,7 @@
 //! What the engine itself makes of a configuration.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use toml_edit::{DocumentMut, Item};
 
 use super::engine::Engine;
 use super::layout::{Layout, get};
-use super::{program, toml_file};
+use super::places::{Files, Kind};
+use super::{file, go_template, program, toml_file};
+use crate::version::Version;
 
 /// Each takes less than a second on an idle machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
@@ -19,9 +22,22 @@ const MAX_LINES: usize = 12;
 /// How it was checked, or why it was not.
 pub(crate) type Checked = Result<String, String>;
 
+/// The one that runs, else the first in PATH.
+fn containerd_program(running: Option<&Path>) -> Option<PathBuf> {
+    running.map(Path::to_owned).or_else(|| program::find("containerd"))
+}
+
+pub(crate) fn containerd_version(running: Option<&Path>) -> Option<Version> {
+    let program = containerd_program(running)?;
+    Version::find(&program::run(Command::new(program).arg("--version"), LIMIT).ok()?)
+}
+
 /// What containerd reads in a file and all that it imports; none without a containerd.
-pub(crate) fn effective(path: &Path) -> anyhow::Result<Option<DocumentMut>> {
-    let Some(containerd) = program::find("containerd") else { return Ok(None) };
+pub(crate) fn effective(
+    path: &Path,
+    running: Option<&Path>,
+) -> anyhow::Result<Option<DocumentMut>> {
+    let Some(containerd) = containerd_program(running) else { return Ok(None) };
     let mut command = Command::new(containerd);
     if path.exists() {
         command.arg("--config").arg(path).args(["config", "dump"]);
@@ -41,25 +57,47 @@ pub(crate) struct Expected<'a> {
     pub(crate) before: Option<&'a DocumentMut>,
 }
 
-/// `path` is the file that the engine is told to read, `entry` the one with the entry in it.
 pub(crate) fn check(
     engine: Engine,
-    path: &Path,
-    entry: &Path,
+    files: &Files,
     expected: &Expected<'_>,
 ) -> anyhow::Result<Checked> {
-    match engine {
-        Engine::Containerd => containerd(path, expected),
-        Engine::Docker => docker(path),
-        Engine::Podman => podman(entry, expected),
-        Engine::Crio => Ok(Err("CRI-O has no command that checks a drop-in".to_owned())),
+    let running = files.containerd.as_deref();
+    match (engine, files.kind) {
+        (Engine::Containerd, Kind::GoTemplate) => generated(files, expected),
+        (Engine::Containerd, Kind::Part) => {
+            let who = files.distribution.map_or("the distribution", |it| it.name);
+            Ok(Err(format!("{who} merges this file into what containerd reads, at its next start")))
+        }
+        (Engine::Containerd, _) => containerd(&files.main, running, expected),
+        (Engine::Docker, _) => docker(&files.main),
+        (Engine::Podman, _) => podman(&files.entry, expected),
+        (Engine::Crio, _) => crio(&files.entry, expected),
     }
+}
+
+/// What is generated the next time is what was generated the last time, and our block.
+fn generated(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
+    let [generated, template] = [&files.main, &files.entry].map(|path| file::read(path));
+    let template = template?.unwrap_or_default();
+    let rendered =
+        go_template::rendered(&generated?.unwrap_or_default(), &template, expected.name)?;
+    let mut copy = tempfile::NamedTempFile::new().context("cannot write a copy to check")?;
+    copy.write_all(rendered.as_bytes()).context("cannot write a copy to check")?;
+    let checked = containerd(copy.path(), files.containerd.as_deref(), expected)?;
+    Ok(checked.map(|by| format!("{by}, of what will be generated")))
 }
 
 /// An imported file may hide all of a section, and one runtime the built-in ones: nothing but our
 /// entry may be different.
-fn containerd(path: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
-    let Some(after) = effective(path)? else { return Ok(Err("no containerd in PATH".to_owned())) };
+fn containerd(
+    path: &Path,
+    running: Option<&Path>,
+    expected: &Expected<'_>,
+) -> anyhow::Result<Checked> {
+    let Some(after) = effective(path, running)? else {
+        return Ok(Err("no containerd runs or is in PATH".to_owned()));
+    };
     let layout = Layout::of(Engine::Containerd, &after)?;
     let entry = layout.entry(&after, expected.name);
     let binary = entry.and_then(|entry| layout.binary_of(entry));
@@ -152,4 +190,32 @@ fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
         }
         _ => Ok(Ok("podman info".to_owned())),
     }
+}
+
+/// What CRI-O makes of all its files, those of another place too.
+pub(crate) fn crio_config(entry: Option<&Path>) -> anyhow::Result<Option<DocumentMut>> {
+    let Some(crio) = program::find("crio") else { return Ok(None) };
+    let mut command = Command::new(crio);
+    if let Some(directory) = entry.and_then(Path::parent) {
+        command.arg("--config-dir").arg(directory);
+    }
+    let said = program::run(command.arg("config"), LIMIT)?;
+    toml_file::parse(&said).map(Some).context("what `crio config` prints")
+}
+
+fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
+    let Some(read) = crio_config(Some(entry))? else {
+        return Ok(Err("no crio in PATH".to_owned()));
+    };
+    let layout = Layout::of(Engine::Crio, &read)?;
+    let binary = layout.entry(&read, expected.name).and_then(|entry| layout.binary_of(entry));
+    if binary != expected.binary {
+        bail!(
+            "CRI-O reads the runtime {:?} as {:?} and not {:?}; see `crio config`",
+            expected.name,
+            binary.unwrap_or("not there"),
+            expected.binary.unwrap_or("not there")
+        );
+    }
+    Ok(Ok("crio config".to_owned()))
 }

@@ -12,6 +12,8 @@ pub(crate) struct Wish<'a> {
     /// The entry to stand in for; none: the default runtime.
     pub(crate) wrap: Option<&'a str>,
     pub(crate) set_as_default: bool,
+    /// The engine merges the file with others, table by table: it needs to hold our entry alone.
+    pub(crate) is_merged: bool,
 }
 
 #[derive(Debug)]

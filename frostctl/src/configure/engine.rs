@@ -40,13 +40,21 @@ impl Engine {
         }
     }
 
-    /// What makes it read its configuration again.
-    pub(crate) fn reload(self) -> Option<&'static str> {
+    /// What makes it read its configuration again, whatever was taken out of it.
+    pub(crate) fn restart(self) -> Option<&'static str> {
         match self {
             Engine::Containerd => Some("systemctl restart containerd"),
-            Engine::Docker => Some("systemctl reload docker"),
+            Engine::Docker => Some("systemctl restart docker"),
             Engine::Crio => Some("systemctl restart crio"),
             Engine::Podman => None,
+        }
+    }
+
+    /// What makes it read its configuration again, at the least cost.
+    pub(crate) fn reload(self) -> Option<&'static str> {
+        match self {
+            Engine::Docker => Some("systemctl reload docker"),
+            _ => self.restart(),
         }
     }
 
@@ -58,7 +66,7 @@ impl Engine {
             Engine::Docker => Some(
                 "systemctl restart docker; a reload leaves a runtime that was the default or the last one",
             ),
-            _ => self.reload(),
+            _ => self.restart(),
         }
     }
 }

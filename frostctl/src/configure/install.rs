@@ -1,6 +1,6 @@
 //! The way in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use toml_edit::DocumentMut;
@@ -8,39 +8,76 @@ use toml_edit::DocumentMut;
 use super::check::Expected;
 use super::edit::{Edited, Wish};
 use super::engine::Engine;
+use super::interrupt::Held;
+use super::layout::Layout;
+use super::places::{Files, Kind};
 use super::record::{Ours, Record};
 use super::report::{Action, FileReport, Report, diff};
-use super::{Configure, Files, binary, check, file, json_file, podman, remove, toml_file};
+use super::restart::{Handler, Restart};
+use super::{
+    Configure, binary, check, file, go_template, json_file, lines, places, podman, remove,
+    toml_file,
+};
+
+/// What stands in a comment of ours before the runtime that it is about.
+const IN_FRONT_OF: &str = "# By `frostctl configure`, in front of ";
 
 /// One file that is to change.
 #[derive(Debug)]
 struct Change {
     path: PathBuf,
+    /// None: there is no file.
     now: Option<String>,
+    /// What it would be without us; none: there would be no file.
+    base: Option<String>,
     after: String,
     ours: Ours,
+    wrapped: Option<String>,
+}
+
+/// What is known of an earlier time.
+#[derive(Debug, Default)]
+struct Standing {
+    /// The text without what is ours. None: there was no file.
+    base: Option<String>,
+    wrapped: Option<String>,
+    is_default: bool,
 }
 
 pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     let target = &asked.target;
-    let files = target.files()?;
+    target.check_name()?;
+    let files = places::to_configure(target, asked.no_drop_in)?;
     let program = binary::find(asked.binary.as_deref())?;
     let effective = effective(target.runtime, &files)?;
+    let now = file::read(&files.entry)?;
+    let standing = standing(target.runtime, &files, &target.name, now.as_deref())?;
     let wish = Wish {
         name: &target.name,
         binary: &program,
-        wrap: asked.wrap.as_deref(),
-        set_as_default: asked.set_as_default,
+        wrap: asked.wrap.as_deref().or(standing.wrapped.as_deref()),
+        set_as_default: asked.set_as_default || standing.is_default,
+        is_merged: files.is_merged(),
     };
-    let (changes, edited) = plan(target.runtime, &files, &wish, effective.as_ref())?;
     let mut report = Report::new(target.runtime, &target.name, target.dry_run);
+    if standing.is_default && !asked.set_as_default {
+        report.notes.push(
+            "it stays the default runtime, which an earlier configure has made it; unconfigure and configure again if it is not to be".to_owned(),
+        );
+    }
+    let (changes, edited) =
+        plan(target.runtime, &files, &wish, now, &standing, effective.as_ref())?;
+    let is_needed = changes.iter().any(Change::is_needed);
     if let Some(wrapped) = &edited.wrapped {
-        match binary::mismatch(&program, wrapped)? {
-            Some(why) if !asked.force => bail!("{why}; nothing was changed"),
+        match binary::mismatch(&program, wrapped, files.containerd.as_deref())? {
+            Some(why) if !asked.force && is_needed => bail!("{why}; nothing was changed"),
             why => report.notes.extend(why),
         }
     }
     report.notes.extend(driver(target.runtime, &changes, &target.name));
+    report.notes.extend(cri_is_off(target.runtime, effective.as_ref()));
+    let note = files.distribution.map(|it| it.note).filter(|it| !it.is_empty());
+    report.notes.extend(note.map(str::to_owned));
     let before = match target.runtime {
         Engine::Containerd => effective.as_ref(),
         _ => None,
@@ -50,9 +87,67 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
         report.files.extend(changes.iter().map(|change| change.report(None)));
         return Ok(report);
     }
-    apply(target.runtime, &files, &changes, &expected, &mut report)?;
-    advise(asked, &mut report);
+    let restart = target.restart_plan(&files, target.runtime.reload(), before);
+    apply(target.runtime, &files, &changes, &expected, restart.as_ref(), &mut report)?;
+    advise(asked, &files, restart.is_some(), &mut report);
     Ok(report)
+}
+
+/// An entry of ours that is no longer as it would be written now.
+#[derive(Debug, Clone)]
+pub(crate) struct Drift {
+    pub(crate) engine: Engine,
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+    pub(crate) wrapped: String,
+    /// What has changed, or why it cannot be told.
+    pub(crate) what: String,
+}
+
+/// Those whose model was changed since, or is gone.
+pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
+    let records = Record::all()?;
+    let entries = records.iter().filter(|it| !matches!(it.ours, Ours::Import(_)));
+    Ok(entries
+        .filter_map(|record| {
+            let what = drift(record).unwrap_or_else(|error| Some(format!("{error:#}")))?;
+            Some(Drift {
+                engine: record.engine,
+                name: record.name.clone(),
+                file: record.path.clone(),
+                wrapped: record.wrapped.clone().unwrap_or_default(),
+                what,
+            })
+        })
+        .collect())
+}
+
+fn drift(record: &Record) -> anyhow::Result<Option<String>> {
+    let files = places::of_record(record);
+    let Some(now) = file::read(&files.entry)? else { return Ok(Some("it is gone".to_owned())) };
+    let standing = standing(record.engine, &files, &record.name, Some(&now))?;
+    let wish = Wish {
+        name: &record.name,
+        binary: &record.binary,
+        wrap: standing.wrapped.as_deref(),
+        set_as_default: standing.is_default,
+        is_merged: files.is_merged(),
+    };
+    let effective = effective(record.engine, &files)?;
+    let (changes, _) =
+        plan(record.engine, &files, &wish, Some(now), &standing, effective.as_ref())?;
+    let differs = changes.iter().find(|change| change.is_needed());
+    Ok(differs.map(|change| diff(&change.path, change.now.as_deref(), Some(&change.after))))
+}
+
+/// Then no pod comes to this containerd.
+fn cri_is_off(engine: Engine, effective: Option<&DocumentMut>) -> Option<String> {
+    let off = effective.filter(|_| engine == Engine::Containerd)?.get("disabled_plugins")?;
+    let is_cri = |it: &str| it == "cri" || it == "io.containerd.grpc.v1.cri";
+    let is_off = off.as_array()?.iter().filter_map(toml_edit::Value::as_str).any(is_cri);
+    is_off.then(|| {
+        "disabled_plugins has the CRI plugin, so containerd runs no pods and knows no runtime of this file".to_owned()
+    })
 }
 
 /// Without it in containerd and with it in kubelet, pods crash in a loop.
@@ -60,7 +155,7 @@ fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
     let change =
         changes.first().filter(|change| engine == Engine::Containerd && change.is_needed())?;
     let document = toml_file::parse(&change.after).ok()?;
-    let layout = super::layout::Layout::of(engine, &document).ok()?;
+    let layout = Layout::of(engine, &document).ok()?;
     let set = layout.entry(&document, name)?.get("options").and_then(|it| it.get("SystemdCgroup"));
     let is_systemd = set.and_then(toml_edit::Item::as_bool).unwrap_or(false);
     (!is_systemd).then(|| {
@@ -74,12 +169,20 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
         Engine::Containerd => {
             // Our own reader says better what is wrong with a file, and where.
             if let Some(text) = file::read(&files.main)? {
-                toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
+                let document =
+                    toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
+                // An empty one has the defaults of whatever version.
+                if !text.trim().is_empty() {
+                    Layout::of(engine, &document).with_context(|| format!("{:?}", files.main))?;
+                }
             }
-            check::effective(&files.main)
+            check::effective(&files.main, files.containerd.as_deref())
                 .context("containerd cannot read its configuration as it is; nothing was changed")
         }
-        Engine::Crio => crio(),
+        Engine::Crio => match check::crio_config(None) {
+            Ok(Some(read)) => Ok(Some(read)),
+            _ => crio(),
+        },
         Engine::Podman => podman::effective()
             .context("podman cannot read its configuration as it is; nothing was changed"),
         Engine::Docker => Ok(None),
@@ -98,7 +201,7 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
     for path in paths {
         let Some(text) = file::read(&path)? else { continue };
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
-        let layout = super::layout::Layout::of(Engine::Crio, &document)?;
+        let layout = Layout::of(Engine::Crio, &document)?;
         if !layout.names(&document).is_empty() {
             found = Some(document);
         }
@@ -106,31 +209,140 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
     Ok(found)
 }
 
+/// Ours is made anew each time, of what the file would be without it: so it follows the options of
+/// the runtime that it stands in for, and what is asked for now.
+fn standing(
+    engine: Engine,
+    files: &Files,
+    name: &str,
+    now: Option<&str>,
+) -> anyhow::Result<Standing> {
+    let Some(text) = now else { return Ok(Standing::default()) };
+    let none = || Standing { base: Some(text.to_owned()), ..Standing::default() };
+    let record = Record::load(&files.entry, name)?;
+    let context = || format!("{:?}", files.entry);
+    match record {
+        Some(record) => {
+            let is_default = matches!(record.ours, Ours::Entry { default: Some(_) });
+            let wrapped = record.wrapped.clone().or_else(|| commented(text, name));
+            if record.after == text {
+                return Ok(Standing { base: record.before, wrapped, is_default });
+            }
+            // Somebody has edited it since: what they wrote is to stay.
+            match remove::taken_out(&record, text).with_context(context)? {
+                Some(base) => Ok(Standing { base: Some(base), wrapped, is_default }),
+                None => Ok(none()),
+            }
+        }
+        None => {
+            let Some(wrapped) = commented(text, name) else { return Ok(none()) };
+            let is_default = remove::is_default(engine, text, name);
+            let ours = if files.kind == Kind::GoTemplate {
+                Ours::Template
+            } else {
+                Ours::Entry { default: None }
+            };
+            let base = remove::without(engine, &ours, text, name).with_context(context)?;
+            let is_there = base.is_some();
+            let base = base.or_else(|| Some(text.to_owned()));
+            Ok(if is_there {
+                Standing { base, wrapped: Some(wrapped), is_default }
+            } else {
+                none()
+            })
+        }
+    }
+}
+
+/// Our comment above the entry says which runtime it stands in for.
+fn commented(text: &str, name: &str) -> Option<String> {
+    let entry = [format!(".{name}]"), format!(".\"{name}\"]"), format!(".'{name}']")];
+    let at = entry.iter().find_map(|entry| text.find(entry.as_str()))?;
+    let comment = &text[text[..at].rfind(IN_FRONT_OF)? + IN_FRONT_OF.len()..at];
+    // Nothing but the head of the entry is between the two.
+    (comment.lines().count() == 2).then(|| comment.split(';').next().map(str::to_owned))?
+}
+
 fn plan(
     engine: Engine,
     files: &Files,
     wish: &Wish<'_>,
+    now: Option<String>,
+    standing: &Standing,
     effective: Option<&DocumentMut>,
 ) -> anyhow::Result<(Vec<Change>, Edited)> {
-    let now = file::read(&files.entry)?;
-    let text = match &now {
-        // containerd takes an empty file for its defaults.
-        Some(text) if engine != Engine::Containerd || !text.trim().is_empty() => text.clone(),
-        _ => new_file(engine, files, effective)?,
+    let base = standing.base.clone();
+    let mut edited = match files.kind {
+        Kind::GoTemplate => go_edited(files, wish, base.as_deref(), effective)?,
+        _ => edited(engine, files, wish, base.as_deref(), effective)?,
     };
-    let mut edited = match engine {
-        Engine::Docker => json_file::configure(&text, wish),
-        Engine::Podman => podman::configure(&text, wish, effective, &files.entry),
-        _ => toml_file::configure(engine, &text, wish, effective),
-    }
-    .with_context(|| format!("{:?}", files.entry))?;
     let after = std::mem::take(&mut edited.text);
+    let wrapped =
+        edited.wrapped.as_ref().map(|it| it.name.clone()).or_else(|| standing.wrapped.clone());
     let ours = edited.ours.clone();
-    let mut changes = vec![Change { path: files.entry.clone(), now, after, ours }];
-    if files.imports() {
-        changes.extend(import(files)?);
+    let mut changes = vec![Change { path: files.entry.clone(), now, base, after, ours, wrapped }];
+    if files.is_import() {
+        changes.extend(import(files, wish.name)?);
     }
     Ok((changes, edited))
+}
+
+fn edited(
+    engine: Engine,
+    files: &Files,
+    wish: &Wish<'_>,
+    base: Option<&str>,
+    effective: Option<&DocumentMut>,
+) -> anyhow::Result<Edited> {
+    let text = match base {
+        // containerd takes an empty file for its defaults.
+        Some(text) if engine != Engine::Containerd || !text.trim().is_empty() => text.to_owned(),
+        _ => new_file(engine, files, effective)?,
+    };
+    let plain = lines::plain(&text);
+    let main = main_document(engine, files)?;
+    let others: Vec<&DocumentMut> = main.iter().chain(effective).collect();
+    let mut edited = match engine {
+        Engine::Docker => json_file::configure(&plain, wish),
+        Engine::Podman => podman::configure(&plain, wish, effective, &files.entry),
+        _ => toml_file::configure(engine, &plain, wish, &others),
+    }
+    .with_context(|| format!("{:?}", files.entry))?;
+    edited.text = lines::fit(&text, &edited.text);
+    Ok(edited)
+}
+
+/// What a drop-in may stand in for is in the file that imports it, in few lines.
+fn main_document(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut>> {
+    if engine != Engine::Containerd || files.kind == Kind::Own {
+        return Ok(None);
+    }
+    let text = file::read(&files.main)?;
+    text.map(|text| toml_file::parse(&text).with_context(|| format!("{:?}", files.main)))
+        .transpose()
+}
+
+fn go_edited(
+    files: &Files,
+    wish: &Wish<'_>,
+    base: Option<&str>,
+    effective: Option<&DocumentMut>,
+) -> anyhow::Result<Edited> {
+    let who = files.distribution;
+    if wish.set_as_default {
+        bail!(
+            "{} sets the default runtime itself: {}, and leave --set-as-default away; nothing was changed",
+            who.map_or("", |it| it.name),
+            who.map_or("", |it| it.default).replace("NAME", wish.name)
+        );
+    }
+    let generated = main_document(Engine::Containerd, files)?;
+    let generated = generated.as_ref().or(effective).context("nothing was generated yet")?;
+    let plain = base.map(lines::plain);
+    let mut edited = go_template::configure(plain.as_deref(), wish, generated)
+        .with_context(|| format!("{:?}", files.entry))?;
+    edited.text = lines::fit(base.unwrap_or_default(), &edited.text);
+    Ok(edited)
 }
 
 /// What a file that is not there begins with.
@@ -143,7 +355,7 @@ fn new_file(
         return Ok(String::new());
     }
     let mut version = effective.and_then(|it| it.get("version")?.as_integer()).unwrap_or(2);
-    if files.imports() {
+    if files.kind != Kind::Own {
         // That of an imported file must not be above that of the file that imports it.
         let main = file::read(&files.main)?;
         let main = main.with_context(|| {
@@ -157,13 +369,23 @@ fn new_file(
     Ok(format!("version = {version}\n"))
 }
 
-fn import(files: &Files) -> anyhow::Result<Option<Change>> {
+fn import(files: &Files, name: &str) -> anyhow::Result<Option<Change>> {
     let entry = files.entry.to_str().with_context(|| format!("{:?} is not UTF-8", files.entry))?;
     let now = file::read(&files.main)?;
-    let after = toml_file::import(now.as_deref().unwrap_or_default(), entry)
-        .with_context(|| format!("{:?}", files.main))?;
+    let text = now.clone().unwrap_or_default();
+    let context = || format!("{:?}", files.main);
+    let after =
+        toml_file::import(&lines::plain(&text), &files.main, &files.entry).with_context(context)?;
+    let Some(after) = after else { return Ok(None) };
+    let after = lines::fit(&text, &after);
     let ours = Ours::Import(entry.to_owned());
-    Ok(after.map(|after| Change { path: files.main.clone(), now, after, ours }))
+    let base = match Record::load(&files.main, name)? {
+        Some(record) if record.before.as_deref() != Some(&text) => {
+            remove::taken_out(&record, &text).with_context(context)?.or_else(|| now.clone())
+        }
+        _ => now.clone(),
+    };
+    Ok(Some(Change { path: files.main.clone(), now, base, after, ours, wrapped: None }))
 }
 
 impl Change {
@@ -181,36 +403,34 @@ impl Change {
         FileReport { path: self.path.clone(), action, backup, diff }
     }
 
-    /// Ours may be there already, from an earlier time and with another binary or as the default.
-    fn record(&self, engine: Engine, name: &str, binary: &str) -> anyhow::Result<Record> {
-        let mut record = Record {
+    /// Ours may be there already, from an earlier time and with another binary.
+    fn record(
+        &self,
+        engine: Engine,
+        files: &Files,
+        name: &str,
+        binary: &str,
+    ) -> anyhow::Result<Record> {
+        let old = Record::load(&self.path, name)?;
+        let mut former = old.iter().flat_map(|old| &old.former).cloned().collect::<Vec<_>>();
+        former.extend(old.as_ref().map(|old| old.binary.clone()));
+        former.retain(|it| it != binary);
+        former.dedup();
+        let directory = self.path.parent().filter(|it| !it.exists()).map(Path::to_owned);
+        Ok(Record {
             engine,
             path: self.path.clone(),
             name: name.to_owned(),
             binary: binary.to_owned(),
-            former: Vec::new(),
-            before: self.now.clone(),
+            former,
+            main: (files.main != self.path).then(|| files.main.clone()),
+            kind: files.kind,
+            wrapped: self.wrapped.clone(),
+            made: old.and_then(|old| old.made).or(directory),
+            before: self.base.clone(),
             after: self.after.clone(),
             ours: self.ours.clone(),
-        };
-        let Some(old) = Record::load(&self.path, name)? else { return Ok(record) };
-        record.former.clone_from(&old.former);
-        record.former.push(old.binary.clone());
-        record.former.retain(|it| it != binary);
-        record.former.dedup();
-        let Some(now) = &self.now else { return Ok(record) };
-        record.before = if *now == old.after {
-            old.before.clone()
-        } else {
-            // Somebody has edited it since: what he wrote is to stay.
-            remove::taken_out(&old, now)?.or_else(|| Some(now.clone()))
-        };
-        if let (Ours::Entry { default }, Ours::Entry { default: earlier }) =
-            (&mut record.ours, old.ours)
-        {
-            *default = earlier.or(default.take());
-        }
-        Ok(record)
+        })
     }
 }
 
@@ -220,9 +440,11 @@ fn apply(
     files: &Files,
     changes: &[Change],
     expected: &Expected<'_>,
+    restart: Option<&Restart<'_>>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let binary = expected.binary.unwrap_or_default();
+    let held = Held::hold()?;
     let mut done: Vec<(&Change, Option<Record>)> = Vec::new();
     let mut result = Ok(());
     for change in changes {
@@ -231,7 +453,7 @@ fn apply(
             continue;
         }
         let old = Record::load(&change.path, expected.name)?;
-        let record = change.record(engine, expected.name, binary)?;
+        let record = change.record(engine, files, expected.name, binary)?;
         result = record.save().and_then(|backup| {
             file::replace(&change.path, change.now.as_deref(), &change.after).inspect_err(
                 |_| {
@@ -246,12 +468,25 @@ fn apply(
             break;
         }
     }
-    let checked = result.and_then(|()| check::check(engine, &files.main, &files.entry, expected));
+    let checked = result
+        .and_then(|()| check::check(engine, files, expected))
+        .and_then(|checked| held.obey().map(|()| checked));
     match checked {
         Ok(checked) => report.checked(checked),
         Err(error) => return Err(undo(&done, expected.name, error)),
     }
-    Ok(())
+    let Some(restart) = restart else { return Ok(()) };
+    match restart.run(Handler::There, &held) {
+        Ok(()) => {
+            report.restarted_by = Some(restart.command.clone());
+            Ok(())
+        }
+        Err(error) if done.is_empty() => Err(error.context("nothing was changed")),
+        Err(error) => {
+            let error = undo(&done, expected.name, error);
+            Err(restart.again(error, &held))
+        }
+    }
 }
 
 fn undo(done: &[(&Change, Option<Record>)], name: &str, error: anyhow::Error) -> anyhow::Error {
@@ -282,12 +517,15 @@ fn restore_record(record: &Record, old: Option<&Record>) {
     };
 }
 
-fn advise(asked: &Configure, report: &mut Report) {
+fn advise(asked: &Configure, files: &Files, is_restarted: bool, report: &mut Report) {
     let target = &asked.target;
     if !report.changes() {
         return;
     }
-    report.next.extend(target.runtime.reload().map(str::to_owned));
+    if !is_restarted {
+        let command = files.distribution.map(|it| it.restart).or(target.runtime.reload());
+        report.next.extend(command.map(str::to_owned));
+    }
     if asked.set_as_default {
         return;
     }

@@ -1,11 +1,10 @@
-//! Edits of docker's daemon.json. JSON has no comments; order and indentation stay.
+//! Edits of docker's daemon.json.
 
 use anyhow::{Context, anyhow, bail};
-use serde::Serialize;
-use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::edit::{Edited, Wish, Wrapped, is_ours};
+use super::json_text;
 use super::record::{Ours, Previous};
 
 const RUNTIMES: &str = "runtimes";
@@ -104,18 +103,13 @@ pub(crate) fn unconfigure(
     print(text, &object).map(Some)
 }
 
-/// In the indentation of what was there.
+/// In place; a text that says nothing yet is written anew.
 fn print(text: &str, object: &Map<String, Value>) -> anyhow::Result<String> {
-    if parse(text)? == *object && !text.trim().is_empty() {
-        return Ok(text.to_owned());
+    if text.trim().is_empty() {
+        return Ok(format!("{}\n", serde_json::to_string_pretty(object)?));
     }
-    let line = text.lines().find(|line| line.starts_with([' ', '\t'])).unwrap_or("  ");
-    let indent = &line[..line.len() - line.trim_start().len()];
-    let mut bytes = Vec::new();
-    let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-    object.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))?;
-    bytes.push(b'\n');
-    Ok(String::from_utf8(bytes)?)
+    json_text::rewrite(text, &parse(text)?, object)
+        .context("cannot be edited by frostctl, please do so by hand; nothing was changed")
 }
 
 #[cfg(test)]
@@ -125,7 +119,7 @@ mod tests {
     const BINARY: &str = "/usr/local/bin/frostlock";
 
     fn wish(set_as_default: bool) -> Wish<'static> {
-        Wish { name: "frostlock", binary: BINARY, wrap: None, set_as_default }
+        Wish { name: "frostlock", binary: BINARY, wrap: None, set_as_default, is_merged: false }
     }
 
     #[test]

@@ -40,11 +40,11 @@ impl Layout {
         let cri = match document.get("version").and_then(Item::as_integer) {
             Some(2) => CRI_VERSION_2,
             Some(3) => CRI_VERSION_3,
-            Some(other) => bail!(
-                "has version {other}; frostctl knows 2 and 3 and has changed nothing, see `containerd config migrate`"
-            ),
+            Some(other) => {
+                bail!("has version {other}; frostctl knows 2 and 3; nothing was changed")
+            }
             None => bail!(
-                "names no version, so it is of version 1; frostctl knows 2 and 3 and has changed nothing, see `containerd config migrate`"
+                "names no version, so containerd takes it for version 1; frostctl knows 2 and 3; nothing was changed. Make it version 2: write `version = 2` as its first line, `plugins.\"io.containerd.grpc.v1.cri\"` for `plugins.cri`, and `io.containerd.grpc.v1.cri` for `cri` in disabled_plugins; with containerd 1.x, `containerd --config FILE config dump` prints all of it so"
             ),
         };
         Ok(Layout {

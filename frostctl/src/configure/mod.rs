@@ -1,29 +1,40 @@
 //! `frostctl configure` and `unconfigure`: puts frostlock into the configuration of an engine, and
 //! takes it out again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use crate::exit::Exit;
 use crate::output::Output;
 
 mod binary;
 mod check;
+mod distribution;
 mod edit;
 mod engine;
 mod file;
+mod go_template;
 mod install;
+mod interrupt;
 mod json_file;
+mod json_text;
 mod layout;
+mod lines;
 mod live;
+mod node;
+mod places;
 mod podman;
 mod program;
+mod purge;
 pub(crate) mod record;
 mod remove;
 mod report;
+mod restart;
 mod toml_file;
 pub(crate) mod uninstall;
+
+pub(crate) use install::{Drift, drifts};
 
 use engine::Engine;
 
@@ -32,11 +43,13 @@ use engine::Engine;
 /// It adds a runtime of its own beside those that are there: with the options of the one that it
 /// stands in for, SystemdCgroup above all, and with frostlock as its program. Pods choose it by a
 /// RuntimeClass, containers by --runtime; with --set-as-default it is what all new ones get.
-/// Containers that run stay as they are. The rest of the file is not touched.
+/// Containers that run stay as they are. The rest of the file is not touched. Run again, it follows
+/// what the other runtime's options have become.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Examples:\n",
     "  frostctl configure --runtime containerd --dry-run\n",
+    "  frostctl configure --runtime containerd --restart\n",
     "  frostctl configure --runtime containerd --set-as-default && systemctl restart containerd\n",
     "  frostctl configure --runtime docker --wrap runc --name frostlock"
 ))]
@@ -48,9 +61,14 @@ pub(crate) struct Configure {
     #[arg(long)]
     set_as_default: bool,
 
-    /// The runtime entry to stand in for, whose options are copied; by default the default one
+    /// The runtime entry to stand in for, whose options are copied; by default the one of the time
+    /// before, else the default one
     #[arg(long, value_name = "RUNTIME")]
     wrap: Option<String>,
+
+    /// Write into containerd's own file, also where it merges drop-ins (from 2.0 on)
+    #[arg(long, conflicts_with = "drop_in")]
+    no_drop_in: bool,
 
     /// The installed frostlock; by default the one beside frostctl, in /usr/local/bin or in PATH
     #[arg(long, value_name = "PATH")]
@@ -96,46 +114,50 @@ struct Target {
     /// Change nothing, print the difference; exits with 1 if there is one
     #[arg(long)]
     dry_run: bool,
-}
 
-/// The files of a target.
-#[derive(Debug)]
-struct Files {
-    /// What the engine reads.
-    main: PathBuf,
-    /// What our entry is in: the same, or one that it imports.
-    entry: PathBuf,
-}
+    /// Then restart the engine (dockerd gets in a new runtime by a reload), and wait until it answers
+    /// and has taken the change in; if it does not, everything is put back and it is restarted again
+    #[arg(long)]
+    restart: bool,
 
-impl Files {
-    fn imports(&self) -> bool {
-        self.main != self.entry
-    }
+    /// What restarts it, for a shell; by default as the distribution does, with systemctl or snap
+    #[arg(long, value_name = "COMMAND", requires = "restart")]
+    restart_command: Option<String>,
+
+    /// A node below this directory, for tests
+    #[arg(long, hide = true, value_name = "DIR")]
+    root: Option<PathBuf>,
 }
 
 impl Target {
-    fn files(&self) -> anyhow::Result<Files> {
+    fn restart_plan<'a>(
+        &'a self,
+        files: &places::Files,
+        usual: Option<&'static str>,
+        effective: Option<&toml_edit::DocumentMut>,
+    ) -> Option<restart::Restart<'a>> {
+        let command = self.restart_command.as_deref();
+        let plan = || restart::plan(self.runtime, &self.name, files, command, usual, effective);
+        self.restart.then(plan).flatten()
+    }
+}
+
+/// The longest file name that there is, less what is put around it.
+const MAX_NAME_BYTES: usize = 200;
+
+impl Target {
+    fn check_name(&self) -> anyhow::Result<()> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if self.name.is_empty() || !self.name.bytes().all(valid) {
             bail!("{:?} is no name for a runtime: letters, digits, '-', '_' and '.'", self.name);
         }
-        let absolute = |path: &Path| {
-            std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
-        };
-        let default = || self.runtime.default_path(&self.name);
-        let main = self.config.clone().unwrap_or_else(default);
-        let entry = match (&self.drop_in, self.runtime) {
-            (Some(_), Engine::Docker) => {
-                bail!("dockerd reads one file and no drop-ins; leave --drop-in away")
-            }
-            (Some(drop_in), Engine::Containerd) => drop_in.clone(),
-            // Of these two, a drop-in is all that there is.
-            (Some(drop_in), _) => {
-                return Ok(Files { main: absolute(drop_in)?, entry: absolute(drop_in)? });
-            }
-            (None, _) => main.clone(),
-        };
-        Ok(Files { main: absolute(&main)?, entry: absolute(&entry)? })
+        if self.name.len() > MAX_NAME_BYTES {
+            bail!(
+                "a name of {} bytes is too long for a runtime: {MAX_NAME_BYTES} at most",
+                self.name.len()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -11,12 +11,28 @@ use super::engine::Engine;
 use super::record::Previous;
 use super::{check, file, program, toml_file};
 
-/// The runtimes that get a log. From it podman takes the error of a failed create, and without one
-/// frostlock repeats none.
-const WITH_LOG: &str = "runtime_supports_json";
+/// What podman knows of a runtime by its name alone, and what it knows by itself (4.3 to 5.8); a list
+/// in a file takes the place of those.
+struct List {
+    key: &'static str,
+    built_in: &'static [&'static str],
+    /// Ours is in it whatever it stands in for; else as the runtime is that it stands in for.
+    is_ours: bool,
+}
 
-/// podman's own, 4.3 to 5.8; a list in a file takes their place.
-const BUILT_IN: [&str; 7] = ["crun", "runc", "kata", "runsc", "youki", "krun", "ocijail"];
+const LISTS: [List; 3] = [
+    // Those that get a log. From it podman takes the error of a failed create, and without one
+    // frostlock repeats none.
+    List {
+        key: "runtime_supports_json",
+        built_in: &["crun", "runc", "kata", "runsc", "youki", "krun", "ocijail"],
+        is_ours: true,
+    },
+    // Others are refused with --cgroups=disabled. containers.conf(5) calls it "..._nocgroups", by
+    // which no podman knows it (seen with 4.3; later ones have the same name in their source).
+    List { key: "runtime_supports_nocgroup", built_in: &["crun", "krun"], is_ours: false },
+    List { key: "runtime_supports_kvm", built_in: &["kata", "krun"], is_ours: false },
+];
 
 /// In the order in which podman reads them; the last list wins.
 const FILES: [&str; 2] =
@@ -49,8 +65,12 @@ pub(crate) fn configure(
     effective: Option<&DocumentMut>,
     ours: &Path,
 ) -> anyhow::Result<Edited> {
-    let mut edited = toml_file::configure(Engine::Podman, text, wish, effective)?;
-    edited.text = listed(&edited.text, wish.name, || elsewhere(ours))?;
+    let others: Vec<&DocumentMut> = effective.into_iter().collect();
+    let mut edited = toml_file::configure(Engine::Podman, text, wish, &others)?;
+    let wrapped = edited.wrapped.as_ref().map(|it| it.name.as_str());
+    for list in &LISTS {
+        edited.text = listed(&edited.text, wish.name, wrapped, list, || elsewhere(ours, list))?;
+    }
     Ok(edited)
 }
 
@@ -60,61 +80,74 @@ pub(crate) fn unconfigure(
     before: Option<&Previous>,
 ) -> anyhow::Result<Option<String>> {
     let taken = toml_file::unconfigure(Engine::Podman, text, name, before)?;
-    taken.map(|text| unlisted(&text, name)).transpose()
+    let unlist =
+        |text: String| LISTS.iter().try_fold(text, |text, list| unlisted(&text, name, list));
+    taken.map(unlist).transpose()
 }
 
-/// With the name in the list, which begins as that of the other files.
+/// With the name in the list, which begins as that of the other files, if it is to be there.
 fn listed(
     text: &str,
     name: &str,
+    wrapped: Option<&str>,
+    list: &List,
     others: impl FnOnce() -> anyhow::Result<Array>,
 ) -> anyhow::Result<String> {
     let mut document = toml_file::parse(text)?;
     let engine = document.get_mut("engine").and_then(Item::as_table_like_mut);
     let engine = engine.context("has an engine that is no table")?;
-    if !engine.contains_key(WITH_LOG) {
-        engine.insert(WITH_LOG, Item::Value(others()?.into()));
+    let mut names = match engine.get(list.key) {
+        Some(item) => {
+            item.as_array().with_context(|| format!("has a {} that is no list", list.key))?.clone()
+        }
+        None => others()?,
+    };
+    let has = |names: &Array, it: &str| names.iter().any(|known| known.as_str() == Some(it));
+    if has(&names, name) || !(list.is_ours || wrapped.is_some_and(|it| has(&names, it))) {
+        return Ok(text.to_owned());
     }
-    let list = engine.get_mut(WITH_LOG).and_then(Item::as_array_mut);
-    let list = list.with_context(|| format!("has a {WITH_LOG} that is no list"))?;
-    if !list.iter().any(|known| known.as_str() == Some(name)) {
-        list.push(name);
+    names.push(name);
+    match engine.get_mut(list.key) {
+        Some(item) => *item = Item::Value(names.into()),
+        None => {
+            engine.insert(list.key, Item::Value(names.into()));
+        }
     }
     Ok(document.to_string())
 }
 
-fn unlisted(text: &str, name: &str) -> anyhow::Result<String> {
+fn unlisted(text: &str, name: &str, list: &List) -> anyhow::Result<String> {
     let mut document = toml_file::parse(text)?;
     let Some(engine) = document.get_mut("engine").and_then(Item::as_table_like_mut) else {
         return Ok(text.to_owned());
     };
-    if let Some(list) = engine.get_mut(WITH_LOG).and_then(Item::as_array_mut) {
-        list.retain(|known| known.as_str() != Some(name));
-        if list.iter().filter_map(Value::as_str).eq(BUILT_IN) {
-            engine.remove(WITH_LOG);
+    if let Some(names) = engine.get_mut(list.key).and_then(Item::as_array_mut) {
+        names.retain(|known| known.as_str() != Some(name));
+        if names.iter().filter_map(Value::as_str).eq(list.built_in.iter().copied()) {
+            engine.remove(list.key);
         }
     }
     Ok(document.to_string())
 }
 
 /// What podman would have without our file.
-fn elsewhere(ours: &Path) -> anyhow::Result<Array> {
+fn elsewhere(ours: &Path, list: &List) -> anyhow::Result<Array> {
     let mut drop_ins: Vec<PathBuf> = std::fs::read_dir(DROP_INS)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
     drop_ins.retain(|path| path.extension().is_some_and(|it| it == "conf") && path != ours);
     drop_ins.sort();
-    let mut last = Array::from_iter(BUILT_IN);
+    let mut last = Array::from_iter(list.built_in.iter().copied());
     for path in FILES.into_iter().map(PathBuf::from).chain(drop_ins) {
         let Some(text) = file::read(&path)? else { continue };
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
-        last = list_of(&document).cloned().unwrap_or(last);
+        last = list_of(&document, list).cloned().unwrap_or(last);
     }
     Ok(last)
 }
 
-fn list_of(document: &DocumentMut) -> Option<&Array> {
-    document.get("engine")?.get(WITH_LOG)?.as_array()
+fn list_of<'a>(document: &'a DocumentMut, list: &List) -> Option<&'a Array> {
+    document.get("engine")?.get(list.key)?.as_array()
 }
 
 #[cfg(test)]
@@ -122,22 +155,41 @@ mod tests {
     use super::*;
 
     const OURS: &str = "[engine.runtimes]\nfrostlock = [\"/usr/local/bin/frostlock\"]\n";
+    const JSON: &List = &LISTS[0];
+    const NO_CGROUPS: &List = &LISTS[1];
+    const KVM: &List = &LISTS[2];
+
+    fn built_in(list: &List) -> anyhow::Result<Array> {
+        Ok(Array::from_iter(list.built_in.iter().copied()))
+    }
 
     #[test]
     fn the_name_joins_the_list_that_is_there_and_leaves_it_again() {
-        let own = format!("[engine]\n{WITH_LOG} = [\"runc\"] # mine\n\n{OURS}");
-        let there = listed(&own, "frostlock", || unreachable!()).unwrap();
+        let own = format!("[engine]\n{} = [\"runc\"] # mine\n\n{OURS}", JSON.key);
+        let there = listed(&own, "frostlock", Some("runc"), JSON, || unreachable!()).unwrap();
         assert!(there.contains("[\"runc\", \"frostlock\"] # mine"), "{there}");
-        assert_eq!(listed(&there, "frostlock", || unreachable!()).unwrap(), there);
-        assert_eq!(unlisted(&there, "frostlock").unwrap(), own);
+        let again = listed(&there, "frostlock", Some("runc"), JSON, || unreachable!());
+        assert_eq!(again.unwrap(), there);
+        assert_eq!(unlisted(&there, "frostlock", JSON).unwrap(), own);
     }
 
     #[test]
     fn without_a_list_it_is_that_of_the_other_files_and_goes_with_the_name() {
-        let there = listed(OURS, "frostlock", || Ok(Array::from_iter(BUILT_IN))).unwrap();
-        let document = toml_file::parse(&there).unwrap();
-        let list: Vec<_> = list_of(&document).unwrap().iter().filter_map(Value::as_str).collect();
-        assert!(list.starts_with(&BUILT_IN) && list.ends_with(&["frostlock"]), "{there}");
-        assert!(!unlisted(&there, "frostlock").unwrap().contains(WITH_LOG));
+        for (list, wrapped, is_in) in [
+            (JSON, "runc", true),
+            (JSON, "mine", true),
+            (NO_CGROUPS, "crun", true),
+            (NO_CGROUPS, "runc", false),
+            (KVM, "krun", true),
+            (KVM, "crun", false),
+        ] {
+            let there = listed(OURS, "frostlock", Some(wrapped), list, || built_in(list)).unwrap();
+            let document = toml_file::parse(&there).unwrap();
+            let names = list_of(&document, list).into_iter().flatten().filter_map(Value::as_str);
+            let names: Vec<_> = names.collect();
+            assert_eq!(names.contains(&"frostlock"), is_in, "{} {wrapped}: {there}", list.key);
+            assert!(!is_in || names.starts_with(list.built_in), "{there}");
+            assert!(!unlisted(&there, "frostlock", list).unwrap().contains(list.key));
+        }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::file;
+use super::places::Kind;
 
 /// On disk, since a configuration outlives a reboot. `FROSTCTL_STATE_DIR` names another directory.
 const DIRECTORY: &str = "/var/lib/frostlock/configured";
@@ -21,6 +22,17 @@ pub(crate) struct Record {
     /// Those of earlier times, which containers may still run through.
     #[serde(default)]
     pub(crate) former: Vec<String>,
+    /// What the engine reads, if it is another file.
+    #[serde(default)]
+    pub(crate) main: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) kind: Kind,
+    /// The runtime that it stands in for.
+    #[serde(default)]
+    pub(crate) wrapped: Option<String>,
+    /// The directory that was made for the file.
+    #[serde(default)]
+    pub(crate) made: Option<PathBuf>,
     /// None: there was no file.
     pub(crate) before: Option<String>,
     pub(crate) after: String,
@@ -37,6 +49,8 @@ pub(crate) enum Ours {
         default: Option<Previous>,
     },
     Import(String),
+    /// A block of a Go template.
+    Template,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +70,13 @@ impl Record {
 
     /// All that are configured.
     pub(crate) fn all() -> anyhow::Result<Vec<Record>> {
-        let Ok(files) = std::fs::read_dir(directory()) else { return Ok(Vec::new()) };
+        let directory = directory();
+        let files = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files.with_context(|| {
+                format!("cannot read {directory:?}, where frostctl keeps what it has configured; run it as root; nothing was changed")
+            })?,
+        };
         let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
         paths.sort();
@@ -100,7 +120,12 @@ impl Record {
 
     pub(crate) fn forget(&self) -> anyhow::Result<()> {
         file::remove(&location(&self.path, &self.name, "json"))?;
-        file::remove(&location(&self.path, &self.name, "before"))
+        file::remove(&location(&self.path, &self.name, "before"))?;
+        // Others may have put their files into it.
+        if let Some(made) = self.made.as_ref().filter(|_| !self.path.exists()) {
+            let _ = std::fs::remove_dir(made);
+        }
+        Ok(())
     }
 }
 
@@ -148,6 +173,10 @@ mod tests {
             name: "frostlock".to_owned(),
             binary: "/x/frostlock".to_owned(),
             former: vec!["/y/frostlock".to_owned()],
+            main: None,
+            kind: Kind::Own,
+            wrapped: None,
+            made: None,
             before: Some(large.clone()),
             after: large,
             ours: Ours::Entry { default: None },

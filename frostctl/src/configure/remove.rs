@@ -7,9 +7,12 @@ use anyhow::{Context, bail};
 
 use super::check::Expected;
 use super::engine::Engine;
+use super::interrupt::Held;
+use super::places::{self, Files, Kind};
 use super::record::{Ours, Previous, Record};
 use super::report::{Action, FileReport, Report, diff};
-use super::{Files, Target, check, file, json_file, layout, live, podman, toml_file};
+use super::restart::{Handler, Restart};
+use super::{Target, check, file, go_template, json_file, layout, lines, live, podman, toml_file};
 
 /// How long conmon and shims may take to end after their last container.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,53 +33,73 @@ struct Change {
 }
 
 pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
-    let files = target.files()?;
-    let (engine, name) = (target.runtime, target.name.as_str());
-    // The file that imports the other first: it must not name one that is gone.
-    let mut paths = vec![files.main.as_path()];
-    if files.imports() {
-        paths.push(&files.entry);
-    }
-    let mut changes = Vec::new();
-    let mut binaries = Vec::new();
-    for path in paths {
-        let record = Record::load(path, name)?;
-        let now = file::read(path)?;
-        binaries.extend(binaries_of(engine, now.as_deref(), name, record.as_ref()));
-        changes.push(plan(engine, path, name, now, record)?);
-    }
-    let mut report = Report::new(engine, name, target.dry_run);
-    let used =
-        changes.iter().any(Change::is_needed).then(|| still_in_use(engine, &binaries)).flatten();
-    match used {
-        Some(used) if !force && !target.dry_run => {
-            bail!("{used}; end them first, or add --force; nothing was changed")
-        }
-        used => report.notes.extend(used),
-    }
-    report.files = changes.iter().map(Change::report).collect();
-    if !target.dry_run {
-        apply(engine, &files, &changes, name, &mut report)?;
-        if report.changes() {
-            report.next.extend(engine.forget().map(str::to_owned));
-        }
-    }
-    Ok(report)
+    target.check_name()?;
+    let files = places::to_unconfigure(target)?;
+    let effective = match (target.restart, target.runtime) {
+        (true, Engine::Containerd) => check::effective(&files.main, files.containerd.as_deref())?,
+        _ => None,
+    };
+    let removal = Removal {
+        engine: target.runtime,
+        name: &target.name,
+        files: &files,
+        force,
+        dry_run: target.dry_run,
+    };
+    removal.run(target.restart_plan(&files, target.runtime.restart(), effective.as_ref()).as_ref())
 }
 
-fn binaries_of(
-    engine: Engine,
-    now: Option<&str>,
-    name: &str,
-    record: Option<&Record>,
-) -> Vec<PathBuf> {
-    match record {
-        Some(record) => record.binaries().collect(),
-        None => named(engine, now.unwrap_or_default(), name).into_iter().collect(),
+/// What is to be taken out of which files.
+#[derive(Debug)]
+pub(super) struct Removal<'a> {
+    pub(super) engine: Engine,
+    pub(super) name: &'a str,
+    pub(super) files: &'a Files,
+    pub(super) force: bool,
+    pub(super) dry_run: bool,
+}
+
+impl Removal<'_> {
+    pub(super) fn run(&self, restart: Option<&Restart<'_>>) -> anyhow::Result<Report> {
+        let (engine, name, files) = (self.engine, self.name, self.files);
+        let changes = self.changes()?;
+        let mut report = Report::new(engine, name, self.dry_run);
+        match self.used()? {
+            Some(used) if !self.force && !self.dry_run => {
+                bail!("{used}; end them first, or add --force; nothing was changed")
+            }
+            used => report.notes.extend(used),
+        }
+        report.files = changes.iter().map(Change::report).collect();
+        if !self.dry_run {
+            apply(engine, files, &changes, name, restart, &mut report)?;
+            if report.changes() && restart.is_none() {
+                let command = files.distribution.map(|it| it.restart).or(engine.forget());
+                report.next.extend(command.map(str::to_owned));
+            }
+        }
+        Ok(report)
+    }
+
+    fn changes(&self) -> anyhow::Result<Vec<Change>> {
+        // The file that imports the other first: it must not name one that is gone.
+        let imports = self.files.is_import().then_some(self.files.main.as_path());
+        let paths = imports.into_iter().chain([self.files.entry.as_path()]);
+        let plan = |path| plan(self.engine, path, self.name, self.files.kind);
+        paths.map(plan).collect()
+    }
+
+    /// Who runs through it, if it is there to be taken out.
+    pub(super) fn used(&self) -> anyhow::Result<Option<String>> {
+        let changes = self.changes()?;
+        let binaries: Vec<PathBuf> =
+            changes.iter().flat_map(|it| it.binaries(self.engine, self.name)).collect();
+        let is_needed = changes.iter().any(Change::is_needed);
+        Ok(is_needed.then(|| still_in_use(self.engine, &binaries)).flatten())
     }
 }
 
-fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
+pub(super) fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
     if engine == Engine::Docker {
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
         return Some(value["runtimes"][name]["path"].as_str()?.into());
@@ -114,19 +137,17 @@ fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     (!uses.is_empty()).then(|| format!("containers run through it: {named}{more}"))
 }
 
-fn plan(
-    engine: Engine,
-    path: &Path,
-    name: &str,
-    now: Option<String>,
-    record: Option<Record>,
-) -> anyhow::Result<Change> {
+fn plan(engine: Engine, path: &Path, name: &str, kind: Kind) -> anyhow::Result<Change> {
+    let record = Record::load(path, name)?;
+    let now = file::read(path)?;
     let change = |after: Option<String>, action, now, record| {
         Ok(Change { path: path.to_owned(), now, after, action, record })
     };
     let Some(text) = now.clone() else { return change(None, Action::Unchanged, now, record) };
     let Some(record) = record else {
-        let taken = entry_out(engine, &text, name, None).with_context(|| format!("{path:?}"))?;
+        let ours =
+            if kind == Kind::GoTemplate { Ours::Template } else { Ours::Entry { default: None } };
+        let taken = without(engine, &ours, &text, name).with_context(|| format!("{path:?}"))?;
         let action = if taken.is_some() { Action::TakenOut } else { Action::Unchanged };
         return change(taken.or(Some(text)), action, now, None);
     };
@@ -149,10 +170,37 @@ fn plan(
 
 /// The text without what is ours, and all else as it is; none if nothing of ours is in it.
 pub(super) fn taken_out(record: &Record, text: &str) -> anyhow::Result<Option<String>> {
-    match &record.ours {
-        Ours::Import(import) => toml_file::unimport(text, import),
-        Ours::Entry { default } => entry_out(record.engine, text, &record.name, default.as_ref()),
+    let Ours::Import(import) = &record.ours else {
+        return without(record.engine, &record.ours, text, &record.name);
+    };
+    let before = toml_file::parse(record.before.as_deref().unwrap_or_default())?;
+    let taken = toml_file::unimport(&lines::plain(text), import, !before.contains_key("imports"))?;
+    Ok(taken.map(|taken| lines::fit(text, &taken)))
+}
+
+pub(super) fn without(
+    engine: Engine,
+    ours: &Ours,
+    text: &str,
+    name: &str,
+) -> anyhow::Result<Option<String>> {
+    let plain = lines::plain(text);
+    let taken = match ours {
+        Ours::Import(import) => toml_file::unimport(&plain, import, false)?,
+        Ours::Entry { default } => entry_out(engine, &plain, name, default.as_ref())?,
+        Ours::Template => go_template::without(&plain, name),
+    };
+    Ok(taken.map(|taken| lines::fit(text, &taken)))
+}
+
+pub(super) fn is_default(engine: Engine, text: &str, name: &str) -> bool {
+    if engine == Engine::Docker {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        return value["default-runtime"] == name;
     }
+    let Ok(document) = toml_file::parse(text) else { return false };
+    let layout = layout::Layout::of(engine, &document);
+    layout.is_ok_and(|layout| layout.default_of(&document) == Some(name))
 }
 
 fn entry_out(
@@ -170,6 +218,9 @@ fn entry_out(
 
 /// Whether nothing is left in a file that was ours alone.
 fn is_bare(engine: Engine, text: &str) -> bool {
+    if go_template::is_bare(text) {
+        return true;
+    }
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     match engine {
         Engine::Docker => text.split_whitespace().collect::<String>() == "{}",
@@ -187,6 +238,15 @@ impl Change {
         FileReport { path: self.path.clone(), action: self.action, backup: None, diff }
     }
 
+    fn binaries(&self, engine: Engine, name: &str) -> Vec<PathBuf> {
+        match &self.record {
+            Some(record) => record.binaries().collect(),
+            None => {
+                named(engine, self.now.as_deref().unwrap_or_default(), name).into_iter().collect()
+            }
+        }
+    }
+
     fn write(&self) -> anyhow::Result<()> {
         match (&self.now, &self.after) {
             (now, Some(after)) => file::replace(&self.path, now.as_deref(), after),
@@ -195,13 +255,16 @@ impl Change {
     }
 }
 
+/// All files or none, as in the way in.
 fn apply(
     engine: Engine,
     files: &Files,
     changes: &[Change],
     name: &str,
+    restart: Option<&Restart<'_>>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    let held = Held::hold()?;
     let mut done: Vec<&Change> = Vec::new();
     let mut result = Ok(());
     for change in changes.iter().filter(|change| change.is_needed()) {
@@ -214,17 +277,28 @@ fn apply(
     let expected = Expected { name, binary: None, before: None };
     let checked = result.and_then(|()| match done.as_slice() {
         [] => Ok(None),
-        _ => check::check(engine, &files.main, &files.entry, &expected).map(Some),
+        _ => check::check(engine, files, &expected).map(Some),
     });
-    match checked {
+    match checked.and_then(|checked| held.obey().map(|()| checked)) {
         Ok(checked) => checked.into_iter().for_each(|checked| report.checked(checked)),
-        Err(error) => {
-            for change in done.iter().rev() {
-                let now = change.now.as_deref().unwrap_or_default();
-                file::replace(&change.path, change.after.as_deref(), now)?;
-            }
-            return Err(error.context("the files were put back as they were"));
+        Err(error) => return Err(put_back(&done, error)),
+    }
+    if let Some(restart) = restart {
+        if let Err(error) = restart.run(Handler::Gone, &held) {
+            return Err(restart.again(put_back(&done, error), &held));
         }
+        report.restarted_by = Some(restart.command.clone());
     }
     changes.iter().filter_map(|change| change.record.as_ref()).try_for_each(Record::forget)
+}
+
+fn put_back(done: &[&Change], mut error: anyhow::Error) -> anyhow::Error {
+    for change in done.iter().rev() {
+        let now = change.now.as_deref().unwrap_or_default();
+        if let Err(second) = file::replace(&change.path, change.after.as_deref(), now) {
+            error =
+                error.context(format!("and {:?} could not be put back ({second:#})", change.path));
+        }
+    }
+    if done.is_empty() { error } else { error.context("the files were put back as they were") }
 }

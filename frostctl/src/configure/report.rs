@@ -39,6 +39,9 @@ pub(crate) struct Report {
     pub(crate) files: Vec<FileReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checked_by: Option<String>,
+    /// After which the engine had taken the change in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) restarted_by: Option<String>,
     pub(crate) notes: Vec<String>,
     /// What a person has to do now.
     pub(crate) next: Vec<String>,
@@ -52,6 +55,7 @@ impl Report {
             dry_run,
             files: Vec::new(),
             checked_by: None,
+            restarted_by: None,
             notes: Vec::new(),
             next: Vec::new(),
         }
@@ -82,6 +86,9 @@ impl Report {
         }
         if let Some(by) = &self.checked_by {
             writeln!(out, "checked by: {by}")?;
+        }
+        if let Some(by) = &self.restarted_by {
+            writeln!(out, "{} has taken it in, after: {by}", self.engine.name())?;
         }
         for note in &self.notes {
             writeln!(out, "note: {note}")?;

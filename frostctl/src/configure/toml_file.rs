@@ -1,7 +1,9 @@
 //! Edits of TOML files: ours goes in and out, all else stays as it is, comments and order too.
 
+use std::path::Path;
+
 use anyhow::{Context, anyhow, bail};
-use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value, value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
 use super::edit::{Edited, Wish, Wrapped, is_ours};
 use super::engine::Engine;
@@ -20,12 +22,13 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<DocumentMut> {
     })
 }
 
-/// Puts the entry in. `effective` is what the engine makes of all its files together.
+/// Puts the entry in. What it stands in for is in this text or in one of `others`, the last of which
+/// is what the engine makes of all its files together.
 pub(crate) fn configure(
     engine: Engine,
     text: &str,
     wish: &Wish<'_>,
-    effective: Option<&DocumentMut>,
+    others: &[&DocumentMut],
 ) -> anyhow::Result<Edited> {
     let mut document = parse(text)?;
     let layout = Layout::of(engine, &document)?;
@@ -42,7 +45,7 @@ pub(crate) fn configure(
             wish.name,
             binary.as_deref().unwrap_or("the engine's own")
         ),
-        None => Some(add(&mut document, engine, &layout, wish, effective)?),
+        None => Some(add(&mut document, engine, &layout, wish, others)?),
     };
     let default =
         if wish.set_as_default { set_default(&mut document, &layout, wish.name)? } else { None };
@@ -61,20 +64,27 @@ fn add(
     engine: Engine,
     layout: &Layout,
     wish: &Wish<'_>,
-    effective: Option<&DocumentMut>,
+    others: &[&DocumentMut],
 ) -> anyhow::Result<Wrapped> {
-    let elsewhere = effective.and_then(|it| Some((Layout::of(engine, it).ok()?, it)));
+    let others: Vec<(Layout, &DocumentMut)> =
+        others.iter().filter_map(|it| Some((Layout::of(engine, it).ok()?, *it))).collect();
+    let mut defaults = others.iter().filter_map(|(layout, it)| layout.default_of(it));
     let default = layout
         .default_of(document)
-        .or_else(|| elsewhere.as_ref().and_then(|(layout, it)| layout.default_of(it)))
+        .or_else(|| defaults.next())
+        // microk8s puts one in there when it generates its file: runc, or a copy of it.
+        .filter(|it| *it != wish.name && !it.contains("${"))
         .unwrap_or("runc");
     let wrap = wish.wrap.unwrap_or(default).to_owned();
+    if wrap == wish.name {
+        bail!("the runtime {wrap:?} cannot stand in for itself; name another with --wrap");
+    }
     let mut model = layout.entry(document, &wrap).cloned();
     if model.is_none() {
-        model = elsewhere.as_ref().and_then(|(layout, it)| layout.entry(it, &wrap)).cloned();
+        model = others.iter().find_map(|(layout, it)| layout.entry(it, &wrap)).cloned();
         // In containerd, one runtime that is configured takes the place of the built-in ones.
-        if let (Engine::Containerd, true, Some(model)) =
-            (engine, layout.names(document).is_empty(), &model)
+        if let (Engine::Containerd, true, false, Some(model)) =
+            (engine, layout.names(document).is_empty(), wish.is_merged, &model)
         {
             insert(document, layout, &wrap, unplaced(model.clone()))?;
         }
@@ -88,8 +98,9 @@ fn add(
         (_, Some(model)) => unplaced(model),
         (Engine::Crio, None) if wish.wrap.is_none() => crio_entry(),
         (_, None) => {
-            let names =
-                elsewhere.map_or_else(|| layout.names(document), |(layout, it)| layout.names(it));
+            let names = others
+                .last()
+                .map_or_else(|| layout.names(document), |(layout, it)| layout.names(it));
             bail!(
                 "has no runtime {:?} to stand in for, and neither has what it imports (there is: {}); name one with --wrap",
                 wrapped.name,
@@ -168,10 +179,22 @@ fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
             *item = Item::Value(new);
         }
         None => {
+            let indent = indentation(table);
             table.insert(key, Item::Value(new));
+            if let (Some(indent), Some(mut key)) = (indent, table.key_mut(key)) {
+                key.leaf_decor_mut().set_prefix(indent);
+            }
         }
     }
     Ok(())
+}
+
+/// That of the first key.
+fn indentation(table: &dyn TableLike) -> Option<String> {
+    let (first, _) = table.iter().next()?;
+    let prefix = table.key(first)?.leaf_decor().prefix()?.as_str()?;
+    let indent = prefix.rsplit('\n').next().unwrap_or_default();
+    (!indent.is_empty()).then(|| indent.to_owned())
 }
 
 /// containerd 2 prints strings in single quotes.
@@ -258,22 +281,26 @@ pub(crate) fn unconfigure(
     Ok(Some(document.to_string()))
 }
 
-/// Has the file import another one; none if it does already.
-pub(crate) fn import(text: &str, path: &str) -> anyhow::Result<Option<String>> {
+/// Has the file at `main` import another one; none if it does already.
+pub(crate) fn import(text: &str, main: &Path, path: &Path) -> anyhow::Result<Option<String>> {
     let mut document = parse(text)?;
     Layout::of(Engine::Containerd, &document)?;
     let imports = document.entry("imports").or_insert(value(Array::new()));
     let imports = imports.as_array_mut().context("has imports that are no list")?;
-    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-    let covers = |import: &str| import == path || import == format!("{directory}/*.toml");
+    let [beside, directory] = [main, path].map(|it| it.parent().unwrap_or(Path::new("/")));
+    let covers = |import: &str| {
+        let import = beside.join(import);
+        import == path || import == directory.join("*.toml")
+    };
     if imports.iter().filter_map(Value::as_str).any(covers) {
         return Ok(None);
     }
-    imports.push(path);
+    imports.push(path.to_str().with_context(|| format!("{path:?} is not UTF-8"))?);
     Ok(Some(document.to_string()))
 }
 
-pub(crate) fn unimport(text: &str, path: &str) -> anyhow::Result<Option<String>> {
+/// `is_ours`: the list, too, if nothing else is in it.
+pub(crate) fn unimport(text: &str, path: &str, is_ours: bool) -> anyhow::Result<Option<String>> {
     let mut document = parse(text)?;
     let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) else {
         return Ok(None);
@@ -282,6 +309,9 @@ pub(crate) fn unimport(text: &str, path: &str) -> anyhow::Result<Option<String>>
         return Ok(None);
     };
     imports.remove(at);
+    if is_ours && imports.is_empty() {
+        document.remove("imports");
+    }
     Ok(Some(document.to_string()))
 }
 
@@ -299,13 +329,13 @@ mod tests {
     ];
 
     fn wish(set_as_default: bool) -> Wish<'static> {
-        Wish { name: "frostlock", binary: BINARY, wrap: None, set_as_default }
+        Wish { name: "frostlock", binary: BINARY, wrap: None, set_as_default, is_merged: false }
     }
 
     fn default_of(edited: &Edited) -> Option<&Previous> {
         match &edited.ours {
             Ours::Entry { default } => default.as_ref(),
-            Ours::Import(_) => None,
+            _ => None,
         }
     }
 
@@ -313,7 +343,7 @@ mod tests {
     fn the_defaults_of_every_containerd_are_added_to_and_come_back_byte_for_byte() {
         for text in DEFAULTS {
             let text = text.replace("SystemdCgroup = false", "SystemdCgroup = true # kubelet's");
-            let edited = configure(Engine::Containerd, &text, &wish(true), None).unwrap();
+            let edited = configure(Engine::Containerd, &text, &wish(true), &[]).unwrap();
             let diff = similar::TextDiff::from_lines(text.as_str(), &edited.text);
             let removed: Vec<_> = diff
                 .iter_all_changes()
@@ -323,7 +353,7 @@ mod tests {
             assert_eq!(removed.len(), 1, "only the line of the default runtime: {removed:?}");
             assert_eq!(edited.text.matches("SystemdCgroup = true # kubelet's").count(), 2);
             assert_eq!(edited.text.matches(BINARY).count(), 1);
-            let again = configure(Engine::Containerd, &edited.text, &wish(true), None).unwrap();
+            let again = configure(Engine::Containerd, &edited.text, &wish(true), &[]).unwrap();
             assert_eq!(again.text, edited.text);
             let back =
                 unconfigure(Engine::Containerd, &edited.text, "frostlock", default_of(&edited));
@@ -333,7 +363,7 @@ mod tests {
 
     #[test]
     fn the_entry_stands_beside_the_one_that_it_was_made_from() {
-        let edited = configure(Engine::Containerd, DEFAULTS[0], &wish(false), None).unwrap();
+        let edited = configure(Engine::Containerd, DEFAULTS[0], &wish(false), &[]).unwrap();
         let at = |text: &str| edited.text.find(text).unwrap();
         assert!(at("runtimes.runc.options]") < at("runtimes.frostlock]"));
         assert!(at("runtimes.frostlock.options]") < at("untrusted_workload_runtime]"));
@@ -344,7 +374,7 @@ mod tests {
     fn options_that_no_file_names_come_from_what_containerd_says() {
         let effective = parse(DEFAULTS[2]).unwrap();
         let edited =
-            configure(Engine::Containerd, "version = 2\n", &wish(false), Some(&effective)).unwrap();
+            configure(Engine::Containerd, "version = 2\n", &wish(false), &[&effective]).unwrap();
         // Of version 2, as the file, though that is of version 3.
         let names = ["runc", "frostlock"].map(|name| {
             format!("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}.options]")
@@ -355,7 +385,7 @@ mod tests {
     #[test]
     fn inline_and_dotted_tables_are_edited_or_refused_and_never_broken() {
         let inline = "version = 3\nplugins.\"io.containerd.cri.v1.runtime\".containerd = { runtimes = { runc = { runtime_type = \"io.containerd.runc.v2\", options = { SystemdCgroup = true } } } }\n";
-        match configure(Engine::Containerd, inline, &wish(true), None) {
+        match configure(Engine::Containerd, inline, &wish(true), &[]) {
             Ok(edited) => {
                 assert_eq!(edited.text.matches("SystemdCgroup = true").count(), 2);
                 let back =
@@ -375,7 +405,7 @@ mod tests {
             ("version = 2\n[plugins.", "line 2"),
             (taken, "is not frostlock"),
         ] {
-            let error = configure(Engine::Containerd, text, &wish(false), None).unwrap_err();
+            let error = configure(Engine::Containerd, text, &wish(false), &[]).unwrap_err();
             let error = format!("{error:#}");
             assert!(error.contains(why) && error.contains("changed"), "{error}");
         }
@@ -383,7 +413,7 @@ mod tests {
 
     #[test]
     fn an_edit_made_in_between_is_kept() {
-        let edited = configure(Engine::Containerd, DEFAULTS[1], &wish(true), None).unwrap();
+        let edited = configure(Engine::Containerd, DEFAULTS[1], &wish(true), &[]).unwrap();
         let by_hand = edited.text.replace("oom_score = 0", "oom_score = -999 # by hand");
         let back =
             unconfigure(Engine::Containerd, &by_hand, "frostlock", default_of(&edited)).unwrap();
@@ -395,22 +425,29 @@ mod tests {
 
     #[test]
     fn an_import_is_added_once_and_taken_out() {
+        let (main, path) = (Path::new("/etc/main.toml"), "/etc/conf d/99.toml");
+        let import = |text: &str| import(text, main, Path::new(path)).unwrap();
         let text = "imports = [\"/etc/a.toml\"] # theirs\nversion = 3\n";
-        let with = import(text, "/etc/conf d/99.toml").unwrap().unwrap();
-        assert_eq!(import(&with, "/etc/conf d/99.toml").unwrap(), None);
-        assert_eq!(unimport(&with, "/etc/conf d/99.toml").unwrap().unwrap(), text);
-        let glob = "imports = [\"/etc/conf d/*.toml\"]\nversion = 3\n";
-        assert_eq!(import(glob, "/etc/conf d/99.toml").unwrap(), None);
+        let with = import(text).unwrap();
+        assert_eq!(import(&with), None);
+        assert_eq!(unimport(&with, path, true).unwrap().unwrap(), text);
+        let none = "version = 3\n";
+        let with = import(none).unwrap();
+        assert_eq!(unimport(&with, path, true).unwrap().unwrap(), none);
+        assert!(unimport(&with, path, false).unwrap().unwrap().contains("imports = []"));
+        for glob in ["/etc/conf d/*.toml", "conf d/*.toml", "conf d/99.toml"] {
+            assert_eq!(import(&format!("imports = [\"{glob}\"]\nversion = 3\n")), None, "{glob}");
+        }
     }
 
     #[test]
     fn drop_ins_of_podman_and_crio_hold_what_is_ours_alone() {
-        let podman = configure(Engine::Podman, "", &wish(true), None).unwrap().text;
+        let podman = configure(Engine::Podman, "", &wish(true), &[]).unwrap().text;
         assert!(podman.contains("runtime = \"frostlock\""), "{podman}");
         assert!(podman.contains(&format!("frostlock = [\"{BINARY}\"]")), "{podman}");
-        let crio = configure(Engine::Crio, "", &wish(false), None).unwrap().text;
+        let crio = configure(Engine::Crio, "", &wish(false), &[]).unwrap().text;
         assert!(crio.contains("[crio.runtime.runtimes.frostlock]"), "{crio}");
         assert!(crio.contains(&format!("runtime_path = \"{BINARY}\"")), "{crio}");
-        assert_eq!(configure(Engine::Crio, &crio, &wish(false), None).unwrap().text, crio);
+        assert_eq!(configure(Engine::Crio, &crio, &wish(false), &[]).unwrap().text, crio);
     }
 }

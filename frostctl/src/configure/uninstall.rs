@@ -11,17 +11,25 @@ use crate::output::Output;
 
 use super::engine::Engine;
 use super::layout::Layout;
+use super::record::Ours;
 use super::record::Record;
+use super::remove::Removal;
 use super::report::Report;
-use super::{Target, binary, file, live, remove, toml_file};
+use super::{binary, file, live, places, purge, toml_file};
 
 /// Take frostlock off this node
 ///
 /// Takes it out of every configuration that `frostctl configure` has put it into, then removes the
-/// binary. As long as a shim or a conmon still calls it by its path, a link to the runtime is left
-/// in its place, so that those containers can be stopped and deleted; run it again when they are
-/// gone.
+/// binary. It refuses while containers run through one of these configurations: kubelet cannot end
+/// pods whose handler is gone. As long as a shim or a conmon still calls the binary by its path, a
+/// link to the runtime is left in its place, so that those containers can be stopped and deleted; run
+/// it again when they are gone.
 #[derive(Debug, clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  frostctl uninstall --dry-run\n",
+    "  frostctl uninstall --purge"
+))]
 pub(crate) struct Uninstall {
     /// The installed frostlock; by default the one beside frostctl, in /usr/local/bin or in PATH
     #[arg(long, value_name = "PATH")]
@@ -30,6 +38,15 @@ pub(crate) struct Uninstall {
     /// Change nothing, say what would be done; exits with 1 if there is something
     #[arg(long)]
     dry_run: bool,
+
+    /// Also remove the journals, the state, the backups, the pages and frostctl itself; settings in
+    /// /etc/frostlock and units of systemd stay
+    #[arg(long)]
+    purge: bool,
+
+    /// Go ahead although containers run through it, or hooks call it
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -45,6 +62,9 @@ struct Done {
     other_links: Vec<Link>,
     removed: bool,
     called_by: Vec<String>,
+    /// With --purge, what went with it.
+    purged: Vec<purge::Left>,
+    stays: Vec<purge::Left>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,9 +82,34 @@ struct Caller {
 impl Uninstall {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let records = Record::all()?;
-        let path = self.path(&records)?;
-        let configurations: Vec<Report> =
-            records.iter().map(|record| self.unconfigure(record)).collect::<anyhow::Result<_>>()?;
+        let path = match self.path(&records) {
+            // It may be gone, and the rest may not.
+            Err(_) if self.purge && self.binary.is_none() => binary::usual_place(),
+            path => path?,
+        };
+        let places: Vec<_> = entries(&records).map(|it| (it, places::of_record(it))).collect();
+        let removals: Vec<Removal> = places
+            .iter()
+            .map(|(record, files)| Removal {
+                engine: record.engine,
+                name: &record.name,
+                files,
+                force: true,
+                dry_run: self.dry_run,
+            })
+            .collect();
+        if !self.force && !self.dry_run {
+            may_go(&removals, &path, self.purge)?;
+        }
+        let configurations: Vec<Report> = removals
+            .iter()
+            .map(|removal| {
+                let entry = &removal.files.entry;
+                removal
+                    .run(None)
+                    .with_context(|| format!("{entry:?}; the binary was left as it is"))
+            })
+            .collect::<anyhow::Result<_>>()?;
         let callers = self.callers(&path, &records);
         // frostlock-crun runs crun: what is left in its place must lead there, too.
         let (directly, by_links): (Vec<&Caller>, Vec<&Caller>) =
@@ -82,6 +127,13 @@ impl Uninstall {
             }
         }
         let is_called = !callers.is_empty();
+        // Those that call it still have their locks and their records.
+        let goes = self.purge && !is_called;
+        let (purged, stays): (Vec<_>, Vec<_>) =
+            purge::left(&path).into_iter().partition(|it| goes && !it.is_theirs);
+        if !self.dry_run {
+            purge::remove(&purged)?;
+        }
         let done = Done {
             dry_run: self.dry_run,
             configurations,
@@ -90,6 +142,8 @@ impl Uninstall {
             link_to: runtime,
             other_links,
             called_by: callers.into_iter().map(|caller| caller.who).collect(),
+            purged,
+            stays,
         };
         output.print(&done, |out| done.write(out))?;
         Ok(if self.dry_run || is_called { Exit::Found } else { Exit::Clean })
@@ -125,17 +179,39 @@ impl Uninstall {
             },
         }
     }
+}
 
-    fn unconfigure(&self, record: &Record) -> anyhow::Result<Report> {
-        let target = Target {
-            runtime: record.engine,
-            config: Some(record.path.clone()),
-            drop_in: None,
-            name: record.name.clone(),
-            dry_run: self.dry_run,
-        };
-        remove::remove(&target, true)
-            .with_context(|| format!("{:?}; the binary was left as it is", record.path))
+/// With each goes what imports it.
+fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
+    let has_entry = |import: &Record| match &import.ours {
+        Ours::Import(path) => records
+            .iter()
+            .any(|it| it.path == Path::new(path) && it.main.as_ref() == Some(&import.path)),
+        _ => false,
+    };
+    records.iter().filter(move |it| !has_entry(it))
+}
+
+/// All is looked at before anything is changed.
+fn may_go(removals: &[Removal<'_>], binary: &Path, purge: bool) -> anyhow::Result<()> {
+    let mut used = Vec::new();
+    for removal in removals {
+        used.extend(removal.used()?);
+    }
+    used.dedup();
+    if !used.is_empty() {
+        bail!("{}; end them first, or add --force; nothing was changed", used.join("; "));
+    }
+    let hooks = purge::hooks(binary);
+    if let Some(hook) = hooks.first() {
+        bail!(
+            "{} runs it for every container; remove that file first, or add --force; nothing was changed",
+            hook.display()
+        );
+    }
+    match purge.then(purge::needed).flatten() {
+        Some(why) => bail!("{why}; nothing was changed"),
+        None => Ok(()),
     }
 }
 
@@ -185,7 +261,7 @@ fn runtime(path: &Path) -> anyhow::Result<PathBuf> {
         return std::fs::read_link(path).with_context(|| format!("cannot read {path:?}"));
     }
     let text = path.to_str().with_context(|| format!("{path:?} is not UTF-8"))?;
-    binary::runtime_of(text)
+    binary::runtime_of(text, None)
 }
 
 /// In one step: at every moment there is something to call.
@@ -221,6 +297,19 @@ impl Done {
         if !links.is_empty() {
             writeln!(out, "it is still called by")?;
             self.called_by.iter().try_for_each(|user| writeln!(out, "  {user}"))?;
+        }
+        for it in &self.purged {
+            writeln!(out, "{}: {would}removed ({})", it.path.display(), it.what)?;
+        }
+        for it in &self.stays {
+            writeln!(out, "{}: stays ({})", it.path.display(), it.what)?;
+        }
+        if self.stays.iter().any(|it| !it.is_theirs) {
+            let when = if links.is_empty() { "" } else { ", when these are gone" };
+            writeln!(
+                out,
+                "next: `frostctl uninstall --purge` removes what stays and is no setting of yours{when}"
+            )?;
         }
         for (path, _) in &links {
             let path = path.display();

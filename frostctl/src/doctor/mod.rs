@@ -20,7 +20,7 @@ mod fix;
 pub(crate) mod hierarchy;
 mod inotify;
 mod kubelet;
-mod lift;
+pub(crate) mod lift;
 mod node;
 mod ours;
 mod processes;

@@ -20,6 +20,7 @@ use super::containerd::{Containerd, Entry};
 use super::lift::{self, Left};
 use super::processes::{self, Running};
 use super::root::Root;
+use crate::configure::{self, Drift};
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
 
@@ -40,6 +41,8 @@ pub(crate) struct Ours {
     pub(crate) entries: Vec<String>,
     /// Entries of containerd whose program is not there: their pods cannot start.
     pub(crate) missing: Vec<Entry>,
+    /// Entries that `frostctl configure` would write in another way now.
+    pub(crate) drifts: anyhow::Result<Vec<Drift>>,
     pub(crate) unfinished: Vec<Unfinished>,
     /// Threads that a lifter which was killed has left lifted.
     pub(crate) lifted: Vec<Left>,
@@ -95,6 +98,8 @@ impl Ours {
                 true => containerds.iter().flat_map(missing).collect(),
                 false => Vec::new(),
             },
+            // What was configured is not in a recorded tree.
+            drifts: if node.is_live() { configure::drifts() } else { Ok(Vec::new()) },
             unfinished: remains::unfinished(&state),
             // A recorded tree has no threads.
             lifted: if node.is_live() { lift::left(&state) } else { Vec::new() },

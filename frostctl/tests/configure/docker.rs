@@ -194,6 +194,7 @@ impl Docker {
             command.arg("--binary").arg(frostlock());
         }
         command.args(words).env("PATH", path()).env("FROSTLOCK_CONFIG", "/dev/null");
+        command.env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", self.place("client"));
         let output = command.env("FROSTCTL_STATE_DIR", self.place("configured")).output().unwrap();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
@@ -289,10 +290,12 @@ fn docker_runs_a_container_through_it_and_the_file_comes_back() {
 
     // As the default, and in front of a runtime with arguments: a script of dockerd's is between.
     let default = "info --format {{.DefaultRuntime}}".split(' ').collect::<Vec<_>>();
-    let (status, said, errors) =
-        docker.frostctl("configure", &["--wrap", "logged", "--set-as-default"]);
+    let reload = format!("kill -s HUP {}", docker.daemon.as_ref().unwrap().id());
+    let restart = ["--restart", "--restart-command", &reload];
+    let words = [&["--wrap", "logged", "--set-as-default"][..], &restart].concat();
+    let (status, said, errors) = docker.frostctl("configure", &words);
     assert_eq!(status, 0, "{said}{errors}");
-    docker.reload();
+    assert!(said.contains("docker has taken it in, after: kill"), "{said}");
     assert_eq!(docker.says(&default), NAME);
     let out = a_container_through_it_and_out(&docker, &[], &before);
     docker.reload();

@@ -5,6 +5,9 @@
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod bad_input;
+mod copies;
+mod distributions;
 mod docker;
 mod node;
 #[path = "../podman/mod.rs"]
@@ -145,6 +148,37 @@ fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
     assert!(!podman.path(DROP_IN).exists(), "{said}");
     assert!(is_unknown());
     println!("{said}in all {:.1?}", began.elapsed());
+}
+
+/// As crun, in front of which it is; podman refuses it to a runtime that it does not know so.
+#[test]
+fn podman_runs_a_container_without_cgroups_through_it() {
+    let podman = Podman::up();
+    let place = podman.path("/run/own");
+    std::fs::create_dir(&place).unwrap();
+    // By this name it runs crun.
+    std::fs::copy(frostlock(), place.join("frostlock-crun")).unwrap();
+    let words = ["configure", "--runtime", "podman", "--binary", "/run/own/frostlock-crun"];
+    let output = podman::run(podman.inside(frostctl()).args(words));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let drop_in = podman.path("/etc/containers/containers.conf.d/99-frostlock.conf");
+    let written = std::fs::read_to_string(&drop_in).unwrap();
+    let run = |runtime: &str| {
+        let mut command = podman.inside("podman");
+        command.args(["run", "--rm", "--network", "none", "--runtime", runtime]);
+        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        command.args(["--cgroups=disabled", "--rootfs", "/run/rootfs", "true"]);
+        let said = podman::run(&mut command);
+        (said.status.success(), text(&said.stderr))
+    };
+    // This crun may refuse the host's cgroups; then it does so through it, too.
+    let (bare, through) = (run("crun"), run(NAME));
+    assert_eq!(bare.0, through.0, "{bare:?} {through:?}\n{written}");
+    assert!(!through.1.contains("not compatible with NoCgroups"), "{through:?}\n{written}");
+    let list = written.lines().filter(|line| !line.starts_with("runtime_supports_nocgroup"));
+    std::fs::write(&drop_in, list.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let (works, errors) = run(NAME);
+    assert!(!works && errors.contains("not compatible with NoCgroups"), "the control: {errors}");
 }
 
 #[test]

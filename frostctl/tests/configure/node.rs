@@ -22,8 +22,14 @@ impl Node {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
         let node = Node { dir: dir.unwrap(), path };
         let owner = std::process::id().to_string();
-        let words =
-            ["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
+        // The lab and the binary may be elsewhere, where the node does not see them.
+        let outside = [repository().join("target/lab"), frostlock().parent().unwrap().to_owned()];
+        let outside = outside.map(|path| path.canonicalize().unwrap());
+        let mut words =
+            vec!["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
+        for path in outside.iter().filter(|path| !path.starts_with(repository())) {
+            words.extend(["--share", path.to_str().unwrap()]);
+        }
         let up = node.script(&words);
         assert!(up.status.success(), "node up: {}", text(&up.stderr));
         node
@@ -148,14 +154,100 @@ fn a_round(containerd: &str) {
     node.client().stop_pod_sandbox(&sandbox).unwrap();
     node.client().remove_pod_sandbox(&sandbox).unwrap();
 
-    let (status, said, errors) = node.frostctl(&out);
+    let (status, said, errors) = node.frostctl(&[&out[..], &["--restart"]].concat());
     assert_eq!(status, 0, "{said}{errors}");
     assert_eq!(node.config(), before);
     let (status, said, _) = node.frostctl(&out);
     assert!(status == 0 && said.contains("nothing to change"), "{said}");
-    node.restart();
     no_handler(&node);
     println!("containerd {containerd}: {said}in all {:.1?}", began.elapsed());
+}
+
+/// What of ours is on the node.
+fn ours(node: &Node) -> Vec<String> {
+    let find = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -iname '*frost*' -print; ls -d /run/frostlock";
+    let output = node.script(&["exec", "sh", "-c", find]);
+    let mut all: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();
+    // Below it is the directory of the node itself, and of the lab.
+    all.retain(|path| !path.starts_with("/dev/shm") && !path.starts_with("/tmp"));
+    all
+}
+
+/// From nothing to a pod by one command, and off again; `uninstall` waits for the pod.
+fn in_and_off(containerd: &str) {
+    let node = Node::up(containerd);
+    let before = (node.config(), ours(&node));
+    let place = "/usr/local/bin";
+    for program in [frostctl(), frostlock()] {
+        let name = if program == frostctl() { "frostctl" } else { "frostlock" };
+        let words =
+            ["exec", "install", "-D", program.to_str().unwrap(), &format!("{place}/{name}")];
+        let output = node.script(&words);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let path = format!("PATH={}", node.path);
+    let run = |words: &[&str]| {
+        let frostctl = format!("{place}/frostctl");
+        let output = node.script(&[&["exec", "env", &path, &frostctl], words].concat());
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+
+    // A restart that does not restart anything: the handler never comes, and all is put back.
+    let broken =
+        ["configure", "--runtime", "containerd", "--restart", "--restart-command", "exit 3"];
+    let (status, _, errors) = run(&broken);
+    assert!(status == 3 && errors.contains("put back"), "{errors}");
+    assert_eq!(node.config(), before.0);
+
+    let (status, said, errors) = run(&["configure", "--runtime", "containerd", "--restart"]);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(
+        said.contains("containerd has taken it in, after: systemctl restart containerd"),
+        "{said}"
+    );
+    assert!(!said.contains("next: systemctl"), "{said}");
+    println!("containerd {containerd}:\n{said}");
+    let sandbox = node.client().run_pod_sandbox_by(NAME, &pod("kept")).unwrap();
+
+    let configured = node.config();
+    let (status, _, errors) = run(&["uninstall"]);
+    assert!(
+        status == 3 && errors.contains(&sandbox) && errors.contains("nothing was changed"),
+        "{errors}"
+    );
+    assert_eq!(node.config(), configured, "a pod of it could not be made anew");
+    node.client()
+        .run_pod_sandbox_by(NAME, &pod("still"))
+        .map(|id| {
+            node.client().stop_pod_sandbox(&id).unwrap();
+            node.client().remove_pod_sandbox(&id).unwrap();
+        })
+        .unwrap();
+    node.client().stop_pod_sandbox(&sandbox).unwrap();
+    node.client().remove_pod_sandbox(&sandbox).unwrap();
+
+    let (status, said, errors) = run(&["uninstall", "--purge", "--dry-run"]);
+    assert!(status == 1 && said.contains("would be removed"), "{said}{errors}");
+    assert_eq!(node.config(), configured);
+    let (status, said, errors) = run(&["uninstall"]);
+    assert_eq!(status, 0, "{said}{errors}");
+    assert!(
+        said.contains("/run/frostlock/journal.jsonl: stays") && said.contains("--purge"),
+        "{said}"
+    );
+    println!("{said}");
+    let (status, said, errors) = run(&["uninstall", "--purge"]);
+    assert_eq!(status, 0, "{said}{errors}");
+    println!("{said}");
+    assert_eq!((node.config(), ours(&node)), before);
+}
+
+#[test]
+fn one_command_puts_it_in_and_one_takes_everything_away() {
+    let all = std::env::var_os("FROSTLOCK_PROOF").is_some();
+    for containerd in if all { &["1.6.20", "1.7.24", "2.1.9"][..] } else { &["1.7.24", "2.1.9"] } {
+        in_and_off(containerd);
+    }
 }
 
 #[test]

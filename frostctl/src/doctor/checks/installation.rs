@@ -1,5 +1,6 @@
 use super::super::finding::Finding;
 use super::super::node::Node;
+use crate::configure::Drift;
 
 const NAME: &str = "installation";
 
@@ -30,6 +31,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                 ),
         );
     }
+    findings.extend(drifts(&ours.drifts));
     if let Err(why) = &ours.runtime {
         let finding = if is_used {
             Finding::error(NAME, "frostlock finds no runtime")
@@ -68,6 +70,36 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     findings.extend(in_the_way(node));
     findings
+}
+
+/// What was copied once does not follow by itself.
+fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
+    let drifts = match drifts {
+        Ok(drifts) => drifts,
+        Err(error) => {
+            return vec![
+                Finding::note(
+                    NAME,
+                    "not checked whether frostlock's entries are as those that they stand in for",
+                )
+                .seen("frostctl's records", format!("{error:#}"))
+                .remedy("run it as root"),
+            ];
+        }
+    };
+    let finding = |it: &Drift| {
+        let what =
+            format!("the runtime {} is not as {} is, for which it stands in", it.name, it.wrapped);
+        Finding::warning(NAME, what)
+            .seen(&it.file, &it.what)
+            .so("its containers run with other options than they would without frostlock")
+            .remedy(format!(
+                "frostctl configure --runtime {} --name {} --restart",
+                it.engine.name(),
+                it.name
+            ))
+    };
+    drifts.iter().map(finding).collect()
 }
 
 /// Whether a runtime of containerd's goes through it.

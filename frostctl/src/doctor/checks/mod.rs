@@ -103,7 +103,8 @@ pub(crate) const ALL: &[Check] = &[
     Check {
         name: "installation",
         about: "frostlock itself: its configuration, its runtime, its state directory, syslog, and whether \
-                a runtime of containerd's goes through it, and whether the programs of these are there.",
+                a runtime of containerd's goes through it, whether the programs of these are there, and \
+                whether what `frostctl configure` has copied is still as its model.",
         run: installation::check,
     },
 ];

@@ -1,0 +1,337 @@
+//! Where the containerd of each distribution reads what: data, and the choice among it. `node` says
+//! what is there; nothing is read or written here.
+
+use std::path::{Path, PathBuf};
+
+use Way::{Edit, GoTemplate, Parts, Refuse, Template};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// containerd's own file, or one that it imports.
+    Edit,
+    /// The file is generated from a Go template beside it, which is there only if somebody wrote one.
+    GoTemplate,
+    /// The file is generated from this one: TOML with variables in its strings.
+    Template(&'static str),
+    /// The distribution merges the files of this directory as long as its own has this line.
+    Parts { directory: &'static str, managed: &'static str },
+    /// It cannot be done from here, but this can.
+    Refuse(&'static str),
+}
+
+#[derive(Debug)]
+pub(crate) struct Distribution {
+    pub(crate) name: &'static str,
+    /// Its containerd reads or runs what is below one of these.
+    below: &'static [&'static str],
+    /// `ID` in os-release.
+    os: &'static str,
+    /// A file of the node.
+    mark: &'static str,
+    pub(crate) config: &'static str,
+    pub(crate) way: Way,
+    pub(crate) restart: &'static str,
+    /// Where its containerd answers, if its file does not say.
+    pub(crate) socket: &'static str,
+    pub(crate) note: &'static str,
+    /// How it is told the default runtime, if not by containerd's file.
+    pub(crate) default: &'static str,
+}
+
+pub(crate) const PLAIN: &str = "/etc/containerd/config.toml";
+
+const BASE: Distribution = Distribution {
+    name: "",
+    below: &[],
+    os: "",
+    mark: "",
+    config: PLAIN,
+    way: Edit,
+    restart: "systemctl restart containerd",
+    socket: "",
+    note: "",
+    default: "",
+};
+
+/// Those that bring a containerd of their own are known by its places, wherever they run.
+pub(crate) const TABLE: &[Distribution] = &[
+    Distribution {
+        name: "k3s",
+        below: &["/var/lib/rancher/k3s"],
+        config: "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+        way: GoTemplate,
+        restart: "systemctl try-restart k3s k3s-agent",
+        socket: "/run/k3s/containerd/containerd.sock",
+        default: "`default-runtime: NAME` in /etc/rancher/k3s/config.yaml",
+        ..BASE
+    },
+    Distribution {
+        name: "rke2",
+        below: &["/var/lib/rancher/rke2"],
+        config: "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
+        way: GoTemplate,
+        restart: "systemctl try-restart rke2-server rke2-agent",
+        socket: "/run/k3s/containerd/containerd.sock",
+        default: "`default-runtime: NAME` in /etc/rancher/rke2/config.yaml",
+        ..BASE
+    },
+    Distribution {
+        name: "k0s",
+        below: &["/etc/k0s", "/var/lib/k0s"],
+        config: "/etc/k0s/containerd.toml",
+        way: Parts { directory: "/etc/k0s/containerd.d", managed: "k0s_managed=true" },
+        restart: "systemctl try-restart k0sworker k0scontroller",
+        socket: "/run/k0s/containerd.sock",
+        ..BASE
+    },
+    Distribution {
+        name: "microk8s",
+        below: &["/var/snap/microk8s", "/snap/microk8s"],
+        config: "/var/snap/microk8s/current/args/containerd.toml",
+        way: Template("/var/snap/microk8s/current/args/containerd-template.toml"),
+        restart: "snap restart microk8s.daemon-containerd",
+        socket: "/var/snap/microk8s/common/run/containerd.sock",
+        ..BASE
+    },
+    Distribution {
+        name: "Talos",
+        os: "talos",
+        way: Refuse(
+            "its root is read-only and its files are generated; bring the program with a system extension and the runtime with a CRICustomizationConfig document (before Talos 1.14: machine.files with /etc/cri/conf.d/20-customization.part)",
+        ),
+        ..BASE
+    },
+    Distribution {
+        name: "Bottlerocket",
+        os: "bottlerocket",
+        way: Refuse(
+            "its root is read-only and verified, its files are generated from settings, and no setting adds a runtime; build a variant that has frostlock, or use another image for these nodes",
+        ),
+        ..BASE
+    },
+    Distribution {
+        name: "kind",
+        mark: "/kind/version",
+        note: "kind makes a node anew with its cluster; for clusters to come, use containerdConfigPatches",
+        ..BASE
+    },
+    Distribution {
+        name: "minikube",
+        mark: "/var/lib/minikube",
+        note: "`minikube start` writes this file anew; configure again after it",
+        ..BASE
+    },
+    Distribution {
+        name: "Container-Optimized OS",
+        os: "cos",
+        note: "/etc is written anew at every boot, and programs run from /home/kubernetes/bin alone; keep frostlock there, and configure again after every boot",
+        ..BASE
+    },
+    Distribution { name: "Flatcar", os: "flatcar", ..BASE },
+];
+
+/// Where an image has its defaults, which nobody can write.
+const READ_ONLY: &[&str] = &["/usr/share", "/run/torcx"];
+
+/// A containerd that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) pid: i32,
+    pub(crate) config: PathBuf,
+    pub(crate) program: Option<PathBuf>,
+}
+
+/// What is seen of the node.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) os: String,
+    /// Of the files in `places`, those that are there.
+    pub(crate) there: Vec<&'static str>,
+    pub(crate) running: Vec<Running>,
+}
+
+/// Whose containerd is meant, what it reads and which program it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) distribution: &'static Distribution,
+    pub(crate) config: PathBuf,
+    pub(crate) program: Option<PathBuf>,
+}
+
+impl PartialEq for Distribution {
+    fn eq(&self, other: &Distribution) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Distribution {}
+
+const NONE: &Distribution = &BASE;
+
+/// What it is worth to look for.
+pub(crate) fn places() -> Vec<&'static str> {
+    let mut places: Vec<_> = TABLE.iter().flat_map(|it| [it.mark, it.config]).collect();
+    places.retain(|it| !it.is_empty());
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
+/// The containerd whose file was named, or the only one. An error says what to do.
+pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String> {
+    let (config, program) = match named {
+        Some(named) => (named.to_owned(), seen.program_of(named)),
+        None => seen.only()?,
+    };
+    let brings = |it: &&Distribution| {
+        let is_below = |path: &Path| it.below.iter().any(|directory| path.starts_with(directory));
+        is_below(&config) || program.as_deref().is_some_and(is_below)
+    };
+    let is_node = |it: &&Distribution| {
+        (!it.os.is_empty() && it.os == seen.os) || seen.there.contains(&it.mark)
+    };
+    // Of a file that is a copy somewhere, the node says nothing.
+    let is_here = named.is_none() || config == Path::new(PLAIN) || program.is_some();
+    let distribution = TABLE
+        .iter()
+        .find(brings)
+        .or_else(|| TABLE.iter().filter(|_| is_here).find(is_node))
+        .unwrap_or(NONE);
+    if let Refuse(why) = distribution.way {
+        return Err(format!("{} cannot be configured from here: {why}", distribution.name));
+    }
+    if READ_ONLY.iter().any(|directory| config.starts_with(directory)) {
+        return Err(format!(
+            "containerd reads {}, which nobody can write; copy it to {PLAIN}, have containerd read that (`systemctl edit containerd`, with `ExecStart=` and `ExecStart=/usr/bin/containerd`, or `Environment=CONTAINERD_CONFIG={PLAIN}` where the unit has that variable), restart it, and configure again",
+            config.display()
+        ));
+    }
+    Ok(Choice { distribution, config, program })
+}
+
+impl Seen {
+    fn program_of(&self, config: &Path) -> Option<PathBuf> {
+        self.running.iter().find(|it| it.config == config)?.program.clone()
+    }
+
+    fn only(&self) -> Result<(PathBuf, Option<PathBuf>), String> {
+        let mut configs: Vec<&Path> = self.running.iter().map(|it| it.config.as_path()).collect();
+        let is_running = !configs.is_empty();
+        if !is_running {
+            let known = TABLE.iter().map(|it| it.config).filter(|it| self.there.contains(it));
+            configs.extend(known.map(Path::new));
+        }
+        configs.sort_unstable();
+        configs.dedup();
+        match configs.as_slice() {
+            [] => Ok((PLAIN.into(), None)),
+            [only] => Ok(((*only).to_owned(), self.program_of(only))),
+            several => {
+                let all: Vec<String> = several.iter().map(|it| it.display().to_string()).collect();
+                let what = if is_running {
+                    "several containerds run"
+                } else {
+                    "several containerds are set up, and none runs"
+                };
+                Err(format!(
+                    "{what}, which read {}; name one of these with --config",
+                    all.join(", ")
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(config: &str, program: &str) -> Running {
+        Running { pid: 7, config: config.into(), program: Some(program.into()) }
+    }
+
+    fn seen(os: &str, there: &[&'static str], running: &[Running]) -> Seen {
+        Seen { os: os.to_owned(), there: there.to_owned(), running: running.to_owned() }
+    }
+
+    const K3S: &str = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml";
+    const RKE2: &str = "/var/lib/rancher/rke2/agent/etc/containerd/config.toml";
+    const K0S: &str = "/etc/k0s/containerd.toml";
+    const MICROK8S: &str = "/var/snap/microk8s/current/args/containerd.toml";
+
+    /// What is seen, and whose it is taken for.
+    #[test]
+    fn each_is_known_by_what_runs_or_by_its_files() {
+        let usual = [running(PLAIN, "/usr/bin/containerd")];
+        for (name, os, there, running) in [
+            ("", "debian", &[][..], vec![]),
+            ("", "debian", &[PLAIN], usual.to_vec()),
+            ("k3s", "debian", &[K3S], vec![]),
+            (
+                "k3s",
+                "flatcar",
+                &[K3S],
+                vec![running(K3S, "/var/lib/rancher/k3s/data/x/bin/containerd")],
+            ),
+            ("k3s", "debian", &[PLAIN, K3S], vec![running(K3S, "/x/containerd")]),
+            ("", "debian", &[PLAIN, K3S], usual.to_vec()),
+            ("rke2", "sles", &[RKE2], vec![]),
+            ("k0s", "debian", &[K0S], vec![]),
+            (
+                "k0s",
+                "debian",
+                &[],
+                vec![running("/x/containerd.toml", "/var/lib/k0s/bin/containerd")],
+            ),
+            ("microk8s", "ubuntu", &[MICROK8S], vec![]),
+            (
+                "microk8s",
+                "ubuntu",
+                &[PLAIN],
+                vec![running(
+                    "/var/snap/microk8s/7/args/containerd.toml",
+                    "/snap/microk8s/7/bin/containerd",
+                )],
+            ),
+            ("kind", "debian", &["/kind/version", PLAIN], usual.to_vec()),
+            ("minikube", "buildroot", &["/var/lib/minikube", PLAIN], usual.to_vec()),
+            ("Container-Optimized OS", "cos", &[PLAIN], usual.to_vec()),
+            ("Flatcar", "flatcar", &[PLAIN], usual.to_vec()),
+        ] {
+            let choice = choose(&seen(os, there, &running), None).unwrap();
+            assert_eq!(choice.distribution.name, name, "{os} {there:?} {running:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_what_can() {
+        let usual = [running(PLAIN, "/usr/bin/containerd")];
+        let both = [running(PLAIN, "/usr/bin/containerd"), running(K3S, "/x/containerd")];
+        let image = [running("/usr/share/containerd/config.toml", "/usr/bin/containerd")];
+        for (os, there, running, why) in [
+            ("talos", &[][..], &usual[..], "CRICustomizationConfig"),
+            ("bottlerocket", &[PLAIN], &usual, "variant"),
+            ("flatcar", &[], &image, "CONTAINERD_CONFIG=/etc/containerd/config.toml"),
+            ("debian", &[PLAIN, K3S], &[], "none runs"),
+            ("debian", &[], &both, "--config"),
+        ] {
+            let error = choose(&seen(os, there, running), None).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_named_is_taken_for_what_its_place_says() {
+        let all = seen("cos", &[PLAIN, K3S], &[running(PLAIN, "/usr/bin/containerd")]);
+        for (named, name) in
+            [(K3S, "k3s"), (PLAIN, "Container-Optimized OS"), ("/tmp/copy.toml", "")]
+        {
+            let choice = choose(&all, Some(Path::new(named))).unwrap();
+            assert_eq!(
+                (choice.distribution.name, choice.config.as_path()),
+                (name, Path::new(named))
+            );
+        }
+        assert!(choose(&seen("talos", &[], &[]), Some(Path::new("/tmp/copy.toml"))).is_ok());
+    }
+}

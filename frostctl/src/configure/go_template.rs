@@ -1,0 +1,111 @@
+//! Our part of a Go template of k3s or rke2, from which they generate containerd's file: a block at
+//! its end, whose last line says whose it is. The rest is not TOML and is left as it is.
+
+use anyhow::{Context, bail};
+use toml_edit::DocumentMut;
+
+use super::edit::{Edited, Wish};
+use super::engine::Engine;
+use super::record::Ours;
+use super::toml_file;
+
+/// What a template has that somebody has not written yet: all that would be generated without it.
+const BASE: &str = "{{ template \"base\" . }}\n";
+
+pub(super) const BEGIN: &str = "# By `frostctl configure`";
+
+fn end(name: &str) -> String {
+    format!("# The end of {name}, by `frostctl configure`.\n")
+}
+
+/// `generated` is what was made of the template the last time.
+pub(super) fn configure(
+    text: Option<&str>,
+    wish: &Wish<'_>,
+    generated: &DocumentMut,
+) -> anyhow::Result<Edited> {
+    let text = text.unwrap_or(BASE);
+    let name = wish.name;
+    if ["", "\"", "'"].iter().any(|quote| text.contains(&format!("runtimes.{quote}{name}{quote}]")))
+    {
+        bail!(
+            "has a runtime {name:?} that frostctl has not written; choose another --name; nothing was changed"
+        );
+    }
+    let version = generated.get("version").and_then(toml_edit::Item::as_integer).unwrap_or(2);
+    let head = format!("version = {version}\n");
+    let edited = toml_file::configure(Engine::Containerd, &head, wish, &[generated])?;
+    let block = edited.text.strip_prefix(&head).context("cannot be written by frostctl")?;
+    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let text = format!("{text}{gap}\n{}{}", block.trim_start_matches('\n'), end(name));
+    Ok(Edited { text, ours: Ours::Template, wrapped: edited.wrapped })
+}
+
+/// Without our block; none if there is none.
+pub(super) fn without(text: &str, name: &str) -> Option<String> {
+    let (before, after) = text.split_once(&end(name))?;
+    let block = before.rfind(BEGIN)?;
+    let kept = &before[..block];
+    Some(format!("{}{after}", kept.strip_suffix('\n').unwrap_or(kept)))
+}
+
+/// What we alone would have written, and nobody needs without us.
+pub(super) fn is_bare(text: &str) -> bool {
+    text.trim() == BASE.trim()
+}
+
+/// What containerd will read: what was generated, with our block.
+pub(super) fn rendered(generated: &str, text: &str, name: &str) -> anyhow::Result<String> {
+    let generated = toml_file::unconfigure(Engine::Containerd, generated, name, None)?
+        .unwrap_or_else(|| generated.to_owned());
+    let block =
+        text.split_once(&end(name)).and_then(|(before, _)| Some(&before[before.rfind(BEGIN)?..]));
+    Ok(format!("{generated}\n{}", block.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GENERATED: &str = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\n  runtime_type = \"io.containerd.runc.v2\"\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]\n  SystemdCgroup = true\n";
+
+    fn wish() -> Wish<'static> {
+        Wish {
+            name: "frostlock",
+            binary: "/usr/local/bin/frostlock",
+            wrap: None,
+            set_as_default: false,
+            is_merged: true,
+        }
+    }
+
+    #[test]
+    fn a_block_comes_and_goes_and_the_template_stays() {
+        let generated = toml_file::parse(GENERATED).unwrap();
+        for text in [
+            None,
+            Some("{{ template \"base\" . }}\n"),
+            Some("version = 3 # {{ .Program }}\n{{- if .X }}\n[debug]\n{{ end }}"),
+            Some(""),
+        ] {
+            let edited = configure(text, &wish(), &generated).unwrap();
+            assert!(edited.text.starts_with(text.unwrap_or(BASE)), "{}", edited.text);
+            assert_eq!(edited.text.matches("SystemdCgroup = true").count(), 1);
+            assert_eq!(edited.text.matches("/usr/local/bin/frostlock").count(), 1);
+            let back = without(&edited.text, "frostlock").unwrap();
+            assert_eq!(back.trim_end(), text.unwrap_or(BASE).trim_end());
+            assert_eq!(without(&edited.text, "other"), None);
+            let rendered =
+                toml_file::parse(&rendered(GENERATED, &edited.text, "frostlock").unwrap()).unwrap();
+            assert!(rendered.to_string().contains("runtimes.frostlock.options"), "{rendered}");
+        }
+    }
+
+    #[test]
+    fn one_that_somebody_else_has_written_is_left_alone() {
+        let text = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.\"frostlock\"]\n";
+        let error =
+            configure(Some(text), &wish(), &toml_file::parse(GENERATED).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("--name"), "{error}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Which files are to be edited: what the engine reads, and what our entry is in or is to be in.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use toml_edit::{Item, Value};
+
+use super::distribution::{self, Distribution, Way};
+use super::engine::Engine;
+use super::record::{Ours, Record};
+use super::{Target, check, file, node, remove, toml_file};
+use crate::doctor::root::Root;
+use crate::version::Version;
+
+/// The first containerd that merges what is imported table by table; those before it let an imported
+/// file replace a whole plugin's section.
+const MERGES: Version = Version::new(2, 0, 0);
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// What the engine reads is what our entry is in.
+    #[default]
+    Own,
+    /// The engine's file imports ours.
+    Import { is_merged: bool },
+    /// The engine's file is generated from ours, a Go template.
+    GoTemplate,
+    /// The distribution merges our file into the engine's.
+    Part,
+}
+
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// What the engine reads.
+    pub(crate) main: PathBuf,
+    /// What our entry is in.
+    pub(crate) entry: PathBuf,
+    pub(crate) kind: Kind,
+    pub(crate) distribution: Option<&'static Distribution>,
+    /// The program of the containerd that runs.
+    pub(crate) containerd: Option<PathBuf>,
+}
+
+impl Files {
+    fn of(path: PathBuf) -> Files {
+        let entry = path.clone();
+        Files { main: path, entry, kind: Kind::Own, distribution: None, containerd: None }
+    }
+
+    fn through(self, kind: Kind, entry: PathBuf) -> Files {
+        Files { kind, entry, ..self }
+    }
+
+    pub(crate) fn is_import(&self) -> bool {
+        matches!(self.kind, Kind::Import { .. })
+    }
+
+    pub(crate) fn is_merged(&self) -> bool {
+        match self.kind {
+            Kind::Own => false,
+            Kind::Import { is_merged } => is_merged,
+            Kind::GoTemplate | Kind::Part => true,
+        }
+    }
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
+}
+
+/// Where it is already; else where it goes.
+pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
+    let base = match base(target)? {
+        Base::Known(files) => return Ok(files),
+        Base::Containerd(files) => files,
+    };
+    let there = standing(&base.main, &target.name)?;
+    let asked = target.drop_in.as_deref().map(absolute).transpose()?;
+    match (there, asked) {
+        (Some(there), Some(asked)) if there != asked => bail!(
+            "the runtime {:?} is in {there:?} already; run `frostctl unconfigure` first, then configure it anew; nothing was changed",
+            target.name
+        ),
+        (Some(there), _) if no_drop_in && there != base.main => bail!(
+            "the runtime {:?} is in {there:?} already; run `frostctl unconfigure` first, then configure it anew; nothing was changed",
+            target.name
+        ),
+        (Some(there), _) => entry_at(base, there),
+        (None, Some(asked)) => entry_at(base, asked),
+        (None, None) => match drop_in(&base, target).filter(|_| !no_drop_in) {
+            Some(drop_in) => entry_at(base, drop_in),
+            None => Ok(base),
+        },
+    }
+}
+
+/// Where it is, without being told.
+pub(super) fn to_unconfigure(target: &Target) -> anyhow::Result<Files> {
+    let base = match base(target)? {
+        Base::Known(files) => return Ok(files),
+        Base::Containerd(files) => files,
+    };
+    let entry = match &target.drop_in {
+        Some(drop_in) => Some(absolute(drop_in)?),
+        None => standing(&base.main, &target.name)?,
+    };
+    match entry {
+        Some(entry) => entry_at(base, entry),
+        None => Ok(base),
+    }
+}
+
+/// Of what was recorded.
+pub(super) fn of_record(record: &Record) -> Files {
+    let main = record.main.clone().unwrap_or_else(|| record.path.clone());
+    // One that imports goes with what it imports; alone, it is a file like any other.
+    let kind = if matches!(record.ours, Ours::Import(_)) { Kind::Own } else { record.kind };
+    Files { main, ..Files::of(record.path.clone()) }.through(kind, record.path.clone())
+}
+
+enum Base {
+    Known(Files),
+    /// The choice between it and a drop-in is open.
+    Containerd(Files),
+}
+
+fn base(target: &Target) -> anyhow::Result<Base> {
+    let config = target.config.as_deref().map(absolute).transpose()?;
+    match (&target.drop_in, target.runtime) {
+        (_, Engine::Containerd) => containerd(target, config.as_deref()),
+        (Some(_), Engine::Docker) => {
+            bail!("dockerd reads one file and no drop-ins; leave --drop-in away")
+        }
+        // Of these two, a drop-in is all that there is.
+        (Some(drop_in), _) => Ok(Base::Known(Files::of(absolute(drop_in)?))),
+        (None, engine) => {
+            let root = Root::at(target.root.clone());
+            let default = || root.path(&engine.default_path(&target.name));
+            Ok(Base::Known(Files::of(config.unwrap_or_else(default))))
+        }
+    }
+}
+
+fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
+    let root = Root::at(target.root.clone());
+    let choice = distribution::choose(&node::look(&root), config)
+        .map_err(|why| anyhow!("{why}; nothing was changed"))?;
+    let way = choice.distribution.way;
+    let files = Files {
+        distribution: Some(choice.distribution),
+        containerd: choice.program.map(|program| root.path(&program)).filter(|it| it.exists()),
+        ..Files::of(root.path(&choice.config))
+    };
+    let name = file_name(&target.name);
+    match way {
+        Way::GoTemplate if target.drop_in.is_none() => go_template(files, &name).map(Base::Known),
+        Way::Template(template) => {
+            let path =
+                files.main.with_file_name(Path::new(template).file_name().unwrap_or_default());
+            if !path.is_file() {
+                bail!(
+                    "there is no {path:?}, from which {} makes its file; nothing was changed",
+                    choice.distribution.name
+                );
+            }
+            Ok(Base::Known(Files { main: path.clone(), ..files }.through(Kind::Own, path)))
+        }
+        Way::Parts { directory, managed } if target.drop_in.is_none() => {
+            let text = file::read(&files.main)?.unwrap_or_default();
+            if !text.contains(managed) {
+                return Ok(Base::Containerd(files));
+            }
+            let entry = root.path(&Path::new(directory).join(name));
+            Ok(Base::Known(files.through(Kind::Part, entry)))
+        }
+        _ => Ok(Base::Containerd(files)),
+    }
+}
+
+fn file_name(name: &str) -> String {
+    format!("99-{name}.toml")
+}
+
+/// The generated file says which version it is of, and whether it imports what others have written.
+fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
+    let who = files.distribution.map_or("", |it| it.name);
+    let text = file::read(&files.main)?.with_context(|| {
+        format!(
+            "{who} has not made {:?} yet; start it once, and configure again; nothing was changed",
+            files.main
+        )
+    })?;
+    let document = toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
+    let is_version_3 = document.get("version").and_then(Item::as_integer) == Some(3);
+    let beside =
+        |directory: &PathBuf| files.main.parent().is_some_and(|it| directory.starts_with(it));
+    let directory = imported_directories(&files.main, &text).into_iter().find(beside);
+    match directory {
+        Some(directory) if is_version_3 => {
+            let entry = directory.join(name);
+            Ok(files.through(Kind::Import { is_merged: true }, entry))
+        }
+        _ => {
+            let template = if is_version_3 { "config-v3.toml.tmpl" } else { "config.toml.tmpl" };
+            let entry = files.main.with_file_name(template);
+            Ok(files.through(Kind::GoTemplate, entry))
+        }
+    }
+}
+
+fn entry_at(base: Files, entry: PathBuf) -> anyhow::Result<Files> {
+    if entry == base.main {
+        return Ok(base);
+    }
+    let is_merged =
+        check::containerd_version(base.containerd.as_deref()).is_some_and(|it| it >= MERGES);
+    Ok(base.through(Kind::Import { is_merged }, entry))
+}
+
+/// The default where containerd merges it: the directory that its file imports, or `conf.d` beside
+/// the file. A file that was named is a place of its own, and nothing is written elsewhere.
+fn drop_in(base: &Files, target: &Target) -> Option<PathBuf> {
+    check::containerd_version(base.containerd.as_deref()).filter(|version| *version >= MERGES)?;
+    let text = file::read(&base.main).ok()??;
+    let beside = base.main.parent()?;
+    let is_near = |it: &PathBuf| target.config.is_none() || it.starts_with(beside);
+    let imported = imported_directories(&base.main, &text).into_iter().find(is_near);
+    Some(imported.unwrap_or_else(|| beside.join("conf.d")).join(file_name(&target.name)))
+}
+
+/// Of the imports, `DIRECTORY/*.toml`.
+fn imported_directories(main: &Path, text: &str) -> Vec<PathBuf> {
+    let all = imports(main, text);
+    let directory =
+        |it: &PathBuf| (it.file_name()? == "*.toml").then(|| it.parent().map(Path::to_owned))?;
+    all.iter().filter_map(directory).collect()
+}
+
+fn imports(main: &Path, text: &str) -> Vec<PathBuf> {
+    let Ok(document) = toml_file::parse(text) else { return Vec::new() };
+    let list = document.get("imports").and_then(Item::as_array);
+    let names = list.into_iter().flatten().filter_map(Value::as_str);
+    names.map(|name| main.parent().unwrap_or(Path::new("/")).join(name)).collect()
+}
+
+/// The files that a file imports, as containerd takes them: a `*` stands for a part of a name.
+pub(super) fn imported(main: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for import in imports(main, text) {
+        let name = import.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some((before, after)) = name.split_once('*') else {
+            found.push(import);
+            continue;
+        };
+        let entries = import.parent().and_then(|it| std::fs::read_dir(it).ok());
+        let mut paths: Vec<PathBuf> =
+            entries.into_iter().flatten().flatten().map(|it| it.path()).collect();
+        paths.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.len() >= before.len() + after.len()
+                && name.starts_with(before)
+                && name.ends_with(after)
+        });
+        paths.sort();
+        found.extend(paths);
+    }
+    found
+}
+
+/// The file in which our entry is: of those that were recorded, that are read or are imported.
+fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
+    let records = Record::all()?;
+    let is_of_it = |it: &&Record| {
+        it.name == name
+            && it.engine == Engine::Containerd
+            && matches!(it.ours, Ours::Entry { .. })
+            && it.main.as_deref().unwrap_or(&it.path) == main
+    };
+    let recorded = records.iter().filter(is_of_it).map(|it| it.path.clone());
+    let text = file::read(main)?.unwrap_or_default();
+    let candidates = recorded.chain([main.to_owned()]).chain(imported(main, &text));
+    for path in candidates {
+        // What cannot be read is said by those who edit it.
+        let Ok(Some(text)) = file::read(&path) else { continue };
+        if remove::named(Engine::Containerd, &text, name)
+            .is_some_and(|it| super::edit::is_ours(&it.to_string_lossy()))
+        {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,201 @@
+//! What frostlock and frostctl have written on a node, or their installation has put there.
+
+use std::path::{Path, PathBuf};
+
+use frostlock::config::Config;
+use frostlock::journal::history::History;
+use frostlock::remains;
+use frostlock::state_dir::StateDir;
+use serde::Serialize;
+
+use super::{file, record};
+use crate::doctor::lift;
+
+/// Where engines that are not containerd look for hooks.
+const HOOKS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];
+
+const SETTINGS: &str = "/etc/frostlock";
+const UNITS: &str = "/etc/systemd/system";
+const COUNTERS: &str = "/var/lib/frostlock";
+
+/// All that is ever in the state directory; what else is there is somebody else's.
+const STATE: &[&str] =
+    &["off", "locks", "containers", "intents", "lifts", "accounts", "tty", "journal.", "metrics."];
+const HISTORY: &[&str] = &["history.", "history-", "journal."];
+
+/// Below the prefix of `make install`.
+const SHARED: &[(&str, &str)] = &[
+    ("share/man/man1", "frostctl."),
+    ("share/man/man1", "frostctl-"),
+    ("share/man/man1", "frostlock."),
+    ("share/man/man5", "frostlock."),
+    ("share/bash-completion/completions", "frostctl"),
+    ("share/zsh/site-functions", "_frostctl"),
+    ("share/fish/vendor_completions.d", "frostctl.fish"),
+];
+
+/// Something that an uninstall without --purge leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Left {
+    pub(super) path: PathBuf,
+    pub(super) what: &'static str,
+    /// Whether it is left with --purge, too: it is the operator's.
+    #[serde(skip)]
+    pub(super) is_theirs: bool,
+}
+
+fn ours(path: PathBuf, what: &'static str) -> Left {
+    Left { path, what, is_theirs: false }
+}
+
+/// All that is there, in the order of its removal.
+pub(super) fn left(binary: &Path) -> Vec<Left> {
+    let state = StateDir::from_env();
+    let (config, _) = Config::load();
+    let mut all: Vec<Left> =
+        known(state.path(), STATE).into_iter().map(|it| ours(it, "state")).collect();
+    if let Some(history) = History::of(&config, &state) {
+        all.extend(known(history.directory(), HISTORY).into_iter().map(|it| ours(it, "journal")));
+    }
+    let kept = if std::env::var_os("FROSTLOCK_STATE_DIR").is_some() {
+        Vec::new()
+    } else {
+        known(Path::new(COUNTERS), &["metrics."])
+    };
+    all.extend(kept.into_iter().map(|it| ours(it, "counters")));
+    all.extend(known(&record::directory(), &[""]).into_iter().map(|it| ours(it, "backup")));
+    let directory = binary.parent().unwrap_or(Path::new("/"));
+    for name in [".frostlock.new", ".frostctl.new"] {
+        all.extend(
+            Some(directory.join(name)).filter(|it| it.exists()).map(|it| ours(it, "program")),
+        );
+    }
+    if let Some(prefix) = directory.parent().filter(|_| directory.ends_with("bin")) {
+        for (directory, name) in SHARED {
+            all.extend(
+                known(&prefix.join(directory), &[name])
+                    .into_iter()
+                    .map(|it| ours(it, "pages and completions")),
+            );
+        }
+    }
+    all.extend(own_program(directory).map(|it| ours(it, "program")));
+    let theirs = known(Path::new(SETTINGS), &[""]).into_iter().map(|it| (it, "settings"));
+    let units =
+        known(Path::new(UNITS), &["frostctl-"]).into_iter().map(|it| (it, "unit of systemd"));
+    all.extend(theirs.chain(units).map(|(path, what)| Left { path, what, is_theirs: true }));
+    all
+}
+
+/// Ourselves, installed beside it.
+fn own_program(directory: &Path) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    (own.parent() == Some(directory) && own.ends_with("frostctl")).then_some(own)
+}
+
+/// Those of these names. One that ends with a stop or a dash, or is empty, is the beginning of a name.
+fn known(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
+    let is_known = |name: &str| {
+        names.iter().any(|known| match known.is_empty() || known.ends_with(['.', '-']) {
+            true => name.starts_with(known),
+            false => name == *known,
+        })
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let entries = entries.filter(|entry| is_known(&entry.file_name().to_string_lossy()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Why nothing may be removed yet: it is what undoes something.
+pub(super) fn needed() -> Option<String> {
+    let state = StateDir::from_env();
+    let notes = remains::unfinished(&state).len() + lift::left(&state).len();
+    (notes > 0).then(|| {
+        let (notes, are) = if notes == 1 {
+            ("a note".to_owned(), "is")
+        } else {
+            (format!("{notes} notes"), "are")
+        };
+        format!(
+            "{notes} of operations that were killed {are} in {}; run `frostctl doctor --fix` first",
+            state.path().display()
+        )
+    })
+}
+
+/// Takes it away, and the directories that are empty then.
+pub(super) fn remove(left: &[Left]) -> anyhow::Result<()> {
+    for it in left.iter().filter(|it| !it.is_theirs) {
+        if it.path.is_dir() && !it.path.is_symlink() {
+            std::fs::remove_dir_all(&it.path)
+                .map_err(|error| anyhow::anyhow!("cannot remove {:?}: {error}", it.path))?;
+        } else {
+            file::remove(&it.path)?;
+        }
+    }
+    let state = StateDir::from_env();
+    let history = History::of(&Config::load().0, &state);
+    let mut directories = vec![state.path().to_owned()];
+    directories.extend(history.map(|it| it.directory().to_owned()));
+    directories.push(record::directory());
+    directories.extend(
+        record::directory().parent().filter(|it| it.ends_with("frostlock")).map(Path::to_owned),
+    );
+    for directory in directories {
+        // What is not empty has files of others, and stays.
+        let _ = std::fs::remove_dir(directory);
+    }
+    Ok(())
+}
+
+/// Hooks that run the binary: without it, no container of theirs starts.
+pub(super) fn hooks(binary: &Path) -> Vec<PathBuf> {
+    HOOKS.iter().flat_map(|directory| hooks_in(Path::new(directory), binary)).collect()
+}
+
+fn hooks_in(directory: &Path, binary: &Path) -> Vec<PathBuf> {
+    let runs = |path: &PathBuf| {
+        let text = file::read(path).ok().flatten()?;
+        let hook: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(Path::new(hook["hook"]["path"].as_str()?) == binary)
+    };
+    let mut found = known(directory, &[""]);
+    found
+        .retain(|path| path.extension().is_some_and(|it| it == "json") && runs(path) == Some(true));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_is_ours() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in
+            ["off", "office", "locks", "journal.jsonl", "journal.jsonl.1", "journalctl", "precious"]
+        {
+            std::fs::write(scratch.path().join(name), "").unwrap();
+        }
+        let found = known(scratch.path(), STATE);
+        let names: Vec<_> = found.iter().filter_map(|it| it.file_name()?.to_str()).collect();
+        assert_eq!(names, ["journal.jsonl", "journal.jsonl.1", "locks", "off"]);
+    }
+
+    #[test]
+    fn a_hook_that_runs_it_is_found() {
+        let scratch = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("ours.json", r#"{"hook": {"path": "/x/frostlock"}}"#),
+            ("other.json", r#"{"hook": {"path": "/x/other"}}"#),
+            ("broken.json", "{"),
+            ("ours.txt", r#"{"hook": {"path": "/x/frostlock"}}"#),
+        ] {
+            std::fs::write(scratch.path().join(name), text).unwrap();
+        }
+        let found = hooks_in(scratch.path(), Path::new("/x/frostlock"));
+        assert_eq!(found, [scratch.path().join("ours.json")]);
+    }
+}

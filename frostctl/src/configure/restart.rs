@@ -1,0 +1,166 @@
+//! The restart of an engine that was configured, and whether it has taken the configuration in.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use frostlock_cri::Client;
+use toml_edit::{DocumentMut, Item};
+
+use super::engine::Engine;
+use super::interrupt::Held;
+use super::layout::{Layout, get};
+use super::places::Files;
+use super::{program, toml_file};
+
+/// systemd waits 90 s for a unit to start, unless it is told otherwise.
+const RESTART_LIMIT: Duration = Duration::from_secs(100);
+/// containerd answers within a second of its start; with thousands of containers within ten.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Of one question.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(100);
+
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+const CRIO_SOCKET: &str = "/run/crio/crio.sock";
+
+/// What the engine is to know when it is up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handler {
+    There,
+    Gone,
+    /// After a failure: that it answers is enough.
+    Any,
+}
+
+#[derive(Debug)]
+pub(super) struct Restart<'a> {
+    pub(super) engine: Engine,
+    pub(super) name: &'a str,
+    pub(super) command: String,
+    /// Where it answers.
+    socket: PathBuf,
+}
+
+/// None for an engine that has no daemon. `usual`: what makes it take the change in.
+pub(super) fn plan<'a>(
+    engine: Engine,
+    name: &'a str,
+    files: &Files,
+    command: Option<&str>,
+    usual: Option<&'static str>,
+    effective: Option<&DocumentMut>,
+) -> Option<Restart<'a>> {
+    let usual = files.distribution.map(|it| it.restart).or(usual)?;
+    let command = command.unwrap_or(usual).to_owned();
+    let said = effective
+        .filter(|_| engine == Engine::Containerd)
+        .and_then(|it| get(it.as_item(), &["grpc", "address"])?.as_str());
+    let socket = match engine {
+        Engine::Crio => CRIO_SOCKET.into(),
+        _ => files.socket().or(said.map(PathBuf::from)).unwrap_or_else(|| CONTAINERD_SOCKET.into()),
+    };
+    Some(Restart { engine, name, command, socket })
+}
+
+impl Restart<'_> {
+    /// Restarts it, and waits until it answers and says of the handler what it should.
+    pub(super) fn run(&self, handler: Handler, held: &Held) -> anyhow::Result<()> {
+        crate::output::progress(&format!("restarting {}: {}", self.engine.name(), self.command));
+        program::run(Command::new("sh").args(["-c", &self.command]), RESTART_LIMIT)
+            .with_context(|| format!("{} was not restarted", self.engine.name()))?;
+        crate::output::progress(&format!("waiting for {} to answer", self.engine.name()));
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        loop {
+            let answer = self.ask();
+            match (&answer, handler) {
+                (Ok(_), Handler::Any)
+                | (Ok(None | Some(true)), Handler::There)
+                | (Ok(None | Some(false)), Handler::Gone) => return Ok(()),
+                _ => held.obey()?,
+            }
+            if Instant::now() >= deadline {
+                let within = format!("within {} s of its restart", ANSWER_LIMIT.as_secs());
+                return match answer {
+                    Ok(_) => bail!(
+                        "{} answers, but its runtime {:?} was not {} {within}",
+                        self.engine.name(),
+                        self.name,
+                        if handler == Handler::There { "there" } else { "gone" }
+                    ),
+                    Err(error) => {
+                        Err(error
+                            .context(format!("{} did not answer {within}", self.engine.name())))
+                    }
+                };
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// After the files were put back: with the configuration of before.
+    pub(super) fn again(&self, error: anyhow::Error, held: &Held) -> anyhow::Error {
+        let name = self.engine.name();
+        match self.run(Handler::Any, held) {
+            Ok(()) => error
+                .context(format!("{name} was restarted with its files as they were, and answers")),
+            Err(second) => error.context(format!(
+                "{name} was restarted with its files as they were, and does not answer ({second:#})"
+            )),
+        }
+    }
+
+    /// Whether it knows the handler; none if it does not tell.
+    fn ask(&self) -> anyhow::Result<Option<bool>> {
+        match self.engine {
+            Engine::Docker => {
+                let docker = program::find("docker").context("no docker in PATH")?;
+                let said = program::run(
+                    Command::new(docker).args(["info", "--format", "{{json .Runtimes}}"]),
+                    ASK_LIMIT,
+                )?;
+                let runtimes: serde_json::Value =
+                    serde_json::from_str(&said).context("what `docker info` prints")?;
+                Ok(Some(runtimes.get(self.name).is_some()))
+            }
+            Engine::Crio => match self.cri()? {
+                Some(known) => Ok(Some(known)),
+                None => Ok(crio_status(self.name)),
+            },
+            _ => self.cri(),
+        }
+    }
+
+    fn cri(&self) -> anyhow::Result<Option<bool>> {
+        let status = Client::lazy(&self.socket)?.at_most(ASK_LIMIT).status()?;
+        let handlers = &status.runtime_handlers;
+        let config = status
+            .info
+            .get("config")
+            .and_then(|it| serde_json::from_str::<serde_json::Value>(it).ok());
+        let runtimes = config.as_ref().and_then(|it| it.get("containerd")?.get("runtimes"));
+        Ok(match runtimes {
+            Some(runtimes) => Some(runtimes.get(self.name).is_some()),
+            None if handlers.is_empty() => None,
+            None => Some(handlers.iter().any(|it| it.name == self.name)),
+        })
+    }
+}
+
+/// Of those that have this command: what the CRI-O that runs has read.
+fn crio_status(name: &str) -> Option<bool> {
+    let crio = program::find("crio")?;
+    let said = program::run(Command::new(crio).args(["status", "config"]), ASK_LIMIT).ok()?;
+    let document = toml_file::parse(&said).ok()?;
+    let layout = Layout::of(Engine::Crio, &document).ok()?;
+    Some(layout.entry(&document, name).is_some_and(Item::is_table_like))
+}
+
+impl Files {
+    /// The one that it is known to have, where its file does not say.
+    fn socket(&self) -> Option<PathBuf> {
+        let socket = self.distribution?.socket;
+        (!socket.is_empty()).then(|| Path::new(socket).to_owned())
+    }
+}

@@ -1,0 +1,165 @@
+//! What may be wrong: one clear line, exit status 3, and nothing half done.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::copies::{Copies, MIDDLE, NEW, file_of};
+use super::{frostlock, text};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[track_caller]
+fn one_line(errors: &str, why: &str) {
+    assert!(errors.contains(why) && errors.trim_end().lines().count() == 1, "{errors}");
+}
+
+fn words<'a>(config: &'a str, binary: &'a str) -> Vec<&'a str> {
+    vec!["configure", "--runtime", "containerd", "--config", config, "--binary", binary]
+}
+
+#[test]
+fn wrong_arguments_are_one_line() {
+    let copies = Copies::of(MIDDLE);
+    let config = copies.write("config.toml", &file_of("kind.toml"));
+    let (config, binary) = (config.to_str().unwrap(), frostlock());
+    let binary = binary.to_str().unwrap();
+    let directory = copies.dir.path().to_str().unwrap();
+    let long = "x".repeat(300);
+    for (extra, why) in [
+        (&["--name", &long][..], "too long"),
+        (&["--name", "a b"], "no name for a runtime"),
+        (&["--wrap", "nosuch"], "no runtime \"nosuch\""),
+        (&["--wrap", "frostlock"], "stand in for itself"),
+        (&["--binary", "/nosuch"], "/nosuch"),
+        (&["--config", directory], "no regular file"),
+        (&["--drop-in", "/dev/null"], "no regular file"),
+    ] {
+        let replaced = ["--binary", "--config"].into_iter().find(|it| extra.contains(it));
+        let mut all = words(config, binary);
+        if let Some(at) = replaced.and_then(|it| all.iter().position(|word| *word == it)) {
+            all.drain(at..at + 2);
+        }
+        let (status, said, errors) = copies.frostctl(&[&all[..], extra].concat());
+        assert_eq!(status, 3, "{extra:?}: {said}{errors}");
+        one_line(&errors, why);
+        assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+    }
+}
+
+#[test]
+fn without_root_it_says_so_and_changes_nothing() {
+    let copies = Copies::of(MIDDLE);
+    let config = copies.write("etc/config.toml", &file_of("kind.toml"));
+    std::fs::set_permissions(copies.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // A program that somebody else may execute.
+    let [program, binary] = ["frostctl", "frostlock"].map(|name| copies.file(name));
+    std::fs::copy(super::frostctl(), &program).unwrap();
+    std::fs::copy(frostlock(), &binary).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
+    command.args(words(config.to_str().unwrap(), binary.to_str().unwrap()));
+    let output = command.env("FROSTCTL_STATE_DIR", copies.file("kept")).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    one_line(&text(&output.stderr), "nothing was changed");
+    assert_eq!(copies.read("etc/config.toml"), file_of("kind.toml"));
+    assert_eq!(std::fs::read_dir(copies.file("etc")).unwrap().count(), 1);
+
+    // What doctor cannot see is not found in order.
+    std::fs::create_dir(copies.file("kept")).unwrap();
+    std::fs::set_permissions(copies.file("kept"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.arg(copies.file("frostctl")).args(["doctor", "--check", "installation"]);
+    let output = command.env("FROSTCTL_STATE_DIR", copies.file("kept")).output().unwrap();
+    assert!(text(&output.stdout).contains("not checked whether"), "{output:?}");
+}
+
+#[test]
+fn without_an_engine_it_edits_and_says_that_nobody_checked() {
+    let copies = Copies::of(MIDDLE);
+    let config = copies.write("config.toml", &file_of("kind.toml"));
+    let binary = frostlock();
+    let mut command = copies.command(&words(config.to_str().unwrap(), binary.to_str().unwrap()));
+    // Its own search for programs ends in the standard directories, where there is none.
+    let output = command.env("PATH", "/nosuch").output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let has_one = ["/usr/bin", "/usr/sbin", "/usr/local/bin"]
+        .iter()
+        .any(|it| std::path::Path::new(it).join("containerd").exists());
+    assert!(has_one || said.contains("not checked by the real program"), "{said}");
+}
+
+#[test]
+fn an_output_that_nobody_reads_leaves_nothing_half_done() {
+    let copies = Copies::of(NEW);
+    copies.write("config.toml", &file_of("kind.toml"));
+    let config = copies.file("config.toml");
+    let binary = frostlock();
+    let all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+    let mut child =
+        copies.command(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(copies.dump("config.toml").contains("runtimes.frostlock]"));
+    copies.unconfigure("config.toml");
+    assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = copies.command(&all).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(copies.dump("config.toml").contains("runtimes.frostlock]"), "it is whole");
+}
+
+/// The restart changes nothing, so it waits; SIGINT and SIGTERM put all back.
+#[test]
+fn a_signal_while_it_waits_puts_everything_back() {
+    for signal in ["INT", "TERM"] {
+        let copies = Copies::of(NEW);
+        copies.write("config.toml", &file_of("kind.toml"));
+        let (config, binary, began) =
+            (copies.file("config.toml"), frostlock(), copies.file("began"));
+        let restart = format!("touch '{}'", began.display());
+        let mut all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+        all.extend(["--restart", "--restart-command", &restart]);
+        let child =
+            copies.command(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + SOON;
+        while !began.exists() {
+            assert!(Instant::now() < deadline, "the restart");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_ne!(copies.read("config.toml"), file_of("kind.toml"));
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        // Then it restarts it once more and waits; another one ends that, too.
+        while copies.read("config.toml") != file_of("kind.toml") {
+            assert!(Instant::now() < deadline, "the files are put back");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        one_line(&text(&output.stderr), "interrupted");
+        assert!(!copies.file("conf.d").exists());
+        assert_eq!(std::fs::read_dir(copies.file("kept")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_restart_that_fails_puts_everything_back() {
+    let copies = Copies::of(NEW);
+    copies.write("config.toml", &file_of("kind.toml"));
+    let (config, binary, count) = (copies.file("config.toml"), frostlock(), copies.file("count"));
+    let restart = format!("echo x >>'{}'; echo no such unit >&2; exit 5", count.display());
+    let mut all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+    all.extend(["--restart", "--restart-command", &restart]);
+    let (status, _, errors) = copies.frostctl(&all);
+    assert_eq!(status, 3);
+    one_line(&errors, "no such unit");
+    assert!(errors.contains("put back"), "{errors}");
+    assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+    assert!(!copies.file("conf.d").exists());
+    assert_eq!(copies.read("count").lines().count(), 2, "and once more with the files of before");
+}
