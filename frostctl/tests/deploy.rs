@@ -198,6 +198,10 @@ fn the_binaries_come_and_go() {
     assert_eq!(installed("frostlock").unwrap(), "opt/frostlock");
     assert_eq!(std::fs::read_dir(node.0.path().join("bin")).unwrap().count(), 2);
     let (ok, asked) = node.run("remove.yaml");
-    assert!(ok && asked.last().unwrap() == "/usr/local/bin/frostctl uninstall", "{asked:?}");
-    assert!(installed("frostctl").is_err());
+    assert!(
+        ok && asked.last().unwrap() == "/usr/local/bin/frostctl uninstall --purge",
+        "{asked:?}"
+    );
+    // It takes away everything but the marker, which the restart has, and frostctl at the latest.
+    assert!(installed("frostctl").is_err() && installed(".frostlock-restart").is_err());
 }
