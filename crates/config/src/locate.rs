@@ -169,6 +169,35 @@ pub fn is_frostlock(path: &Path) -> bool {
     open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
 }
 
+/// The version that a binary of ours has written into its mark; none before there was one in it.
+pub fn version_of(path: &Path) -> Option<String> {
+    const MOST: usize = 64;
+    let file = open(path).ok().filter(|file| carries_mark(file) == Some(true))?;
+    let mut header = [0u8; 64];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let half = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let first = u64::from_le_bytes(header[0x28..0x30].try_into().ok()?);
+    let section = |number: u64| {
+        let mut section = [0u8; 64];
+        let at = first.checked_add(half(0x3a) * number)?;
+        file.read_exact_at(&mut section, at).ok()?;
+        let word = |at: usize| section[at..at + 8].try_into().ok().map(u64::from_le_bytes);
+        Some((u32::from_le_bytes(section[..4].try_into().ok()?), word(0x18)?, word(0x20)?))
+    };
+    let (_, names, _) = section(half(0x3e))?;
+    let is_the_mark = |name: u32| {
+        let mut found = [0u8; MARK.len() + 1];
+        let read = names.checked_add(u64::from(name)).map(|at| file.read_exact_at(&mut found, at));
+        read.is_some_and(|it| it.is_ok()) && found.strip_suffix(&[0]) == Some(MARK.as_bytes())
+    };
+    let sections = (0..half(0x3c)).filter_map(section);
+    let (_, offset, size) = sections.into_iter().find(|(name, ..)| is_the_mark(*name))?;
+    let mut text = vec![0u8; MOST.min(usize::try_from(size).ok()?)];
+    file.read_exact_at(&mut text, offset).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    text.trim_end_matches('\0').strip_prefix("frostlock ").map(str::to_owned)
+}
+
 /// Tells files apart, which may have several names.
 fn number(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
@@ -252,19 +281,27 @@ mod tests {
         assert_eq!(Choice { argv0: OsStr::new("frostlock"), ..link }.find(), Ok(three));
     }
 
-    /// The shortest ELF file with a section of our name: a header, that of the section that holds the
-    /// names, and the names.
-    fn marked(path: &Path) -> PathBuf {
-        let (header, section) = (0x40_u16, 0x40_u16);
+    /// The shortest ELF file with a section of our name: a header, those of the section that holds the
+    /// names and of ours, the names, and what ours says.
+    fn marked(path: &Path, says: &str) -> PathBuf {
+        const HEADER: usize = 0x40;
         let names = format!("\0{MARK}\0");
-        let mut file = vec![0_u8; usize::from(header + section)];
-        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        file[0x28..0x30].copy_from_slice(&u64::from(header).to_le_bytes());
-        file[0x3a..0x3c].copy_from_slice(&section.to_le_bytes());
-        file[0x3c..0x3e].copy_from_slice(&1_u16.to_le_bytes());
-        file[0x58..0x60].copy_from_slice(&u64::from(header + section).to_le_bytes());
-        file[0x60..0x68].copy_from_slice(&(names.len() as u64).to_le_bytes());
+        let mut file = vec![0_u8; 3 * HEADER];
+        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01");
+        put(0x28, &(HEADER as u64).to_le_bytes());
+        put(0x3a, &(HEADER as u16).to_le_bytes());
+        put(0x3c, &2_u16.to_le_bytes());
+        let (names_at, says_at) = (3 * HEADER, 3 * HEADER + names.len());
+        for (section, name, at, size) in
+            [(1, 0_u32, names_at, names.len()), (2, 1, says_at, says.len())]
+        {
+            put(section * HEADER, &name.to_le_bytes());
+            put(section * HEADER + 0x18, &(at as u64).to_le_bytes());
+            put(section * HEADER + 0x20, &(size as u64).to_le_bytes());
+        }
         file.extend_from_slice(names.as_bytes());
+        file.extend_from_slice(says.as_bytes());
         std::fs::write(path, file).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path.to_owned()
@@ -277,7 +314,7 @@ mod tests {
             (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
         std::fs::create_dir(&first).unwrap();
         std::fs::create_dir(&second).unwrap();
-        let own = marked(&dir.path().join("frostlock"));
+        let own = marked(&dir.path().join("frostlock"), "frostlock");
         symlink(&own, first.join("zrunc")).unwrap();
         std::fs::copy(&own, second.join("zrunc")).unwrap();
         let real = program(&third.join("zrunc"));
@@ -287,6 +324,22 @@ mod tests {
         std::fs::remove_file(real).unwrap();
         let error = choice.find().unwrap_err().to_string();
         assert_eq!(error.matches("is frostlock itself").count(), 2, "{error}");
+    }
+
+    #[test]
+    fn a_binary_of_ours_says_its_version_without_being_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = marked(&dir.path().join("frostlock"), "frostlock 1.2.3");
+        assert_eq!(version_of(&own).as_deref(), Some("1.2.3"));
+        let before = marked(&dir.path().join("before"), "frostlock");
+        assert!(is_frostlock(&before) && version_of(&before).is_none());
+        let script = program(&dir.path().join("zrunc"));
+        let torn = dir.path().join("torn");
+        let whole = std::fs::read(&own).unwrap();
+        std::fs::write(&torn, &whole[..whole.len() / 2]).unwrap();
+        for other in [&script, &torn, &dir.path().join("none"), &PathBuf::from("/bin/sh")] {
+            assert_eq!(version_of(other), None, "{}", other.display());
+        }
     }
 
     #[test]
