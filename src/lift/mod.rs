@@ -31,7 +31,7 @@ use pace::{Pace, Sight};
 use peer::{Heard, NoAnswer, Peer};
 pub use report::{Ended, Report, Summary, Whose};
 use slots::{Slot, Use};
-use state::account::{self, Account, Rate};
+use state::account::{self, Account, POD_BURST, Rate};
 use state::lifted::notes;
 
 use crate::family::{self, FIRST_LOOK, Family};
@@ -70,8 +70,6 @@ const MOST_LOST: u32 = 3;
 const REST: Duration = Duration::from_secs(1);
 const MOST_TURNS: u32 = 8;
 
-/// What the lifted programs of one pod may use at once, after a while without.
-const POD_BURST: Duration = Duration::from_millis(1000);
 /// Of the node's share, the part that may be used at once.
 const NODE_BURST_MS: u64 = 500;
 

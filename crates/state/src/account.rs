@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::lock;
-use cgroup::process;
+use crate::state_dir::{self, StateDir};
+use cgroup::{Identity, process};
 
 /// A rate, and how much there is at once after a while without use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,9 @@ impl Rate {
 
 /// Above what our own bounds let anybody owe: half a second of CPU time at one percent.
 const LONGEST_DEBT_NS: u64 = 60_000_000_000;
+
+/// What the lifted programs of one pod may use at once, after a while without.
+pub const POD_BURST: Duration = Duration::from_millis(1000);
 
 #[derive(Debug)]
 pub struct Account {
@@ -135,9 +139,44 @@ pub fn sweep(directory: &Path) {
     }
 }
 
+/// The pods and containers among these whose account holds nothing, and for how long: what is
+/// executed in them is not lifted before that.
+pub fn spent(state: &StateDir, pod_percent: u64, of: &[Identity]) -> Vec<(Identity, Duration)> {
+    let rate = Rate { percent: pod_percent, burst: POD_BURST };
+    let spent = |it: &Identity| {
+        let path = state.accounts().join(state_dir::file_name(it.as_path().as_os_str()));
+        // A share of 0 is somebody's wish, and no account that was spent.
+        let is_kept = pod_percent > 0 && path.exists();
+        is_kept.then(|| Account::new(path, rate).without_credit_for()).flatten()
+    };
+    of.iter().filter_map(|it| Some((it.clone(), spent(it)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_without_credit_is_found_by_its_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().to_owned());
+        std::fs::create_dir(state.accounts()).unwrap();
+        let rate = Rate { percent: 5, burst: POD_BURST };
+        let pods = ["/kubepods/podspent", "/kubepods/podwell", "/kubepods/podnone"];
+        let [poor, well, none] = pods.map(|it| Identity::new(it).unwrap());
+        for (pod, ms) in [(&poor, 1200), (&well, 300)] {
+            let file = state_dir::file_name(pod.as_path().as_os_str());
+            let mut account = Account::new(state.accounts().join(file), rate);
+            account.charge(Duration::from_millis(ms));
+            assert!(account.write_down());
+        }
+        let all = [poor.clone(), well, none];
+        let found = spent(&state, 5, &all);
+        let names: Vec<_> = found.iter().map(|(pod, _)| pod).collect();
+        assert_eq!(names, [&poor]);
+        assert!(found[0].1 > Duration::from_secs(3) && found[0].1 <= Duration::from_secs(4));
+        assert!(spent(&state, 0, &all).is_empty(), "switched off");
+    }
 
     const RATE: Rate = Rate { percent: 5, burst: Duration::from_millis(1000) };
     const SECOND: u64 = 1_000_000_000;
