@@ -33,7 +33,7 @@ pub struct Unfinished {
 pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
     let left = intent::all_left(state).into_iter();
     left.map(|left| {
-        let age = age(&left.path);
+        let age = age_of_note(&left.path);
         let Some((operation, pid, cgroup, files)) = left.note else {
             let (freezer, cgroup) = (Freezer::Unknown, None);
             return Unfinished { note: left.path, operation: None, pid: 0, cgroup, freezer, age };
@@ -154,7 +154,40 @@ fn is_old(path: &Path) -> bool {
     age(path).is_some_and(|age| age > IS_OLD)
 }
 
+/// By the clock that nobody sets, as far as its name tells: `PID-START.json`, in ticks since boot. Its
+/// process began a moment before it wrote the note, so the shorter of the two is nearer.
+fn age_of_note(path: &Path) -> Option<Duration> {
+    const TICKS_A_SECOND: u64 = 100;
+    let start = path.file_stem()?.to_str()?.split_once('-').and_then(|(_, it)| it.parse().ok());
+    let began = start.map(|ticks: u64| Duration::from_millis(ticks * 1000 / TICKS_A_SECOND));
+    let now = Duration::from_nanos(crate::process::since_boot_ns());
+    let since_began = began.and_then(|began| now.checked_sub(began));
+    since_began.into_iter().chain(age(path)).min()
+}
+
 fn age(path: &Path) -> Option<Duration> {
     let written = std::fs::symlink_metadata(path).ok()?.modified().ok()?;
     SystemTime::now().duration_since(written).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumped_does_not_change_the_age_of_a_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let ticks_now = crate::process::since_boot_ns() / 10_000_000;
+        let note = dir.path().join(format!("7-{}.json", ticks_now.saturating_sub(500)));
+        let file = std::fs::File::create(&note).unwrap();
+        let year = Duration::from_secs(365 * 86_400);
+        for written in [SystemTime::now() - year, SystemTime::now() + year] {
+            file.set_modified(written).unwrap();
+            let age = age_of_note(&note).unwrap();
+            assert!((4..8).contains(&age.as_secs()), "{age:?}");
+        }
+        // Written some time after its process began: the freeze is not older.
+        file.set_modified(SystemTime::now() - Duration::from_secs(1)).unwrap();
+        assert!(age_of_note(&note).unwrap() < Duration::from_secs(4));
+    }
 }
