@@ -105,11 +105,15 @@ impl Client {
         )
     }
 
-    /// How the server is, with all that it tells of its configuration.
-    pub fn status(&self) -> Result<v1::StatusResponse> {
-        let request = v1::StatusRequest { verbose: true };
-        let send = |mut to: Service, request| async move { to.status(request).await };
-        self.call("Status", LOOK, request, send)
+    /// With `verbose`, containerd's `info` has under `config` the configuration that it runs with.
+    pub fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
+        let request = v1::StatusRequest { verbose };
+        self.call(
+            "Status",
+            LOOK,
+            request,
+            |mut to, request| async move { to.status(request).await },
+        )
     }
 
     /// Creates and starts a sandbox, and gives its id.

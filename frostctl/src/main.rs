@@ -14,6 +14,7 @@ mod exit;
 mod history;
 mod journal;
 mod lives;
+mod loaded;
 mod metrics;
 mod output;
 mod pages;

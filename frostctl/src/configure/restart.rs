@@ -133,7 +133,7 @@ impl Restart<'_> {
     }
 
     fn cri(&self) -> anyhow::Result<Option<bool>> {
-        let status = Client::lazy(&self.socket)?.at_most(ASK_LIMIT).status()?;
+        let status = Client::lazy(&self.socket)?.at_most(ASK_LIMIT).status(true)?;
         let handlers = &status.runtime_handlers;
         let config = status
             .info

@@ -1,0 +1,180 @@
+//! What the running containerd has loaded: asked of the process over CRI, since the file that it was
+//! started with may have been edited since.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use frostlock_cri::{Client, Code};
+use serde_json::Value;
+
+/// containerd answers from memory.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A runtime: the handler that a RuntimeClass names, and the program behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Handler {
+    pub(crate) name: String,
+    /// `None` is the runtime's default, runc.
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) is_default: bool,
+}
+
+/// Why it is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    /// The CRI plugin is disabled, as in dockerd's containerd: it has no handlers.
+    NoCri,
+    /// It could not be asked, or its answer has no configuration.
+    NoAnswer(String),
+}
+
+/// The handlers of the containerd at this socket.
+pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
+    let asked = Client::lazy(socket).and_then(|it| it.at_most(ANSWERS_WITHIN).status(true));
+    let answer = asked.map_err(|error| match error.code() {
+        Some(Code::Unimplemented) => Unasked::NoCri,
+        _ => Unasked::NoAnswer(error.to_string()),
+    })?;
+    let config = answer.info.get("config").map_or("", String::as_str);
+    parse(config)
+        .ok_or_else(|| Unasked::NoAnswer("its answer names no runtimes (info.config)".to_owned()))
+}
+
+/// containerd's own keys, the same from 1.6 to 2.4.
+fn parse(config: &str) -> Option<Vec<Handler>> {
+    let config: Value = serde_json::from_str(config).ok()?;
+    let containerd = &config["containerd"];
+    let default = containerd["defaultRuntimeName"].as_str();
+    let all = containerd["runtimes"].as_object()?.iter();
+    let handlers = all.map(|(name, runtime)| {
+        let binary = runtime["options"]["BinaryName"].as_str().filter(|it| !it.is_empty());
+        Handler {
+            name: name.clone(),
+            binary: binary.map(PathBuf::from),
+            is_default: default == Some(name),
+        }
+    });
+    Some(handlers.collect())
+}
+
+/// What a restart of containerd would change for us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// The file has the entry, the process has not.
+    NotLoaded(String),
+    /// The other way round: it was taken out of the file.
+    StillLoaded(String),
+    /// Both have it, with another program.
+    OtherProgram { name: String, loaded: Option<PathBuf> },
+    /// Both have it, and one of them alone as the default.
+    OtherDefault { configured: String, loaded: String },
+}
+
+/// Of the handlers that are ours in one of the two.
+pub(crate) fn owed(
+    configured: &[Handler],
+    loaded: &[Handler],
+    is_ours: impl Fn(&Path) -> bool,
+) -> Vec<Owed> {
+    let ours = |it: &&Handler| it.binary.as_deref().is_some_and(&is_ours);
+    let named = |all: &[Handler], name: &str| all.iter().find(|it| it.name == name).cloned();
+    let mut owed: Vec<Owed> = configured
+        .iter()
+        .filter(ours)
+        .filter_map(|it| match named(loaded, &it.name) {
+            None => Some(Owed::NotLoaded(it.name.clone())),
+            Some(now) if now.binary != it.binary => {
+                Some(Owed::OtherProgram { name: it.name.clone(), loaded: now.binary })
+            }
+            Some(_) => None,
+        })
+        .collect();
+    let gone = loaded.iter().filter(ours).filter(|it| {
+        named(configured, &it.name).is_none_or(|now| !now.binary.as_deref().is_some_and(&is_ours))
+    });
+    owed.extend(gone.map(|it| Owed::StillLoaded(it.name.clone())));
+    let default = |all: &[Handler]| all.iter().find(|it| it.is_default).cloned();
+    if let (Some(file), Some(process)) = (default(configured), default(loaded)) {
+        let is_about_us = ours(&&file) || ours(&&process);
+        if owed.is_empty() && is_about_us && file.name != process.name {
+            owed.push(Owed::OtherDefault { configured: file.name, loaded: process.name });
+        }
+    }
+    owed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handler(name: &str, binary: Option<&str>, is_default: bool) -> Handler {
+        Handler { name: name.to_owned(), binary: binary.map(PathBuf::from), is_default }
+    }
+
+    #[test]
+    fn the_handlers_of_an_answer() {
+        let config = r#"{"containerd":{"defaultRuntimeName":"runc","runtimes":{
+            "runc":{"runtimeType":"io.containerd.runc.v2","options":{"BinaryName":"","SystemdCgroup":true}},
+            "frostlock":{"options":{"BinaryName":"/x/frostlock"}},
+            "kata":{"runtimeType":"io.containerd.kata.v2","options":null}}}}"#;
+        let mut all = parse(config).unwrap();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(
+            all,
+            [
+                handler("frostlock", Some("/x/frostlock"), false),
+                handler("kata", None, false),
+                handler("runc", None, true)
+            ]
+        );
+        for other in ["", "{}", r#"{"containerd":{"runtimes":null}}"#, "[1]"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_owed_for_what_only_the_file_or_only_the_process_has() {
+        let runc = handler("runc", None, true);
+        let ours = handler("frostlock", Some("/x/frostlock"), false);
+        let default = |it: &Handler, is_default| Handler { is_default, ..it.clone() };
+        let wrapped = handler("runc", Some("/x/frostlock"), true);
+        let name = || "frostlock".to_owned();
+        let both = vec![runc.clone(), ours.clone()];
+        let alone = vec![runc.clone()];
+        let other = handler("crun", Some("/crun"), false);
+        let cases = [
+            (alone.clone(), alone.clone(), vec![]),
+            (both.clone(), both.clone(), vec![]),
+            (both.clone(), alone.clone(), vec![Owed::NotLoaded(name())]),
+            (alone.clone(), both.clone(), vec![Owed::StillLoaded(name())]),
+            (
+                vec![wrapped],
+                alone.clone(),
+                vec![Owed::OtherProgram { name: "runc".to_owned(), loaded: None }],
+            ),
+            (
+                vec![default(&runc, false), default(&ours, true)],
+                both,
+                vec![Owed::OtherDefault { configured: name(), loaded: "runc".to_owned() }],
+            ),
+            // Nobody else's restart is ours to ask for.
+            (vec![runc, other], alone, vec![]),
+        ];
+        for (configured, loaded, expected) in cases {
+            let found = owed(&configured, &loaded, |it| it.ends_with("frostlock"));
+            assert_eq!(found, expected, "{configured:?} {loaded:?}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("c.sock");
+        assert!(matches!(ask(&socket), Err(Unasked::NoAnswer(_))));
+        // It takes connections, in the kernel, and never reads.
+        let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let began = std::time::Instant::now();
+        assert!(matches!(ask(&socket), Err(Unasked::NoAnswer(_))));
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
