@@ -6,6 +6,7 @@
 //! word.
 
 use serde::Serialize;
+use time::{Date, Month};
 
 use crate::audit::Kind;
 use crate::version::Version;
@@ -21,12 +22,47 @@ pub(crate) struct Defect {
     /// The first of each line that has it.
     #[serde(skip)]
     since: &'static [Version],
-    /// The divergences that it leads into.
+    /// The divergences that it leads into, and what else is to be seen then.
     #[serde(skip)]
     kinds: &'static [Kind],
+    #[serde(skip)]
+    sign: Sign,
     /// Nothing to update away from where frostlock is in front.
     #[serde(skip)]
     pub(crate) frostlock_helps: bool,
+}
+
+/// What is seen of a divergence, beside its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Symptom {
+    pub(crate) kind: Kind,
+    /// Of the containerd that has the container; none of any other, and none that is not known.
+    pub(crate) containerd: Option<Version>,
+    pub(crate) runtime: Option<(String, Version)>,
+    pub(crate) shim: Shim,
+    pub(crate) only_cri_says_so: bool,
+    /// The runtime still has a state of it.
+    pub(crate) has_state: bool,
+}
+
+/// Whoever has to take note of an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shim {
+    Alive,
+    /// By a signal: that is the cause, and no defect.
+    Stopped,
+    Gone,
+}
+
+/// What a defect shows beside its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    Any,
+    ShimAlive,
+    ShimGone,
+    OnlyCri,
+    /// A delete has succeeded.
+    NoState,
 }
 
 const STALE: &[Kind] = &[Kind::Phantom, Kind::Disagreement];
@@ -42,6 +78,7 @@ const CONTAINERD: Defect = Defect {
     program: "containerd",
     since: &[v(1, 4, 0)],
     kinds: STALE,
+    sign: Sign::ShimAlive,
     frostlock_helps: false,
 };
 
@@ -49,6 +86,7 @@ const RUNC: Defect = Defect {
     program: "runc",
     since: &[v(1, 0, 0)],
     kinds: &[],
+    sign: Sign::Any,
     frostlock_helps: false,
     ..CONTAINERD
 };
@@ -61,6 +99,7 @@ const DEFECTS: &[Defect] = &[
         reference: "https://github.com/containerd/containerd/issues/6402",
         what: "a shim that is killed takes the exit of its container with it",
         fixed_in: &[v(1, 6, 1)],
+        sign: Sign::ShimGone,
         ..CONTAINERD
     },
     Defect {
@@ -104,29 +143,42 @@ const DEFECTS: &[Defect] = &[
         reference: "https://github.com/containerd/containerd/pull/13052",
         what: "a shim that is told to end while a container is deleted can panic: `send on closed channel`",
         fixed_in: &[v(2, 3, 0)],
+        sign: Sign::ShimGone,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/pull/13483",
-        what: "the shim cannot say its state while runc create takes; after 2 s the container is torn down",
+        what: "the shim holds a lock over runc create and cannot say its state meanwhile; after 2 s the \
+               container is torn down",
         fixed_in: &[v(2, 3, 2)],
+        ..CONTAINERD
+    },
+    Defect {
+        reference: "https://github.com/containerd/containerd/security/advisories/GHSA-7jxh-36q5-gcqv",
+        what: "CVE-2026-53495: an exec probe that leaves a process behind leaks goroutines of containerd's, \
+               until it is out of memory",
+        fixed_in: &[v(1, 7, 35), v(2, 0, 12), v(2, 2, 8), v(2, 3, 5)],
+        kinds: &[],
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/12678",
         what: "CRI gives the handling of an exit 10 s; when runc delete takes longer, RUNNING stays",
+        sign: Sign::OnlyCri,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/12600",
         what: "a restart of containerd while it stops a container leaves RUNNING, and the shim",
         kinds: &[Kind::Phantom, Kind::Disagreement, Kind::Orphan],
+        sign: Sign::ShimAlive,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/8931",
         what: "a delete is given up at 10 s while the shim goes on; the next finds nothing",
         kinds: &[Kind::Orphan],
+        sign: Sign::Any,
         ..CONTAINERD
     },
     Defect {
@@ -180,6 +232,7 @@ const DEFECTS: &[Defect] = &[
         what: "delete --force returns 0 although processes and cgroups are left, as of a throttled one",
         fixed_in: &[v(1, 2, 0)],
         kinds: &[Kind::StoppedButPopulated, Kind::Orphan],
+        sign: Sign::NoState,
         frostlock_helps: true,
         ..RUNC
     },
@@ -190,12 +243,67 @@ const DEFECTS: &[Defect] = &[
         program: "crun",
         since: &[v(0, 1, 0)],
         kinds: &[Kind::FrozenButRunning],
+        sign: Sign::Any,
         frostlock_helps: true,
     },
 ];
 
+/// A line of releases, and the last day on which its project mends it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    program: &'static str,
+    first: Version,
+    pub(crate) ends: Date,
+    pub(crate) source: &'static str,
+}
+
+const CONTAINERD_RELEASES: &str = "https://containerd.io/releases/";
+const RUNC_RELEASES: &str = "https://github.com/opencontainers/runc/blob/main/RELEASES.md";
+const KUBERNETES_RELEASES: &str = "https://kubernetes.io/releases/";
+
+/// By line, oldest first. One that is older than the first of its program is out of support, too; of one
+/// that is not here nothing is said.
+const LINES: &[Line] = &[
+    line("containerd", v(1, 6, 0), (2025, Month::August, 23), CONTAINERD_RELEASES),
+    line("containerd", v(1, 7, 0), (2026, Month::September, 30), CONTAINERD_RELEASES),
+    line("containerd", v(2, 0, 0), (2025, Month::November, 7), CONTAINERD_RELEASES),
+    line("containerd", v(2, 1, 0), (2026, Month::July, 31), CONTAINERD_RELEASES),
+    line("containerd", v(2, 2, 0), (2026, Month::November, 6), CONTAINERD_RELEASES),
+    line("containerd", v(2, 3, 0), (2028, Month::April, 30), CONTAINERD_RELEASES),
+    line("runc", v(1, 3, 0), (2026, Month::October, 31), RUNC_RELEASES),
+    line("Kubernetes", v(1, 33, 0), (2026, Month::June, 28), KUBERNETES_RELEASES),
+];
+
+#[allow(clippy::panic, reason = "at compile time")]
+const fn line(
+    program: &'static str,
+    first: Version,
+    (year, month, day): (i32, Month, u8),
+    source: &'static str,
+) -> Line {
+    let Ok(ends) = Date::from_calendar_date(year, month, day) else { panic!("no such day") };
+    Line { program, first, ends, source }
+}
+
+/// The line that has ended by this day, and whether it is the version's own or a newer one.
+pub(crate) fn out_of_support(
+    program: &str,
+    version: Version,
+    today: Date,
+) -> Option<(&'static Line, bool)> {
+    let mut lines = LINES.iter().filter(|line| line.program == program);
+    let own = lines.clone().find(|line| line.first.is_of_the_line_of(version));
+    if let Some(own) = own {
+        return (own.ends < today).then_some((own, true));
+    }
+    lines
+        .next()
+        .filter(|oldest| version < oldest.first && oldest.ends < today)
+        .map(|it| (it, false))
+}
+
 impl Defect {
-    fn is_in(&self, version: Version) -> bool {
+    pub(crate) fn is_in(&self, version: Version) -> bool {
         is_at_least(version, self.since) == Some(true)
             && !is_at_least(version, self.fixed_in).unwrap_or(false)
     }
@@ -214,15 +322,36 @@ pub(crate) fn of_program(program: &str, version: Version) -> Vec<&'static Defect
     all.filter(|defect| defect.is_in(version)).collect()
 }
 
-/// Those that lead into a divergence, of this containerd and of any runtime; all, if containerd's
-/// version is not known.
-pub(crate) fn of_kind(kind: Kind, containerd: Option<&str>) -> Vec<&'static Defect> {
-    let here = containerd.and_then(Version::find);
-    let is_here = |defect: &&Defect| match here {
-        Some(version) if defect.program == "containerd" => defect.is_in(version),
-        _ => true,
+impl Symptom {
+    fn shows(&self, sign: Sign) -> bool {
+        match sign {
+            Sign::Any => true,
+            Sign::ShimAlive => self.shim == Shim::Alive,
+            Sign::ShimGone => self.shim == Shim::Gone,
+            Sign::OnlyCri => self.only_cri_says_so,
+            Sign::NoState => !self.has_state,
+        }
+    }
+
+    fn version_of(&self, program: &str) -> Option<Version> {
+        let runtime = self.runtime.as_ref().filter(|(name, _)| name == program);
+        match program {
+            "containerd" => self.containerd.filter(|_| self.shim != Shim::Stopped),
+            _ => runtime.map(|(_, version)| *version),
+        }
+    }
+}
+
+/// Those that lead into what is seen, in the versions that are here. Of a version that is not known
+/// none is named: it would be a guess.
+pub(crate) fn of_symptom(symptom: &Symptom) -> Vec<&'static Defect> {
+    let fits = |defect: &&Defect| {
+        let version = symptom.version_of(defect.program);
+        defect.kinds.contains(&symptom.kind)
+            && symptom.shows(defect.sign)
+            && version.is_some_and(|it| defect.is_in(it))
     };
-    DEFECTS.iter().filter(|defect| defect.kinds.contains(&kind)).filter(is_here).collect()
+    DEFECTS.iter().filter(fits).collect()
 }
 
 #[cfg(test)]
@@ -253,6 +382,21 @@ mod tests {
             ("containerd v2.1.9", "/9209", false),
             ("containerd v2.1.9", "/13483", true),
             ("containerd v2.3.2", "/13483", false),
+            ("containerd v2.3.1", "/13483", true),
+            ("containerd v2.4.2", "/13483", false),
+            ("containerd v1.7.34", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v1.7.35", "/GHSA-7jxh-36q5-gcqv", false),
+            ("containerd v2.0.11", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v2.0.12", "/GHSA-7jxh-36q5-gcqv", false),
+            ("containerd v2.2.7", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v2.2.8", "/GHSA-7jxh-36q5-gcqv", false),
+            ("containerd v2.3.4", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v2.3.5", "/GHSA-7jxh-36q5-gcqv", false),
+            ("containerd v2.3.5-rc.1", "/GHSA-7jxh-36q5-gcqv", true),
+            // These two lines had ended before.
+            ("containerd 1.6.39", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v2.1.9", "/GHSA-7jxh-36q5-gcqv", true),
+            ("containerd v2.4.0", "/GHSA-7jxh-36q5-gcqv", false),
             ("containerd v2.4.0", "/12678", true),
             ("containerd v1.6.0", "/6402", true),
             ("containerd v1.7.0", "/6402", false),
@@ -271,20 +415,98 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_known_cause_and_odd_versions_have_all() {
-        for kind in Kind::ALL {
-            assert!(!of_kind(kind, None).is_empty(), "{kind:?}");
-            assert_eq!(of_kind(kind, Some("nightly")), of_kind(kind, None));
+    fn a_line_of_releases_is_in_support_up_to_its_last_day() {
+        let on = |year, month, day| Date::from_calendar_date(year, month, day).unwrap();
+        let now = on(2026, Month::November, 28);
+        // Of its own line, or older than any that is known.
+        let cases = [
+            ("containerd 1.5.18", now, Some(false)),
+            ("containerd 1.6.20~ds1", now, Some(true)),
+            ("containerd 1.7.35", now, Some(true)),
+            ("containerd 1.7.35", on(2026, Month::September, 30), None),
+            ("containerd 1.7.35", on(2026, Month::October, 1), Some(true)),
+            ("containerd v2.0.12", now, Some(true)),
+            ("containerd v2.1.9", now, Some(true)),
+            ("containerd v2.2.8", on(2026, Month::November, 6), None),
+            ("containerd v2.2.8", on(2026, Month::November, 7), Some(true)),
+            ("containerd v2.3.7", now, None),
+            ("containerd v2.3.7", on(2028, Month::May, 1), Some(true)),
+            ("containerd v2.4.2", now, None),
+            ("runc 1.1.15", now, Some(false)),
+            ("runc 1.2.9", on(2026, Month::October, 31), None),
+            ("runc 1.3.7", on(2026, Month::October, 31), None),
+            ("runc 1.3.7", now, Some(true)),
+            ("runc 1.4.4", now, None),
+            ("runc 1.6.0-rc.1", now, None),
+            ("Kubernetes v1.33.9", now, Some(true)),
+            ("Kubernetes v1.34.0", now, None),
+            ("crun 1.8.1", now, None),
+        ];
+        for (said, today, expected) in cases {
+            let program = said.split(' ').next().unwrap();
+            let found = out_of_support(program, Version::find(said).unwrap(), today);
+            assert_eq!(found.map(|(_, is_own)| is_own), expected, "{said} {today}");
         }
+    }
+
+    fn phantom(containerd: &str) -> Symptom {
+        Symptom {
+            kind: Kind::Phantom,
+            containerd: Version::find(containerd),
+            runtime: Version::find("1.3.6").map(|it| ("runc".to_owned(), it)),
+            shim: Shim::Alive,
+            only_cri_says_so: false,
+            has_state: true,
+        }
+    }
+
+    fn named(symptom: &Symptom) -> String {
+        let all = of_symptom(symptom);
+        all.iter().map(|defect| defect.reference).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn a_divergence_names_no_defect_that_is_mended_here() {
-        let names = |version| {
-            let all = of_kind(Kind::Phantom, Some(version));
-            all.iter().map(|defect| defect.reference).collect::<Vec<_>>().join(" ")
-        };
+        let names = |version| named(&phantom(version));
         assert!(names("v1.6.20").contains("/8617") && names("1.7.15").contains("/10651"));
         assert!(!names("1.7.24~ds1").contains("/10651"));
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_has_no_defect_and_neither_has_a_stopped_shim() {
+        for kind in Kind::ALL {
+            let unknown = Symptom { kind, runtime: None, ..phantom("nightly") };
+            assert_eq!(named(&unknown), "", "{kind:?}");
+        }
+        let stopped = Symptom { shim: Shim::Stopped, ..phantom("1.7.15") };
+        assert_eq!(named(&stopped), "");
+        // Of another runtime than the one that has it.
+        let frozen = |name: &str, version: &str| Symptom {
+            kind: Kind::FrozenButRunning,
+            runtime: Version::find(version).map(|it| (name.to_owned(), it)),
+            ..phantom("1.7.24")
+        };
+        assert!(named(&frozen("runc", "1.1.15")).ends_with("/5325"));
+        assert!(named(&frozen("runc", "1.0.1")).contains("/104280"));
+        assert!(named(&frozen("crun", "1.21")).ends_with("/1.29.1"));
+        assert_eq!(named(&frozen("crun", "1.29.1")), "");
+        assert_eq!(named(&frozen("youki", "0.5.0")), "");
+    }
+
+    #[test]
+    fn a_defect_is_named_only_where_what_it_does_is_seen() {
+        let phantom = || phantom("1.6.0");
+        let gone = Symptom { shim: Shim::Gone, ..phantom() };
+        assert!(named(&gone).contains("/6402") && !named(&phantom()).contains("/6402"));
+        assert!(!named(&gone).contains("/8617"));
+        let only_cri = Symptom { only_cri_says_so: true, ..phantom() };
+        assert!(named(&only_cri).contains("/12678") && !named(&phantom()).contains("/12678"));
+        let left = |has_state| Symptom {
+            kind: Kind::StoppedButPopulated,
+            runtime: Version::find("1.1.15").map(|it| ("runc".to_owned(), it)),
+            has_state,
+            ..phantom()
+        };
+        assert!(named(&left(false)).ends_with("/delete.go") && named(&left(true)).is_empty());
     }
 }

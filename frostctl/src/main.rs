@@ -11,6 +11,7 @@ mod configure;
 mod defects;
 mod doctor;
 mod exit;
+mod held;
 mod history;
 mod journal;
 mod lives;

@@ -5,8 +5,9 @@ use std::path::Path;
 use cgroup::Freezer;
 use serde::Serialize;
 
-use super::claim::{Claim, Container, Fate, Owner, Supervisor};
+use super::claim::{Asked, Claim, Container, Fate, Owner, Source, Supervisor};
 use super::judge::{Divergence, Kind, Subject};
+use super::versions::Versions;
 use super::{runtimes, truth};
 use crate::defects::{self, Defect};
 
@@ -24,20 +25,16 @@ pub(crate) struct Account {
     pub(crate) remedy: Vec<String>,
 }
 
-pub(crate) fn of(divergence: &Divergence, containerd: Option<&str>) -> Account {
+pub(crate) fn of(divergence: &Divergence, versions: &mut Versions) -> Account {
     let container = divergence.container();
-    let mut known_defects = defects::of_kind(divergence.kind, containerd);
-    if container.is_some_and(|container| container.owner.namespace().is_none()) {
-        known_defects.retain(|defect| defect.program != "containerd");
-    }
     Account {
         kind: divergence.kind,
         id: divergence.id().to_owned(),
         namespace: container.and_then(|it| it.owner.namespace()).map(str::to_owned),
-        name: container.and_then(|container| container.name.clone()),
+        name: divergence.name().map(str::to_owned),
         says: divergence.claims().to_vec(),
         evidence: evidence(divergence),
-        known_defects,
+        known_defects: defects::of_symptom(&versions.symptom(divergence)),
         remedy: remedy(divergence),
     }
 }
@@ -58,6 +55,13 @@ fn evidence(divergence: &Divergence) -> Vec<String> {
         Subject::Stray(stray) => {
             lines.push(format!("cgroup {}: {}", stray.cgroup, population(divergence)));
             lines.push("no runtime, containerd or podman that was asked has this id".to_owned());
+        }
+        Subject::Engine(asked) => {
+            let why = asked.answer.as_ref().err().map_or("", |it| it.why.as_str());
+            lines.push(format!("{} does not answer: {why}", asked.source.name()));
+            lines.push(
+                "nothing is known of its containers, and nothing of them is judged".to_owned(),
+            );
         }
     }
     lines.extend(of_supervisor(divergence));
@@ -98,7 +102,12 @@ fn of_freezer(container: &Container) -> Option<String> {
 }
 
 fn population(divergence: &Divergence) -> String {
-    let members = divergence.members();
+    // Of a cgroup that others share, or whose processes only another hierarchy shows.
+    let inhabitants = divergence.container().map_or(&[][..], |it| &it.truth.inhabitants);
+    let members = match divergence.members() {
+        [] => inhabitants,
+        members => members,
+    };
     if members.is_empty() {
         return "no living process".to_owned();
     }
@@ -128,8 +137,10 @@ fn of_supervisor(divergence: &Divergence) -> Option<String> {
 
 /// What a person can do; the first line is what we would do.
 fn remedy(divergence: &Divergence) -> Vec<String> {
-    let Some(container) = divergence.container() else {
-        return vec!["frostctl audit --kill-orphans".to_owned()];
+    let container = match &divergence.subject {
+        Subject::Container(container) => container,
+        Subject::Stray(_) => return vec!["frostctl audit --kill-orphans".to_owned()],
+        Subject::Engine(asked) => return vec![of_engine(asked)],
     };
     let id = quoted(&container.id);
     let mut lines = Vec::new();
@@ -153,8 +164,20 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
             lines.extend(delete_by_runtime(container, &id));
         }
         Kind::FrozenButRunning => lines.push(thaw(container, &id)),
+        Kind::StoppedSupervisor => lines
+            .extend(divergence.supervisor().map(|shim| format!("kill -CONT {}", shim.process.pid))),
+        Kind::Unanswered => {}
     }
     lines
+}
+
+fn of_engine(asked: &Asked) -> String {
+    match asked.source {
+        Source::Podman => "podman ps --all, which says what is wrong".to_owned(),
+        _ => "systemctl status containerd; journalctl -u containerd; if it hangs, restart it: containers \
+              go on meanwhile"
+            .to_owned(),
+    }
 }
 
 fn by_hand(container: &Container, id: &str) -> Option<String> {

@@ -1,5 +1,6 @@
 //! What each program says of a container, and what is true of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use cgroup::process::Process;
@@ -14,6 +15,9 @@ pub(crate) enum Source {
     Containerd,
     Cri,
     Podman,
+    /// Known by its process alone: it is not asked.
+    Crio,
+    Kernel,
 }
 
 impl Source {
@@ -23,6 +27,8 @@ impl Source {
             Source::Containerd => "containerd",
             Source::Cri => "CRI",
             Source::Podman => "podman",
+            Source::Crio => "CRI-O",
+            Source::Kernel => "kernel",
         }
     }
 }
@@ -149,6 +155,12 @@ pub(crate) struct Truth {
     pub(crate) frozen_itself: bool,
     /// Paused through frostlock, which wrote it down.
     pub(crate) paused_on_record: bool,
+    /// Others of these containers have the same cgroup.
+    pub(crate) shared: bool,
+    /// All living processes in the cgroup and below it, in whatever hierarchy, whosever they are.
+    pub(crate) inhabitants: Vec<Process>,
+    /// The units of systemd that these are in, by their names.
+    pub(crate) units: Vec<String>,
 }
 
 impl Default for Truth {
@@ -161,6 +173,9 @@ impl Default for Truth {
             frozen_at: None,
             frozen_itself: false,
             paused_on_record: false,
+            shared: false,
+            inhabitants: Vec::new(),
+            units: Vec::new(),
         }
     }
 }
@@ -172,6 +187,9 @@ pub(crate) struct Container {
     pub(crate) owner: Owner,
     /// `namespace/pod/container` in Kubernetes.
     pub(crate) name: Option<String>,
+    pub(crate) pod_uid: Option<String>,
+    /// Where its configuration is, which names it if nobody else does.
+    pub(crate) bundle: Option<PathBuf>,
     pub(crate) is_sandbox: bool,
     /// The pod that it is in, whose shim is its own.
     pub(crate) sandbox: Option<String>,
@@ -194,6 +212,8 @@ impl Container {
             id,
             owner,
             name: None,
+            pod_uid: None,
+            bundle: None,
             is_sandbox: false,
             sandbox: None,
             claims: Vec::new(),
@@ -225,6 +245,8 @@ impl Container {
 #[derive(Debug, Clone)]
 pub(crate) struct Stray {
     pub(crate) id: String,
+    /// As far as its pod tells.
+    pub(crate) name: Option<String>,
     pub(crate) cgroup: Identity,
     pub(crate) members: Vec<Process>,
     pub(crate) supervisor: Option<Supervisor>,
@@ -236,7 +258,47 @@ pub(crate) struct Asked {
     pub(crate) source: Source,
     pub(crate) place: String,
     /// What it is, or why there is no answer.
-    pub(crate) answer: Result<String, String>,
+    pub(crate) answer: Result<String, NoAnswer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoAnswer {
+    pub(crate) how: Missed,
+    pub(crate) why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Missed {
+    /// It is there, or has to be, and does not answer.
+    Silent,
+    /// We may not ask it.
+    Denied,
+    /// It is there, and we know no way to ask it.
+    NotAsked,
+    /// It was never there.
+    Absent,
+}
+
+impl Asked {
+    pub(crate) fn missed(
+        source: Source,
+        place: impl Into<String>,
+        how: Missed,
+        why: impl Into<String>,
+    ) -> Asked {
+        Asked { source, place: place.into(), answer: Err(NoAnswer { how, why: why.into() }) }
+    }
+
+    /// Whether what it says is only not known just now.
+    pub(crate) fn may_answer_later(&self) -> bool {
+        self.answer.as_ref().is_err_and(|it| matches!(it.how, Missed::Silent | Missed::Denied))
+    }
+
+    /// Whether it has something to say that is not known.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.answer.as_ref().is_err_and(|it| it.how != Missed::Absent)
+    }
 }
 
 /// Everything that was seen at one look.
@@ -247,9 +309,12 @@ pub(crate) struct Seen {
     pub(crate) asked: Vec<Asked>,
     /// Files that could not be read, and the like.
     pub(crate) notes: Vec<String>,
-    pub(crate) containerd_version: Option<String>,
+    /// What each containerd that answered is, by its socket.
+    pub(crate) versions: BTreeMap<PathBuf, String>,
     /// Owners of whom all containers are known.
     pub(crate) complete: Vec<Owner>,
+    /// Engines that run and whose containers are not known.
+    pub(crate) unread: Vec<String>,
     /// The sockets that answered.
     pub(crate) answered: Vec<PathBuf>,
 }

@@ -1,5 +1,6 @@
 //! Commands of others, in bounded time.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ pub(crate) fn run(program: &Path, words: &[&str], limit: Duration) -> anyhow::Re
     let mut child = Command::new(program)
         .args(words)
         .stdin(Stdio::null())
+        // A terminal's ^C is for us, who end after the step at hand.
+        .process_group(0)
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
         .spawn()

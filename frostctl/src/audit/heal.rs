@@ -112,19 +112,55 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
         return Err(NOT_KNOWN.to_owned());
     }
     match (divergence.kind, container) {
-        (Kind::Phantom, Some(container)) => end(container),
+        (Kind::Phantom, Some(container)) => {
+            spares_the_living(container, kill_orphans)?;
+            end(container)
+        }
         // Whose first process is known to be dead is a phantom; what is left may live.
         (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
         (Kind::FrozenButRunning, _) => {
             Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
         }
-        (Kind::StoppedButPopulated, Some(container)) if !kill_orphans => match container.owner {
-            Owner::Nobody => delete_by_runtime(container),
-            _ => Err("its processes are killed only with --kill-orphans".to_owned()),
-        },
+        (Kind::StoppedSupervisor, _) => {
+            Err("whoever stopped it may be at work: the remedy above is yours to choose".to_owned())
+        }
+        (Kind::Unanswered, _) => Err("an engine is not ours to restart".to_owned()),
+        (Kind::StoppedButPopulated, Some(container)) => {
+            spares_the_living(container, kill_orphans)?;
+            match container.owner {
+                Owner::Nobody => delete_by_runtime(container),
+                _ if kill_orphans => kill_members(divergence),
+                _ => Err("its processes are killed only with --kill-orphans".to_owned()),
+            }
+        }
         _ if kill_orphans => kill_members(divergence),
         _ => Err("orphans are killed only with --kill-orphans".to_owned()),
     }
+}
+
+/// A delete takes with it whatever lives in the cgroup or below, be it a service of systemd's.
+fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
+    let truth = &container.truth;
+    if truth.inhabitants.is_empty() {
+        return Ok(());
+    }
+    if truth.shared {
+        return Err(
+            "its cgroup is another container's, too, whose processes would die with it".to_owned()
+        );
+    }
+    if kill_orphans {
+        return Ok(());
+    }
+    let live = match truth.inhabitants.len() {
+        1 => "1 process lives".to_owned(),
+        many => format!("{many} processes live"),
+    };
+    let units = match truth.units.as_slice() {
+        [] => String::new(),
+        units => format!(" (of {})", units.join(", ")),
+    };
+    Err(format!("{live} in its cgroup or below{units}: only --kill-orphans takes them, too"))
 }
 
 fn end(container: &Container) -> Result<Vec<Step>, String> {
@@ -175,6 +211,7 @@ fn kill_members(divergence: &Divergence) -> Result<Vec<Step>, String> {
     let cgroup = match &divergence.subject {
         Subject::Container(container) => container.cgroup.clone(),
         Subject::Stray(stray) => Some(stray.cgroup.clone()),
+        Subject::Engine(_) => None,
     };
     let cgroup = cgroup.ok_or("its cgroup is not known")?;
     if members.is_empty() {
@@ -385,6 +422,46 @@ mod tests {
         assert!(!is_another(now, Some(now)));
         assert!(!is_another(Init { start: None, ..now }, Some(now)));
         assert!(!is_another(before, Some(now)), "it is dead");
+    }
+
+    fn stopped(kind: Kind, change: fn(&mut Container)) -> Divergence {
+        let mut web = Container::new(Owner::Nobody, "web".to_owned());
+        web.truth.fate = Fate::Gone;
+        web.state = Some(super::super::claim::RuntimeState {
+            root: PathBuf::from("/run/runc"),
+            binary: PathBuf::from("runc"),
+        });
+        change(&mut web);
+        Divergence { kind, subject: Subject::Container(Box::new(web)) }
+    }
+
+    #[test]
+    fn what_lives_in_the_cgroup_is_taken_only_when_that_was_asked_for() {
+        let empty: fn(&mut Container) = |_| {};
+        let busy: fn(&mut Container) = |it| {
+            it.truth.inhabitants = vec![Process { pid: 7, start: 7 }];
+            it.truth.units = vec!["sshd.service".to_owned()];
+        };
+        // On v1 in systemd's own hierarchy alone: the runtime's freezer shows nothing.
+        assert!(stopped(Kind::Phantom, busy).members().is_empty());
+        for kind in [Kind::Phantom, Kind::StoppedButPopulated] {
+            assert!(plan(&stopped(kind, empty), false).is_ok(), "{kind:?}");
+            let why = plan(&stopped(kind, busy), false).unwrap_err();
+            assert!(why.starts_with("1 process lives") && why.contains("sshd.service"), "{why}");
+            assert!(plan(&stopped(kind, busy), true).is_ok(), "{kind:?}");
+        }
+        let shared: fn(&mut Container) = |it| {
+            it.truth.inhabitants = vec![Process { pid: 7, start: 7 }];
+            it.truth.shared = true;
+        };
+        assert!(plan(&stopped(Kind::Phantom, shared), true).is_err(), "a neighbour would die");
+    }
+
+    #[test]
+    fn nobodys_shim_is_continued_and_no_engine_restarted() {
+        for kind in [Kind::StoppedSupervisor, Kind::Unanswered] {
+            assert!(plan(&stopped(kind, |_| {}), true).is_err(), "{kind:?}");
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@ use super::claim::Seen;
 use super::heal;
 use super::judge::{self, Divergence, Key, Kind};
 use super::look::{self, Patience, Places};
+use crate::held::Held;
 
 /// What came of one.
 #[derive(Debug, Serialize)]
 pub(crate) struct Healing {
     pub(crate) kind: Kind,
     pub(crate) id: String,
+    pub(crate) name: Option<String>,
     pub(crate) result: Ended,
     /// Done, or with --dry-run what would be.
     pub(crate) steps: Vec<String>,
@@ -63,23 +65,42 @@ impl Wish {
     }
 }
 
-pub(crate) fn all(places: &Places, found: &[Divergence], wish: Wish) -> Vec<Healing> {
-    found.iter().map(|divergence| one(places, divergence, wish)).collect()
+/// A signal ends it after the one at hand: none is left half done.
+pub(crate) fn all(
+    places: &Places,
+    found: &[Divergence],
+    wish: Wish,
+) -> anyhow::Result<Vec<Healing>> {
+    let signals = Held::back()?;
+    let mut is_over = false;
+    let all = found.iter().map(|divergence| {
+        is_over = is_over || signals.has_come();
+        match is_over {
+            true => left(divergence, "interrupted before its turn: run it again".to_owned()),
+            false => one(places, divergence, wish),
+        }
+    });
+    Ok(all.collect())
+}
+
+fn left(divergence: &Divergence, why: String) -> Healing {
+    Healing {
+        kind: divergence.kind,
+        id: divergence.id().to_owned(),
+        name: divergence.name().map(str::to_owned),
+        result: Ended::LeftAlone,
+        steps: Vec::new(),
+        why: Some(why),
+    }
 }
 
 fn one(places: &Places, divergence: &Divergence, wish: Wish) -> Healing {
-    let mut healing = Healing {
-        kind: divergence.kind,
-        id: divergence.id().to_owned(),
-        result: Ended::LeftAlone,
-        steps: Vec::new(),
-        why: None,
-    };
     if !wish.covers(divergence.kind) {
         let option = if wish.heal { "--kill-orphans" } else { "--heal" };
-        healing.why = Some(format!("it was not asked for: {option}"));
-        return healing;
+        return left(divergence, format!("it was not asked for: {option}"));
     }
+    let mut healing = left(divergence, String::new());
+    healing.why = None;
     match attempt(places, divergence, wish, &mut healing.steps) {
         Ok(result) => healing.result = result,
         Err(Trouble::Left(why)) => healing.why = Some(why),

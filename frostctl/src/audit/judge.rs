@@ -4,7 +4,9 @@ use cgroup::Freezer;
 use cgroup::process::Process;
 use serde::Serialize;
 
-use super::claim::{Claim, Container, Fate, Owner, Seen, Source, Status, Stray, Supervisor};
+use super::claim::{
+    Asked, Claim, Container, Fate, Missed, Owner, Seen, Source, Status, Stray, Supervisor,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,15 +21,21 @@ pub(crate) enum Kind {
     StoppedButPopulated,
     /// Runtime, containerd and CRI say different things.
     Disagreement,
+    /// It lives, and its shim or conmon is stopped: nobody would notice its end.
+    StoppedSupervisor,
+    /// An engine is there and does not answer: nothing is known of its containers.
+    Unanswered,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 5] = [
+    pub(crate) const ALL: [Kind; 7] = [
         Kind::Phantom,
         Kind::Orphan,
         Kind::FrozenButRunning,
         Kind::StoppedButPopulated,
         Kind::Disagreement,
+        Kind::StoppedSupervisor,
+        Kind::Unanswered,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -37,6 +45,8 @@ impl Kind {
             Kind::FrozenButRunning => "frozen-but-running",
             Kind::StoppedButPopulated => "stopped-but-populated",
             Kind::Disagreement => "disagreement",
+            Kind::StoppedSupervisor => "stopped-supervisor",
+            Kind::Unanswered => "unanswered",
         }
     }
 }
@@ -46,6 +56,7 @@ impl Kind {
 pub(crate) enum Subject {
     Container(Box<Container>),
     Stray(Box<Stray>),
+    Engine(Box<Asked>),
 }
 
 #[derive(Debug, Clone)]
@@ -62,13 +73,14 @@ impl Divergence {
         match &self.subject {
             Subject::Container(container) => &container.id,
             Subject::Stray(stray) => &stray.id,
+            Subject::Engine(asked) => &asked.place,
         }
     }
 
     pub(crate) fn key(&self) -> Key {
         let owner = match &self.subject {
             Subject::Container(container) => Some(container.owner.clone()),
-            Subject::Stray(_) => None,
+            Subject::Stray(_) | Subject::Engine(_) => None,
         };
         (self.kind, owner, self.id().to_owned())
     }
@@ -76,7 +88,16 @@ impl Divergence {
     pub(crate) fn container(&self) -> Option<&Container> {
         match &self.subject {
             Subject::Container(container) => Some(container),
-            Subject::Stray(_) => None,
+            Subject::Stray(_) | Subject::Engine(_) => None,
+        }
+    }
+
+    /// `namespace/pod/container` in Kubernetes.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Container(container) => container.name.as_deref(),
+            Subject::Stray(stray) => stray.name.as_deref(),
+            Subject::Engine(_) => None,
         }
     }
 
@@ -89,6 +110,7 @@ impl Divergence {
         match &self.subject {
             Subject::Container(container) => &container.truth.members,
             Subject::Stray(stray) => &stray.members,
+            Subject::Engine(_) => &[],
         }
     }
 
@@ -96,6 +118,7 @@ impl Divergence {
         match &self.subject {
             Subject::Container(container) => container.truth.supervisor.as_ref(),
             Subject::Stray(stray) => stray.supervisor.as_ref(),
+            Subject::Engine(_) => None,
         }
     }
 }
@@ -108,7 +131,11 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Divergence> {
     let strays = seen.strays.iter().filter(|stray| is_orphan(stray, seen)).map(|stray| {
         Divergence { kind: Kind::Orphan, subject: Subject::Stray(Box::new(stray.clone())) }
     });
-    let mut found: Vec<_> = containers.chain(strays).collect();
+    let silent = seen.asked.iter().filter(|asked| is_unanswered(asked)).map(|asked| Divergence {
+        kind: Kind::Unanswered,
+        subject: Subject::Engine(Box::new(asked.clone())),
+    });
+    let mut found: Vec<_> = containers.chain(strays).chain(silent).collect();
     found.sort_by_key(Divergence::key);
     found
 }
@@ -117,10 +144,11 @@ type Check = fn(&Container, &Seen) -> bool;
 
 /// One container has one trouble; the gravest is named.
 fn of_container(container: &Container, seen: &Seen) -> Option<Kind> {
-    let checks: [(Kind, Check); 5] = [
+    let checks: [(Kind, Check); 6] = [
         (Kind::Phantom, |container, _| is_phantom(container)),
         (Kind::Orphan, is_disowned),
         (Kind::FrozenButRunning, |container, _| is_frozen_but_running(container)),
+        (Kind::StoppedSupervisor, |container, _| has_a_stopped_supervisor(container)),
         (Kind::StoppedButPopulated, |container, _| is_stopped_but_populated(container)),
         (Kind::Disagreement, |container, _| disagree(container)),
     ];
@@ -151,8 +179,23 @@ fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
     !shim.foreign && address.is_some_and(|address| seen.answered.contains(address))
 }
 
+/// Whoever is there has to answer; who was never there, or may not be asked by us, is no trouble.
+fn is_unanswered(asked: &Asked) -> bool {
+    let is_an_engine = matches!(asked.source, Source::Containerd | Source::Cri | Source::Podman);
+    is_an_engine && asked.answer.as_ref().is_err_and(|it| it.how == Missed::Silent)
+}
+
+/// With a debugger at it, too.
+fn has_a_stopped_supervisor(container: &Container) -> bool {
+    let supervisor = container.truth.supervisor.as_ref();
+    container.is_in_use() && supervisor.is_some_and(|it| it.stopped && !it.foreign)
+}
+
+/// Not where an engine runs whose containers are not known: any of them would look like this.
 fn is_orphan(stray: &Stray, seen: &Seen) -> bool {
-    !stray.members.is_empty() && was_asked(stray.supervisor.as_ref(), seen)
+    seen.unread.is_empty()
+        && !stray.members.is_empty()
+        && was_asked(stray.supervisor.as_ref(), seen)
 }
 
 fn is_frozen_but_running(container: &Container) -> bool {
@@ -340,7 +383,8 @@ mod tests {
     fn a_stray_below_a_shim_that_we_cannot_ask_about_is_not_ours_to_judge() {
         let stray = |supervisor| Stray {
             id: "0".repeat(64),
-            cgroup: cgroup::Identity::new("/x").unwrap(),
+            name: None,
+            cgroup: frostlock::cgroup::Identity::new("/x").unwrap(),
             members: vec![member()],
             supervisor,
         };
@@ -353,6 +397,45 @@ mod tests {
         // In a node in a container, which has the same paths.
         assert_eq!(judged(Some(shim("/run/c.sock", true))), 0);
         assert_eq!(judged(Some(shim("/run/d.sock", false))), 0);
+        // Any container of it would look like this.
+        let unread = vec!["CRI-O (pid 7)".to_owned()];
+        let strays = vec![stray(None)];
+        assert!(judge(&Seen { strays, unread, ..Seen::default() }).is_empty());
+    }
+
+    #[test]
+    fn a_stopped_shim_of_a_living_container_is_found_and_one_elsewhere_is_not() {
+        let below = |supervisor: Supervisor| {
+            let mut container = container(LIVES, &[(RUNTIME, RUNS), (TASK, Status::Silent)]);
+            container.truth.supervisor = Some(supervisor);
+            judged(container)
+        };
+        let stopped = |foreign| Supervisor { stopped: true, ..shim("/run/c.sock", foreign) };
+        assert_eq!(below(shim("/run/c.sock", false)), None);
+        assert_eq!(below(stopped(false)), Some(Kind::StoppedSupervisor));
+        assert_eq!(below(stopped(true)), None);
+        // The graver one is named.
+        let mut dead = container(Fate::Gone, &[(RUNTIME, ENDED), (TASK, RUNS)]);
+        dead.truth.supervisor = Some(stopped(false));
+        assert_eq!(judged(dead), Some(Kind::Phantom));
+    }
+
+    #[test]
+    fn an_engine_that_is_there_and_silent_is_found() {
+        for (source, how, expected) in [
+            (Source::Containerd, Missed::Silent, 1),
+            (Source::Cri, Missed::Silent, 1),
+            (Source::Podman, Missed::Silent, 1),
+            (Source::Containerd, Missed::Denied, 0),
+            (Source::Containerd, Missed::Absent, 0),
+            (Source::Crio, Missed::NotAsked, 0),
+            (Source::Runtime, Missed::Silent, 0),
+        ] {
+            let asked = vec![Asked::missed(source, "/run/c.sock", how, "no answer within 8 s")];
+            let found = judge(&Seen { asked, ..Seen::default() });
+            assert_eq!(found.len(), expected, "{source:?} {how:?}");
+            assert!(found.iter().all(|it| it.kind == Kind::Unanswered && it.id() == "/run/c.sock"));
+        }
     }
 
     #[test]

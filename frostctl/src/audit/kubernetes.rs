@@ -39,9 +39,11 @@ fn of_sandbox(sandbox: v1::PodSandbox, place: &str) -> Container {
         v1::PodSandboxState::SandboxReady => (Status::Running, "READY"),
         v1::PodSandboxState::SandboxNotready => (Status::Stopped, "NOTREADY"),
     };
+    let uid = sandbox.metadata.as_ref().map(|pod| pod.uid.clone());
     let pod = sandbox.metadata.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let mut container = claimed(sandbox.id, status, said, place);
     container.name = pod;
+    container.pod_uid = uid;
     container.is_sandbox = true;
     container
 }
@@ -53,7 +55,11 @@ fn of_container(listed: v1::Container, place: &str) -> Container {
         v1::ContainerState::ContainerExited => (Status::Stopped, "EXITED"),
         v1::ContainerState::ContainerUnknown => (Status::Unknown, "UNKNOWN"),
     };
+    let label = |key: &str| listed.labels.get(&format!("io.kubernetes.{key}"));
+    let pod = label("pod.namespace").zip(label("pod.name")).zip(label("container.name"));
+    let name = pod.map(|((namespace, pod), container)| format!("{namespace}/{pod}/{container}"));
     let mut container = claimed(listed.id, status, said, place);
+    container.name = name;
     container.sandbox = Some(listed.pod_sandbox_id);
     container
 }

@@ -6,13 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use cgroup::{Hierarchies, Proc};
-use state::state_dir::StateDir;
+use frostlock::bundle::Bundle;
+use frostlock::cgroup::{Hierarchies, Proc};
+use frostlock::remains;
+use frostlock::state_dir::StateDir;
 
-use super::claim::{Asked, Claim, Container, KUBERNETES, Owner, Seen, Source};
+use super::claim::{Asked, Claim, Container, KUBERNETES, Missed, NoAnswer, Owner, Seen, Source};
 use super::containerd::{Answer, Containerd, Known, Limits};
 use super::runtimes::{self, Root};
-use super::{kubernetes, podman, strays, supervisor, truth};
+use super::{crio, kubernetes, podman, strays, supervisor, truth};
 
 /// Where containerds of distributions listen.
 const SOCKETS: [&str; 5] = [
@@ -38,13 +40,18 @@ impl Places {
         Places { sockets: Vec::new(), roots: Vec::new(), podman: podman::was_used() }
     }
 
-    /// At each look: a containerd may have been started since the last one. Running shims know theirs.
+    /// At each look: a containerd may have been started since the last one. Running shims know theirs,
+    /// also when it has gone with its socket.
     fn sockets_now(&self) -> Vec<PathBuf> {
+        let resolved = |it: PathBuf| it.canonicalize().unwrap_or(it);
         if !self.sockets.is_empty() {
-            let resolved = |it: &PathBuf| it.canonicalize().unwrap_or_else(|_| it.clone());
-            return self.sockets.iter().map(resolved).collect();
+            return self.sockets.iter().cloned().map(resolved).collect();
         }
-        there(SOCKETS.iter().map(PathBuf::from).chain(supervisor::addresses()))
+        let mut all = there(SOCKETS.iter().map(PathBuf::from));
+        all.extend(supervisor::addresses().map(resolved));
+        all.sort();
+        all.dedup();
+        all
     }
 }
 
@@ -89,6 +96,14 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
     let mut seen = Seen::default();
     let mut roots = Vec::new();
     let sockets = places.sockets_now();
+    if sockets.is_empty() {
+        let why = "no socket at the usual places, and no shim that would know another";
+        seen.asked.push(Asked::missed(Source::Containerd, SOCKETS[0], Missed::Absent, why));
+    }
+    if !places.podman {
+        let why = "root has never used it here";
+        seen.asked.push(Asked::missed(Source::Podman, "podman ps --all", Missed::Absent, why));
+    }
     thread::scope(|scope| {
         let asked: Vec<_> = sockets
             .iter()
@@ -102,17 +117,48 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
             take_podman(said, &mut seen);
         }
     });
-    for root in named_roots(places).into_iter().chain(runtimes::usual_roots()) {
+    let crios = crio::running();
+    let of_crio = crios.iter().flat_map(crio::Crio::roots);
+    let of_crio: Vec<Root> = of_crio.map(|it| Root { path: it.to_owned(), binary: None }).collect();
+    let more = named_roots(places).into_iter().chain(of_crio).chain(runtimes::usual_roots());
+    for root in more {
         if !roots.iter().any(|known: &Root| known.path == root.path) {
             roots.push(root);
         }
     }
     runtimes::look(&roots, &mounts, &mut seen);
+    for (asked, is_known) in crios.iter().map(|it| it.judged(&seen.asked)).collect::<Vec<_>>() {
+        seen.unread.extend((!is_known).then(|| format!("CRI-O, {}", asked.place)));
+        seen.asked.push(asked);
+    }
+    let count = supervisor::unplaced();
+    if count > 0 {
+        let why = format!(
+            "whether {count} of the shims and conmons are this node's is not known (CAP_SYS_PTRACE is \
+             needed), so nothing is concluded from them"
+        );
+        seen.asked.push(Asked::missed(Source::Kernel, "/proc/PID/ns/mnt", Missed::Denied, why));
+    }
     seen.containers = merge(std::mem::take(&mut seen.containers));
     ask_for_pids(&mut seen, patience);
-    truth::establish(&mut seen, &mounts, &StateDir::from_env());
-    strays::look(&mut seen, &mounts);
+    let state = StateDir::from_env();
+    truth::establish(&mut seen, &mounts, &state);
+    strays::look(&mut seen, &mounts, &remains::known(&state));
+    seen.containers.iter_mut().for_each(name);
     Ok(seen)
+}
+
+/// Where nobody who was asked has named it, as when its containerd does not answer.
+fn name(container: &mut Container) {
+    let is_of_pods = container.owner.is_kubernetes() || container.owner == Owner::Unknown;
+    if container.name.is_some() || !is_of_pods {
+        return;
+    }
+    let bundle = container.bundle.as_deref().and_then(|it| Bundle::read(it).ok());
+    container.name = bundle.and_then(|Bundle { pod, .. }| {
+        let container = pod.container.map_or_else(String::new, |it| format!("/{it}"));
+        Some(format!("{}/{}{container}", pod.namespace?, pod.name?))
+    });
 }
 
 fn named_roots(places: &Places) -> Vec<Root> {
@@ -132,9 +178,9 @@ fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
     let place = said.socket.display().to_string();
     let answer = match said.own {
         Ok(own) => {
-            let summary = format!("{}, {} containers", own.version, own.containers.len());
+            let summary = format!("{}, {}", own.version, runtimes::counted(own.containers.len()));
             seen.answered.push(said.socket.to_owned());
-            seen.containerd_version.get_or_insert(own.version);
+            seen.versions.insert(said.socket.to_owned(), own.version);
             seen.complete.extend(own.namespaces.into_iter().map(Owner::Containerd));
             for known in own.containers {
                 note_root(&known, roots);
@@ -142,11 +188,11 @@ fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
             }
             Ok(summary)
         }
-        Err(error) => Err(format!("{error:#}")),
+        Err(error) => Err(unanswered(said.socket, format!("{error:#}"))),
     };
     seen.asked.push(Asked { source: Source::Containerd, place: place.clone(), answer });
     if let Some(cri) = said.cri {
-        let answer = cri.map(|containers| {
+        let answer = cri.map_err(|why| unanswered(said.socket, why)).map(|containers| {
             let count = containers.len();
             seen.containers.extend(containers.into_iter().map(|mut container| {
                 container.socket = Some(said.socket.to_owned());
@@ -156,6 +202,16 @@ fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
         });
         seen.asked.push(Asked { source: Source::Cri, place, answer });
     }
+}
+
+/// Whether it is its fault or ours.
+fn unanswered(socket: &Path, why: String) -> NoAnswer {
+    let may_ask = rustix::fs::access(socket, rustix::fs::Access::WRITE_OK);
+    let how = match may_ask {
+        Err(rustix::io::Errno::ACCESS) => Missed::Denied,
+        _ => Missed::Silent,
+    };
+    NoAnswer { how, why }
 }
 
 fn note_root(known: &Known, roots: &mut Vec<Root>) {
@@ -192,12 +248,12 @@ fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
 fn take_podman(said: anyhow::Result<Vec<Container>>, seen: &mut Seen) {
     let answer = match said {
         Ok(containers) => {
-            let summary = format!("{} containers", containers.len());
+            let summary = runtimes::counted(containers.len());
             seen.containers.extend(containers);
             seen.complete.push(Owner::Podman);
             Ok(summary)
         }
-        Err(error) => Err(format!("{error:#}")),
+        Err(error) => Err(NoAnswer { how: Missed::Silent, why: format!("{error:#}") }),
     };
     seen.asked.push(Asked { source: Source::Podman, place: "podman ps --all".to_owned(), answer });
 }
@@ -227,6 +283,8 @@ fn add(known: &mut Container, other: Container) {
     known.has_runc |= other.has_runc;
     known.is_recorded |= other.is_recorded;
     known.name = known.name.take().or(other.name);
+    known.pod_uid = known.pod_uid.take().or(other.pod_uid);
+    known.bundle = known.bundle.take().or(other.bundle);
     known.sandbox = known.sandbox.take().or(other.sandbox);
     known.state = known.state.take().or(other.state);
     known.cgroup = known.cgroup.take().or(other.cgroup);
@@ -256,13 +314,11 @@ fn ask_for_pids(seen: &mut Seen, patience: Patience) {
             container.init = kubernetes::believed(&socket, left, container);
         }
     }
-    seen.asked.extend(late.into_iter().map(|(socket, count)| Asked {
-        source: Source::Cri,
-        place: socket.display().to_string(),
-        answer: Err(format!(
-            "no time left to ask for the pids of {count} containers ({} s for all)",
-            patience.cri.as_secs_f32()
-        )),
+    seen.asked.extend(late.into_iter().map(|(socket, count)| {
+        let seconds = patience.cri.as_secs_f32();
+        let of = runtimes::counted(count);
+        let why = format!("no time left to ask for the pids of {of} ({seconds} s for all)");
+        Asked::missed(Source::Cri, socket.display().to_string(), Missed::Silent, why)
     }));
 }
 

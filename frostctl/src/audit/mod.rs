@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::output::Output;
-use claim::Seen;
+use claim::{Asked, Seen};
 use healing::Wish;
 use judge::Divergence;
 pub(crate) use judge::Kind;
 use look::{Patience, Places};
+use versions::Versions;
 
 mod account;
 mod claim;
 mod command;
 mod containerd;
+mod crio;
 mod heal;
 mod healing;
 mod judge;
@@ -29,6 +31,7 @@ mod show;
 mod strays;
 mod supervisor;
 mod truth;
+mod versions;
 mod watch;
 
 /// What is being stopped just now looks like a phantom for a moment, so everything is looked at twice.
@@ -41,6 +44,11 @@ Kinds:
   frozen-but-running     it is said to run, and is frozen, and nobody has paused it
   stopped-but-populated  it is said to have ended, and has processes
   disagreement           runtime, containerd and CRI say different things
+  stopped-supervisor     it lives, and its shim or conmon is stopped: nobody would notice its end
+  unanswered             containerd, CRI or podman is there and does not answer
+
+Exit status: 1 if something was found and is not healed; 2 if nothing was found, and not everybody
+could be asked; 0 else.
 
 Examples:
   frostctl audit                      look, change nothing
@@ -53,11 +61,11 @@ Examples:
 #[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
     /// End what is only said to run, through CRI, containerd or the runtime; their files are not
-    /// touched. What is left of a stopped container of plain runc is deleted, its processes killed
+    /// touched. Nothing where a process still lives in its cgroup or below
     #[arg(long)]
     heal: bool,
 
-    /// Kill the processes of orphans, and with --heal those of stopped containers of engines
+    /// Kill the processes of orphans, and with --heal those that live in the cgroups of what has ended
     #[arg(long)]
     kill_orphans: bool,
 
@@ -104,12 +112,14 @@ pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
     supervisor::check_namespaces()?;
     let findings = find(&Places::usual(), Patience::HASTY)?;
     // Who was not asked has nothing wrong, by that count, and an alert would be resolved.
-    let failed = findings.seen.asked.iter();
-    let failed = failed.filter_map(|asked| Some((&asked.place, asked.answer.as_ref().err()?)));
-    if let Some((place, why)) = failed.into_iter().next() {
-        anyhow::bail!("{place}: {why}");
+    // What is never asked, as CRI-O, is not counted by anybody.
+    let failed = findings.seen.asked.iter().find(|asked| asked.may_answer_later());
+    if let Some((place, no)) = failed.and_then(|it| Some((&it.place, it.answer.as_ref().err()?))) {
+        anyhow::bail!("{place}: {}", no.why);
     }
-    let counts = findings.counts();
+    let mut counts = findings.counts();
+    // Of somebody who is silent there is no sample at all.
+    counts.remove(&Kind::Unanswered);
     Ok(counts.into_iter().map(|(kind, count)| (kind.name(), count)).collect())
 }
 
@@ -117,7 +127,8 @@ pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
 fn find(places: &Places, patience: Patience) -> anyhow::Result<Findings> {
     let seen = look::look(places, patience)?;
     let first = judge::judge(&seen);
-    if first.is_empty() {
+    // Who has been silent for seconds is not being stopped just now.
+    if first.iter().all(|found| found.kind == Kind::Unanswered) {
         return Ok(Findings { seen, divergences: first });
     }
     thread::sleep(SETTLES);
@@ -135,19 +146,25 @@ impl Audit {
         }
         let wish = Wish { heal: self.heal, kill_orphans: self.kill_orphans, dry_run: self.dry_run };
         let findings = find(&places, Patience::CALM)?;
-        let version = findings.seen.containerd_version.as_deref();
-        let accounts: Vec<_> =
-            findings.divergences.iter().map(|found| account::of(found, version)).collect();
+        let mut versions = Versions::default();
+        versions.of_containerds(&findings.seen);
+        let accounts = findings.divergences.iter().map(|it| account::of(it, &mut versions));
+        let accounts: Vec<_> = accounts.collect();
         let healings = (wish.heal || wish.kill_orphans)
-            .then(|| healing::all(&places, &findings.divergences, wish));
+            .then(|| healing::all(&places, &findings.divergences, wish))
+            .transpose()?;
         let counts = findings.counts();
         show::report(output, &findings.seen, &accounts, counts, healings.as_deref())?;
         let is_over = match &healings {
             Some(healings) => healings.iter().all(|healing| healing.result.is_over()),
             None => accounts.is_empty(),
         };
-        let is_whole = findings.seen.asked.iter().all(|asked| asked.answer.is_ok());
-        Ok(if is_over && is_whole { Exit::Clean } else { Exit::Found })
+        let is_whole = !findings.seen.asked.iter().any(Asked::is_missed);
+        Ok(match (is_over, is_whole) {
+            (false, _) => Exit::Found,
+            (true, false) => Exit::Unknown,
+            (true, true) => Exit::Clean,
+        })
     }
 
     fn places(&self) -> Places {

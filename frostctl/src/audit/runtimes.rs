@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
 
-use super::claim::{Asked, Claim, Container, Init, Owner, RuntimeState, Seen, Source, Status};
+use super::claim::{
+    Asked, Claim, Container, Init, Missed, NoAnswer, Owner, RuntimeState, Seen, Source, Status,
+};
 use super::{podman, truth};
 
 /// A root of more is somebody else's directory; a node has some hundred containers.
@@ -54,12 +56,20 @@ pub(crate) fn look(roots: &[Root], mounts: &Hierarchies, seen: &mut Seen) {
                     .collect();
                 let count = found.len();
                 seen.containers.extend(found);
-                Ok(format!("{count} containers"))
+                Ok(counted(count))
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+                let how = if is_denied { Missed::Denied } else { Missed::Silent };
+                Err(NoAnswer { how, why: error.to_string() })
+            }
         };
         seen.asked.push(Asked { source: Source::Runtime, place, answer });
     }
+}
+
+pub(crate) fn counted(containers: usize) -> String {
+    format!("{containers} container{}", if containers == 1 { "" } else { "s" })
 }
 
 fn ids(root: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
@@ -90,6 +100,7 @@ fn container(
     };
     let owner = owner(&root.path, state.bundle.as_deref());
     let mut container = Container::new(owner, id.to_string_lossy().into_owned());
+    container.bundle.clone_from(&state.bundle);
     container.init = state.init_pid.map(|pid| Init { pid, start: state.init_start });
     container.cgroup = state.leaf.clone().or_else(|| state.identity().cloned());
     let binary = root.binary.clone().unwrap_or_else(|| default_binary(grammar));

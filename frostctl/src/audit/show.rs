@@ -6,9 +6,10 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::account::Account;
-use super::claim::{Asked, Seen, Source};
+use super::claim::{Asked, Missed, Seen, Source};
 use super::healing::{Ended, Healing};
 use super::judge::Kind;
+use super::runtimes;
 use super::watch::Change;
 use crate::defects::Defect;
 use crate::output::Output;
@@ -29,17 +30,27 @@ struct LookedAt<'a> {
     source: Source,
     place: &'a str,
     answered: bool,
+    /// If it did not: whose fault that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<Missed>,
     /// What it said in short, or why there was no answer.
     what: &'a str,
 }
 
 impl<'a> LookedAt<'a> {
     fn of(asked: &'a Asked) -> LookedAt<'a> {
-        let (answered, what) = match &asked.answer {
-            Ok(what) => (true, what),
-            Err(why) => (false, why),
+        let (missed, what) = match &asked.answer {
+            Ok(what) => (None, what),
+            Err(no) => (Some(no.how), &no.why),
         };
-        LookedAt { source: asked.source, place: &asked.place, answered, what }
+        let (source, place) = (asked.source, asked.place.as_str());
+        LookedAt { source, place, answered: missed.is_none(), missed, what }
+    }
+}
+
+impl LookedAt<'_> {
+    fn is_missed(&self) -> bool {
+        self.missed.is_some_and(|how| how != Missed::Absent)
     }
 }
 
@@ -64,16 +75,21 @@ pub(crate) fn report(
 fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
     for asked in &report.looked_at {
         let (name, place) = (asked.source.name(), plain(asked.place));
-        if asked.answered {
-            writeln!(to, "{name} at {place}: {}", plain(asked.what))?;
-        } else {
-            let label = colour(AnsiColor::Yellow);
-            writeln!(
-                to,
-                "{label}not looked at:{label:#} {name} at {place}: {}",
-                plain(asked.what)
-            )?;
-        }
+        let what = plain(asked.what);
+        let label = match asked.missed {
+            None => {
+                writeln!(to, "{name} at {place}: {what}")?;
+                continue;
+            }
+            Some(Missed::Absent) => {
+                writeln!(to, "not there: {name} ({what})")?;
+                continue;
+            }
+            Some(Missed::Silent) => "no answer:",
+            Some(Missed::Denied | Missed::NotAsked) => "not asked:",
+        };
+        let style = colour(AnsiColor::Yellow);
+        writeln!(to, "{style}{label}{style:#} {name} at {place}: {what}")?;
     }
     for note in report.notes {
         writeln!(to, "note: {}", plain(note))?;
@@ -93,8 +109,14 @@ fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
         .filter(|(_, count)| **count > 0)
         .map(|(kind, count)| format!("{count} {}", kind.name()))
         .collect();
-    let found = if found.is_empty() { "nothing wrong".to_owned() } else { found.join(", ") };
-    writeln!(to, "{} containers: {found}{}", report.containers, summary(report.healing))
+    let missed = report.looked_at.iter().filter(|it| it.is_missed()).count();
+    let found = match (found.is_empty(), missed) {
+        (false, _) => found.join(", "),
+        (true, 0) => "nothing wrong".to_owned(),
+        (true, missed) => format!("nothing wrong was found; {missed} could not be asked"),
+    };
+    let containers = runtimes::counted(report.containers);
+    writeln!(to, "{containers}: {found}{}", summary(report.healing))
 }
 
 fn one(to: &mut dyn Write, account: &Account) -> io::Result<()> {
@@ -127,7 +149,9 @@ fn fixed(defect: &Defect) -> String {
 }
 
 fn healed(to: &mut dyn Write, healing: &Healing) -> io::Result<()> {
-    writeln!(to, "{} {}: {}", healing.kind.name(), plain(&healing.id), healing.result.told())?;
+    let name = healing.name.as_ref().map_or_else(String::new, |it| format!(" {}", plain(it)));
+    let (kind, id) = (healing.kind.name(), plain(&healing.id));
+    writeln!(to, "{kind} {id}{name}: {}", healing.result.told())?;
     for step in &healing.steps {
         writeln!(to, "  {}", plain(step))?;
     }

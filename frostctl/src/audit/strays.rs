@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cgroup::{Hierarchies, Identity};
+use frostlock::bundle::PodNames;
+use frostlock::cgroup::{Hierarchies, Identity};
+use frostlock::remains::Known;
 
-use super::claim::{Seen, Stray};
+use super::claim::{Container, Seen, Stray};
 use super::{supervisor, truth};
 
 /// A node with 500 pods has some thousand; more is a leak of another kind.
@@ -15,7 +17,7 @@ const MOST_DIRS: usize = 100_000;
 const ID_LENGTH: usize = 64;
 const PREFIXES: [&str; 4] = ["cri-containerd-", "docker-", "libpod-", "crio-"];
 
-pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies) {
+pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
     let known: HashSet<PathBuf> = seen
         .containers
         .iter()
@@ -29,8 +31,26 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies) {
         .found
         .into_iter()
         .filter_map(|(id, dir)| Some((id, mounts.identify(controller, &dir)?)));
-    let strays: Vec<_> = found.filter_map(|(id, cgroup)| stray(id, cgroup, mounts)).collect();
+    let mut strays: Vec<_> = found.filter_map(|(id, cgroup)| stray(id, cgroup, mounts)).collect();
+    for stray in &mut strays {
+        stray.name = name(stray, &seen.containers, recorded);
+    }
     seen.strays = strays;
+}
+
+/// By our own record of it, or by the pod whose cgroup it is in.
+fn name(stray: &Stray, containers: &[Container], recorded: &[Known]) -> Option<String> {
+    let names = |pod: &PodNames| {
+        let container = pod.container.as_ref().map_or_else(String::new, |it| format!("/{it}"));
+        Some(format!("{}/{}{container}", pod.namespace.as_ref()?, pod.name.as_ref()?))
+    };
+    if let Some(name) = recorded.iter().find(|it| it.id == stray.id).and_then(|it| names(&it.pod)) {
+        return Some(name);
+    }
+    let pod = stray.cgroup.pod()?;
+    let uid = pod.pod_uid()?.replace('_', "-");
+    let known = containers.iter().find(|it| it.pod_uid.as_ref() == Some(&uid));
+    known.and_then(|it| it.name.clone()).or_else(|| Some(format!("pod {uid}")))
 }
 
 /// The hierarchy in which containers are named; the first that is there.
@@ -74,7 +94,7 @@ impl Walk<'_> {
 fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
     let members = truth::members(mounts, &cgroup);
     let first = members.first()?;
-    Some(Stray { supervisor: supervisor::above(first.pid), id, cgroup, members })
+    Some(Stray { supervisor: supervisor::above(first.pid), id, name: None, cgroup, members })
 }
 
 /// The id in a cgroup's name, under either driver.
@@ -88,6 +108,43 @@ fn container_id(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stray_is_named_by_our_record_or_by_its_pod() {
+        let uid = "0c8a6a44-6f0b-4a54-9f3e-61d2f6a0b7aa";
+        let slice = format!("/kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_"));
+        let stray = |id: &str, at: &str| Stray {
+            id: id.to_owned(),
+            name: None,
+            cgroup: Identity::new(at).unwrap(),
+            members: Vec::new(),
+            supervisor: None,
+        };
+        let pod = format!("{slice}/cri-containerd-x.scope");
+        let mut sandbox = Container::new(super::super::claim::Owner::Nobody, "s".to_owned());
+        sandbox.pod_uid = Some(uid.to_owned());
+        sandbox.name = Some("shop/web-0".to_owned());
+        let names = |name: &str| Some(name.to_owned());
+        let recorded = Known {
+            id: "x".to_owned(),
+            cgroup: None,
+            pod: PodNames {
+                namespace: names("shop"),
+                name: names("db-0"),
+                container: names("c"),
+                ..PodNames::default()
+            },
+            init: None,
+            paused: false,
+        };
+        let of = |stray: &Stray| {
+            name(stray, std::slice::from_ref(&sandbox), std::slice::from_ref(&recorded))
+        };
+        assert_eq!(of(&stray("x", &pod)), names("shop/db-0/c"));
+        assert_eq!(of(&stray("y", &pod)), names("shop/web-0"));
+        assert_eq!(of(&stray("y", "/docker/y")), None);
+        assert_eq!(name(&stray("y", &pod), &[], &[]), names(&format!("pod {uid}")));
+    }
 
     #[test]
     fn names_of_containers_under_either_driver() {

@@ -37,7 +37,7 @@ pub(crate) fn above(pid: i32) -> Option<Supervisor> {
 fn supervisor(pid: i32) -> Option<Supervisor> {
     let name = process::comm(pid)?;
     // The kernel keeps 15 bytes: containerd-shim-runc-v2 is "containerd-shim".
-    if !name.starts_with("containerd-shim") && name != "conmon" {
+    if !is_supervisor(&name) {
         return None;
     }
     let process = Process::of(pid)?;
@@ -51,13 +51,33 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
     Some(Supervisor { process, name, address: resolved.or(address), stopped, foreign })
 }
 
+/// conmon-rs calls itself `conmonrs`, and distributions have builds of conmon under names of their own.
+fn is_supervisor(name: &str) -> bool {
+    name.starts_with("containerd-shim") || name.starts_with("conmon")
+}
+
 /// The sockets of those who have started the shims of this node.
 pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
     let all = pids().filter_map(supervisor).filter(|shim| !shim.foreign);
     all.filter_map(|shim| shim.address)
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+/// How many of them hide from us in which mount namespace they are.
+pub(crate) fn unplaced() -> usize {
+    let is_supervisor = |pid: &i32| process::comm(*pid).is_some_and(|it| is_supervisor(&it));
+    let is_hidden = |pid: &i32| {
+        mount_namespace(&pid.to_string())
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    pids().filter(is_supervisor).filter(is_hidden).count()
+}
+
+/// Whether a process has the mounts of neither us nor pid 1.
+pub(crate) fn is_elsewhere(pid: i32) -> bool {
+    has_other_mounts(pid)
+}
+
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -112,6 +132,16 @@ fn by_command_line(container: &Container) -> Option<Supervisor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_conmon_is_a_supervisor() {
+        for name in ["containerd-shim", "containerd-shim-", "conmon", "conmonrs", "conmon-rs"] {
+            assert!(is_supervisor(name), "{name}");
+        }
+        for name in ["containerd", "common", "xconmon", "runc"] {
+            assert!(!is_supervisor(name), "{name}");
+        }
+    }
 
     #[test]
     fn foreign_is_who_has_neither_our_mounts_nor_those_of_pid_1() {

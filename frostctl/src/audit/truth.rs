@@ -9,7 +9,7 @@ use cgroup::process::{self, Process};
 use cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
 use state::state_dir::StateDir;
 
-use super::claim::{Container, Fate, Init, Seen, Truth};
+use super::claim::{Container, Fate, Init, Seen, Status, Truth};
 use super::supervisor;
 
 /// More are counted, not listed; a fork bomb must not hold us up.
@@ -48,6 +48,12 @@ fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir
         truth.frozen_at = own.or_else(|| reader.frozen_ancestor());
         truth.paused_on_record =
             state::record::is_paused_on_record(ours, OsStr::new(&container.id));
+    }
+    truth.shared = shared;
+    // Of one that runs nobody asks, and a look comes every 300 ms.
+    let has_ended = container.claims.iter().any(|claim| claim.status == Status::Stopped);
+    if has_ended || truth.fate.is_dead() {
+        (truth.inhabitants, truth.units) = inhabitants(mounts, cgroup);
     }
     if !shared {
         truth.members = members(mounts, cgroup);
@@ -98,6 +104,39 @@ pub(crate) fn members(mounts: &Hierarchies, cgroup: &Identity) -> Vec<Process> {
     members
 }
 
+/// What lives in a cgroup or below it, in all hierarchies: on v1 systemd keeps a unit's processes in
+/// one of its own, where the runtime's freezer does not show them. With the units that they are in,
+/// which are what is named so, as systemd names no cgroup otherwise.
+fn inhabitants(mounts: &Hierarchies, cgroup: &Identity) -> (Vec<Process>, Vec<String>) {
+    let (mut all, mut units) = (Vec::new(), Vec::new());
+    for dir in mounts.dirs(cgroup) {
+        populated(&dir, &mut all, &mut units);
+    }
+    all.sort_by_key(|process| process.pid);
+    all.dedup();
+    units.sort();
+    units.dedup();
+    (all, units)
+}
+
+fn populated(dir: &Path, all: &mut Vec<Process>, units: &mut Vec<String>) {
+    let before = all.len();
+    collect_own(dir, all);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if all.len() < MOST_MEMBERS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            populated(&entry.path(), all, units);
+        }
+    }
+    let name = dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    if all.len() > before && is_unit(name) {
+        units.push(name.to_owned());
+    }
+}
+
+fn is_unit(name: &str) -> bool {
+    [".service", ".scope"].iter().any(|suffix| name.ends_with(suffix))
+}
+
 /// The directory in the hierarchy that names containers.
 pub(crate) fn naming_dir(mounts: &Hierarchies, cgroup: &Identity) -> Option<PathBuf> {
     let reader = Reader::new(mounts, cgroup);
@@ -106,17 +145,21 @@ pub(crate) fn naming_dir(mounts: &Hierarchies, cgroup: &Identity) -> Option<Path
 }
 
 fn collect(dir: &Path, into: &mut Vec<Process>) {
+    collect_own(dir, into);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if into.len() < MOST_MEMBERS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), into);
+        }
+    }
+}
+
+fn collect_own(dir: &Path, into: &mut Vec<Process>) {
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     let pids = procs.lines().filter_map(|line| line.parse().ok());
     // Those of another pid namespace are 0.
     let alive = pids.filter(|pid| *pid > 0).filter_map(Process::of);
     let room = MOST_MEMBERS.saturating_sub(into.len());
     into.extend(alive.filter(|process| fate(known(*process)) == Fate::Alive).take(room));
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if into.len() < MOST_MEMBERS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), into);
-        }
-    }
 }
 
 fn known(process: Process) -> Init {

@@ -2,22 +2,21 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::poll::PollTimeout;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::account::{self, Account};
+use super::claim::Asked;
 use super::judge::{self, Divergence, Key};
 use super::look::{self, Patience, Places};
 use super::show;
+use super::versions::Versions;
 use crate::exit::Exit;
+use crate::held::Held;
 use crate::output::Output;
 
 /// Between two looks.
@@ -42,27 +41,27 @@ struct Event<'a> {
 
 /// Until SIGINT or SIGTERM.
 pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
-    let signals = signals().context("signals")?;
+    let signals = Held::back()?;
+    let every = PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::ZERO);
     let mut watch = Watch::default();
-    let mut trouble = Vec::new();
+    let (mut trouble, mut versions) = (Vec::new(), Versions::default());
     loop {
         let began = Instant::now();
         let seen = look::look(places, Patience::HASTY)?;
-        let unanswered: Vec<String> = seen
-            .asked
-            .iter()
-            .filter_map(|asked| Some(format!("{}: {}", asked.place, asked.answer.as_ref().err()?)))
-            .collect();
+        let missed = seen.asked.iter().filter(|asked| asked.may_answer_later());
+        let why = |asked: &Asked| asked.answer.as_ref().err().map(|it| it.why.clone());
+        let unanswered: Vec<String> =
+            missed.filter_map(|asked| Some(format!("{}: {}", asked.place, why(asked)?))).collect();
         for what in unanswered.iter().filter(|what| !trouble.contains(*what)) {
             output.complain(&anyhow::anyhow!("not looked at: {what}"));
         }
         trouble = unanswered;
-        let version = seen.containerd_version.as_deref();
+        versions.of_containerds(&seen);
         let found = judge::judge(&seen);
-        for (change, account) in watch.next(found, version, began, !trouble.is_empty()) {
+        for (change, account) in watch.next(found, &mut versions, began, !trouble.is_empty()) {
             tell(change, &account, output)?;
         }
-        if ended(&signals)? {
+        if signals.comes_within(every)? {
             return Ok(if watch.reported.is_empty() { Exit::Clean } else { Exit::Found });
         }
     }
@@ -80,7 +79,7 @@ impl Watch {
     fn next(
         &mut self,
         found: Vec<Divergence>,
-        version: Option<&str>,
+        versions: &mut Versions,
         now: Instant,
         is_partial: bool,
     ) -> Vec<(Change, Account)> {
@@ -94,7 +93,7 @@ impl Watch {
             match self.reported.get_mut(&key) {
                 Some((_, missed)) => *missed = None,
                 None if is_lasting => {
-                    let account = account::of(&divergence, version);
+                    let account = account::of(&divergence, versions);
                     self.reported.insert(key, (account.clone(), None));
                     changes.push((Change::Appeared, account));
                 }
@@ -129,24 +128,6 @@ fn tell(change: Change, account: &Account, output: &Output) -> anyhow::Result<()
     Ok(())
 }
 
-/// Held back from here on, for whoever reads the descriptor; a program that we start gets them as usual.
-fn signals() -> nix::Result<SignalFd> {
-    let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-}
-
-/// Waits for the next look, or an end.
-fn ended(signals: &SignalFd) -> nix::Result<bool> {
-    let mut waited = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::ZERO);
-    match poll(&mut waited, limit) {
-        Ok(ready) => Ok(ready > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,7 +144,12 @@ mod tests {
         let mut watch = Watch::default();
         let start = Instant::now();
         let mut at = |ms: u64, found: Vec<Divergence>, partial: bool| {
-            let changes = watch.next(found, None, start + Duration::from_millis(ms), partial);
+            let changes = watch.next(
+                found,
+                &mut Versions::default(),
+                start + Duration::from_millis(ms),
+                partial,
+            );
             changes.into_iter().map(|(change, _)| change).collect::<Vec<_>>()
         };
         assert!(at(0, phantom(), false).is_empty());

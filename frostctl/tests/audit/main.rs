@@ -107,14 +107,27 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
     assert_eq!(containerd.status("mute"), "");
     assert_eq!(containerd.status("well"), "RUNNING");
 
-    // A note, in time, and no word about its containers.
+    // Found, in time, and no word about its containers.
+    let socket = containerd.socket().canonicalize().unwrap();
+    let unanswered = only("unanswered", socket.to_str().unwrap());
+    let silent = || {
+        let began = Instant::now();
+        let (report, code) = containerd.audit(&["--heal"]);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert_eq!((found(&report), code), (unanswered.clone(), 1), "{report}");
+        assert_eq!(report["healing"][0]["result"], "left-alone");
+        report
+    };
     kill(containerd.pid(), "STOP");
-    let began = Instant::now();
-    let (report, code) = containerd.audit(&[]);
+    let report = silent();
     kill(containerd.pid(), "CONT");
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
-    assert_eq!((found(&report), code), (vec![], 1), "{report}");
-    assert_eq!(report["looked_at"][0]["answered"], false);
+    let looked_at = report["looked_at"].as_array().unwrap();
+    let asked = looked_at.iter().find(|it| it["source"] == "containerd").unwrap();
+    assert_eq!((&asked["answered"], &asked["missed"]), (&false.into(), &"silent".into()));
+
+    // Its container lives on without it, and the shim knows the socket that is gone.
+    containerd.end();
+    silent();
 }
 
 #[test]
@@ -171,16 +184,28 @@ fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only
         ("orphan".to_owned(), orphan.clone()),
         ("stopped-but-populated".to_owned(), "left".to_owned()),
     ];
+    let results = |report: &Value| {
+        let all = report["healing"].as_array().unwrap().iter();
+        all.map(|one| one["result"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Any container of a CRI-O whose files are elsewhere would look like that orphan.
+    let crio = runc.elsewhere("crio");
+    let (report, _) = runc.audit(&[]);
+    drop(crio);
+    assert_eq!(found(&report), only("stopped-but-populated", "left"), "{report}");
+    let looked_at = report["looked_at"].as_array().unwrap();
+    let crio = looked_at.iter().find(|it| it["source"] == "crio").expect("it is named");
+    assert_eq!(crio["missed"], "not-asked");
     let (report, code) = runc.audit(&["--heal"]);
-    assert_eq!((found(&report), code), (expected, 1), "{report}");
-    let results: Vec<_> =
-        report["healing"].as_array().unwrap().iter().map(|one| one["result"].clone()).collect();
-    assert_eq!(results, ["left-alone", "healed"], "{report}");
+    assert_eq!((found(&report), code), (expected.clone(), 1), "{report}");
+    assert_eq!(results(&report), ["left-alone", "left-alone"], "{report}");
+    let why = report["healing"][1]["why"].as_str().unwrap();
+    assert!(why.contains("2 processes live in its cgroup or below"), "{why}");
+    assert!(left.iter().chain(&orphans).all(|pid| !is_dead(*pid)));
+    let (report, code) = runc.audit(&["--heal", "--kill-orphans"]);
+    assert_eq!((found(&report), code), (expected, 0), "{report}");
+    assert_eq!(results(&report), ["healed", "healed"], "{report}");
     eventually(SOON, "the end of what was left", || left.iter().all(|pid| is_dead(*pid)));
-    assert!(orphans.iter().all(|pid| !is_dead(*pid)));
-
-    let (report, code) = runc.audit(&["--kill-orphans"]);
-    assert_eq!((found(&report), code), (only("orphan", &orphan), 0), "{report}");
     assert!(orphans.iter().all(|pid| is_dead(*pid)));
     assert_eq!(runc.status("well"), "running");
 }
@@ -200,10 +225,119 @@ fn what_is_left_of_a_container_of_crun_is_deleted_by_crun() {
     let left = pids(&crun.freezer("left"));
     assert_eq!(left.len(), 2);
     let (report, code) = crun.audit(&["--heal"]);
+    assert_eq!((found(&report), code), (only("stopped-but-populated", "left"), 1), "{report}");
+    assert_eq!(report["healing"][0]["steps"], serde_json::json!([]), "{report}");
+    let (report, code) = crun.audit(&["--heal", "--kill-orphans"]);
     assert_eq!((found(&report), code), (only("stopped-but-populated", "left"), 0), "{report}");
     assert!(report["healing"][0]["steps"][0].as_str().unwrap().starts_with("crun "), "{report}");
     eventually(SOON, "the end of what was left", || left.iter().all(|pid| is_dead(*pid)));
     assert_eq!(crun.status("well"), "running");
+}
+
+/// On v1 systemd has it in a hierarchy of its own, and the runtime's freezer is empty.
+#[test]
+fn a_service_in_the_cgroup_of_a_stopped_container_keeps_it_from_being_deleted() {
+    let _machine = alone();
+    let runc = Plain::runc("root");
+    for id in ["well", "host"] {
+        runc.run(id);
+    }
+    let frozen = runc.freezer("host");
+    pids(&frozen).iter().for_each(|pid| kill(*pid, "KILL"));
+    eventually(SOON, "its end", || pids(&frozen).is_empty());
+    // It is said to be paused, and its process is gone.
+    std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();
+    let service = runc.in_systemds_hierarchy("host").join("sshd.service");
+    std::fs::create_dir_all(&service).unwrap();
+    let mut sshd = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    std::fs::write(service.join("cgroup.procs"), sshd.id().to_string()).unwrap();
+
+    let (report, code) = runc.audit(&["--heal"]);
+    let lives = sshd.try_wait().unwrap().is_none();
+    sshd.kill().unwrap();
+    sshd.wait().unwrap();
+    std::fs::remove_dir(&service).unwrap();
+    assert_eq!((found(&report), code), (only("phantom", "host"), 1), "{report}");
+    let healing = &report["healing"][0];
+    assert_eq!(
+        (&healing["result"], &healing["steps"]),
+        (&"left-alone".into(), &Value::Array(vec![]))
+    );
+    let why = healing["why"].as_str().unwrap();
+    assert!(why.starts_with("1 process lives") && why.contains("(of sshd.service)"), "{why}");
+    assert!(lives, "the service was killed");
+
+    let (report, code) = runc.audit(&["--heal"]);
+    assert_eq!((&report["healing"][0]["result"], code), (&"healed".into(), 0), "{report}");
+    assert_eq!(runc.status("well"), "running");
+}
+
+#[test]
+fn a_stopped_shim_of_a_living_container_is_found_and_left_to_whoever_stopped_it() {
+    let _machine = with_others();
+    let containerd = Containerd::up("1.7.24");
+    for id in ["well", "mute"] {
+        containerd.run(id);
+    }
+    let (init, shim) = containerd.init_and_shim("mute");
+    kill(shim, "STOP");
+    let (report, code) = containerd.audit(&["--heal"]);
+    kill(shim, "CONT");
+    assert_eq!((found(&report), code), (only("stopped-supervisor", "mute"), 1), "{report}");
+    let one = &report["divergences"][0];
+    assert_eq!(one["remedy"], serde_json::json!([format!("kill -CONT {shim}")]));
+    assert_eq!(one["known_defects"], serde_json::json!([]));
+    assert_eq!(report["healing"][0]["result"], "left-alone");
+    assert!(!is_dead(init));
+    eventually(SOON, "its shim goes on", || found(&containerd.audit(&[]).0).is_empty());
+}
+
+/// Who heals two is told to end in between.
+#[test]
+fn a_signal_ends_a_heal_after_the_container_at_hand() {
+    let _machine = with_others();
+    let containerd = Containerd::up("1.7.24");
+    for id in ["first", "second"] {
+        containerd.run(id);
+        containerd.lose_exit(id);
+    }
+    let mut audit = containerd.audit_command(&["--heal", "--json"]);
+    let audit = audit.stdout(Stdio::piped()).spawn().unwrap();
+    eventually(SOON * 2, "the first is healed", || containerd.status("first") != "RUNNING");
+    kill(audit.id() as i32, "INT");
+    let (report, code) = scene::report(&audit.wait_with_output().unwrap());
+    let healing = report["healing"].as_array().unwrap();
+    assert_eq!(healing[0]["result"], "healed", "{report}");
+    // It may have had its turn already. Nothing is in between.
+    let is_healed = healing[1]["result"] == "healed";
+    let interrupted = healing[1]["why"].as_str().is_some_and(|why| why.starts_with("interrupted"));
+    assert!(is_healed || interrupted, "{report}");
+    assert_eq!(code, i32::from(!is_healed), "{report}");
+    assert_eq!(containerd.status("second"), if is_healed { "" } else { "RUNNING" });
+}
+
+/// The control is root, in all the others.
+#[test]
+fn who_may_not_ask_says_so_and_not_that_nothing_is_wrong() {
+    let _machine = with_others();
+    let containerd = Containerd::up("1.7.24");
+    containerd.run("well");
+    let copy = tempfile::Builder::new().prefix("frostctl-").tempdir_in("/dev/shm").unwrap();
+    let program = copy.path().join("frostctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_frostctl"), &program).unwrap();
+    for path in [copy.path(), &program] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut nobody = std::process::Command::new("setpriv");
+    nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
+    let ran = scene::run(nobody.args(["audit", "--socket"]).arg(containerd.socket()));
+    let said = scene::text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(2), "{said}{}", scene::text(&ran.stderr));
+    let not_asked = format!("not asked: containerd at {}", containerd.socket().display());
+    assert!(said.contains(&not_asked), "{said}");
+    assert!(said.contains("not asked: kernel at /proc/PID/ns/mnt"), "{said}");
+    assert!(said.contains("nothing wrong was found; "), "{said}");
 }
 
 fn is_dead(pid: i32) -> bool {
@@ -262,6 +396,7 @@ fn a_container_of_a_pod_is_ended_through_cri_and_the_pod_goes() {
     assert_eq!((report["healing"][0]["result"].as_str(), code), (Some("healed"), 0), "{report}");
     let steps = report["healing"][0]["steps"].to_string();
     assert!(steps.contains("StopContainer"), "{steps}");
+    assert_eq!(report["healing"][0]["name"], "default/busy/c");
     assert_eq!(node.cri_state(&container), "CONTAINER_EXITED");
     node.remove_pod(&sandbox);
     assert_eq!(node.cri_state(&healthy), "CONTAINER_RUNNING");

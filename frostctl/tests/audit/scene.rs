@@ -194,12 +194,19 @@ impl Containerd {
         self.dir.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.place("c/containerd.sock")
     }
 
     pub fn pid(&self) -> i32 {
         fs::read_to_string(self.place("c/containerd.pid")).unwrap().trim().parse().unwrap()
+    }
+
+    /// As one that crashes: its shims and containers stay.
+    pub fn end(&self) {
+        let pid = self.pid();
+        kill(pid, "KILL");
+        eventually(SOON, "its end", || matches!(state(pid), None | Some('Z')));
     }
 
     pub fn ctr_command(&self, words: &[&str]) -> Command {
@@ -217,7 +224,9 @@ impl Containerd {
         ctr.args(["--env", "PATH=/bin", "--runc-binary"]).arg(lab("runtimes", RUNC));
         ctr.arg("--runc-root").arg(self.place("c/runc"));
         ctr.args(["--cgroup", &format!("{}/{id}", self.cgroup)]);
-        ctr.arg(repository().join("target/lab/rootfs")).args([id, "sleep", "1000"]);
+        // runc takes no path that leads over a link.
+        let rootfs = repository().join("target/lab/rootfs").canonicalize().unwrap();
+        ctr.arg(rootfs).args([id, "sleep", "1000"]);
         let ran = run(&mut ctr);
         assert!(ran.status.success(), "{}", text(&ran.stderr));
     }
@@ -337,6 +346,23 @@ impl Plain {
         PathBuf::from(format!("{top}{}/{id}", self.cgroup))
     }
 
+    /// A process of this name in a mount namespace of its own.
+    pub fn elsewhere(&self, name: &str) -> Elsewhere {
+        let program = self.dir.path().join(name);
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut unshare = Command::new("unshare");
+        let child = unshare.arg("--mount").arg(program).arg("1000").spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        let elsewhere = Elsewhere(child);
+        eventually(SOON, name, || fs::read_to_string(&comm).is_ok_and(|it| it.trim_end() == name));
+        elsewhere
+    }
+
+    /// Where systemd keeps its own of v1.
+    pub fn in_systemds_hierarchy(&self, id: &str) -> PathBuf {
+        PathBuf::from(format!("/sys/fs/cgroup/systemd{}/{id}", self.cgroup))
+    }
+
     fn state(&self, id: &str) -> Value {
         serde_json::from_slice(&run(&mut self.command(&["state", id])).stdout).unwrap()
     }
@@ -362,6 +388,15 @@ impl Plain {
 impl Drop for Plain {
     fn drop(&mut self) {
         remove(&self.cgroup);
+    }
+}
+
+pub struct Elsewhere(Child);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

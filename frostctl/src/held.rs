@@ -1,0 +1,45 @@
+//! SIGINT and SIGTERM, held back while something must not be left half done.
+
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// While it lives. A program that we start gets them as usual.
+#[derive(Debug)]
+pub(crate) struct Held {
+    came: SignalFd,
+    before: SigSet,
+}
+
+impl Held {
+    pub(crate) fn back() -> anyhow::Result<Held> {
+        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        let before = SigSet::thread_get_mask().context("signals")?;
+        set.thread_block().context("signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Held { came: SignalFd::with_flags(&set, flags).context("signals")?, before })
+    }
+
+    /// Waits for one for so long. It has then been dealt with.
+    pub(crate) fn comes_within(&self, limit: PollTimeout) -> anyhow::Result<bool> {
+        match poll(&mut [PollFd::new(self.came.as_fd(), PollFlags::POLLIN)], limit) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(false),
+            Ok(_) => Ok(self.came.read_signal().context("signals")?.is_some()),
+            Err(error) => Err(error).context("signals"),
+        }
+    }
+
+    /// Whether one has come so far.
+    pub(crate) fn has_come(&self) -> bool {
+        self.comes_within(PollTimeout::ZERO).unwrap_or(false)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
+}
