@@ -9,7 +9,7 @@ pub(crate) enum Exit {
     Clean = 0,
     /// Done; something was found, or would change, or is left to do.
     Found = 1,
-    /// A plugin of node-problem-detector could not tell (doctor --npd).
+    /// Nothing was found wrong, and not everything could be looked at (doctor, audit).
     Unknown = 2,
     /// It could not be done; standard error says why.
     Failed = 3,
@@ -20,7 +20,7 @@ pub(crate) const HELP: &str = "\
 Exit status:
   0  done, and nothing is wrong
   1  done, and something was found (doctor, audit), differs (--dry-run) or is left to do
-  2  the command line is wrong; doctor --npd: could not tell
+  2  the command line is wrong; doctor, audit: nothing was found wrong, and not all could be seen
   3  it could not be done; standard error says why";
 
 impl From<Exit> for ExitCode {

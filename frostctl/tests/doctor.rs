@@ -6,6 +6,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
     let cases: [(&str, i32, &[&str]); 5] = [
         (
             "guaranteed",
-            0,
+            2,
             &[
                 HYBRID,
                 "note kubepods: /kubepods (cgroupfs driver) has 4 pods: 2 guaranteed, 1 burstable, 1 besteffort",
@@ -76,11 +77,13 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
             1,
             &[
                 "error cgroup-driver: kubelet uses the systemd driver and containerd's runtime runc the cgroupfs driver",
-                "warning versions: containerd 1.7.13 has 4 known defects",
-                "warning versions: runc 1.1.7 has 1 known defect",
                 "note kubepods: /kubepods.slice (systemd driver) has 1 pod: 1 guaranteed, 0 burstable, 0 besteffort",
+                "note versions: containerd 1.7.13 has 5 known defects",
                 "note versions: containerd 1.7.13, as every newer one, can lose an exit",
+                "note versions: the support of containerd 1.7.13 by its project ended on 2026-09-30",
+                "note versions: runc 1.1.7 has 1 known defect",
                 "note versions: runc 1.1.7 has 2 known defects that frostlock makes good",
+                "note versions: the support of runc 1.1.7 by its project ended before 2026-10-31",
                 NOT_OURS,
             ],
         ),
@@ -88,7 +91,17 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
     for (name, code, expected) in cases {
         let ended = recorded(name, &["--json"]);
         let report = ended.json();
-        assert_eq!(lines(&report), expected, "{name}");
+        let (unseen, found): (Vec<_>, Vec<_>) =
+            lines(&report).into_iter().partition(|it| it.starts_with("not-checked "));
+        assert_eq!(found, expected, "{name}");
+        let names = |it: &String| it.split([' ', ':']).nth(1).unwrap().to_owned();
+        let unseen: Vec<String> = unseen.iter().map(names).collect();
+        let listed: Vec<_> = report["not_checked"].as_array().unwrap().iter().collect();
+        assert_eq!(listed, unseen.iter().collect::<Vec<_>>(), "{name}");
+        for of_a_live_node in ["freezer", "lift", "lifted", "inotify", "installation"] {
+            assert!(unseen.iter().any(|it| it == of_a_live_node), "{name}: {unseen:?}");
+        }
+        assert_eq!(unseen.contains(&"versions".to_owned()), name != "driver-mismatch", "{name}");
         assert_eq!(ended.code, Some(code), "{name}");
         for finding in report["findings"].as_array().unwrap() {
             assert!(!finding["remedy"].as_str().unwrap().is_empty(), "{finding}");
@@ -109,12 +122,16 @@ fn guaranteed_pods_are_listed() {
 #[test]
 fn a_plugin_of_node_problem_detector() {
     let cases = [
-        ("guaranteed", 0, "OK: 13 checks"),
+        (
+            "guaranteed",
+            2,
+            "not checked: freezer: this is tried or read on a live node only, and this is ...",
+        ),
         ("no-kubepods", 1, "kubepods: kubelet's root /kubepods is not there"),
         (
             "driver-mismatch",
             1,
-            "cgroup-driver: kubelet uses the systemd driver and containerd's runtime ... (+2)",
+            "cgroup-driver: kubelet uses the systemd driver and containerd's runtime runc ...",
         ),
         ("no-such-node", 2, ""),
     ];
@@ -127,7 +144,7 @@ fn a_plugin_of_node_problem_detector() {
         assert!(line.is_empty() || said == line, "{said}");
     }
     let one = recorded("driver-mismatch", &["--npd", "--check", "kubepods"]);
-    assert_eq!((one.code, one.stdout.as_str()), (Some(0), "OK: 1 checks\n"));
+    assert_eq!((one.code, one.stdout.as_str()), (Some(0), "OK: 1 check\n"));
 }
 
 #[test]
@@ -319,7 +336,8 @@ fn a_trial_that_could_not_be_made_is_unknown_to_a_plugin() {
                   exec \"$0\" doctor --npd --check freezer --check lift";
     let ended = aside(&scratch, script);
     assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stdout.starts_with("cannot tell: whether the freezer"), "{ended:?}");
+    let unseen = "not checked: freezer: whether the freezer works was not tried\n";
+    assert_eq!(ended.stdout, unseen, "{ended:?}");
 }
 
 fn freezer_state(dir: &Path) -> String {
@@ -380,6 +398,299 @@ fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
     drop((one, two));
 }
 
+/// A pod's name and state come first: its path alone is more than the line has.
+#[test]
+fn a_plugin_says_of_a_frozen_pod_which_it_is_and_for_how_long() {
+    const UID: &str = "0c8a6a44-6f0b-4a54-9f3e-61d2f6a0b7aa";
+    let scratch = Scratch::new();
+    let below = format!("/kubepods/burstable/pod{UID}/{}", "0123456789abcdef".repeat(4));
+    let cgroup = format!("{}{below}", scratch.cgroup);
+    let dir = scratch.dir("freezer", &below);
+    std::fs::create_dir_all(&dir).unwrap();
+    let sleeper = scratch.sleeper(&dir);
+    let frozen = FrozenByHand::new(&dir);
+    let since = Instant::now();
+    while freezer_state(&dir) != "FROZEN" {
+        assert!(since.elapsed() < Duration::from_secs(5), "it does not freeze");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = || {
+        let ended = scratch.frostctl(&["doctor", "--npd", "--check", "frozen"]);
+        let line = ended.stdout.trim_end().to_owned();
+        assert!(ended.code == Some(1) && line.len() <= 80, "{ended:?}");
+        line
+    };
+    // Others of these tests may have a pod frozen at the same time, and are counted.
+    let begins = format!("pod {UID} frozen for ");
+    assert!(said().starts_with(&begins), "{}", said());
+
+    // An exec that was refused says nothing of it, and one that succeeded that it is younger.
+    std::fs::create_dir(scratch.state()).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let now = cgroup::process::since_boot_ns();
+    let record = |ago: u64, verb: &str, code: i32| {
+        let at = now.saturating_sub(ago * 1_000_000_000);
+        let record = json!({"v": 1, "boot_id": boot.trim(), "mono_ns": at, "verb": verb, "id": "c",
+            "cgroup": cgroup, "exit": {"code": code}});
+        format!("{record}\n")
+    };
+    let records = record(600, "exec", 0) + &record(3, "exec", 255) + &record(2, "kill", 0);
+    std::fs::write(scratch.state().join("journal.jsonl"), records).unwrap();
+    let (_, report) = doctor(&scratch, &["--check", "frozen"]);
+    let finding = about(&report, &cgroup).expect("it is frozen");
+    let what = finding["what"].as_str().unwrap();
+    assert!(
+        what.contains("is frozen, for at most 10 min (it was not before the last exec)"),
+        "{what}"
+    );
+    assert!(said().starts_with(&begins), "{}", said());
+    drop((frozen, sleeper));
+}
+
+/// What is frozen cannot end: it is thawed before its end is waited for, also after a failure.
+struct FrozenByHand(PathBuf);
+
+impl FrozenByHand {
+    fn new(dir: &Path) -> FrozenByHand {
+        let file = dir.join("freezer.state");
+        std::fs::write(&file, "FROZEN").unwrap();
+        FrozenByHand(file)
+    }
+}
+
+impl Drop for FrozenByHand {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.0, "THAWED");
+    }
+}
+
+/// Copied to where anybody may execute it.
+fn as_nobody(scratch: &Scratch, args: &[&str]) -> Ended {
+    use std::os::unix::fs::PermissionsExt;
+    let copy = scratch.dir.path().join("frostctl");
+    std::fs::copy(FROSTCTL, &copy).unwrap();
+    let open = |path: &Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    open(scratch.dir.path());
+    open(&copy);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(copy).args(args);
+    Ended::of(&mut command)
+}
+
+#[test]
+fn what_only_root_sees_is_not_called_fine_to_others() {
+    let scratch = Scratch::new();
+    let ended = as_nobody(&scratch, &["doctor", "--json"]);
+    let report = ended.json();
+    let unseen = report["not_checked"].to_string();
+    for name in ["freezer", "lift", "lifted", "accounts", "own-state", "inotify", "installation"] {
+        assert!(unseen.contains(&format!("{name:?}")), "{name}: {unseen}");
+    }
+    // Root's state directory is not theirs, which is as it has to be.
+    let wrong = problems(&report);
+    assert!(!wrong.iter().any(|it| it.contains("state directory")), "{wrong:?}");
+    for args in [&["doctor", "--check", "lifted"][..], &["doctor", "--check", "lifted", "--npd"]] {
+        let ended = as_nobody(&scratch, args);
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stdout.contains("not checked") && !ended.stdout.contains("OK"), "{ended:?}");
+        assert!(!ended.stdout.contains("Nothing is wrong"), "{ended:?}");
+    }
+    // The control: root sees it.
+    let ended = scratch.frostctl(&["doctor", "--check", "lifted", "--npd"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "OK: 1 check\n"));
+}
+
+#[test]
+fn without_proc_nothing_is_said_of_cgroups() {
+    let scratch = Scratch::new();
+    let ended = aside(
+        &scratch,
+        "cp \"$0\" /dev/shm/frostctl-$$
+        trap 'rm -f /dev/shm/frostctl-'$$ EXIT; mount -t tmpfs none /proc
+        /dev/shm/frostctl-$$ doctor --npd --check kubepods || echo code $?
+        /dev/shm/frostctl-$$ doctor || echo code $?",
+    );
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(
+        lines[..2],
+        ["not checked: kubepods: the mounts of this node cannot be read", "code 2"]
+    );
+    assert_eq!(lines.last(), Some(&"code 2"), "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn a_state_directory_without_room_is_found() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.state()).unwrap();
+    let script = "mount -t tmpfs -o size=1m,nr_inodes=9,mode=700 none \"$FROSTLOCK_STATE_DIR\"
+        look() { \"$0\" doctor --check installation | grep '^error' | cut -d' ' -f2-; }
+        look
+        head -c 1m /dev/zero >\"$FROSTLOCK_STATE_DIR/fill\" 2>/dev/null || true
+        look
+        rm \"$FROSTLOCK_STATE_DIR/fill\"
+        for n in 1 2 3 4 5 6 7 8 9; do touch \"$FROSTLOCK_STATE_DIR/$n\" || break; done 2>/dev/null
+        look
+        mount -o remount,ro \"$FROSTLOCK_STATE_DIR\"
+        look";
+    let ended = aside(&scratch, script);
+    let full = " frostlock's state directory is full  [installation]\n";
+    let read_only = " frostlock's state directory cannot be written to  [installation]\n";
+    assert_eq!(ended.stdout, [full, full, read_only].concat(), "{}", ended.stderr);
+}
+
+/// A journal in every state, and what it says of the last hour.
+#[test]
+fn refused_lifts_are_found_with_their_reason_and_a_way_out() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.state()).unwrap();
+    let journal = scratch.state().join("journal.jsonl");
+    let check = || doctor(&scratch, &["--check", "accounts"]);
+    assert_eq!((check().0, lines(&check().1)), (Some(0), vec![]));
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let record = |boot: &str, ago: u64| {
+        let at = cgroup::process::since_boot_ns().saturating_sub(ago * 1_000_000_000);
+        let pod = json!({"namespace": "shop", "name": "web-0"});
+        json!({"v": 1, "boot_id": boot, "mono_ns": at, "verb": "exec", "id": "c", "pod": pod,
+            "lift_refused": "no note: No space left on device"})
+    };
+    let now = format!("{}\n{}\n", record(boot.trim(), 5), record("another boot", 5));
+    std::fs::write(&journal, now).unwrap();
+    let (code, report) = check();
+    let found = "warning accounts: in the last hour a lift was refused once";
+    assert_eq!((code, lines(&report)), (Some(1), vec![found.to_owned()]));
+    let finding = report["findings"][0].to_string();
+    assert!(finding.contains("shop/web-0") && finding.contains("No space left"), "{finding}");
+    assert!(finding.contains("doctor --check installation"), "{finding}");
+    for age in [3700, 1_000_000_000] {
+        std::fs::write(&journal, format!("{}\n", record(boot.trim(), age))).unwrap();
+        let is_before_boot = cgroup::process::since_boot_ns() < 3_700_000_000_000;
+        assert_eq!(check().0, Some(i32::from(is_before_boot)), "{age} s ago");
+    }
+
+    std::fs::write(&journal, b"\x7fELF\0\0binary\n{}\n[1]\n").unwrap();
+    assert_eq!((check().0, lines(&check().1)), (Some(0), vec![]), "torn lines are passed over");
+    std::fs::File::create(&journal).unwrap().set_len(1 << 40).unwrap();
+    let since = Instant::now();
+    assert_eq!(check().0, Some(0));
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir(&journal).unwrap();
+    let (code, report) = check();
+    let unread = "not-checked accounts: the journal cannot be read";
+    assert_eq!((code, lines(&report)), (Some(2), vec![unread.to_owned()]));
+}
+
+#[test]
+fn what_kubelet_was_told_about_qos_is_not_undone() {
+    let scratch = Scratch::new();
+    let tell = |qos: &str| {
+        format!(
+            "mount -t tmpfs none /var/lib; mkdir -p /var/lib/kubelet
+             printf 'cgroupDriver: cgroupfs\ncgroupRoot: %s\ncgroupsPerQOS: {qos}\n' $1 \
+                 >/var/lib/kubelet/config.yaml
+             \"$0\" doctor --json --check kubepods --fix"
+        )
+    };
+    let root = scratch.dir("cpu", "/kubepods");
+    let ended = aside(&scratch, &tell("false"));
+    let report = ended.json();
+    assert_eq!((ended.code, problems(&report)), (Some(0), vec![]), "{report}");
+    assert!(lines(&report).iter().any(|it| it.starts_with("note kubepods: kubelet was told")));
+    assert_eq!(report["fixes"], json!([]));
+    assert!(!root.exists(), "kubelet would not use it");
+    // The control.
+    let ended = aside(&scratch, &tell("true"));
+    assert_eq!(ended.json()["fixes"].as_array().unwrap().len(), 1, "{ended:?}");
+    assert!(root.exists());
+}
+
+/// With a configuration of containerd that names these programs, which does not run.
+#[test]
+fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
+    let node = Node::up_with(&["--containerd", "2.1.9", "--runtime", "runc-1.3.6"]);
+    let wrapper = frostlock();
+    let configure = |binary: &str| {
+        let at = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.frostlock";
+        let v2 = "plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.frostlock";
+        let script = format!(
+            "cd /etc/containerd; [ -e whole ] || cp config.toml whole; cp whole config.toml
+             grep -q 'version = 3' whole && at=\"{at}\" || at=\"{v2}\"
+             printf '[%s]\nruntime_type = \"io.containerd.runc.v2\"\n[%s.options]\nBinaryName = \"%s\"\n' \
+                 \"$at\" \"$at\" '{binary}' >>config.toml"
+        );
+        succeed(node.script("exec").args(["sh", "-c", &script]));
+    };
+    let look = || {
+        let mut doctor = node.script("exec");
+        let ended =
+            Ended::of(doctor.arg(FROSTCTL).args(["doctor", "--json", "--check", "installation"]));
+        (ended.code, problems(&ended.json()))
+    };
+    let not_loaded = "runtime frostlock is configured, and containerd has not loaded it";
+    assert_eq!(look(), (Some(0), vec![]));
+
+    configure("/opt/none");
+    let missing = "error installation: the program of containerd's runtime frostlock is not there";
+    assert_eq!(look(), (Some(1), vec![missing.to_owned()]));
+
+    let copy = format!(
+        "mkdir -p /opt && cp {} /opt/frostlock && chmod 0644 /opt/frostlock",
+        wrapper.display()
+    );
+    succeed(node.script("exec").args(["sh", "-c", &copy]));
+    configure("/opt/frostlock");
+    let not_executable =
+        "error installation: the program of containerd's runtime frostlock is not executable";
+    let owed = format!("warning installation: {not_loaded}");
+    assert_eq!(look(), (Some(1), vec![not_executable.to_owned(), owed.clone()]));
+
+    succeed(node.script("exec").args(["chmod", "0755", "/opt/frostlock"]));
+    assert_eq!(look(), (Some(1), vec![owed.clone()]));
+    restart(&node);
+    assert_eq!(look(), (Some(0), vec![]), "it has loaded it");
+
+    // The same file with another version in its mark.
+    let own = env!("CARGO_PKG_VERSION");
+    let other: String = own.chars().map(|it| if it.is_ascii_digit() { '9' } else { it }).collect();
+    let edit = format!("sed -i 's/frostlock {own}/frostlock {other}/' /opt/frostlock");
+    succeed(node.script("exec").args(["sh", "-c", &edit]));
+    let found = format!("warning installation: frostlock is not of frostctl's version, {own}");
+    assert_eq!(look(), (Some(1), vec![found]));
+
+    // What is taken out of the file alone is loaded still.
+    succeed(node.script("exec").args([
+        "cp",
+        "/etc/containerd/whole",
+        "/etc/containerd/config.toml",
+    ]));
+    let still = "warning installation: runtime frostlock is not frostlock any more, and containerd has it loaded still";
+    assert_eq!(look(), (Some(1), vec![still.to_owned()]));
+
+    // One that does not run cannot be asked.
+    configure("/opt/frostlock");
+    succeed(node.script("exec").args([
+        "sh",
+        "-c",
+        &format!("cp {} /opt/frostlock", wrapper.display()),
+    ]));
+    succeed(node.script("exec").args(["systemctl", "stop", "containerd"]));
+    let ended =
+        Ended::of(node.script("exec").arg(FROSTCTL).args(["doctor", "--check", "installation"]));
+    assert_eq!(ended.code, Some(2), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains("not checked  whether containerd has loaded"),
+        "{}",
+        ended.stdout
+    );
+}
+
+fn restart(node: &Node) {
+    succeed(node.script("exec").args(["systemctl", "restart", "containerd"]));
+}
+
 #[test]
 fn the_trials_work_here_and_leave_nothing() {
     let scratch = Scratch::new();
@@ -420,8 +731,9 @@ fn without_the_capability_it_cannot_tell() {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-sys_nice", FROSTCTL, "doctor", "--json", "--check", "lift"]);
     let ended = Ended::of(command.env("FROSTLOCK_STATE_DIR", scratch.state()));
-    let what = "note lift: whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE";
-    assert_eq!((ended.code, lines(&ended.json())), (Some(0), vec![what.to_owned()]));
+    let what =
+        "not-checked lift: whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE";
+    assert_eq!((ended.code, lines(&ended.json())), (Some(2), vec![what.to_owned()]));
 }
 
 /// What a killed doctor leaves is the node's, and so found by all.
@@ -557,10 +869,16 @@ struct Node(PathBuf);
 
 impl Node {
     fn up() -> Node {
-        let dir = PathBuf::from(format!("/dev/shm/frostctl-node-{}", std::process::id()));
-        let node = Node(dir);
+        Node::up_with(&["--containerd", "none"])
+    }
+
+    fn up_with(args: &[&str]) -> Node {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let node =
+            Node(PathBuf::from(format!("/dev/shm/frostctl-node-{}-{number}", std::process::id())));
         let owner = std::process::id().to_string();
-        succeed(node.script("up").args(["--containerd", "none", "--owner", &owner]));
+        succeed(node.script("up").args(args).args(["--owner", &owner]));
         node
     }
 
@@ -619,7 +937,7 @@ fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
     );
     let advice = "sed -i s/false/true/ /etc/containerd/config.toml";
     succeed(node.script("exec").args(["sh", "-c", advice]));
-    assert_eq!(check("--npd").stdout, "OK: 1 checks\n");
+    assert_eq!(check("--npd").stdout, "OK: 1 check\n");
 }
 
 /// A limit of our own over the node's: nobody else's instances are used up.

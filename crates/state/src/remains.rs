@@ -160,7 +160,7 @@ fn age_of_note(path: &Path) -> Option<Duration> {
     const TICKS_A_SECOND: u64 = 100;
     let start = path.file_stem()?.to_str()?.split_once('-').and_then(|(_, it)| it.parse().ok());
     let began = start.map(|ticks: u64| Duration::from_millis(ticks * 1000 / TICKS_A_SECOND));
-    let now = Duration::from_nanos(crate::process::since_boot_ns());
+    let now = Duration::from_nanos(cgroup::process::since_boot_ns());
     let since_began = began.and_then(|began| now.checked_sub(began));
     since_began.into_iter().chain(age(path)).min()
 }
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_clock_that_jumped_does_not_change_the_age_of_a_note() {
         let dir = tempfile::tempdir().unwrap();
-        let ticks_now = crate::process::since_boot_ns() / 10_000_000;
+        let ticks_now = cgroup::process::since_boot_ns() / 10_000_000;
         let note = dir.path().join(format!("7-{}.json", ticks_now.saturating_sub(500)));
         let file = std::fs::File::create(&note).unwrap();
         let year = Duration::from_secs(365 * 86_400);

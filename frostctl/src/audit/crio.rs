@@ -25,7 +25,7 @@ pub(crate) struct Crio {
 }
 
 pub(crate) fn running() -> Vec<Crio> {
-    let is_crio = |pid: &i32| frostlock::process::comm(*pid).is_some_and(|name| name == "crio");
+    let is_crio = |pid: &i32| cgroup::process::comm(*pid).is_some_and(|name| name == "crio");
     let all = supervisor::pids().filter(is_crio);
     all.map(|pid| Crio { pid, roots: (!supervisor::is_elsewhere(pid)).then(configured) }).collect()
 }

@@ -384,7 +384,7 @@ mod tests {
         let stray = |supervisor| Stray {
             id: "0".repeat(64),
             name: None,
-            cgroup: frostlock::cgroup::Identity::new("/x").unwrap(),
+            cgroup: cgroup::Identity::new("/x").unwrap(),
             members: vec![member()],
             supervisor,
         };

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use frostlock::bundle::Bundle;
-use frostlock::cgroup::{Hierarchies, Proc};
-use frostlock::remains;
-use frostlock::state_dir::StateDir;
+use cgroup::bundle::Bundle;
+use cgroup::{Hierarchies, Proc};
+use state::remains;
+use state::state_dir::StateDir;
 
 use super::claim::{Asked, Claim, Container, KUBERNETES, Missed, NoAnswer, Owner, Seen, Source};
 use super::containerd::{Answer, Containerd, Known, Limits};

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use frostlock::bundle::PodNames;
-use frostlock::cgroup::{Hierarchies, Identity};
-use frostlock::remains::Known;
+use cgroup::bundle::PodNames;
+use cgroup::{Hierarchies, Identity};
+use state::remains::Known;
 
 use super::claim::{Container, Seen, Stray};
 use super::{supervisor, truth};

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use frostlock::config::Config;
-use frostlock::journal::history::History;
-use frostlock::remains;
-use frostlock::state_dir::StateDir;
+use config::Config;
+use journal::history::History;
 use serde::Serialize;
+use state::remains;
+use state::state_dir::StateDir;
 
 use super::{file, record};
 use crate::doctor::lift;

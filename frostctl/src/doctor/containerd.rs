@@ -7,6 +7,7 @@ use toml::Table;
 use super::processes::{Running, flag};
 use super::root::Root;
 use super::tree::Driver;
+use crate::loaded::Handler;
 
 /// Of containerd itself, of microk8s, k3s, rke2 and k0s.
 const CONFIGS: &[&str] = &[
@@ -16,6 +17,9 @@ const CONFIGS: &[&str] = &[
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
     "/etc/k0s/containerd.toml",
 ];
+
+/// Where it listens, if it is not told otherwise.
+const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Versions of the configuration that name the plugin's table, by version.
 const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
@@ -40,13 +44,14 @@ pub(crate) struct Containerd {
     /// The file that it reads; where it is not there, the defaults hold.
     pub(crate) config: PathBuf,
     pub(crate) running: Option<Running>,
+    pub(crate) socket: PathBuf,
     pub(crate) entries: Vec<Entry>,
     pub(crate) complaints: Vec<(PathBuf, String)>,
 }
 
 pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     let of_process = |it: &Running| {
-        let named = flag(&it.args, "config").or_else(|| short(&it.args));
+        let named = flag(&it.args, "config").or_else(|| short(&it.args, "-c"));
         let config = named.map_or_else(|| PathBuf::from(CONFIGS[0]), PathBuf::from);
         // One whose files are not to be seen from here may have been told anything.
         let is_seen = it.is_here || node.is_there(&config);
@@ -62,15 +67,20 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     all
 }
 
-fn short(args: &[String]) -> Option<String> {
-    args.iter().position(|arg| arg == "-c").and_then(|at| args.get(at + 1)).cloned()
+fn short(args: &[String], name: &str) -> Option<String> {
+    args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned()
 }
 
 impl Containerd {
     fn read(node: &Root, config: PathBuf, running: Option<Running>) -> Containerd {
-        let mut it = Containerd { config, running, entries: Vec::new(), complaints: Vec::new() };
+        let (entries, complaints) = (Vec::new(), Vec::new());
+        let mut it = Containerd { config, running, socket: SOCKET.into(), entries, complaints };
         if node.is_there(&it.config) {
             it.read_files(node);
+        }
+        let args = it.running.as_ref().map_or(&[][..], |it| &it.args);
+        if let Some(told) = flag(args, "address").or_else(|| short(args, "-a")) {
+            it.socket = told.into();
         }
         // Its own default, where nothing else is said.
         if it.entries.is_empty() && it.complaints.is_empty() {
@@ -78,6 +88,16 @@ impl Containerd {
             it.entries.push(Entry { name, binary: None, systemd: None, is_default: true, file });
         }
         it
+    }
+
+    /// As its files say; what it has loaded, it alone knows.
+    pub(crate) fn handlers(&self) -> Vec<Handler> {
+        let handler = |it: &Entry| Handler {
+            name: it.name.clone(),
+            binary: it.binary.clone(),
+            is_default: it.is_default,
+        };
+        self.entries.iter().map(handler).collect()
     }
 
     /// As containerd does: what a file imports is merged over all that was read before it, and no
@@ -109,6 +129,10 @@ impl Containerd {
                 return Vec::new();
             }
         };
+        let address = table.get("grpc").and_then(|it| it.get("address"));
+        if let Some(address) = address.and_then(toml::Value::as_str).filter(|it| !it.is_empty()) {
+            self.socket = address.into();
+        }
         for plugin in PLUGINS {
             let cri = table.get("plugins").and_then(|it| it.get(plugin));
             if let Some(containerd) = cri.and_then(|it| it.get("containerd")) {

@@ -12,6 +12,9 @@ use super::fix::Fix;
 pub(crate) enum Severity {
     /// Good to know; nothing is wrong.
     Note,
+    /// What could not be seen: neither fine nor wrong.
+    #[serde(rename = "not-checked")]
+    NotChecked,
     /// Something will go wrong, or does now and then.
     Warning,
     /// Something does not work.
@@ -22,6 +25,7 @@ impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Severity::Note => "note",
+            Severity::NotChecked => "not checked",
             Severity::Warning => "warning",
             Severity::Error => "error",
         })
@@ -53,9 +57,16 @@ pub(crate) struct Finding {
     /// What `--fix` does about it.
     #[serde(serialize_with = "as_text")]
     pub(crate) fix: Option<Fix>,
-    /// The check could not be done: neither good nor bad.
+    /// For a line that has no room for `what`.
     #[serde(skip)]
-    pub(crate) is_untried: bool,
+    pub(crate) brief: Option<Brief>,
+}
+
+/// Of whom, and what is with it. Where both do not fit, the name is cut and the state stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Brief {
+    pub(crate) whose: String,
+    pub(crate) state: String,
 }
 
 #[allow(clippy::ref_option, reason = "serde passes the field by reference")]
@@ -76,7 +87,7 @@ impl Finding {
             consequence: String::new(),
             remedy: String::new(),
             fix: None,
-            is_untried: false,
+            brief: None,
         }
     }
 
@@ -92,8 +103,8 @@ impl Finding {
         Finding::new(Severity::Note, check, what)
     }
 
-    pub(crate) fn untried(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding { is_untried: true, ..Finding::note(check, what) }
+    pub(crate) fn not_checked(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding::new(Severity::NotChecked, check, what)
     }
 
     pub(crate) fn seen(mut self, path: impl Into<PathBuf>, content: impl Into<String>) -> Finding {
@@ -108,6 +119,11 @@ impl Finding {
 
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Finding {
         self.remedy = remedy.into();
+        self
+    }
+
+    pub(crate) fn brief(mut self, whose: impl Into<String>, state: impl Into<String>) -> Finding {
+        self.brief = Some(Brief { whose: whose.into(), state: state.into() });
         self
     }
 

@@ -47,6 +47,11 @@ impl Kubelet {
         self.config.is_some() || self.pid.is_some()
     }
 
+    /// With `cgroupsPerQOS: false` kubelet neither makes a root of all pods nor looks for one.
+    pub(crate) fn has_no_root(&self) -> bool {
+        self.per_qos.as_ref().is_some_and(|said| !said.value)
+    }
+
     pub(crate) fn read(node: &Root, running: &[Running]) -> Kubelet {
         let process = running.iter().find(|it| it.comm != "containerd");
         let mut args = process.map(|it| it.args.clone()).unwrap_or_default();

@@ -11,8 +11,10 @@ use cgroup::Identity;
 use serde::Serialize;
 
 use crate::exit::Exit;
+use crate::held::Held;
 use crate::output::Output;
 
+mod blind;
 mod checks;
 mod containerd;
 mod finding;
@@ -22,10 +24,12 @@ mod inotify;
 mod kubelet;
 pub(crate) mod lift;
 mod node;
+mod operations;
 mod ours;
 mod processes;
 mod programs;
 mod report;
+mod room;
 pub(crate) mod root;
 pub(crate) mod tree;
 mod trial;
@@ -85,6 +89,8 @@ struct Report {
     cgroup_driver: tree::Driver,
     kubepods: Vec<String>,
     checks: Vec<&'static str>,
+    /// Those of them that could not see everything.
+    not_checked: Vec<&'static str>,
     findings: Vec<Finding>,
     /// What `--fix` did; `findings` are those that are left after it.
     fixes: Vec<Done>,
@@ -107,18 +113,19 @@ impl Doctor {
             return self.as_plugin();
         }
         let (ask, wanted) = self.ask()?;
+        // To the end: what is being mended, and what was mended has to be said.
+        let signals = self.fix.then(Held::back).transpose()?;
         let mut node = Node::read(&ask);
         let mut findings = examine(&node, &wanted);
         let mut fixes = Vec::new();
-        if self.fix {
-            fixes = self.mend(&node, &findings);
+        if let Some(signals) = &signals {
+            fixes = self.mend(&node, &findings, signals);
             node = Node::read(&ask);
             findings = examine(&node, &wanted);
         }
         let report = Report::new(&node, &wanted, findings, fixes);
         output.print(&report, |out| report::text(&report, out))?;
-        let failed = report.fixes.iter().any(|done| !done.ok);
-        Ok(if report.is_clean() && !failed { Exit::Clean } else { Exit::Found })
+        Ok(report.exit())
     }
 
     fn ask(&self) -> anyhow::Result<(Ask, Vec<&'static Check>)> {
@@ -142,36 +149,45 @@ impl Doctor {
             programs: wants(&["versions"]),
             trials: wants(&["freezer", "lift"]),
             inotify: wants(&["inotify"]),
+            loaded: wants(&["installation"]),
+            refusals: wants(&["accounts"]),
         };
         Ok((ask, wanted))
     }
 
-    fn mend(&self, node: &Node, findings: &[Finding]) -> Vec<Done> {
-        let asked = self.thaw.iter().map(|path| match cgroup_at(node, path) {
-            Some(cgroup) => (Fix::Thaw(cgroup.clone()).to_string(), Fix::Thaw(cgroup).run(node)),
-            None => (path.display().to_string(), Err(anyhow::anyhow!("is no path of a cgroup"))),
-        });
+    /// A signal ends it after the fix at hand.
+    fn mend(&self, node: &Node, findings: &[Finding], signals: &Held) -> Vec<Done> {
         // First, as an empty cgroup that is frozen can be removed all the same, but its processes not.
-        let mut done: Vec<_> = asked.collect();
-        for fix in findings.iter().filter_map(|finding| finding.fix.as_ref()) {
-            done.push((fix.to_string(), fix.run(node)));
-        }
-        let said = |result: anyhow::Result<String>| match result {
-            Ok(said) => (true, said),
-            Err(why) => (false, format!("{why:#}")),
-        };
-        done.into_iter()
-            .map(|(fix, result)| {
-                let (ok, result) = said(result);
-                Done { fix, ok, result }
-            })
-            .collect()
+        let asked = self.thaw.iter().map(|path| match cgroup_at(node, path) {
+            Some(cgroup) => Ok(Fix::Thaw(cgroup)),
+            None => Err(path.display().to_string()),
+        });
+        let found = findings.iter().filter_map(|finding| finding.fix.clone()).map(Ok);
+        let mut is_over = false;
+        let done = asked.chain(found).map(|fix| {
+            is_over = is_over || signals.has_come();
+            let name = fix.as_ref().map_or_else(Clone::clone, ToString::to_string);
+            let result = match fix {
+                _ if is_over => Err(anyhow::anyhow!("{name}: interrupted before it was begun")),
+                Ok(fix) => fix.run(node),
+                Err(_) => Err(anyhow::anyhow!("is no path of a cgroup")),
+            };
+            let (ok, result) = match result {
+                Ok(said) => (true, said),
+                Err(why) => (false, format!("{why:#}")),
+            };
+            Done { fix: name, ok, result }
+        });
+        done.collect()
     }
 
     /// Exit status 2 is `Unknown` there; what a command line that is wrong exits with, too.
     fn as_plugin(&self) -> anyhow::Result<Exit> {
         let (line, exit) = match self.ask() {
-            Ok((ask, wanted)) => report::plugin(&examine(&Node::read(&ask), &wanted), wanted.len()),
+            Ok((ask, wanted)) => {
+                let findings = examine(&Node::read(&ask), &wanted);
+                (report::plugin(&findings, wanted.len()), verdict(&findings))
+            }
             Err(why) => (report::short(&format!("{why:#}")), Exit::Unknown),
         };
         std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes())?;
@@ -190,24 +206,50 @@ fn cgroup_at(node: &Node, path: &Path) -> Option<Identity> {
 
 /// The worst first.
 fn examine(node: &Node, wanted: &[&Check]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = wanted.iter().flat_map(|check| (check.run)(node)).collect();
+    let mut findings: Vec<Finding> = wanted.iter().flat_map(|check| by(check, node)).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
 
+fn by(check: &Check, node: &Node) -> Vec<Finding> {
+    let mut findings = blind::spots(node, check.name, check.needs);
+    if !blind::is_blind(node, check.needs) {
+        findings.extend((check.run)(node));
+    }
+    findings
+}
+
+/// What is wrong counts, and then what could not be seen.
+fn verdict(findings: &[Finding]) -> Exit {
+    match findings.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Warning | Severity::Error) => Exit::Found,
+        Some(Severity::NotChecked) => Exit::Unknown,
+        Some(Severity::Note) | None => Exit::Clean,
+    }
+}
+
 impl Report {
     fn new(node: &Node, wanted: &[&Check], findings: Vec<Finding>, fixes: Vec<Done>) -> Report {
+        let is_blind = |name: &&str| {
+            let mut of = findings.iter().filter(|finding| finding.check == *name);
+            of.any(|finding| finding.severity == Severity::NotChecked)
+        };
+        let checks: Vec<_> = wanted.iter().map(|check| check.name).collect();
         Report {
             cgroup_version: node.cgroups.layout,
             cgroup_driver: node.driver(),
             kubepods: node.tree.roots.iter().map(|root| root.path.to_string()).collect(),
-            checks: wanted.iter().map(|check| check.name).collect(),
+            not_checked: checks.iter().copied().filter(is_blind).collect(),
+            checks,
             findings,
             fixes,
         }
     }
 
-    fn is_clean(&self) -> bool {
-        self.findings.iter().all(|finding| finding.severity < Severity::Warning)
+    fn exit(&self) -> Exit {
+        match self.fixes.iter().all(|done| done.ok) {
+            true => verdict(&self.findings),
+            false => Exit::Found,
+        }
     }
 }

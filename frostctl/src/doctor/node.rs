@@ -28,11 +28,17 @@ pub(crate) struct Ask {
     pub(crate) programs: bool,
     pub(crate) trials: bool,
     pub(crate) inotify: bool,
+    /// Whether to ask containerd what it has loaded, and to look at what the operations of the last
+    /// hour say.
+    pub(crate) loaded: bool,
+    pub(crate) refusals: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) ask: Ask,
+    pub(crate) is_root: bool,
+    pub(crate) sees_processes: bool,
     /// None where it is not to be seen, as in a container.
     pub(crate) has_systemd: Option<bool>,
     pub(crate) cgroups: Cgroups,
@@ -57,14 +63,18 @@ impl Node {
         }
         let containerds = containerd::read(root, &running);
         let is_any_frozen = !tree.frozen.is_empty();
-        let ours = Ours::read(root, &tree.all, &containerds, is_any_frozen, &running);
+        let ours = Ours::read(ask, &tree.all, &containerds, is_any_frozen, &running);
         let runtime = ours.runtime.as_deref().ok();
-        let programs =
-            if ask.programs { programs::read(root, &containerds, runtime) } else { Vec::new() };
+        let programs = match ask.programs {
+            true => programs::read(root, &containerds, &running, runtime),
+            false => Vec::new(),
+        };
         let trials = (root.is_live() && ask.trials).then(|| trial::run(&cgroups));
         Node {
             has_systemd: processes::systemd(root, &running),
             kubelet: Kubelet::read(root, &running),
+            is_root: nix::unistd::geteuid().is_root(),
+            sees_processes: processes::are_seen(root),
             ask: ask.clone(),
             cgroups,
             tree,
@@ -107,8 +117,12 @@ impl Node {
         kubelet.driver.is_none() && !is_seen && (kubelet.unseen.is_some() || is_contested)
     }
 
-    /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it.
+    /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it, and where
+    /// kubelet was told to have none.
     pub(crate) fn expected_root(&self) -> Option<Identity> {
+        if self.kubelet.has_no_root() {
+            return None;
+        }
         if !self.kubelet.is_expected() && self.ask.cgroup_root.is_none() {
             return None;
         }

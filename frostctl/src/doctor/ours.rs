@@ -1,6 +1,5 @@
 //! frostlock itself, as it is set up on the node.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
@@ -8,19 +7,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cgroup::Identity;
-use cgroup::process;
-use config::locate::{Choice, is_frostlock};
+use config::locate::{self, Choice, is_frostlock};
 use config::{Config, Syslog};
-use journal::reader;
 use state::lock::Holder;
 use state::remains::{self, Known, Unfinished};
 use state::state_dir::StateDir;
 
 use super::containerd::{Containerd, Entry};
 use super::lift::{self, Left};
+use super::node::Ask;
+use super::operations::Operations;
 use super::processes::{self, Running};
+use super::programs as program;
+use super::room::{self, NoRoom};
 use super::root::Root;
 use crate::configure::{self, Drift};
+use crate::loaded::{self, Owed, Unasked};
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
 
@@ -34,13 +36,19 @@ pub(crate) struct Ours {
     pub(crate) runtime: Result<PathBuf, String>,
     pub(crate) state: StateDir,
     pub(crate) state_complaint: Option<String>,
+    pub(crate) no_room: Option<NoRoom>,
     pub(crate) is_off: bool,
     pub(crate) wants_syslog: bool,
     pub(crate) has_syslog: bool,
     /// Entries of containerd that run frostlock, by name.
     pub(crate) entries: Vec<String>,
-    /// Entries of containerd whose program is not there: their pods cannot start.
-    pub(crate) missing: Vec<Entry>,
+    /// Entries of containerd whose program is not there or cannot be run: their pods cannot start.
+    pub(crate) broken: Vec<(Entry, Broken)>,
+    /// Copies of frostlock in entries that are of another version than we, and which, if they say it.
+    pub(crate) other_versions: Vec<(PathBuf, Option<String>)>,
+    /// Of each containerd that should run with entries of ours: what a restart would change, or why
+    /// that is not known.
+    pub(crate) owed: Vec<(PathBuf, Result<Vec<Owed>, String>)>,
     /// Entries that `frostctl configure` would write in another way now.
     pub(crate) drifts: anyhow::Result<Vec<Drift>>,
     pub(crate) unfinished: Vec<Unfinished>,
@@ -50,18 +58,29 @@ pub(crate) struct Ours {
     /// Locks that have been held for longer than any operation takes.
     pub(crate) held: Vec<(PathBuf, Holder)>,
     pub(crate) known: Vec<Known>,
-    /// When the last of our operations on a cgroup began, in boot time, and which it was.
-    pub(crate) last: HashMap<PathBuf, (u64, String)>,
+    pub(crate) operations: Operations,
+    /// Pods, and containers that are in none, whose account is spent, and for how long.
+    pub(crate) spent: Vec<(Identity, Duration)>,
+}
+
+/// What is wrong with the program of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Broken {
+    Missing,
+    NotExecutable(PathBuf),
 }
 
 impl Ours {
     pub(crate) fn read(
-        node: &Root,
+        ask: &Ask,
         cgroups: &[Identity],
         containerds: &[Containerd],
         is_any_frozen: bool,
         running: &[Running],
     ) -> Ours {
+        let node = &ask.root;
+        // To others root's own directory looks like one that is not theirs.
+        let is_ours_to_judge = node.is_live() && nix::unistd::geteuid().is_root();
         let state = if node.is_live() {
             StateDir::from_env()
         } else {
@@ -80,22 +99,29 @@ impl Ours {
             true => choice.find().map_err(|error| error.to_string()),
             false => Ok(config.runtime.clone().map_or("runc".into(), PathBuf::from)),
         };
-        let ours = containerds.iter().flat_map(|containerd| {
-            let programs = programs(containerd);
-            programs.filter(|(_, program)| is_ours(node, containerd, program)).map(|(it, _)| it)
-        });
+        let ours: Vec<(&Entry, PathBuf)> =
+            containerds.iter().flat_map(|it| ours_of(node, it)).collect();
         let socket = std::fs::metadata(node.path("/dev/log".as_ref()));
         Ours {
             config: config_path(),
             complaints,
             runtime,
-            state_complaint: state.complaint().filter(|_| node.is_live()).map(|it| it.to_string()),
+            state_complaint: state
+                .complaint()
+                .filter(|_| is_ours_to_judge)
+                .map(|it| it.to_string()),
+            no_room: is_ours_to_judge.then(|| room::trouble(state.path())).flatten(),
             is_off: state.kill_switch().exists(),
             wants_syslog: config.syslog != Syslog::Off,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
-            entries: ours.map(|it| it.name.clone()).collect(),
-            missing: match node.is_live() && processes::is_on_the_node(running) {
-                true => containerds.iter().flat_map(missing).collect(),
+            entries: ours.iter().map(|(it, _)| it.name.clone()).collect(),
+            broken: match node.is_live() && processes::is_on_the_node(running) {
+                true => containerds.iter().flat_map(broken).collect(),
+                false => Vec::new(),
+            },
+            other_versions: if node.is_live() { other_versions(&ours) } else { Vec::new() },
+            owed: match node.is_live() && ask.loaded {
+                true => containerds.iter().filter_map(owed).collect(),
                 false => Vec::new(),
             },
             // What was configured is not in a recorded tree.
@@ -107,8 +133,15 @@ impl Ours {
             // Those who held it when a tree was recorded are gone.
             held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
             known: remains::known(&state),
-            // The journal has megabytes, and is asked for the age of a freeze only.
-            last: if is_any_frozen { last_operations(&state) } else { HashMap::new() },
+            // The journal has megabytes.
+            operations: match is_any_frozen || ask.refusals {
+                true => Operations::read(&state),
+                false => Operations::default(),
+            },
+            spent: match ask.refusals {
+                true => spent(&state, config.lift_pod_percent, cgroups),
+                false => Vec::new(),
+            },
             state,
         }
     }
@@ -141,9 +174,65 @@ fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     }
 }
 
-fn missing(containerd: &Containerd) -> Vec<Entry> {
-    let missing = programs(containerd).filter(|(_, it)| located(containerd, it).is_none());
-    missing.map(|(entry, _)| entry.clone()).collect()
+/// Entries that run frostlock, and the file of it.
+fn ours_of<'a>(
+    node: &Root,
+    containerd: &'a Containerd,
+) -> impl Iterator<Item = (&'a Entry, PathBuf)> {
+    programs(containerd).filter(|(_, program)| is_ours(node, containerd, program)).map(
+        |(it, program)| {
+            let file = if node.is_live() { located(containerd, program) } else { None };
+            (it, file.unwrap_or_else(|| program.to_owned()))
+        },
+    )
+}
+
+fn broken(containerd: &Containerd) -> Vec<(Entry, Broken)> {
+    let all = programs(containerd).filter_map(|(entry, program)| {
+        let broken = match located(containerd, program) {
+            None => Broken::Missing,
+            Some(file) if !program::is_executable(&file) => Broken::NotExecutable(file),
+            Some(_) => return None,
+        };
+        Some((entry.clone(), broken))
+    });
+    all.collect()
+}
+
+/// Who upgrades one of the two has records and state files of both.
+fn other_versions(ours: &[(&Entry, PathBuf)]) -> Vec<(PathBuf, Option<String>)> {
+    let mut files: Vec<&PathBuf> = ours.iter().map(|(_, file)| file).collect();
+    files.dedup();
+    let versions = files.into_iter().map(|file| (file.clone(), locate::version_of(file)));
+    versions.filter(|(_, it)| it.as_deref() != Some(env!("CARGO_PKG_VERSION"))).collect()
+}
+
+/// None where there is nothing that it could have loaded of ours.
+fn owed(containerd: &Containerd) -> Option<(PathBuf, Result<Vec<Owed>, String>)> {
+    let is_ours = |program: &Path| is_ours(&Root::default(), containerd, program);
+    let configured = containerd.handlers();
+    let has_ours = configured.iter().any(|it| it.binary.as_deref().is_some_and(is_ours));
+    let asked = match containerd.running {
+        Some(_) => loaded::ask(&containerd.socket),
+        // One that is started later reads the file then.
+        None if has_ours => Err(Unasked::NoAnswer("it does not run".to_owned())),
+        None => return None,
+    };
+    let known = match asked {
+        Ok(handlers) => Ok(loaded::owed(&configured, &handlers, is_ours)),
+        Err(Unasked::NoCri) if !has_ours => return None,
+        Err(Unasked::NoCri) => Err("its CRI plugin is disabled".to_owned()),
+        Err(Unasked::NoAnswer(why)) => Err(why),
+    };
+    Some((containerd.socket.clone(), known))
+}
+
+fn spent(state: &StateDir, percent: u64, cgroups: &[Identity]) -> Vec<(Identity, Duration)> {
+    let booked_to = cgroups.iter().map(|it| it.pod().unwrap_or_else(|| it.clone()));
+    let mut booked_to: Vec<Identity> = booked_to.collect();
+    booked_to.sort();
+    booked_to.dedup();
+    state::account::spent(state, percent, &booked_to)
 }
 
 /// The file of a BinaryName: a name without a directory is looked up in containerd's PATH.
@@ -161,22 +250,12 @@ fn located(containerd: &Containerd, binary: &Path) -> Option<PathBuf> {
         .or_else(|| super::programs::which(binary))
 }
 
-fn last_operations(state: &StateDir) -> HashMap<PathBuf, (u64, String)> {
-    let now = process::boot_id();
-    let records = reader::history(&state.journal()).flatten();
-    let of_now = records.filter(|it| it.boot_id == now);
-    // What a lift had after its operation is no operation.
-    let of_now = of_now.filter(|it| it.verb.as_deref() != Some("lift"));
-    let named = of_now.filter_map(|it| Some((PathBuf::from(it.cgroup?), (it.mono_ns?, it.verb?))));
-    named.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_whose_program_is_gone_is_missing() {
+    fn an_entry_whose_program_is_gone_or_cannot_be_run_is_broken() {
         let entry = |name: &str, binary: &str| Entry {
             name: name.to_owned(),
             binary: Some(binary.into()),
@@ -184,11 +263,24 @@ mod tests {
             is_default: false,
             file: "/etc/containerd/config.toml".into(),
         };
-        let entries =
-            vec![entry("gone", "/x/frostlock"), entry("name", "frostlock-x"), entry("sh", "sh")];
+        let scratch = tempfile::tempdir().unwrap();
+        let plain = scratch.path().join("frostlock");
+        std::fs::write(&plain, "").unwrap();
+        let entries = vec![
+            entry("gone", "/x/frostlock"),
+            entry("name", "frostlock-x"),
+            entry("plain", plain.to_str().unwrap()),
+            entry("sh", "sh"),
+        ];
         let config = PathBuf::from("/etc/containerd/config.toml");
-        let containerd = Containerd { config, running: None, entries, complaints: Vec::new() };
-        let missing: Vec<String> = missing(&containerd).into_iter().map(|it| it.name).collect();
-        assert_eq!(missing, ["gone", "name"]);
+        let (socket, complaints) = (PathBuf::new(), Vec::new());
+        let containerd = Containerd { config, running: None, socket, entries, complaints };
+        let all: Vec<_> = broken(&containerd).into_iter().map(|(it, why)| (it.name, why)).collect();
+        let expected = [
+            ("gone".to_owned(), Broken::Missing),
+            ("name".to_owned(), Broken::Missing),
+            ("plain".to_owned(), Broken::NotExecutable(plain)),
+        ];
+        assert_eq!(all, expected);
     }
 }

@@ -36,6 +36,11 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     running.collect()
 }
 
+/// Whether others than our own show. Process 1 is always there.
+pub(crate) fn are_seen(node: &Root) -> bool {
+    node.read("/proc/1/comm").is_ok()
+}
+
 /// The kernel gives this number to the first of them.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::containerd::Containerd;
+use super::processes::Running;
 use super::root::Root;
 use crate::version::Version;
 
@@ -20,14 +21,17 @@ pub(crate) struct Program {
     /// `containerd`, `runc` or `crun`, by what it says of itself.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
+    /// Nothing, if it did not answer.
     pub(crate) said: String,
     pub(crate) version: Option<Version>,
 }
 
-/// containerd and the runtimes of its entries; `runtime` is the one that frostlock runs.
+/// containerd, kubelet, and the runtimes of containerd's entries; `runtime` is the one that frostlock
+/// runs.
 pub(crate) fn read(
     node: &Root,
     containerds: &[Containerd],
+    running: &[Running],
     runtime: Option<&Path>,
 ) -> Vec<Program> {
     if !node.is_live() {
@@ -40,25 +44,26 @@ pub(crate) fn read(
         paths.extend(containerd.entries.iter().map(|it| binary(it).unwrap_or("runc".into())));
     }
     paths.extend(runtime.map(Path::to_owned));
+    let kubelet = running.iter().filter(|it| it.is_here && it.comm == "kubelet");
+    paths.extend(kubelet.filter_map(|it| it.exe.clone()));
     let mut programs: Vec<Program> = Vec::new();
     let mut seen = Vec::new();
     for path in paths {
         // frostlock says the version of the runtime behind it.
         let real = which(&path).and_then(|it| std::fs::canonicalize(it).ok());
         let Some(real) = real.filter(|it| !seen.contains(it)) else { continue };
-        if let Some(said) = ask(&real) {
-            programs.push(Program::of(real.clone(), &said));
-        }
+        programs.push(Program::of(real.clone(), &ask(&real).unwrap_or_default()));
         seen.push(real);
     }
-    programs.dedup_by(|one, other| one.said == other.said);
+    programs.dedup_by(|one, other| one.said == other.said && !one.said.is_empty());
     programs
 }
 
 impl Program {
     fn of(path: PathBuf, said: &str) -> Program {
         let said = said.lines().next().unwrap_or_default().to_owned();
-        let name = said.split_whitespace().next().unwrap_or_default().to_owned();
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = said.split_whitespace().next().unwrap_or(&file).to_owned();
         Program { version: Version::find(&said), name, path, said }
     }
 }
@@ -80,6 +85,11 @@ pub(crate) fn which(name: &Path) -> Option<PathBuf> {
     let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"].map(PathBuf::from);
     let directories = std::env::split_paths(&path).chain(usual);
     directories.map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+pub(crate) fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }
 
 /// The first of what `--version` prints.

@@ -5,15 +5,16 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 
 use super::checks::{self, Check};
-use super::finding::{Finding, Severity};
+use super::finding::{Brief, Finding, Severity};
 use super::hierarchy::Layout;
 use super::{Done, Report};
 use crate::exit::Exit;
 use crate::output::Output;
 
 pub(crate) const HELP: &str = "\
-Every finding says what was seen where, what comes of it, and what to do. Notes are no problems: the
-exit status is 1 for a warning or an error, 0 else.
+Every finding says what was seen where, what comes of it, and what to do. A note is no problem.
+\"not checked\" is what could not be seen, and why: neither fine nor wrong. The exit status is 1 for a
+warning or an error, 2 where there is none and something was not checked, 0 else.
 
   frostctl doctor                          look
   frostctl doctor --fix                    mend what is safe, look again
@@ -34,6 +35,7 @@ fn style(severity: Severity) -> Style {
     let color = match severity {
         Severity::Error => AnsiColor::Red,
         Severity::Warning => AnsiColor::Yellow,
+        Severity::NotChecked => AnsiColor::Magenta,
         Severity::Note => AnsiColor::Cyan,
     };
     Style::new().bold().fg_color(Some(color.into()))
@@ -44,9 +46,14 @@ pub(super) fn text(report: &Report, out: &mut dyn Write) -> std::io::Result<()> 
     for done in &report.fixes {
         fixed(done, out)?;
     }
-    for finding in &report.findings {
+    for (at, finding) in report.findings.iter().enumerate() {
+        if report.findings[..at].iter().any(|before| is_the_same(before, finding)) {
+            continue;
+        }
+        let all = report.findings.iter().filter(|it| is_the_same(finding, it));
+        let checks: Vec<_> = all.map(|it| it.check).collect();
         writeln!(out)?;
-        one(finding, out)?;
+        one(finding, &checks.join(", "), out)?;
     }
     writeln!(out)?;
     writeln!(out, "{}", summary(report))
@@ -57,7 +64,7 @@ fn headline(report: &Report) -> String {
         Layout::V1 => "cgroup v1",
         Layout::V2 => "cgroup v2",
         Layout::Hybrid => "cgroup v1 with v2 beside it (hybrid)",
-        Layout::None => return "no cgroups".to_owned(),
+        Layout::None => return "no cgroups are to be seen".to_owned(),
     };
     match report.kubepods.as_slice() {
         [] => format!("{version}; no kubepods"),
@@ -72,10 +79,16 @@ fn fixed(done: &Done, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{style}{label}{style:#}  {}", plain(&done.result))
 }
 
-fn one(finding: &Finding, out: &mut dyn Write) -> std::io::Result<()> {
+/// What several checks could not see is said once.
+fn is_the_same(one: &Finding, other: &Finding) -> bool {
+    let is_not_checked = one.severity == Severity::NotChecked && other.severity == one.severity;
+    std::ptr::eq(one, other) || (is_not_checked && one.what == other.what)
+}
+
+fn one(finding: &Finding, checks: &str, out: &mut dyn Write) -> std::io::Result<()> {
     let style = style(finding.severity);
-    let (severity, check) = (finding.severity, finding.check);
-    writeln!(out, "{style}{severity}{style:#}  {}  [{check}]", plain(&finding.what))?;
+    let severity = finding.severity;
+    writeln!(out, "{style}{severity}{style:#}  {}  [{checks}]", plain(&finding.what))?;
     for evidence in &finding.evidence {
         let (path, content) = (evidence.path.to_string_lossy(), plain(&evidence.content));
         writeln!(out, "  seen  {}: {content}", plain(&path))?;
@@ -93,12 +106,24 @@ fn plain(text: &str) -> String {
 
 fn summary(report: &Report) -> String {
     let count = |severity| report.findings.iter().filter(|it| it.severity == severity).count();
-    let of =
-        |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let checks = of(report.checks.len(), "check");
     let notes = of(count(Severity::Note), "note");
-    if report.is_clean() {
-        return format!("Nothing is wrong: {checks}, {notes}.");
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let unseen = match report.not_checked.as_slice() {
+        [] => String::new(),
+        names => {
+            format!(
+                " Not checked, or not all of it: {} ({}).",
+                of(names.len(), "check"),
+                names.join(", ")
+            )
+        }
+    };
+    if errors + warnings == 0 {
+        return match report.not_checked.is_empty() {
+            true => format!("Nothing is wrong: {checks}, {notes}."),
+            false => format!("Nothing wrong was found by {checks}, {notes}.{unseen}"),
+        };
     }
     let mendable = report.findings.iter().filter(|it| it.fix.is_some()).count();
     let next = match (mendable, report.fixes.is_empty()) {
@@ -106,27 +131,37 @@ fn summary(report: &Report) -> String {
         (count, true) => format!(" `frostctl doctor --fix` mends {count} of them."),
         (count, false) => format!(" {count} could not be mended."),
     };
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    format!("{}, {}, {notes} from {checks}.{next}", of(errors, "error"), of(warnings, "warning"))
+    let (errors, warnings) = (of(errors, "error"), of(warnings, "warning"));
+    format!("{errors}, {warnings}, {notes} from {checks}.{next}{unseen}")
+}
+
+fn of(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The worst finding in one line.
-pub(super) fn plugin(findings: &[Finding], checks: usize) -> (String, Exit) {
-    let problems: Vec<&Finding> =
-        findings.iter().filter(|it| it.severity >= Severity::Warning).collect();
-    let untried = findings.iter().find(|it| it.is_untried);
-    match problems.as_slice() {
-        [] if untried.is_some() => {
-            let what = untried.map_or("", |it| it.what.as_str());
-            (short(&format!("cannot tell: {what}")), Exit::Unknown)
-        }
-        [] => (format!("OK: {checks} checks"), Exit::Clean),
-        [one] => (short(&format!("{}: {}", one.check, one.what)), Exit::Found),
+pub(super) fn plugin(findings: &[Finding], checks: usize) -> String {
+    let is_wrong = |it: &&Finding| it.severity >= Severity::Warning;
+    match findings.iter().filter(is_wrong).collect::<Vec<_>>().as_slice() {
         [first, more @ ..] => {
-            let rest = format!(" (+{})", more.len());
-            let line = format!("{}: {}", first.check, first.what);
-            (cut(&line, PLUGIN_BYTES - rest.len()) + &rest, Exit::Found)
+            let rest = if more.is_empty() { String::new() } else { format!(" (+{})", more.len()) };
+            line(first, PLUGIN_BYTES - rest.len()) + &rest
         }
+        [] => match findings.iter().find(|it| it.severity == Severity::NotChecked) {
+            Some(unseen) => short(&format!("not checked: {}: {}", unseen.check, unseen.what)),
+            None => format!("OK: {}", of(checks, "check")),
+        },
+    }
+}
+
+/// Of whom, and its state, where that was said: a path of a pod alone has more than there is room for.
+fn line(finding: &Finding, bytes: usize) -> String {
+    match &finding.brief {
+        Some(Brief { whose, state }) => {
+            let state = cut(state, bytes / 2);
+            format!("{} {state}", cut(whose, bytes.saturating_sub(state.len() + 1)))
+        }
+        None => cut(&format!("{}: {}", finding.check, finding.what), bytes),
     }
 }
 

@@ -13,6 +13,7 @@ use cgroup::{Freezer, Identity, Reader};
 
 use super::hierarchy::Cgroups;
 use super::{lift, root};
+use crate::held::Held;
 
 pub(crate) const PREFIX: &str = "frostlock-doctor-";
 
@@ -64,6 +65,8 @@ pub(crate) struct Refused {
 }
 
 pub(crate) fn run(cgroups: &Cgroups) -> Trials {
+    // For a second at most; else its cgroup would be left.
+    let _signals = Held::back();
     let scratch = match Scratch::make(cgroups) {
         Ok(scratch) => scratch,
         Err(error) => {

@@ -6,6 +6,7 @@ use cgroup::{Freezer, Identity};
 use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
+use super::super::operations::Last;
 use super::super::tree::Frozen;
 
 const NAME: &str = "frozen";
@@ -48,7 +49,8 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
         Freezer::Freezing => "stuck FREEZING",
         _ => "frozen",
     };
-    let what = format!("{} is {state}, {}", name(node, frozen), age(node, frozen));
+    let (age, by) = age(node, frozen, is_paused);
+    let what = format!("{} is {state}, {age}{by}", name(node, frozen));
     let file = frozen.dir.join(match frozen.version {
         cgroup::read::Version::V1 => "freezer.state",
         cgroup::read::Version::V2 => "cgroup.freeze",
@@ -75,7 +77,8 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
              frostctl doctor --fix --thaw {path}"
         )),
     };
-    let finding = finding.seen(file, seen.trim());
+    let finding =
+        finding.brief(whose(node, frozen), format!("{state} {age}")).seen(file, seen.trim());
     let finding = match frozen.tasks.as_str() {
         "" => finding.seen(frozen.dir.join("cgroup.procs"), format!("{} processes", frozen.count)),
         tasks => finding.seen(frozen.dir.join("cgroup.procs"), tasks),
@@ -97,17 +100,51 @@ fn name(node: &Node, frozen: &Frozen) -> String {
     }
 }
 
-/// By what we did last with it: the kernel keeps no time on v1, and on v2 a sum of all freezes.
-fn age(node: &Node, frozen: &Frozen) -> String {
+/// Of the freeze, and not of whatever was tried since: the kernel keeps no time on v1, and on v2 none
+/// of a single freeze. So it is that of the note of who froze it, of our pause, or at most that of the
+/// last operation that a frozen cgroup would have refused.
+fn age(node: &Node, frozen: &Frozen, is_paused: bool) -> (String, String) {
     let left = node.ours.unfinished.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
-    let last = node.ours.last.get(frozen.path.as_path() as &Path);
-    match (left.and_then(|it| it.age), last) {
-        (Some(age), _) => format!("for {}", spoken(age)),
-        (None, Some((at, verb))) => {
-            let since = cgroup::process::since_boot_ns().saturating_sub(*at);
-            format!("for at most {} (since a {verb})", spoken(Duration::from_nanos(since)))
+    let of = |path: &Path| node.ours.operations.freezes.get(path);
+    let path: &Path = frozen.path.as_path();
+    let last = of(path).or_else(|| path.parent().and_then(of));
+    let now = cgroup::process::since_boot_ns();
+    told(left.and_then(|it| it.age), last, is_paused, now)
+}
+
+/// The age, and how it is known, if that has to be said.
+fn told(
+    of_note: Option<Duration>,
+    last: Option<&Last>,
+    is_paused: bool,
+    now: u64,
+) -> (String, String) {
+    let since = |last: &Last| spoken(Duration::from_nanos(now.saturating_sub(last.at)));
+    let alone = |age: String| (age, String::new());
+    match (of_note, last) {
+        (Some(age), _) => alone(format!("for {}", spoken(age))),
+        (None, Some(last)) if is_paused && last.verb == "pause" => {
+            alone(format!("for {}", since(last)))
         }
-        (None, None) => "for how long is not known".to_owned(),
+        (None, Some(last)) => (
+            format!("for at most {}", since(last)),
+            format!(" (it was not before the last {})", last.verb),
+        ),
+        (None, None) => alone("for how long is not known".to_owned()),
+    }
+}
+
+/// For a line that has no room for a path.
+fn whose(node: &Node, frozen: &Frozen) -> String {
+    let known = node.ours.known.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
+    let names = known.and_then(|it| Some((it.pod.namespace.as_deref()?, it.pod.name.as_deref()?)));
+    let pod = Identity::pod(&frozen.path).unwrap_or_else(|| frozen.path.clone());
+    match (names, pod.pod_uid()) {
+        (Some((namespace, pod)), _) => format!("{namespace}/{pod}"),
+        (None, Some(uid)) => format!("pod {}", uid.replace('_', "-")),
+        (None, None) => {
+            frozen.path.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        }
     }
 }
 
@@ -123,6 +160,25 @@ pub(super) fn spoken(age: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_age_is_that_of_the_freeze() {
+        const SECOND: u64 = 1_000_000_000;
+        let last = |verb: &str| Last { at: 100 * SECOND, verb: verb.to_owned() };
+        let (pause, exec) = (last("pause"), last("exec"));
+        let note = Some(Duration::from_secs(7));
+        for (of_note, last, is_paused, expected) in [
+            (note, Some(&exec), false, "for 7 s"),
+            (None, Some(&pause), true, "for 40 s"),
+            // The record says that it was resumed by somebody else since, or not by whom it is paused.
+            (None, Some(&pause), false, "for at most 40 s (it was not before the last pause)"),
+            (None, Some(&exec), false, "for at most 40 s (it was not before the last exec)"),
+            (None, None, true, "for how long is not known"),
+        ] {
+            let (age, by) = told(of_note, last, is_paused, 140 * SECOND);
+            assert_eq!(age + &by, expected);
+        }
+    }
 
     #[test]
     fn a_note_is_of_its_cgroup_and_of_the_one_right_below() {

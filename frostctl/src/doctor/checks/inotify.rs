@@ -10,7 +10,14 @@ const NEARLY_ALL: u64 = 75;
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
-    node.inotify.as_ref().and_then(judge).into_iter().collect()
+    match &node.inotify {
+        Some(inotify) => judge(inotify).into_iter().collect(),
+        None => vec![
+            Finding::not_checked(NAME, "how many inotify instances there may be cannot be read")
+                .seen(LIMIT, "is not there, or cannot be read")
+                .remedy("run doctor as root on the node, with proc mounted at /proc"),
+        ],
+    }
 }
 
 fn judge(inotify: &Inotify) -> Option<Finding> {

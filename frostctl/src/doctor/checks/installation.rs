@@ -1,6 +1,11 @@
+use std::path::Path;
+
+use super::super::containerd::Entry;
 use super::super::finding::Finding;
 use super::super::node::Node;
+use super::super::ours::Broken;
 use crate::configure::Drift;
+use crate::loaded::Owed;
 
 const NAME: &str = "installation";
 
@@ -16,21 +21,10 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                 .remedy("mend the line; deploy/config.toml has every key with its range"),
         );
     }
-    for entry in &ours.missing {
-        let what = format!("the program of containerd's runtime {} is not there", entry.name);
-        let binary = entry.binary.clone().unwrap_or_default();
-        let finding = Finding::error(NAME, what)
-            .seen(&entry.file, format!("BinaryName = {:?}", binary.display().to_string()));
-        findings.push(
-            finding
-                .seen(binary, "no such file")
-                .so("no pod of it starts, and those that run cannot be stopped")
-                .remedy(
-                    "install it there again, or take the entry out (frostctl unconfigure, if it was \
-                     frostlock) and restart containerd",
-                ),
-        );
-    }
+    findings.extend(ours.broken.iter().map(|(entry, why)| broken(entry, why)));
+    findings
+        .extend(ours.other_versions.iter().map(|(file, it)| other_version(file, it.as_deref())));
+    findings.extend(ours.owed.iter().flat_map(|(socket, it)| restart(node, socket, it)));
     findings.extend(drifts(&ours.drifts));
     if let Err(why) = &ours.runtime {
         let finding = if is_used {
@@ -50,6 +44,15 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                 .seen(ours.state.path(), why)
                 .so("it runs every command without lock and record: freezes fail as without it")
                 .remedy(format!("chown root {0} && chmod 0700 {0}", ours.state.path().display())),
+        );
+    }
+    if let (Some(why), None) = (&ours.no_room, &ours.state_complaint) {
+        findings.push(
+            Finding::error(NAME, why.what())
+                .seen(ours.state.path(), why.seen())
+                .so("operations go on without lock, note and record: freezes fail as without frostlock, \
+                     what they leave is not undone, and nothing is lifted, as no note can be written")
+                .remedy(why.remedy(ours.state.path())),
         );
     }
     if ours.is_off {
@@ -78,9 +81,9 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
         Ok(drifts) => drifts,
         Err(error) => {
             return vec![
-                Finding::note(
+                Finding::not_checked(
                     NAME,
-                    "not checked whether frostlock's entries are as those that they stand in for",
+                    "whether frostlock's entries are as those that they stand in for was not checked",
                 )
                 .seen("frostctl's records", format!("{error:#}"))
                 .remedy("run it as root"),
@@ -100,6 +103,97 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
             ))
     };
     drifts.iter().map(finding).collect()
+}
+
+fn broken(entry: &Entry, why: &Broken) -> Finding {
+    let (name, binary) = (&entry.name, entry.binary.clone().unwrap_or_default());
+    let (what, seen, remedy) = match why {
+        Broken::Missing => (
+            format!("the program of containerd's runtime {name} is not there"),
+            (binary.clone(), "no such file"),
+            "install it there again, or take the entry out (frostctl unconfigure, if it was frostlock) and \
+             restart containerd"
+                .to_owned(),
+        ),
+        Broken::NotExecutable(file) => (
+            format!("the program of containerd's runtime {name} is not executable"),
+            (file.clone(), "no permission to execute it"),
+            format!("chmod 0755 {}", file.display()),
+        ),
+    };
+    Finding::error(NAME, what)
+        .seen(&entry.file, format!("BinaryName = {:?}", binary.display().to_string()))
+        .seen(seen.0, seen.1)
+        .so("no pod of it starts, and those that run cannot be stopped")
+        .remedy(remedy)
+}
+
+fn other_version(file: &Path, version: Option<&str>) -> Finding {
+    let own = env!("CARGO_PKG_VERSION");
+    let is =
+        version.map_or_else(|| "an older version, which does not say which".into(), str::to_owned);
+    Finding::warning(NAME, format!("frostlock is not of frostctl's version, {own}"))
+        .seen(file, format!("frostlock {is}"))
+        .so("one of the two may not know what the other writes: configuration, state files, records")
+        .remedy("install both from one release; containers that run are not touched by it")
+}
+
+/// The file and the process of one containerd.
+fn restart(node: &Node, socket: &Path, owed: &Result<Vec<Owed>, String>) -> Vec<Finding> {
+    let owed =
+        match owed {
+            Ok(owed) => owed,
+            Err(why) => {
+                let what = "whether containerd has loaded its configuration was not checked";
+                return vec![Finding::not_checked(NAME, what).seen(socket, why).remedy(
+                    "run doctor as root while containerd runs: systemctl start containerd",
+                )];
+            }
+        };
+    let file = node.containerds.iter().find(|it| it.socket == socket);
+    let file = file.map(|it| it.config.clone()).unwrap_or_default();
+    owed.iter().map(|it| owes(it, &file, socket)).collect()
+}
+
+fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
+    let program = |it: &Option<std::path::PathBuf>| {
+        it.as_ref().map_or_else(|| "runc".to_owned(), |it| it.display().to_string())
+    };
+    let (what, configured, loaded, so) = match owed {
+        Owed::NotLoaded(name) => (
+            format!("runtime {name} is configured, and containerd has not loaded it"),
+            format!("has runtimes.{name}"),
+            format!("has no {name}"),
+            "pods of its runtime class do not start: no runtime for it is configured",
+        ),
+        Owed::StillLoaded(name) => (
+            format!("runtime {name} is not frostlock any more, and containerd has it loaded still"),
+            format!("has no runtimes.{name} of frostlock"),
+            format!("has {name}"),
+            "new pods of it still run through frostlock, and do not start once it is removed",
+        ),
+        Owed::OtherProgram { name, loaded } => (
+            format!(
+                "runtime {name} is frostlock in the file, and containerd has loaded another program"
+            ),
+            format!("has runtimes.{name} with frostlock"),
+            format!("has {name} with {}", program(loaded)),
+            "its pods run as without frostlock",
+        ),
+        Owed::OtherDefault { configured, loaded } => (
+            format!(
+                "the default runtime is {configured} in the file, and containerd has loaded {loaded}"
+            ),
+            format!("default_runtime_name = {configured:?}"),
+            format!("has the default {loaded}"),
+            "pods without a runtime class run by the one that is loaded",
+        ),
+    };
+    Finding::warning(NAME, what)
+        .seen(file, configured)
+        .seen(socket, loaded)
+        .so(so)
+        .remedy("restart containerd (systemctl restart containerd); containers go on meanwhile")
 }
 
 /// Whether a runtime of containerd's goes through it.

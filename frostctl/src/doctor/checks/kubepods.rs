@@ -36,7 +36,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     for root in &node.tree.roots {
         // Only what kubelet is to use is mended, not what another driver has left.
-        let is_expected = expected.as_ref().is_none_or(|it| *it == root.path);
+        let is_expected =
+            expected.as_ref().is_none_or(|it| *it == root.path) && !node.kubelet.has_no_root();
         if is_expected {
             for cgroup in levels(root) {
                 findings.extend(partly(node, root, &cgroup));
@@ -44,12 +45,6 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             }
         }
         findings.push(listed(root));
-    }
-    if expected.is_none() && node.tree.roots.is_empty() {
-        findings.push(
-            Finding::note(NAME, "no kubelet was found on this node, and no kubepods cgroup")
-                .remedy("nothing has to be done; if kubelet's cgroups are elsewhere: --cgroup-root PATH"),
-        );
     }
     findings
 }
@@ -165,15 +160,17 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
     )
 }
 
+/// Somebody's choice, which is not undone: kubelet with it wants no root, and would not use one.
 fn per_qos(node: &Node) -> Option<Finding> {
     let said = node.kubelet.per_qos.as_ref().filter(|it| !it.value)?;
     Some(
-        Finding::warning(NAME, "kubelet does not put pods into cgroups of their QoS class")
+        Finding::note(NAME, "kubelet was told to have no cgroups of QoS classes and pods")
             .seen(&said.by, "cgroupsPerQOS: false")
-            .so("pods are not isolated from each other, and figures of their use are not reliable")
+            .so("it needs no kubepods, and none is made; pods are not isolated from each other, and \
+                 figures of their use are not reliable")
             .remedy(
-                "set cgroupsPerQOS to true; where kubelet then says `root container [kubepods] doesn't \
-                 exist`, frostctl doctor --fix",
+                "nothing has to be done. To have them: cgroupsPerQOS: true; where kubelet then says \
+                 `root container [kubepods] doesn't exist`, frostctl doctor --fix",
             ),
     )
 }

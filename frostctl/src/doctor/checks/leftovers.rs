@@ -28,7 +28,12 @@ fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
         1 => format!("pod {} is gone, and {dirs} cgroup directories of it are left", first.uid),
         many => format!("{many} pods are gone, and {dirs} cgroup directories of them are left"),
     };
-    let mut finding = Finding::warning(NAME, what);
+    let whose = match left.len() {
+        1 => format!("pod {}", first.uid),
+        many => format!("{many} pods"),
+    };
+    let mut finding =
+        Finding::warning(NAME, what).brief(whose, format!("gone, {dirs} cgroup directories left"));
     for pod in left.iter().take(MOST_SHOWN) {
         let age = pod.age.map(|age| format!(", unchanged for {}", spoken(age))).unwrap_or_default();
         let dir = pod.dirs.last().cloned().unwrap_or_default();

@@ -22,7 +22,7 @@ pub(super) fn freezer(node: &Node) -> Vec<Finding> {
                 ),
         ],
         Err(why) => vec![
-            Finding::untried(NAME, "whether the freezer works was not tried")
+            Finding::not_checked(NAME, "whether the freezer works was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ],
@@ -39,13 +39,13 @@ fn of_lift(lifted: &Result<Lifted, String>) -> Option<Finding> {
         Ok(Lifted::Yes) => None,
         Ok(Lifted::Refused(refused)) => Some(refused_by_kernel(NAME, refused)),
         Ok(Lifted::NotAllowed) => Some(
-            Finding::untried(NAME, "whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE")
+            Finding::not_checked(NAME, "whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE")
                 .seen("/proc/self/status", "no CAP_SYS_NICE in the first user namespace")
                 .so("a frostlock without it, as a rootless one, locks and retries but cannot lift")
                 .remedy("run doctor with CAP_SYS_NICE, as root on the node itself; give it to frostlock's caller"),
         ),
         Err(why) => Some(
-            Finding::untried(NAME, "whether the kernel lets frostlock lift was not tried")
+            Finding::not_checked(NAME, "whether the kernel lets frostlock lift was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ),
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn a_kernel_that_lets_us_is_no_finding_and_one_that_does_not_a_warning() {
-        let is = |lifted| of_lift(&lifted).map(|it| (it.severity, it.is_untried, it.fix.is_some()));
+        let is = |lifted| of_lift(&lifted).map(|it| (it.severity, it.fix.is_some()));
         let kernel = refused(Cgroup::V1, "6.18.44");
         assert_eq!(is(Ok(Lifted::Yes)), None);
-        assert_eq!(is(Ok(Lifted::Refused(kernel))), Some((Severity::Warning, false, false)));
-        assert_eq!(is(Ok(Lifted::NotAllowed)), Some((Severity::Note, true, false)));
-        assert_eq!(is(Err("no cgroup".to_owned())), Some((Severity::Note, true, false)));
+        assert_eq!(is(Ok(Lifted::Refused(kernel))), Some((Severity::Warning, false)));
+        assert_eq!(is(Ok(Lifted::NotAllowed)), Some((Severity::NotChecked, false)));
+        assert_eq!(is(Err("no cgroup".to_owned())), Some((Severity::NotChecked, false)));
         let without = of_lift(&Ok(Lifted::NotAllowed)).unwrap();
         assert!(without.what.contains("CAP_SYS_NICE"), "{without:?}");
     }

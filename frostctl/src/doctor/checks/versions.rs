@@ -1,4 +1,6 @@
-//! Which known defects the versions have that are in use here.
+//! Which known defects the versions have that are in use here, and which are out of support.
+
+use time::{Date, OffsetDateTime};
 
 use super::super::finding::Finding;
 use super::super::node::Node;
@@ -8,12 +10,33 @@ use crate::version::Version;
 
 const NAME: &str = "versions";
 
+/// All of it notes: a distribution may have mended a defect in its own package, and what is always red
+/// is not looked at.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
-    node.programs.iter().flat_map(|program| of_program(node, program)).collect()
+    let today = OffsetDateTime::now_utc().date();
+    let mut findings: Vec<Finding> =
+        node.programs.iter().flat_map(|program| of_program(node, program, today)).collect();
+    if node.programs.is_empty() && !node.containerds.is_empty() {
+        findings.push(
+            Finding::not_checked(NAME, "no program said its version")
+                .seen("/versions", "is not there; of a live node: neither containerd nor a runtime was found")
+                .remedy("record what `containerd --version` and `runc --version` print (docs/doctor.md)"),
+        );
+    }
+    findings
 }
 
-fn of_program(node: &Node, program: &Program) -> Vec<Finding> {
-    let Some(version) = program.version else { return Vec::new() };
+/// Programs of which we know defects, or how long they are supported.
+const KNOWN: &[&str] = &["containerd", "runc", "crun", "kubelet", "Kubernetes"];
+
+fn of_program(node: &Node, program: &Program, today: Date) -> Vec<Finding> {
+    let Some(version) = program.version else {
+        return KNOWN
+            .contains(&program.name.as_str())
+            .then(|| unsaid(program))
+            .into_iter()
+            .collect();
+    };
     let all = defects::of_program(&program.name, version);
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.frostlock_helps);
     let (open, mended): (Vec<_>, Vec<_>) =
@@ -22,16 +45,40 @@ fn of_program(node: &Node, program: &Program) -> Vec<Finding> {
         (!mended.is_empty()).then(|| to_update(program, version, &mended)),
         (!open.is_empty()).then(|| to_watch(program, version, &open)),
         (!ours.is_empty()).then(|| to_wrap(node, program, version, &ours)),
+        out_of_support(program, version, today),
     ];
     findings.into_iter().flatten().collect()
+}
+
+fn unsaid(program: &Program) -> Finding {
+    Finding::not_checked(NAME, format!("{} did not say its version", program.name))
+        .seen(&program.path, "no version in what --version prints, or no answer within 2 s")
+        .remedy(format!("run it by hand: {} --version", program.path.display()))
+}
+
+fn out_of_support(program: &Program, version: Version, today: Date) -> Option<Finding> {
+    let (line, is_own) = defects::out_of_support(&program.name, version, today)?;
+    let name = &program.name;
+    let until = if is_own { format!("on {}", line.ends) } else { format!("before {}", line.ends) };
+    Some(
+        Finding::note(
+            NAME,
+            format!("the support of {name} {version} by its project ended {until}"),
+        )
+        .seen(&program.path, &program.said)
+        .seen(line.source, "the end of each line of releases")
+        .so("its project mends nothing in it any more; a distribution may")
+        .remedy(format!("update {name}, or see how long the distribution supports its package")),
+    )
 }
 
 fn to_update(program: &Program, version: Version, defects: &[&Defect]) -> Finding {
     let name = &program.name;
     let number = counted(defects);
-    let target = defects.iter().filter_map(|it| next(it, version)).max();
-    let target = target.map(|it| format!("update {name} to {it} or newer")).unwrap_or_default();
-    let finding = Finding::warning(NAME, format!("{name} {version} has {number}"));
+    let target = clear_of_all(defects, version)
+        .map(|it| format!("update {name} to {it} or newer"))
+        .unwrap_or_default();
+    let finding = Finding::note(NAME, format!("{name} {version} has {number}"));
     shown(finding, program, defects).so(consequence(name)).remedy(format!(
         "{target}; the distribution's changelog says whether it has mended them already"
     ))
@@ -83,9 +130,10 @@ fn consequence(program: &str) -> &'static str {
     }
 }
 
-/// In the same line of releases, or else the nearest above.
-fn next(defect: &Defect, version: Version) -> Option<Version> {
-    defect.fixed_in.iter().copied().filter(|it| *it > version).min()
+/// The nearest that has none of them: what mends one may come before what mends another.
+fn clear_of_all(defects: &[&Defect], version: Version) -> Option<Version> {
+    let mended = defects.iter().flat_map(|it| it.fixed_in).copied().filter(|it| *it > version);
+    mended.filter(|it| !defects.iter().any(|defect| defect.is_in(*it))).min()
 }
 
 fn mended(defect: &Defect) -> String {
@@ -93,5 +141,23 @@ fn mended(defect: &Defect) -> String {
     match versions.join(", ") {
         none if none.is_empty() => "not mended in any version".to_owned(),
         all => format!("mended in {all}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_to_update_to_has_none_of_the_defects() {
+        for (said, expected) in
+            [("1.7.24", "2.3.5"), ("2.2.7", "2.3.5"), ("2.3.2", "2.3.5"), ("1.6.20", "2.3.5")]
+        {
+            let version = Version::find(said).unwrap();
+            let all = defects::of_program("containerd", version);
+            let mended: Vec<_> = all.into_iter().filter(|it| !it.fixed_in.is_empty()).collect();
+            let target = clear_of_all(&mended, version).unwrap();
+            assert_eq!(target.to_string(), expected, "{said}");
+        }
     }
 }

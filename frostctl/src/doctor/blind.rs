@@ -1,0 +1,75 @@
+//! What a check could not see, and why. Said of each check by its own name: silence would be read as
+//! "nothing is wrong".
+
+use std::path::Path;
+
+use super::finding::Finding;
+use super::node::Node;
+
+/// What a check looks at and may not find here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// /proc/self/mountinfo: without it there is nothing to judge.
+    Mounts,
+    /// The node itself, and not a recorded tree.
+    Live,
+    /// What only root may read or try.
+    Root,
+    /// Other processes in /proc.
+    Processes,
+    Kubelet,
+    Containerd,
+}
+
+/// What of them is not there, as findings of the check.
+pub(crate) fn spots(node: &Node, check: &'static str, needs: &[Need]) -> Vec<Finding> {
+    needs.iter().filter_map(|need| need.lacking(node, check)).collect()
+}
+
+/// Whether there is anything left to look at.
+pub(crate) fn is_blind(node: &Node, needs: &[Need]) -> bool {
+    needs.contains(&Need::Mounts) && node.cgroups.complaint.is_some()
+}
+
+impl Need {
+    fn lacking(self, node: &Node, check: &'static str) -> Option<Finding> {
+        let is_live = node.ask.root.is_live();
+        let said = |what: &str, seen: (&Path, &str), remedy: &str| {
+            let finding = Finding::not_checked(check, what);
+            Some(finding.seen(seen.0, seen.1).remedy(remedy))
+        };
+        match self {
+            Need::Mounts => said(
+                "the mounts of this node cannot be read",
+                (Path::new("/proc/self/mountinfo"), node.cgroups.complaint.as_deref()?),
+                "mount proc at /proc, or run frostctl in the node's mount namespace",
+            ),
+            Need::Live if !is_live => said(
+                "this is tried or read on a live node only, and this is a recorded one",
+                (Path::new("/"), "a recorded tree has no threads, no freezer and no open files"),
+                "run doctor without --root, on the node",
+            ),
+            Need::Root if is_live && !node.is_root => said(
+                "only root sees all of it",
+                (Path::new("/proc/self/status"), "the effective user is not root"),
+                "run doctor as root",
+            ),
+            Need::Processes if is_live && !node.sees_processes => said(
+                "the processes of this node are not to be seen",
+                (Path::new("/proc"), "it has no directory of process 1"),
+                "run doctor as root, with proc mounted at /proc (hidepid hides others' processes)",
+            ),
+            Need::Kubelet if !node.kubelet.is_expected() && node.ask.cgroup_root.is_none() => said(
+                "no kubelet was found",
+                (Path::new("/var/lib/kubelet/config.yaml"), "no such file, and no kubelet runs"),
+                "none, where Kubernetes does not use this node; where its cgroups are elsewhere: --cgroup-root PATH",
+            ),
+            Need::Containerd if node.containerds.is_empty() => said(
+                "no containerd was found",
+                (Path::new("/etc/containerd/config.toml"), "no such file, and no containerd runs"),
+                "none, where containers come from another engine, which doctor does not read",
+            ),
+            Need::Live | Need::Root | Need::Processes | Need::Kubelet | Need::Containerd => None,
+        }
+    }
+}
