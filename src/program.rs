@@ -18,8 +18,9 @@ use crate::supervise::{Operation, Waited};
 use crate::syslog;
 use cgroup::RuntimeKind;
 use cgroup::process;
+use cgroup::state_file;
 use config::Config;
-use config::locate::{self, Choice};
+use config::locate::{self, Choice, Found};
 use journal::Journal;
 use journal::history::History;
 use state::intent;
@@ -38,7 +39,7 @@ pub fn main() -> ! {
     syslog::install(config.syslog);
     // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
-    let program = Program { began, state, config, complaints };
+    let mut program = Program { began, state, config, complaints };
     if let Some(request) = Request::of(&args) {
         program.hook(&request)
     }
@@ -55,7 +56,7 @@ struct Program {
 
 impl Program {
     /// The runtime to run; without one there is nothing left to do but to say so.
-    fn runtime(&self, argv0: &OsStr, args: Vec<OsString>) -> Runtime {
+    fn runtime(&mut self, argv0: &OsStr, args: Vec<OsString>) -> Runtime {
         let choice = Choice {
             env: std::env::var_os("FROSTLOCK_RUNTIME"),
             argv0,
@@ -63,11 +64,12 @@ impl Program {
             path: std::env::var_os("PATH"),
             above: std::env::var_os(locate::ABOVE),
         };
-        match choice.find() {
-            Ok(path) => {
+        match choice.find_or_fall_back(|| made_by(&args)) {
+            Ok(Found { path, fell_back }) => {
                 if let Some(above) = choice.above_next(&path) {
                     sys::set_variable(locate::ABOVE, &above);
                 }
+                self.complaints.extend(fell_back);
                 Runtime { path, args }
             }
             Err(error) => {
@@ -221,6 +223,13 @@ impl Program {
         record::add(&journal, outcome);
         syslog::report(outcome);
     }
+}
+
+/// The kind of runtime that has made the container of this command, by the files that it keeps.
+fn made_by(args: &[OsString]) -> Option<RuntimeKind> {
+    let line = invocation::read(RuntimeKind::Runc, args);
+    let Command::Supervised(invocation) = &line.command else { return None };
+    state_file::made_by(line.globals.root.as_deref(), &invocation.id)
 }
 
 const TELLS_SYSTEMD: &str =

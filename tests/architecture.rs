@@ -12,7 +12,7 @@ use serde_json::Value;
 const BANDS: [(&str, &[&str]); 9] = [
     ("frostlock-sys", &[]),
     ("frostlock-cgroup", &[]),
-    ("frostlock-config", &[]),
+    ("frostlock-config", &["cgroup"]),
     ("frostlock-cri", &[]),
     ("frostlock-state", &["cgroup", "sys"]),
     ("frostlock-journal", &["cgroup", "config", "state", "sys"]),

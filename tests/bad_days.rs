@@ -462,6 +462,79 @@ mod no_runtime {
         }
     }
 
+    /// One in the configuration concerns every operation of the node.
+    #[test]
+    fn one_that_is_only_configured_is_replaced_by_one_that_is_there() {
+        let scratch = Scratch::new();
+        let runc = in_path(&scratch, "runc", SEVEN);
+        let all = bad_runtimes(&scratch);
+        let gone = all.into_iter().filter(|(_, why)| why.starts_with("is "));
+        for (path, why) in gone.chain([("no/path".into(), "neither a name nor an absolute path")]) {
+            for verb in ["create", "delete", "state", "list"] {
+                let output = within_limit(configured(&scratch, &path).args([verb, ID]));
+                is_seven(&output);
+            }
+            let notes: Vec<String> =
+                scratch.journal().iter().map(|it| it["note"].as_str().unwrap().into()).collect();
+            assert_eq!(notes.len(), 2, "{notes:?}");
+            let fell_back = format!("fell back to {}", runc.display());
+            for note in notes {
+                assert_eq!(note.matches(&fell_back).count(), 1, "{note}");
+                assert!(note.contains(why), "{note}");
+            }
+            fs::remove_dir_all(scratch.state()).unwrap();
+        }
+    }
+
+    /// It would say that there is no such container, and its caller would believe that it has ended.
+    #[test]
+    fn no_container_gets_a_runtime_that_has_not_made_it() {
+        let scratch = Scratch::new();
+        in_path(&scratch, "runc", SEVEN);
+        let missing = scratch.path("missing");
+        fs::create_dir_all(scratch.root().join(ID)).unwrap();
+        fs::write(scratch.root().join(ID).join("status"), "{}").unwrap();
+        // The search goes on in the standard directories, where this machine has a crun.
+        let output = within_limit(configured(&scratch, &missing).args(["state", ID]));
+        assert!(output.status.code() != Some(7), "{output:?}");
+        in_path(&scratch, "crun", "#!/bin/sh\nexit 8\n");
+        let output = within_limit(configured(&scratch, &missing).args(["state", ID]));
+        assert_eq!(output.status.code(), Some(8), "{output:?}");
+        is_seven(&within_limit(configured(&scratch, &missing).args(["state", "another"])));
+        // Of the kind that was meant, if that is to be seen.
+        let meant = scratch.path("missing/crun-1.21");
+        let output = within_limit(configured(&scratch, &meant).args(["state", "another"]));
+        assert_eq!(output.status.code(), Some(8), "{output:?}");
+    }
+
+    /// `list`, as it is a command of both.
+    #[test]
+    fn one_that_a_caller_has_named_is_not_replaced() {
+        let scratch = Scratch::new();
+        in_path(&scratch, "runc", SEVEN);
+        let link = scratch.path("frostlock-none");
+        symlink(frostlock(), &link).unwrap();
+        let mut command = Command::new(&link);
+        command.env("PATH", scratch.path("bin")).env("FROSTLOCK_STATE_DIR", scratch.state());
+        let output = within_limit(command.arg("list"));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains("no other none in PATH"), "{output:?}");
+    }
+
+    fn in_path(scratch: &Scratch, name: &str, text: &str) -> PathBuf {
+        fs::create_dir_all(scratch.path("bin")).unwrap();
+        program(&scratch.path("bin").join(name), text)
+    }
+
+    fn configured(scratch: &Scratch, runtime: &Path) -> Command {
+        let config = scratch.path("config.toml");
+        fs::write(&config, format!("runtime = {:?}\n", runtime.display().to_string())).unwrap();
+        let mut command = scratch.wrapped(runtime);
+        command.env_remove("FROSTLOCK_RUNTIME").env("FROSTLOCK_CONFIG", &config);
+        command.env("PATH", format!("{}:/usr/bin:/bin", scratch.path("bin").display()));
+        command
+    }
+
     #[test]
     fn nor_a_log_or_a_stderr_to_say_so() {
         let scratch = Scratch::new();

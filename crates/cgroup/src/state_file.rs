@@ -72,6 +72,25 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
     }
 }
 
+/// Which kind of runtime keeps files of the container `id`, if one does.
+pub fn made_by(root: Option<&Path>, id: &OsStr) -> Option<Grammar> {
+    if !is_file_name(id) {
+        return None;
+    }
+    let env = Surroundings::ours(&Proc::default());
+    // youki has runc's file beside its own, so it is asked for first.
+    let kinds = [
+        (Grammar::Youki, "youki_config.json"),
+        (Grammar::Runc, "state.json"),
+        (Grammar::Crun, "status"),
+    ];
+    let keeps = |(grammar, file): &(Grammar, &str)| {
+        let mut roots = locate(root, *grammar, &env).into_iter();
+        roots.any(|root| root.join(id).join(file).is_file())
+    };
+    kinds.into_iter().find(keeps).map(|(grammar, _)| grammar)
+}
+
 /// What the runtime recorded; each field on its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {

@@ -6,6 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use cgroup::RuntimeKind;
+
 /// podman calls `state` with nothing but XDG_RUNTIME_DIR in the environment, and others with a PATH
 /// that lacks the sbin directories in which Debian keeps runc.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -23,6 +25,16 @@ const MARK: &str = ".frostlock";
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRuntime {
     tried: Vec<String>,
+    /// One was there that has called us.
+    is_a_loop: bool,
+}
+
+impl NoRuntime {
+    fn and(mut self, other: NoRuntime) -> NoRuntime {
+        self.tried.extend(other.tried);
+        self.is_a_loop |= other.is_a_loop;
+        self
+    }
 }
 
 impl std::error::Error for NoRuntime {}
@@ -31,6 +43,14 @@ impl fmt::Display for NoRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot find the runtime: {}", self.tried.join("; "))
     }
+}
+
+/// The runtime to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    pub path: PathBuf,
+    /// Why it is another than the configuration names, for the log.
+    pub fell_back: Option<String>,
 }
 
 /// What names the runtime, strongest first.
@@ -52,30 +72,68 @@ pub struct Choice<'a> {
 pub const ABOVE: &str = "FROSTLOCK_RUN_BY";
 
 impl Choice<'_> {
-    fn names(&self) -> Vec<OsString> {
+    /// Named for this one process, by its environment or by the link that it was called by.
+    fn asked_for(&self) -> Option<OsString> {
         let by_name = Path::new(self.argv0)
             .file_name()
             .and_then(OsStr::to_str)
             .and_then(|name| name.strip_prefix(LINK_PREFIX))
             .filter(|name| !name.is_empty())
             .map(OsString::from);
-        let env = self.env.clone().filter(|name| !name.is_empty());
-        match env.or(by_name).or_else(|| self.config.map(OsString::from)) {
-            Some(name) => vec![name],
-            None => DEFAULT_RUNTIMES.iter().map(OsString::from).collect(),
-        }
+        self.env.clone().filter(|name| !name.is_empty()).or(by_name)
     }
 
     /// The path of the runtime, as found: a link to it keeps its name, from which crun takes its
     /// handler.
     pub fn find(&self) -> Result<PathBuf, NoRuntime> {
+        match self.asked_for().or_else(|| self.config.map(OsString::from)) {
+            Some(name) => self.first_of([name]),
+            None => self.first_of(DEFAULT_RUNTIMES.iter().map(OsString::from)),
+        }
+    }
+
+    /// The same, but a runtime that the configuration names and that is not there costs the node
+    /// nothing: another is looked for. Not so one that a single caller has asked for, who would get
+    /// a container of another kind than it asked for.
+    ///
+    /// `made_by` says whose the container is, if it is there: no other runtime knows it.
+    pub fn find_or_fall_back(
+        &self,
+        made_by: impl FnOnce() -> Option<RuntimeKind>,
+    ) -> Result<Found, NoRuntime> {
+        let error = match self.find() {
+            Ok(path) => return Ok(Found { path, fell_back: None }),
+            Err(error) => error,
+        };
+        let Some(config) = self.config.filter(|_| self.asked_for().is_none()) else {
+            return Err(error);
+        };
+        // That one is there, and to run another would not end the loop that it has made.
+        if error.is_a_loop {
+            return Err(error);
+        }
+        let path = match self.first_of(substitutes(config, made_by())) {
+            Ok(path) => path,
+            Err(other) => return Err(error.and(other)),
+        };
+        let why = error.tried.join("; ");
+        let config = config.to_string_lossy();
+        let fell_back =
+            format!("runtime = {config:?} cannot be used ({why}): fell back to {}", path.display());
+        Ok(Found { path, fell_back: Some(fell_back) })
+    }
+
+    /// The first that there is of these names.
+    fn first_of(&self, names: impl IntoIterator<Item = OsString>) -> Result<PathBuf, NoRuntime> {
         let mut tried = Vec::new();
-        for name in self.names() {
+        let mut is_a_loop = false;
+        for name in names {
             let before = tried.len();
             let candidates = self.candidates(&name);
             for candidate in &candidates {
                 match examine(candidate) {
                     Candidate::Runtime if self.has_called_us(candidate) => {
+                        is_a_loop = true;
                         let who = candidate.display();
                         tried.push(format!("{who} has called frostlock, and would again: in it, name the runtime by its path"));
                     }
@@ -96,7 +154,7 @@ impl Choice<'_> {
                 _ => format!("no other {} in PATH", name.to_string_lossy()),
             });
         }
-        Err(NoRuntime { tried })
+        Err(NoRuntime { tried, is_a_loop })
     }
 
     fn has_called_us(&self, candidate: &Path) -> bool {
@@ -130,6 +188,18 @@ impl Choice<'_> {
             .map(|directory| directory.join(name))
             .collect()
     }
+}
+
+/// What is looked for in the place of a runtime that is not there: one of its name elsewhere, then
+/// one of its kind. What exists already is only for the kind that has made it.
+fn substitutes(named: &OsStr, made_by: Option<RuntimeKind>) -> Vec<OsString> {
+    let kind = RuntimeKind::of(Path::new(named));
+    let name = Path::new(named).file_name().map(OsStr::to_owned);
+    let mut usual: Vec<OsString> = DEFAULT_RUNTIMES.iter().map(OsString::from).collect();
+    usual.sort_by_key(|name| RuntimeKind::of(Path::new(name)) != kind);
+    let mut all: Vec<OsString> = name.into_iter().chain(usual).collect();
+    all.retain(|name| made_by.is_none_or(|it| RuntimeKind::of(Path::new(name)) == it));
+    all
 }
 
 enum Candidate {
@@ -349,6 +419,44 @@ mod tests {
         let named = Choice { env: Some(missing.clone().into()), ..choice(dir.path(), "frostlock") };
         let error = named.find().unwrap_err().to_string();
         assert_eq!(error, format!("cannot find the runtime: {} is not there", missing.display()));
+    }
+
+    #[test]
+    fn only_a_runtime_of_the_configuration_is_replaced() {
+        let [bin, none] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let runc = program(&bin.path().join("runc"));
+        let missing = none.path().join("nope");
+        let config = Some(missing.as_os_str());
+        let typo = Choice { config, ..choice(bin.path(), "frostlock") };
+        let found = typo.find_or_fall_back(|| None).unwrap();
+        assert_eq!(found.path, runc);
+        let said = format!(
+            "runtime = {missing:?} cannot be used ({0} is not there): fell back to {1}",
+            missing.display(),
+            runc.display()
+        );
+        assert_eq!(found.fell_back.as_deref(), Some(&*said));
+        let env = Choice { env: Some("znone".into()), ..typo };
+        assert!(env.find_or_fall_back(|| None).is_err());
+        let link = Choice { env: None, argv0: OsStr::new("frostlock-znone"), ..env };
+        assert!(link.find_or_fall_back(|| None).is_err());
+        let good = Choice { config: Some(runc.as_os_str()), ..choice(bin.path(), "frostlock") };
+        assert_eq!(good.find_or_fall_back(|| None).unwrap().fell_back, None);
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_missing_runtime() {
+        let of = |named: &str, made_by| -> Vec<String> {
+            let all = substitutes(OsStr::new(named), made_by).into_iter();
+            all.map(|name| name.into_string().unwrap()).collect()
+        };
+        assert_eq!(of("/opt/rnuc", None), ["rnuc", "runc", "crun"]);
+        assert_eq!(of("/opt/crun-1.8", None), ["crun-1.8", "crun", "runc"]);
+        assert_eq!(of("/opt/rnuc", Some(RuntimeKind::Crun)), ["crun"]);
+        assert_eq!(of("/opt/crun", Some(RuntimeKind::Runc)), ["runc"]);
+        assert_eq!(of("/opt/youki", Some(RuntimeKind::Youki)), ["youki"]);
+        assert_eq!(of("/opt/crun", Some(RuntimeKind::Youki)), [""; 0]);
+        assert_eq!(of("..", None), ["runc", "crun"]);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Ours {
         } else {
             StateDir::at(node.path("/run/frostlock".as_ref()))
         };
-        let (config, complaints) = configuration(node);
+        let (config, mut complaints) = configuration(node);
         let choice = Choice {
             env: None,
             argv0: OsStr::new("frostlock"),
@@ -96,7 +96,12 @@ impl Ours {
         };
         // A recorded tree has no programs.
         let runtime = match node.is_live() {
-            true => choice.find().map_err(|error| error.to_string()),
+            true => {
+                choice.find_or_fall_back(|| None).map_err(|error| error.to_string()).map(|it| {
+                    complaints.extend(it.fell_back);
+                    it.path
+                })
+            }
             false => Ok(config.runtime.clone().map_or("runc".into(), PathBuf::from)),
         };
         let ours: Vec<(&Entry, PathBuf)> =
