@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::audit;
+use crate::config;
 use crate::configure::{self, uninstall};
 use crate::doctor;
 use crate::exit::{self, Exit};
@@ -14,6 +15,7 @@ use crate::paths;
 use crate::record;
 use crate::report;
 use crate::serve;
+use crate::switch;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ pub(crate) enum Command {
     Unconfigure(configure::Unconfigure),
     Uninstall(uninstall::Uninstall),
     Doctor(doctor::Doctor),
+    Off(switch::Off),
+    On(switch::On),
+    Config(config::Command),
     Paths(paths::Paths),
     /// Tell a container's life from the journal
     History(history::History),
@@ -66,6 +71,9 @@ impl Command {
             Command::Unconfigure(it) => it.run(output),
             Command::Uninstall(it) => it.run(output),
             Command::Doctor(it) => it.run(output),
+            Command::Off(it) => it.run(output),
+            Command::On(it) => it.run(output),
+            Command::Config(it) => it.run(output),
             Command::Paths(it) => it.run(output),
             Command::History(it) => it.run(output),
             Command::Record(it) => it.run(output),

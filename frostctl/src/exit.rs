@@ -6,13 +6,15 @@ use std::process::ExitCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done; nothing is wrong.
-    Clean = 0,
+    Clean,
     /// Done; something was found, or would change, or is left to do.
-    Found = 1,
+    Found,
     /// Nothing was found wrong, and not everything could be looked at (doctor, audit).
-    Unknown = 2,
+    Unknown,
+    /// frostlock itself does not work (status, selftest).
+    Broken,
     /// It could not be done; standard error says why.
-    Failed = 3,
+    Failed,
 }
 
 /// For the help of commands.
@@ -20,11 +22,17 @@ pub(crate) const HELP: &str = "\
 Exit status:
   0  done, and nothing is wrong
   1  done, and something was found (doctor, audit), differs (--dry-run) or is left to do
-  2  the command line is wrong; doctor, audit: nothing was found wrong, and not all could be seen
+  2  the command line is wrong; doctor, audit: nothing was found wrong, and not all could be seen;
+     status, selftest: frostlock does not work
   3  it could not be done; standard error says why";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Clean => 0,
+            Exit::Found => 1,
+            Exit::Unknown | Exit::Broken => 2,
+            Exit::Failed => 3,
+        })
     }
 }

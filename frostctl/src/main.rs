@@ -7,6 +7,7 @@ use clap::Parser;
 
 mod audit;
 mod cli;
+mod config;
 mod configure;
 mod defects;
 mod doctor;
@@ -23,6 +24,7 @@ mod paths;
 mod record;
 mod report;
 mod serve;
+mod switch;
 mod timeline;
 mod version;
 

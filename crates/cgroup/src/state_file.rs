@@ -73,18 +73,18 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
 }
 
 /// Which kind of runtime keeps files of the container `id`, if one does.
-pub fn made_by(root: Option<&Path>, id: &OsStr) -> Option<Grammar> {
+pub fn made_by(root: Option<&Path>, id: &OsStr) -> Option<RuntimeKind> {
     if !is_file_name(id) {
         return None;
     }
     let env = Surroundings::ours(&Proc::default());
     // youki has runc's file beside its own, so it is asked for first.
     let kinds = [
-        (Grammar::Youki, "youki_config.json"),
-        (Grammar::Runc, "state.json"),
-        (Grammar::Crun, "status"),
+        (RuntimeKind::Youki, "youki_config.json"),
+        (RuntimeKind::Runc, "state.json"),
+        (RuntimeKind::Crun, "status"),
     ];
-    let keeps = |(grammar, file): &(Grammar, &str)| {
+    let keeps = |(grammar, file): &(RuntimeKind, &str)| {
         let mut roots = locate(root, *grammar, &env).into_iter();
         roots.any(|root| root.join(id).join(file).is_file())
     };

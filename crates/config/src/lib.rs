@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const PATH: &str = "FROSTLOCK_CONFIG";
 const DEFAULT_PATH: &str = "/etc/frostlock/config.toml";
 
 /// The example with every key is 3 KB; what is larger than this is not a configuration, and every
@@ -39,6 +40,37 @@ pub enum Syslog {
     /// Those that a person may have to look at.
     Remarkable,
     All,
+}
+
+/// What a file comes to.
+#[derive(Debug, Default)]
+pub struct Reading {
+    pub config: Config,
+    pub mistakes: Vec<Mistake>,
+    /// The full names of the keys that have their value from the file.
+    pub set: Vec<String>,
+}
+
+/// Something that a file has wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The table, if it is in one, and the key; empty: the file cannot be read as a whole.
+    pub at: Vec<String>,
+    /// The byte where reading came to its end, of a file that cannot be read.
+    pub offset: Option<usize>,
+    pub what: String,
+}
+
+/// A key and its value, for people.
+#[derive(Debug)]
+pub struct Setting {
+    /// With its table, as `lock.hold_max_ms`.
+    pub name: String,
+    /// As TOML; none is a name that is not set.
+    pub value: Option<String>,
+    /// As TOML; of a name, what holds without one in most places.
+    pub default: String,
+    pub range: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,14 +392,17 @@ const KEYS: &[Key] = &[
     },
 ];
 
+/// The file that is read.
+pub fn path() -> PathBuf {
+    std::env::var_os(PATH).unwrap_or_else(|| DEFAULT_PATH.into()).into()
+}
+
 impl Config {
     /// `FROSTLOCK_CONFIG`, or /etc/frostlock/config.toml. What was wrong with it comes back as lines
     /// for the log.
     pub fn load() -> (Config, Vec<String>) {
-        let path = std::env::var_os("FROSTLOCK_CONFIG").map(PathBuf::from);
-        let named = path.is_some();
-        let path = path.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-        match read(&path) {
+        let (path, named) = (path(), std::env::var_os(PATH).is_some());
+        match text(&path) {
             Ok(text) => Config::parse(&text, &path),
             Err(error) if error.kind() == ErrorKind::NotFound && !named => Default::default(),
             Err(error) => {
@@ -379,28 +414,50 @@ impl Config {
 
     /// What a file with this text configures; `path` only names it in the complaints.
     pub fn parse(text: &str, path: &Path) -> (Config, Vec<String>) {
+        let Reading { config, mistakes, .. } = Config::read(text);
+        (config, mistakes.iter().map(|mistake| mistake.complaint(path)).collect())
+    }
+
+    /// The same for somebody who wants to know what comes from where.
+    pub fn read(text: &str) -> Reading {
         match text.parse::<toml::Table>() {
-            Ok(table) => Config::from_table(&table, path),
+            Ok(table) => Config::from_table(&table),
             Err(error) => {
                 // The full error shows the source line over several lines.
-                let line =
-                    format!("cannot read {}, using defaults: {}", path.display(), error.message());
-                (Config::default(), vec![line])
+                let what = error.message().to_owned();
+                let offset = error.span().map(|span| span.start);
+                let mistakes = vec![Mistake { at: Vec::new(), offset, what }];
+                Reading { mistakes, ..Reading::default() }
             }
         }
     }
 
-    fn from_table(table: &toml::Table, path: &Path) -> (Config, Vec<String>) {
-        let mut config = Config::default();
-        let mut complaints = unknown_keys(table);
+    fn from_table(table: &toml::Table) -> Reading {
+        let mut reading = Reading { mistakes: unknown_keys(table), ..Reading::default() };
         for key in KEYS {
-            let set = key.find(table).map(|value| key.set(&mut config, value));
-            if let Some(Err(reason)) = set {
-                complaints.push(format!("{}: {reason}, using the default", key.full_name()));
+            match key.find(table).map(|value| key.set(&mut reading.config, value)) {
+                Some(Ok(())) => reading.set.push(key.full_name()),
+                Some(Err(reason)) => {
+                    let at = key.table.into_iter().chain([key.name]).map(str::to_owned).collect();
+                    let what = format!("{reason}, using the default");
+                    reading.mistakes.push(Mistake { at, offset: None, what });
+                }
+                None => {}
             }
         }
-        let file = path.display();
-        (config, complaints.into_iter().map(|line| format!("{file}: {line}")).collect())
+        reading
+    }
+
+    /// Every key, in the order of the example.
+    pub fn settings(&self) -> Vec<Setting> {
+        let mut config = self.clone();
+        let setting = |key: &Key| Setting {
+            name: key.full_name(),
+            value: key.value(&mut config),
+            default: key.default(),
+            range: key.range(),
+        };
+        KEYS.iter().map(setting).collect()
     }
 
     /// The commented example that is kept in the repository.
@@ -476,14 +533,21 @@ impl Key {
 
     /// As TOML. A name has none: what happens without it depends.
     fn default(&self) -> String {
-        let mut config = Config::default();
         match &self.kind {
             Kind::Name { unset, .. } => format!("\"{unset}\""),
-            Kind::Mode => "\"full\"".to_owned(),
-            Kind::Syslog => "\"remarkable\"".to_owned(),
-            Kind::Switch(field) => field(&mut config).to_string(),
-            Kind::Number { field, .. } => field(&mut config).to_string(),
+            _ => self.value(&mut Config::default()).unwrap_or_default(),
         }
+    }
+
+    /// As TOML; none is a name that is not set.
+    fn value(&self, config: &mut Config) -> Option<String> {
+        Some(match &self.kind {
+            Kind::Name { field, .. } => format!("{:?}", field(config).as_ref()?.to_string_lossy()),
+            Kind::Mode => format!("{:?}", config.mode.as_str()),
+            Kind::Syslog => format!("{:?}", config.syslog.as_str()),
+            Kind::Switch(field) => field(config).to_string(),
+            Kind::Number { field, .. } => field(config).to_string(),
+        })
     }
 
     fn range(&self) -> Option<String> {
@@ -500,9 +564,11 @@ impl Key {
     }
 }
 
+/// The text of a configuration file.
+///
 /// Opening a FIFO would block for as long as nobody writes to it, hence `O_NONBLOCK`. /dev/null is
 /// how a configuration is switched off.
-fn read(path: &Path) -> io::Result<String> {
+pub fn text(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
@@ -519,13 +585,51 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn mode(value: &toml::Value) -> Option<Mode> {
-    match value.as_str()? {
-        "observe" => Some(Mode::Observe),
-        "lock" => Some(Mode::Lock),
-        "full" => Some(Mode::Full),
-        _ => None,
+impl Mode {
+    const ALL: [Mode; 3] = [Mode::Observe, Mode::Lock, Mode::Full];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Lock => "lock",
+            Mode::Full => "full",
+        }
     }
+}
+
+impl Syslog {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Syslog::Off => "off",
+            Syslog::Remarkable => "remarkable",
+            Syslog::All => "all",
+        }
+    }
+}
+
+impl Mistake {
+    fn unknown(at: Vec<String>, what: impl Into<String>) -> Mistake {
+        Mistake { at, offset: None, what: what.into() }
+    }
+
+    /// One line for the log.
+    fn complaint(&self, path: &Path) -> String {
+        let (path, what) = (path.display(), &self.what);
+        match self.at.as_slice() {
+            [] => format!("cannot read {path}, using defaults: {what}"),
+            _ => format!("{path}: {}: {what}", self.key()),
+        }
+    }
+
+    /// The key with its table.
+    pub fn key(&self) -> String {
+        self.at.join(".").escape_default().to_string()
+    }
+}
+
+fn mode(value: &toml::Value) -> Option<Mode> {
+    let word = value.as_str()?;
+    Mode::ALL.into_iter().find(|mode| mode.as_str() == word)
 }
 
 /// It was a switch, for every operation.
@@ -538,29 +642,27 @@ fn syslog(value: &toml::Value) -> Option<Syslog> {
     }
 }
 
-fn unknown_keys(table: &toml::Table) -> Vec<String> {
+fn unknown_keys(table: &toml::Table) -> Vec<Mistake> {
     let mut unknown = Vec::new();
     let mut retired = Vec::new();
     for (name, value) in table {
-        if let Some((name, why)) = RETIRED.iter().find(|(retired, _)| retired == name) {
-            retired.push(format!("{name}: does nothing any more: {why}"));
+        if let Some((_, why)) = RETIRED.iter().find(|(retired, _)| retired == name) {
+            let what = format!("does nothing any more: {why}");
+            retired.push(Mistake::unknown(vec![name.clone()], what));
             continue;
         }
+        let unknown_key = |at: Vec<String>| Mistake::unknown(at, "unknown key");
         match value {
             toml::Value::Table(inner) if KEYS.iter().any(|key| key.table == Some(name)) => {
-                unknown.extend(
-                    inner
-                        .keys()
-                        .filter(|inner| !is_known(Some(name), inner))
-                        .map(|inner| format!("{name}.{inner}")),
-                );
+                let inner = inner.keys().filter(|inner| !is_known(Some(name), inner));
+                unknown.extend(inner.map(|it| unknown_key(vec![name.clone(), it.clone()])));
             }
             _ if is_known(None, name) => {}
-            _ => unknown.push(name.clone()),
+            _ => unknown.push(unknown_key(vec![name.clone()])),
         }
     }
-    let unknown = unknown.iter().map(|name| format!("{}: unknown key", name.escape_default()));
-    retired.into_iter().chain(unknown).collect()
+    retired.extend(unknown);
+    retired
 }
 
 fn is_known(table: Option<&str>, name: &str) -> bool {
@@ -660,6 +762,23 @@ mod tests {
         assert_eq!(config, Config::default());
         assert_eq!(complaints.len(), 1);
         assert!(!complaints[0].contains('\n'));
+    }
+
+    #[test]
+    fn what_a_file_sets_and_what_holds() {
+        let reading = Config::read("mode = 'lock'\n[lock]\nshared_wait_ms = 7\nhold_max_ms = 1\n");
+        assert_eq!(reading.set, ["mode", "lock.shared_wait_ms"]);
+        assert_eq!(reading.mistakes[0].at, ["lock", "hold_max_ms"]);
+        let settings = reading.config.settings();
+        let value = |name: &str| {
+            let it = settings.iter().find(|it| it.name == name).unwrap();
+            (it.value.as_deref(), &*it.default)
+        };
+        assert_eq!(value("mode"), (Some("\"lock\""), "\"full\""));
+        assert_eq!(value("lock.shared_wait_ms"), (Some("7"), "500"));
+        assert_eq!(value("lock.hold_max_ms"), (Some("2000"), "2000"));
+        assert_eq!(value("runtime"), (None, "\"runc\""));
+        assert_eq!(settings.len(), KEYS.len());
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl StateDir {
         self.0.join("intents")
     }
 
+    /// Makes the directory itself, if it is not there.
+    pub fn make(&self) -> io::Result<()> {
+        make_private(&self.0)
+    }
+
     fn private(&self, name: &str) -> io::Result<PathBuf> {
         let directory = self.0.join(name);
         make_private(&self.0)?;

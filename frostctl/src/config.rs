@@ -1,0 +1,390 @@
+//! `frostctl config`: what is wrong with the wrapper's configuration, and what holds.
+//!
+//! The wrapper's own reader says both; here only lines are counted and things are printed. It changes
+//! no file.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use frostlock::config::{self, Config, Mistake, Reading};
+use frostlock::journal::history::History;
+use frostlock::locate::Choice;
+use frostlock::state_dir::StateDir;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::output::{Output, note, plain, table};
+
+/// Check the wrapper's configuration, or show what holds
+#[derive(Debug, clap::Args)]
+pub(crate) struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    Check(Check),
+    Show(Show),
+}
+
+/// Say what is wrong with a configuration file, with the number of each line
+///
+/// The wrapper never stops over its configuration: a value that is wrong has its default, and a
+/// runtime that is not there has another in its place. Each of these is said here, and in every
+/// record.
+///
+/// Exit status: 0 nothing is wrong, or there is no file; 1 something is; 3 the file cannot be read.
+#[derive(Debug, clap::Args)]
+struct Check {
+    /// The file; by default FROSTLOCK_CONFIG, else /etc/frostlock/config.toml
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Show each key with its value, its default, and where the value comes from
+///
+/// Exit status: 0 shown; 1 shown, and something is wrong with the file (config check says what);
+/// 3 the file cannot be read.
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// Only the keys that the file or the environment sets
+    #[arg(long)]
+    set: bool,
+}
+
+/// What is wrong, and where.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Wrong {
+    line: Option<usize>,
+    key: Option<String>,
+    what: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked {
+    file: PathBuf,
+    /// Without one the defaults hold.
+    is_there: bool,
+    mistakes: Vec<Wrong>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    file: PathBuf,
+    is_there: bool,
+    keys: Vec<Key>,
+    /// How many mistakes the file has.
+    mistakes: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Key {
+    key: String,
+    /// As TOML.
+    value: String,
+    default: String,
+    range: Option<String>,
+    source: Source,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Default,
+    File,
+    Environment,
+    /// The runtime that the file names cannot be used.
+    Search,
+}
+
+impl Source {
+    fn as_str(self) -> &'static str {
+        match self {
+            Source::Default => "default",
+            Source::File => "file",
+            Source::Environment => "environment",
+            Source::Search => "search",
+        }
+    }
+}
+
+impl Command {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        match &self.action {
+            Action::Check(it) => it.run(output),
+            Action::Show(it) => it.run(output),
+        }
+    }
+}
+
+impl Check {
+    fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let file = self.file.clone().unwrap_or_else(config::path);
+        let text = read(&file, self.file.is_some())?;
+        let reading = Config::read(text.as_deref().unwrap_or_default());
+        let mistakes = wrongs(text.as_deref().unwrap_or_default(), &reading);
+        let checked = Checked { file, is_there: text.is_some(), mistakes };
+        output.print(&checked, |out| checked.write(out))?;
+        Ok(if checked.mistakes.is_empty() { Exit::Clean } else { Exit::Found })
+    }
+}
+
+impl Show {
+    fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let file = config::path();
+        let text = read(&file, false)?;
+        let reading = Config::read(text.as_deref().unwrap_or_default());
+        let mistakes = wrongs(text.as_deref().unwrap_or_default(), &reading).len();
+        let mut keys = keys(&reading);
+        if self.set {
+            keys.retain(|key| key.source != Source::Default);
+        }
+        let shown = Shown { file, is_there: text.is_some(), keys, mistakes };
+        output.print(&shown, |out| shown.write(out))?;
+        if mistakes > 0 {
+            note(&format!("{}: {mistakes} wrong: frostctl config check", shown.file.display()));
+        }
+        Ok(if mistakes == 0 { Exit::Clean } else { Exit::Found })
+    }
+}
+
+/// None where there is no file and nobody has asked for one.
+fn read(file: &Path, was_asked: bool) -> anyhow::Result<Option<String>> {
+    let was_named = was_asked || std::env::var_os("FROSTLOCK_CONFIG").is_some();
+    match config::text(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound && !was_named => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+}
+
+/// In the order of their lines.
+fn wrongs(text: &str, reading: &Reading) -> Vec<Wrong> {
+    let lines = Lines::of(text);
+    let mut all: Vec<Wrong> = reading.mistakes.iter().map(|it| lines.wrong(it)).collect();
+    let more = beyond(&reading.config).into_iter().map(|(key, what)| {
+        let at: Vec<String> = key.split('.').map(str::to_owned).collect();
+        lines.wrong(&Mistake { at, offset: None, what })
+    });
+    all.extend(more);
+    all.sort_by_key(|wrong| wrong.line);
+    all
+}
+
+/// What no single value has wrong, and is not what somebody wanted.
+fn beyond(config: &Config) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    if config.runtime.is_some() {
+        let what = match runtime(config, OsStr::new("frostlock"), None).find_or_fall_back(|| None) {
+            Ok(found) => found.fell_back,
+            Err(error) => Some(error.to_string()),
+        };
+        all.extend(what.map(|what| ("runtime", what)));
+    }
+    let directory = config.history_directory.as_ref().map(Path::new);
+    if directory.is_some_and(|it| !it.is_absolute()) {
+        let what = "not an absolute path, so nothing is kept on disk".to_owned();
+        all.push(("history.directory", what));
+    }
+    all
+}
+
+fn runtime<'a>(config: &'a Config, argv0: &'a OsStr, env: Option<OsString>) -> Choice<'a> {
+    let path = std::env::var_os("PATH");
+    Choice { env, argv0, config: config.runtime.as_deref(), path, above: None }
+}
+
+fn keys(reading: &Reading) -> Vec<Key> {
+    let settings = reading.config.settings();
+    let mut keys: Vec<Key> = settings
+        .into_iter()
+        .map(|it| Key {
+            source: if reading.set.contains(&it.name) { Source::File } else { Source::Default },
+            value: it.value.unwrap_or_else(|| "unset".to_owned()),
+            key: it.name,
+            default: it.default,
+            range: it.range,
+        })
+        .collect();
+    for key in &mut keys {
+        match key.key.as_str() {
+            "runtime" => key.runtime(&reading.config),
+            "history.directory" => key.directory(&reading.config),
+            _ => {}
+        }
+    }
+    keys
+}
+
+impl Key {
+    /// The program that is run.
+    fn runtime(&mut self, config: &Config) {
+        let env = std::env::var_os("FROSTLOCK_RUNTIME").filter(|name| !name.is_empty());
+        if env.is_some() {
+            self.source = Source::Environment;
+        }
+        match runtime(config, OsStr::new("frostlock"), env).find_or_fall_back(|| None) {
+            Ok(found) => {
+                if found.fell_back.is_some() {
+                    self.source = Source::Search;
+                }
+                self.value = format!("{:?}", found.path.display().to_string());
+            }
+            Err(_) => self.value = "none is there".to_owned(),
+        }
+    }
+
+    /// Where the long journal is, if there is one.
+    fn directory(&mut self, config: &Config) {
+        let history = History::of(config, &StateDir::from_env());
+        self.value = match history {
+            Some(history) => format!("{:?}", history.directory().display().to_string()),
+            None => "nowhere".to_owned(),
+        };
+    }
+}
+
+/// The lines of a file, by what is in them.
+struct Lines<'a> {
+    text: &'a str,
+    document: Option<toml_edit::Document<&'a str>>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Lines<'a> {
+        Lines { text, document: toml_edit::Document::parse(text).ok() }
+    }
+
+    fn wrong(&self, mistake: &Mistake) -> Wrong {
+        let is_whole = mistake.at.is_empty();
+        let offset = if is_whole { mistake.offset } else { self.offset(&mistake.at) };
+        Wrong {
+            line: offset.map(|offset| self.line(offset)),
+            key: (!is_whole).then(|| mistake.key()),
+            what: match is_whole {
+                true => {
+                    format!("this is no TOML, so the defaults hold for all keys: {}", mistake.what)
+                }
+                false => mistake.what.clone(),
+            },
+        }
+    }
+
+    fn offset(&self, at: &[String]) -> Option<usize> {
+        let (last, tables) = at.split_last()?;
+        let root = self.document.as_ref()?.as_table() as &dyn toml_edit::TableLike;
+        let table = tables.iter().try_fold(root, |table, name| table.get(name)?.as_table_like())?;
+        let (key, item) = table.get_key_value(last)?;
+        key.span().or_else(|| item.span()).map(|span| span.start)
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
+        before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+}
+
+impl Checked {
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let file = plain(&self.file.to_string_lossy());
+        if !self.is_there {
+            return writeln!(out, "{file}: there is no such file, so the defaults hold");
+        }
+        if self.mistakes.is_empty() {
+            return writeln!(out, "{file}: nothing is wrong");
+        }
+        for wrong in &self.mistakes {
+            let line = wrong.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let key = wrong.key.as_ref().map(|key| format!(" {key}:")).unwrap_or_default();
+            writeln!(out, "{file}{line}:{} {}", plain(&key), plain(&wrong.what))?;
+        }
+        Ok(())
+    }
+}
+
+impl Shown {
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let is_there = if self.is_there { "" } else { " (there is no such file)" };
+        writeln!(out, "{}{is_there}\n", plain(&self.file.to_string_lossy()))?;
+        let mut rows = table(["key", "value", "default", "from", "range"]);
+        for key in &self.keys {
+            let range = key.range.clone().unwrap_or_default();
+            rows.add_row([
+                &*key.key,
+                &plain(&key.value),
+                &key.default,
+                key.source.as_str(),
+                &range,
+            ]);
+        }
+        for line in rows.lines() {
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Vec<(Option<usize>, String)> {
+        let wrongs = wrongs(text, &Config::read(text)).into_iter();
+        let said = wrongs.map(|it| {
+            let key = it.key.map(|key| format!("{key}: ")).unwrap_or_default();
+            (it.line, format!("{key}{}", it.what))
+        });
+        said.collect()
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_line() {
+        for (text, line, what) in [
+            ("mode = 'fast'\n", 1, "mode: not observe, lock or full"),
+            (
+                "# a\n\n[lock]\nhold_max_ms = 1\n",
+                4,
+                "lock.hold_max_ms: not a number of ms from 100 to",
+            ),
+            ("mode = 'full'\ncolour = 1\n", 2, "colour: unknown key"),
+            ("[lock]\n\nshared = 1\n", 3, "lock.shared: unknown key"),
+            ("lock.shared = 1\n", 1, "lock.shared: unknown key"),
+            ("[lock]\n[lock.a]\nb = 1\n", 2, "lock.a: unknown key"),
+            ("\n[refill]\nmax_ms = 1\n", 2, "refill: does nothing any more"),
+            (
+                "mode = 'full'\nmode = = 1\n",
+                2,
+                "this is no TOML, so the defaults hold for all keys",
+            ),
+            ("[history]\ndirectory = 'logs'\n", 2, "history.directory: not an absolute path"),
+            ("\nruntime = '/no/such/runc'\n", 2, "runtime = \"/no/such/runc\" cannot be used"),
+            ("a\u{1b}b = 1\n", 1, "this is no TOML"),
+        ] {
+            let found = check(text);
+            assert_eq!(found.len(), 1, "{text:?}: {found:?}");
+            assert_eq!(found[0].0, Some(line), "{text:?}: {found:?}");
+            assert!(found[0].1.contains(what), "{text:?}: {found:?}");
+        }
+        assert_eq!(check("mode = 'full'\n[lock]\nshared_wait_ms = 7\n"), []);
+        let many = check("[lift]\nx = 1\n[lock]\nshared_wait_ms = 'a'\n[zzz]\n");
+        assert_eq!(many.iter().map(|it| it.0).collect::<Vec<_>>(), [Some(2), Some(4), Some(5)]);
+    }
+
+    #[test]
+    fn each_value_says_where_it_comes_from() {
+        let reading =
+            Config::read("mode = 'lock'\n[lock]\nshared_wait_ms = 500\nhold_max_ms = 1\n");
+        let keys = keys(&reading);
+        let of = |name: &str| {
+            let key = keys.iter().find(|it| it.key == name).unwrap();
+            (&*key.value, key.source)
+        };
+        assert_eq!(of("mode"), ("\"lock\"", Source::File));
+        assert_eq!(of("lock.shared_wait_ms"), ("500", Source::File));
+        assert_eq!(of("lock.hold_max_ms"), ("2000", Source::Default));
+    }
+}

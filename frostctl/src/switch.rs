@@ -1,0 +1,231 @@
+//! `frostctl off` and `frostctl on`: the off switch, a file in the state directory.
+//!
+//! It is for an emergency, so it needs nothing of ours to work: an empty file is enough, and what
+//! cannot be said in it is not said.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use frostlock::config::Config;
+use frostlock::state_dir::StateDir;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::output::{Output, note, plain};
+
+/// A reason is a line; more of the file is not read.
+const REASON_BYTES: u64 = 1000;
+
+/// Switch frostlock off: every command is the bare runtime's
+///
+/// It holds from the next command on, for all containers, those that run as well. Nothing has to be
+/// restarted, and no container notices. An operation that is under way goes on to its end as it
+/// began. Nothing is locked, lifted, repeated or recorded until `frostctl on`, or a reboot, since
+/// /run does not outlive one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = concat!(
+    "Exit status:\n",
+    "  0  it is off, also where it was off before\n",
+    "  2  the command line is wrong\n",
+    "  3  it could not be switched off; standard error says why"
+))]
+pub(crate) struct Off {
+    /// Why, for whoever finds it switched off; `frostctl status` shows it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// Switch frostlock on again
+///
+/// It holds from the next command on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = concat!(
+    "Exit status:\n",
+    "  0  it is on, also where it was on before\n",
+    "  2  the command line is wrong\n",
+    "  3  it could not be switched on; standard error says why"
+))]
+pub(crate) struct On;
+
+/// The switch as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Switch {
+    pub(crate) path: PathBuf,
+    pub(crate) is_off: bool,
+    /// When it was switched off, in seconds since 1970.
+    pub(crate) since: Option<u64>,
+    pub(crate) reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    #[serde(flatten)]
+    switch: Switch,
+    /// Whether it was otherwise before.
+    changed: bool,
+}
+
+impl Switch {
+    /// An error is one that it cannot be seen; the wrapper of this user takes it for on then.
+    pub(crate) fn read(state: &StateDir) -> io::Result<Switch> {
+        let path = state.kill_switch();
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(Switch { path, is_off: false, since: None, reason: None });
+            }
+            Err(error) => return Err(error),
+        };
+        let since = metadata.modified().ok();
+        let since = since.and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let reason = if metadata.is_file() { reason(&path) } else { None };
+        Ok(Switch { path, is_off: true, since: since.map(|it| it.as_secs()), reason })
+    }
+}
+
+fn reason(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    file.take(REASON_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    Some(text.lines().next()?.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+impl Off {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let state = ours("off")?;
+        let changed = create(&state).with_context(|| cannot("off", &state))?;
+        if let Some(Err(error)) = self.reason.as_deref().map(|reason| write(&state, reason)) {
+            note(&format!("it is off, but the reason could not be written: {error}"));
+        }
+        let switch = Switch::read(&state).with_context(|| cannot("off", &state))?;
+        if !switch.is_off {
+            bail!(
+                "{} is a link that leads nowhere; remove it, and try again",
+                switch.path.display()
+            );
+        }
+        let done = Done { switch, changed };
+        output.print(&done, |out| done.write(out))?;
+        Ok(Exit::Clean)
+    }
+}
+
+impl On {
+    #[allow(clippy::unused_self, reason = "a command like the others")]
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let state = ours("on")?;
+        let changed = match std::fs::remove_file(state.kill_switch()) {
+            Ok(()) => true,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                false
+            }
+            Err(error) => return Err(error).with_context(|| cannot("on", &state)),
+        };
+        let switch = Switch { path: state.kill_switch(), is_off: false, since: None, reason: None };
+        let done = Done { switch, changed };
+        output.print(&done, |out| done.write(out))?;
+        Ok(Exit::Clean)
+    }
+}
+
+/// Without root and with nothing said there may be two: the node's, and this user's own.
+fn ours(word: &str) -> anyhow::Result<StateDir> {
+    let was_named = std::env::var_os("FROSTLOCK_STATE_DIR").is_some();
+    if !nix::unistd::geteuid().is_root() && !was_named {
+        let own = StateDir::from_env();
+        let own = own.path().display();
+        bail!(
+            "switching frostlock {word} on this node needs root; for rootless containers of yours alone: FROSTLOCK_STATE_DIR={own} frostctl {word}"
+        );
+    }
+    Ok(StateDir::from_env())
+}
+
+fn cannot(word: &str, state: &StateDir) -> String {
+    format!("cannot switch frostlock {word} by {}", state.kill_switch().display())
+}
+
+/// Whether it was on before. A directory that is there is taken as it is, like the wrapper does.
+fn create(state: &StateDir) -> io::Result<bool> {
+    if !state.path().is_dir() {
+        state.make()?;
+    }
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o644).open(state.kill_switch()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A FIFO in its place must not block us.
+fn write(state: &StateDir, reason: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    let line = frostlock::text::one_line(reason.as_ref(), REASON_BYTES as usize);
+    options.open(state.kill_switch())?.write_all(format!("{line}\n").as_bytes())
+}
+
+impl Done {
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let path = plain(&self.switch.path.to_string_lossy());
+        match (self.switch.is_off, self.changed) {
+            (true, true) => writeln!(out, "frostlock is off: {path}"),
+            (true, false) => writeln!(out, "frostlock was off already: {path}"),
+            (false, true) => writeln!(out, "frostlock is on, in mode {:?}", mode()),
+            (false, false) => writeln!(out, "frostlock was on already, in mode {:?}", mode()),
+        }?;
+        if !self.switch.is_off {
+            return Ok(());
+        }
+        if let Some(reason) = &self.switch.reason {
+            writeln!(out, "  reason: {}", plain(reason))?;
+        }
+        writeln!(
+            out,
+            "  containers that run go on; from now on each command is the bare runtime's"
+        )?;
+        writeln!(out, "  nothing is locked, lifted, repeated or recorded")?;
+        writeln!(out, "  until: frostctl on, or a reboot (if {path} is below /run)")
+    }
+}
+
+fn mode() -> &'static str {
+    Config::load().0.mode.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_read_whatever_is_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("state"));
+        let is_off = || Switch::read(&state).unwrap().is_off;
+        assert!(!is_off());
+        assert!(create(&state).unwrap() && !create(&state).unwrap());
+        assert_eq!(Switch::read(&state).unwrap().reason, None);
+        std::fs::write(state.kill_switch(), "storm\nmore\n").unwrap();
+        let switch = Switch::read(&state).unwrap();
+        assert_eq!((switch.is_off, switch.reason.as_deref()), (true, Some("storm")));
+        assert!(switch.since.is_some());
+        std::fs::remove_file(state.kill_switch()).unwrap();
+        // As the wrapper takes them.
+        std::os::unix::fs::symlink("nowhere", state.kill_switch()).unwrap();
+        assert!(!is_off());
+        std::fs::remove_file(state.kill_switch()).unwrap();
+        nix::unistd::mkfifo(&state.kill_switch(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let switch = Switch::read(&state).unwrap();
+        assert_eq!((switch.is_off, switch.reason), (true, None));
+    }
+}
