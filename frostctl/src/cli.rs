@@ -15,6 +15,7 @@ use crate::paths;
 use crate::record;
 use crate::report;
 use crate::serve;
+use crate::status;
 use crate::switch;
 
 /// Put frostlock on a node, find out what is wrong with the node, put it right
@@ -35,6 +36,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Status(status::Status),
     /// Find containers that are not what somebody says they are
     Audit(audit::Audit),
     Configure(configure::Configure),
@@ -66,6 +68,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
+            Command::Status(it) => it.run(output),
             Command::Audit(it) => it.run(output),
             Command::Configure(it) => it.run(output),
             Command::Unconfigure(it) => it.run(output),

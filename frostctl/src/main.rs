@@ -24,6 +24,7 @@ mod paths;
 mod record;
 mod report;
 mod serve;
+mod status;
 mod switch;
 mod timeline;
 mod version;

@@ -16,7 +16,7 @@ use crate::output::Output;
 
 mod blind;
 mod checks;
-mod containerd;
+pub(crate) mod containerd;
 mod finding;
 mod fix;
 pub(crate) mod hierarchy;
@@ -26,7 +26,7 @@ pub(crate) mod lift;
 mod node;
 mod operations;
 mod ours;
-mod processes;
+pub(crate) mod processes;
 mod programs;
 mod report;
 mod room;

@@ -2,7 +2,6 @@
 //! version, or not in its place, is counted and passed over.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
 
 use serde::Serialize;
@@ -117,7 +116,7 @@ impl Reader {
 
     pub(crate) fn read(
         &mut self,
-        file: &File,
+        file: impl Read,
         each: &mut impl FnMut(&Record<'_>),
     ) -> io::Result<()> {
         lines(file, |line| self.line(line, each))

@@ -41,25 +41,60 @@ impl Source {
         }
         let state = StateDir::from_env();
         let (config, _) = Config::load();
-        let history = History::of(&config, &state);
+        Journal::of(&config, &state)?.with_context(|| {
+            let long = History::of(&config, &state);
+            let long =
+                long.map_or("a long one".into(), |it| it.directory().display().to_string());
+            format!(
+                "there is no journal: neither {long} nor {} is there. The wrapper writes it, once it \
+                 is a container runtime's; see Install in the README, and history.enabled in the \
+                 configuration",
+                state.journal().display(),
+            )
+        })
+    }
+}
+
+impl Journal {
+    /// The node's; none where there is none yet.
+    pub(crate) fn of(config: &Config, state: &StateDir) -> anyhow::Result<Option<Journal>> {
+        let history = History::of(config, state);
         let long = match &history {
             Some(history) => open_history(history.directory())?,
             None => Vec::new(),
         };
         let short = open_all(pair(&state.journal()))?;
-        anyhow::ensure!(
-            !long.is_empty() || !short.is_empty(),
-            "there is no journal: neither {} nor {} is there. The wrapper writes it, once it is a \
-             container runtime's; see Install in the README, and history.enabled in the configuration",
-            history.as_ref().map_or("a long one".into(), |it| it.directory().display().to_string()),
-            state.journal().display(),
-        );
+        if long.is_empty() && short.is_empty() {
+            return Ok(None);
+        }
         let growing = history.and_then(|it| history::files(it.directory()).pop());
-        Ok(Journal { long, short, growing: growing.unwrap_or_else(|| state.journal()) })
+        let growing = growing.unwrap_or_else(|| state.journal());
+        Ok(Some(Journal { long, short, growing }))
     }
-}
 
-impl Journal {
+    /// The same as [`Journal::each`] of the newest bytes alone, so many of each of the two at most.
+    /// Whether that was all.
+    pub(crate) fn newest(
+        &self,
+        bytes: u64,
+        mut each: impl FnMut(&Record<'_>),
+    ) -> anyhow::Result<bool> {
+        let mut reader = Reader::default();
+        let mut is_whole = true;
+        for files in [&self.long, &self.short] {
+            for ((path, file), from) in files.iter().zip(starts(files, bytes)) {
+                is_whole &= from == 0;
+                io::Seek::seek(&mut &*file, io::SeekFrom::Start(from))
+                    .and_then(|_| reader.read(io::Read::take(file, bytes), &mut each))
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+            }
+            if !files.is_empty() {
+                reader.only_later();
+            }
+        }
+        Ok(is_whole)
+    }
+
     /// Each record once, oldest first; then how many there were that could not be used.
     pub(crate) fn each(&self, mut each: impl FnMut(&Record<'_>)) -> anyhow::Result<Skipped> {
         let mut reader = Reader::default();
@@ -91,6 +126,23 @@ impl Journal {
         let file = files.find(|(path, _)| *path == self.growing);
         file.and_then(|(_, file)| file.metadata().ok()).map_or(0, |metadata| metadata.len())
     }
+}
+
+/// Where in each of the files, oldest first, the last so many bytes of all of them begin.
+fn starts(files: &[(PathBuf, File)], bytes: u64) -> Vec<u64> {
+    let mut left = bytes;
+    let mut starts: Vec<u64> = files
+        .iter()
+        .rev()
+        .map(|(_, file)| {
+            let length = file.metadata().map_or(0, |metadata| metadata.len());
+            let from = length.saturating_sub(left);
+            left = left.saturating_sub(length);
+            from
+        })
+        .collect();
+    starts.reverse();
+    starts
 }
 
 fn read(

@@ -23,7 +23,6 @@ use crate::output::Output;
 use contention::Contentions;
 use findings::Finding;
 use tally::{Numbers, Tally};
-#[cfg(test)]
 pub(crate) use text::time;
 
 #[derive(Debug, clap::Args)]

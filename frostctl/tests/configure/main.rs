@@ -12,6 +12,7 @@ mod docker;
 mod node;
 #[path = "../podman/mod.rs"]
 mod podman;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -10,13 +10,13 @@ use super::{NAME, frostctl, frostlock, repository, text};
 const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A node with containerd and the bare runtime; it ends with this, or with our process.
-struct Node {
+pub struct Node {
     dir: tempfile::TempDir,
-    path: String,
+    pub path: String,
 }
 
 impl Node {
-    fn up(containerd: &str) -> Node {
+    pub fn up(containerd: &str) -> Node {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let programs = repository().join(format!("target/lab/containerd-{containerd}"));
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
@@ -35,7 +35,7 @@ impl Node {
         node
     }
 
-    fn script(&self, words: &[&str]) -> Output {
+    pub fn script(&self, words: &[&str]) -> Output {
         let mut command = Command::new(repository().join("scripts/node"));
         command.env("FROSTLOCK_NODE", self.dir.path().join("node")).args(words);
         // Files: the node goes on after the script, and holds what it has inherited.
@@ -56,7 +56,7 @@ impl Node {
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
-    fn restart(&self) {
+    pub fn restart(&self) {
         let output = self.script(&["exec", "systemctl", "restart", "containerd"]);
         assert!(output.status.success(), "restart: {}", text(&output.stderr));
     }
@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// systemd is told that containerd is up before its CRI is.
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         let began = std::time::Instant::now();
         loop {
             match Client::connect(&self.dir.path().join("node/run/containerd.sock")) {
@@ -92,7 +92,7 @@ impl Drop for Node {
     }
 }
 
-fn pod(uid: &str) -> v1::PodSandboxConfig {
+pub fn pod(uid: &str) -> v1::PodSandboxConfig {
     let namespaces =
         v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
     v1::PodSandboxConfig {

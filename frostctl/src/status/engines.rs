@@ -1,0 +1,245 @@
+//! Which engines have a runtime that is frostlock: in their files, and in the process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use frostlock_cri::Client;
+
+use super::docker;
+use super::facts::{Engine, Handler, Loaded};
+use crate::configure::edit::is_ours;
+use crate::configure::engine::Engine as Kind;
+use crate::configure::layout::Layout;
+use crate::configure::record::Record;
+use crate::configure::{file, toml_file};
+use crate::doctor::containerd::{self, Containerd};
+use crate::doctor::processes::{self, Running, flag};
+use crate::doctor::root::{self, Root};
+use crate::loaded::{self, Owed, Unasked};
+
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+/// It answers from memory.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+const CRIO_SOCKET: &str = "/run/crio/crio.sock";
+
+/// As far as their files say, and those of them that run.
+pub(super) fn read(running: &[Running]) -> Vec<Engine> {
+    let containerds = containerd::read(&Root::default(), running);
+    // Another one's files may say otherwise of one that is configured by hand.
+    let mut records = Vec::new();
+    let mut unread = Vec::new();
+    match Record::all() {
+        Ok(all) => records = all,
+        Err(error) => unread.push(format!("{error:#}")),
+    }
+    let is_seen = processes::is_on_the_node(running);
+    let mut engines: Vec<Engine> =
+        containerds.iter().map(|it| of_containerd(it, is_seen)).collect();
+    let known = |path: &Path| {
+        let entries = containerds.iter().flat_map(|it| &it.entries).map(|it| &it.file);
+        containerds.iter().map(|it| &it.config).chain(entries).any(|it| it == path)
+    };
+    let others = records.iter().filter(|it| it.engine == Kind::Containerd && !known(&it.path));
+    engines.extend(others.map(|it| {
+        let loaded = Loaded::NotChecked(format!("no containerd runs with {}", it.path.display()));
+        of_files(Kind::Containerd, vec![it.path.clone()], loaded)
+    }));
+    for kind in [Kind::Docker, Kind::Crio, Kind::Podman] {
+        let mut paths = files(kind);
+        let more = records.iter().filter(|it| it.engine == kind).map(|it| it.path.clone());
+        paths.extend(more.filter(|it| !files(kind).contains(it)));
+        let mut engine = of_files(kind, paths, Loaded::EachTime);
+        engine.loaded = ask(kind, &engine);
+        engines.push(engine);
+    }
+    if let Some(first) = engines.first_mut() {
+        first.unread.extend(unread);
+    }
+    engines
+}
+
+/// In the order in which it reads them.
+fn files(kind: Kind) -> Vec<PathBuf> {
+    let (main, drop_ins): (&[&str], _) = match kind {
+        Kind::Containerd => (&[CONTAINERD_CONFIG], None),
+        Kind::Docker => (&["/etc/docker/daemon.json"], None),
+        Kind::Crio => (&["/etc/crio/crio.conf"], Some("/etc/crio/crio.conf.d")),
+        Kind::Podman => (
+            &["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"],
+            Some("/etc/containers/containers.conf.d"),
+        ),
+    };
+    let entries = drop_ins.into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    found.sort();
+    main.iter().map(PathBuf::from).chain(found).collect()
+}
+
+fn of_containerd(it: &Containerd, is_seen: bool) -> Engine {
+    let ours = it.entries.iter().filter_map(|entry| {
+        let binary = entry.binary.clone().filter(|it| is_ours(&it.to_string_lossy()))?;
+        let (name, is_default) = (entry.name.clone(), entry.is_default);
+        Some((entry.file.clone(), Handler { name, binary, is_default }))
+    });
+    let (files, handlers): (Vec<PathBuf>, Vec<Handler>) = ours.unzip();
+    let complaint = |(path, why): &(PathBuf, String)| format!("{}: {why}", path.display());
+    let reload = match it.config == Path::new(CONTAINERD_CONFIG) {
+        true => Kind::Containerd.reload().map(str::to_owned),
+        false => Some(format!("restart the containerd that reads {}", it.config.display())),
+    };
+    Engine {
+        name: Kind::Containerd.name(),
+        file: files.into_iter().next().unwrap_or_else(|| it.config.clone()),
+        handlers,
+        unread: it.complaints.iter().map(complaint).collect(),
+        loaded: containerd_loaded(it, is_seen),
+        reload,
+    }
+}
+
+fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
+    let Some(running) = &it.running else {
+        return match is_seen {
+            true => Loaded::NotRunning,
+            false => Loaded::NotChecked("the processes of the node are not to be seen".to_owned()),
+        };
+    };
+    let configured: Vec<loaded::Handler> = it
+        .entries
+        .iter()
+        .map(|entry| loaded::Handler {
+            name: entry.name.clone(),
+            binary: entry.binary.clone(),
+            is_default: entry.is_default,
+        })
+        .collect();
+    let has = match loaded::ask(&socket(it, running)) {
+        Ok(has) => has,
+        Err(Unasked::NoCri) => return Loaded::NoCri,
+        Err(Unasked::NoAnswer(why)) => return Loaded::NotChecked(why),
+    };
+    if !it.complaints.is_empty() {
+        return Loaded::NotChecked(
+            "its files cannot be read, so there is nothing to compare".into(),
+        );
+    }
+    let owed = loaded::owed(&configured, &has, |it| is_ours(&it.to_string_lossy()));
+    match owed.is_empty() {
+        true => Loaded::AsConfigured,
+        false => Loaded::Otherwise(owed.iter().map(said).collect()),
+    }
+}
+
+/// As it was told, on its command line first.
+fn socket(it: &Containerd, running: &Running) -> PathBuf {
+    let short = running.args.iter().position(|arg| arg == "-a");
+    let short = short.and_then(|at| running.args.get(at + 1)).cloned();
+    let in_file = || {
+        let table: toml::Table = root::read(&it.config).ok()?.parse().ok()?;
+        let address = table.get("grpc")?.get("address")?.as_str()?;
+        Some(address.to_owned()).filter(|address| !address.is_empty())
+    };
+    let told = flag(&running.args, "address").or(short).or_else(in_file);
+    told.map_or_else(|| CONTAINERD_SOCKET.into(), PathBuf::from)
+}
+
+fn said(owed: &Owed) -> String {
+    let program = |it: &Option<PathBuf>| {
+        it.as_deref().map_or_else(|| "its default".to_owned(), |it| it.display().to_string())
+    };
+    match owed {
+        Owed::NotLoaded(name) => format!("it has no runtime {name} yet"),
+        Owed::StillLoaded(name) => format!("it still has the runtime {name}"),
+        Owed::OtherProgram { name, loaded } => {
+            format!("its runtime {name} runs {}", program(loaded))
+        }
+        Owed::OtherDefault { configured, loaded } => {
+            format!("its default is {loaded} and not {configured}")
+        }
+    }
+}
+
+/// The last file that names a runtime wins.
+fn of_files(kind: Kind, paths: Vec<PathBuf>, loaded: Loaded) -> Engine {
+    let mut engine = Engine {
+        name: kind.name(),
+        file: paths.last().cloned().unwrap_or_default(),
+        handlers: Vec::new(),
+        unread: Vec::new(),
+        loaded,
+        reload: kind.reload().map(str::to_owned),
+    };
+    let mut default = None;
+    for path in paths {
+        match entries(kind, &path) {
+            Ok((all, named)) => {
+                default = named.or(default);
+                for (name, binary) in all {
+                    engine.handlers.retain(|it| it.name != name);
+                    if is_ours(&binary) {
+                        engine.file.clone_from(&path);
+                        let binary = binary.into();
+                        engine.handlers.push(Handler { name, binary, is_default: false });
+                    }
+                }
+            }
+            Err(error) => engine.unread.push(format!("{}: {error:#}", path.display())),
+        }
+    }
+    for handler in &mut engine.handlers {
+        handler.is_default = default.as_ref() == Some(&handler.name);
+    }
+    engine
+}
+
+/// The runtimes of a file with their programs, and its default.
+pub(super) type Entries = (Vec<(String, String)>, Option<String>);
+
+fn entries(kind: Kind, path: &Path) -> anyhow::Result<Entries> {
+    let Some(text) = file::read(path)? else { return Ok(Entries::default()) };
+    if kind == Kind::Docker {
+        return docker::entries(&text);
+    }
+    let document = toml_file::parse(&text)?;
+    let layout = Layout::of(kind, &document)?;
+    let program = |name: &String| {
+        let entry = layout.entry(&document, name)?;
+        Some((name.clone(), layout.binary_of(entry)?.to_owned()))
+    };
+    let all = layout.names(&document).iter().filter_map(program).collect();
+    Ok((all, layout.default_of(&document).map(str::to_owned)))
+}
+
+fn ask(kind: Kind, engine: &Engine) -> Loaded {
+    match kind {
+        // One that has nothing of ours is not worth a wait.
+        _ if engine.handlers.is_empty() => Loaded::EachTime,
+        Kind::Docker => docker::loaded(&engine.handlers),
+        Kind::Crio => crio(&engine.handlers),
+        Kind::Containerd | Kind::Podman => Loaded::EachTime,
+    }
+}
+
+/// By name alone: CRI itself has no more than that.
+fn crio(handlers: &[Handler]) -> Loaded {
+    let socket = Path::new(CRIO_SOCKET);
+    if !socket.exists() {
+        return Loaded::NotRunning;
+    }
+    let asked = Client::lazy(socket).and_then(|it| it.at_most(ANSWERS_WITHIN).status(false));
+    let has = match asked {
+        Ok(answer) => answer.runtime_handlers,
+        Err(error) => return Loaded::NotChecked(error.to_string()),
+    };
+    if has.is_empty() {
+        return Loaded::NotChecked(
+            "this CRI-O does not tell its handlers (before 1.30)".to_owned(),
+        );
+    }
+    let missing = handlers.iter().filter(|it| !has.iter().any(|has| has.name == it.name));
+    let missing: Vec<String> =
+        missing.map(|it| format!("it has no runtime {} yet", it.name)).collect();
+    if missing.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(missing) }
+}

@@ -1,0 +1,152 @@
+//! What was seen, and nothing about what it means. What could not be looked at is in it as such.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::switch::Switch;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Known<T> {
+    Seen(T),
+    Unseen {
+        /// Why.
+        not_checked: String,
+    },
+}
+
+impl<T> Known<T> {
+    pub(crate) fn unseen(why: impl Into<String>) -> Known<T> {
+        Known::Unseen { not_checked: why.into() }
+    }
+
+    pub(crate) fn of(result: Result<T, String>) -> Known<T> {
+        result.map_or_else(Known::unseen, Known::Seen)
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Facts {
+    /// Of frostctl, which is that of the wrapper that it came with.
+    pub(crate) version: &'static str,
+    /// Those that engines call; where none does, the one that would be configured.
+    pub(crate) binaries: Vec<Binary>,
+    pub(crate) engines: Vec<Engine>,
+    pub(crate) config: Known<Configuration>,
+    pub(crate) switch: Known<Switch>,
+    pub(crate) runtime: Known<Runtime>,
+    pub(crate) state: Known<State>,
+    /// How many containers go through it.
+    pub(crate) containers: Known<usize>,
+    pub(crate) records: Known<Records>,
+    /// What an engine's environment says otherwise than ours: the wrapper looks elsewhere then.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Binary {
+    pub(crate) path: PathBuf,
+    pub(crate) is_there: bool,
+    pub(crate) is_executable: bool,
+    /// None: it cannot be read.
+    pub(crate) is_frostlock: Option<bool>,
+    pub(crate) is_static: Option<bool>,
+    /// None of a version that did not write it into its mark yet.
+    pub(crate) version: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
+    pub(crate) file: PathBuf,
+    /// Those that run frostlock.
+    pub(crate) handlers: Vec<Handler>,
+    /// Files that could not be read, and why.
+    pub(crate) unread: Vec<String>,
+    pub(crate) loaded: Loaded,
+    /// What makes it read its files again.
+    pub(crate) reload: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Handler {
+    pub(crate) name: String,
+    pub(crate) binary: PathBuf,
+    pub(crate) is_default: bool,
+}
+
+/// What the process has, whatever its files say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Loaded {
+    /// It has what the files say.
+    AsConfigured,
+    /// It has something else, each in a clause.
+    Otherwise(Vec<String>),
+    /// Each of its commands reads the files anew.
+    EachTime,
+    NotRunning,
+    /// Its CRI plugin is off, and handlers are CRI's.
+    NoCri,
+    NotChecked(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Configuration {
+    pub(crate) file: PathBuf,
+    pub(crate) mode: &'static str,
+    pub(crate) mistakes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Runtime {
+    /// None: there is none to run.
+    pub(crate) path: Option<PathBuf>,
+    /// What it says of its version.
+    pub(crate) says: Known<String>,
+    /// Why it is another than the configuration names.
+    pub(crate) fell_back: Option<String>,
+    /// Why it cannot be run.
+    pub(crate) broken: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct State {
+    pub(crate) directory: PathBuf,
+    pub(crate) is_there: bool,
+    /// Why it is not used.
+    pub(crate) refused: Option<String>,
+    /// Why nothing new can be written there.
+    pub(crate) full: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Records {
+    pub(crate) last: Option<Last>,
+    pub(crate) day: Day,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Last {
+    pub(crate) verb: String,
+    pub(crate) container: String,
+    pub(crate) verdict: String,
+    pub(crate) time: String,
+    /// None: it is of the future, as the clock has jumped.
+    pub(crate) age_s: Option<u64>,
+}
+
+/// Of the last 24 h.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Day {
+    pub(crate) operations: u64,
+    pub(crate) failed: u64,
+    pub(crate) repeated: u64,
+    pub(crate) lifted: u64,
+    pub(crate) lifted_ms: f64,
+    /// Went ahead without the lock.
+    pub(crate) without_lock: u64,
+    /// So far back was read, if not all of it: the journal is larger than what is read of it.
+    pub(crate) only_s: Option<u64>,
+}

@@ -1,0 +1,240 @@
+//! The facts, each read or asked with a bound of its own. Nothing is judged here, and nothing changed.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use frostlock::config::{self, Config};
+use frostlock::locate::{self, Choice};
+use frostlock::state_dir::StateDir;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::facts::{Binary, Configuration, Engine, Facts, Known, Runtime, State};
+use super::{elf, engines, lately};
+use crate::configure::{binary, live, program};
+use crate::doctor::processes::{self, Running};
+use crate::doctor::root::Root;
+use crate::switch::Switch;
+
+/// A runtime that does not say its version in this time is not waited for.
+const SAYS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Less is full: a lock file has a page, and a record is some KB.
+const ROOM_BYTES: u64 = 64 << 10;
+
+/// Where the wrapper of the node keeps its state.
+const STATE: &str = "/run/frostlock";
+
+/// What tells the wrapper to look elsewhere.
+const VARIABLES: &[&str] = &["FROSTLOCK_CONFIG", "FROSTLOCK_STATE_DIR", "FROSTLOCK_RUNTIME"];
+
+const NOT_ROOT: &str = "only root can see it";
+
+pub(super) fn facts() -> Facts {
+    let running = processes::read(&Root::default());
+    let engines = engines::read(&running);
+    let binaries = binaries(&engines);
+    let environments = environments(&running);
+    let state = state_dir();
+    let (config, config_fact) = configuration();
+    Facts {
+        version: env!("CARGO_PKG_VERSION"),
+        containers: containers(&binaries, &running),
+        runtime: runtime(&config, &binaries, &environments),
+        switch: Known::of(Switch::read(&state).map_err(|error| unreadable(&error))),
+        records: Known::of(lately::read(&config, &state)),
+        state: known_state(&state),
+        elsewhere: elsewhere(&environments),
+        config: config_fact,
+        binaries,
+        engines,
+    }
+}
+
+/// The node's, whoever asks: without root there may be one of the user's own.
+fn state_dir() -> StateDir {
+    let was_named = std::env::var_os("FROSTLOCK_STATE_DIR").is_some();
+    if is_root() || was_named { StateDir::from_env() } else { StateDir::at(STATE.into()) }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if !is_root() => NOT_ROOT.to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn binaries(engines: &[Engine]) -> Vec<Binary> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for path in engines.iter().flat_map(|it| &it.handlers).map(|it| &it.binary) {
+        // A name is looked up in the engine's PATH, which is much like ours.
+        let path = match path.is_absolute() {
+            true => path.clone(),
+            false => program::find(&path.to_string_lossy()).unwrap_or_else(|| path.clone()),
+        };
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        let usual = binary::usual().into_iter().find(|it| it.exists());
+        paths.extend(usual.or_else(|| program::find("frostlock")));
+    }
+    paths.into_iter().map(examine).collect()
+}
+
+fn examine(path: PathBuf) -> Binary {
+    let elf = elf::read(&path);
+    Binary {
+        is_there: path.exists(),
+        is_executable: program::is_executable(&path),
+        is_frostlock: elf.is_ok().then(|| locate::is_frostlock(&path)),
+        is_static: elf.ok().flatten(),
+        version: locate::version_of(&path),
+        path,
+    }
+}
+
+/// Its complaint is not among the mistakes where it is one about us.
+fn configuration() -> (Config, Known<Configuration>) {
+    let file = config::path();
+    if let Err(error) = config::text(&file)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        let why = format!("{}: {}", file.display(), unreadable(&error));
+        return (Config::default(), Known::unseen(why));
+    }
+    let (config, mistakes) = Config::load();
+    let mode = config.mode.as_str();
+    (config, Known::Seen(Configuration { file, mode, mistakes }))
+}
+
+/// What an engine hands on to its shims, and these to the wrapper.
+struct Environment {
+    who: String,
+    variables: HashMap<OsString, OsString>,
+}
+
+fn environments(running: &[Running]) -> Vec<Environment> {
+    let engines = running.iter().filter(|it| it.comm == "containerd");
+    let read = engines.filter_map(|it| {
+        let bytes = std::fs::read(format!("/proc/{}/environ", it.pid)).ok()?;
+        let pairs = bytes.split(|byte| *byte == 0).filter_map(|pair| {
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = (&pair[..at], &pair[at + 1..]);
+            Some((OsStr::from_bytes(name).to_owned(), OsStr::from_bytes(value).to_owned()))
+        });
+        Some(Environment { who: format!("containerd, pid {}", it.pid), variables: pairs.collect() })
+    });
+    read.collect()
+}
+
+fn elsewhere(environments: &[Environment]) -> Vec<String> {
+    let mut all = Vec::new();
+    for environment in environments {
+        for name in VARIABLES {
+            let its = environment.variables.get(OsStr::new(name));
+            if its != std::env::var_os(name).as_ref() && its.is_some() {
+                let value = its.map(|it| it.to_string_lossy()).unwrap_or_default();
+                all.push(format!("{} has {name}={value}", environment.who));
+            }
+        }
+    }
+    all
+}
+
+fn runtime(config: &Config, binaries: &[Binary], environments: &[Environment]) -> Known<Runtime> {
+    let path = environments.first().and_then(|it| it.variables.get(OsStr::new("PATH")).cloned());
+    let argv0 = binaries.first().map_or(OsStr::new("frostlock"), |it| it.path.as_os_str());
+    let choice = Choice {
+        env: std::env::var_os("FROSTLOCK_RUNTIME"),
+        argv0,
+        config: config.runtime.as_deref(),
+        path: path.or_else(|| std::env::var_os("PATH")),
+        above: None,
+    };
+    let none = Runtime { path: None, says: Known::unseen(""), fell_back: None, broken: None };
+    Known::Seen(match choice.find_or_fall_back(|| None) {
+        Err(error) => Runtime { broken: Some(error.to_string()), ..none },
+        Ok(found) => {
+            let (says, broken) = match version(&found.path) {
+                Version::Says(line) => (Known::Seen(line), None),
+                Version::Late => {
+                    let seconds = SAYS_WITHIN.as_secs();
+                    (Known::unseen(format!("it did not say its version within {seconds} s")), None)
+                }
+                Version::Fails(why) => (Known::unseen("it cannot be run"), Some(why)),
+            };
+            Runtime { path: Some(found.path), says, fell_back: found.fell_back, broken }
+        }
+    })
+}
+
+enum Version {
+    Says(String),
+    Late,
+    Fails(String),
+}
+
+fn version(path: &Path) -> Version {
+    let began = Instant::now();
+    match program::run(Command::new(path).arg("--version"), SAYS_WITHIN) {
+        Ok(said) => Version::Says(said.lines().next().unwrap_or_default().trim().to_owned()),
+        Err(_) if began.elapsed() >= SAYS_WITHIN => Version::Late,
+        Err(error) => Version::Fails(format!("{error:#}")),
+    }
+}
+
+fn known_state(state: &StateDir) -> Known<State> {
+    if !is_root() && state.path() == Path::new(STATE) {
+        return Known::unseen(NOT_ROOT);
+    }
+    let there = std::fs::symlink_metadata(state.path()).is_ok();
+    Known::Seen(State {
+        directory: state.path().to_owned(),
+        is_there: there,
+        refused: state.complaint().map(|error| error.to_string()),
+        full: full(state.path()),
+    })
+}
+
+/// Of the file system that it is in, or would be made in.
+fn full(path: &Path) -> Option<String> {
+    let there = path.ancestors().find(|path| path.metadata().is_ok_and(|it| it.mode() != 0))?;
+    let seen = statvfs(there).ok()?;
+    if seen.flags().contains(FsFlags::ST_RDONLY) {
+        return Some("the file system is mounted read-only".to_owned());
+    }
+    if seen.files() > 0 && seen.files_free() == 0 {
+        return Some("no inode is left in its file system".to_owned());
+    }
+    let room = seen.blocks_free() as u64 * seen.fragment_size() as u64;
+    (seen.blocks() > 0 && room < ROOM_BYTES)
+        .then(|| format!("only {room} bytes are left in its file system"))
+}
+
+fn containers(binaries: &[Binary], running: &[Running]) -> Known<usize> {
+    if !is_root() {
+        return Known::unseen(NOT_ROOT);
+    }
+    if !processes::is_on_the_node(running) {
+        return Known::unseen("the processes of the node are not to be seen");
+    }
+    let mut all: Vec<String> = binaries
+        .iter()
+        .flat_map(|it| live::uses(&it.path))
+        .map(|it| format!("{} {}", it.of.name(), it.container))
+        .collect();
+    all.sort();
+    all.dedup();
+    Known::Seen(all.len())
+}
