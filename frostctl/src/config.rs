@@ -8,11 +8,11 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::config::{self, Config, Mistake, Reading};
-use frostlock::journal::history::History;
-use frostlock::locate::Choice;
-use frostlock::state_dir::StateDir;
+use config::locate::Choice;
+use config::{self, Config, Mistake, Reading};
+use journal::history::History;
 use serde::Serialize;
+use state::state_dir::StateDir;
 
 use crate::exit::Exit;
 use crate::output::{Output, note, plain, table};

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use frostlock::config::Config;
-use frostlock::state_dir::StateDir;
+use config::Config;
 use serde::Serialize;
+use state::state_dir::StateDir;
 
 use crate::exit::Exit;
 use crate::output::{Output, note, plain};
@@ -171,7 +171,7 @@ fn create(state: &StateDir) -> io::Result<bool> {
 fn write(state: &StateDir, reason: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let options = options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
-    let line = frostlock::text::one_line(reason.as_ref(), REASON_BYTES as usize);
+    let line = cgroup::text::one_line(reason.as_ref(), REASON_BYTES as usize);
     options.open(state.kill_switch())?.write_all(format!("{line}\n").as_bytes())
 }
 
@@ -195,7 +195,9 @@ impl Done {
             "  containers that run go on; from now on each command is the bare runtime's"
         )?;
         writeln!(out, "  nothing is locked, lifted, repeated or recorded")?;
-        writeln!(out, "  until: frostctl on, or a reboot (if {path} is below /run)")
+        // The others are on a disk, or where somebody has chosen.
+        let or_reboot = if self.switch.path.starts_with("/run") { ", or a reboot" } else { "" };
+        writeln!(out, "  until: frostctl on{or_reboot}")
     }
 }
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use frostlock::config::{self, Config};
-use frostlock::locate::{self, Choice};
-use frostlock::state_dir::StateDir;
+use config::locate::{self, Choice};
+use config::{self, Config};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use state::state_dir::StateDir;
 
 use super::facts::{Binary, Configuration, Engine, Facts, Known, Runtime, State};
 use super::{elf, engines, lately};

@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use frostlock::config::Config;
-use frostlock::journal::history::History;
-use frostlock::state_dir::StateDir;
+use config::Config;
+use journal::history::History;
+use state::state_dir::StateDir;
 
 use super::facts::{Day, Last, Records};
 use crate::journal::{Journal, Record, unix_ms};
