@@ -21,6 +21,7 @@ mod metrics;
 mod output;
 mod pages;
 mod paths;
+mod progress;
 mod record;
 mod report;
 mod serve;

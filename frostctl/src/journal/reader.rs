@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::error::Category;
 
 use super::record::Record;
+use crate::progress::Reading;
 
 /// The version of the records that are understood here.
 const VERSION: u32 = 1;
@@ -101,6 +102,8 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Unread> {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) skipped: Skipped,
+    /// Of a pass that a person waits for.
+    reading: Option<Reading>,
     boot: String,
     latest_ns: u64,
     earlier_boots: HashSet<String>,
@@ -109,6 +112,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// One that says on a terminal how far it is in so many bytes.
+    pub(crate) fn of(bytes: u64) -> Reader {
+        Reader { reading: Some(Reading::of(bytes)), ..Reader::default() }
+    }
+
     /// From here on, what was read before is not read again: another file with the same records.
     pub(crate) fn only_later(&mut self) {
         self.known = Some((self.boot.clone(), self.latest_ns));
@@ -123,6 +131,10 @@ impl Reader {
     }
 
     pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {
+        if let Some(reading) = &mut self.reading {
+            // With its end.
+            reading.add(line.len() + 1);
+        }
         match parse(line) {
             Ok(Some(record)) if self.is_in_order(&record) => match &*record.verb {
                 "gap" => self.skipped.gaps += 1,
@@ -213,6 +225,20 @@ mod tests {
         assert_eq!(ids, ["x", "slightly late", "no newline yet"]);
         let expected = Skipped { torn: 2, foreign: 3, future_version: 2, out_of_order: 0, gaps: 1 };
         assert_eq!(skipped, expected);
+    }
+
+    #[test]
+    fn a_reading_counts_every_byte_be_it_of_a_record_or_not() {
+        let text = format!("{}\ntorn\n\n{}", line("a", 100, "x"), "x".repeat(3 << 20));
+        let mut reader = Reader::of(text.len() as u64);
+        lines(text.as_bytes(), |line| reader.line(line, &mut |_| {})).unwrap();
+        let said = reader.reading.map(|it| it.to_string());
+        assert_eq!(said.as_deref(), Some("read 3 of 4 MiB, 100 %"));
+        let half = Reader::of(1 << 20).reading.map(|mut it| {
+            it.add(1 << 19);
+            it.to_string()
+        });
+        assert_eq!(half.as_deref(), Some("read 0 of 1 MiB, 50 %"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Journal {
 
     /// Each record once, oldest first; then how many there were that could not be used.
     pub(crate) fn each(&self, mut each: impl FnMut(&Record<'_>)) -> anyhow::Result<Skipped> {
-        let mut reader = Reader::default();
+        let mut reader = Reader::of(self.len());
         self.pass(&mut reader, &mut each)?;
         Ok(reader.skipped)
     }
@@ -118,6 +118,12 @@ impl Journal {
             read(path, file, reader, each)?;
         }
         Ok(())
+    }
+
+    /// Of all files, in bytes.
+    fn len(&self) -> u64 {
+        let files = self.long.iter().chain(&self.short);
+        files.filter_map(|(_, file)| Some(file.metadata().ok()?.len())).sum()
     }
 
     /// How many bytes of what grows have been seen, when it is followed from now on.
