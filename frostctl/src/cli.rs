@@ -14,6 +14,7 @@ use crate::pages;
 use crate::paths;
 use crate::record;
 use crate::report;
+use crate::selftest;
 use crate::serve;
 use crate::status;
 use crate::switch;
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Off(switch::Off),
     On(switch::On),
     Config(config::Command),
+    Selftest(selftest::Selftest),
     Paths(paths::Paths),
     /// Tell a container's life from the journal
     History(history::History),
@@ -77,6 +79,7 @@ impl Command {
             Command::Off(it) => it.run(output),
             Command::On(it) => it.run(output),
             Command::Config(it) => it.run(output),
+            Command::Selftest(it) => it.run(output),
             Command::Paths(it) => it.run(output),
             Command::History(it) => it.run(output),
             Command::Record(it) => it.run(output),

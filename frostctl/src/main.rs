@@ -24,6 +24,7 @@ mod paths;
 mod progress;
 mod record;
 mod report;
+mod selftest;
 mod serve;
 mod status;
 mod switch;
@@ -31,6 +32,9 @@ mod timeline;
 mod version;
 
 fn main() -> ExitCode {
+    if let Some(exit) = selftest::in_container(std::env::args_os()) {
+        return exit;
+    }
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json, cli.color);
     match cli.command.run(&output) {

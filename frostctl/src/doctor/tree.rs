@@ -19,7 +19,7 @@ const ROOT_DEPTH: usize = 4;
 /// The kernel's own limit is far above; a walk that finds more than this ends.
 const MOST_CGROUPS: usize = 100_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Driver {
     Cgroupfs,

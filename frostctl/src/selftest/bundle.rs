@@ -1,0 +1,147 @@
+//! The container: this program that spins, in a cgroup with the smallest quota that the kernel takes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use frostlock::process::Process;
+use serde_json::{Value, json};
+
+use super::program::{self, Shared};
+
+/// A limit of 10m, in µs: less than 1 ms of quota is refused.
+pub(super) const QUOTA_US: u64 = 1000;
+pub(super) const PERIOD_US: u64 = 100_000;
+
+/// A bundle, and what its runtime and its wrapper are given besides.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    shared: Vec<Shared>,
+}
+
+impl Files {
+    pub(super) fn make(directory: PathBuf) -> anyhow::Result<Files> {
+        let files = Files { directory, shared: program::files()? };
+        for name in ["proc", "dev"] {
+            std::fs::create_dir_all(files.rootfs().join(name)).with_context(|| files.cannot())?;
+        }
+        for Shared { to, .. } in &files.shared {
+            // A runtime would make them, but not all do where the root is read-only.
+            let place = files.rootfs().join(to.strip_prefix("/").unwrap_or(to));
+            let above = place.parent().map(Path::to_owned).unwrap_or_default();
+            std::fs::create_dir_all(above)
+                .and_then(|()| std::fs::write(&place, ""))
+                .with_context(|| files.cannot())?;
+        }
+        files.write("resources.json", &json!({ "cpu": cpu() }))?;
+        Ok(files)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The runtime's own state: `list` of the node's shows none of it.
+    pub(super) fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    pub(super) fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    pub(super) fn config(&self) -> PathBuf {
+        self.directory.join("config.toml")
+    }
+
+    /// What `update` is given: the quota once more.
+    pub(super) fn resources(&self) -> PathBuf {
+        self.directory.join("resources.json")
+    }
+
+    /// Where `create` writes the container's first process.
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.directory.join("init.pid")
+    }
+
+    /// That process, of the container that was created last.
+    pub(super) fn init(&self) -> Option<Process> {
+        Process::of(std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?)
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    pub(super) fn container(&self, cgroup: &str) -> anyhow::Result<()> {
+        self.write("config.json", &config(&self.rootfs(), cgroup, &self.shared))
+    }
+
+    fn write(&self, name: &str, value: &Value) -> anyhow::Result<()> {
+        std::fs::write(self.directory.join(name), value.to_string()).with_context(|| self.cannot())
+    }
+
+    fn cannot(&self) -> String {
+        format!("cannot write into {}", self.directory.display())
+    }
+}
+
+fn cpu() -> Value {
+    json!({ "quota": QUOTA_US, "period": PERIOD_US })
+}
+
+fn config(rootfs: &Path, cgroup: &str, shared: &[Shared]) -> Value {
+    let mut mounts = vec![
+        json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
+        json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "mode=755", "size=64k"] }),
+    ];
+    mounts.extend(shared.iter().map(|it| {
+        json!({ "destination": it.to, "type": "bind", "source": it.from,
+            "options": ["bind", "ro", "nosuid", "nodev"] })
+    }));
+    let namespaces = ["pid", "mount", "ipc", "uts"].map(|it| json!({ "type": it }));
+    let libraries: Vec<String> = shared
+        .iter()
+        .skip(1)
+        .filter_map(|it| Some(it.to.parent()?.to_string_lossy().into_owned()))
+        .collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": { "uid": 0, "gid": 0 },
+            "args": [program::PATH, program::SPIN],
+            "env": ["PATH=/", format!("LD_LIBRARY_PATH={}", libraries.join(":"))],
+            "cwd": "/",
+            "capabilities": { "bounding": [], "effective": [], "permitted": [] },
+            "noNewPrivileges": true,
+        },
+        "root": { "path": rootfs, "readonly": true },
+        "hostname": "frostlock-selftest",
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": namespaces,
+            "resources": { "cpu": cpu() },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_container_has_nothing_but_the_program() {
+        let shared = |from: &str, to: &str| Shared { from: from.into(), to: to.into() };
+        let files = [shared("/x/frostctl", program::PATH), shared("/l/libc.so.6", "/l/libc.so.6")];
+        let config = config(Path::new("/r"), "/c", &files);
+        let binds: Vec<_> = config["mounts"].as_array().unwrap().iter().skip(2).collect();
+        assert_eq!(binds.len(), 2);
+        assert!(binds.iter().all(|it| it["options"][1] == "ro"), "{binds:?}");
+        assert_eq!(config["process"]["env"][1], "LD_LIBRARY_PATH=/l");
+        assert_eq!(config["linux"]["resources"]["cpu"]["quota"], 1000);
+        assert_eq!(config["root"]["readonly"], true);
+    }
+}

@@ -1,0 +1,153 @@
+//! `frostctl selftest`: whether frostlock is of use on this node. One container at a time that is out
+//! of its CPU quota is made, probed, changed and ended, by the bare runtime and through frostlock in
+//! turn. The two columns are all that it judges by, and it leaves nothing.
+
+mod bundle;
+mod command;
+mod place;
+mod program;
+mod report;
+mod rounds;
+mod settings;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::configure::binary;
+use crate::configure::program::{find, is_executable};
+use crate::doctor::hierarchy::{Cgroups, Layout};
+use crate::doctor::root::Root;
+use crate::doctor::tree::Driver;
+use crate::exit::Exit;
+use crate::output::{Output, note};
+use crate::progress::Progress;
+use bundle::Files;
+use command::Interrupts;
+use place::Place;
+pub(crate) use program::in_container;
+use report::Report;
+use rounds::{Rounds, Seen};
+use verdict::Verdict;
+
+/// Find out on this node, within a minute, whether frostlock is of use
+///
+/// Makes one container at a time with a CPU limit of 10m, in a cgroup of its own, whose program spins.
+/// The runtime creates, starts, probes (exec), updates, pauses, resumes, kills and deletes it, bare and
+/// through frostlock in turn. Needs root, and no image: the container's only program is frostctl
+/// itself. Nothing stays: containers, cgroups, files, records. No other container is touched.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit status:
+  0  works: at least one operation that starves bare is faster, or does not fail any more
+  1  does no harm, and gives nothing here: nothing starved, or the kernel refuses the lift
+  2  does not work: an operation failed through frostlock, or was slower than bare beyond noise;
+     or the command line is wrong
+  3  could not be run, or was interrupted; standard error says why")]
+pub(crate) struct Selftest {
+    /// The frostlock to test; by default the one beside frostctl, in /usr/local/bin or in PATH
+    #[arg(long, value_name = "PATH")]
+    frostlock: Option<PathBuf>,
+
+    /// The runtime to compare it with, and to run by it; by default the one that frostlock finds
+    #[arg(long, value_name = "PATH")]
+    runtime: Option<PathBuf>,
+
+    /// Who makes the cgroups; by default systemd where it runs, as on nodes of Kubernetes
+    #[arg(long, value_name = "DRIVER", value_enum)]
+    cgroup_driver: Option<Driver>,
+}
+
+impl Selftest {
+    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let (frostlock, runtime) = (self.frostlock()?, self.runtime()?);
+        if !nix::unistd::geteuid().is_root() {
+            bail!("selftest needs root: it makes a container and a cgroup");
+        }
+        let cgroups = Cgroups::read(&Root::default());
+        if let Some(why) = &cgroups.complaint {
+            bail!("cannot read /proc/self/mountinfo: {why}");
+        }
+        if cgroups.layout == Layout::None {
+            bail!("no cgroup is mounted, so no container can have a CPU limit");
+        }
+        let (layout, driver) = (cgroups.layout, self.driver());
+        let interrupts = Interrupts::hold()?;
+        for left in place::clear_leftovers(&cgroups)? {
+            note(&format!("removed {left}, which a selftest that was killed had left"));
+        }
+        let place = Place::make(cgroups, driver)?;
+        let seen = measure(&place, driver, &frostlock, &runtime, &interrupts);
+        // What was seen is worth nothing where something stays.
+        place.clear().context("selftest could not clear away what it made")?;
+        let (seen, refused) = seen?;
+        if let Some(why) = seen.never_created() {
+            bail!("{} makes no container here: {why}", runtime.display());
+        }
+        let report = Report::new((frostlock, runtime), (layout, driver), &seen, refused);
+        output.print(&report, |out| report.write(out))?;
+        Ok(match report.verdict {
+            Verdict::Works => Exit::Clean,
+            Verdict::NotShown => Exit::Found,
+            Verdict::DoesNotWork => Exit::Broken,
+        })
+    }
+
+    fn frostlock(&self) -> anyhow::Result<PathBuf> {
+        let found = match &self.frostlock {
+            Some(given) => Some(given.clone()),
+            None => {
+                let usual = binary::usual().into_iter().find(|it| is_executable(it));
+                usual.or_else(|| find("frostlock"))
+            }
+        };
+        let found = found.context(
+            "no frostlock beside frostctl, in /usr/local/bin or in PATH; name it with --frostlock",
+        )?;
+        executable(&found)
+    }
+
+    fn driver(&self) -> Driver {
+        // sd_booted(3).
+        let booted = Path::new("/run/systemd/system").is_dir();
+        self.cgroup_driver.unwrap_or(if booted { Driver::Systemd } else { Driver::Cgroupfs })
+    }
+
+    fn runtime(&self) -> anyhow::Result<PathBuf> {
+        match &self.runtime {
+            Some(given) => executable(given),
+            None => binary::runtime_of("frostlock").context("name it with --runtime"),
+        }
+    }
+}
+
+fn executable(path: &Path) -> anyhow::Result<PathBuf> {
+    let path =
+        std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))?;
+    if !is_executable(&path) {
+        bail!("{} is no program that can be executed", path.display());
+    }
+    Ok(path)
+}
+
+fn measure(
+    place: &Place,
+    driver: Driver,
+    frostlock: &Path,
+    runtime: &Path,
+    interrupts: &Interrupts,
+) -> anyhow::Result<(Seen, Option<String>)> {
+    let files = Files::make(place.directory())?;
+    settings::write(&files.config())?;
+    let rounds = Rounds {
+        place,
+        files: &files,
+        runtime: runtime.to_owned(),
+        frostlock: frostlock.to_owned(),
+        driver,
+        interrupts,
+    };
+    let seen = rounds.run(&mut Progress::new())?;
+    Ok((seen, settings::lift_refused(&files.state())))
+}

@@ -1,0 +1,270 @@
+//! The life of one container, operation by operation, bare and through frostlock in turn.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use frostlock::cgroup::Reader;
+use frostlock::freeze;
+use frostlock::process::Process;
+
+use super::bundle::Files;
+use super::command::{self, Interrupts, Said};
+use super::place::Place;
+use super::program;
+use super::verdict::{Ended, LIMIT, Row};
+use crate::doctor::tree::Driver;
+use crate::progress::Progress;
+
+/// One of three may be an accident.
+const MOST_ROUNDS: usize = 3;
+
+/// All rounds; with a last wait for a throttled container and the clearing away it is a minute at most.
+const ROUNDS_WITHIN: Duration = Duration::from_secs(45);
+
+/// How long a container that spins may take until it is throttled: that takes two periods of 100 ms.
+const THROTTLED_WITHIN: Duration = Duration::from_secs(2);
+const PERIODS: u64 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Bare,
+    Frostlock,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Create,
+    Start,
+    Exec,
+    Update,
+    Pause,
+    Resume,
+    /// Until no process is left.
+    Kill,
+    /// Until no cgroup is left.
+    Delete,
+}
+
+const STEPS: [Step; 8] = [
+    Step::Create,
+    Step::Start,
+    Step::Exec,
+    Step::Update,
+    Step::Pause,
+    Step::Resume,
+    Step::Kill,
+    Step::Delete,
+];
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Step::Create => "create",
+            Step::Start => "start",
+            Step::Exec => "exec",
+            Step::Update => "update",
+            Step::Pause => "pause",
+            Step::Resume => "resume",
+            Step::Kill => "kill",
+            Step::Delete => "delete",
+        }
+    }
+
+    /// Whether those that follow can do without it.
+    fn is_needed(self) -> bool {
+        matches!(self, Step::Create | Step::Start | Step::Kill)
+    }
+}
+
+/// What is run, and where.
+#[derive(Debug)]
+pub(super) struct Rounds<'a> {
+    pub(super) place: &'a Place,
+    pub(super) files: &'a Files,
+    pub(super) runtime: PathBuf,
+    pub(super) frostlock: PathBuf,
+    pub(super) driver: Driver,
+    pub(super) interrupts: &'a Interrupts,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    samples: Vec<(Step, Side, Ended)>,
+    pub(super) rounds: usize,
+    /// Of the containers, how many ran out of their quota.
+    pub(super) throttled: usize,
+    pub(super) containers: usize,
+}
+
+impl Seen {
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let of = |step, side| -> Vec<Ended> {
+            let its = self.samples.iter().filter(|it| (it.0, it.1) == (step, side));
+            its.map(|it| it.2.clone()).collect()
+        };
+        let row =
+            |step: Step| Row::new(step.name(), &of(step, Side::Bare), &of(step, Side::Frostlock));
+        STEPS.map(row).into()
+    }
+
+    /// Why there was not one container, on either side, if so: that is none of frostlock's doing.
+    pub(super) fn never_created(&self) -> Option<&str> {
+        let creates = self.samples.iter().filter(|it| it.0 == Step::Create);
+        let mut why = None;
+        for (_, _, ended) in creates {
+            match ended {
+                Ended::Failed(said) => why = why.or(Some(said.as_str())),
+                Ended::Done(_) | Ended::TooLong => return None,
+            }
+        }
+        why
+    }
+}
+
+impl Rounds<'_> {
+    pub(super) fn run(&self, progress: &mut Progress) -> anyhow::Result<Seen> {
+        let began = Instant::now();
+        let mut seen = Seen::default();
+        let mut longest = Duration::ZERO;
+        while seen.rounds < MOST_ROUNDS && began.elapsed() + longest < ROUNDS_WITHIN {
+            let round = Instant::now();
+            for side in [Side::Bare, Side::Frostlock] {
+                self.container(side, began + ROUNDS_WITHIN, &mut seen, progress)?;
+            }
+            seen.rounds += 1;
+            longest = longest.max(round.elapsed());
+        }
+        Ok(seen)
+    }
+
+    fn container(
+        &self,
+        side: Side,
+        ends: Instant,
+        seen: &mut Seen,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let id = self.place.container(seen.containers);
+        seen.containers += 1;
+        let files = self.place.files(&id)?;
+        self.files.container(&self.place.cgroups_path(&id))?;
+        let mut is_paused = false;
+        for step in STEPS {
+            if step == Step::Resume && !is_paused {
+                continue;
+            }
+            let round = seen.rounds + 1;
+            progress.show(|| {
+                let side = if side == Side::Bare { "bare" } else { "through frostlock" };
+                format!("selftest: round {round} of {MOST_ROUNDS}, {} {side}", step.name())
+            });
+            let limit = LIMIT.min(ends.saturating_duration_since(Instant::now()));
+            let ended = self.step(step, side, &id, &files, limit)?;
+            // What had less time than the others was not measured.
+            if ended == Ended::TooLong && limit < LIMIT {
+                break;
+            }
+            let is_done = matches!(ended, Ended::Done(_));
+            seen.samples.push((step, side, ended));
+            if step.is_needed() && !is_done {
+                break;
+            }
+            match step {
+                Step::Start if self.is_throttled(&files)? => seen.throttled += 1,
+                Step::Pause if is_done => is_paused = true,
+                // On v2 what could not be frozen in time is left to freeze, and what follows with it.
+                Step::Pause | Step::Resume if !is_done => freeze::thaw(&files),
+                _ => {}
+            }
+        }
+        self.place.clear_cgroups()?;
+        let _ = std::fs::remove_dir_all(self.files.root().join(&id));
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        step: Step,
+        side: Side,
+        id: &str,
+        files: &Reader,
+        limit: Duration,
+    ) -> anyhow::Result<Ended> {
+        let began = Instant::now();
+        let init = self.files.init();
+        let said = Said::in_directory(self.files.directory());
+        let mut command = self.command(step, side, id, &said);
+        let ended = command::run(&mut command, &said, limit, self.interrupts)?;
+        if !matches!(ended, Ended::Done(_)) {
+            return Ok(ended);
+        }
+        loop {
+            let is_over = match step {
+                // Who exits is in no cgroup's list any more, and not dead before it has had the CPU for it.
+                Step::Kill => !files.is_populated() && !init.is_some_and(Process::is_alive),
+                Step::Delete => !self.place.has_cgroups(),
+                _ => return Ok(ended),
+            };
+            match began.elapsed() {
+                took if is_over => return Ok(Ended::Done(took)),
+                took if took >= limit => return Ok(Ended::TooLong),
+                _ => self.interrupts.pause()?,
+            }
+        }
+    }
+
+    /// As containerd writes it, but that the exec is one in the foreground: a probe lasts as long as its
+    /// command.
+    fn command(&self, step: Step, side: Side, id: &str, said: &Said) -> Command {
+        let mut command = match side {
+            Side::Bare => Command::new(&self.runtime),
+            Side::Frostlock => Command::new(&self.frostlock),
+        };
+        command
+            .current_dir(self.files.directory())
+            .env("FROSTLOCK_RUNTIME", &self.runtime)
+            .env("FROSTLOCK_STATE_DIR", self.files.state())
+            .env("FROSTLOCK_CONFIG", self.files.config());
+        command.arg("--root").arg(self.files.root());
+        command.arg("--log").arg(&said.log).args(["--log-format", "json"]);
+        if self.driver == Driver::Systemd {
+            command.arg("--systemd-cgroup");
+        }
+        command.arg(step.name());
+        match step {
+            Step::Create => {
+                command.arg("--bundle").arg(self.files.directory());
+                command.arg("--pid-file").arg(self.files.pid_file()).arg(id);
+            }
+            Step::Exec => {
+                command.args([id, program::PATH, program::TRUE]);
+            }
+            Step::Update => {
+                command.arg("--resources").arg(self.files.resources()).arg(id);
+            }
+            Step::Kill => {
+                command.args([id, "KILL"]);
+            }
+            Step::Start | Step::Pause | Step::Resume | Step::Delete => {
+                command.arg(id);
+            }
+        }
+        command
+    }
+
+    /// Waits for it, since what comes before would be as fast as without a limit.
+    fn is_throttled(&self, files: &Reader) -> anyhow::Result<bool> {
+        let began = Instant::now();
+        loop {
+            if files.throttled().is_some_and(|it| it.nr_throttled >= PERIODS) {
+                return Ok(true);
+            }
+            if began.elapsed() >= THROTTLED_WITHIN {
+                return Ok(false);
+            }
+            self.interrupts.pause()?;
+        }
+    }
+}

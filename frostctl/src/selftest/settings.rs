@@ -1,0 +1,80 @@
+//! frostlock as it is set up on this node, but for where it writes: a selftest leaves no record.
+
+use std::path::Path;
+
+use anyhow::Context;
+use frostlock::config::{self, Config, Mode};
+use frostlock::journal::reader;
+use frostlock::state_dir::StateDir;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+/// The node's configuration, without the long journal and syslog. What cannot be read is what frostlock
+/// would take defaults for.
+pub(super) fn write(path: &Path) -> anyhow::Result<()> {
+    let of_node = std::fs::read_to_string(config::path()).unwrap_or_default();
+    std::fs::write(path, silent(&of_node))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn silent(text: &str) -> String {
+    let mut document = text.parse::<DocumentMut>().unwrap_or_default();
+    for (table, key, off) in [("history", "enabled", value(false)), ("log", "syslog", value("off"))]
+    {
+        let there = document.entry(table).or_insert(Item::Table(Table::new()));
+        // What is no table says nothing.
+        if !there.is_table_like() {
+            *there = Item::Table(Table::new());
+        }
+        there[key] = off;
+    }
+    document.to_string()
+}
+
+/// What keeps frostlock from doing on this node what it does in a selftest, or all that it can.
+pub(super) fn notes() -> Vec<String> {
+    let state = StateDir::from_env();
+    let (config, complaints) = Config::load();
+    let mut notes = complaints;
+    if state.kill_switch().exists() {
+        notes.push(format!(
+            "frostlock is switched off on this node, for all but a selftest: {} is there",
+            state.kill_switch().display()
+        ));
+    }
+    match config.mode {
+        Mode::Full => {}
+        Mode::Lock => notes.push("the configuration has mode = \"lock\": nothing is lifted".into()),
+        Mode::Observe => {
+            notes.push("the configuration has mode = \"observe\": frostlock only records".into());
+        }
+    }
+    if !config.lift_enabled {
+        notes.push("the configuration has lift.enabled = false: nothing is lifted".into());
+    }
+    notes
+}
+
+/// By the record of an operation, if one of them could not lift what waited.
+pub(super) fn lift_refused(state: &Path) -> Option<String> {
+    let journal = StateDir::at(state.to_owned()).journal();
+    reader::history(&journal).flatten().find_map(|record| record.lift_refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_it_writes_is_another() {
+        let node = "mode = 'lock'\n[history]\nmax_days = 7\ndirectory = '/h'\n[log]\nsyslog = 'all'\n[lift]\nprogram_ms = 20\n";
+        let (config, complaints) = Config::parse(&silent(node), Path::new("x"));
+        assert!(complaints.is_empty(), "{complaints:?}");
+        let (expected, _) = Config::parse(node, Path::new("x"));
+        let syslog = frostlock::config::Syslog::Off;
+        assert_eq!(config, Config { history_enabled: false, syslog, ..expected });
+        for odd in ["", "history = 7\n", "no toml ["] {
+            let (config, _) = Config::parse(&silent(odd), Path::new("x"));
+            assert!(!config.history_enabled && config.syslog == syslog, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! `frostctl selftest` with real runtimes: what it says of a node, what it says of a wrapper that is
+//! broken, and that nothing stays, however it ends. Where the kernel refuses the lift it is run by
+//! scripts/with-realtime, as `make test` does with all suites.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::{Ended, FROSTCTL, frostlock, repository, runtime};
+
+/// As it says of itself.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What is over before it could begin, and what is told to end.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Two at a time would be in each other's way: on two CPUs, eight threads spin.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn selftest(wrapper: &Path, runtime: &Path) -> Command {
+    let mut command = Command::new(FROSTCTL);
+    command.args(["selftest", "--json", "--frostlock"]).arg(wrapper);
+    command.arg("--runtime").arg(runtime).env("FROSTLOCK_CONFIG", "/dev/null");
+    command
+}
+
+/// All that has the name of a selftest of this process, in /run and in the tree.
+fn left_by(pid: u32) -> Vec<PathBuf> {
+    let prefix = format!("frostlock-selftest-{pid}-");
+    let tree = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|it| it.path());
+    let places = tree.chain(["/run", "/sys/fs/cgroup"].map(PathBuf::from));
+    let entries = places.filter_map(|it| std::fs::read_dir(it).ok()).flatten().flatten();
+    let paths = entries.map(|it| it.path());
+    paths.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
+}
+
+/// Processes of the container, wherever they are.
+fn spinning() -> Vec<String> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten().map(|it| it.path());
+    let lines = all.filter_map(|it| std::fs::read(it.join("cmdline")).ok());
+    let lines = lines.map(|it| String::from_utf8_lossy(&it).replace('\0', " "));
+    lines.filter(|it| it.starts_with("/frostlock-selftest ")).collect()
+}
+
+fn assert_nothing_left(pid: u32) {
+    assert_eq!((left_by(pid), spinning()), (Vec::new(), Vec::new()));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("frostlock-selftest"), "{mounts}");
+}
+
+fn row<'a>(report: &'a Value, operation: &str) -> &'a Value {
+    let rows = report["operations"].as_array().unwrap();
+    rows.iter().find(|it| it["operation"] == operation).unwrap()
+}
+
+fn works(name: &str) {
+    let _one = one_at_a_time();
+    let ended = Ended::of(&mut selftest(&frostlock(), &runtime(name)));
+    assert_nothing_left(ended.pid);
+    assert!(ended.took < MINUTE, "{:?}", ended.took);
+    let report = ended.json();
+    assert_eq!((ended.code, &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    assert_eq!(report["throttled"], report["containers"], "{report:#}");
+    for operation in ["create", "start", "exec", "update", "pause", "resume", "kill", "delete"] {
+        let row = row(&report, operation);
+        assert_eq!(row["frostlock"]["failed"], 0, "{row:#}");
+        assert_eq!(row["frostlock"]["runs"], report["rounds"], "{row:#}");
+    }
+    // Bare, who is probed with 1 ms of CPU in 100 ms beside four threads is not done within a second.
+    let exec = row(&report, "exec");
+    assert!(exec["frostlock"]["median_ms"].as_f64().unwrap() < 1000.0, "{exec:#}");
+    assert!(["cured", "faster"].contains(&exec["effect"]["is"].as_str().unwrap()), "{exec:#}");
+    // No terminal, so nothing but the result.
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn it_works_with_runc_1_3() {
+    works("runc-1.3.6");
+}
+
+#[test]
+fn it_works_with_runc_1_1() {
+    works("runc-1.1.15");
+}
+
+/// A wrapper that does this to a verb, and is frostlock for all others.
+fn broken(directory: &Path, verb: &str, what: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = directory.join("broken");
+    let frostlock = frostlock();
+    let text = format!(
+        "#!/bin/sh\nfor word; do [ \"$word\" != {verb} ] || {{ {what}; break; }}; done\nexec {} \"$@\"\n",
+        frostlock.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Of a wrapper that is broken in this way: the status, the report.
+fn found_out(verb: &str, what: &str) -> (Option<i32>, Value) {
+    let _one = one_at_a_time();
+    let scratch = tempfile::tempdir().unwrap();
+    let wrapper = broken(scratch.path(), verb, what);
+    let ended = Ended::of(&mut selftest(&wrapper, &runtime("runc-1.3.6")));
+    assert_nothing_left(ended.pid);
+    assert!(ended.took < MINUTE, "{:?}", ended.took);
+    (ended.code, ended.json())
+}
+
+#[test]
+fn a_wrapper_that_cannot_pause_is_found_out() {
+    let (code, report) = found_out("pause", "echo 'no pause today' >&2; exit 1");
+    assert_eq!((code, &report["verdict"]), (Some(2), &"does_not_work".into()), "{report:#}");
+    let pause = row(&report, "pause");
+    assert_eq!(pause["frostlock"]["failed"], report["rounds"], "{pause:#}");
+    assert_eq!(pause["frostlock"]["error"], "no pause today");
+    let says = report["says"].as_str().unwrap();
+    assert!(says.starts_with("does not work: pause fails"), "{says}");
+}
+
+#[test]
+fn a_wrapper_that_leaves_containers_is_found_out() {
+    let (code, report) = found_out("delete", "exit 0");
+    assert_eq!(code, Some(2), "{report:#}");
+    let delete = row(&report, "delete");
+    assert_eq!(delete["frostlock"]["over_limit"], report["rounds"], "{delete:#}");
+    let says = report["says"].as_str().unwrap();
+    assert_eq!(says, "does not work: delete is slower through frostlock");
+}
+
+#[test]
+fn a_wrapper_that_is_slow_is_found_out() {
+    let (code, report) = found_out("start", "sleep 1");
+    assert_eq!(code, Some(2), "{report:#}");
+    let says = report["says"].as_str().unwrap();
+    assert_eq!(says, "does not work: start is slower through frostlock");
+}
+
+#[test]
+fn a_refused_lift_is_told_as_the_record_has_it() {
+    let _one = one_at_a_time();
+    let inner = selftest(&frostlock(), &runtime("runc-1.3.6"));
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_nice", "--inh-caps", "-sys_nice"]);
+    command.arg(inner.get_program()).args(inner.get_args()).env("FROSTLOCK_CONFIG", "/dev/null");
+    let ended = Ended::of(&mut command);
+    assert_nothing_left(ended.pid);
+    assert!(ended.took < MINUTE, "{:?}", ended.took);
+    let report = ended.json();
+    assert_eq!(report["lift_refused"], "CAP_SYS_NICE", "{report:#}");
+    // What waits by chance longer than bare is not what is tested here.
+    assert_ne!(report["verdict"], "works", "{report:#}");
+    assert_ne!(ended.code, Some(0), "{report:#}");
+}
+
+/// One that runs, with a container in its cgroup.
+struct Begun(Child);
+
+impl Begun {
+    fn new() -> Begun {
+        let mut command = selftest(&frostlock(), &runtime("runc-1.3.6"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let begun = Begun(command.spawn().unwrap());
+        let since = Instant::now();
+        while spinning().is_empty() {
+            assert!(since.elapsed() < SOON, "no container within {SOON:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        begun
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ends of this signal: the status, what it said.
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        let since = Instant::now();
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(since.elapsed() < SOON, "{signal}: it has not ended within {SOON:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut said).unwrap();
+        (self.0.wait().unwrap().code(), said)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_signal_ends_it_and_nothing_is_left() {
+    let _one = one_at_a_time();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let begun = Begun::new();
+        let pid = begun.pid();
+        let said = format!("frostctl: interrupted by {signal}\n");
+        assert_eq!(begun.end(signal), (Some(3), said));
+        assert_nothing_left(pid);
+    }
+}
+
+#[test]
+fn what_a_killed_one_left_is_removed_by_the_next() {
+    let _one = one_at_a_time();
+    let begun = Begun::new();
+    let pid = begun.pid();
+    assert_eq!(begun.end(Signal::SIGKILL).0, None);
+    assert!(!left_by(pid).is_empty() && !spinning().is_empty());
+    // It does no more than that: its runtime fails.
+    let ended = Ended::of(&mut selftest(&frostlock(), Path::new("/bin/false")));
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("which a selftest that was killed had left"), "{}", ended.stderr);
+    assert_nothing_left(pid);
+    assert_nothing_left(ended.pid);
+}
+
+#[test]
+fn what_it_cannot_use_is_one_line_and_status_3() {
+    let _one = one_at_a_time();
+    let runc = runtime("runc-1.3.6");
+    let cases = [
+        (selftest(&frostlock(), Path::new("/no/such/runc")), "/no/such/runc is no program"),
+        (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is no program"),
+        (selftest(&frostlock(), Path::new("/bin/false")), "/bin/false makes no container here"),
+        (without_root(&runc), "selftest needs root"),
+        (without_proc(&runc), "cannot read /proc/self/mountinfo"),
+    ];
+    for (mut command, expected) in cases {
+        let ended = Ended::of(&mut command);
+        assert_eq!(ended.code, Some(3), "{command:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(expected), "{expected}: {}", ended.stderr);
+        assert_eq!((ended.stderr.lines().count(), &*ended.stdout), (1, ""), "{}", ended.stderr);
+        assert!(ended.took < SOON, "{command:?}: {:?}", ended.took);
+        assert_nothing_left(ended.pid);
+    }
+}
+
+fn without_root(runc: &Path) -> Command {
+    let inner = selftest(&frostlock(), runc);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+fn without_proc(runc: &Path) -> Command {
+    let inner = selftest(&frostlock(), runc);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+/// On a terminal of 40 columns, it is shown after 2 s how far it is, and then no more.
+#[test]
+fn a_terminal_is_shown_how_far_it_is() {
+    let _one = one_at_a_time();
+    let inner = selftest(&frostlock(), &runtime("runc-1.3.6"));
+    let words: Vec<_> = inner.get_args().map(|it| it.to_string_lossy().into_owned()).collect();
+    let inner = format!("stty cols 40; {FROSTCTL} {}", words.join(" "));
+    let mut command = Command::new("script");
+    command.args(["-q", "-e", "-c", &inner, "/dev/null"]).env("FROSTLOCK_CONFIG", "/dev/null");
+    let ended = Ended::of(&mut command);
+    let shown: Vec<&str> = ended.stdout.split("\r\u{1b}[K").collect();
+    assert!(shown.len() > 5 && shown[1].starts_with("selftest: round 1 of 3, "), "{shown:?}");
+    assert!(shown[1..shown.len() - 1].iter().all(|it| it.chars().count() < 40), "{shown:?}");
+    let report: Value = serde_json::from_str(shown[shown.len() - 1]).unwrap();
+    assert_eq!((ended.code, &report["verdict"]), (Some(0), &"works".into()));
+}
+
+/// A node with systemd, which makes the cgroups there; it ends with this, or with our process.
+struct Node(tempfile::TempDir);
+
+impl Node {
+    fn up() -> Node {
+        let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
+        let node = Node(dir.unwrap());
+        let owner = std::process::id().to_string();
+        std::fs::create_dir(node.share()).unwrap();
+        std::fs::copy(frostlock(), node.frostlock()).unwrap();
+        // It may be a link to a directory that the node does not have.
+        let lab = repository().join("target/lab").canonicalize().unwrap();
+        let [share, lab] = [node.share(), lab].map(|it| it.to_str().unwrap().to_owned());
+        let shares = ["--share", &share, "--share", &lab];
+        let up = ["up", "--containerd", "none", "--owner", &owner];
+        let up = node.script(&[&up[..], &shares].concat());
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        node
+    }
+
+    fn share(&self) -> PathBuf {
+        self.0.path().join("share")
+    }
+
+    fn frostlock(&self) -> PathBuf {
+        self.share().join("frostlock")
+    }
+
+    fn script(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(repository().join("scripts/node"));
+        command.env("FROSTLOCK_NODE", self.0.path().join("node")).args(words);
+        // Files: the node goes on after the script, and holds what it has inherited.
+        let [out, err] = ["out", "err"].map(|name| self.0.path().join(name));
+        let open = |path: &Path| std::fs::File::create(path).unwrap();
+        let status =
+            command.stdin(Stdio::null()).stdout(open(&out)).stderr(open(&err)).status().unwrap();
+        let [stdout, stderr] = [out, err].map(|path| std::fs::read(path).unwrap());
+        Output { status, stdout, stderr }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let ended = self.script(&["down"]);
+        assert!(ended.status.success() || std::thread::panicking(), "node down: {ended:?}");
+    }
+}
+
+#[test]
+fn systemd_makes_the_cgroups_where_it_runs() {
+    let _one = one_at_a_time();
+    let node = Node::up();
+    let inner = selftest(&node.frostlock(), &runtime("runc-1.1.15"));
+    let args = inner.get_args().map(|it| it.to_str().unwrap());
+    let ended = node.script(&["exec", FROSTCTL].into_iter().chain(args).collect::<Vec<_>>());
+    let report: Value = serde_json::from_slice(&ended.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
+    assert_eq!(report["cgroup_driver"], "systemd", "{report:#}");
+    assert_eq!((ended.status.code(), &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    let left = [
+        "exec",
+        "sh",
+        "-c",
+        "ls -d /run/frostlock-selftest* /run/systemd/transient/frostlock-selftest*; find /sys/fs/cgroup -name 'frostlock-selftest*'",
+    ];
+    assert_eq!(String::from_utf8_lossy(&node.script(&left).stdout), "");
+}
