@@ -1,4 +1,4 @@
-//! The container: this program that spins, in a cgroup with the smallest quota that the kernel takes.
+//! The container: this program that spins, in a cgroup with a quota that is too small for it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::program::{self, Shared};
 
-/// A limit of 10m, in µs: less than 1 ms of quota is refused.
-pub(super) const QUOTA_US: u64 = 1000;
+/// A limit of 10m, in µs, as less than 1 ms of quota is refused; and for a node, or a runtime, that is
+/// too slow to make a container with that, 50m and 200m.
+pub(super) const QUOTAS_US: [u64; 3] = [1000, 5000, 20_000];
 pub(super) const PERIOD_US: u64 = 100_000;
 
 /// A bundle, and what its runtime and its wrapper are given besides.
@@ -33,7 +34,6 @@ impl Files {
                 .and_then(|()| std::fs::write(&place, ""))
                 .with_context(|| files.cannot())?;
         }
-        files.write("resources.json", &json!({ "cpu": cpu() }))?;
         Ok(files)
     }
 
@@ -73,8 +73,10 @@ impl Files {
         self.directory.join("rootfs")
     }
 
-    pub(super) fn container(&self, cgroup: &str) -> anyhow::Result<()> {
-        self.write("config.json", &config(&self.rootfs(), cgroup, &self.shared))
+    pub(super) fn container(&self, cgroup: &str, quota_us: u64) -> anyhow::Result<()> {
+        let cpu = json!({ "quota": quota_us, "period": PERIOD_US });
+        self.write("resources.json", &json!({ "cpu": cpu }))?;
+        self.write("config.json", &config(&self.rootfs(), cgroup, &cpu, &self.shared))
     }
 
     fn write(&self, name: &str, value: &Value) -> anyhow::Result<()> {
@@ -86,11 +88,7 @@ impl Files {
     }
 }
 
-fn cpu() -> Value {
-    json!({ "quota": QUOTA_US, "period": PERIOD_US })
-}
-
-fn config(rootfs: &Path, cgroup: &str, shared: &[Shared]) -> Value {
+fn config(rootfs: &Path, cgroup: &str, cpu: &Value, shared: &[Shared]) -> Value {
     let mut mounts = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
         json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -123,7 +121,7 @@ fn config(rootfs: &Path, cgroup: &str, shared: &[Shared]) -> Value {
         "linux": {
             "cgroupsPath": cgroup,
             "namespaces": namespaces,
-            "resources": { "cpu": cpu() },
+            "resources": { "cpu": cpu },
         },
     })
 }
@@ -136,7 +134,7 @@ mod tests {
     fn the_container_has_nothing_but_the_program() {
         let shared = |from: &str, to: &str| Shared { from: from.into(), to: to.into() };
         let files = [shared("/x/frostctl", program::PATH), shared("/l/libc.so.6", "/l/libc.so.6")];
-        let config = config(Path::new("/r"), "/c", &files);
+        let config = config(Path::new("/r"), "/c", &json!({ "quota": 1000 }), &files);
         let binds: Vec<_> = config["mounts"].as_array().unwrap().iter().skip(2).collect();
         assert_eq!(binds.len(), 2);
         assert!(binds.iter().all(|it| it["options"][1] == "ro"), "{binds:?}");

@@ -1,9 +1,11 @@
 //! Where a selftest takes place: a directory in /run and cgroups at the root of the tree, all named by
 //! the process that owns them. What one that was killed has left is found by that name.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,6 +15,7 @@ use frostlock::process::Process;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::configure::program;
 use crate::doctor::hierarchy::Cgroups;
 use crate::doctor::processes;
 use crate::doctor::tree::Driver;
@@ -28,6 +31,8 @@ const RUN: &str = "/run";
 /// A killed thread of a cgroup that has lost its quota ends at once, beside a busy machine's others.
 const CLEAR_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// systemd does it in milliseconds once a scope has no process.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
 /// All of it goes when this is dropped; [`Place::clear`] says whether it went.
 #[derive(Debug)]
@@ -175,12 +180,32 @@ fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<(
         for dir in &dirs {
             end_all(cgroups, dir);
         }
-        // Each one that can go goes; the next turn sees what is left.
-        for dir in &dirs {
-            let _ = std::fs::remove_dir(dir);
+        if dirs.iter().all(|dir| pids(dir).is_empty()) {
+            stop_scopes(&dirs);
+            // Each one that can go goes; the next turn sees what is left.
+            for dir in &dirs {
+                let _ = std::fs::remove_dir(dir);
+            }
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Not before its processes are gone, to which systemd would give 90 s; and before its directory is, as
+/// systemd would take the scope for one that runs ever after.
+fn stop_scopes(dirs: &[PathBuf]) {
+    let names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
+    let scopes: BTreeSet<&str> = names.filter(|it| it.ends_with(".scope")).collect();
+    for scope in scopes {
+        // It fails where systemd was quicker.
+        let _ = program::run(Command::new("systemctl").args(["stop", scope]), STOPS_WITHIN);
+    }
+}
+
+fn pids(dir: &Path) -> Vec<i32> {
+    let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // 0 is of a process that this pid namespace does not have.
+    procs.lines().filter_map(|it| it.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// Ends the processes of a cgroup, be they frozen or out of quota.
@@ -195,8 +220,7 @@ fn end_all(cgroups: &Cgroups, dir: &Path) {
             let _ = std::fs::write(file, none);
         }
     }
-    let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    for pid in procs.lines().filter_map(|it| it.parse().ok()).filter(|pid| *pid > 0) {
+    for pid in pids(dir) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }

@@ -7,7 +7,7 @@ use anstyle::Style;
 use comfy_table::CellAlignment;
 use serde::Serialize;
 
-use super::bundle::{PERIOD_US, QUOTA_US};
+use super::bundle::PERIOD_US;
 use super::program::THREADS;
 use super::rounds::Seen;
 use super::settings;
@@ -55,7 +55,7 @@ impl Report {
             runtime,
             cgroup_version,
             cgroup_driver,
-            quota_us: QUOTA_US,
+            quota_us: seen.quota_us,
             period_us: PERIOD_US,
             threads: THREADS,
             limit_ms: LIMIT.as_millis(),
@@ -75,7 +75,7 @@ impl Report {
         writeln!(
             out,
             "{THREADS} busy threads with {} ms of CPU in {} ms, cgroups by {}; rounds: {}\n",
-            QUOTA_US / 1000,
+            self.quota_us / 1000,
             PERIOD_US / 1000,
             self.cgroup_driver,
             self.rounds
@@ -166,6 +166,7 @@ fn says(verdict: Verdict, rows: &[Row], lift_refused: Option<&str>, throttled: u
 fn wrong(row: &Row) -> Option<String> {
     let how = match row.effect {
         Effect::Fails => "fails through frostlock alone".to_owned(),
+        Effect::StillFails if row.bare.runs == 0 => "fails, and bare it was not reached".to_owned(),
         Effect::StillFails if row.frostlock.failed > 0 => "fails as it does bare".to_owned(),
         Effect::StillFails => format!("takes more than {} s as it does bare", LIMIT.as_secs()),
         Effect::Slower(_) => "is slower through frostlock".to_owned(),

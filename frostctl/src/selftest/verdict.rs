@@ -113,7 +113,7 @@ fn effect(bare: &Column, frostlock: &Column) -> Effect {
         return Effect::NotReached;
     }
     if frostlock.is_bad() {
-        return match (bare.is_bad(), frostlock.failed) {
+        return match (bare.is_bad() || bare.runs == 0, frostlock.failed) {
             (true, _) => Effect::StillFails,
             // Bare it is about to be over the limit, too.
             (false, 0) if as_slow_as >= limit_ms => Effect::NotShown,
@@ -202,6 +202,7 @@ mod tests {
             (&[20, 0, 20], &[20, 0, 20], Effect::StillFails),
             (&[9999], &[9999], Effect::StillFails),
             (&[9999], &[0], Effect::StillFails),
+            (&[], &[9999], Effect::StillFails),
             (&[30, 30, 30], &[20, 9999, 20], Effect::Slower(100.0)),
             (&[1000, 1000, 1000], &[20, 9999, 20], Effect::NotShown),
             (&[20], &[], Effect::NotReached),
