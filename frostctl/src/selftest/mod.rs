@@ -33,7 +33,8 @@ use verdict::Verdict;
 
 /// Find out on this node, within a minute, whether frostlock is of use
 ///
-/// Makes one container at a time with a CPU limit of 10m, in a cgroup of its own, whose program spins.
+/// Makes one container at a time with a CPU limit of 10m, in a cgroup of its own, whose program spins;
+/// with 50m or 200m where none can be made with that.
 /// The runtime creates, starts, probes (exec), updates, pauses, resumes, kills and deletes it, bare and
 /// through frostlock in turn. Needs root, and no image: the container's only program is frostctl
 /// itself. Nothing stays: containers, cgroups, files, records. No other container is touched.
