@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use frostlock::process::Process;
+use cgroup::process::Process;
 use serde_json::{Value, json};
 
 use super::program::{self, Shared};

@@ -118,7 +118,7 @@ impl Selftest {
     fn runtime(&self) -> anyhow::Result<PathBuf> {
         match &self.runtime {
             Some(given) => executable(given),
-            None => binary::runtime_of("frostlock").context("name it with --runtime"),
+            None => binary::runtime_of("frostlock", None).context("name it with --runtime"),
         }
     }
 }

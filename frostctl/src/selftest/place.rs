@@ -9,9 +9,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use frostlock::cgroup::{Identity, Reader};
-use frostlock::freeze;
-use frostlock::process::Process;
+use cgroup::freeze;
+use cgroup::process::Process;
+use cgroup::{Identity, Reader};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

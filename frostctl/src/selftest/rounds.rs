@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use frostlock::cgroup::Reader;
-use frostlock::freeze;
-use frostlock::process::Process;
+use cgroup::Reader;
+use cgroup::freeze;
+use cgroup::process::Process;
 
 use super::bundle::{Files, QUOTAS_US};
 use super::command::{self, Interrupts, Said};

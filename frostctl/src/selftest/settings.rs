@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context;
-use frostlock::config::{self, Config, Mode};
-use frostlock::journal::reader;
-use frostlock::state_dir::StateDir;
+use config::{self, Config, Mode};
+use journal::reader;
+use state::state_dir::StateDir;
 use toml_edit::{DocumentMut, Item, Table, value};
 
 /// The node's configuration, without the long journal and syslog. What cannot be read is what frostlock
@@ -70,7 +70,7 @@ mod tests {
         let (config, complaints) = Config::parse(&silent(node), Path::new("x"));
         assert!(complaints.is_empty(), "{complaints:?}");
         let (expected, _) = Config::parse(node, Path::new("x"));
-        let syslog = frostlock::config::Syslog::Off;
+        let syslog = config::Syslog::Off;
         assert_eq!(config, Config { history_enabled: false, syslog, ..expected });
         for odd in ["", "history = 7\n", "no toml ["] {
             let (config, _) = Config::parse(&silent(odd), Path::new("x"));
