@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::journal::{Journal, Reader, Record, Skipped, Source, unix_ms};
-use crate::lives::{Life, Lives, Names};
-use crate::output::{Output, plain, table};
+use crate::lives::{Life, Lives, Names, Wanted};
+use crate::output::{self, Output, count, fitted, plain, table};
+use crate::report::{CLOCK_SET_MS, time};
 use crate::timeline::{Event, Story};
 
 /// How often a journal that is followed is looked at.
@@ -21,7 +22,8 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct History {
-    /// A container's id, or 6 or more of its first digits, or a pod, with or without `NAMESPACE/`
+    /// A container's id, or as much of its beginning as no other has, or a pod, with or without
+    /// `NAMESPACE/`
     /// [default: a line for every container]
     #[arg(value_name = "ID|POD")]
     what: Option<String>,
@@ -41,6 +43,7 @@ struct Summary {
     #[serde(flatten)]
     names: Names,
     boot_id: String,
+    /// Of its first record; 0 while the clock was not set.
     first_ms: i64,
     lasted_s: f64,
     ready_after_s: Option<f64>,
@@ -64,15 +67,21 @@ impl History {
         journal.pass(&mut reader, &mut |record| {
             add(&mut lives, record);
         })?;
+        // An empty one may be waited for.
+        if !self.follow || reader.skipped.total() > 0 {
+            journal.ensure_records(&reader)?;
+        }
         let skipped = reader.skipped;
-        match &self.what {
+        let wanted = self.what.as_ref().map(|what| lives.find_named(what)).transpose()?;
+        match &wanted {
             None if !self.follow => overview(output, &lives, skipped)?,
             None => {}
-            Some(what) => {
-                let stories = tell(&journal, &lives, what)?;
+            Some(wanted) => {
+                let stories = tell(&journal, &lives, wanted)?;
                 anyhow::ensure!(
                     self.follow || !stories.is_empty(),
-                    "the journal has nothing of {what}; `frostctl history` lists what it has"
+                    "the journal has nothing of {}; `frostctl history` lists what it has",
+                    plain(wanted.as_str())
                 );
                 show(output, &Answer { lives: stories, skipped }, self.follow)?;
             }
@@ -80,39 +89,41 @@ impl History {
         if self.follow {
             // What only the short journal had comes once more, in the long one.
             reader.only_later();
-            self.follow(output, &journal.growing, seen, lives, reader)?;
+            follow(output, &journal.growing, seen, lives, reader, wanted.as_ref())?;
         }
         Ok(Exit::Clean)
     }
+}
 
-    /// Prints an event a line, in JSON an object a line, until nobody reads on.
-    fn follow(
-        &self,
-        output: &Output,
-        path: &Path,
-        seen: u64,
-        mut lives: Lives,
-        mut reader: Reader,
-    ) -> anyhow::Result<()> {
-        let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
-        let mut tail = Tail::open(path, seen)?;
-        loop {
-            let mut events = Vec::new();
-            for line in tail.lines(path)? {
-                reader.line(&line, &mut |record| {
-                    let Some(index) = add(&mut lives, record) else { return };
-                    let Some(life) = lives.all.get(index) else { return };
-                    if self.what.as_ref().is_some_and(|what| !life.is_of(what)) {
-                        return;
-                    }
-                    let story = stories.entry(index).or_insert_with(|| Story::begin(life));
-                    if let Some(event) = story.add(record) {
-                        events.push((label(life), event.clone()));
-                    }
-                });
-            }
-            events.iter().try_for_each(|(label, event)| say(output, label, event))?;
-            std::thread::sleep(FOLLOW_EVERY);
+/// Prints an event a line, in JSON an object a line, until nobody reads on.
+fn follow(
+    output: &Output,
+    path: &Path,
+    seen: u64,
+    mut lives: Lives,
+    mut reader: Reader,
+    wanted: Option<&Wanted>,
+) -> anyhow::Result<()> {
+    let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
+    let mut tail = Tail::open(path, seen)?;
+    loop {
+        let mut events = Vec::new();
+        for line in tail.lines(path)? {
+            reader.line(&line, &mut |record| {
+                let Some(index) = add(&mut lives, record) else { return };
+                let Some(life) = lives.all.get(index) else { return };
+                if wanted.is_some_and(|wanted| !wanted.is(life)) {
+                    return;
+                }
+                let story = stories.entry(index).or_insert_with(|| Story::begin(life));
+                if let Some(event) = story.add(record) {
+                    events.push((label(life), event.clone()));
+                }
+            });
+        }
+        events.iter().try_for_each(|(label, event)| say(output, label, event))?;
+        if output::has_no_reader_after(FOLLOW_EVERY)? {
+            return Ok(());
         }
     }
 }
@@ -123,12 +134,12 @@ fn add(lives: &mut Lives, record: &Record<'_>) -> Option<usize> {
 
 /// The journal a second time, for the records of what was asked for: those of all containers would
 /// not fit into bounded memory.
-fn tell(journal: &Journal, lives: &Lives, what: &str) -> anyhow::Result<Vec<Story>> {
+fn tell(journal: &Journal, lives: &Lives, wanted: &Wanted) -> anyhow::Result<Vec<Story>> {
     let mut again = Lives::default();
     let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
-    journal.each(|record| {
+    journal.pass(&mut Reader::default(), &mut |record| {
         let Some(index) = add(&mut again, record) else { return };
-        let Some(life) = lives.all.get(index).filter(|life| life.is_of(what)) else { return };
+        let Some(life) = lives.all.get(index).filter(|life| wanted.is(life)) else { return };
         stories.entry(index).or_insert_with(|| Story::begin(life)).add(record);
     })?;
     for (index, story) in &mut stories {
@@ -139,8 +150,39 @@ fn tell(journal: &Journal, lives: &Lives, what: &str) -> anyhow::Result<Vec<Stor
     Ok(stories.into_values().collect())
 }
 
+/// In UTC.
+fn start(first_ms: i64) -> String {
+    if first_ms == 0 { "clock not set".into() } else { time(first_ms) }
+}
+
+/// As much of an id as a person copies.
+const SHORT: usize = 12;
+
+/// Beginnings of ids that tell them apart, so that each can be asked for.
+struct Short<'a>(BTreeMap<&'a str, usize>);
+
+impl<'a> Short<'a> {
+    fn of(ids: impl Iterator<Item = &'a str>) -> Short<'a> {
+        let mut lengths: BTreeMap<&str, usize> = ids.map(|id| (id, SHORT)).collect();
+        let mut before: Option<(&str, &mut usize)> = None;
+        for (id, length) in &mut lengths {
+            if let Some((earlier, earlier_length)) = before {
+                let same = id.chars().zip(earlier.chars()).take_while(|(a, b)| a == b).count();
+                *earlier_length = (*earlier_length).max(same + 1);
+                *length = same.max(SHORT - 1) + 1;
+            }
+            before = Some((id, length));
+        }
+        Short(lengths)
+    }
+
+    fn id(&self, id: &str) -> String {
+        id.chars().take(self.0.get(id).copied().unwrap_or(SHORT)).collect()
+    }
+}
+
 fn label(life: &Life) -> String {
-    let short: String = life.id.chars().take(12).collect();
+    let short: String = life.id.chars().take(SHORT).collect();
     match life.names.pod().as_str() {
         "" => short,
         pod => format!("{pod} {} {short}", life.names.container),
@@ -152,7 +194,7 @@ fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<
         id: life.id.clone(),
         names: life.names.clone(),
         boot_id: life.boot.clone(),
-        first_ms: life.first_ms,
+        first_ms: if life.first_ms < CLOCK_SET_MS { 0 } else { life.first_ms },
         lasted_s: life.last_ns.saturating_sub(life.first_ns) as f64 / 1e9,
         ready_after_s: life.ready_after_ns().map(|ns| ns as f64 / 1e9),
         readiness_known: life.knows_execs,
@@ -162,10 +204,12 @@ fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<
     let answer = Answer { lives: lives.collect(), skipped };
     output.print(&answer, |out| {
         let mut table =
-            table(["CONTAINER", "POD", "NAME", "LASTED", "READY AFTER", "EXECS", "END"]);
+            table(["CONTAINER", "START", "POD", "NAME", "LASTED", "READY AFTER", "EXECS", "END"]);
+        let short = Short::of(answer.lives.iter().map(|life| life.id.as_str()));
         for life in &answer.lives {
             table.add_row([
-                plain(&life.id.chars().take(12).collect::<String>()),
+                plain(&short.id(&life.id)),
+                start(life.first_ms),
                 plain(&life.names.pod()),
                 plain(&life.names.container),
                 seconds(life.lasted_s),
@@ -174,7 +218,7 @@ fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<
                 life.end.to_owned(),
             ]);
         }
-        writeln!(out, "{}", table.trim_fmt())?;
+        writeln!(out, "{}", fitted(&mut table))?;
         say_skipped(out, answer.skipped)
     })
 }
@@ -209,7 +253,7 @@ fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
             plain(&event.detail),
         ]);
     }
-    writeln!(out, "{}", table.trim_fmt())?;
+    writeln!(out, "{}", fitted(&mut table))?;
     let end = if story.end.is_empty() { "it has not ended" } else { story.end };
     writeln!(
         out,
@@ -222,22 +266,14 @@ pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Res
     if skipped.gaps > 0 {
         writeln!(
             out,
-            "{} times records may be missing: the disk did not take them in time",
-            skipped.gaps
+            "records may be missing in {}: the disk did not take them in time",
+            count(skipped.gaps, "place", "places")
         )?;
     }
     if skipped.total() == 0 {
         return Ok(());
     }
-    writeln!(
-        out,
-        "{} lines were not used: {} torn, {} foreign, {} of a later version, {} out of order",
-        skipped.total(),
-        skipped.torn,
-        skipped.foreign,
-        skipped.future_version,
-        skipped.out_of_order
-    )
+    writeln!(out, "{skipped}")
 }
 
 fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
@@ -327,6 +363,17 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_shown_as_far_as_they_differ() {
+        let ids = ["web-frontend-1", "web-frontend-2", "web-frontend", "db", "0123456789abcdef"];
+        let short = Short::of(ids.into_iter());
+        let shown = ids.map(|id| short.id(id));
+        assert_eq!(
+            shown,
+            ["web-frontend-1", "web-frontend-2", "web-frontend", "db", "0123456789ab"]
+        );
+    }
 
     #[test]
     fn a_terminal_obeys_no_journal() {

@@ -1,11 +1,12 @@
 //! Records into lives: from a create to the removal of one container. An id that is used again is
 //! another life, and so is what comes after a boot: no duration spans two boots.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
 use crate::journal::{Exit, Record};
+use crate::output::plain;
 
 /// The signals that ask a container to end: INT, QUIT, KILL, TERM, and 37, systemd's. HUP is a reload.
 const ENDING: [&str; 10] = ["2", "3", "9", "15", "37", "INT", "QUIT", "KILL", "TERM", "RTMIN+3"];
@@ -232,9 +233,9 @@ impl Life {
         Some(self.ready_ns?.saturating_sub(self.started_ns?))
     }
 
-    pub(crate) fn is_of(&self, what: &str) -> bool {
-        let id = self.id == what || (what.len() >= 6 && self.id.starts_with(what));
-        id || self.names.pod == what || (!self.names.pod.is_empty() && self.names.pod() == what)
+    fn is_named(&self, what: &str) -> bool {
+        self.id == what
+            || (!self.names.pod.is_empty() && (self.names.pod == what || self.names.pod() == what))
     }
 }
 
@@ -245,6 +246,30 @@ pub(crate) fn is_sigkill(signal: &str) -> bool {
 fn is_ending(signal: &str) -> bool {
     // Without a word the runtimes send SIGTERM.
     signal.is_empty() || ENDING.contains(&signal.to_ascii_uppercase().trim_start_matches("SIG"))
+}
+
+/// Whose lives are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// By a whole id, or a pod.
+    Named(String),
+    /// What no id or pod in the journal has, but one to come may.
+    Begins(String),
+}
+
+impl Wanted {
+    pub(crate) fn is(&self, life: &Life) -> bool {
+        match self {
+            Wanted::Named(name) => life.is_named(name),
+            Wanted::Begins(text) => life.is_named(text) || life.id.starts_with(text),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Wanted::Named(text) | Wanted::Begins(text) => text,
+        }
+    }
 }
 
 /// All lives, in the order of their beginnings.
@@ -294,6 +319,30 @@ impl Lives {
         Some(self.all.len() - 1)
     }
 
+    /// Whom a person means: an id or a pod if there is one of that name, else the one id that begins
+    /// so. Nobody yet is no error: whoever follows may be waiting for it.
+    pub(crate) fn find_named(&self, what: &str) -> anyhow::Result<Wanted> {
+        if self.all.iter().any(|life| life.is_named(what)) {
+            return Ok(Wanted::Named(what.to_owned()));
+        }
+        let begins: BTreeSet<&str> = self
+            .all
+            .iter()
+            .map(|life| life.id.as_str())
+            .filter(|id| id.starts_with(what))
+            .collect();
+        let mut ids = begins.iter().map(|id| plain(id));
+        match (ids.next(), ids.next()) {
+            (None, _) => Ok(Wanted::Begins(what.to_owned())),
+            (Some(_), None) => Ok(Wanted::Named(begins.into_iter().collect())),
+            (Some(one), Some(other)) => anyhow::bail!(
+                "{} ids begin with {:?}, as {one} and {other}: give more of the id",
+                begins.len(),
+                plain(what)
+            ),
+        }
+    }
+
     fn restart(&mut self) {
         for (_, index) in self.newest.drain() {
             if let Some(life) = self.all.get_mut(index) {
@@ -320,6 +369,35 @@ pub(crate) mod tests {
             lift(12.0),
         ]);
         assert_eq!((told.len(), told[0].records, told[0].last_ns), (1, 2, 11_000_000_000));
+    }
+
+    #[test]
+    fn a_name_is_a_whole_id_or_a_pod_before_it_is_a_beginning() {
+        let pod = json!({"pod": {"namespace": "n", "name": "ab"}});
+        let mut all = Lives::default();
+        for (id, more) in
+            [("abc1", json!({})), ("abc2", json!({})), ("abc", json!({})), ("x1", pod)]
+        {
+            let line = line("b", 1.0, "create", id, more);
+            all.add(&serde_json::from_str(&line).unwrap(), 0);
+        }
+        let named = |name: &str| Wanted::Named(name.to_owned());
+        for (what, found) in [
+            ("abc", named("abc")),
+            ("abc1", named("abc1")),
+            ("ab", named("ab")),
+            ("n/ab", named("n/ab")),
+            ("x", named("x1")),
+            ("y", Wanted::Begins("y".into())),
+        ] {
+            assert_eq!(all.find_named(what).unwrap(), found);
+        }
+        for (what, said) in [
+            ("a", "3 ids begin with \"a\", as abc and abc1: give more of the id"),
+            ("", "4 ids begin with \"\", as abc and abc1: give more of the id"),
+        ] {
+            assert_eq!(all.find_named(what).unwrap_err().to_string(), said);
+        }
     }
 
     #[test]

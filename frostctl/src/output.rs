@@ -1,10 +1,17 @@
 //! Where all commands print: JSON or text, tables, colour on a terminal only.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table, presets};
+use anyhow::Context;
+use comfy_table::{Cell, Column, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde::Serialize;
+
+const NOT_WRITTEN: &str = "cannot write to standard output";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
@@ -40,13 +47,12 @@ impl Output {
     ) -> anyhow::Result<()> {
         let mut stdout = anstream::stdout().lock();
         if self.json {
-            serde_json::to_writer_pretty(&mut stdout, value)?;
-            writeln!(stdout)?;
+            serde_json::to_writer_pretty(&mut stdout, value).context(NOT_WRITTEN)?;
+            writeln!(stdout).context(NOT_WRITTEN)?;
         } else {
-            text(&mut stdout)?;
+            text(&mut stdout).context(NOT_WRITTEN)?;
         }
-        stdout.flush()?;
-        Ok(())
+        stdout.flush().context(NOT_WRITTEN)
     }
 
     /// On standard error, with its causes.
@@ -87,10 +93,92 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
+/// The lines of a table. What a terminal has no room for would be broken in the middle of its words:
+/// columns that say nothing go first, and then a row becomes some lines, one for each cell.
+pub(crate) fn fitted(table: &mut Table) -> String {
+    match table.width().filter(|_| table.is_tty()) {
+        Some(width) => fit(table, width.into()),
+        None => table.trim_fmt(),
+    }
+}
+
+fn fit(table: &mut Table, width: usize) -> String {
+    let fits = |table: &Table| {
+        narrowest(table).iter().flatten().map(|it| usize::from(*it)).sum::<usize>() <= width
+    };
+    if !fits(table) {
+        for index in 1..table.column_count() {
+            let says_nothing = table.column_cells_iter(index).flatten().all(is_nothing);
+            if let Some(column) = table.column_mut(index).filter(|_| says_nothing) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+        }
+    }
+    if !fits(table) {
+        return listed(table);
+    }
+    let widths = narrowest(table);
+    for (column, width) in table.column_iter_mut().zip(widths) {
+        if let Some(width) = width {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
+        }
+    }
+    table.trim_fmt()
+}
+
+/// The width of each column below which a word is broken; `None` of one that is hidden.
+fn narrowest(table: &Table) -> Vec<Option<u16>> {
+    let longest_word = |column: &Column| {
+        let cells = table.column_cells_with_header_iter(column.index).flatten();
+        let words = |cell: &Cell| cell.content().split(' ').map(|it| it.chars().count()).max();
+        let longest = u16::try_from(cells.filter_map(words).max().unwrap_or(0));
+        longest.unwrap_or(u16::MAX).saturating_add(column.padding_width())
+    };
+    let width = |column: &Column| (!column.is_hidden()).then(|| longest_word(column));
+    table.column_iter().map(width).collect()
+}
+
+fn is_nothing(cell: &Cell) -> bool {
+    matches!(cell.content().as_str(), "" | "0" | "0.0")
+}
+
+/// A paragraph for each row.
+fn listed(table: &Table) -> String {
+    let heads: Vec<String> =
+        table.header().into_iter().flat_map(Row::cell_iter).map(Cell::content).collect();
+    let longest = heads.iter().map(|head| head.chars().count()).max().unwrap_or(0);
+    let paragraph = |row: &Row| {
+        let cells = heads.iter().zip(row.cell_iter()).filter(|(_, cell)| !is_nothing(cell));
+        let lines = cells.map(|(head, cell)| format!("{head:<longest$}  {}", cell.content()));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    table.row_iter().map(paragraph).collect::<Vec<_>>().join("\n\n")
+}
+
+/// `1 line`, `2 lines`.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Text from a journal, without what a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     const BYTES: usize = 4000;
     cgroup::text::one_line(text.as_ref(), BYTES)
+}
+
+/// Waits so long, or until whoever read standard output has gone: nothing else tells a command that
+/// prints only when something happens.
+pub(crate) fn has_no_reader_after(wait: Duration) -> anyhow::Result<bool> {
+    let stdout = std::io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let wait = PollTimeout::try_from(wait)?;
+    match nix::poll::poll(&mut fds, wait) {
+        Ok(_) | Err(Errno::EINTR) => {
+            let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+            Ok(fds[0].revents().is_some_and(|events| events.intersects(gone)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `frostctl ... | head` is no failure.
@@ -101,4 +189,38 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
             cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
         io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Table {
+        let mut table = table(["VERB", "RETRIES", "LONGEST/ms"]);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.add_row(["create", "0", "51.0"]).add_row(["exec", "0", "7.5"]);
+        table
+    }
+
+    #[test]
+    fn no_word_is_broken_however_narrow_the_terminal() {
+        for width in [8, 19, 20, 25, 40, 200] {
+            let mut table = three();
+            table.set_width(width);
+            let text = fit(&mut table, width.into());
+            for word in ["VERB", "LONGEST/ms", "create", "51.0"] {
+                assert!(text.contains(word), "{width}:\n{text}");
+            }
+            assert_eq!(text.contains("RETRIES"), width >= 40, "{width}:\n{text}");
+            assert_eq!(text.contains("VERB        create\nLONGEST/ms  51.0"), width < 20, "{text}");
+        }
+        // Nor does a column that has enough give nothing to one that has not.
+        let mut told = table(["WHAT", "START"]);
+        told.set_content_arrangement(ContentArrangement::Dynamic);
+        told.add_row(["many short words that can well be wrapped", "2026-01-01T00:00:10Z"]);
+        told.set_width(32);
+        assert!(fit(&mut told, 32).contains("2026-01-01T00:00:10Z"), "{}", fit(&mut told, 32));
+        let mut broken = three();
+        assert!(!broken.set_width(20).trim_fmt().contains("LONGEST/ms"), "the control");
+    }
 }

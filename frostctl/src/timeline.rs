@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::journal::{Exit, Lift, Record};
 use crate::lives::{Life, Names};
+use crate::output::count;
 
 /// A line of the timeline.
 #[derive(Debug, Clone, Serialize)]
@@ -187,7 +188,7 @@ fn limit(record: &Record<'_>) -> String {
 
 fn figures(record: &Record<'_>) -> String {
     match record.oom_kill {
-        Some(kills) if kills > 0 => format!("{kills} OOM kills in it"),
+        Some(kills) if kills > 0 => format!("{} in it", count(kills, "OOM kill", "OOM kills")),
         _ => String::new(),
     }
 }

@@ -105,13 +105,185 @@ fn a_pod_and_a_time_leave_out_the_rest() {
     };
     let of_pod = count(&|record| record["pod"]["name"] == "pod-7");
     assert_eq!(report(&journal, &["--pod", "default/pod-7"])["operations"], of_pod);
-    assert_eq!(report(&journal, &["--namespace", "other"])["operations"], 0);
     let since = "2026-01-01T00:30:00Z";
     let later = count(&|record| record["time"].as_str().unwrap() >= "2026-01-01T00:30:00.000Z");
     assert!(later > 0 && later < 10_000);
     assert_eq!(report(&journal, &["--since", since])["operations"], later);
     // Long after the last record.
     assert_eq!(report(&journal, &["--since", "2026-06-01T00:00:00Z"])["operations"], 0);
+}
+
+/// What a command says of a journal that it cannot use: one line, and the status for it.
+fn refused(args: &[&str]) -> String {
+    let output = frostctl(args);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{args:?}: {error}");
+    assert!(output.stdout.is_empty() && error.lines().count() == 1, "{args:?}: {error}");
+    error
+}
+
+#[test]
+fn what_is_no_journal_is_an_error_and_no_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("j");
+    let whose = path.to_str().unwrap();
+    let mut binary: Vec<u8> =
+        (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    binary.push(b'\n');
+    for (content, said) in [
+        (&b""[..], "j: the journal is empty"),
+        (
+            b"{\"level\":\"info\"}\n{\"level\":\"info\"}\n",
+            "2 lines were not used: 0 torn, 2 foreign",
+        ),
+        (b"text\n", "1 line was not used: 1 torn"),
+        (b"{\"v\":9,\"mono_ns\":1}\n", "a later version"),
+        (&binary, "no record of frostlock's"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        for command in ["report", "history"] {
+            let error = refused(&[command, "--journal", whose]);
+            assert!(error.contains(said), "{error}");
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    for command in ["report", "history"] {
+        assert!(refused(&[command, "--journal", whose]).contains("there is no journal: expected"));
+        // In the place of the node's own.
+        let state = directory.path().join("state");
+        std::fs::create_dir_all(state.join("journal.jsonl")).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_frostctl"))
+            .arg(command)
+            .env("FROSTLOCK_STATE_DIR", &state)
+            .env("FROSTLOCK_CONFIG", "/dev/null")
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(3) && error.contains("not a regular file"), "{error}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_not_there_is_no_pod_without_operations() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path(), 1000);
+    let page = directory.path().join("page.html");
+    let of = |more: &[&str]| {
+        let page = ["--html", page.to_str().unwrap()];
+        refused(&[&["report", "--journal", journal.to_str().unwrap()], more, &page].concat())
+    };
+    for (more, said) in [
+        (&["--pod", "nosuch"][..], "has no pod nosuch;"),
+        (&["--namespace", "other"], "has no pod of namespace other;"),
+        (&["--pod", "pod-7", "--namespace", "other"], "has no pod pod-7 of namespace other;"),
+    ] {
+        assert!(of(more).contains(said), "{}", of(more));
+    }
+    assert!(!page.exists(), "nothing half done");
+    // One that is there, and had none since then.
+    let since = ["--pod", "pod-7", "--since", "2026-06-01T00:00:00Z"];
+    assert_eq!(report(&journal, &since)["operations"], 0);
+}
+
+/// A hole is not read: it would take half an hour.
+#[test]
+fn a_terabyte_that_nobody_wrote_takes_a_moment() {
+    const TERABYTE: u64 = 1 << 40;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
+    let line = |id: &str| {
+        format!(
+            "{}\n",
+            serde_json::json!({"v": 1, "boot_id": "b", "time": "2026-01-01T00:00:01.000Z",
+            "mono_ns": 1, "verb": "create", "id": id, "attempts": 1, "verdict": "ok"})
+        )
+    };
+    std::fs::write(&path, line("first")).unwrap();
+    let mut file = File::options().append(true).open(&path).unwrap();
+    file.set_len(TERABYTE).unwrap();
+    file.write_all(format!("\n{}", line("last")).as_bytes()).unwrap();
+    assert!(path.metadata().unwrap().len() > TERABYTE, "the control");
+    for command in ["report", "history", "metrics"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_frostctl"))
+            .args([command, "--json", "--journal", path.to_str().unwrap()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + std::time::Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > until {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("{command} reads what is not there");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        match command {
+            "report" => assert_eq!(answer["operations"], 2, "{answer}"),
+            "history" => assert_eq!(answer["lives"].as_array().unwrap().len(), 2, "{answer}"),
+            _ => assert_eq!(answer["counters"]["skipped_lines"], 1, "{answer}"),
+        }
+    }
+}
+
+/// Of 300 bytes, and with a beginning that another has, too.
+#[test]
+fn history_has_a_start_and_takes_any_beginning_that_is_unique() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
+    let long = "x".repeat(300);
+    let ids = ["abcdef0123456789", "abcdef0123456788", "b1", &long];
+    let lines = ids.iter().enumerate().map(|(n, id)| {
+        let record = serde_json::json!({"v": 1, "boot_id": "b", "verb": "create", "id": id,
+            "time": format!("2026-01-01T00:00:0{n}.000Z"), "mono_ns": n + 1, "verdict": "ok"});
+        format!("{record}\n")
+    });
+    std::fs::write(&path, lines.collect::<String>()).unwrap();
+    let journal = ["history", "--journal", path.to_str().unwrap()];
+    let of = |what: &str| frostctl(&[&journal[..], &[what]].concat());
+    let all = String::from_utf8(frostctl(&journal).stdout).unwrap();
+    let rows: Vec<&str> = all.lines().collect();
+    assert!(rows[0].starts_with("CONTAINER         START                 POD"), "{all}");
+    assert!(rows[1].starts_with("abcdef0123456789  2026-01-01T00:00:00Z"), "{all}");
+    for (what, id) in
+        [("b", "b1"), ("x", &long), (&long[..299], &long), ("abcdef0123456789", ids[0])]
+    {
+        let output = of(what);
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(id), "{what}: {output:?}");
+    }
+    let error = refused(&[&journal[..], &["abcdef"]].concat());
+    assert!(error.contains("2 ids begin with \"abcdef\""), "{error}");
+    let error = refused(&[&journal[..], &["nosuch"]].concat());
+    assert!(error.contains("the journal has nothing of nosuch"), "{error}");
+}
+
+/// A device that is full, a reader that has gone, and one that goes while nothing happens.
+#[test]
+fn an_output_that_nobody_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(directory.path(), 1000);
+    let shell = |script: &str| {
+        Command::new("bash")
+            .args(["-c", script, "bash", env!("CARGO_BIN_EXE_frostctl")])
+            .arg(&journal)
+            .output()
+            .unwrap()
+    };
+    for command in ["report", "history"] {
+        let full = shell(&format!("\"$1\" {command} --journal \"$2\" >/dev/full"));
+        let error = String::from_utf8_lossy(&full.stderr).into_owned();
+        assert_eq!(full.status.code(), Some(3), "{error}");
+        assert!(error.contains("cannot write to standard output: No space left"), "{error}");
+        let gone =
+            shell(&format!("\"$1\" {command} --journal \"$2\" | true; exit ${{PIPESTATUS[0]}}"));
+        assert!(gone.status.success() && gone.stderr.is_empty(), "{gone:?}");
+    }
+    let followed =
+        shell("timeout 20 \"$1\" history --follow --journal \"$2\" | true; exit ${PIPESTATUS[0]}");
+    assert_eq!(followed.status.code(), Some(0), "it follows for nobody: {followed:?}");
 }
 
 #[test]

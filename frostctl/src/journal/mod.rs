@@ -1,10 +1,12 @@
 //! The journal as `history`, `report` and `metrics` see it: which files there are, and one record
 //! after another in bounded memory.
 
+mod data;
 mod reader;
 mod record;
 mod source;
 
+pub(crate) use data::{Data, extents};
 pub(crate) use reader::{Reader, Skipped, lines, parse};
 pub(crate) use record::{Exit, Lift, Record, unix_ms};
 pub(crate) use source::{Journal, Source};

@@ -7,8 +7,10 @@ use std::io::{self, Read};
 use serde::Serialize;
 use serde_json::error::Category;
 
+use super::data::Data;
 use super::record::Record;
 use crate::progress::Reading;
+use crate::output::count;
 
 /// The version of the records that are understood here.
 const VERSION: u32 = 1;
@@ -39,6 +41,21 @@ impl Skipped {
     /// Of lines.
     pub(crate) fn total(&self) -> u64 {
         self.torn + self.foreign + self.future_version + self.out_of_order
+    }
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verb = if self.total() == 1 { "was" } else { "were" };
+        write!(
+            f,
+            "{} {verb} not used: {} torn, {} foreign, {} of a later version, {} out of order",
+            count(self.total(), "line", "lines"),
+            self.torn,
+            self.foreign,
+            self.future_version,
+            self.out_of_order
+        )
     }
 }
 
@@ -104,6 +121,8 @@ pub(crate) struct Reader {
     pub(crate) skipped: Skipped,
     /// Of a pass that a person waits for.
     reading: Option<Reading>,
+    /// Records that were passed on.
+    pub(crate) used: u64,
     boot: String,
     latest_ns: u64,
     earlier_boots: HashSet<String>,
@@ -127,7 +146,7 @@ impl Reader {
         file: impl Read,
         each: &mut impl FnMut(&Record<'_>),
     ) -> io::Result<()> {
-        lines(file, |line| self.line(line, each))
+        lines(Data::of(file, 0, file.metadata()?.len())?, |line| self.line(line, each))
     }
 
     pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {
@@ -138,7 +157,10 @@ impl Reader {
         match parse(line) {
             Ok(Some(record)) if self.is_in_order(&record) => match &*record.verb {
                 "gap" => self.skipped.gaps += 1,
-                _ => each(&record),
+                _ => {
+                    self.used += 1;
+                    each(&record);
+                }
             },
             Ok(_) => {}
             Err(Unread::Torn) => self.skipped.torn += 1,
@@ -192,7 +214,7 @@ fn version(line: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek, Write};
+    use std::io::Write;
 
     use super::*;
 
@@ -204,7 +226,6 @@ mod tests {
     fn read(text: &str) -> (Vec<String>, Skipped) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        file.rewind().unwrap();
         let (mut reader, mut ids) = (Reader::default(), Vec::new());
         reader.read(&file, &mut |record| ids.push(record.id.to_string())).unwrap();
         (ids, reader.skipped)
@@ -272,8 +293,7 @@ mod tests {
         let mut short = tempfile::tempfile().unwrap();
         short.write_all([line("a", 101, "2"), line("a", 102, "3")].join("\n").as_bytes()).unwrap();
         let (mut reader, mut ids) = (Reader::default(), Vec::new());
-        for mut file in [long, short] {
-            file.rewind().unwrap();
+        for file in [long, short] {
             reader.read(&file, &mut |record| ids.push(record.id.to_string())).unwrap();
             reader.only_later();
         }

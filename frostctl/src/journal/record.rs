@@ -176,6 +176,16 @@ impl Record<'_> {
         &*self.verdict == "ok"
     }
 
+    /// What it failed of: what the last attempt failed of, else the verdict.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        // Of what was handed over, the end is not known.
+        if matches!(&*self.verdict, "ok" | "handed over") {
+            return None;
+        }
+        let last = self.tries.last().map(|attempt| &*attempt.failure);
+        Some(last.filter(|failure| !failure.is_empty()).unwrap_or(&self.verdict))
+    }
+
     /// Refused because the container was paused, at least once.
     pub(crate) fn was_refused(&self) -> bool {
         let paused = |attempt: &Try<'_>| &*attempt.failure == "refused as paused";

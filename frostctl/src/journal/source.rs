@@ -1,7 +1,7 @@
 //! Which files there are: the long journal on disk, the short one under /run, or what was named.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,12 @@ impl Source {
     pub(crate) fn open(&self) -> anyhow::Result<Journal> {
         if let Some(path) = &self.journal {
             let long = if path.is_dir() { open_history(path)? } else { open_all(pair(path))? };
-            anyhow::ensure!(!long.is_empty(), "{}: there is no journal", path.display());
+            anyhow::ensure!(
+                !long.is_empty(),
+                "{}: there is no journal: expected a file of records, or a directory with \
+                 history.jsonl",
+                path.display()
+            );
             let growing = long.last().map(|(path, _)| path.clone()).unwrap_or_default();
             return Ok(Journal { long, short: Vec::new(), growing });
         }
@@ -99,7 +104,28 @@ impl Journal {
     pub(crate) fn each(&self, mut each: impl FnMut(&Record<'_>)) -> anyhow::Result<Skipped> {
         let mut reader = Reader::of(self.len());
         self.pass(&mut reader, &mut each)?;
+        self.ensure_records(&reader)?;
         Ok(reader.skipped)
+    }
+
+    /// Numbers of a file that is no journal would be zeros, and look like an answer.
+    pub(crate) fn ensure_records(&self, reader: &Reader) -> anyhow::Result<()> {
+        if reader.used > 0 {
+            return Ok(());
+        }
+        let path = self.growing.display();
+        match reader.skipped {
+            skipped if skipped.total() == 0 => anyhow::bail!(
+                "{path}: the journal is empty: the wrapper writes a record with each operation"
+            ),
+            skipped if skipped.total() == skipped.future_version => anyhow::bail!(
+                "{path}: every record is of a later version: use the frostctl of that version"
+            ),
+            skipped => anyhow::bail!(
+                "{path}: no record of frostlock's in it; {skipped}. Name a journal, or leave out \
+                 --journal for the node's"
+            ),
+        }
     }
 
     /// The same, by a reader that then knows what was read.
@@ -157,9 +183,7 @@ fn read(
     reader: &mut Reader,
     each: &mut impl FnMut(&Record<'_>),
 ) -> anyhow::Result<()> {
-    io::Seek::rewind(&mut &*file)
-        .and_then(|()| reader.read(file, each))
-        .with_context(|| format!("cannot read {}", path.display()))
+    reader.read(file, each).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The one that is written first of all: should it be set aside meanwhile, it is the same file twice.
@@ -195,6 +219,11 @@ fn open_all(paths: Vec<PathBuf>) -> anyhow::Result<Vec<(PathBuf, File)>> {
             }
             Ok(_) => anyhow::bail!("{} is not a regular file", path.display()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(error).with_context(|| {
+                    format!("cannot read {}: only its owner may, try sudo", path.display())
+                });
+            }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }

@@ -1,14 +1,14 @@
 //! How far the journal has been read: the one place where it is read.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Record, lines, parse};
+use crate::journal::{Data, Record, extents, lines, parse};
 
 /// The first record's boot and time are within these.
 const HEAD_BYTES: usize = 160;
@@ -102,14 +102,13 @@ fn head(file: &File, up_to: u64) -> String {
 /// Reads whole lines, and says where the last of them ends. Half a line is somebody writing, or is
 /// ended by the next writer.
 fn read(
-    mut file: &File,
+    file: &File,
     from: u64,
     reading: &mut Reading,
     each: &mut impl FnMut(&Record<'_>),
 ) -> anyhow::Result<u64> {
     let to = last_end(file, from)?;
-    file.seek(SeekFrom::Start(from))?;
-    lines(file.take(to - from), |line| match parse(line) {
+    lines(Data::of(file, from, to)?, |line| match parse(line) {
         Ok(Some(record)) => each(&record),
         Ok(None) => {}
         Err(_) => reading.skipped += 1,
@@ -119,16 +118,18 @@ fn read(
 
 /// Behind the last newline; `from` if there is none behind it.
 fn last_end(file: &File, from: u64) -> anyhow::Result<u64> {
-    let mut to = file.metadata()?.len();
     let mut block = Vec::new();
-    while to > from {
-        let start = to.saturating_sub(STEP_BYTES).max(from);
-        block.resize(usize::try_from(to - start)?, 0);
-        file.read_exact_at(&mut block, start)?;
-        if let Some(at) = block.iter().rposition(|&byte| byte == b'\n') {
-            return Ok(start + at as u64 + 1);
+    for extent in extents(file, from, file.metadata()?.len())?.into_iter().rev() {
+        let mut to = extent.end;
+        while to > extent.start {
+            let start = to.saturating_sub(STEP_BYTES).max(extent.start);
+            block.resize(usize::try_from(to - start)?, 0);
+            file.read_exact_at(&mut block, start)?;
+            if let Some(at) = memchr::memrchr(b'\n', &block) {
+                return Ok(start + at as u64 + 1);
+            }
+            to = start;
         }
-        to = start;
     }
     Ok(from)
 }

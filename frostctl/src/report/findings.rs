@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::contention::{Contention, Contentions, Help};
+use super::failed::Failed;
 use super::probe::{self, Budget};
 use crate::lives::{End, Life, Names};
+use crate::output::count;
 
 /// Fewer are an accident.
 const AGAIN: usize = 3;
@@ -26,6 +28,7 @@ const BARS: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
+    CreateFailed,
     SlowStart,
     KilledAtOneAge,
     KilledWhenReady,
@@ -40,6 +43,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn title(self) -> &'static str {
         match self {
+            Kind::CreateFailed => "containers that could not be created or started",
             Kind::SlowStart => "slow start, killed by its probe",
             Kind::KilledAtOneAge => "killed again and again at the same age",
             Kind::KilledWhenReady => "killed again and again after it was ready",
@@ -104,6 +108,40 @@ pub(crate) fn find(
     findings.extend(node_restarts(lives));
     findings.sort_by(|a, b| a.kind.cmp(&b.kind).then(a.names.cmp(&b.names)));
     findings
+}
+
+/// Of the node: which containers it hits is told by the evidence.
+pub(crate) fn failed(failed: &Failed, lives: &[Life]) -> Option<Finding> {
+    let summary = failed.summary()?;
+    let mut causes: Vec<_> = failed.causes.iter().collect();
+    causes.sort_by_key(|(_, cause)| std::cmp::Reverse(cause.count));
+    let more = causes.len().saturating_sub(BARS);
+    let mut evidence: Vec<String> = causes
+        .iter()
+        .take(BARS)
+        .map(|((verb, why), cause)| {
+            let whose = lives.get(cause.last).map_or_else(String::new, super::pod_or_id);
+            let said = if cause.note.is_empty() { "" } else { ": " };
+            let (count, note) = (times(cause.count as usize), &cause.note);
+            format!("{verb}: {why}, {count}; the last was {whose}{said}{note}")
+        })
+        .collect();
+    if more > 0 {
+        evidence.push(format!("and {more} more causes"));
+    }
+    Some(Finding {
+        kind: Kind::CreateFailed,
+        title: Kind::CreateFailed.title(),
+        names: Names::default(),
+        summary,
+        evidence,
+        advice: vec![
+            "the runtime's error is the caller's, too: see the pod's events, or containerd's log"
+                .into(),
+        ],
+        probe: None,
+        lives: Vec::new(),
+    })
 }
 
 /// What the pods of a deployment share is said once.
@@ -241,7 +279,10 @@ impl Group<'_> {
             format!("ages at the kill: {}", list(&ages(lives))),
             format!("signals: {}", signals(lives)),
             exit_evidence(lives),
-            format!("of {known} lives whose execs are known, {ready} had one that succeeded"),
+            format!(
+                "of {} whose execs are known, {ready} had one that succeeded",
+                count(known as u64, "life", "lives")
+            ),
         ];
         self.finding(Kind::SlowStart, summary, evidence, self.slow_advice(budget.is_some()), budget)
     }
@@ -322,9 +363,14 @@ impl Group<'_> {
         let (execs, updates) = (sum(|it| it.execs), sum(|it| it.updates));
         let longest = self.lives.iter().map(|(_, it)| it.longest_wait_ms).fold(0.0, f64::max);
         let slowest = self.lives.iter().map(|(_, it)| it.slowest_exec_ms).fold(0.0, f64::max);
-        let summary = format!("{during} of {execs} execs met one of {updates} updates");
+        let execs = count(execs, "exec", "execs");
+        let met = match updates {
+            1 => "the one update".to_owned(),
+            many => format!("one of {many} updates"),
+        };
+        let summary = format!("{during} of {execs} met {met}");
         let evidence = vec![
-            format!("{refused} execs were refused as paused, {delayed} waited for the lock"),
+            format!("execs refused as paused: {refused}, that waited for the lock: {delayed}"),
             format!("longest wait {longest:.0} ms; the slowest exec took {slowest:.0} ms"),
         ];
         let timeout = ((slowest * 2.0 / 1000.0).ceil() as u64).max(1);
@@ -339,9 +385,9 @@ impl Group<'_> {
         let slow: Vec<_> = self.lives.iter().filter_map(|(_, it)| it.slow_start.clone()).collect();
         let worst = slow.iter().max_by(|a, b| a.took_ms.total_cmp(&b.took_ms))?;
         let summary = format!(
-            "{} of {} starts took {:.0} ms and more with a limit of {:.0}m CPU",
+            "{} of {} took {:.0} ms and more with a limit of {:.0}m CPU",
             slow.len(),
-            self.lives.len(),
+            count(self.lives.len() as u64, "start", "starts"),
             slow.iter().map(|it| it.took_ms).fold(f64::INFINITY, f64::min),
             worst.cpus * 1000.0
         );
@@ -419,9 +465,9 @@ fn node_restarts(lives: &[(usize, &Life)]) -> Option<Finding> {
         title: Kind::NodeRestart.title(),
         names: Names::default(),
         summary: format!(
-            "{} containers ended with {} boots of the machine: no crash of theirs, no probe",
-            ended.count(),
-            boots.len()
+            "{} ended with {} of the machine: no crash of theirs, no probe",
+            count(ended.count() as u64, "container", "containers"),
+            count(boots.len() as u64, "boot", "boots")
         ),
         evidence: boots.into_iter().map(|boot| format!("boot {boot} ended")).collect(),
         advice: Vec::new(),

@@ -6,7 +6,7 @@ use super::Report;
 use super::findings::Finding;
 use super::plot::{self, escape};
 use super::tally::{Numbers, Pod, Verb};
-use super::text::{causes, refilled, time, when, whose};
+use super::text::{causes, heading, refilled, time, when, whose};
 use crate::history::seconds;
 use crate::journal::Skipped;
 
@@ -23,15 +23,19 @@ pub(super) fn page(report: &Report) -> String {
          <meta name='color-scheme' content='light dark'>\
          <title>frostlock report</title><style>{STYLE}</style></head><body><main>\
          <header><h1>What happened here</h1><p>{}</p></header>",
-        period(numbers)
+        period(report)
     );
     page.push_str("<section class='tiles'>");
-    tile(&mut page, &grouped(numbers.operations), "operations", "");
-    tile(&mut page, &grouped(report.containers), "containers", "");
+    let one_or = |number: u64, one: &'static str, many| if number == 1 { one } else { many };
+    let operations = one_or(numbers.operations, "operation", "operations");
+    tile(&mut page, &grouped(numbers.operations), operations, "");
+    let containers = one_or(report.containers, "container", "containers");
+    tile(&mut page, &grouped(report.containers), containers, "");
     tile(&mut page, &grouped(failed), "failed", if failed > 0 { "bad" } else { "" });
-    tile(&mut page, &grouped(retries), "retries", "");
+    tile(&mut page, &grouped(retries), one_or(retries, "retry", "retries"), "");
     tile(&mut page, &format!("{:.1} s", lifted / 1000.0), "CPU lifted", "");
-    tile(&mut page, &report.findings.len().to_string(), "findings", "");
+    let found = report.findings.len();
+    tile(&mut page, &found.to_string(), one_or(found as u64, "finding", "findings"), "");
     page.push_str("</section>");
     over_time(&mut page, report);
     findings(&mut page, &report.findings);
@@ -50,13 +54,17 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 /// As `when` has it, for people.
-fn period(numbers: &Numbers) -> String {
+fn period(report: &Report) -> String {
+    let numbers = &report.numbers;
+    if numbers.operations == 0 {
+        return heading(report);
+    }
     let (first, last) = (time(numbers.first_ms), time(numbers.last_ms));
     let split = |time: &str| {
         time.trim_end_matches('Z').split_once('T').map(|(d, t)| (d.to_owned(), t.to_owned()))
     };
     let (Some(first), Some(last)) = (split(&first), split(&last)) else { return when(numbers) };
-    if numbers.first_ms == 0 || numbers.clock_not_set > 0 {
+    if numbers.first_ms == 0 || numbers.clock_not_set > 0 || numbers.clock_jumped {
         return when(numbers);
     }
     let until = if first.0 == last.0 { last.1 } else { format!("{} {}", last.0, last.1) };
@@ -68,15 +76,7 @@ fn used(skipped: Skipped) -> String {
     if skipped.total() == 0 {
         return "Every line of the journal was used.".to_owned();
     }
-    format!(
-        "{} lines of the journal were not used: {} torn, {} foreign, {} of a later version, \
-         {} out of order.",
-        skipped.total(),
-        skipped.torn,
-        skipped.foreign,
-        skipped.future_version,
-        skipped.out_of_order
-    )
+    format!("Of the journal {skipped}.")
 }
 
 fn tile(page: &mut String, value: &str, what: &str, class: &str) {

@@ -2,6 +2,7 @@
 //! records go into [`Analysis`], which gives a [`Report`], which is printed.
 
 mod contention;
+mod failed;
 mod findings;
 mod html;
 mod over_time;
@@ -19,9 +20,11 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::journal::{Record, Skipped, Source, unix_ms};
 use crate::lives::{Life, Lives};
-use crate::output::Output;
+use crate::output::{Output, plain};
 use contention::Contentions;
+use failed::Failed;
 use findings::Finding;
+pub(crate) use tally::CLOCK_SET_MS;
 use tally::{Numbers, Tally};
 pub(crate) use text::time;
 
@@ -49,6 +52,9 @@ pub(crate) struct Command {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    /// From when on, if not from the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since_ms: Option<i64>,
     #[serde(flatten)]
     pub(crate) numbers: Numbers,
     pub(crate) containers: u64,
@@ -61,6 +67,7 @@ impl Command {
         let journal = self.source.open()?;
         let mut analysis = Analysis::new(self.filter());
         let skipped = journal.each(|record| analysis.add(record))?;
+        analysis.ensure_known()?;
         let report = analysis.finish(skipped);
         if let Some(path) = &self.html {
             std::fs::write(path, html::page(&report))
@@ -73,7 +80,7 @@ impl Command {
     fn filter(&self) -> Filter {
         let since = self.since.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         Filter {
-            since_ms: since.map_or(i64::MIN, |since| since.as_millis() as i64),
+            since_ms: since.map(|since| since.as_millis() as i64),
             pod: self.pod.clone(),
             namespace: self.namespace.clone(),
         }
@@ -95,12 +102,16 @@ fn since(text: &str) -> Result<SystemTime, String> {
 
 #[derive(Debug, Default)]
 struct Filter {
-    since_ms: i64,
+    since_ms: Option<i64>,
     pod: Option<String>,
     namespace: Option<String>,
 }
 
 impl Filter {
+    fn is_past(&self, unix_ms: i64) -> bool {
+        self.since_ms.is_some_and(|since_ms| unix_ms < since_ms)
+    }
+
     fn takes(&self, life: Option<&Life>) -> bool {
         if self.pod.is_none() && self.namespace.is_none() {
             return true;
@@ -119,6 +130,7 @@ struct Analysis {
     lives: Lives,
     tally: Tally,
     contentions: Contentions,
+    failed: Failed,
 }
 
 impl Analysis {
@@ -131,26 +143,52 @@ impl Analysis {
         // Lives are told from their beginnings, be these before what is asked for.
         let index = self.lives.add(record, unix_ms);
         let life = index.and_then(|index| self.lives.all.get(index));
-        if unix_ms < self.filter.since_ms || !self.filter.takes(life) {
+        if self.filter.is_past(unix_ms) || !self.filter.takes(life) {
             return;
         }
         self.tally.add(record, unix_ms, index);
         if let Some(index) = index {
             self.contentions.add(record, index);
+            self.failed.add(record, index);
         }
     }
 
+    /// A name that was mistyped is no pod to which nothing happened.
+    fn ensure_known(&self) -> anyhow::Result<()> {
+        let is_known = self.lives.all.iter().any(|life| self.filter.takes(Some(life)));
+        let whom = match (&self.filter.pod, &self.filter.namespace) {
+            (None, None) => return Ok(()),
+            (Some(pod), None) => format!("no pod {pod}"),
+            (None, Some(namespace)) => format!("no pod of namespace {namespace}"),
+            (Some(pod), Some(namespace)) => format!("no pod {pod} of namespace {namespace}"),
+        };
+        anyhow::ensure!(
+            is_known,
+            "the journal has {}; `frostctl history` lists what it has",
+            plain(&whom)
+        );
+        Ok(())
+    }
+
     fn finish(self, skipped: Skipped) -> Report {
-        let Analysis { filter, lives, tally, contentions } = self;
+        let Analysis { filter, lives, tally, contentions, failed } = self;
         let shown: Vec<(usize, &Life)> = lives
             .all
             .iter()
             .enumerate()
-            .filter(|(_, life)| life.last_ms >= filter.since_ms && filter.takes(Some(life)))
+            .filter(|(_, life)| !filter.is_past(life.last_ms) && filter.takes(Some(life)))
             .collect();
         let numbers = tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id));
-        let findings = findings::find(&shown, &contentions, &numbers.lift_refused);
-        Report { numbers, containers: shown.len() as u64, findings, skipped }
+        let mut findings = findings::find(&shown, &contentions, &numbers.lift_refused);
+        // Before the others, which are of containers that came to be.
+        findings.splice(0..0, findings::failed(&failed, &lives.all));
+        Report {
+            since_ms: filter.since_ms,
+            numbers,
+            containers: shown.len() as u64,
+            findings,
+            skipped,
+        }
     }
 }
 

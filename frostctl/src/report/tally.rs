@@ -9,7 +9,11 @@ use crate::journal::Record;
 use crate::metrics::known_verb;
 
 /// 2000: a clock that says less was not set yet, as at a boot without a battery before NTP.
-const CLOCK_SET_MS: i64 = 946_684_800_000;
+pub(crate) const CLOCK_SET_MS: i64 = 946_684_800_000;
+
+/// The two clocks of a record differ by the same, but for what NTP steers and what passes between the
+/// readings of the two; beyond this somebody has set the clock.
+const JUMP_MS: i64 = 60_000;
 
 /// Of the slowest and of the worst pods as many as a person reads.
 const SHOWN_PODS: usize = 10;
@@ -64,6 +68,8 @@ pub(crate) struct Numbers {
     pub(crate) operations: u64,
     /// Of these, those whose time says nothing; 0 in both times if it is all of them.
     pub(crate) clock_not_set: u64,
+    /// Somebody has set the clock between two of these records: times do not tell their order.
+    pub(crate) clock_jumped: bool,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) verbs: Vec<Verb>,
@@ -84,6 +90,27 @@ pub(crate) struct Tally {
     verbs: Vec<Verb>,
     /// By the index of the life.
     lives: Vec<Pod>,
+    clock: Clock,
+}
+
+/// What the clock of day is ahead of the time since the boot.
+#[derive(Debug, Default)]
+struct Clock {
+    boot: String,
+    ahead_ms: i64,
+}
+
+impl Clock {
+    /// Whether it was set since the record before.
+    fn jumps(&mut self, record: &Record<'_>, unix_ms: i64) -> bool {
+        let ahead_ms = unix_ms.saturating_sub((record.mono_ns / 1_000_000) as i64);
+        let jumped = *record.boot_id == *self.boot && (ahead_ms - self.ahead_ms).abs() > JUMP_MS;
+        if *record.boot_id != *self.boot {
+            self.boot = record.boot_id.to_string();
+        }
+        self.ahead_ms = ahead_ms;
+        jumped
+    }
 }
 
 impl Tally {
@@ -115,7 +142,10 @@ impl Tally {
     }
 
     fn add_operation(&mut self, record: &Record<'_>, unix_ms: i64, life: Option<usize>) {
-        let failure = failure(record);
+        let failure = record.failure();
+        if unix_ms >= CLOCK_SET_MS && self.clock.jumps(record, unix_ms) {
+            self.numbers.clock_jumped = true;
+        }
         self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
         if let Some(verb) = self.verb(&record.verb) {
@@ -257,15 +287,6 @@ impl Pod {
     }
 }
 
-/// Why it failed: what the last attempt failed of, else the verdict.
-fn failure<'a>(record: &'a Record<'_>) -> Option<&'a str> {
-    if matches!(&*record.verdict, "ok" | "handed over") {
-        return None;
-    }
-    let last = record.tries.last().map(|attempt| &*attempt.failure);
-    Some(last.filter(|failure| !failure.is_empty()).unwrap_or(&record.verdict))
-}
-
 /// By nearest rank, of values in order.
 pub(crate) fn percentile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let rank = (share * sorted.len() as f64).ceil() as usize;
@@ -292,6 +313,27 @@ mod tests {
         let times = (numbers.first_ms - CLOCK_SET_MS, numbers.last_ms - CLOCK_SET_MS);
         assert_eq!((numbers.operations, numbers.clock_not_set, times), (4, 2, (5, 7)));
         assert_eq!(numbers.over_time.bins().len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forth_or_back_is_told_and_a_slow_one_is_not() {
+        let jumped = |records: &[(&str, u64, i64)]| {
+            let mut tally = Tally::default();
+            for (boot, mono_s, unix_s) in records {
+                let mono_ns = mono_s * 1_000_000_000;
+                let line =
+                    format!(r#"{{"v":1,"boot_id":"{boot}","mono_ns":{mono_ns},"verb":"kill"}}"#);
+                let record = serde_json::from_str(&line).unwrap();
+                tally.add(&record, CLOCK_SET_MS + unix_s * 1000, None);
+            }
+            tally.finish(|_| String::new()).clock_jumped
+        };
+        assert!(jumped(&[("a", 1, 100), ("a", 2, 5000)]));
+        assert!(jumped(&[("a", 1, 5000), ("a", 2, 100)]));
+        assert!(!jumped(&[("a", 1, 100), ("a", 2, 130), ("a", 9000, 9150)]));
+        assert!(!jumped(&[("a", 1, 100), ("b", 1, 90_000)]), "another boot");
+        // Before it was first set it had no time.
+        assert!(!jumped(&[("a", 1, -900_000_000), ("a", 2, 100)]));
     }
 
     #[test]

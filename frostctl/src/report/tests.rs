@@ -8,7 +8,7 @@ use crate::journal::{Record, Skipped};
 use crate::lives::tests::line;
 
 fn report(lines: &[String]) -> Report {
-    let mut analysis = Analysis::new(Filter { since_ms: i64::MIN, ..Filter::default() });
+    let mut analysis = Analysis::new(Filter::default());
     for line in lines {
         analysis.add(&serde_json::from_str::<Record<'_>>(line).unwrap());
     }
@@ -148,6 +148,66 @@ fn a_node_restart_is_nobodys_crash() {
 }
 
 #[test]
+fn creates_that_failed_are_a_finding_however_many_went_well() {
+    let refused = json!({"verdict": "failed", "exit": {"code": 1}, "note": "no such file",
+        "pod": pod("bad")});
+    let creates = (0..11).map(|n| match n {
+        0..5 => line("b", 10.0 + f64::from(n), "create", &format!("c{n}"), refused.clone()),
+        _ => line("b", 10.0 + f64::from(n), "create", &format!("c{n}"), json!({"pod": pod("p")})),
+    });
+    let mut lines: Vec<String> = creates.collect();
+    let none = report(&lines[5..]);
+    assert_eq!(kinds(&none), [], "the control");
+    let found = report(&lines);
+    assert_eq!(kinds(&found), [Kind::CreateFailed]);
+    let finding = &found.findings[0];
+    assert_eq!(finding.summary, "5 of 11 creates failed");
+    assert_eq!(finding.evidence, ["create: failed, 5 times; the last was n/bad: no such file"]);
+    // What the last attempt failed of, a start, and a run whose program failed.
+    let tries = json!({"verdict": "failed", "tries": [{"failure": "freeze failed in procHooks"}]});
+    lines.push(line("b", 30.0, "create", "d", tries));
+    lines.push(line("b", 31.0, "start", "c10", json!({"verdict": "killed"})));
+    lines.push(line("b", 32.0, "run", "r", json!({"verdict": "failed", "exit": {"code": 1}})));
+    let found = report(&lines);
+    let finding = &found.findings[0];
+    assert_eq!(finding.summary, "6 of 12 creates failed, 1 of 1 start failed");
+    assert_eq!(
+        finding.evidence[1..],
+        [
+            "create: freeze failed in procHooks, once; the last was d",
+            "start: killed, once; the last was n/p"
+        ]
+    );
+}
+
+#[test]
+fn one_is_one_and_two_are_two() {
+    let said = |report: &Report| {
+        let mut out = Vec::new();
+        super::text::write(&mut out, report).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let one = said(&report(&[line("b", 10.0, "create", "c", json!({}))]));
+    assert!(one.starts_with("1 operation of 1 container, 2026-01-01T00:00:10Z to "), "{one}");
+    let two = said(&report(&life("p", 10.0, 0, &[])));
+    assert!(two.starts_with("2 operations of 1 container, "), "{two}");
+}
+
+#[test]
+fn nothing_since_then_is_no_time() {
+    let mut analysis =
+        Analysis::new(Filter { since_ms: Some(1_800_000_000_000), ..Filter::default() });
+    let line = line("b", 10.0, "create", "c", json!({}));
+    analysis.add(&serde_json::from_str::<Record<'_>>(&line).unwrap());
+    let report = analysis.finish(Skipped::default());
+    let mut out = Vec::new();
+    super::text::write(&mut out, &report).unwrap();
+    let (text, page) = (String::from_utf8(out).unwrap(), super::html::page(&report));
+    assert!(text.starts_with("no operation since 2027-01-15T08:00:00Z\n"), "{text}");
+    assert!(!text.contains("1970") && !page.contains("1970"), "{text}\n{page}");
+}
+
+#[test]
 fn a_healthy_slow_starter_is_not_named() {
     let events = [(5.0, "exit", probe(1)), (25.0, "exit", probe(0)), (3000.0, "exit", probe(0))];
     assert_eq!(kinds(&report(&life("healthy", 100.0, 0, &events))), []);
@@ -161,7 +221,7 @@ fn probes_that_met_resizes() {
     let events = [(5.0, "exec", refused), (5.1, "update", update), (6.0, "exec", json!({}))];
     let report = report(&life("probed", 100.0, 0, &events));
     assert_eq!(kinds(&report), [Kind::CompetingProbes]);
-    assert_eq!(report.findings[0].summary, "1 of 2 execs met one of 1 updates");
+    assert_eq!(report.findings[0].summary, "1 of 2 execs met the one update");
 }
 
 #[test]
@@ -228,8 +288,7 @@ fn a_lift_that_outlived_its_operation_changes_no_life() {
 fn the_filter_holds_for_records_that_do_not_name_the_pod() {
     let mut lines = killed(&[10.0, 10.5, 9.8], |_| vec![]);
     lines.extend(life("other", 5000.0, 0, &[(1.0, "kill", term())]));
-    let mut analysis =
-        Analysis::new(Filter { since_ms: i64::MIN, pod: Some("n/other".into()), namespace: None });
+    let mut analysis = Analysis::new(Filter { pod: Some("n/other".into()), ..Filter::default() });
     for line in &lines {
         analysis.add(&serde_json::from_str::<Record<'_>>(line).unwrap());
     }

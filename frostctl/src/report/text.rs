@@ -8,20 +8,16 @@ use super::Report;
 use super::findings::{Finding, times};
 use super::tally::{Numbers, Pod, Verb};
 use crate::history::say_skipped;
-use crate::output::{plain, table};
+use crate::output::{count, fitted, plain, table};
 
 const BOLD: Style = Style::new().bold();
 
 pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let numbers = &report.numbers;
-    writeln!(
-        out,
-        "{} operations of {} containers, {}\n",
-        numbers.operations,
-        report.containers,
-        when(numbers)
-    )?;
-    write_verbs(out, &numbers.verbs)?;
+    writeln!(out, "{}\n", heading(report))?;
+    if numbers.operations > 0 {
+        write_verbs(out, &numbers.verbs)?;
+    }
     if let Some(refilled) = refilled(numbers) {
         writeln!(out, "{refilled}\n")?;
     }
@@ -36,13 +32,33 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     say_skipped(out, report.skipped)
 }
 
+/// How many, and when.
+pub(super) fn heading(report: &Report) -> String {
+    let numbers = &report.numbers;
+    if numbers.operations == 0 {
+        let since = report.since_ms.map_or_else(String::new, |ms| format!(" since {}", time(ms)));
+        return format!("no operation{since}");
+    }
+    format!(
+        "{} of {}, {}",
+        count(numbers.operations, "operation", "operations"),
+        count(report.containers, "container", "containers"),
+        when(numbers)
+    )
+}
+
 /// From when to when, and how many of the operations have no time.
 pub(super) fn when(numbers: &Numbers) -> String {
     let times = format!("{} to {}", time(numbers.first_ms), time(numbers.last_ms));
+    let jumped = if numbers.clock_jumped {
+        "; the clock was set meanwhile, times are not in order"
+    } else {
+        ""
+    };
     match numbers.clock_not_set {
-        0 => times,
+        0 => format!("{times}{jumped}"),
         all if all == numbers.operations => "while the clock was not set".into(),
-        some => format!("{times}, and {some} of them while the clock was not set"),
+        some => format!("{times}, and {some} of them while the clock was not set{jumped}"),
     }
 }
 
@@ -91,7 +107,7 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
         ]);
     }
     right(&mut table, 1..11);
-    writeln!(out, "{}\n", table.trim_fmt())
+    writeln!(out, "{}\n", fitted(&mut table))
 }
 
 fn right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
@@ -138,7 +154,7 @@ fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> 
         ]);
     }
     right(&mut table, 1..8);
-    writeln!(out, "{}\n", table.trim_fmt())
+    writeln!(out, "{}\n", fitted(&mut table))
 }
 
 fn write_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
