@@ -189,6 +189,16 @@ fn every_server_audits_as_there_is_an_alert_about_it() {
     }
 }
 
+/// By itself it listens on loopback, which is another one in the pod than kubelet's and Prometheus'.
+#[test]
+fn in_a_pod_it_listens_where_it_is_asked() {
+    let text =
+        std::fs::read_to_string(repository().join("deploy/kubernetes/install.yaml")).unwrap();
+    assert!(text.contains("serve --audit --listen 0.0.0.0:9764\n"), "{text}");
+    assert!(text.contains("containerPort: 9764"), "{text}");
+    assert_eq!(text.matches("httpGet: { path: /healthz, port: metrics }").count(), 2, "{text}");
+}
+
 #[test]
 fn the_binaries_come_and_go() {
     let node = Node::new(0, 0);

@@ -1,11 +1,13 @@
 //! `serve`: the metrics over HTTP, for a Prometheus that asks the node itself.
 
+mod listen;
+mod room;
+
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -13,20 +15,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
+use tokio::task::yield_now;
 
 use crate::exit::Exit;
 use crate::metrics::Source;
 use crate::output;
-
-/// Further ones wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 16;
+use listen::{Listen, Listener, Stream};
+use room::{Origin, Room};
 
 /// A request of Prometheus has some 300 bytes; hyper takes no smaller limit.
 const REQUEST_BYTES: usize = 8192;
 
-const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// From the connection to the end of the request. Prometheus sends both at once.
+const HEADER_LIMIT: Duration = Duration::from_millis(800);
 
 /// More than a reading takes that waits for another's lock.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
@@ -39,15 +41,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answer Prometheus over HTTP, at /metrics
+/// Answer Prometheus over HTTP, at /metrics, and probes at /healthz
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     source: Source,
 
-    /// Where to listen; what is not loopback shows names of pods to whoever asks
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9764")]
-    listen: SocketAddr,
+    /// Where to listen; what is not loopback shows names of pods to whoever asks. A socket
+    /// (unix:/PATH) has mode 0660
+    #[arg(long, value_name = "ADDRESS:PORT|unix:/PATH", default_value = "127.0.0.1:9764")]
+    listen: Listen,
 }
 
 #[derive(Debug)]
@@ -63,32 +66,51 @@ impl Serve {
     }
 
     async fn listen(&self) -> anyhow::Result<Exit> {
-        let listener = TcpListener::bind(self.listen)
-            .await
-            .with_context(|| format!("cannot listen at {}: try another --listen", self.listen))?;
-        output::note(&format!("listening at http://{}/metrics", listener.local_addr()?));
+        let listener = Listener::bind(&self.listen).await?;
+        output::note(&format!("listening at {}", listener.name()?));
         let source = self.source.clone();
         let server = Arc::new(Server { source, latest: Mutex::new(None) });
-        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let mut room = Room::default();
         loop {
-            let place = Arc::clone(&room).acquire_owned().await?;
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, from)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let server = Arc::clone(&server);
-            tokio::spawn(async move {
-                // A caller that is slow, or goes away, is not our failure.
-                let _ = tokio::time::timeout(CONNECTION_LIMIT, connection(server, stream)).await;
-                drop(place);
-            });
+            if room.is_full_for(from) {
+                see_who_has_asked().await;
+            }
+            if room.make_place(from) {
+                serve(&server, &mut room, stream, from);
+            }
         }
     }
 }
 
+/// Lets those run whose request has come, so that none of them is taken for one who says nothing: first
+/// the sockets are looked at, then the connections.
+async fn see_who_has_asked() {
+    yield_now().await;
+    yield_now().await;
+}
+
+fn serve(server: &Arc<Server>, room: &mut Room, stream: Box<dyn Stream>, from: Origin) {
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let connection = connection(Arc::clone(server), stream, Arc::clone(&has_asked));
+    let task = tokio::spawn(async move {
+        // A caller that is slow, or goes away, is not our failure.
+        let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+    });
+    room.enter(from, has_asked, task.abort_handle());
+}
+
 /// One request each: a connection that is kept would keep its place.
-async fn connection(server: Arc<Server>, stream: TcpStream) -> hyper::Result<()> {
+async fn connection(
+    server: Arc<Server>,
+    stream: Box<dyn Stream>,
+    has_asked: Arc<AtomicBool>,
+) -> hyper::Result<()> {
     let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
         let server = Arc::clone(&server);
         async move { Ok::<_, Infallible>(server.answer(&request).await) }
     });
@@ -116,6 +138,8 @@ impl Server {
                     plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n").into())
                 }
             },
+            // Whether somebody answers: of the journal only /metrics tells, and takes its time.
+            "/healthz" => plain(StatusCode::OK, "ok\n".into()),
             "/" => plain(StatusCode::OK, "frostlock: the metrics are at /metrics\n".into()),
             _ => plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n".into()),
         }
