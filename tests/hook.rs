@@ -467,7 +467,7 @@ fn whatever_comes_in_is_no_reason_to_fail() {
         let odd = [Feed::Text(huge.clone()), Feed::Closed, Feed::Silence, Feed::Endless];
         texts.into_iter().chain(odd)
     };
-    for stage in ["createRuntime", "prestart", "poststop", "poststart", "nonsense"] {
+    for stage in ["createRuntime", "prestart", "poststop", "poststart", "startContainer"] {
         for (number, feed) in feeds().enumerate() {
             let output = hook(&scratch, &[stage], feed);
             assert!(output.status.success(), "{stage} {number}: {output:?}");
@@ -483,6 +483,34 @@ fn whatever_comes_in_is_no_reason_to_fail() {
     }
     let records = hook_records(&scratch);
     assert_eq!(records.len(), 60);
+}
+
+/// A hook that fails costs the container, so a mistake in a configuration is said, and no more.
+#[test]
+fn a_wrong_stage_and_a_question_leave_no_record() {
+    let _alone = alone();
+    let scratch = Scratch::new();
+    let state = || Feed::Text(br#"{"ociVersion":"1.0.2","id":"a","status":"creating"}"#.to_vec());
+    for (args, code) in [(&["pre-start"][..], 0), (&["--strict", "pre-start"], 1)] {
+        let output = hook(&scratch, args, state());
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("frostlock: hook: there is no stage pre-start"), "{said}");
+        assert!(said.lines().count() == 1 && output.stdout.is_empty(), "{output:?}");
+    }
+    for (args, said) in [
+        (&["--help"][..], "frostlock hook [--strict] [STAGE]"),
+        (&["prestart", "-h"], "frostlock hook [--strict] [STAGE]"),
+        (&["--version"], "frostlock "),
+    ] {
+        // Nobody is waited for who would write something.
+        let output = hook(&scratch, args, Feed::Silence);
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        assert!(text(&output.stdout).starts_with(said), "{output:?}");
+    }
+    assert_eq!(hook_records(&scratch), Vec::<Value>::new());
+    assert!(hook(&scratch, &["prestart"], state()).status.success());
+    assert_eq!(hook_records(&scratch).len(), 1, "the control");
 }
 
 #[test]

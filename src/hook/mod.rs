@@ -55,11 +55,19 @@ impl Hook<'_> {
     }
 
     fn outcome(&self, record: impl FnOnce(Outcome)) -> i32 {
+        if let Some(answer) = self.request.answer {
+            let _ = std::io::stdout().write_all(answer.as_bytes());
+            return 0;
+        }
         // First of all: whoever wrote it may be waiting for somebody to read it, or, of a filter of
         // configurations, for what comes out.
         let input = input::read(self.request.filters_config());
         if self.state.kill_switch().exists() {
             return 0;
+        }
+        if let Some(complaint) = self.request.wrong_stage() {
+            let _ = writeln!(std::io::stderr(), "frostlock: {complaint}");
+            return i32::from(self.request.strict);
         }
         let told = Told::read(self.request, &input);
         let seen = self.act(&told);

@@ -13,11 +13,45 @@ const ROLE: &str = "hook";
 /// A stage is a word; what is longer than this ends in a log line all the same.
 const WORD_BYTES: usize = 64;
 
+/// Those of the OCI specification, and podman's own.
+const STAGES: [&str; 7] = [
+    "precreate",
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
+
+const HELP: &str = "\
+frostlock hook [--strict] [STAGE]: as a hook of an OCI runtime, or of podman
+
+The container's state comes in on standard input, at precreate its configuration. STAGE is one of:
+
+  precreate, prestart, createRuntime
+      waits until neither the container's cgroup nor one above is frozen, for hook.wait_ms at most
+  poststop
+      removes what frostlock has of the container
+  createContainer, startContainer, poststart
+      only writes a record
+
+Without a STAGE the state tells createRuntime and poststop apart.
+
+  --strict   exit with 1 if the wait ran out, the state could not be read, or STAGE is none of these
+  --help     print this, write no record
+  --version  print frostlock's version, write no record
+
+The exit status is 0 else: a hook that fails costs the container.
+";
+
 /// The command line of a hook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) strict: bool,
     stage: Option<String>,
+    /// What a person asked, who is no runtime.
+    pub(crate) answer: Option<&'static str>,
     /// What we did not understand, for the journal: refusing it would cost a container.
     pub(crate) odd: Option<String>,
 }
@@ -47,11 +81,22 @@ impl Request {
     fn take(&mut self, word: &str) {
         if word == "--strict" {
             self.strict = true;
+        } else if matches!(word, "--help" | "-h") {
+            self.answer = Some(HELP);
+        } else if matches!(word, "--version" | "-V") {
+            self.answer = Some(concat!("frostlock ", env!("CARGO_PKG_VERSION"), "\n"));
         } else if self.stage.is_none() && !word.starts_with('-') && !word.is_empty() {
             self.stage = Some(word.to_owned());
         } else {
             self.odd = Some(format!("unknown argument {word}"));
         }
+    }
+
+    /// What to say of a stage that is none.
+    pub(crate) fn wrong_stage(&self) -> Option<String> {
+        let stage = self.stage.as_deref().filter(|stage| !STAGES.contains(stage))?;
+        let known = STAGES.join(", ");
+        Some(format!("hook: there is no stage {stage}, nothing was done; the stages are {known}"))
     }
 
     /// podman's stage before there is a container: the configuration comes in, and whatever comes out
@@ -104,6 +149,21 @@ mod tests {
         let request = of(&["hook", "poststop", "--what", "else"]).unwrap();
         assert_eq!(request.odd.as_deref(), Some("unknown argument else"));
         assert_eq!(request.task(None), Task::CleanUp);
+    }
+
+    #[test]
+    fn a_stage_that_is_none_is_said_and_one_that_is_not() {
+        let said = |words: &[&str]| of(words).unwrap().wrong_stage();
+        for stage in STAGES {
+            assert_eq!(said(&["hook", stage]), None);
+            assert!(HELP.contains(stage), "{stage}");
+        }
+        assert_eq!(said(&["hook"]), None, "the state tells");
+        let wrong = said(&["hook", "--strict", "pre-start"]).unwrap();
+        assert!(
+            wrong.starts_with("hook: there is no stage pre-start, nothing was done"),
+            "{wrong}"
+        );
     }
 
     #[test]
