@@ -41,13 +41,13 @@ share = $(DESTDIR)$(PREFIX)/share
 .PHONY: install
 install:
 	@test -x $(BINARY) -a -x $(FROSTCTL) || { echo 'nothing to install, try: make build' >&2; exit 1; }
-	install -d "$(bindir)" "$(share)/man/man1" "$(share)/bash-completion/completions" \
+	install -d "$(bindir)" "$(share)/bash-completion/completions" \
 		"$(share)/zsh/site-functions" "$(share)/fish/vendor_completions.d"
 	for program in $(BINARY) $(FROSTCTL); do \
 		name=$$(basename $$program); \
 		install -m 755 $$program "$(bindir)/.$$name.new" && mv -f "$(bindir)/.$$name.new" "$(bindir)/$$name" || exit 1; \
 	done
-	$(FROSTCTL) man "$(share)/man/man1"
+	$(FROSTCTL) man "$(share)/man"
 	$(FROSTCTL) completions bash >"$(share)/bash-completion/completions/frostctl"
 	$(FROSTCTL) completions zsh >"$(share)/zsh/site-functions/_frostctl"
 	$(FROSTCTL) completions fish >"$(share)/fish/vendor_completions.d/frostctl.fish"

@@ -61,7 +61,7 @@ pub(crate) enum Command {
     Serve(serve::Serve),
     /// Print a completion script for a shell
     Completions(pages::Completions),
-    /// Write the manual pages into a directory
+    /// Write the manual pages, of frostlock as well, below a directory
     Man(pages::Man),
     #[command(hide = true)]
     Sleep(doctor::Sleep),

@@ -70,7 +70,9 @@ pub struct Setting {
     pub value: Option<String>,
     /// As TOML; of a name, what holds without one in most places.
     pub default: String,
+    /// With its unit.
     pub range: Option<String>,
+    pub about: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -456,6 +458,7 @@ impl Config {
             value: key.value(&mut config),
             default: key.default(),
             range: key.range(),
+            about: key.about.replace('\n', " "),
         };
         KEYS.iter().map(setting).collect()
     }

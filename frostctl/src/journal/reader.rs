@@ -2,6 +2,7 @@
 //! version, or not in its place, is counted and passed over.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, Read};
 
 use serde::Serialize;
@@ -9,8 +10,8 @@ use serde_json::error::Category;
 
 use super::data::Data;
 use super::record::Record;
-use crate::progress::Reading;
 use crate::output::count;
+use crate::progress::Reading;
 
 /// The version of the records that are understood here.
 const VERSION: u32 = 1;
@@ -143,10 +144,20 @@ impl Reader {
 
     pub(crate) fn read(
         &mut self,
-        file: impl Read,
+        file: &File,
         each: &mut impl FnMut(&Record<'_>),
     ) -> io::Result<()> {
-        lines(Data::of(file, 0, file.metadata()?.len())?, |line| self.line(line, each))
+        self.read_from(file, 0, each)
+    }
+
+    /// From the middle of a file the first line is torn, most likely.
+    pub(crate) fn read_from(
+        &mut self,
+        file: &File,
+        from: u64,
+        each: &mut impl FnMut(&Record<'_>),
+    ) -> io::Result<()> {
+        lines(Data::of(file, from, file.metadata()?.len())?, |line| self.line(line, each))
     }
 
     pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {

@@ -89,8 +89,8 @@ impl Journal {
         for files in [&self.long, &self.short] {
             for ((path, file), from) in files.iter().zip(starts(files, bytes)) {
                 is_whole &= from == 0;
-                io::Seek::seek(&mut &*file, io::SeekFrom::Start(from))
-                    .and_then(|_| reader.read(io::Read::take(file, bytes), &mut each))
+                reader
+                    .read_from(file, from, &mut each)
                     .with_context(|| format!("cannot read {}", path.display()))?;
             }
             if !files.is_empty() {
