@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::hold::Hold;
 use super::operation::Operation;
+use super::owner::Owner;
 use super::relief::{self, Relief};
 use crate::channels::Channels;
 use crate::container::Container;
@@ -75,14 +76,11 @@ impl<'a> Attempts<'a> {
     pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run<'a>> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
         let mut tries: Vec<Try> = Vec::new();
-        let mut left_frozen = false;
+        let mut owner = Owner::Nobody;
         loop {
-            // One that is not there yet is not frozen; and what an attempt without the lock has left
-            // is ours all the same.
-            let is_ours = left_frozen && !container.is_paused();
-            let frozen_before = container.is_told_to_freeze() && !is_ours;
             // Of one that is thawed it says that somebody has resumed it without us.
             let paused_before = container.is_paused();
+            owner = owner.before_attempt(container.is_told_to_freeze(), paused_before);
             let attempted = self.once(&signals, container);
             let once = attempted.inspect_err(|_error| {
                 self.leave_no_note();
@@ -90,11 +88,11 @@ impl<'a> Attempts<'a> {
             })?;
             let ended = self.judge(&once);
             tries.push(Try { took: once.took, failure: ended.failure, delay: None });
-            self.undo(container, once.exit, frozen_before, paused_before);
-            left_frozen = !frozen_before && container.is_told_to_freeze();
+            self.undo(container, once.exit, owner, paused_before);
+            owner = owner.after_attempt(container.is_told_to_freeze());
             // What one that may freeze leaves so under the lock is another's pause, or about to be: an
             // attempt on that would find it frozen before.
-            let leaves_it = left_frozen && self.hold.is_held();
+            let leaves_it = owner == Owner::Ourselves && self.hold.is_held();
             let may_freeze = self.operation.policy.freezes.is_some();
             let may_repeat = once.started.is_none() && !(leaves_it && may_freeze);
             let next = ended
@@ -312,10 +310,10 @@ impl<'a> Attempts<'a> {
     /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
     /// pause is told that the container is not running. Without the lock it may be another's pause,
     /// and the modes below "full" change nothing.
-    fn undo(&self, container: &Container, exit: Exit, frozen_before: bool, paused_before: bool) {
+    fn undo(&self, container: &Container, exit: Exit, owner: Owner, paused_before: bool) {
         let is_ours = self.hold.is_held() && self.operation.policy.notes_freeze();
         let state = container.freezer();
-        if !is_ours || exit == Exit::Code(0) || frozen_before || state == Freezer::Thawed {
+        if !is_ours || exit == Exit::Code(0) || owner == Owner::Somebody || state == Freezer::Thawed {
             return;
         }
         if !self.is_of_another_pause(container, paused_before) {

@@ -3,6 +3,7 @@
 mod attempt;
 mod hold;
 mod operation;
+mod owner;
 mod relief;
 
 use std::io;
