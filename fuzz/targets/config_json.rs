@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use cgroup::bundle::Bundle;
 use cgroup::predict::Plan;
-use cgroup::{RuntimeKind, Hierarchies, Proc};
+use cgroup::{Hierarchies, Proc, RuntimeKind};
 use libfuzzer_sys::fuzz_target;
 
 static MOUNTS: LazyLock<[Hierarchies; 2]> = LazyLock::new(|| {

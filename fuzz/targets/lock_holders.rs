@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use state::lock::Holder;
 use libfuzzer_sys::fuzz_target;
+use state::lock::Holder;
 
 fuzz_target!(|data: &[u8]| {
     let holders = Holder::all_in(data);

@@ -19,6 +19,8 @@ mod lives;
 mod metrics;
 #[path = "../../frostctl/src/output.rs"]
 mod output;
+#[path = "../../frostctl/src/progress.rs"]
+mod progress;
 #[path = "../../frostctl/src/report/mod.rs"]
 mod report;
 #[path = "../../frostctl/src/timeline.rs"]

@@ -2,10 +2,10 @@
 
 #![no_main]
 
-use state::Verb;
 use frostlock::runtime_log::{last_error, whole_error};
 use frostlock::verdict::{Failure, judge};
 use libfuzzer_sys::fuzz_target;
+use state::Verb;
 
 fuzz_target!(|data: &[u8]| {
     let log = String::from_utf8_lossy(data);

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::sync::LazyLock;
 
 use cgroup::state_file::Texts;
-use cgroup::{RuntimeKind, Hierarchies, Proc};
+use cgroup::{Hierarchies, Proc, RuntimeKind};
 use libfuzzer_sys::fuzz_target;
 
 static MOUNTS: LazyLock<[Hierarchies; 2]> = LazyLock::new(|| {

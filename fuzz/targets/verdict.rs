@@ -4,10 +4,10 @@
 
 #![no_main]
 
-use state::Verb;
 use frostlock::runtime_log::{explained, last_error, whole_error};
 use frostlock::verdict::{Failure, judge};
 use libfuzzer_sys::fuzz_target;
+use state::Verb;
 
 /// The shapes in which it is quoted, `{}` as it is and `{q}` as Go quotes it; the tests of
 /// src/verdict.rs have all messages that were seen.

@@ -313,7 +313,8 @@ impl<'a> Attempts<'a> {
     fn undo(&self, container: &Container, exit: Exit, owner: Owner, paused_before: bool) {
         let is_ours = self.hold.is_held() && self.operation.policy.notes_freeze();
         let state = container.freezer();
-        if !is_ours || exit == Exit::Code(0) || owner == Owner::Somebody || state == Freezer::Thawed {
+        if !is_ours || exit == Exit::Code(0) || owner == Owner::Somebody || state == Freezer::Thawed
+        {
             return;
         }
         if !self.is_of_another_pause(container, paused_before) {
