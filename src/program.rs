@@ -18,7 +18,6 @@ use crate::supervise::{Operation, Waited};
 use crate::syslog;
 use cgroup::RuntimeKind;
 use cgroup::process;
-use cgroup::state_file;
 use config::Config;
 use config::locate::{self, Choice, Found};
 use journal::Journal;
@@ -64,7 +63,7 @@ impl Program {
             path: std::env::var_os("PATH"),
             above: std::env::var_os(locate::ABOVE),
         };
-        match choice.find_or_fall_back(|| made_by(&args)) {
+        match choice.find_or_fall_back() {
             Ok(Found { path, fell_back }) => {
                 if let Some(above) = choice.above_next(&path) {
                     sys::set_variable(locate::ABOVE, &above);
@@ -223,13 +222,6 @@ impl Program {
         record::add(&journal, outcome);
         syslog::report(outcome);
     }
-}
-
-/// The kind of runtime that has made the container of this command, by the files that it keeps.
-fn made_by(args: &[OsString]) -> Option<RuntimeKind> {
-    let line = invocation::read(RuntimeKind::Runc, args);
-    let Command::Supervised(invocation) = &line.command else { return None };
-    state_file::made_by(line.globals.root.as_deref(), &invocation.id)
 }
 
 const TELLS_SYSTEMD: &str =

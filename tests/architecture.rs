@@ -12,7 +12,7 @@ use serde_json::Value;
 const BANDS: [(&str, &[&str]); 9] = [
     ("frostlock-sys", &[]),
     ("frostlock-cgroup", &[]),
-    ("frostlock-config", &["cgroup"]),
+    ("frostlock-config", &[]),
     ("frostlock-cri", &[]),
     ("frostlock-state", &["cgroup", "sys"]),
     ("frostlock-journal", &["cgroup", "config", "state", "sys"]),
@@ -78,6 +78,12 @@ fn a_cycle_is_found() {
         ("a.rs", "use crate::b::{B, C};\npub struct A(B, C);\n"),
         ("b.rs", "use std::fmt;\nuse super::A;\npub struct B;\npub struct C;\n"),
     ];
+    let parent = [
+        ("lib.rs", "mod a;\npub struct P;\nfn f() { a::f() }\n"),
+        ("a.rs", "use super::P;\npub fn f() {}\n"),
+    ];
+    let modules = Modules::of(parent.map(|(path, text)| (PathBuf::from(path), text.to_owned())));
+    assert_eq!(cycles(&modules), ["the root -> a -> the root"]);
     let modules = Modules::of(files.map(|(path, text)| (PathBuf::from(path), text.to_owned())));
     assert_eq!(cycles(&modules), ["a -> b -> a"]);
     let apart = [files[0], files[1], ("b.rs", "pub struct B;\npub struct C;\n")];
@@ -99,7 +105,9 @@ impl Modules {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
                     directories.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                } else if path.extension().is_some_and(|extension| extension == "rs")
+                    && !path.ends_with("main.rs")
+                {
                     let text = std::fs::read_to_string(&path).unwrap();
                     files.push((path.strip_prefix(source).unwrap().to_owned(), text));
                 }
@@ -169,7 +177,7 @@ fn name(path: &Path) -> Name {
 
 /// Without comments, and without the tests at the end.
 fn product(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
@@ -222,13 +230,13 @@ fn branches(tree: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Paths that are written out where they are used.
+/// Paths that are written out where they are used; those of other crates lead to no module.
 fn inline(text: &str) -> Vec<Vec<String>> {
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let words = text.split(|c: char| !is_path(c));
     // What ends in `::` is the beginning of a tree.
     let words = words.filter(|word| !word.ends_with("::"));
-    let paths = words.filter(|word| word.starts_with("crate::") || word.starts_with("super::"));
+    let paths = words.filter(|word| word.contains("::"));
     paths.map(|path| path.split("::").map(str::to_owned).collect()).collect()
 }
 

@@ -464,14 +464,18 @@ mod no_runtime {
 
     /// One in the configuration concerns every operation of the node.
     #[test]
-    fn one_that_is_only_configured_is_replaced_by_one_that_is_there() {
+    fn one_that_is_only_configured_is_replaced_by_another_of_its_kind() {
         let scratch = Scratch::new();
         let runc = in_path(&scratch, "runc", SEVEN);
-        let all = bad_runtimes(&scratch);
-        let gone = all.into_iter().filter(|(_, why)| why.starts_with("is "));
-        for (path, why) in gone.chain([("no/path".into(), "neither a name nor an absolute path")]) {
+        for (path, why) in
+            bad_runtimes(&scratch).into_iter().filter(|(_, why)| why.starts_with("is "))
+        {
+            let named = scratch.path("runc-1.3");
+            if path.exists() {
+                symlink(&path, &named).unwrap();
+            }
             for verb in ["create", "delete", "state", "list"] {
-                let output = within_limit(configured(&scratch, &path).args([verb, ID]));
+                let output = within_limit(configured(&scratch, &named).args([verb, ID]));
                 is_seven(&output);
             }
             let notes: Vec<String> =
@@ -483,27 +487,25 @@ mod no_runtime {
                 assert!(note.contains(why), "{note}");
             }
             fs::remove_dir_all(scratch.state()).unwrap();
+            let _ = fs::remove_file(&named);
         }
     }
 
-    /// It would say that there is no such container, and its caller would believe that it has ended.
+    /// A sandbox is not replaced by what is none, nor one kind by another: when the right one is back it
+    /// does not know the container, and deletes it.
     #[test]
-    fn no_container_gets_a_runtime_that_has_not_made_it() {
+    fn one_of_another_name_is_not_replaced() {
         let scratch = Scratch::new();
         in_path(&scratch, "runc", SEVEN);
-        let missing = scratch.path("missing");
-        fs::create_dir_all(scratch.root().join(ID)).unwrap();
-        fs::write(scratch.root().join(ID).join("status"), "{}").unwrap();
-        // The search goes on in the standard directories, where this machine has a crun.
-        let output = within_limit(configured(&scratch, &missing).args(["state", ID]));
-        assert!(output.status.code() != Some(7), "{output:?}");
+        for name in ["runsc", "kata-runtime", "krun", "rnuc"] {
+            let output =
+                within_limit(configured(&scratch, &scratch.path(name)).args(["create", ID]));
+            assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+            assert!(text(&output.stderr).contains("is not there"), "{output:?}");
+        }
+        let crun = scratch.path("missing/crun-1.21");
         in_path(&scratch, "crun", "#!/bin/sh\nexit 8\n");
-        let output = within_limit(configured(&scratch, &missing).args(["state", ID]));
-        assert_eq!(output.status.code(), Some(8), "{output:?}");
-        is_seven(&within_limit(configured(&scratch, &missing).args(["state", "another"])));
-        // Of the kind that was meant, if that is to be seen.
-        let meant = scratch.path("missing/crun-1.21");
-        let output = within_limit(configured(&scratch, &meant).args(["state", "another"]));
+        let output = within_limit(configured(&scratch, &crun).args(["state", "another"]));
         assert_eq!(output.status.code(), Some(8), "{output:?}");
     }
 

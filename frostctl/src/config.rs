@@ -179,7 +179,7 @@ fn wrongs(text: &str, reading: &Reading) -> Vec<Wrong> {
 fn beyond(config: &Config) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     if config.runtime.is_some() {
-        let what = match runtime(config, OsStr::new("frostlock"), None).find_or_fall_back(|| None) {
+        let what = match runtime(config, OsStr::new("frostlock"), None).find_or_fall_back() {
             Ok(found) => found.fell_back,
             Err(error) => Some(error.to_string()),
         };
@@ -227,7 +227,7 @@ impl Key {
         if env.is_some() {
             self.source = Source::Environment;
         }
-        match runtime(config, OsStr::new("frostlock"), env).find_or_fall_back(|| None) {
+        match runtime(config, OsStr::new("frostlock"), env).find_or_fall_back() {
             Ok(found) => {
                 if found.fell_back.is_some() {
                     self.source = Source::Search;

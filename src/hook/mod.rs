@@ -66,6 +66,8 @@ impl Hook<'_> {
             return 0;
         }
         if let Some(complaint) = self.request.wrong_stage() {
+            // Where an engine runs the hook nobody reads its standard error.
+            log::warn!("{complaint}");
             let _ = writeln!(std::io::stderr(), "frostlock: {complaint}");
             return i32::from(self.request.strict);
         }

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use cgroup::RuntimeKind;
 
 use super::flag::Flag;
-use super::{Verb, tables};
+use super::tables;
+use state::Verb;
 
 /// The command that a word is to this runtime.
 pub(super) fn verb(kind: RuntimeKind, word: &OsStr) -> Option<Verb> {

@@ -10,6 +10,7 @@
 
 mod argp;
 mod clap;
+mod command;
 mod flag;
 mod go_flags;
 mod grammar;
@@ -23,155 +24,13 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 pub use cgroup::RuntimeKind;
+pub use command::{
+    CgroupManager, Command, CommandLine, Globals, Invocation, LogFormat, Span, Value,
+};
 pub use state::Verb;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-/// crun's `--cgroup-manager`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupManager {
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
-/// Where in the argument vector a value stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Index of the argument.
-    pub arg: usize,
-    /// First byte of the value inside it: 0 for `--f v`, 4 for `--f=v`. It reaches to the end.
-    pub from: usize,
-}
-
-/// A flag's value and its place, so that exactly this one may be exchanged (only `--log` and
-/// `--console-socket` ever are). Of a repeated flag this is the last: it is the one that counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Value {
-    pub text: OsString,
-    pub at: Span,
-}
-
-impl Value {
-    /// The same command line with `new` in this value's place. `args` must be what was read.
-    pub fn replaced(&self, args: &[OsString], new: &OsStr) -> Vec<OsString> {
-        let mut args = args.to_vec();
-        if let Some(arg) = args.get_mut(self.at.arg) {
-            let mut bytes = std::mem::take(arg).into_vec();
-            bytes.truncate(self.at.from);
-            bytes.extend_from_slice(new.as_bytes());
-            *arg = OsString::from_vec(bytes);
-        }
-        args
-    }
-}
-
-/// What stands before the command and holds for every command.
-///
-/// Best effort, filled in also when the rest cannot be read: an error of our own must reach the
-/// caller's log.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Globals {
-    pub root: Option<PathBuf>,
-    /// As typed; see [`Globals::log_file`].
-    pub log: Option<Value>,
-    pub log_format: LogFormat,
-    pub debug: bool,
-    /// In crun, `--cgroup-manager` sets this too; the last of both flags counts.
-    pub systemd_cgroup: bool,
-    pub cgroup_manager: Option<CgroupManager>,
-    /// crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not follow).
-    pub rootless: Option<OsString>,
-}
-
-impl Globals {
-    /// The file that `--log` names, if it names one: crun knows `file:`, `journald:`, `syslog:`.
-    pub fn log_file(&self, grammar: RuntimeKind) -> Option<PathBuf> {
-        let text = self.log.as_ref()?.text.as_bytes();
-        let path = match grammar {
-            RuntimeKind::Crun if text.starts_with(b"journald:") || text.starts_with(b"syslog:") => {
-                b""
-            }
-            RuntimeKind::Crun => text.strip_prefix(b"file:").unwrap_or(text),
-            RuntimeKind::Runc | RuntimeKind::Youki => text,
-        };
-        (!path.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(path)))
-    }
-}
-
-/// One command on one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invocation {
-    pub verb: Verb,
-    /// Never empty, `.` or `..`, has no `/` and no leading dash: safe as a file name.
-    pub id: OsString,
-    pub bundle: Option<PathBuf>,
-    /// crun's `--config`: the name of the file that stands in for config.json.
-    pub config: Option<PathBuf>,
-    pub pid_file: Option<PathBuf>,
-    pub console_socket: Option<Value>,
-    pub pidfd_socket: bool,
-    pub preserve_fds: u32,
-    pub detach: bool,
-    pub tty: bool,
-    /// exec: the process.json.
-    pub process: Option<PathBuf>,
-    pub ignore_paused: bool,
-    /// update: a file, or `-`.
-    pub resources: Option<OsString>,
-    /// kill: `None` is the default, SIGTERM.
-    pub signal: Option<OsString>,
-    pub all: bool,
-    pub force: bool,
-}
-
-impl Invocation {
-    /// Whether the runtime will read standard input to its end, so that a second attempt needs a
-    /// copy.
-    pub fn reads_stdin(&self) -> bool {
-        self.verb == Verb::Update && self.resources.as_deref() == Some(OsStr::new("-"))
-    }
-
-    /// Whether the runtime stays until its process ends.
-    pub fn stays_in_foreground(&self) -> bool {
-        matches!(self.verb, Verb::Run | Verb::Restore | Verb::Exec) && !self.detach
-    }
-
-    pub fn is_sigkill(&self) -> bool {
-        let signal = self.signal.as_ref().and_then(|signal| signal.to_str());
-        signal.is_some_and(|signal| {
-            let name = signal.to_ascii_uppercase();
-            signal == "9" || name.trim_start_matches("SIG") == "KILL"
-        })
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    Supervised(Invocation),
-    /// Not ours: queries about no container in particular, help, and words we do not know.
-    PassThrough,
-    /// Ours by its verb, but not understood. `reason` is one printable ASCII line.
-    Unreadable {
-        reason: String,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandLine {
-    pub globals: Globals,
-    pub command: Command,
-}
 
 /// Reads a command line; `args` is the argument vector without its first word.
 pub fn read(grammar: RuntimeKind, args: &[OsString]) -> CommandLine {

@@ -4,11 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use super::command::{CgroupManager, Command, Globals, Invocation, LogFormat};
 use super::flag::Means;
+use super::go_flags;
 use super::grammar::{Table, positionals};
 use super::scan::{self, Scan};
 use super::walk::{Given, Walk, shown};
-use super::{CgroupManager, Command, Globals, Invocation, LogFormat, RuntimeKind, Verb, go_flags};
+use cgroup::RuntimeKind;
+use state::Verb;
 
 pub(super) fn globals(given: &[Given]) -> Globals {
     let mut globals = Globals::default();

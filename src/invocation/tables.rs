@@ -3,8 +3,8 @@
 //! A flag that one version lacks does no harm here: that version refuses the line, with us or
 //! without.
 
-use super::Verb;
 use cgroup::RuntimeKind;
+use state::Verb;
 
 use super::flag::{Flag, Means, Takes};
 

@@ -6,9 +6,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use super::command::{Span, Value};
 use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
-use super::{Span, Value};
 
 /// A flag as it was met.
 #[derive(Debug, Clone, PartialEq, Eq)]

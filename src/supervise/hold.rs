@@ -153,9 +153,8 @@ impl Hold {
 /// Whether there is nothing to wait for and, of those who had the lock before, nothing to undo.
 pub(super) fn is_open(operation: &Operation<'_>, container: &Container) -> bool {
     let identity = container.identity().filter(|_| operation.policy.lock.is_some());
-    let Some((identity, directory)) = identity.zip(operation.state.locks().ok()) else {
-        return false;
-    };
+    let Some(identity) = identity else { return false };
+    let Ok(directory) = operation.state.locks() else { return false };
     LockFiles::of(&identity, &directory).is_open_to_shared()
         && !intent::is_due(operation.state, &identity)
 }

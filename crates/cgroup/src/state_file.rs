@@ -72,25 +72,6 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
     }
 }
 
-/// Which kind of runtime keeps files of the container `id`, if one does.
-pub fn made_by(root: Option<&Path>, id: &OsStr) -> Option<RuntimeKind> {
-    if !is_file_name(id) {
-        return None;
-    }
-    let env = Surroundings::ours(&Proc::default());
-    // youki has runc's file beside its own, so it is asked for first.
-    let kinds = [
-        (RuntimeKind::Youki, "youki_config.json"),
-        (RuntimeKind::Runc, "state.json"),
-        (RuntimeKind::Crun, "status"),
-    ];
-    let keeps = |(grammar, file): &(RuntimeKind, &str)| {
-        let mut roots = locate(root, *grammar, &env).into_iter();
-        roots.any(|root| root.join(id).join(file).is_file())
-    };
-    kinds.into_iter().find(keeps).map(|(grammar, _)| grammar)
-}
-
 /// What the runtime recorded; each field on its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {

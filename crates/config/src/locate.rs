@@ -6,13 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use cgroup::RuntimeKind;
-
 /// podman calls `state` with nothing but XDG_RUNTIME_DIR in the environment, and others with a PATH
 /// that lacks the sbin directories in which Debian keeps runc.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const DEFAULT_RUNTIMES: &[&str] = &["runc", "crun"];
+
+/// Those whose containers any other program of the name can go on with.
+const KINDS: &[&str] = &["runc", "crun", "youki"];
 
 const LINK_PREFIX: &str = "frostlock-";
 
@@ -92,15 +93,9 @@ impl Choice<'_> {
         }
     }
 
-    /// The same, but a runtime that the configuration names and that is not there costs the node
-    /// nothing: another is looked for. Not so one that a single caller has asked for, who would get
-    /// a container of another kind than it asked for.
-    ///
-    /// `made_by` says whose the container is, if it is there: no other runtime knows it.
-    pub fn find_or_fall_back(
-        &self,
-        made_by: impl FnOnce() -> Option<RuntimeKind>,
-    ) -> Result<Found, NoRuntime> {
+    /// The same, but a runtime that the configuration names and that is not there costs the node nothing:
+    /// another of its kind is looked for. Not so one that a single caller has asked for.
+    pub fn find_or_fall_back(&self) -> Result<Found, NoRuntime> {
         let error = match self.find() {
             Ok(path) => return Ok(Found { path, fell_back: None }),
             Err(error) => error,
@@ -112,7 +107,7 @@ impl Choice<'_> {
         if error.is_a_loop {
             return Err(error);
         }
-        let path = match self.first_of(substitutes(config, made_by())) {
+        let path = match self.first_of(substitutes(config)) {
             Ok(path) => path,
             Err(other) => return Err(error.and(other)),
         };
@@ -190,16 +185,18 @@ impl Choice<'_> {
     }
 }
 
-/// What is looked for in the place of a runtime that is not there: one of its name elsewhere, then
-/// one of its kind. What exists already is only for the kind that has made it.
-fn substitutes(named: &OsStr, made_by: Option<RuntimeKind>) -> Vec<OsString> {
-    let kind = RuntimeKind::of(Path::new(named));
-    let name = Path::new(named).file_name().map(OsStr::to_owned);
-    let mut usual: Vec<OsString> = DEFAULT_RUNTIMES.iter().map(OsString::from).collect();
-    usual.sort_by_key(|name| RuntimeKind::of(Path::new(name)) != kind);
-    let mut all: Vec<OsString> = name.into_iter().chain(usual).collect();
-    all.retain(|name| made_by.is_none_or(|it| RuntimeKind::of(Path::new(name)) == it));
-    all
+/// What is looked for in the place of a runtime that is not there: one of its name elsewhere, then the one
+/// whose name it has but for a version. None for any other name: it may be that of a sandbox, which nothing
+/// else is; and a container that a runtime of another kind has made is lost when the right one is back, as
+/// neither knows the other's and each deletes what it does not know.
+fn substitutes(named: &OsStr) -> Vec<OsString> {
+    let name = Path::new(named).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let is_version = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || "-._v".contains(c));
+    let plain = KINDS.iter().find(|kind| name.strip_prefix(**kind).is_some_and(is_version));
+    let mut names: Vec<OsString> =
+        plain.iter().flat_map(|kind| [name.into(), kind.into()]).collect();
+    names.dedup();
+    names
 }
 
 enum Candidate {
@@ -425,10 +422,10 @@ mod tests {
     fn only_a_runtime_of_the_configuration_is_replaced() {
         let [bin, none] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let runc = program(&bin.path().join("runc"));
-        let missing = none.path().join("nope");
+        let missing = none.path().join("runc-1.3");
         let config = Some(missing.as_os_str());
         let typo = Choice { config, ..choice(bin.path(), "frostlock") };
-        let found = typo.find_or_fall_back(|| None).unwrap();
+        let found = typo.find_or_fall_back().unwrap();
         assert_eq!(found.path, runc);
         let said = format!(
             "runtime = {missing:?} cannot be used ({0} is not there): fell back to {1}",
@@ -436,27 +433,38 @@ mod tests {
             runc.display()
         );
         assert_eq!(found.fell_back.as_deref(), Some(&*said));
+        let sandbox = none.path().join("runsc");
+        let sandbox =
+            Choice { config: Some(sandbox.as_os_str()), ..choice(bin.path(), "frostlock") };
+        assert!(sandbox.find_or_fall_back().is_err());
         let env = Choice { env: Some("znone".into()), ..typo };
-        assert!(env.find_or_fall_back(|| None).is_err());
+        assert!(env.find_or_fall_back().is_err());
         let link = Choice { env: None, argv0: OsStr::new("frostlock-znone"), ..env };
-        assert!(link.find_or_fall_back(|| None).is_err());
+        assert!(link.find_or_fall_back().is_err());
         let good = Choice { config: Some(runc.as_os_str()), ..choice(bin.path(), "frostlock") };
-        assert_eq!(good.find_or_fall_back(|| None).unwrap().fell_back, None);
+        assert_eq!(good.find_or_fall_back().unwrap().fell_back, None);
     }
 
     #[test]
     fn what_takes_the_place_of_a_missing_runtime() {
-        let of = |named: &str, made_by| -> Vec<String> {
-            let all = substitutes(OsStr::new(named), made_by).into_iter();
-            all.map(|name| name.into_string().unwrap()).collect()
-        };
-        assert_eq!(of("/opt/rnuc", None), ["rnuc", "runc", "crun"]);
-        assert_eq!(of("/opt/crun-1.8", None), ["crun-1.8", "crun", "runc"]);
-        assert_eq!(of("/opt/rnuc", Some(RuntimeKind::Crun)), ["crun"]);
-        assert_eq!(of("/opt/crun", Some(RuntimeKind::Runc)), ["runc"]);
-        assert_eq!(of("/opt/youki", Some(RuntimeKind::Youki)), ["youki"]);
-        assert_eq!(of("/opt/crun", Some(RuntimeKind::Youki)), [""; 0]);
-        assert_eq!(of("..", None), ["runc", "crun"]);
+        for (named, expected) in [
+            ("runc", &["runc"] as &[&str]),
+            ("/x/runc", &["runc"]),
+            ("/x/runc-1.3.6", &["runc-1.3.6", "runc"]),
+            ("crun-1.21", &["crun-1.21", "crun"]),
+            ("/x/youki", &["youki"]),
+            ("/x/runsc", &[]),
+            ("/x/rnuc", &[]),
+            ("krun", &[]),
+            ("crun-wasm", &[]),
+            ("/opt/kata/bin/kata-runtime", &[]),
+            ("nvidia-container-runtime", &[]),
+            ("sysbox-runc", &[]),
+            ("/", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(substitutes(OsStr::new(named)), expected, "{named}");
+        }
     }
 
     #[test]

@@ -96,12 +96,10 @@ impl Ours {
         };
         // A recorded tree has no programs.
         let runtime = match node.is_live() {
-            true => {
-                choice.find_or_fall_back(|| None).map_err(|error| error.to_string()).map(|it| {
-                    complaints.extend(it.fell_back);
-                    it.path
-                })
-            }
+            true => choice.find_or_fall_back().map_err(|error| error.to_string()).map(|it| {
+                complaints.extend(it.fell_back);
+                it.path
+            }),
             false => Ok(config.runtime.clone().map_or("runc".into(), PathBuf::from)),
         };
         let ours: Vec<(&Entry, PathBuf)> =

@@ -163,7 +163,7 @@ fn runtime(config: &Config, binaries: &[Binary], environments: &[Environment]) -
         above: None,
     };
     let none = Runtime { path: None, says: Known::unseen(""), fell_back: None, broken: None };
-    Known::Seen(match choice.find_or_fall_back(|| None) {
+    Known::Seen(match choice.find_or_fall_back() {
         Err(error) => Runtime { broken: Some(error.to_string()), ..none },
         Ok(found) => {
             let (says, broken) = match version(&found.path) {
