@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     if let Some(exit) = selftest::in_container(std::env::args_os()) {
         return exit;
     }
+    if let Some(exit) = configure::restart::with_signals(std::env::args_os()) {
+        return exit;
+    }
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json, cli.color);
     match cli.command.run(&output) {

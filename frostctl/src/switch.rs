@@ -91,7 +91,11 @@ impl Switch {
 
 fn reason(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
+        .ok()?;
     file.take(REASON_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     Some(text.lines().next()?.trim().to_owned()).filter(|text| !text.is_empty())
@@ -167,12 +171,17 @@ fn create(state: &StateDir) -> io::Result<bool> {
     }
 }
 
-/// A FIFO in its place must not block us.
+/// A FIFO in its place must not block us, nor a link lead to somebody else's file.
 fn write(state: &StateDir, reason: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let options = options.write(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+    let options = options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
     let line = cgroup::text::one_line(reason.as_ref(), REASON_BYTES as usize);
-    options.open(state.kill_switch())?.write_all(format!("{line}\n").as_bytes())
+    let mut file = options.open(state.kill_switch())?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    file.set_len(0)?;
+    file.write_all(format!("{line}\n").as_bytes())
 }
 
 impl Done {

@@ -17,7 +17,7 @@ use super::runtimes::{self, Root};
 use super::{crio, kubernetes, podman, strays, supervisor, truth};
 
 /// Where containerds of distributions listen.
-const SOCKETS: [&str; 5] = [
+pub(crate) const SOCKETS: [&str; 5] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",

@@ -24,7 +24,7 @@ mod heal;
 mod healing;
 mod judge;
 mod kubernetes;
-mod look;
+pub(crate) mod look;
 mod podman;
 mod runtimes;
 mod show;
@@ -140,6 +140,7 @@ fn find(places: &Places, patience: Patience) -> anyhow::Result<Findings> {
 
 impl Audit {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        supervisor::check_processes()?;
         let places = self.places();
         if self.watch {
             return watch::run(&places, output);

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use cgroup::process::{self, Process};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
 use super::claim::{Container, Fate, Owner, Supervisor};
-use super::truth;
+use super::{look, truth};
 
 const MAX_GENERATIONS: usize = 64;
 
@@ -107,8 +110,27 @@ fn mount_namespace(who: &str) -> std::io::Result<PathBuf> {
     fs::read_link(Path::new("/proc").join(who).join("ns/mnt"))
 }
 
+/// In another pid namespace than the engines' every process is gone, and every container would look dead.
+pub(crate) fn check_processes() -> anyhow::Result<()> {
+    let elsewhere = look::SOCKETS.into_iter().find(|socket| has_unseen_owner(Path::new(socket)));
+    match elsewhere {
+        Some(socket) => anyhow::bail!(
+            "{socket} is answered by a process that is not to be seen from here: run it on the node, or in a \
+             container with hostPID; nothing was looked at"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The kernel gives the pid of who listens as 0 to a reader of another pid namespace.
+fn has_unseen_owner(socket: &Path) -> bool {
+    let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) else { return false };
+    getsockopt(&stream, PeerCredentials).is_ok_and(|peer| peer.pid() == 0)
+}
+
 /// Without them every shim is foreign, and what is below shims is not counted.
 pub(crate) fn check_namespaces() -> anyhow::Result<()> {
+    check_processes()?;
     mount_namespace("1")
         .map(drop)
         .context("/proc/1/ns/mnt: to tell which shims are this node's, CAP_SYS_PTRACE is needed")

@@ -59,7 +59,8 @@ pub(crate) fn runtime_of(binary: &str, engine: Option<&Path>) -> anyhow::Result<
         path: Some(search_path(std::env::var_os("PATH").unwrap_or_default(), engine)),
         above: None,
     };
-    choice.find().context("frostlock would have no runtime to run")
+    let found = choice.find_or_fall_back().map(|it| it.path);
+    found.context("frostlock would have no runtime to run")
 }
 
 fn search_path(path: OsString, engine: Option<&Path>) -> OsString {

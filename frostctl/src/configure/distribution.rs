@@ -53,6 +53,17 @@ const BASE: Distribution = Distribution {
     default: "",
 };
 
+/// A node has one of the units, and `try-restart` fails over the other, which systemd does not know.
+macro_rules! restart_active {
+    ($units:literal) => {
+        concat!(
+            "systemctl restart $(systemctl list-units --plain --no-legend --state=active ",
+            $units,
+            " | cut -d' ' -f1)"
+        )
+    };
+}
+
 /// Those that bring a containerd of their own are known by its places, wherever they run.
 pub(crate) const TABLE: &[Distribution] = &[
     Distribution {
@@ -60,7 +71,7 @@ pub(crate) const TABLE: &[Distribution] = &[
         below: &["/var/lib/rancher/k3s"],
         config: "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
         way: GoTemplate,
-        restart: "systemctl try-restart k3s k3s-agent",
+        restart: restart_active!("k3s.service k3s-agent.service"),
         socket: "/run/k3s/containerd/containerd.sock",
         default: "`default-runtime: NAME` in /etc/rancher/k3s/config.yaml",
         ..BASE
@@ -70,7 +81,7 @@ pub(crate) const TABLE: &[Distribution] = &[
         below: &["/var/lib/rancher/rke2"],
         config: "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
         way: GoTemplate,
-        restart: "systemctl try-restart rke2-server rke2-agent",
+        restart: restart_active!("rke2-server.service rke2-agent.service"),
         socket: "/run/k3s/containerd/containerd.sock",
         default: "`default-runtime: NAME` in /etc/rancher/rke2/config.yaml",
         ..BASE
@@ -80,7 +91,7 @@ pub(crate) const TABLE: &[Distribution] = &[
         below: &["/etc/k0s", "/var/lib/k0s"],
         config: "/etc/k0s/containerd.toml",
         way: Parts { directory: "/etc/k0s/containerd.d", managed: "k0s_managed=true" },
-        restart: "systemctl try-restart k0sworker k0scontroller",
+        restart: restart_active!("k0sworker.service k0scontroller.service"),
         socket: "/run/k0s/containerd.sock",
         ..BASE
     },

@@ -45,10 +45,11 @@ pub(crate) fn replace(path: &Path, before: Option<&str>, text: &str) -> anyhow::
     let target = resolve(path)?;
     let directory = target.parent().with_context(|| format!("{target:?} has no directory"))?;
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {directory:?}"))?;
+    let beside = not_read_by_an_engine(directory);
     let mut temporary = tempfile::Builder::new()
         .prefix(".frostctl-")
-        .tempfile_in(directory)
-        .with_context(|| format!("cannot write in {directory:?}"))?;
+        .tempfile_in(beside)
+        .with_context(|| format!("cannot write in {beside:?}"))?;
     let old = std::fs::metadata(&target).ok();
     temporary
         .write_all(text.as_bytes())
@@ -60,6 +61,14 @@ pub(crate) fn replace(path: &Path, before: Option<&str>, text: &str) -> anyhow::
     }
     temporary.persist(&target).with_context(|| format!("cannot replace {target:?}"))?;
     sync_directory(directory)
+}
+
+/// CRI-O reads every file of its directory of drop-ins, whatever its name: one that a killed frostctl
+/// has left there would be in force, or half of one would keep it from starting.
+fn not_read_by_an_engine(directory: &Path) -> &Path {
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|it| it.dev());
+    let parent = directory.parent().filter(|_| directory.extension().is_some_and(|it| it == "d"));
+    parent.filter(|parent| device(parent) == device(directory)).unwrap_or(directory)
 }
 
 /// Only the file itself: its directory may not have been ours.
@@ -76,7 +85,14 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
 pub(crate) fn put_back(path: &Path, now: &str, before: Option<&str>) -> anyhow::Result<()> {
     match before {
         Some(text) => replace(path, Some(now), text),
-        None => remove(&resolve(path)?),
+        None => {
+            let target = resolve(path)?;
+            let found = read(&target)?;
+            if found.is_some_and(|found| found != now) {
+                bail!("{target:?} was changed by somebody else meanwhile; it stays");
+            }
+            remove(&target)
+        }
     }
 }
 

@@ -104,22 +104,21 @@ pub(crate) struct Drift {
     pub(crate) what: String,
 }
 
-/// Those whose model was changed since, or is gone.
+/// Those whose model was changed since, or is gone. An error is one that it could not be seen.
 pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
     let records = Record::all()?;
     let entries = records.iter().filter(|it| !matches!(it.ours, Ours::Import(_)));
-    Ok(entries
-        .filter_map(|record| {
-            let what = drift(record).unwrap_or_else(|error| Some(format!("{error:#}")))?;
-            Some(Drift {
-                engine: record.engine,
-                name: record.name.clone(),
-                file: record.path.clone(),
-                wrapped: record.wrapped.clone().unwrap_or_default(),
-                what,
-            })
-        })
-        .collect())
+    let found = entries.map(|record| {
+        let what = drift(record).with_context(|| format!("{:?}", record.path))?;
+        Ok(what.map(|what| Drift {
+            engine: record.engine,
+            name: record.name.clone(),
+            file: record.path.clone(),
+            wrapped: record.wrapped.clone().unwrap_or_default(),
+            what,
+        }))
+    });
+    found.filter_map(Result::transpose).collect()
 }
 
 fn drift(record: &Record) -> anyhow::Result<Option<String>> {
@@ -475,7 +474,9 @@ fn apply(
         Ok(checked) => report.checked(checked),
         Err(error) => return Err(undo(&done, expected.name, error)),
     }
-    let Some(restart) = restart else { return Ok(()) };
+    let Some(restart) = restart.filter(|it| !done.is_empty() || it.is_owed(Handler::There)) else {
+        return Ok(());
+    };
     match restart.run(Handler::There, &held) {
         Ok(()) => {
             report.restarted_by = Some(restart.command.clone());

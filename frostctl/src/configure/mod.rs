@@ -30,7 +30,7 @@ mod purge;
 pub(crate) mod record;
 mod remove;
 mod report;
-mod restart;
+pub(crate) mod restart;
 pub(crate) mod toml_file;
 pub(crate) mod uninstall;
 

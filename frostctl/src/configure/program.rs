@@ -2,12 +2,15 @@
 
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 const POLL: Duration = Duration::from_millis(10);
+
+/// Not even SIGKILL ends what waits for a disk, or for a network file system.
+const DIES_WITHIN: Duration = Duration::from_secs(1);
 
 /// sudo and cron have a short PATH; these are where packages put daemons.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,7 +37,7 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<String> {
     let name = format!("{command:?}");
     // Files and not pipes: whatever it leaves running may keep them open.
-    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let (mut out, mut err) = (anonymous()?, anonymous()?);
     // dockerd looks for docker-proxy in it and refuses to go on without.
     command.env("PATH", std::env::join_paths(directories())?);
     let mut child = command
@@ -49,8 +52,7 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Stri
             break status;
         }
         if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             bail!("{name} did not end within {} s", limit.as_secs());
         }
         std::thread::sleep(POLL);
@@ -65,6 +67,21 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Stri
         bail!("{name}: {status}: {}", text(&mut err)?.trim());
     }
     text(&mut out)
+}
+
+/// Kills it, and waits no longer than it takes whoever can die; one that cannot is left to the kernel.
+pub(crate) fn end(child: &mut Child) {
+    let _ = child.kill();
+    let since = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) && since.elapsed() < DIES_WITHIN {
+        std::thread::sleep(POLL);
+    }
+}
+
+/// In memory: that /tmp cannot be written to is no failure of the program.
+pub(crate) fn anonymous() -> anyhow::Result<std::fs::File> {
+    let fd = rustix::fs::memfd_create("frostctl", rustix::fs::MemfdFlags::CLOEXEC)?;
+    Ok(fd.into())
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub(super) fn left(binary: &Path) -> Vec<Left> {
         known(Path::new(COUNTERS), &["metrics."])
     };
     all.extend(kept.into_iter().map(|it| ours(it, "counters")));
-    all.extend(known(&record::directory(), &[""]).into_iter().map(|it| ours(it, "backup")));
+    all.extend(backups().into_iter().map(|it| ours(it, "backup")));
     let directory = binary.parent().unwrap_or(Path::new("/"));
     for name in [".frostlock.new", ".frostctl.new"] {
         all.extend(
@@ -84,6 +84,20 @@ pub(super) fn left(binary: &Path) -> Vec<Left> {
     let units =
         known(Path::new(UNITS), &["frostctl-"]).into_iter().map(|it| (it, "unit of systemd"));
     all.extend(theirs.chain(units).map(|(path, what)| Left { path, what, is_theirs: true }));
+    all
+}
+
+/// Whatever is in the directory that is ours by its name alone; in one that somebody else has named, what we
+/// have put there.
+fn backups() -> Vec<PathBuf> {
+    let mut all = known(&record::directory(), &[""]);
+    if std::env::var_os("FROSTCTL_STATE_DIR").is_some() {
+        let is_ours = |it: &PathBuf| {
+            let name = it.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".before") || name.ends_with(".json")
+        };
+        all.retain(is_ours);
+    }
     all
 }
 

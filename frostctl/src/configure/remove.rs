@@ -283,7 +283,7 @@ fn apply(
         Ok(checked) => checked.into_iter().for_each(|checked| report.checked(checked)),
         Err(error) => return Err(put_back(&done, error)),
     }
-    if let Some(restart) = restart {
+    if let Some(restart) = restart.filter(|it| !done.is_empty() || it.is_owed(Handler::Gone)) {
         if let Err(error) = restart.run(Handler::Gone, &held) {
             return Err(restart.again(put_back(&done, error), &held));
         }

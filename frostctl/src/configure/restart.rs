@@ -1,11 +1,14 @@
 //! The restart of an engine that was configured, and whether it has taken the configuration in.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use frostlock_cri::Client;
+use nix::sys::signal::SigSet;
 use toml_edit::{DocumentMut, Item};
 
 use super::engine::Engine;
@@ -24,6 +27,19 @@ const POLL: Duration = Duration::from_millis(100);
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const CRIO_SOCKET: &str = "/run/crio/crio.sock";
+
+const WITH_SIGNALS: &str = "__with-signals";
+
+/// Us as the program that the command is run by: whoever it starts is not to have our signals held back,
+/// as a daemon would hand that on to every container.
+pub(crate) fn with_signals(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    args.nth(1).filter(|word| word == WITH_SIGNALS)?;
+    let program = args.next()?;
+    let _ = SigSet::empty().thread_set_mask();
+    let error = Command::new(&program).args(args).exec();
+    crate::output::note(&format!("cannot run {program:?}: {error}"));
+    Some(ExitCode::from(127))
+}
 
 /// What the engine is to know when it is up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +84,8 @@ impl Restart<'_> {
     /// Restarts it, and waits until it answers and says of the handler what it should.
     pub(super) fn run(&self, handler: Handler, held: &Held) -> anyhow::Result<()> {
         crate::output::progress(&format!("restarting {}: {}", self.engine.name(), self.command));
-        program::run(Command::new("sh").args(["-c", &self.command]), RESTART_LIMIT)
+        let mut command = Command::new("/proc/self/exe");
+        program::run(command.args([WITH_SIGNALS, "sh", "-c", &self.command]), RESTART_LIMIT)
             .with_context(|| format!("{} was not restarted", self.engine.name()))?;
         crate::output::progress(&format!("waiting for {} to answer", self.engine.name()));
         let deadline = Instant::now() + ANSWER_LIMIT;
@@ -99,10 +116,23 @@ impl Restart<'_> {
         }
     }
 
+    /// Whether it says that it has something else loaded than what stands in its files already.
+    pub(super) fn is_owed(&self, handler: Handler) -> bool {
+        matches!(
+            (self.ask(), handler),
+            (Ok(Some(false)), Handler::There) | (Ok(Some(true)), Handler::Gone)
+        )
+    }
+
     /// After the files were put back: with the configuration of before.
     pub(super) fn again(&self, error: anyhow::Error, held: &Held) -> anyhow::Error {
         let name = self.engine.name();
         match self.run(Handler::Any, held) {
+            // A restart would end its containers, unless live-restore is set.
+            Ok(()) if self.engine == Engine::Docker => error.context(
+                "dockerd has read its file again, as it was; a default that it had from us it keeps until \
+                 `systemctl restart docker`",
+            ),
             Ok(()) => error
                 .context(format!("{name} was restarted with its files as they were, and answers")),
             Err(second) => error.context(format!(

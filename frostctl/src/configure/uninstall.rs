@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use crate::audit::look;
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -84,7 +85,9 @@ impl Uninstall {
         let records = Record::all()?;
         let path = match self.path(&records) {
             // It may be gone, and the rest may not.
-            Err(_) if self.purge && self.binary.is_none() => binary::usual_place(),
+            Err(_) if self.purge && self.binary.is_none() && !binary::usual_place().exists() => {
+                binary::usual_place()
+            }
             path => path?,
         };
         let places: Vec<_> = entries(&records).map(|it| (it, places::of_record(it))).collect();
@@ -98,8 +101,14 @@ impl Uninstall {
                 dry_run: self.dry_run,
             })
             .collect();
-        if !self.force && !self.dry_run {
-            may_go(&removals, &path, self.purge)?;
+        if !self.dry_run {
+            if !self.force {
+                may_go(&removals, &path)?;
+            }
+            // What undoes a freeze or a lift is not for --force to lose.
+            if let Some(why) = self.purge.then(purge::needed).flatten() {
+                bail!("{why}; nothing was changed");
+            }
         }
         let configurations: Vec<Report> = removals
             .iter()
@@ -160,6 +169,7 @@ impl Uninstall {
         // Ours is still in those that are only looked at.
         let ours: &[Record] = if self.dry_run { records } else { &[] };
         callers.extend(by_hand(path, ours));
+        callers.extend(loaded(path));
         callers
     }
 
@@ -193,7 +203,7 @@ fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
 }
 
 /// All is looked at before anything is changed.
-fn may_go(removals: &[Removal<'_>], binary: &Path, purge: bool) -> anyhow::Result<()> {
+fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     let mut used = Vec::new();
     for removal in removals {
         used.extend(removal.used()?);
@@ -209,10 +219,28 @@ fn may_go(removals: &[Removal<'_>], binary: &Path, purge: bool) -> anyhow::Resul
             hook.display()
         );
     }
-    match purge.then(purge::needed).flatten() {
-        Some(why) => bail!("{why}; nothing was changed"),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// What a containerd that runs has loaded, whatever its files say by now: without the program none of its
+/// pods would start.
+fn loaded(binary: &Path) -> Vec<Caller> {
+    let sockets = look::SOCKETS.into_iter().map(Path::new).filter(|socket| socket.exists());
+    let handlers = sockets.flat_map(|socket| {
+        let handlers = crate::loaded::ask(socket).unwrap_or_default();
+        handlers.into_iter().map(move |handler| (socket, handler))
+    });
+    handlers
+        .filter_map(|(socket, handler)| {
+            let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
+            let socket = socket.display();
+            let who = format!(
+                "the containerd at {socket}, which has the runtime {} loaded until it is restarted",
+                handler.name
+            );
+            Some(Caller { who, named })
+        })
+        .collect()
 }
 
 /// Configurations that name it and are not of our making.

@@ -207,8 +207,7 @@ fn systemctl(args: &[&str]) -> anyhow::Result<()> {
             return if status.success() { Ok(()) } else { bail!("{} failed: {status}", what()) };
         }
         if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
+            crate::configure::program::end(&mut child);
             bail!("{} did not end within {} s", what(), SYSTEMD_WITHIN.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -128,7 +128,7 @@ impl Ours {
                 false => Vec::new(),
             },
             // What was configured is not in a recorded tree.
-            drifts: if node.is_live() { configure::drifts() } else { Ok(Vec::new()) },
+            drifts: if node.is_live() && ask.loaded { configure::drifts() } else { Ok(Vec::new()) },
             unfinished: remains::unfinished(&state),
             // A recorded tree has no threads.
             lifted: if node.is_live() { lift::left(&state) } else { Vec::new() },

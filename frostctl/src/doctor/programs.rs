@@ -101,8 +101,7 @@ fn ask(program: &Path) -> Option<String> {
     // It is less than a pipe holds, so it can end before we read.
     while child.try_wait().ok()?.is_none() {
         if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
+            crate::configure::program::end(&mut child);
             return None;
         }
         std::thread::sleep(Duration::from_millis(1));

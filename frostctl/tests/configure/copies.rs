@@ -168,9 +168,11 @@ fn a_drop_in_is_the_default_where_containerd_merges_it_and_is_found_again() {
         copies.write("config.toml", &text);
         let before = copies.dump("config.toml");
         copies.configure("config.toml", &["--set-as-default"]);
+        let entry = format!("runtimes.{NAME}");
         assert_eq!(
-            copies.read("config.toml").contains(NAME) && drop_in.is_none(),
-            drop_in.is_none()
+            copies.read("config.toml").contains(&entry),
+            drop_in.is_none(),
+            "{containerd:?}"
         );
         if let Some(drop_in) = drop_in {
             let written = copies.read(drop_in);

@@ -77,7 +77,7 @@ fn k3s_and_rke2_get_a_template_and_never_a_generated_file() {
             }
             let said = node.configure();
             assert!(said.contains("config dump, of what will be generated"), "{said}");
-            assert!(said.contains("next: systemctl try-restart "), "{said}");
+            assert!(said.contains("next: systemctl restart $(systemctl list-units "), "{said}");
             assert_eq!(node.read(&generated), file_of(version));
             let written = node.read(&template);
             assert!(
