@@ -52,7 +52,7 @@ fn write_record(scratch: &Scratch, config: &Path, id: &str) {
 }
 
 fn begin_record(scratch: &Scratch, config: &Path, id: &str) -> Child {
-    begin_hook(scratch, config, id, &format!("stage-{}", "x".repeat(PADDING)))
+    begin_hook(scratch, config, id, "poststart")
 }
 
 fn begin_hook(scratch: &Scratch, config: &Path, id: &str, stage: &str) -> Child {
@@ -63,7 +63,15 @@ fn begin_hook(scratch: &Scratch, config: &Path, id: &str, stage: &str) -> Child 
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let state = format!(r#"{{"ociVersion":"1.0.2","id":"{id}","status":"stopped","bundle":"/"}}"#);
+    let state = serde_json::json!({
+        "ociVersion": "1.0.2", "id": id, "status": "stopped", "bundle": "/",
+        // A name of a pod has 512 bytes at most in a record.
+        "annotations": {
+            "io.kubernetes.cri.sandbox-name": "x".repeat(PADDING / 2),
+            "io.kubernetes.cri.sandbox-namespace": "x".repeat(PADDING / 2),
+        },
+    });
+    let state = state.to_string();
     hook.stdin.take().unwrap().write_all(state.as_bytes()).unwrap();
     hook
 }

@@ -72,7 +72,10 @@ fn without_root_it_says_so_and_changes_nothing() {
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     command.arg(copies.file("frostctl")).args(["doctor", "--check", "installation"]);
     let output = command.env("FROSTCTL_STATE_DIR", copies.file("kept")).output().unwrap();
-    assert!(text(&output.stdout).contains("not checked  whether frostlock's entries"), "{output:?}");
+    assert!(
+        text(&output.stdout).contains("not checked  whether frostlock's entries"),
+        "{output:?}"
+    );
 }
 
 #[test]
