@@ -91,6 +91,7 @@ fn it_works_with_runc_1_3() {
 }
 
 #[test]
+#[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn it_works_with_runc_1_1() {
     works("runc-1.1.15");
 }
@@ -132,6 +133,7 @@ fn a_wrapper_that_cannot_pause_is_found_out() {
 }
 
 #[test]
+#[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_wrapper_that_leaves_containers_is_found_out() {
     let (code, report) = found_out("delete", "exit 0");
     assert_eq!(code, Some(2), "{report:#}");
@@ -142,6 +144,7 @@ fn a_wrapper_that_leaves_containers_is_found_out() {
 }
 
 #[test]
+#[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_wrapper_that_is_slow_is_found_out() {
     let (code, report) = found_out("start", "sleep 1");
     assert_eq!(code, Some(2), "{report:#}");
@@ -273,6 +276,7 @@ fn without_proc(runc: &Path) -> Command {
 
 /// On a terminal of 40 columns, it is shown after 2 s how far it is, and then no more.
 #[test]
+#[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_terminal_is_shown_how_far_it_is() {
     let _one = one_at_a_time();
     let inner = selftest(&frostlock(), &runtime("runc-1.3.6"));

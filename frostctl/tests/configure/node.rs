@@ -227,8 +227,17 @@ fn in_and_off(containerd: &str) {
     node.client().remove_pod_sandbox(&sandbox).unwrap();
 
     let (status, said, errors) = run(&["uninstall", "--purge", "--dry-run"]);
-    assert!(status == 1 && said.contains("would be removed"), "{said}{errors}");
+    let loaded = "loaded until it is restarted";
+    assert!(status == 1 && said.contains(loaded), "{said}{errors}");
     assert_eq!(node.config(), configured);
+    // Without the program no pod would start that the containerd that runs gives to it.
+    let (status, said, errors) = run(&["uninstall"]);
+    assert!(status == 1 && said.contains(loaded), "{said}{errors}");
+    assert_eq!(node.config(), before.0);
+    let left = node.client().run_pod_sandbox_by(NAME, &pod("left")).unwrap();
+    node.client().stop_pod_sandbox(&left).unwrap();
+    node.client().remove_pod_sandbox(&left).unwrap();
+    super::status::must(&node, &["systemctl", "restart", "containerd"]);
     let (status, said, errors) = run(&["uninstall"]);
     assert_eq!(status, 0, "{said}{errors}");
     assert!(

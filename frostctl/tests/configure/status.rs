@@ -58,7 +58,7 @@ impl std::fmt::Display for Status {
     }
 }
 
-fn must(node: &Node, words: &[&str]) -> String {
+pub(super) fn must(node: &Node, words: &[&str]) -> String {
     let output = node.script(&[&["exec"], words].concat());
     let said = super::text(&output.stdout);
     assert!(output.status.success(), "{words:?}: {said}{}", super::text(&output.stderr));
@@ -126,7 +126,7 @@ fn a_life(node: &Node) {
     // A typo stops nobody.
     sh(
         node,
-        "cd /etc/frostlock && cp config.toml whole && sed 's#^runtime = .*#runtime = \"/x/rnuc\"#' \
+        "cd /etc/frostlock && cp config.toml whole && sed 's#^runtime = .*#runtime = \"/x/runc\"#' \
          whole >config.toml && ln -sf $(sed 's/^runtime = //; s/\"//g' whole) /usr/sbin/runc",
     );
     let now = status(&[]);
