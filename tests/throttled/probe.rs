@@ -140,9 +140,11 @@ fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
         table.row_beside(name, via.name(), &measured.series, &measured.late);
         match via {
             Via::Bare => {
-                let p50 = measured.series.p50();
-                table.claim(p50 > bound.p50, || {
-                    format!("{name} {scene}: not shown: bare has a median of {p50:.1} ms")
+                // What is claimed of frostlock: starved by its weight alone, bare is slow at times, and
+                // one in four then takes a second.
+                let series = &measured.series;
+                table.claim(!bound.holds(series), || {
+                    format!("{name} {scene}: not shown: bare has {}", bound.missed_by(series))
                 });
                 late = Some(measured.late);
             }
