@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// While it lives. A program that we start gets them as usual.
+/// While it lives. A program that we start inherits that, and is ended by its time limit instead.
 #[derive(Debug)]
 pub(crate) struct Held {
     came: SignalFd,

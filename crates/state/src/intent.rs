@@ -10,8 +10,7 @@
 //! which a full /run has not.
 
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use libc::{EMFILE, ENFILE, ENOMEM};
@@ -130,20 +129,7 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
     state_dir::make_private(state.path())?;
     state_dir::make_private(&state.intents())?;
     state_dir::make_private(directory)?;
-    let next = path.with_extension("new");
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(&next)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&next, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&next);
-    }
-    written
+    state_dir::write_whole(path, &path.with_extension("new"), bytes)
 }
 
 /// Whether there are notes of operations on this cgroup whose process is gone.

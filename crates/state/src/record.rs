@@ -5,9 +5,9 @@
 //! for. Who may believe it, and what holds instead, is for the operation to say.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -108,21 +108,7 @@ impl Record {
             state_dir::make_private(state)?;
         }
         state_dir::make_private(directory)?;
-        let next = unfinished(path);
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            // A FIFO in its place must not block us.
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&next)
-            .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
-            .and_then(|()| std::fs::rename(&next, path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&next);
-        }
-        written
+        state_dir::write_whole(path, &unfinished(path), &serde_json::to_vec(self)?)
     }
 }
 

@@ -5,9 +5,9 @@
 //! would without us.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const DEFAULT: &str = "/run/frostlock";
@@ -138,6 +138,24 @@ pub fn make_private(path: &Path) -> io::Result<()> {
         }
     }
     check(path, there.or_else(|_| std::fs::symlink_metadata(path)))
+}
+
+/// Whole or not at all: what is at `next` becomes the file.
+pub(crate) fn write_whole(path: &Path, next: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        // A FIFO in its place must not block us.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(next)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(next, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(next);
+    }
+    written
 }
 
 fn check(path: &Path, there: io::Result<std::fs::Metadata>) -> io::Result<()> {

@@ -32,7 +32,7 @@ const MOST_SAID: u64 = 64 << 10;
 pub(super) struct Interrupts(SignalFd);
 
 impl Interrupts {
-    /// Programs that we start get signals as usual: std starts them with none held back.
+    /// Programs that we start inherit that, and are ended by SIGKILL.
     pub(super) fn hold() -> anyhow::Result<Interrupts> {
         let set = SigSet::from_iter(END);
         set.thread_block()?;

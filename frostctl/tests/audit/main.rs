@@ -446,3 +446,26 @@ fn a_container_of_podman_whose_conmon_was_stopped_is_ended_through_podman() {
     let (report, code) = audit(&[]);
     assert_eq!((found(&report), code), (vec![], 0), "{report}");
 }
+
+/// Where no process of the node shows, every container looks dead, and --heal would end them.
+#[test]
+fn in_another_pid_namespace_it_looks_at_nothing() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let socket = directory.path().join("containerd.sock");
+    let _engine = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let audit = |namespaces: &[&str]| {
+        let script = "mount -t tmpfs tmpfs /run && mkdir /run/containerd && \
+                      mount --bind \"$1\" /run/containerd && exec \"$2\" audit --heal --dry-run";
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount").args(namespaces).args(["sh", "-c", script, "sh"]);
+        command.arg(directory.path()).arg(env!("CARGO_BIN_EXE_frostctl"));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = audit(&["--pid", "--fork", "--mount-proc"]);
+    assert!(code == Some(3) && said.contains("hostPID"), "{code:?} {said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // The control: beside its processes it looks.
+    let (_, said) = audit(&[]);
+    assert!(!said.contains("hostPID"), "{said}");
+}
