@@ -35,6 +35,17 @@ pub(crate) struct Kill {
     /// Since the start of the storm.
     pub(crate) at_ms: u64,
     pub(crate) command: String,
+    /// The container whose `delete` it was.
+    #[serde(skip)]
+    pub(crate) deletes: Option<String>,
+}
+
+impl Kill {
+    /// A shim that is gone is cleaned up after by one `delete`, and containerd does not repeat it
+    /// (runtime/v2/shim.go, cleanupAfterDeadShim): what that `delete` had not removed yet stays.
+    pub(crate) fn explains(&self, left: &str) -> bool {
+        self.deletes.as_ref().is_some_and(|id| left.contains(id.as_str()))
+    }
 }
 
 impl Victim {
@@ -91,9 +102,10 @@ fn kill_one(storm: &Storm, victim: Victim, dice: &mut fastrand::Rng) -> Option<K
     while Instant::now() < deadline {
         let found = candidates(victim);
         if let Some(&pid) = dice.choice(&found) {
-            if let Some(command) = kill(pid, victim) {
+            if let Some(line) = kill(pid, victim) {
                 let at_ms = storm.clock.began.elapsed().as_millis() as u64;
-                return Some(Kill { victim, pid, at_ms, command });
+                let command = crate::words::anonymous(&line.join(" "));
+                return Some(Kill { victim, pid, at_ms, command, deletes: deleted(&line) });
             }
         } else {
             std::thread::sleep(Duration::from_millis(1));
@@ -112,13 +124,19 @@ fn candidates(victim: Victim) -> Vec<i32> {
 
 /// Its command line, if it is dead now. The descriptor is opened first and the name looked at through
 /// the pid afterwards, while the descriptor says that it is still the same process.
-fn kill(pid: i32, victim: Victim) -> Option<String> {
+fn kill(pid: i32, victim: Victim) -> Option<Vec<String>> {
     let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     comm(pid).filter(|comm| victim.is(comm))?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     pidfd_send_signal(&descriptor, Signal::KILL).ok()?;
-    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    Some(crate::words::anonymous(&line))
+    let line = String::from_utf8_lossy(&line);
+    Some(line.split_terminator('\0').map(str::to_owned).collect())
+}
+
+/// containerd puts the id last.
+fn deleted(line: &[String]) -> Option<String> {
+    let is_delete = line.iter().any(|word| word == "delete");
+    line.last().filter(|_| is_delete).cloned()
 }
 
 fn comm(pid: i32) -> Option<String> {
@@ -142,4 +160,26 @@ fn restart(storm: &Storm) -> anyhow::Result<()> {
 
 fn answers(socket: &Path) -> bool {
     frostlock_cri::Client::connect(socket).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_delete_leaves_is_known_by_its_id() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let kill = |line| Kill {
+            victim: Victim::Runtime,
+            pid: 1,
+            at_ms: 0,
+            command: String::new(),
+            deletes: deleted(&words(line)),
+        };
+        let left =
+            "/sys/fs/cgroup/freezer/kubepods.slice/cri-containerd-0bdda48118e3.scope is left";
+        assert!(kill("runc --root r delete --force 0bdda48118e3").explains(left));
+        assert!(!kill("runc --root r delete --force 80436b612364").explains(left));
+        assert!(!kill("runc --root r kill --all 0bdda48118e3").explains(left));
+    }
 }

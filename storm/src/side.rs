@@ -62,6 +62,9 @@ pub(crate) struct Side {
     pub(crate) idle_percent: f64,
     /// What was wrong when all was quiet again.
     pub(crate) afterwards: Vec<String>,
+    /// What was left by a `delete` that was killed, as it is without us.
+    #[serde(default)]
+    pub(crate) cut_off: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -137,7 +140,10 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
     std::thread::sleep(CALM);
     afterwards.extend(storm.node.frozen()?.into_iter().map(|dir| format!("{dir} is frozen")));
     remove(pods, &mut afterwards);
-    afterwards.extend(left_behind(&storm, &client)?);
+    let (cut_off, left) = left_behind(&storm, &client)?
+        .into_iter()
+        .partition(|left| killed.iter().any(|kill| kill.explains(left)));
+    afterwards.extend::<Vec<_>>(left);
     let Storm { options, tally, .. } = storm;
     Ok(Side {
         server: format!("{} {}", version.runtime_name, version.runtime_version),
@@ -146,6 +152,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
         killed,
         idle_percent,
         afterwards,
+        cut_off,
         options,
     })
 }

@@ -144,6 +144,9 @@ fn texts(text: &mut String, report: &Report) {
         if let Some(more @ 1..) = side.afterwards.len().checked_sub(MOST_SHOWN) {
             line(text, &format!("  after   {label:SIDE$}       and {more} more"));
         }
+        for left in &side.cut_off {
+            line(text, &format!("  after   {label:SIDE$}       {left}, by a killed delete"));
+        }
     }
 }
 
