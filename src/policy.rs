@@ -11,6 +11,10 @@ use crate::channels::Degree;
 use crate::invocation::Invocation;
 use crate::retry;
 
+/// What a runtime leaves is gone within some periods of the CPU controller, and containerd gives a
+/// cleanup 5 s.
+const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) lock: Option<Lock>,
@@ -84,12 +88,12 @@ impl Policy {
             confirms_freeze: mends && verb == Verb::Pause,
             lift: mends.then(|| lift(invocation, config)),
             retries_for: if mends {
-                retry::time_for(verb).min(Duration::from_millis(config.retry_deadline_ms))
+                retry::time_for(verb).min(Duration::from_millis(config.retry.deadline_ms))
             } else {
                 Duration::ZERO
             },
             removes_leftovers_for: if mends && verb == Verb::Delete {
-                Duration::from_millis(config.leftovers_wait_ms)
+                LEFTOVERS_WAIT
             } else {
                 Duration::ZERO
             },
@@ -106,15 +110,15 @@ impl Policy {
 fn lock(invocation: &Invocation, config: &Config) -> Option<Lock> {
     let (mode, wait) = match invocation.verb {
         Verb::Kill => return None,
-        Verb::Exec | Verb::Start | Verb::State => (lock::Mode::Shared, config.shared_wait_ms),
-        Verb::Resume => (lock::Mode::Exclusive, config.resume_wait_ms),
+        Verb::Exec | Verb::Start | Verb::State => (lock::Mode::Shared, config.lock.shared_wait_ms),
+        Verb::Resume => (lock::Mode::Exclusive, config.lock.shared_wait_ms),
         Verb::Create
         | Verb::Run
         | Verb::Restore
         | Verb::Update
         | Verb::Pause
         | Verb::Checkpoint
-        | Verb::Delete => (lock::Mode::Exclusive, config.exclusive_wait_ms),
+        | Verb::Delete => (lock::Mode::Exclusive, config.lock.exclusive_wait_ms),
     };
     let held = match invocation.verb {
         // What it reads of the freezer may be another's passing freeze: it waits, no more.
@@ -128,7 +132,7 @@ fn lock(invocation: &Invocation, config: &Config) -> Option<Lock> {
 fn degree(verb: Verb, config: &Config) -> Degree {
     match config.mode {
         Mode::Observe => Degree::Nothing,
-        Mode::Full if retry::is_ever_retried(verb) && config.retry_deadline_ms > 0 => Degree::All,
+        Mode::Full if retry::is_ever_retried(verb) && config.retry.deadline_ms > 0 => Degree::All,
         Mode::Lock | Mode::Full => Degree::Output,
     }
 }
@@ -151,7 +155,7 @@ fn lift(invocation: &Invocation, config: &Config) -> Lift {
     let kills = invocation.verb == Verb::Kill && invocation.is_sigkill();
     let is_exec = invocation.verb == Verb::Exec;
     Lift {
-        program: Duration::from_millis(if is_exec { config.lift_program_ms } else { 0 }),
+        program: Duration::from_millis(if is_exec { config.lift.program_ms } else { 0 }),
         kills: kills || invocation.verb == Verb::Delete,
         afterwards: match invocation.verb {
             Verb::Kill if kills => Some(Afterwards::Dying),
@@ -263,7 +267,7 @@ mod tests {
 
     #[test]
     fn an_explicit_zero_is_no_retry() {
-        let config = Config { retry_deadline_ms: 0, ..Config::default() };
+        let config = Config { retry: config::Retry { deadline_ms: 0 }, ..Config::default() };
         let policy = policy("pause c", &config);
         assert_eq!((policy.degree, policy.retries_for), (Degree::Output, Duration::ZERO));
     }

@@ -35,7 +35,7 @@ pub fn main() -> ! {
     let args: Vec<OsString> = args.collect();
     let state = StateDir::from_env();
     let (config, complaints) = Config::load();
-    syslog::install(config.syslog);
+    syslog::install(config.log.syslog);
     // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let mut program = Program { began, state, config, complaints };
@@ -217,7 +217,7 @@ impl Program {
     }
 
     fn record(&self, outcome: &Outcome) {
-        let journal = Journal::new(self.state.journal(), self.config.journal_max_kib)
+        let journal = Journal::new(self.state.journal(), self.config.journal.max_kib)
             .with_history(History::of(&self.config, &self.state));
         record::add(&journal, outcome);
         syslog::report(outcome);

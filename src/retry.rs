@@ -35,6 +35,9 @@ pub const EXEC_MAX: Duration = Duration::from_millis(800);
 /// is that no two attempts follow at once.
 const AFTER_THAW: Duration = Duration::from_millis(10);
 
+/// One period of the CPU controller as nearly all have it: what is throttled gets no further in less.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+
 /// What an operation may take in all: lock wait, every attempt, and the delays between.
 pub fn time_for(verb: Verb) -> Duration {
     match verb {
@@ -42,15 +45,6 @@ pub fn time_for(verb: Verb) -> Duration {
         Verb::Update | Verb::Pause => FREEZE_MAX,
         _ => EXEC_MAX,
     }
-}
-
-/// The bounds, from the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The end of the last attempt is to be no later; 0 is no retry.
-    pub deadline: Duration,
-    pub first_delay: Duration,
-    pub max_delay: Duration,
 }
 
 /// What there is to decide on.
@@ -117,8 +111,9 @@ pub fn is_ever_retried(verb: Verb) -> bool {
     Failure::ALL.into_iter().any(|failure| is_retried(verb, failure))
 }
 
-pub fn decide(limits: &Limits, situation: &Situation) -> Step {
-    if !is_retried(situation.verb, situation.failure) || limits.deadline.is_zero() {
+/// `deadline` is when the last attempt has to have ended; 0 is no retry.
+pub fn decide(deadline: Duration, situation: &Situation) -> Step {
+    if !is_retried(situation.verb, situation.failure) || deadline.is_zero() {
         return Step::Stop(Reason::NotRetried);
     }
     if !situation.repeatable {
@@ -127,8 +122,8 @@ pub fn decide(limits: &Limits, situation: &Situation) -> Step {
     if situation.attempts >= ATTEMPTS_MAX {
         return Step::Stop(Reason::OutOfAttempts);
     }
-    let delay = delay(limits, situation);
-    if situation.used + delay + situation.attempt > limits.deadline {
+    let delay = delay(situation);
+    if situation.used + delay + situation.attempt > deadline {
         return Step::Stop(Reason::OutOfTime);
     }
     Step::Again { delay }
@@ -136,13 +131,13 @@ pub fn decide(limits: &Limits, situation: &Situation) -> Step {
 
 /// Doubles with every attempt, and spreads by a quarter either way: several containers of a pod that
 /// failed together would else meet again.
-fn delay(limits: &Limits, situation: &Situation) -> Duration {
-    let doublings = situation.attempts.saturating_sub(1).min(16);
+fn delay(situation: &Situation) -> Duration {
+    let doublings = situation.attempts.saturating_sub(1).min(ATTEMPTS_MAX);
     let (first, least) = match situation.failure {
         Failure::Paused => (AFTER_THAW, AFTER_THAW),
-        _ => (limits.first_delay, situation.period),
+        _ => (FIRST_DELAY, situation.period),
     };
-    let grown = first.saturating_mul(1 << doublings).min(limits.max_delay);
+    let grown = first * (1 << doublings);
     let spread = grown.mul_f64(0.75 + 0.5 * situation.jitter.clamp(0.0, 1.0));
     spread.max(least)
 }
@@ -153,11 +148,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    const LIMITS: Limits = Limits {
-        deadline: Duration::from_millis(5000),
-        first_delay: Duration::from_millis(100),
-        max_delay: Duration::from_millis(400),
-    };
+    const DEADLINE: Duration = Duration::from_secs(5);
 
     fn situation(verb: Verb, failure: Failure) -> Situation {
         Situation {
@@ -173,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_a_bound() {
-        let delays: Vec<_> = (1..=5)
+    fn delays_double() {
+        let delays: Vec<_> = (1..ATTEMPTS_MAX)
             .map(|attempts| {
-                delay(&LIMITS, &Situation { attempts, ..situation(Verb::Pause, Failure::Freeze) })
+                delay(&Situation { attempts, ..situation(Verb::Pause, Failure::Freeze) })
             })
             .collect();
-        assert_eq!(delays, [100, 200, 400, 400, 400].map(|ms| ms * MS));
+        assert_eq!(delays, [100, 200].map(|ms| ms * MS));
     }
 
     #[test]
@@ -191,7 +182,7 @@ mod tests {
                 attempts: 2,
                 ..situation(Verb::Pause, Failure::Freeze)
             };
-            delay(&LIMITS, &situation)
+            delay(&situation)
         };
         assert_eq!(at(0.0, 100 * MS), 150 * MS);
         assert_eq!(at(1.0, 100 * MS), 250 * MS);
@@ -200,11 +191,10 @@ mod tests {
 
     #[test]
     fn there_is_a_delay_before_every_attempt() {
-        let limits = Limits { first_delay: MS, max_delay: MS, ..LIMITS };
         for verb in Verb::ALL {
             for failure in [Failure::Freeze, Failure::FreezeInProcHooks, Failure::Paused] {
                 let short = Situation { jitter: 0.0, ..situation(verb, failure) };
-                match decide(&limits, &short) {
+                match decide(DEADLINE, &short) {
                     Step::Again { delay } if failure == Failure::Paused => {
                         assert_eq!(delay, AFTER_THAW);
                     }
@@ -224,7 +214,7 @@ mod tests {
         ] {
             let after = |attempts| {
                 let situation = situation(verb, failure);
-                decide(&LIMITS, &Situation { attempts, attempt: MS, used: MS, ..situation })
+                decide(DEADLINE, &Situation { attempts, attempt: MS, used: MS, ..situation })
             };
             assert!(matches!(after(2), Step::Again { .. }), "{verb}");
             for attempts in [3, 4, u32::MAX] {
@@ -263,14 +253,13 @@ mod tests {
             (EXEC, 500, 200, 1),
             (EXEC, 0, 450, 1),
         ] {
-            let limits = Limits { deadline: time_for(verb), ..LIMITS };
             let attempt = attempt * MS;
             let mut used = lock_wait * MS;
             let mut attempts = 0;
             loop {
                 (attempts, used) = (attempts + 1, used + attempt);
                 let situation = situation(verb, failure);
-                match decide(&limits, &Situation { attempts, attempt, used, ..situation }) {
+                match decide(time_for(verb), &Situation { attempts, attempt, used, ..situation }) {
                     Step::Again { delay } => used += delay,
                     Step::Stop(_) => break,
                 }
@@ -282,8 +271,7 @@ mod tests {
 
     #[test]
     fn off_is_off() {
-        let limits = Limits { deadline: Duration::ZERO, ..LIMITS };
-        let step = decide(&limits, &situation(Verb::Pause, Failure::Freeze));
+        let step = decide(Duration::ZERO, &situation(Verb::Pause, Failure::Freeze));
         assert_eq!(step, Step::Stop(Reason::NotRetried));
     }
 

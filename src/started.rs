@@ -14,6 +14,9 @@ use crate::runtime::Attempt;
 use cgroup::process;
 use cgroup::threads::Threads;
 
+/// How long the lock is kept of a process in the foreground that we do not see start: longer than one
+/// on a node at load 10 takes to start, and shorter than a shim waits.
+const HOLD_MAX: Duration = Duration::from_secs(2);
 /// kubelet waits no longer for anything of a container.
 const LOOK_MAX: Duration = Duration::from_secs(120);
 
@@ -21,7 +24,6 @@ const LOOK_MAX: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct StartWatch {
     pid_file: Option<(PathBuf, Option<Stamp>)>,
-    hold_max: Duration,
     /// Else /proc would show us a stranger under the runtime's pid.
     sees_pids: bool,
     /// What was restored never does.
@@ -47,9 +49,9 @@ pub(crate) enum Sight {
 }
 
 impl StartWatch {
-    pub(crate) fn new(pid_file: Option<&Path>, executes: bool, hold_max: Duration) -> StartWatch {
+    pub(crate) fn new(pid_file: Option<&Path>, executes: bool) -> StartWatch {
         let pid_file = pid_file.map(|path| (path.to_owned(), stamp(path)));
-        StartWatch { pid_file, hold_max, sees_pids: process::pids_are_of_proc(), executes }
+        StartWatch { pid_file, sees_pids: process::pids_are_of_proc(), executes }
     }
 
     pub(crate) fn look(&self, attempt: &Attempt, family: &mut Family, now: Instant) -> Sight {
@@ -62,7 +64,7 @@ impl StartWatch {
         }
         let look_again_in = family::look_again_in(elapsed);
         let is_visible = self.sees_pids || self.pid_file.is_some();
-        match elapsed >= self.hold_max {
+        match elapsed >= HOLD_MAX {
             false => Sight::NotYet { look_again_in },
             true if is_visible && elapsed < LOOK_MAX => Sight::Overdue { look_again_in },
             true => Sight::GivenUp,
@@ -129,7 +131,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         std::fs::write(&path, "1").unwrap();
-        let watch = StartWatch::new(Some(&path), true, Duration::ZERO);
+        let watch = StartWatch::new(Some(&path), true);
         assert!(!watch.pid_file_written());
         let next = dir.path().join("next");
         std::fs::write(&next, "2").unwrap();
@@ -141,7 +143,7 @@ mod tests {
     fn an_empty_pid_file_is_not_written_yet() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let watch = StartWatch::new(Some(&path), true, Duration::ZERO);
+        let watch = StartWatch::new(Some(&path), true);
         std::fs::write(&path, "").unwrap();
         assert!(!watch.pid_file_written());
         std::fs::write(&path, "2").unwrap();

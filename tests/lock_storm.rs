@@ -22,7 +22,7 @@ const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const WORKERS: usize = 8;
 
 /// The longest waits that can be configured: in a storm nobody is to run out of time.
-const PATIENT: &str = "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\nresume_wait_ms = 1500\n\
+const PATIENT: &str = "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\n\
      [journal]\nmax_kib = 65536\n";
 
 /// One storm at a time: these measure.

@@ -130,7 +130,7 @@ fn every_text_with_every_verb(log: Log) {
         for texts in chunks {
             scope.spawn(move || {
                 let scratch = Scratch::new();
-                let bench = Bench::new(&scratch, "[retry]\nfirst_delay_ms = 1");
+                let bench = Bench::new(&scratch, "");
                 for (number, (text, retried)) in texts.iter().enumerate() {
                     for verb in VERBS {
                         // What has no log and stdio of its container's is not looked into.
@@ -360,31 +360,27 @@ fn delays_double_and_there_are_two_at_most() {
 }
 
 #[test]
-fn the_configuration_bounds_the_delays() {
+fn the_configuration_bounds_the_attempts() {
     let scratch = Scratch::new();
-    let config = "[retry]\ndeadline_ms = 1200\nfirst_delay_ms = 200\nmax_delay_ms = 200";
-    let bench = Bench::new(&scratch, config);
+    let bench = Bench::new(&scratch, "[retry]\ndeadline_ms = 400");
     bench.make("c");
+    bench.throttle("c", 200 * MS);
     bench.fake.script(&[("pause", &[fails_with(FREEZE)])]);
     let began = Instant::now();
     assert_eq!(run(&mut bench.fake.wrapped(&["pause", "c"])).status.code(), Some(1));
-    assert!(began.elapsed() < 1200 * MS + TOLERANCE);
+    assert!(began.elapsed() < 400 * MS + TOLERANCE);
+    // After a second delay it would be too late.
     let delays = bench.delays("pause", "c");
-    assert!(delays.len() == 2 && delays.iter().all(|delay| *delay >= 150 * MS), "{delays:?}");
-    let record = bench.record("c");
-    let bounded = |one: &Value| one["delay_ms"].as_f64().is_none_or(|delay| delay <= 250.0);
-    assert!(record["tries"].as_array().unwrap().iter().all(bounded), "{record}");
+    assert!(delays.len() == 1 && delays[0] >= 200 * MS, "{delays:?}");
+    assert_eq!(bench.record("c")["gave_up"], "out of time");
 }
 
 #[test]
 fn no_delay_is_shorter_than_the_containers_period() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, "[retry]\nfirst_delay_ms = 1\nmax_delay_ms = 1");
+    let bench = Bench::new(&scratch, "");
     bench.make("c");
-    let cpu = Path::new("/sys/fs/cgroup/cpu").join(bench.fake.cgroup("c").trim_start_matches('/'));
-    std::fs::create_dir_all(&cpu).unwrap();
-    std::fs::write(cpu.join("cpu.cfs_period_us"), "400000").unwrap();
-    std::fs::write(cpu.join("cpu.cfs_quota_us"), "40000").unwrap();
+    bench.throttle("c", 400 * MS);
     bench.fake.script(&[("pause", &[fails_with(FREEZE), succeeds()])]);
     succeed(&mut bench.fake.wrapped(&["pause", "c"]));
     let delays = bench.delays("pause", "c");
@@ -630,13 +626,21 @@ fn ends_within(child: &mut Child, limit: Duration) -> Option<i32> {
     None
 }
 
-/// Long delays, so that something can be done in one.
-const SLOW: &str = "[retry]\ndeadline_ms = 4000\nfirst_delay_ms = 2000\nmax_delay_ms = 2000";
-
 impl Bench<'_> {
-    /// A pause that has failed once and is in its delay; its log is `log-c`.
+    /// No delay is shorter than the period.
+    fn throttle(&self, id: &str, period: Duration) {
+        let cgroup = self.fake.cgroup(id);
+        let cpu = Path::new("/sys/fs/cgroup/cpu").join(cgroup.trim_start_matches('/'));
+        std::fs::create_dir_all(&cpu).unwrap();
+        let period = period.as_micros();
+        std::fs::write(cpu.join("cpu.cfs_period_us"), period.to_string()).unwrap();
+        std::fs::write(cpu.join("cpu.cfs_quota_us"), (period / 10).to_string()).unwrap();
+    }
+
+    /// A pause that has failed once and is in its delay, of a second; its log is `log-c`.
     fn pause_in_its_delay(&self) -> Child {
         self.make("c");
+        self.throttle("c", 1000 * MS);
         self.fake.script(&[("pause", &[fails_with(FREEZE)])]);
         let log = self.fake.scratch.path("log-c");
         let words = ["--log", log.to_str().unwrap(), "--log-format", "json", "pause", "c"];
@@ -658,7 +662,7 @@ impl Bench<'_> {
 fn a_signal_ends_the_delay_at_once() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let scratch = Scratch::new();
-        let bench = Bench::new(&scratch, SLOW);
+        let bench = Bench::new(&scratch, "");
         let child = bench.pause_in_its_delay();
         let since = Instant::now();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -677,7 +681,7 @@ fn a_signal_ends_the_delay_at_once() {
 #[test]
 fn killed_in_the_delay_nothing_is_left() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, SLOW);
+    let bench = Bench::new(&scratch, "");
     let mut child = bench.pause_in_its_delay();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -693,7 +697,7 @@ fn killed_in_the_delay_nothing_is_left() {
 #[test]
 fn the_lock_is_free_during_the_delay() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, SLOW);
+    let bench = Bench::new(&scratch, "");
     let mut child = bench.pause_in_its_delay();
     succeed(&mut bench.fake.wrapped(&["update", "--cpu-quota", "1", "c"]));
     assert!(child.try_wait().unwrap().is_none(), "the delay was over");
@@ -707,10 +711,10 @@ fn the_lock_is_free_during_the_delay() {
 #[test]
 fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
     let scratch = Scratch::new();
-    let config =
-        "[lock]\nexclusive_wait_ms = 4000\n[retry]\ndeadline_ms = 2500\nfirst_delay_ms = 400";
+    let config = "[lock]\nexclusive_wait_ms = 4000\n[retry]\ndeadline_ms = 2500";
     let bench = Bench::new(&scratch, config);
     bench.make("c");
+    bench.throttle("c", 400 * MS);
     bench.fake.script(&[
         ("pause", &[Attempt { delay_us: 800_000, ..fails_with(FREEZE) }]),
         ("update", &[Attempt { delay_us: 4_000_000, ..succeeds() }]),
@@ -780,7 +784,7 @@ fn an_exec_waits_for_the_end_of_a_freeze_that_nobody_asked_for() {
 
 #[test]
 fn an_exec_does_not_wait_longer_than_it_may() {
-    for (config, limit) in [("", 300), ("[retry]\nthaw_wait_ms = 1000\ndeadline_ms = 200", 200)] {
+    for (config, limit) in [("", 300), ("[retry]\ndeadline_ms = 200", 200)] {
         let scratch = Scratch::new();
         let bench = Bench::new(&scratch, config);
         bench.make("c");
@@ -801,7 +805,7 @@ fn an_exec_does_not_wait_longer_than_it_may() {
 #[test]
 fn a_signal_ends_the_wait_for_a_thaw() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, "[retry]\nthaw_wait_ms = 1000");
+    let bench = Bench::new(&scratch, "");
     bench.make("c");
     let freezer = bench.make_cgroup("c");
     bench.fake.script(&[("exec", &[fails_with(PAUSED)])]);
@@ -823,7 +827,7 @@ fn a_signal_ends_the_wait_for_a_thaw() {
 #[test]
 fn a_pause_that_was_asked_for_is_no_freeze_to_wait_out() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, "[retry]\nthaw_wait_ms = 1000\nfirst_delay_ms = 1");
+    let bench = Bench::new(&scratch, "");
     bench.make("c");
     let freezer = bench.make_cgroup("c");
     bench.fake.script(&[("exec", &[refuses(PAUSED), refuses(PAUSED), succeeds()])]);
@@ -888,7 +892,7 @@ fn a_refusal_beside_an_update_is_repeated() {
 #[test]
 fn a_pause_that_the_exec_waited_for_counts_as_well() {
     let scratch = Scratch::new();
-    let bench = Bench::new(&scratch, "[lock]\nshared_wait_ms = 1500\n[retry]\nthaw_wait_ms = 1000");
+    let bench = Bench::new(&scratch, "[lock]\nshared_wait_ms = 1500");
     bench.make("c");
     let freezer = bench.make_cgroup("c");
     std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();

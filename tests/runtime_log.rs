@@ -62,7 +62,7 @@ fn fails(message: &str) -> Attempt {
 
 /// A fake runtime with the container `c`.
 fn with_container<'a>(name: &str, scratch: &'a Scratch, update: &[Attempt]) -> Fake<'a> {
-    let fake = Fake::named(name, scratch, "[retry]\nfirst_delay_ms = 1");
+    let fake = Fake::named(name, scratch, "");
     let bundle = fake.bundle("c");
     succeed(&mut fake.bare(&["create", "--bundle", bundle.to_str().unwrap(), "c"]));
     fake.script(&[("update", update)]);

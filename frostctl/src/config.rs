@@ -185,7 +185,7 @@ fn beyond(config: &Config) -> Vec<(&'static str, String)> {
         };
         all.extend(what.map(|what| ("runtime", what)));
     }
-    let directory = config.history_directory.as_ref().map(Path::new);
+    let directory = config.history.directory.as_ref().map(Path::new);
     if directory.is_some_and(|it| !it.is_absolute()) {
         let what = "not an absolute path, so nothing is kept on disk".to_owned();
         all.push(("history.directory", what));
@@ -346,10 +346,11 @@ mod tests {
         for (text, line, what) in [
             ("mode = 'fast'\n", 1, "mode: not observe, lock or full"),
             (
-                "# a\n\n[lock]\nhold_max_ms = 1\n",
+                "# a\n\n[lock]\nshared_wait_ms = -1\n",
                 4,
-                "lock.hold_max_ms: not a number of ms from 100 to",
+                "lock.shared_wait_ms: not a number of ms from 0 to",
             ),
+            ("[lock]\nhold_max_ms = 1\n", 2, "lock.hold_max_ms: does nothing any more"),
             ("mode = 'full'\ncolour = 1\n", 2, "colour: unknown key"),
             ("[lock]\n\nshared = 1\n", 3, "lock.shared: unknown key"),
             ("lock.shared = 1\n", 1, "lock.shared: unknown key"),
@@ -377,7 +378,7 @@ mod tests {
     #[test]
     fn each_value_says_where_it_comes_from() {
         let reading =
-            Config::read("mode = 'lock'\n[lock]\nshared_wait_ms = 500\nhold_max_ms = 1\n");
+            Config::read("mode = 'lock'\n[lock]\nshared_wait_ms = 500\nexclusive_wait_ms = -1\n");
         let keys = keys(&reading);
         let of = |name: &str| {
             let key = keys.iter().find(|it| it.key == name).unwrap();
@@ -385,6 +386,6 @@ mod tests {
         };
         assert_eq!(of("mode"), ("\"lock\"", Source::File));
         assert_eq!(of("lock.shared_wait_ms"), ("500", Source::File));
-        assert_eq!(of("lock.hold_max_ms"), ("2000", Source::Default));
+        assert_eq!(of("lock.exclusive_wait_ms"), ("1000", Source::Default));
     }
 }

@@ -234,7 +234,7 @@ fn a_configuration_is_shown_with_its_sources() {
     let shown = place.frostctl(&["config", "show", "--json"]);
     let of = |name: &str| key(&shown, name);
     assert_eq!(of("mode"), ("\"observe\"".to_owned(), "file".to_owned()));
-    assert_eq!(of("lock.hold_max_ms"), ("2000".to_owned(), "default".to_owned()));
+    assert_eq!(of("lock.shared_wait_ms"), ("500".to_owned(), "default".to_owned()));
     assert_eq!(of("runtime").1, "search");
     assert_eq!(of("history.directory"), ("nowhere".to_owned(), "default".to_owned()));
     let mut command = place.command(&place.path("frostctl"));
@@ -242,7 +242,7 @@ fn a_configuration_is_shown_with_its_sources() {
         Ended::of(command.env("FROSTLOCK_RUNTIME", "/bin/sh").args(["config", "show", "--json"]));
     assert_eq!(key(&named, "runtime"), ("\"/bin/sh\"".to_owned(), "environment".to_owned()));
     let text = place.frostctl(&["config", "show", "--set"]).stdout;
-    assert!(text.contains("mode") && !text.contains("hold_max_ms"), "{text}");
+    assert!(text.contains("mode") && !text.contains("shared_wait_ms"), "{text}");
 }
 
 /// What of the journal cannot be read is not "no record".

@@ -122,7 +122,7 @@ impl Hook<'_> {
             return;
         };
         let since = Instant::now();
-        let limit = Duration::from_millis(self.config.hook_wait_ms);
+        let limit = Duration::from_millis(self.config.hook.wait_ms);
         (seen.found, seen.frozen) = wait::until_thawed(&place.files, limit);
         seen.waited = since.elapsed();
     }

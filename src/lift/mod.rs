@@ -166,7 +166,7 @@ impl<'a> Lift<'a> {
         afterwards: Box<dyn Fn(Summary) + 'a>,
     ) -> Lift<'a> {
         // Under other numbers than those of /proc nobody could be found.
-        let plan = plan.filter(|_| config.lift_enabled && process::pids_are_of_proc());
+        let plan = plan.filter(|_| config.lift.enabled && process::pids_are_of_proc());
         Lift {
             plan,
             config,
@@ -408,12 +408,12 @@ impl<'a> Lift<'a> {
     ) -> Option<Task> {
         let plan = self.plan.as_ref()?;
         let node = Rate {
-            percent: self.config.lift_node_percent * cpus,
+            percent: self.config.lift.node_percent * cpus,
             burst: Duration::from_millis(
-                self.config.lift_node_percent * cpus * NODE_BURST_MS / 100,
+                self.config.lift.node_percent * cpus * NODE_BURST_MS / 100,
             ),
         };
-        let pod = Rate { percent: self.config.lift_pod_percent, burst: POD_BURST };
+        let pod = Rate { percent: self.config.lift.pod_percent, burst: POD_BURST };
         let accounts = self.state.accounts();
         let pod_file = plan.pod.as_ref().map(|pod| state_dir::file_name(pod.as_os_str()));
         Some(Task {

@@ -15,7 +15,7 @@ use crate::family::Family;
 use crate::invocation::Verb;
 use crate::outcome::{Exit, LockUse, Try};
 use crate::policy::Afterwards;
-use crate::retry::{self, Limits, Reason, Situation, Step};
+use crate::retry::{self, Reason, Situation, Step};
 use crate::runtime::{Attempt, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
@@ -25,6 +25,12 @@ use state::intent::{self, Intent};
 
 /// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a change.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// crun writes the file of a pause and does not look; a throttled cgroup takes some periods to freeze.
+const FROZEN_WAIT: Duration = Duration::from_secs(1);
+
+/// runc tries for about 250 ms to freeze a cgroup, and thaws it then.
+const THAW_WAIT: Duration = Duration::from_millis(300);
 
 /// CONFIG_CFS_BANDWIDTH's default period.
 const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
@@ -240,9 +246,8 @@ impl<'a> Attempts<'a> {
         self.relief.lift.begin_attempt();
         let invocation = self.operation.invocation;
         let start = invocation.stays_in_foreground().then(|| {
-            let hold_max = self.operation.config.hold_max();
             let executes = invocation.verb != Verb::Restore;
-            StartWatch::new(invocation.pid_file.as_deref(), executes, hold_max)
+            StartWatch::new(invocation.pid_file.as_deref(), executes)
         });
         let family = Family::of(attempt.pid());
         let mut watch = Meanwhile { attempts: self, container, family, start, started: None };
@@ -267,11 +272,10 @@ impl<'a> Attempts<'a> {
         container: &Container,
         exit: Exit,
     ) -> Option<String> {
-        let limit = Duration::from_millis(self.operation.config.frozen_wait_ms);
         let is_frozen = || matches!(container.freezer(), Freezer::Frozen | Freezer::Unknown);
         if !self.operation.policy.confirms_freeze
             || exit != Exit::Code(0)
-            || self.relief.until(signals, limit, is_frozen)
+            || self.relief.until(signals, FROZEN_WAIT, is_frozen)
         {
             return None;
         }
@@ -281,7 +285,7 @@ impl<'a> Attempts<'a> {
                 .into(),
             false => format!(
                 "the runtime returned success, but the cgroup has not frozen within {} ms",
-                limit.as_millis()
+                FROZEN_WAIT.as_millis()
             ),
         })
     }
@@ -346,7 +350,7 @@ impl<'a> Attempts<'a> {
                 _ => true,
             };
         retry::decide(
-            &self.limits(),
+            self.operation.policy.retries_for,
             &Situation {
                 verb: self.verb(),
                 failure,
@@ -362,16 +366,7 @@ impl<'a> Attempts<'a> {
 
     /// How long may be waited before one more attempt.
     fn left(&self) -> Duration {
-        self.limits().deadline.saturating_sub(self.since.elapsed() + self.longest)
-    }
-
-    fn limits(&self) -> Limits {
-        let config = self.operation.config;
-        Limits {
-            deadline: self.operation.policy.retries_for,
-            first_delay: Duration::from_millis(config.retry_first_delay_ms),
-            max_delay: Duration::from_millis(config.retry_max_delay_ms),
-        }
+        self.operation.policy.retries_for.saturating_sub(self.since.elapsed() + self.longest)
     }
 
     /// Whether a freeze that nobody asked for is over: somebody's update, or a `kill --all` of runc
@@ -384,7 +379,7 @@ impl<'a> Attempts<'a> {
         self.recovered.extend(self.hold.recover(self.operation, container));
         // Whoever thaws it may need the lock.
         self.hold.let_go();
-        let limit = Duration::from_millis(self.operation.config.thaw_wait_ms).min(self.left());
+        let limit = THAW_WAIT.min(self.left());
         self.wait_until(signals, limit, || container.freezer() == Freezer::Thawed)
     }
 

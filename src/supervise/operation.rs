@@ -46,7 +46,7 @@ impl Operation<'_> {
     }
 
     pub(super) fn record(&self, outcome: &Outcome) {
-        let journal = Journal::new(self.state.journal(), self.config.journal_max_kib)
+        let journal = Journal::new(self.state.journal(), self.config.journal.max_kib)
             .with_history(History::of(self.config, self.state));
         record::add(&journal, outcome);
     }

@@ -338,7 +338,10 @@ mod tests {
             // Where, as in /run, a new file is never taken for one that is gone.
             let directory = tempfile::tempdir_in("/dev/shm").unwrap();
             let disk = Some(directory.path().join("history").into());
-            let config = Config { history_directory: disk, ..Config::default() };
+            let config = Config {
+                history: config::History { directory: disk, ..config::History::default() },
+                ..Config::default()
+            };
             let state = StateDir::at(directory.path().to_owned());
             let history = History::of(&config, &state).unwrap();
             Node { journal: Journal::new(state.journal(), 1), history, written: 0, directory }

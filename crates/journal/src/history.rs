@@ -35,12 +35,12 @@ impl History {
     /// `None` if it is off, or if only /var/log could be meant and our state is not the node's own,
     /// as without root.
     pub fn of(config: &Config, state: &StateDir) -> Option<History> {
-        let named = config.history_directory.as_ref().map(PathBuf::from);
+        let named = config.history.directory.as_ref().map(PathBuf::from);
         let directory = named.or_else(|| state.is_the_nodes().then(|| PathBuf::from(DEFAULT)))?;
-        (config.history_enabled && directory.is_absolute()).then(|| History {
+        (config.history.enabled && directory.is_absolute()).then(|| History {
             directory,
-            max_bytes: config.history_max_mib << 20,
-            max_age: Duration::from_secs(config.history_max_days * 24 * 3600),
+            max_bytes: config.history.max_mib << 20,
+            max_age: Duration::from_secs(config.history.max_days * 24 * 3600),
         })
     }
 

@@ -115,7 +115,7 @@ impl Ours {
                 .map(|it| it.to_string()),
             no_room: is_ours_to_judge.then(|| room::trouble(state.path())).flatten(),
             is_off: state.kill_switch().exists(),
-            wants_syslog: config.syslog != Syslog::Off,
+            wants_syslog: config.log.syslog != Syslog::Off,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.iter().map(|(it, _)| it.name.clone()).collect(),
             broken: match node.is_live() && processes::is_on_the_node(running) {
@@ -142,7 +142,7 @@ impl Ours {
                 false => Operations::default(),
             },
             spent: match ask.refusals {
-                true => spent(&state, config.lift_pod_percent, cgroups),
+                true => spent(&state, config.lift.pod_percent, cgroups),
                 false => Vec::new(),
             },
             state,

@@ -179,12 +179,12 @@ mod tests {
         for key in Config::default().settings() {
             assert!(text.contains(&key.name), "{}", key.name);
         }
-        assert!(text.contains("Default: 2000, from 100 to 10000 ms. "), "{text}");
+        assert!(text.contains("Default: 500, from 0 to 1500 ms. "), "{text}");
         let example = text.split(".SH EXAMPLES").nth(1).unwrap();
         let lines = example.lines().skip_while(|it| *it != ".nf").skip(1);
         let example: String =
             lines.take_while(|it| *it != ".fi").map(|line| format!("{line}\n")).collect();
         let (config, complaints) = Config::parse(&example, Path::new("c"));
-        assert_eq!((complaints, config.exclusive_wait_ms), (vec![], 2000), "{example}");
+        assert_eq!((complaints, config.lock.exclusive_wait_ms), (vec![], 2000), "{example}");
     }
 }

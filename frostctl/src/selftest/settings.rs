@@ -48,7 +48,7 @@ pub(super) fn notes() -> Vec<String> {
             notes.push("the configuration has mode = \"observe\": frostlock only records".into());
         }
     }
-    if !config.lift_enabled {
+    if !config.lift.enabled {
         notes.push("the configuration has lift.enabled = false: nothing is lifted".into());
     }
     notes
@@ -69,12 +69,13 @@ mod tests {
         let node = "mode = 'lock'\n[history]\nmax_days = 7\ndirectory = '/h'\n[log]\nsyslog = 'all'\n[lift]\nprogram_ms = 20\n";
         let (config, complaints) = Config::parse(&silent(node), Path::new("x"));
         assert!(complaints.is_empty(), "{complaints:?}");
-        let (expected, _) = Config::parse(node, Path::new("x"));
+        let (mut expected, _) = Config::parse(node, Path::new("x"));
         let syslog = config::Syslog::Off;
-        assert_eq!(config, Config { history_enabled: false, syslog, ..expected });
+        (expected.history.enabled, expected.log.syslog) = (false, syslog);
+        assert_eq!(config, expected);
         for odd in ["", "history = 7\n", "no toml ["] {
             let (config, _) = Config::parse(&silent(odd), Path::new("x"));
-            assert!(!config.history_enabled && config.syslog == syslog, "{odd:?}");
+            assert!(!config.history.enabled && config.log.syslog == syslog, "{odd:?}");
         }
     }
 }

@@ -1,0 +1,137 @@
+//! The values that hold, in the shape of the file.
+
+use std::ffi::OsString;
+
+/// How much of what we can do is done, so that an operator can grow trust.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Runs as bare, only records.
+    Observe,
+    /// Serializes and records.
+    Lock,
+    #[default]
+    Full,
+}
+
+/// Which operations syslog hears of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Syslog {
+    Off,
+    /// Those that a person may have to look at.
+    #[default]
+    Remarkable,
+    All,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    pub runtime: Option<OsString>,
+    pub mode: Mode,
+    pub lock: Lock,
+    pub retry: Retry,
+    pub lift: Lift,
+    pub hook: Hook,
+    pub journal: Journal,
+    pub history: History,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    pub exclusive_wait_ms: u64,
+    pub shared_wait_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    pub deadline_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lift {
+    pub enabled: bool,
+    pub program_ms: u64,
+    pub pod_percent: u64,
+    pub node_percent: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    pub wait_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    pub max_kib: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    pub enabled: bool,
+    pub directory: Option<OsString>,
+    pub max_mib: u64,
+    pub max_days: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    pub syslog: Syslog,
+}
+
+impl Default for Lock {
+    fn default() -> Lock {
+        Lock { exclusive_wait_ms: 1000, shared_wait_ms: 500 }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { deadline_ms: 9000 }
+    }
+}
+
+impl Default for Lift {
+    fn default() -> Lift {
+        Lift { enabled: true, program_ms: 50, pod_percent: 5, node_percent: 20 }
+    }
+}
+
+impl Default for Hook {
+    fn default() -> Hook {
+        Hook { wait_ms: 2000 }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal { max_kib: 4096 }
+    }
+}
+
+impl Default for History {
+    fn default() -> History {
+        History { enabled: true, directory: None, max_mib: 64, max_days: 30 }
+    }
+}
+
+impl Mode {
+    pub(crate) const ALL: [Mode; 3] = [Mode::Observe, Mode::Lock, Mode::Full];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Lock => "lock",
+            Mode::Full => "full",
+        }
+    }
+}
+
+impl Syslog {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Syslog::Off => "off",
+            Syslog::Remarkable => "remarkable",
+            Syslog::All => "all",
+        }
+    }
+}
