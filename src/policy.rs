@@ -86,7 +86,7 @@ impl Policy {
             freezes: freezes(invocation),
             mends,
             confirms_freeze: mends && verb == Verb::Pause,
-            lift: mends.then(|| lift(invocation, config)),
+            lift: (mends && config.lift.enabled).then(|| lift(invocation, config)),
             retries_for: if mends {
                 retry::time_for(verb).min(Duration::from_millis(config.retry.deadline_ms))
             } else {
@@ -154,12 +154,13 @@ fn freezes(invocation: &Invocation) -> Option<Freezes> {
 fn lift(invocation: &Invocation, config: &Config) -> Lift {
     let kills = invocation.verb == Verb::Kill && invocation.is_sigkill();
     let is_exec = invocation.verb == Verb::Exec;
+    let program = Duration::from_millis(if is_exec { config.lift.program_ms } else { 0 });
     Lift {
-        program: Duration::from_millis(if is_exec { config.lift.program_ms } else { 0 }),
+        program,
         kills: kills || invocation.verb == Verb::Delete,
         afterwards: match invocation.verb {
             Verb::Kill if kills => Some(Afterwards::Dying),
-            Verb::Exec if invocation.detach => Some(Afterwards::Program),
+            Verb::Exec if invocation.detach && !program.is_zero() => Some(Afterwards::Program),
             _ => None,
         },
     }
@@ -263,6 +264,19 @@ mod tests {
                 assert_eq!(policy.removes_leftovers_for, Duration::ZERO, "{line}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_switched_off_of_the_lift() {
+        let policy = |lift| policy("exec -d c true", &Config { lift, ..Config::default() });
+        let on = policy(config::Lift::default()).lift.unwrap();
+        assert_eq!(on.afterwards, Some(Afterwards::Program));
+        let runtime_alone = policy(config::Lift { program_ms: 0, ..config::Lift::default() });
+        assert_eq!(
+            runtime_alone.lift,
+            Some(Lift { program: Duration::ZERO, afterwards: None, ..on })
+        );
+        assert_eq!(policy(config::Lift { enabled: false, ..config::Lift::default() }).lift, None);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl<'a> Lift<'a> {
         afterwards: Box<dyn Fn(Summary) + 'a>,
     ) -> Lift<'a> {
         // Under other numbers than those of /proc nobody could be found.
-        let plan = plan.filter(|_| config.lift.enabled && process::pids_are_of_proc());
+        let plan = plan.filter(|_| process::pids_are_of_proc());
         Lift {
             plan,
             config,
@@ -386,10 +386,9 @@ impl<'a> Lift<'a> {
         waits: Waits,
     ) -> std::io::Result<bool> {
         let cpus = sys::online_cpus();
-        let directory = self.state.lifts_made()?;
-        let slots = directory.join("slots");
-        let Some(slot) = Slot::take(&slots, Use::Lift, cpus)? else { return Ok(false) };
-        let task = self.task(runtime, process, waits, directory, slots, cpus);
+        let Some(task) = self.task(runtime, process, waits, cpus) else { return Ok(true) };
+        self.state.lifts_made()?;
+        let Some(slot) = Slot::take(&task.slots, Use::Lift, cpus)? else { return Ok(false) };
         let (ours, theirs) = UnixStream::pair()?;
         let Some(pid) = sys::fork()? else { self.be_the_lifter(task, slot, theirs) };
         let process = Process::of(pid).ok_or(std::io::ErrorKind::NotFound)?;
@@ -397,16 +396,9 @@ impl<'a> Lift<'a> {
         Ok(true)
     }
 
-    fn task(
-        &self,
-        runtime: i32,
-        process: Option<i32>,
-        waits: Waits,
-        directory: PathBuf,
-        slots: PathBuf,
-        cpus: u64,
-    ) -> Option<Task> {
+    fn task(&self, runtime: i32, process: Option<i32>, waits: Waits, cpus: u64) -> Option<Task> {
         let plan = self.plan.as_ref()?;
+        let directory = self.state.lifts();
         let node = Rate {
             percent: self.config.lift.node_percent * cpus,
             burst: Duration::from_millis(
@@ -428,14 +420,14 @@ impl<'a> Lift<'a> {
             pod: Account::new(accounts.join(pod_file.unwrap_or_default()), pod),
             kept: node.burst * 3 / 4,
             node: Account::new(directory.join("node"), node),
+            slots: directory.join("slots"),
             directory,
-            slots,
         })
     }
 
     /// Has nothing of its operation's but its end of the socket and a slot: neither the container's
     /// output nor a lock, which would stay until our end.
-    fn be_the_lifter(&self, task: Option<Task>, slot: Slot, stream: UnixStream) -> ! {
+    fn be_the_lifter(&self, task: Task, slot: Slot, stream: UnixStream) -> ! {
         let _ = nix::unistd::setsid();
         sys::end_ourselves_after(LONGEST_OF_ALL);
         let _ = std::env::set_current_dir("/");
@@ -444,7 +436,6 @@ impl<'a> Lift<'a> {
         sys::occupy_closed_stdio();
         sys::allow_more_files();
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            let Some(task) = task else { return };
             let _ = state_dir::make_private(&self.state.accounts());
             let mut peer = Peer(Some(stream));
             let summary = match Lifter::begin(task, slot) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::scene::{Container, Quota, Via, lifts};
+use crate::scene::{Container, Quota, Via, configured, lifts};
 use crate::support::cpu::Version;
 use crate::support::realtime::{lift_by_hand, lifted_threads};
-use crate::support::{Scratch, proof, runtime};
+use crate::support::{Scratch, proof, runtime, succeed};
 use crate::table::Table;
 use crate::{RUNTIMES, alone};
 
@@ -113,6 +113,26 @@ fn an_idle_node_never_lifts() {
     println!("{lifted} of {all} operations on an idle container lifted somebody");
     // Where other work runs beside, an operation waits for it now and then.
     assert!(if proof() { lifted == 0 } else { lifted * 10 <= all }, "{lifted} of {all}");
+}
+
+/// Nor is anybody started who would: a lifter has a place in the state directory before it has work.
+#[test]
+fn switched_off_nobody_is_started_to_lift() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.3.6");
+    for (config, is_started) in [("", true), ("[lift]\nenabled = false\n", false)] {
+        let scratch = Scratch::new();
+        let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 2);
+        container.limit(Quota::new(1, 100).here());
+        container.until_throttled();
+        let places = scratch.state().join("lifts");
+        let _ = std::fs::remove_dir_all(&places);
+        let mut exec = configured(&scratch, &runtime, config);
+        // By its pid file the program of a detached exec is found.
+        exec.args(["exec", "--detach", "--pid-file"]).arg(scratch.path("pid"));
+        succeed(exec.args(["c", "/bin/true"]));
+        assert_eq!(places.exists(), is_started, "{config:?}");
+    }
 }
 
 /// A thread that is lifted is found, and one that was put back is not.
