@@ -106,6 +106,21 @@ pub struct LastFigures {
     pub oom_kill: Option<u64>,
 }
 
+/// What throttling has cost an operation that nothing was done for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Throttling {
+    /// How long a cgroup of the operation's was throttled while the runtime worked: at most so long, since
+    /// the kernel adds up the CPUs.
+    pub throttled: Duration,
+    /// Of the one that was throttled in the most of its periods.
+    pub nr_periods: u64,
+    pub nr_throttled: u64,
+    /// The CPU time of the runtime and of what it has waited for.
+    pub cpu: Duration,
+    /// What of the runtime's time was throttled and had no CPU: at most so much.
+    pub explained: Duration,
+}
+
 /// One operation, ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -127,6 +142,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     pub quotas: Quotas,
     pub figures: Option<LastFigures>,
+    /// In mode "observe".
+    pub throttling: Option<Throttling>,
     pub lifts: lift::Summary,
     /// That this is no operation, but what was lifted after one had ended: of this verb.
     pub lift_of: Option<Verb>,
@@ -159,6 +176,7 @@ impl Outcome {
             verdict: Verdict::Ok,
             quotas: Quotas::default(),
             figures: None,
+            throttling: None,
             lifts: lift::Summary::default(),
             lift_of: None,
             recovered: Vec::new(),

@@ -24,6 +24,8 @@ pub(crate) struct Policy {
     /// That what operations that were killed have left is undone, and what this one may leave is noted
     /// and undone.
     pub(crate) mends: bool,
+    /// That nothing is done but to record what throttling has cost the operation.
+    pub(crate) observes: bool,
     /// That success is believed only when the kernel says FROZEN.
     pub(crate) confirms_freeze: bool,
     pub(crate) lift: Option<Lift>,
@@ -85,6 +87,7 @@ impl Policy {
             degree: degree(verb, config),
             freezes: freezes(invocation),
             mends,
+            observes: config.mode == Mode::Observe,
             confirms_freeze: mends && verb == Verb::Pause,
             lift: (mends && config.lift.enabled).then(|| lift(invocation, config)),
             retries_for: if mends {
@@ -258,6 +261,8 @@ mod tests {
             let lock = policy(line, &Config { mode: Mode::Lock, ..Config::default() });
             assert_eq!(lock.lock, policy(line, &Config::default()).lock, "{line}");
             assert_eq!(lock.degree, Degree::Output, "{line}");
+            let full = policy(line, &Config::default());
+            assert_eq!([observe, lock, full].map(|it| it.observes), [true, false, false], "{line}");
             for policy in [observe, lock] {
                 assert!(!policy.notes_freeze() && !policy.confirms_freeze, "{line}");
                 assert_eq!((policy.lift, policy.retries_for), (None, Duration::ZERO), "{line}");

@@ -11,7 +11,7 @@ use serde::Serialize;
 use state::lock::Mode;
 
 use crate::invocation::Verb;
-use crate::outcome::{Exit, LockUse, Outcome};
+use crate::outcome::{Exit, LockUse, Outcome, Throttling};
 use crate::retry::Reason;
 use crate::verdict::Failure;
 use crate::{hook, lift};
@@ -63,6 +63,8 @@ struct Record<'a> {
     nr_throttled: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     throttled_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttling: Option<ThrottlingRecord>,
     #[serde(skip_serializing_if = "Pod::is_empty")]
     pod: Pod<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +98,15 @@ struct LiftRecord {
     cpu_ms: f64,
     ms: f64,
     ended: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct ThrottlingRecord {
+    throttled_ms: f64,
+    nr_periods: u64,
+    nr_throttled: u64,
+    cpu_ms: f64,
+    explained_ms: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -195,6 +206,7 @@ impl<'a> Record<'a> {
             oom_kill: outcome.figures.and_then(|figures| figures.oom_kill),
             nr_throttled: throttled.map(|throttled| throttled.nr_throttled),
             throttled_us: throttled.map(|throttled| throttled.throttled_us),
+            throttling: outcome.throttling.map(throttling),
             pod: Pod {
                 namespace: &outcome.pod.namespace,
                 name: &outcome.pod.name,
@@ -214,6 +226,16 @@ fn lift(report: &lift::Report) -> LiftRecord {
         cpu_ms: milliseconds(report.cpu),
         ms: milliseconds(report.took),
         ended: report.ended.as_str(),
+    }
+}
+
+fn throttling(seen: Throttling) -> ThrottlingRecord {
+    ThrottlingRecord {
+        throttled_ms: milliseconds(seen.throttled),
+        nr_periods: seen.nr_periods,
+        nr_throttled: seen.nr_throttled,
+        cpu_ms: milliseconds(seen.cpu),
+        explained_ms: milliseconds(seen.explained),
     }
 }
 

@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::hook;
 use crate::invocation::Verb;
 use crate::lift::{Ended, Report, Summary, Whose};
-use crate::outcome::{self, LastFigures, LockUse, Outcome, Quotas, Stages, Try, Verdict};
+use crate::outcome::{
+    self, LastFigures, LockUse, Outcome, Quotas, Stages, Throttling, Try, Verdict,
+};
 use crate::retry::Reason;
 use crate::verdict::Failure;
 use cgroup::bundle::PodNames;
@@ -77,6 +79,14 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn throttling()(ms in any::<[u32; 3]>(), counts in any::<(u64, u64)>()) -> Throttling {
+        let [throttled, cpu, explained] = ms.map(|us| Duration::from_micros(us.into()));
+        let (nr_periods, nr_throttled) = counts;
+        Throttling { throttled, nr_periods, nr_throttled, cpu, explained }
+    }
+}
+
 fn hook() -> impl Strategy<Value = hook::report::Report> {
     let found =
         prop_oneof![Just(hook::report::Found::Thawed), Just(hook::report::Found::StillFrozen)];
@@ -108,6 +118,7 @@ prop_compose! {
         notes in vec(any::<String>(), 0..3),
         lifts in vec(lift(), 0..3), refused in option::of(".*"), recovered in vec(".*", 0..3),
         hook in option::of(hook()),
+        throttling in option::of(throttling()),
     ) -> Outcome {
         let [requested_by, namespace, pod, uid] = texts;
         let ms = |ms: u32| Duration::from_micros(ms.into());
@@ -130,6 +141,7 @@ prop_compose! {
                 throttled: Some(Throttled { nr_periods: 0, nr_throttled, throttled_us }),
                 oom_kill: Some(nr_throttled),
             }),
+            throttling,
             recovered,
             lifts: Summary { lifts, refused },
             lift_of: None,

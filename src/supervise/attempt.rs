@@ -8,6 +8,7 @@ use super::hold::Hold;
 use super::operation::Operation;
 use super::owner::Owner;
 use super::relief::{self, Relief};
+use super::throttling::Watched;
 use crate::channels::Channels;
 use crate::container::Container;
 use crate::explain::Explanation;
@@ -56,6 +57,8 @@ pub(super) struct Attempts<'a> {
     pub(super) longest: Duration,
     /// Before the first one.
     pub(super) throttled_before: Throttled,
+    /// In mode "observe".
+    pub(super) watched: Option<Watched>,
 }
 
 /// How they ended.
@@ -75,6 +78,7 @@ pub(super) struct Run<'a> {
     pub(super) relief: Relief<'a>,
     pub(super) intent: Option<Intent>,
     pub(super) recovered: Vec<String>,
+    pub(super) watched: Option<Watched>,
 }
 
 impl<'a> Attempts<'a> {
@@ -114,7 +118,7 @@ impl<'a> Attempts<'a> {
             let why = self.explain(container, ended.failure, &tries);
             let last_error = self.pass_error_on(&once, ended.last_error, why);
             let took = tries.iter().map(|attempt| attempt.took).sum();
-            let Attempts { hold, relief, intent, recovered, .. } = self;
+            let Attempts { hold, relief, intent, recovered, watched, .. } = self;
             return Ok(Run {
                 exit: once.exit,
                 started: once.started,
@@ -127,6 +131,7 @@ impl<'a> Attempts<'a> {
                 relief,
                 intent,
                 recovered,
+                watched,
             });
         }
     }
@@ -253,6 +258,9 @@ impl<'a> Attempts<'a> {
         let mut watch = Meanwhile { attempts: self, container, family, start, started: None };
         let mut exit = attempt.wait(signals, &mut watch);
         let (started, took) = (watch.started, attempt.elapsed());
+        if let Some(watched) = &mut self.watched {
+            watched.end(took);
+        }
         // The runtime may have sent its terminal and ended before we looked.
         self.channels.relay();
         let unconfirmed = self.unconfirmed(signals, container, exit);
@@ -473,6 +481,10 @@ impl Meanwhile<'_, '_> {
         self.attempts.channels.commit();
         let invocation = self.attempts.operation.invocation;
         if invocation.verb.makes_a_container() {
+            // The rest is the container's own life.
+            if let Some(watched) = &mut self.attempts.watched {
+                watched.end_of_start(attempt.elapsed(), attempt.pid());
+            }
             self.container.made(&invocation.id);
         }
     }

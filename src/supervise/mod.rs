@@ -5,6 +5,7 @@ mod hold;
 mod operation;
 mod owner;
 mod relief;
+mod throttling;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use attempt::{Attempts, Run};
 use hold::Hold;
 pub(crate) use operation::Operation;
 use relief::Relief;
+use throttling::Watched;
 
 use crate::channels::Channels;
 use crate::container::Container;
@@ -69,7 +71,12 @@ impl Operation<'_> {
         let prepare = self.began.elapsed();
         let Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent } =
             self.make_ready(&mut container);
-        let throttled = attempt::throttled_levels(&container);
+        // What is to be lifted is not asked where nothing is.
+        let throttled = match self.policy.mends {
+            true => attempt::throttled_levels(&container),
+            false => Vec::new(),
+        };
+        let watched = self.policy.observes.then(|| Watched::begin(&container)).flatten();
         let relief = Relief::plan(self, &container, &throttled);
         let attempts = Attempts {
             operation: self,
@@ -83,6 +90,7 @@ impl Operation<'_> {
             saw_freeze: false,
             longest: Duration::ZERO,
             throttled_before: attempt::sum(&throttled),
+            watched,
         };
         let mut run = attempts.run(&mut container)?;
         let leftovers = self.remove_leftovers(&container, &mut run);
@@ -141,6 +149,7 @@ impl Operation<'_> {
             verdict: Verdict::of(run.exit),
             quotas,
             figures,
+            throttling: run.watched.and_then(Watched::seen),
             lifts: run.relief.lift.take_summary(),
             recovered: run.recovered,
             init: container.init(),

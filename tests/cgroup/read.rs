@@ -112,3 +112,41 @@ fn what_is_not_there_is_nothing() {
         assert_eq!(r.freezer(), Freezer::Unknown);
     }
 }
+
+/// A quota above the pod throttles as well; a cgroup without one says nothing and is not read.
+#[test]
+fn the_limits_are_those_up_to_the_root_that_have_a_quota() {
+    let v1_tree = tree(&[
+        ("cpu/cpu.cfs_quota_us", "-1\n"),
+        ("cpu/a/cpu.cfs_quota_us", "5000\n"),
+        ("cpu/a/b/cpu.cfs_quota_us", "-1\n"),
+        ("cpu/a/b/c/cpu.cfs_quota_us", "1000\n"),
+    ]);
+    let v2_tree = tree(&[
+        ("a/cpu.max", "5000 100000\n"),
+        ("a/b/cpu.max", "max 100000\n"),
+        ("a/b/c/cpu.max", "1000 100000\n"),
+    ]);
+    let v1_line = format!("1 0 0:1 / {}/cpu rw - cgroup cgroup rw,cpu\n", v1_tree.path().display());
+    let v2_line = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", v2_tree.path().display());
+    for (line, root, version) in [
+        (v1_line, v1_tree.path().join("cpu"), Version::V1),
+        (v2_line, v2_tree.path().to_owned(), Version::V2),
+    ] {
+        let limits = |at: &str| {
+            let limits = Reader::new(&parse(&line), &id(at)).limits();
+            let dirs = limits.iter().map(|limit| limit.cpu_dir().unwrap());
+            let names = dirs.map(|(of, dir)| {
+                assert_eq!(of, version);
+                dir.strip_prefix(&root).unwrap().to_str().unwrap().to_owned()
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(limits("/a/b/c"), ["a/b/c", "a"]);
+        assert_eq!(limits("/a/b"), ["a"]);
+        // It is about to be made.
+        assert_eq!(limits("/a/b/new"), ["a/b/new", "a"]);
+        std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!(limits("/a/b/c"), Vec::<String>::new());
+    }
+}

@@ -52,6 +52,16 @@ pub struct Throttled {
     pub throttled_us: u64,
 }
 
+impl Throttled {
+    pub fn since(self, before: Throttled) -> Throttled {
+        Throttled {
+            nr_periods: self.nr_periods.saturating_sub(before.nr_periods),
+            nr_throttled: self.nr_throttled.saturating_sub(before.nr_throttled),
+            throttled_us: self.throttled_us.saturating_sub(before.throttled_us),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freezer {
     Thawed,
@@ -114,6 +124,28 @@ impl Reader {
         }
     }
 
+    /// The CPU files of this cgroup and of those above it, the innermost first: of those that have a quota,
+    /// and of those that are not made yet. A cgroup without a quota is throttled only with one above it,
+    /// and on v2 `cpu.stat` takes the longer the more there is below (cgroup_rstat_flush): that of a
+    /// node's pods together is not read for nothing.
+    pub fn limits(&self) -> Vec<Reader> {
+        let Some((version, dir)) = self.cpu_dir() else { return Vec::new() };
+        let (mut limits, mut is_there) = (Vec::new(), false);
+        for dir in dir.ancestors() {
+            let has_quota = has_quota(version, dir);
+            // Above the root of the hierarchy.
+            if is_there && has_quota.is_none() {
+                break;
+            }
+            is_there |= has_quota.is_some();
+            if has_quota != Some(false) {
+                let cpu = Some((version, dir.to_owned()));
+                limits.push(Reader { cpu, ..Reader::default() });
+            }
+        }
+        if is_there { limits } else { Vec::new() }
+    }
+
     pub fn throttled(&self) -> Option<Throttled> {
         let (version, dir) = self.cpu_dir()?;
         let stat = text(dir, "cpu.stat")?;
@@ -174,6 +206,13 @@ impl Reader {
             },
             Version::V2 => frozen_v2(dir).unwrap_or(Freezer::Unknown),
         }
+    }
+}
+
+fn has_quota(version: Version, dir: &Path) -> Option<bool> {
+    match version {
+        Version::V1 => text(dir, "cpu.cfs_quota_us")?.trim().parse().ok().map(|us: i64| us >= 0),
+        Version::V2 => Some(!text(dir, "cpu.max")?.starts_with("max")),
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Record {
     pub oom_kill: Option<u64>,
     pub nr_throttled: Option<u64>,
     pub throttled_us: Option<u64>,
+    /// Of mode "observe".
+    pub throttling: Option<Throttling>,
     pub pod: Option<PodNames>,
     pub hook: Option<Hook>,
     pub note: Option<String>,
@@ -99,6 +101,16 @@ pub struct Refill {
     pub writes: Option<u64>,
     pub gained_ms: Option<f64>,
     pub ended: Option<String>,
+}
+
+/// What throttling has cost an operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Throttling {
+    pub throttled_ms: Option<f64>,
+    pub nr_periods: Option<u64>,
+    pub nr_throttled: Option<u64>,
+    pub cpu_ms: Option<f64>,
+    pub explained_ms: Option<f64>,
 }
 
 /// Us as a hook.
