@@ -226,7 +226,7 @@ fn extra(record: &Record<'_>) -> String {
         _ => String::new(),
     };
     let note = if record.is_ok() { "" } else { &*record.note };
-    join([retries, lock, lifted(record), note.chars().take(160).collect()])
+    join([retries, lock, lifted(record), throttled(record), note.chars().take(160).collect()])
 }
 
 fn lifted(record: &Record<'_>) -> String {
@@ -251,6 +251,16 @@ fn lifted(record: &Record<'_>) -> String {
         }
     };
     join([lifted, refused, refilled])
+}
+
+/// In mode "observe". What is shorter than a period's usual throttle changes nothing that a person sees.
+fn throttled(record: &Record<'_>) -> String {
+    match record.throttling {
+        Some(throttling) if throttling.explained_ms >= 20.0 => {
+            format!("throttled for {:.0} ms of it", throttling.explained_ms)
+        }
+        _ => String::new(),
+    }
 }
 
 fn join<const N: usize>(parts: [String; N]) -> String {

@@ -58,6 +58,7 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     };
     let commands = vec![
         command(&["history"], false),
+        command(&["report", "--estimate"], false),
         // A container's id and a pod's name that the seeds have.
         command(&["history", "c1"], true),
         command(&["history", "n"], false),

@@ -49,6 +49,8 @@ pub(crate) struct Record<'a> {
     #[serde(borrow)]
     pub(crate) recovered: Vec<Text<'a>>,
     pub(crate) oom_kill: Option<u64>,
+    /// Of mode "observe" alone.
+    pub(crate) throttling: Option<Throttling>,
     #[serde(borrow)]
     pub(crate) pod: Pod<'a>,
     #[serde(borrow)]
@@ -101,6 +103,15 @@ impl Lift<'_> {
 #[serde(default)]
 pub(crate) struct Refill {
     pub(crate) gained_ms: f64,
+}
+
+/// What throttling has cost, in ms: at most so much.
+#[derive(Debug, Clone, Copy, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Throttling {
+    pub(crate) throttled_ms: f64,
+    pub(crate) cpu_ms: f64,
+    pub(crate) explained_ms: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -196,6 +207,14 @@ impl Record<'_> {
     pub(crate) fn cpus(&self) -> Option<f64> {
         let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
         limits.filter_map(Quota::cpus).min_by(f64::total_cmp)
+    }
+}
+
+impl Record<'_> {
+    /// The longest period of the limits of container and pod, in ms.
+    pub(crate) fn period_ms(&self) -> Option<f64> {
+        let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
+        limits.map(|limit| limit.period_us as f64 / 1000.0).max_by(f64::total_cmp)
     }
 }
 

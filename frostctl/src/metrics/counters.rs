@@ -68,6 +68,9 @@ pub(crate) struct Counters {
     /// Whole numbers, as a fraction read back from JSON can be a last digit smaller.
     pub(crate) lifted_us: By<u64>,
     pub(crate) lift_refused: By<u64>,
+    /// By verb, in mode "observe".
+    pub(crate) throttled_us: By<u64>,
+    pub(crate) explained_us: By<u64>,
     pub(crate) recovered: u64,
     pub(crate) oom_kills: u64,
     /// Lines of the journal that are no records of a version that we know.
@@ -122,6 +125,11 @@ impl Counters {
         }
         if !record.gave_up.is_empty() {
             *self.given_up.entry(known(&GIVE_UPS, &record.gave_up)).or_default() += 1;
+        }
+        if let Some(throttling) = &record.throttling {
+            let us = |ms| microseconds(sound_ms(ms));
+            *self.throttled_us.entry(verb.clone()).or_default() += us(throttling.throttled_ms);
+            *self.explained_us.entry(verb).or_default() += us(throttling.explained_ms);
         }
         self.recovered += record.recovered.len() as u64;
         self.oom_kills += bounded(record.oom_kill.unwrap_or(0));
@@ -221,6 +229,21 @@ mod tests {
         assert_eq!(counters.durations["create"].sum_us, 188_000);
         assert_eq!(counters.durations["create"].buckets[5], 1, "188 ms is below 250 ms");
         assert_eq!(counters.lock_waits["exclusive"].buckets[1], 1, "7 ms is below 10 ms");
+    }
+
+    #[test]
+    fn what_throttling_has_cost_is_counted_by_verb() {
+        let mut counters = Counters::default();
+        for throttling in [
+            r#"{"throttled_ms":2000.5,"cpu_ms":35,"explained_ms":1965}"#,
+            r#"{"throttled_ms":-1e300,"explained_ms":1e300}"#,
+        ] {
+            let line = format!(r#"{{"v":1,"verb":"exec","throttling":{throttling}}}"#);
+            counters.add(&record(&line));
+        }
+        counters.add(&record(r#"{"v":1,"verb":"exec"}"#));
+        assert_eq!(counters.throttled_us["exec"], 2_000_500);
+        assert_eq!(counters.explained_us["exec"], 1_965_000 + microseconds(LONGEST_MS));
     }
 
     #[test]

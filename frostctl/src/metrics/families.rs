@@ -106,6 +106,20 @@ const FAMILIES: &[Family] = &[
         rows: |it| by_one(&it.counters.lift_refused, Value::Count),
     },
     Family {
+        name: "frostlock_observed_throttled_seconds_total",
+        kind: MetricType::COUNTER,
+        help: "In mode observe: how long cgroups were throttled while their operations' runtimes worked.",
+        labels: &["verb"],
+        rows: |it| by_one(&it.counters.throttled_us, Value::Seconds),
+    },
+    Family {
+        name: "frostlock_observed_explained_seconds_total",
+        kind: MetricType::COUNTER,
+        help: "In mode observe: what of the operations' time throttling explains, at most.",
+        labels: &["verb"],
+        rows: |it| by_one(&it.counters.explained_us, Value::Seconds),
+    },
+    Family {
         name: "frostlock_pod_retries_total",
         kind: MetricType::COUNTER,
         help: "Attempts beyond the first, of pods that were helped of late.",

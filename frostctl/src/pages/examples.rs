@@ -35,6 +35,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "frostctl-report",
         "  frostctl report --since 24h\n  \
            frostctl report --pod default/web-0 --json | jq .findings\n  \
+           frostctl report --estimate           what mode \"full\" would have saved\n  \
            frostctl report --html report.html",
     ),
     (

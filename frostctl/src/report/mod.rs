@@ -2,6 +2,7 @@
 //! records go into [`Analysis`], which gives a [`Report`], which is printed.
 
 mod contention;
+mod estimate;
 mod failed;
 mod findings;
 mod html;
@@ -22,6 +23,7 @@ use crate::journal::{Record, Skipped, Source, unix_ms};
 use crate::lives::{Life, Lives};
 use crate::output::{Output, plain};
 use contention::Contentions;
+use estimate::Observed;
 use failed::Failed;
 use findings::Finding;
 pub(crate) use tally::CLOCK_SET_MS;
@@ -41,6 +43,10 @@ pub(crate) struct Command {
     /// Only pods of this namespace
     #[arg(long)]
     namespace: Option<String>,
+
+    /// Tell instead what mode "full" would have saved, from what mode "observe" has recorded
+    #[arg(long, conflicts_with = "html")]
+    estimate: bool,
 
     /// Also write a page with plots, one file that needs no other
     #[arg(long, value_name = "FILE")]
@@ -64,10 +70,39 @@ pub(crate) struct Report {
 
 impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        match self.estimate {
+            true => self.run_estimate(output),
+            false => self.run_report(output),
+        }
+    }
+
+    fn run_estimate(&self, output: &Output) -> anyhow::Result<Exit> {
+        let journal = self.source.open()?;
+        let mut selection = Selection { filter: self.filter(), ..Selection::default() };
+        let mut observed = Observed::default();
+        let skipped = journal.each(|record| {
+            if let Some(selected) = selection.select(record) {
+                observed.add(record, selected.unix_ms);
+            }
+        })?;
+        selection.ensure_known()?;
+        let Some(estimate) = observed.finish(skipped) else {
+            let since = selection.filter.since_ms.map(|ms| format!(" since {}", time(ms)));
+            anyhow::bail!(
+                "the journal has no operation{} that mode \"observe\" has recorded: set \
+                 mode = \"observe\" in the configuration, and ask again after some hours",
+                since.unwrap_or_default()
+            );
+        };
+        output.print(&estimate, |out| estimate.write(out))?;
+        Ok(Exit::Clean)
+    }
+
+    fn run_report(&self, output: &Output) -> anyhow::Result<Exit> {
         let journal = self.source.open()?;
         let mut analysis = Analysis::new(self.filter());
         let skipped = journal.each(|record| analysis.add(record))?;
-        analysis.ensure_known()?;
+        analysis.selection.ensure_known()?;
         let report = analysis.finish(skipped);
         if let Some(path) = &self.html {
             std::fs::write(path, html::page(&report))
@@ -123,34 +158,27 @@ impl Filter {
     }
 }
 
-/// Takes records one by one; its memory grows with containers, and by 8 bytes a record.
+/// Which records are asked for.
 #[derive(Debug, Default)]
-struct Analysis {
+struct Selection {
     filter: Filter,
     lives: Lives,
-    tally: Tally,
-    contentions: Contentions,
-    failed: Failed,
 }
 
-impl Analysis {
-    fn new(filter: Filter) -> Analysis {
-        Analysis { filter, ..Analysis::default() }
-    }
+#[derive(Debug, Clone, Copy)]
+struct Selected {
+    unix_ms: i64,
+    life: Option<usize>,
+}
 
-    fn add(&mut self, record: &Record<'_>) {
+impl Selection {
+    fn select(&mut self, record: &Record<'_>) -> Option<Selected> {
         let unix_ms = unix_ms(&record.time).unwrap_or(0);
         // Lives are told from their beginnings, be these before what is asked for.
         let index = self.lives.add(record, unix_ms);
         let life = index.and_then(|index| self.lives.all.get(index));
-        if self.filter.is_past(unix_ms) || !self.filter.takes(life) {
-            return;
-        }
-        self.tally.add(record, unix_ms, index);
-        if let Some(index) = index {
-            self.contentions.add(record, index);
-            self.failed.add(record, index);
-        }
+        let is_asked_for = !self.filter.is_past(unix_ms) && self.filter.takes(life);
+        is_asked_for.then_some(Selected { unix_ms, life: index })
     }
 
     /// A name that was mistyped is no pod to which nothing happened.
@@ -169,9 +197,34 @@ impl Analysis {
         );
         Ok(())
     }
+}
+
+/// Takes records one by one; its memory grows with containers, and by 8 bytes a record.
+#[derive(Debug, Default)]
+struct Analysis {
+    selection: Selection,
+    tally: Tally,
+    contentions: Contentions,
+    failed: Failed,
+}
+
+impl Analysis {
+    fn new(filter: Filter) -> Analysis {
+        let selection = Selection { filter, ..Selection::default() };
+        Analysis { selection, ..Analysis::default() }
+    }
+
+    fn add(&mut self, record: &Record<'_>) {
+        let Some(Selected { unix_ms, life }) = self.selection.select(record) else { return };
+        self.tally.add(record, unix_ms, life);
+        if let Some(life) = life {
+            self.contentions.add(record, life);
+            self.failed.add(record, life);
+        }
+    }
 
     fn finish(self, skipped: Skipped) -> Report {
-        let Analysis { filter, lives, tally, contentions, failed } = self;
+        let Analysis { selection: Selection { filter, lives }, tally, contentions, failed } = self;
         let shown: Vec<(usize, &Life)> = lives
             .all
             .iter()

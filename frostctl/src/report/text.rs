@@ -110,7 +110,7 @@ fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
     writeln!(out, "{}\n", fitted(&mut table))
 }
 
-fn right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
+pub(super) fn right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
     for index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
