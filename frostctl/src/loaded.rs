@@ -1,6 +1,7 @@
 //! What the running containerd has loaded: asked of the process over CRI, since the file that it was
 //! started with may have been edited since.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,27 @@ pub(crate) struct Handler {
     pub(crate) name: String,
     /// `None` is the runtime's default, runc.
     pub(crate) binary: Option<PathBuf>,
+    pub(crate) options: Options,
     pub(crate) is_default: bool,
+}
+
+/// SystemdCgroup and the like, by name. An option that has its zero value is as one that is not there:
+/// containerd prints all of them for some runtimes and none for others.
+pub(crate) type Options = BTreeMap<String, String>;
+
+/// Of what a file or an answer says, but for the program.
+pub(crate) fn options(table: &Value) -> Options {
+    let is_zero = |it: &Value| match it {
+        Value::Null => true,
+        Value::Bool(it) => !it,
+        Value::Number(it) => it.as_f64() == Some(0.0),
+        Value::String(it) => it.is_empty(),
+        Value::Array(it) => it.is_empty(),
+        Value::Object(it) => it.is_empty(),
+    };
+    let all = table.as_object().into_iter().flatten();
+    let said = all.filter(|(name, value)| *name != "BinaryName" && !is_zero(value));
+    said.map(|(name, value)| (name.clone(), value.to_string())).collect()
 }
 
 /// Why it is not known.
@@ -51,6 +72,7 @@ fn parse(config: &str) -> Option<Vec<Handler>> {
         Handler {
             name: name.clone(),
             binary: binary.map(PathBuf::from),
+            options: options(&runtime["options"]),
             is_default: default == Some(name),
         }
     });
@@ -66,6 +88,8 @@ pub(crate) enum Owed {
     StillLoaded(String),
     /// Both have it, with another program.
     OtherProgram { name: String, loaded: Option<PathBuf> },
+    /// Both have it, with another option: its name, and the values, if there are any.
+    OtherOption { name: String, option: String, configured: Option<String>, loaded: Option<String> },
     /// Both have it, and one of them alone as the default.
     OtherDefault { configured: String, loaded: String },
 }
@@ -81,12 +105,12 @@ pub(crate) fn owed(
     let mut owed: Vec<Owed> = configured
         .iter()
         .filter(ours)
-        .filter_map(|it| match named(loaded, &it.name) {
-            None => Some(Owed::NotLoaded(it.name.clone())),
+        .flat_map(|it| match named(loaded, &it.name) {
+            None => vec![Owed::NotLoaded(it.name.clone())],
             Some(now) if now.binary != it.binary => {
-                Some(Owed::OtherProgram { name: it.name.clone(), loaded: now.binary })
+                vec![Owed::OtherProgram { name: it.name.clone(), loaded: now.binary }]
             }
-            Some(_) => None,
+            Some(now) => other_options(it, &now),
         })
         .collect();
     let gone = loaded.iter().filter(ours).filter(|it| {
@@ -103,12 +127,34 @@ pub(crate) fn owed(
     owed
 }
 
+fn other_options(configured: &Handler, loaded: &Handler) -> Vec<Owed> {
+    let (file, process) = (&configured.options, &loaded.options);
+    let mut names: Vec<&String> = file.keys().chain(process.keys()).collect();
+    names.sort();
+    names.dedup();
+    let other = names.into_iter().filter(|it| file.get(*it) != process.get(*it));
+    other
+        .map(|option| Owed::OtherOption {
+            name: configured.name.clone(),
+            option: option.clone(),
+            configured: file.get(option).cloned(),
+            loaded: process.get(option).cloned(),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn handler(name: &str, binary: Option<&str>, is_default: bool) -> Handler {
-        Handler { name: name.to_owned(), binary: binary.map(PathBuf::from), is_default }
+        let (binary, options) = (binary.map(PathBuf::from), Options::new());
+        Handler { name: name.to_owned(), binary, options, is_default }
+    }
+
+    fn with_option(handler: &Handler, name: &str, value: &str) -> Handler {
+        let options = Options::from([(name.to_owned(), value.to_owned())]);
+        Handler { options, ..handler.clone() }
     }
 
     #[test]
@@ -124,7 +170,7 @@ mod tests {
             [
                 handler("frostlock", Some("/x/frostlock"), false),
                 handler("kata", None, false),
-                handler("runc", None, true)
+                with_option(&handler("runc", None, true), "SystemdCgroup", "true")
             ]
         );
         for other in ["", "{}", r#"{"containerd":{"runtimes":null}}"#, "[1]"] {
@@ -154,9 +200,21 @@ mod tests {
             ),
             (
                 vec![default(&runc, false), default(&ours, true)],
-                both,
+                both.clone(),
                 vec![Owed::OtherDefault { configured: name(), loaded: "runc".to_owned() }],
             ),
+            (
+                vec![runc.clone(), with_option(&ours, "SystemdCgroup", "true")],
+                both.clone(),
+                vec![Owed::OtherOption {
+                    name: name(),
+                    option: "SystemdCgroup".to_owned(),
+                    configured: Some("true".to_owned()),
+                    loaded: None,
+                }],
+            ),
+            // Of others' options nothing is said.
+            (vec![with_option(&runc, "SystemdCgroup", "true"), ours.clone()], both.clone(), vec![]),
             // Nobody else's restart is ours to ask for.
             (vec![runc, other], alone, vec![]),
         ];

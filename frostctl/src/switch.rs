@@ -14,6 +14,7 @@ use config::Config;
 use serde::Serialize;
 use state::state_dir::StateDir;
 
+use crate::environment::{self, STATE_DIR};
 use crate::exit::Exit;
 use crate::output::{Output, note, plain};
 
@@ -25,7 +26,8 @@ const REASON_BYTES: u64 = 1000;
 /// It holds from the next command on, for all containers, those that run as well. Nothing has to be
 /// restarted, and no container notices. An operation that is under way goes on to its end as it
 /// began. Nothing is locked, lifted, repeated or recorded until `frostctl on`, or a reboot, since
-/// /run does not outlive one.
+/// /run does not outlive one. An engine whose environment names another state directory has a switch
+/// of its own there, which goes with it unless FROSTLOCK_STATE_DIR names one for frostctl as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Exit status:\n",
@@ -67,6 +69,9 @@ struct Done {
     switch: Switch,
     /// Whether it was otherwise before.
     changed: bool,
+    /// Those of engines that have a state directory of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also: Vec<PathBuf>,
 }
 
 impl Switch {
@@ -115,7 +120,8 @@ impl Off {
                 switch.path.display()
             );
         }
-        let done = Done { switch, changed };
+        let also = others("off", &state, |it| create(it).map(drop))?;
+        let done = Done { switch, changed, also };
         output.print(&done, |out| done.write(out))?;
         Ok(Exit::Clean)
     }
@@ -125,25 +131,49 @@ impl On {
     #[allow(clippy::unused_self, reason = "a command like the others")]
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let state = ours("on")?;
-        let changed = match std::fs::remove_file(state.kill_switch()) {
-            Ok(()) => true,
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                false
-            }
-            Err(error) => return Err(error).with_context(|| cannot("on", &state)),
-        };
+        let changed = remove(&state).with_context(|| cannot("on", &state))?;
         let switch = Switch { path: state.kill_switch(), is_off: false, since: None, reason: None };
-        let done = Done { switch, changed };
+        let also = others("on", &state, |it| remove(it).map(drop))?;
+        let done = Done { switch, changed, also };
         output.print(&done, |out| done.write(out))?;
         Ok(Exit::Clean)
     }
 }
 
+/// The switches of engines that look elsewhere. One that was named is meant alone.
+fn others(
+    word: &str,
+    own: &StateDir,
+    switch: impl Fn(&StateDir) -> io::Result<()>,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let is_alone = std::env::var_os(STATE_DIR).is_some();
+    let mut done = Vec::new();
+    for (who, state) in environment::other_states(own) {
+        let theirs = format!("{who} has {STATE_DIR}={}", plain(&state.path().to_string_lossy()));
+        if is_alone {
+            note(&format!("{theirs}, and its containers were not switched {word}"));
+            continue;
+        }
+        switch(&state).with_context(|| format!("{}; {theirs}", cannot(word, &state)))?;
+        done.push(state.kill_switch());
+    }
+    Ok(done)
+}
+
+/// Whether it was off before.
+fn remove(state: &StateDir) -> io::Result<bool> {
+    match std::fs::remove_file(state.kill_switch()) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Without root and with nothing said there may be two: the node's, and this user's own.
 fn ours(word: &str) -> anyhow::Result<StateDir> {
-    let was_named = std::env::var_os("FROSTLOCK_STATE_DIR").is_some();
+    let was_named = std::env::var_os(STATE_DIR).is_some();
     if !nix::unistd::geteuid().is_root() && !was_named {
         let own = StateDir::from_env();
         let own = own.path().display();
@@ -193,6 +223,9 @@ impl Done {
             (false, true) => writeln!(out, "frostlock is on, in mode {:?}", mode()),
             (false, false) => writeln!(out, "frostlock was on already, in mode {:?}", mode()),
         }?;
+        for path in &self.also {
+            writeln!(out, "  and by {}, of an engine", plain(&path.to_string_lossy()))?;
+        }
         if !self.switch.is_off {
             return Ok(());
         }

@@ -32,8 +32,12 @@ pub(crate) struct Wrapped {
 }
 
 /// Whether what an entry runs is frostlock: by its name, as the file may be gone, or by its mark.
-pub(crate) fn is_ours(binary: &str) -> bool {
-    let path = Path::new(binary);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == "frostlock" || name.starts_with("frostlock-") || config::locate::is_frostlock(path)
+pub(crate) fn is_ours(binary: impl AsRef<Path>) -> bool {
+    is_named_ours(binary.as_ref()) || config::locate::is_frostlock(binary.as_ref())
+}
+
+/// By the name alone.
+pub(crate) fn is_named_ours(binary: &Path) -> bool {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    name == "frostlock" || name.starts_with("frostlock-")
 }

@@ -24,7 +24,7 @@ mod lines;
 pub(crate) mod live;
 mod node;
 mod places;
-mod podman;
+pub(crate) mod podman;
 pub(crate) mod program;
 mod purge;
 pub(crate) mod record;

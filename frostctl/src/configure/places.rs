@@ -285,7 +285,7 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
         // What cannot be read is said by those who edit it.
         let Ok(Some(text)) = file::read(&path) else { continue };
         if remove::named(Engine::Containerd, &text, name)
-            .is_some_and(|it| super::edit::is_ours(&it.to_string_lossy()))
+            .is_some_and(super::edit::is_ours)
         {
             return Ok(Some(path));
         }

@@ -35,9 +35,9 @@ const LISTS: [List; 3] = [
 ];
 
 /// In the order in which podman reads them; the last list wins.
-const FILES: [&str; 2] =
+pub(crate) const FILES: [&str; 2] =
     ["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"];
-const DROP_INS: &str = "/etc/containers/containers.conf.d";
+pub(crate) const DROP_INS: &str = "/etc/containers/containers.conf.d";
 
 /// The runtime that podman takes by itself; none without a podman. Most have crun and runc, and then
 /// it is crun.

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 
 use toml::Table;
 
-use super::processes::{Running, flag};
+use super::processes::Running;
 use super::root::Root;
 use super::tree::Driver;
-use crate::loaded::Handler;
+use crate::loaded::{self, Handler, Options};
+
+/// The file that it reads, where its command line names none.
+pub(crate) const PLAIN: &str = "/etc/containerd/config.toml";
 
 /// Of containerd itself, of microk8s, k3s, rke2 and k0s.
 const CONFIGS: &[&str] = &[
-    "/etc/containerd/config.toml",
+    PLAIN,
     "/var/snap/microk8s/current/args/containerd.toml",
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
@@ -19,7 +22,7 @@ const CONFIGS: &[&str] = &[
 ];
 
 /// Where it listens, if it is not told otherwise.
-const SOCKET: &str = "/run/containerd/containerd.sock";
+pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Versions of the configuration that name the plugin's table, by version.
 const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
@@ -29,6 +32,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) binary: Option<PathBuf>,
     pub(crate) systemd: Option<bool>,
+    pub(crate) options: Options,
     pub(crate) is_default: bool,
     pub(crate) file: PathBuf,
 }
@@ -49,10 +53,19 @@ pub(crate) struct Containerd {
     pub(crate) complaints: Vec<(PathBuf, String)>,
 }
 
+/// The file that the command line names, or the one that is read without it.
+pub(crate) fn config_of(args: &[String]) -> PathBuf {
+    told(args, ["--config", "-config", "-c"]).map_or_else(|| PLAIN.into(), PathBuf::from)
+}
+
+/// The socket that the command line names; it holds before what a file says.
+pub(crate) fn address_of(args: &[String]) -> Option<PathBuf> {
+    told(args, ["--address", "-address", "-a"]).map(PathBuf::from)
+}
+
 pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     let of_process = |it: &Running| {
-        let named = flag(&it.args, "config").or_else(|| short(&it.args, "-c"));
-        let config = named.map_or_else(|| PathBuf::from(CONFIGS[0]), PathBuf::from);
+        let config = config_of(&it.args);
         // One whose files are not to be seen from here may have been told anything.
         let is_seen = it.is_here || node.is_there(&config);
         is_seen.then(|| Containerd::read(node, config, Some(it.clone())))
@@ -67,8 +80,14 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     all
 }
 
-fn short(args: &[String], name: &str) -> Option<String> {
-    args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1)).cloned()
+/// `NAME VALUE` or `NAME=VALUE`, the last one.
+fn told(args: &[String], names: [&str; 3]) -> Option<String> {
+    let said = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
+        Some((name, value)) if names.contains(&name) => Some(value.to_owned()),
+        None if names.contains(&arg.as_str()) => args.get(at + 1).cloned(),
+        _ => None,
+    });
+    said.last()
 }
 
 impl Containerd {
@@ -79,13 +98,14 @@ impl Containerd {
             it.read_files(node);
         }
         let args = it.running.as_ref().map_or(&[][..], |it| &it.args);
-        if let Some(told) = flag(args, "address").or_else(|| short(args, "-a")) {
-            it.socket = told.into();
+        if let Some(told) = address_of(args) {
+            it.socket = told;
         }
         // Its own default, where nothing else is said.
         if it.entries.is_empty() && it.complaints.is_empty() {
             let (name, file) = ("runc".to_owned(), it.config.clone());
-            it.entries.push(Entry { name, binary: None, systemd: None, is_default: true, file });
+            let (systemd, options) = (None, Options::new());
+            it.entries.push(Entry { name, binary: None, systemd, options, is_default: true, file });
         }
         it
     }
@@ -95,6 +115,7 @@ impl Containerd {
         let handler = |it: &Entry| Handler {
             name: it.name.clone(),
             binary: it.binary.clone(),
+            options: it.options.clone(),
             is_default: it.is_default,
         };
         self.entries.iter().map(handler).collect()
@@ -151,12 +172,14 @@ impl Containerd {
             let options = runtime.get("options");
             let binary = options.and_then(|it| it.get("BinaryName")).and_then(toml::Value::as_str);
             let systemd = options.and_then(|it| it.get("SystemdCgroup"));
+            let said = options.and_then(|it| serde_json::to_value(it).ok()).unwrap_or_default();
             // An imported file is merged over what was read before it.
             self.entries.retain(|it| it.name != *name);
             self.entries.push(Entry {
                 name: name.clone(),
                 binary: binary.filter(|it| !it.is_empty()).map(PathBuf::from),
                 systemd: systemd.and_then(toml::Value::as_bool),
+                options: loaded::options(&said),
                 is_default: false,
                 file: file.to_owned(),
             });

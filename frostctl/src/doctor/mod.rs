@@ -29,7 +29,7 @@ mod ours;
 pub(crate) mod processes;
 mod programs;
 mod report;
-mod room;
+pub(crate) mod room;
 pub(crate) mod root;
 pub(crate) mod tree;
 mod trial;

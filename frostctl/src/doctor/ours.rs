@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cgroup::Identity;
-use config::locate::{self, Choice, is_frostlock};
+use config::locate::{self, Choice};
 use config::{Config, Syslog};
 use state::lock::Holder;
 use state::remains::{self, Known, Unfinished};
@@ -21,6 +21,7 @@ use super::processes::{self, Running};
 use super::programs as program;
 use super::room::{self, NoRoom};
 use super::root::Root;
+use crate::configure::edit::{self, is_named_ours};
 use crate::configure::{self, Drift};
 use crate::loaded::{self, Owed, Unasked};
 
@@ -169,11 +170,11 @@ fn programs(containerd: &Containerd) -> impl Iterator<Item = (&Entry, &Path)> {
     containerd.entries.iter().filter_map(|it| Some((it, it.binary.as_deref()?)))
 }
 
-/// In a recorded tree by its name alone.
+/// A recorded tree has no programs.
 fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     match node.is_live() {
-        true => located(containerd, binary).is_some_and(|it| is_frostlock(&it)),
-        false => binary.file_name().is_some_and(|it| it.to_string_lossy().starts_with("frostlock")),
+        true => edit::is_ours(&located(containerd, binary).unwrap_or_else(|| binary.to_owned())),
+        false => is_named_ours(binary),
     }
 }
 
@@ -204,7 +205,9 @@ fn broken(containerd: &Containerd) -> Vec<(Entry, Broken)> {
 
 /// Who upgrades one of the two has records and state files of both.
 fn other_versions(ours: &[(&Entry, PathBuf)]) -> Vec<(PathBuf, Option<String>)> {
-    let mut files: Vec<&PathBuf> = ours.iter().map(|(_, file)| file).collect();
+    // One that is not there is broken, and of no version.
+    let files = ours.iter().map(|(_, file)| file).filter(|file| file.is_file());
+    let mut files: Vec<&PathBuf> = files.collect();
     files.dedup();
     let versions = files.into_iter().map(|file| (file.clone(), locate::version_of(file)));
     versions.filter(|(_, it)| it.as_deref() != Some(env!("CARGO_PKG_VERSION"))).collect()
@@ -263,6 +266,7 @@ mod tests {
             name: name.to_owned(),
             binary: Some(binary.into()),
             systemd: None,
+            options: Default::default(),
             is_default: false,
             file: "/etc/containerd/config.toml".into(),
         };

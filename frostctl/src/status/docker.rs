@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::facts::{Handler, Loaded};
+use crate::configure::edit::is_ours;
 
 const SOCKET: &str = "/run/docker.sock";
 
@@ -53,8 +54,21 @@ fn compare(info: &Value, handlers: &[Handler]) -> Loaded {
             }
         }
     });
-    let owed: Vec<String> = owed.collect();
+    let mut owed: Vec<String> = owed.collect();
+    owed.extend(left_over(info, handlers));
     if owed.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(owed) }
+}
+
+/// What it keeps of ours after a reload with a file that has it no more.
+fn left_over<'a>(info: &'a Value, handlers: &'a [Handler]) -> impl Iterator<Item = String> + 'a {
+    let default = info["DefaultRuntime"].as_str().unwrap_or_default();
+    let all = info["Runtimes"].as_object().into_iter().flatten();
+    let ours = all.filter(|(_, it)| it["path"].as_str().is_some_and(is_ours));
+    let left = ours.filter(|(name, _)| !handlers.iter().any(|it| it.name == **name));
+    left.map(move |(name, _)| match name == default {
+        true => format!("its default is still {name}"),
+        false => format!("it still has the runtime {name}"),
+    })
 }
 
 /// What `docker info` prints; none where nobody listens.
@@ -134,7 +148,13 @@ mod tests {
         for (configured, expected) in [
             (handler("frostlock", "/x/frostlock", false), Loaded::AsConfigured),
             (handler("frostlock", "/x/frostlock", true), otherwise("its default is runc")),
-            (handler("other", "/x/frostlock", false), otherwise("it has no runtime other yet")),
+            (
+                handler("other", "/x/frostlock", false),
+                Loaded::Otherwise(vec![
+                    "it has no runtime other yet".to_owned(),
+                    "it still has the runtime frostlock".to_owned(),
+                ]),
+            ),
             (
                 handler("frostlock", "/y/frostlock", false),
                 otherwise("its runtime frostlock runs /x/frostlock"),
@@ -142,6 +162,10 @@ mod tests {
         ] {
             assert_eq!(compare(&info, &configured), expected);
         }
+        assert_eq!(compare(&info, &[]), otherwise("it still has the runtime frostlock"));
+        let mut info = info;
+        info["DefaultRuntime"] = "frostlock".into();
+        assert_eq!(compare(&info, &[]), otherwise("its default is still frostlock"));
         let none = compare(&serde_json::json!({}), &handler("f", "/f", false));
         assert!(matches!(none, Loaded::NotChecked(_)));
     }

@@ -7,18 +7,16 @@ use frostlock_cri::Client;
 
 use super::docker;
 use super::facts::{Engine, Handler, Loaded};
-use crate::configure::edit::is_ours;
+use crate::configure::edit::{is_named_ours, is_ours};
 use crate::configure::engine::Engine as Kind;
 use crate::configure::layout::Layout;
 use crate::configure::record::Record;
-use crate::configure::{file, toml_file};
+use crate::configure::{file, podman, toml_file};
 use crate::doctor::containerd::{self, Containerd};
-use crate::doctor::processes::{self, Running, flag};
-use crate::doctor::root::{self, Root};
+use crate::doctor::processes::{self, Running};
+use crate::doctor::root::Root;
 use crate::loaded::{self, Owed, Unasked};
 
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 /// It answers from memory.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -52,6 +50,9 @@ pub(super) fn read(running: &[Running]) -> Vec<Engine> {
         paths.extend(more.filter(|it| !files(kind).contains(it)));
         let mut engine = of_files(kind, paths, Loaded::EachTime);
         engine.loaded = ask(kind, &engine);
+        if engine.handlers.is_empty() && matches!(engine.loaded, Loaded::Otherwise(_)) {
+            engine.reload = kind.forget().map(str::to_owned);
+        }
         engines.push(engine);
     }
     if let Some(first) = engines.first_mut() {
@@ -63,13 +64,10 @@ pub(super) fn read(running: &[Running]) -> Vec<Engine> {
 /// In the order in which it reads them.
 fn files(kind: Kind) -> Vec<PathBuf> {
     let (main, drop_ins): (&[&str], _) = match kind {
-        Kind::Containerd => (&[CONTAINERD_CONFIG], None),
+        Kind::Containerd => (&[containerd::PLAIN], None),
         Kind::Docker => (&["/etc/docker/daemon.json"], None),
         Kind::Crio => (&["/etc/crio/crio.conf"], Some("/etc/crio/crio.conf.d")),
-        Kind::Podman => (
-            &["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"],
-            Some("/etc/containers/containers.conf.d"),
-        ),
+        Kind::Podman => (&podman::FILES, Some(podman::DROP_INS)),
     };
     let entries = drop_ins.into_iter().flat_map(std::fs::read_dir).flatten().flatten();
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -79,13 +77,13 @@ fn files(kind: Kind) -> Vec<PathBuf> {
 
 fn of_containerd(it: &Containerd, is_seen: bool) -> Engine {
     let ours = it.entries.iter().filter_map(|entry| {
-        let binary = entry.binary.clone().filter(|it| is_ours(&it.to_string_lossy()))?;
+        let binary = entry.binary.clone().filter(|it| is_ours(it))?;
         let (name, is_default) = (entry.name.clone(), entry.is_default);
         Some((entry.file.clone(), Handler { name, binary, is_default }))
     });
     let (files, handlers): (Vec<PathBuf>, Vec<Handler>) = ours.unzip();
     let complaint = |(path, why): &(PathBuf, String)| format!("{}: {why}", path.display());
-    let reload = match it.config == Path::new(CONTAINERD_CONFIG) {
+    let reload = match it.config == Path::new(containerd::PLAIN) {
         true => Kind::Containerd.reload().map(str::to_owned),
         false => Some(format!("restart the containerd that reads {}", it.config.display())),
     };
@@ -96,26 +94,18 @@ fn of_containerd(it: &Containerd, is_seen: bool) -> Engine {
         unread: it.complaints.iter().map(complaint).collect(),
         loaded: containerd_loaded(it, is_seen),
         reload,
+        wrong: None,
     }
 }
 
 fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
-    let Some(running) = &it.running else {
+    if it.running.is_none() {
         return match is_seen {
             true => Loaded::NotRunning,
             false => Loaded::NotChecked("the processes of the node are not to be seen".to_owned()),
         };
-    };
-    let configured: Vec<loaded::Handler> = it
-        .entries
-        .iter()
-        .map(|entry| loaded::Handler {
-            name: entry.name.clone(),
-            binary: entry.binary.clone(),
-            is_default: entry.is_default,
-        })
-        .collect();
-    let has = match loaded::ask(&socket(it, running)) {
+    }
+    let has = match loaded::ask(&it.socket) {
         Ok(has) => has,
         Err(Unasked::NoCri) => return Loaded::NoCri,
         Err(Unasked::NoAnswer(why)) => return Loaded::NotChecked(why),
@@ -125,24 +115,11 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
             "its files cannot be read, so there is nothing to compare".into(),
         );
     }
-    let owed = loaded::owed(&configured, &has, |it| is_ours(&it.to_string_lossy()));
+    let owed = loaded::owed(&it.handlers(), &has, |it| is_ours(it));
     match owed.is_empty() {
         true => Loaded::AsConfigured,
         false => Loaded::Otherwise(owed.iter().map(said).collect()),
     }
-}
-
-/// As it was told, on its command line first.
-fn socket(it: &Containerd, running: &Running) -> PathBuf {
-    let short = running.args.iter().position(|arg| arg == "-a");
-    let short = short.and_then(|at| running.args.get(at + 1)).cloned();
-    let in_file = || {
-        let table: toml::Table = root::read(&it.config).ok()?.parse().ok()?;
-        let address = table.get("grpc")?.get("address")?.as_str()?;
-        Some(address.to_owned()).filter(|address| !address.is_empty())
-    };
-    let told = flag(&running.args, "address").or(short).or_else(in_file);
-    told.map_or_else(|| CONTAINERD_SOCKET.into(), PathBuf::from)
 }
 
 fn said(owed: &Owed) -> String {
@@ -154,6 +131,11 @@ fn said(owed: &Owed) -> String {
         Owed::StillLoaded(name) => format!("it still has the runtime {name}"),
         Owed::OtherProgram { name, loaded } => {
             format!("its runtime {name} runs {}", program(loaded))
+        }
+        Owed::OtherOption { name, option, configured, loaded } => {
+            let value = |it: &Option<String>| it.clone().unwrap_or_else(|| "not set".to_owned());
+            let (loaded, configured) = (value(loaded), value(configured));
+            format!("its runtime {name} has {option} = {loaded}, and the file {configured}")
         }
         Owed::OtherDefault { configured, loaded } => {
             format!("its default is {loaded} and not {configured}")
@@ -170,8 +152,9 @@ fn of_files(kind: Kind, paths: Vec<PathBuf>, loaded: Loaded) -> Engine {
         unread: Vec::new(),
         loaded,
         reload: kind.reload().map(str::to_owned),
+        wrong: None,
     };
-    let mut default = None;
+    let mut default: Option<String> = None;
     for path in paths {
         match entries(kind, &path) {
             Ok((all, named)) => {
@@ -188,6 +171,18 @@ fn of_files(kind: Kind, paths: Vec<PathBuf>, loaded: Loaded) -> Engine {
             Err(error) => engine.unread.push(format!("{}: {error:#}", path.display())),
         }
     }
+    // dockerd's own are runc and shims by their names.
+    let leads_nowhere = |it: &&String| {
+        kind == Kind::Docker
+            && is_named_ours(Path::new(it))
+            && !engine.handlers.iter().any(|handler| handler.name == **it)
+    };
+    engine.wrong = default.as_ref().filter(leads_nowhere).map(|it| {
+        format!(
+            "the default runtime {it} is none of those in {}: dockerd does not start",
+            engine.file.display()
+        )
+    });
     for handler in &mut engine.handlers {
         handler.is_default = default.as_ref() == Some(&handler.name);
     }
@@ -215,7 +210,8 @@ fn entries(kind: Kind, path: &Path) -> anyhow::Result<Entries> {
 fn ask(kind: Kind, engine: &Engine) -> Loaded {
     match kind {
         // One that has nothing of ours is not worth a wait.
-        _ if engine.handlers.is_empty() => Loaded::EachTime,
+        _ if engine.handlers.is_empty() && kind != Kind::Docker => Loaded::EachTime,
+        // It keeps a default that its file has no more.
         Kind::Docker => docker::loaded(&engine.handlers),
         Kind::Crio => crio(&engine.handlers),
         Kind::Containerd | Kind::Podman => Loaded::EachTime,
@@ -242,4 +238,29 @@ fn crio(handlers: &[Handler]) -> Loaded {
     let missing: Vec<String> =
         missing.map(|it| format!("it has no runtime {} yet", it.name)).collect();
     if missing.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(missing) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_of_ours_that_docker_has_no_more_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("daemon.json");
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            of_files(Kind::Docker, vec![file.clone()], Loaded::EachTime)
+        };
+        let left = of(r#"{"default-runtime": "frostlock"}"#);
+        assert!(left.wrong.unwrap().contains("dockerd does not start"));
+        // The last is of somebody else, who may have told dockerd on its command line.
+        for fine in [
+            r#"{"default-runtime": "frostlock", "runtimes": {"frostlock": {"path": "/x/frostlock"}}}"#,
+            r#"{"default-runtime": "runc"}"#,
+            r#"{"default-runtime": "nvidia"}"#,
+        ] {
+            assert_eq!(of(fine).wrong, None, "{fine}");
+        }
+    }
 }

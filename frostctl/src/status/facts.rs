@@ -67,6 +67,9 @@ pub(crate) struct Engine {
     pub(crate) loaded: Loaded,
     /// What makes it read its files again.
     pub(crate) reload: Option<String>,
+    /// A part of ours that is left in its files and breaks them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wrong: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -119,6 +122,9 @@ pub(crate) struct State {
     pub(crate) refused: Option<String>,
     /// Why nothing new can be written there.
     pub(crate) full: Option<String>,
+    /// And what to do about that.
+    #[serde(skip)]
+    pub(crate) remedy: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

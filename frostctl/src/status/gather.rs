@@ -1,37 +1,32 @@
 //! The facts, each read or asked with a bound of its own. Nothing is judged here, and nothing changed.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use config::locate::{self, Choice};
 use config::{self, Config};
-use nix::sys::statvfs::{FsFlags, statvfs};
 use state::state_dir::StateDir;
 
 use super::facts::{Binary, Configuration, Engine, Facts, Known, Runtime, State};
 use super::{elf, engines, lately};
 use crate::configure::{binary, live, program};
 use crate::doctor::processes::{self, Running};
+use crate::doctor::room;
 use crate::doctor::root::Root;
+use crate::environment::{self, Environment, STATE_DIR};
 use crate::switch::Switch;
 
 /// A runtime that does not say its version in this time is not waited for.
 const SAYS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Less is full: a lock file has a page, and a record is some KB.
-const ROOM_BYTES: u64 = 64 << 10;
-
 /// Where the wrapper of the node keeps its state.
 const STATE: &str = "/run/frostlock";
 
 /// What tells the wrapper to look elsewhere.
-const VARIABLES: &[&str] = &["FROSTLOCK_CONFIG", "FROSTLOCK_STATE_DIR", "FROSTLOCK_RUNTIME"];
+const VARIABLES: &[&str] = &["FROSTLOCK_CONFIG", STATE_DIR, "FROSTLOCK_RUNTIME"];
 
 const NOT_ROOT: &str = "only root can see it";
 
@@ -39,7 +34,7 @@ pub(super) fn facts() -> Facts {
     let running = processes::read(&Root::default());
     let engines = engines::read(&running);
     let binaries = binaries(&engines);
-    let environments = environments(&running);
+    let environments = environment::of_engines();
     let state = state_dir();
     let (config, config_fact) = configuration();
     Facts {
@@ -58,7 +53,7 @@ pub(super) fn facts() -> Facts {
 
 /// The node's, whoever asks: without root there may be one of the user's own.
 fn state_dir() -> StateDir {
-    let was_named = std::env::var_os("FROSTLOCK_STATE_DIR").is_some();
+    let was_named = std::env::var_os(STATE_DIR).is_some();
     if is_root() || was_named { StateDir::from_env() } else { StateDir::at(STATE.into()) }
 }
 
@@ -118,31 +113,11 @@ fn configuration() -> (Config, Known<Configuration>) {
     (config, Known::Seen(Configuration { file, mode, mistakes }))
 }
 
-/// What an engine hands on to its shims, and these to the wrapper.
-struct Environment {
-    who: String,
-    variables: HashMap<OsString, OsString>,
-}
-
-fn environments(running: &[Running]) -> Vec<Environment> {
-    let engines = running.iter().filter(|it| it.comm == "containerd");
-    let read = engines.filter_map(|it| {
-        let bytes = std::fs::read(format!("/proc/{}/environ", it.pid)).ok()?;
-        let pairs = bytes.split(|byte| *byte == 0).filter_map(|pair| {
-            let at = pair.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = (&pair[..at], &pair[at + 1..]);
-            Some((OsStr::from_bytes(name).to_owned(), OsStr::from_bytes(value).to_owned()))
-        });
-        Some(Environment { who: format!("containerd, pid {}", it.pid), variables: pairs.collect() })
-    });
-    read.collect()
-}
-
 fn elsewhere(environments: &[Environment]) -> Vec<String> {
     let mut all = Vec::new();
     for environment in environments {
         for name in VARIABLES {
-            let its = environment.variables.get(OsStr::new(name));
+            let its = environment.get(name);
             if its != std::env::var_os(name).as_ref() && its.is_some() {
                 let value = its.map(|it| it.to_string_lossy()).unwrap_or_default();
                 all.push(format!("{} has {name}={value}", environment.who));
@@ -153,7 +128,7 @@ fn elsewhere(environments: &[Environment]) -> Vec<String> {
 }
 
 fn runtime(config: &Config, binaries: &[Binary], environments: &[Environment]) -> Known<Runtime> {
-    let path = environments.first().and_then(|it| it.variables.get(OsStr::new("PATH")).cloned());
+    let path = environments.first().and_then(|it| it.get("PATH").cloned());
     let argv0 = binaries.first().map_or(OsStr::new("frostlock"), |it| it.path.as_os_str());
     let choice = Choice {
         env: std::env::var_os("FROSTLOCK_RUNTIME"),
@@ -199,27 +174,14 @@ fn known_state(state: &StateDir) -> Known<State> {
         return Known::unseen(NOT_ROOT);
     }
     let there = std::fs::symlink_metadata(state.path()).is_ok();
+    let trouble = room::trouble(state.path());
     Known::Seen(State {
         directory: state.path().to_owned(),
         is_there: there,
         refused: state.complaint().map(|error| error.to_string()),
-        full: full(state.path()),
+        full: trouble.as_ref().map(|it| format!("{}: {}", it.what(), it.seen())),
+        remedy: trouble.map(|it| it.remedy(state.path())),
     })
-}
-
-/// Of the file system that it is in, or would be made in.
-fn full(path: &Path) -> Option<String> {
-    let there = path.ancestors().find(|path| path.metadata().is_ok_and(|it| it.mode() != 0))?;
-    let seen = statvfs(there).ok()?;
-    if seen.flags().contains(FsFlags::ST_RDONLY) {
-        return Some("the file system is mounted read-only".to_owned());
-    }
-    if seen.files() > 0 && seen.files_free() == 0 {
-        return Some("no inode is left in its file system".to_owned());
-    }
-    let room = seen.blocks_free() as u64 * seen.fragment_size() as u64;
-    (seen.blocks() > 0 && room < ROOM_BYTES)
-        .then(|| format!("only {room} bytes are left in its file system"))
 }
 
 fn containers(binaries: &[Binary], running: &[Running]) -> Known<usize> {

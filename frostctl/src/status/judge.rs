@@ -164,6 +164,11 @@ fn configured(facts: &Facts, is_used: bool) -> Answer {
     let unread: Vec<&str> =
         facts.engines.iter().flat_map(|it| &it.unread).map(String::as_str).collect();
     let mut all: Vec<Answer> = unread.iter().map(|why| not_checked(QUESTION, why)).collect();
+    all.extend(facts.engines.iter().filter_map(|it| {
+        let what = it.wrong.clone()?;
+        let next = format!("take \"default-runtime\" out of {}", it.file.display());
+        Some(answer(QUESTION, Judged::Owed, what).next(next))
+    }));
     if !is_used {
         if all.is_empty() {
             let what = "no engine has a runtime that is frostlock";
@@ -314,8 +319,7 @@ fn state(facts: &Facts) -> Answer {
         }
         (None, Some(why)) => {
             let what = format!("{directory}: {why}: what is new gets no lock and no record");
-            answer(QUESTION, Judged::Owed, what)
-                .next(format!("make room in the file system of {directory}"))
+            Answer { next: state.remedy.clone(), ..answer(QUESTION, Judged::Broken, what) }
         }
         (None, None) if state.is_there => {
             answer(QUESTION, Judged::Good, format!("{directory}, usable"))

@@ -31,6 +31,7 @@ fn works() -> Facts {
             unread: Vec::new(),
             loaded: Loaded::AsConfigured,
             reload: Some("systemctl restart containerd".to_owned()),
+            wrong: None,
         }],
         config: Known::Seen(Configuration {
             file: "/etc/frostlock/config.toml".into(),
@@ -54,6 +55,7 @@ fn works() -> Facts {
             is_there: true,
             refused: None,
             full: None,
+            remedy: None,
         }),
         containers: Known::Seen(12),
         records: Known::Seen(Records { last: Some(last), day }),
@@ -103,7 +105,7 @@ fn what_works() {
 fn each_fact_has_its_judgement() {
     use Judged::{Broken, Good, Moot, NotChecked, Owed};
     type Change = fn(&mut Facts);
-    let cases: [(&str, Judged, &str, Change); 33] = [
+    let cases: [(&str, Judged, &str, Change); 34] = [
         ("installed", Owed, "no frostlock", |it| it.binaries.clear()),
         ("installed", Broken, "is not there", |it| it.binaries[0].is_there = false),
         ("installed", Broken, "not executable", |it| it.binaries[0].is_executable = false),
@@ -113,6 +115,9 @@ fn each_fact_has_its_judgement() {
         ("installed", Owed, "version earlier", |it| it.binaries[0].version = None),
         ("installed", Good, "not static", |it| it.binaries[0].is_static = Some(false)),
         ("configured", Owed, "no engine", |it| it.engines[0].handlers.clear()),
+        ("configured", Owed, "none of those", |it| {
+            it.engines[0].wrong = Some("frostlock is none of those".into());
+        }),
         ("configured", NotChecked, "not checked: x: no", |it| {
             it.engines[0].unread.push("x: no".into())
         }),
@@ -160,8 +165,9 @@ fn each_fact_has_its_judgement() {
         ("state", Broken, "others can write", |it| {
             seen(&mut it.state).refused = Some("others can write to it".into());
         }),
-        ("state", Owed, "no space", |it| {
-            seen(&mut it.state).full = Some("no space is left".into())
+        ("state", Broken, "no space", |it| {
+            seen(&mut it.state).full = Some("no space is left".into());
+            seen(&mut it.state).remedy = Some("make room".into());
         }),
         ("containers", NotChecked, "not root", |it| it.containers = Known::unseen("not root")),
         ("last record", Moot, "none yet", |it| seen(&mut it.records).last = None),

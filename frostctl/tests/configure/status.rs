@@ -119,6 +119,7 @@ fn a_life(node: &Node) {
     must(node, &[FROSTCTL, "on"]);
     status(&[]).is("works", 0);
 
+    an_option_of_the_file_that_is_not_loaded_is_owed(node);
     unprivileged_it_does_not_say_that_it_works(node);
     it_hangs_with_no_containerd(node);
     what_containerd_hands_on_counts(node);
@@ -169,6 +170,20 @@ fn unprivileged_it_does_not_say_that_it_works(node: &Node) {
     now.says("configured", "not_checked", "frostlock");
 }
 
+fn an_option_of_the_file_that_is_not_loaded_is_owed(node: &Node) {
+    let file = sh(node, "grep -rl /usr/local/bin/frostlock /etc/containerd");
+    let file = file.trim();
+    sh(node, &format!("cp {file} /whole && sed -i '/^ *SystemdCgroup/s/true/false/' {file}"));
+    let now = Status::of(node, &[]);
+    let what = "its runtime frostlock has SystemdCgroup = true, and the file not set";
+    now.says("loaded", "owed", what);
+    let doctor = sh(node, &format!("{FROSTCTL} doctor --check installation || true"));
+    let what = "runtime frostlock has another SystemdCgroup in the file than containerd has loaded";
+    assert!(doctor.contains(what), "{doctor}");
+    sh(node, &format!("cat /whole >{file} && rm /whole"));
+    Status::of(node, &[]).is("works", 0);
+}
+
 fn it_hangs_with_no_containerd(node: &Node) {
     let pid = must(node, &["systemctl", "show", "-p", "MainPID", "--value", "containerd"]);
     sh(node, &format!("kill -STOP {pid}"));
@@ -193,6 +208,19 @@ fn what_containerd_hands_on_counts(node: &Node) {
     now.says("switch", "not_checked", "FROSTLOCK_STATE_DIR=/run/elsewhere");
     let now = Status::of(node, &["env", "FROSTLOCK_STATE_DIR=/run/elsewhere"]);
     now.says("switch", "good", "on");
+    let switches = "ls /run/frostlock/off /run/elsewhere/off 2>/dev/null || true";
+    let said = must(node, &[FROSTCTL, "off"]);
+    assert!(said.contains("and by /run/elsewhere/off"), "{said}");
+    assert_eq!(sh(node, switches), "/run/elsewhere/off\n/run/frostlock/off\n");
+    must(node, &[FROSTCTL, "on"]);
+    assert_eq!(sh(node, switches), "");
+    // One that is named is meant alone.
+    let words = "FROSTLOCK_STATE_DIR=/run/frostlock";
+    let output = node.script(&["exec", "env", words, FROSTCTL, "off"]);
+    let said = super::text(&output.stderr);
+    assert!(said.contains("its containers were not switched off"), "{said}");
+    assert_eq!(sh(node, switches), "/run/frostlock/off\n");
+    must(node, &["env", words, FROSTCTL, "on"]);
     sh(node, &format!("rm -r {drop_in}"));
     must(node, &["systemctl", "daemon-reload"]);
     node.restart();

@@ -180,6 +180,12 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
             format!("has {name} with {}", program(loaded)),
             "its pods run as without frostlock",
         ),
+        Owed::OtherOption { name, option, configured, loaded } => (
+            format!("runtime {name} has another {option} in the file than containerd has loaded"),
+            format!("{option} = {}", value(configured)),
+            format!("{option} = {}", value(loaded)),
+            "new pods of it run with the option that is loaded, until containerd is restarted",
+        ),
         Owed::OtherDefault { configured, loaded } => (
             format!(
                 "the default runtime is {configured} in the file, and containerd has loaded {loaded}"
@@ -194,6 +200,11 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
         .seen(socket, loaded)
         .so(so)
         .remedy("restart containerd (systemctl restart containerd); containers go on meanwhile")
+}
+
+/// Of an option; one that is not there has its zero value.
+fn value(said: &Option<String>) -> &str {
+    said.as_deref().unwrap_or("not set")
 }
 
 /// Whether a runtime of containerd's goes through it.
