@@ -521,6 +521,24 @@ fn without_proc_nothing_is_said_of_cgroups() {
     assert!(ended.stderr.is_empty(), "{ended:?}");
 }
 
+/// As in a pod without `hostPID: true`: process 1 is that of the container.
+#[test]
+fn without_the_nodes_processes_it_does_not_count_them() {
+    let of = |words: &[&str]| {
+        let checks = [FROSTCTL, "doctor", "--json", "--check", "inotify", "--check", "versions"];
+        let all = [words, &checks[..]].concat();
+        let report = Ended::of(Command::new(all[0]).args(&all[1..])).json();
+        let checks = report["not_checked"].as_array().unwrap().clone();
+        checks.iter().map(|it| it.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let control = of(&["env"]);
+    assert!(!control.contains(&"inotify".to_owned()), "{control:?}");
+    let within = of(&["unshare", "--pid", "--fork", "--mount-proc"]);
+    for check in ["inotify", "versions"] {
+        assert!(within.contains(&check.to_owned()), "{within:?}");
+    }
+}
+
 #[test]
 fn a_state_directory_without_room_is_found() {
     let scratch = Scratch::new();

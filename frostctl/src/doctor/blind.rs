@@ -56,8 +56,8 @@ impl Need {
             ),
             Need::Processes if is_live && !node.sees_processes => said(
                 "the processes of this node are not to be seen",
-                (Path::new("/proc"), "it has no directory of process 1"),
-                "run doctor as root, with proc mounted at /proc (hidepid hides others' processes)",
+                (Path::new("/proc"), "it has no process 1, or that of a container"),
+                "run doctor as root, with proc mounted at /proc (hidepid hides others' processes); in a pod with hostPID: true",
             ),
             Need::Kubelet if !node.kubelet.is_expected() && node.ask.cgroup_root.is_none() => said(
                 "no kubelet was found",

@@ -74,7 +74,7 @@ impl Node {
             has_systemd: processes::systemd(root, &running),
             kubelet: Kubelet::read(root, &running),
             is_root: nix::unistd::geteuid().is_root(),
-            sees_processes: processes::are_seen(root),
+            sees_processes: processes::are_seen(root, &running),
             ask: ask.clone(),
             cgroups,
             tree,

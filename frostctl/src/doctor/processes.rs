@@ -36,9 +36,14 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     running.collect()
 }
 
-/// Whether others than our own show. Process 1 is always there.
-pub(crate) fn are_seen(node: &Root) -> bool {
-    node.read("/proc/1/comm").is_ok()
+/// Whether those of the node show. Process 1 is always there, and in a container without the node's pids
+/// it is the container's.
+pub(crate) fn are_seen(node: &Root, running: &[Running]) -> bool {
+    let is_of_the_node = !node.is_live()
+        || is_first_pid_namespace()
+        || !running.is_empty()
+        || systemd(node, running) == Some(true);
+    node.read("/proc/1/comm").is_ok() && is_of_the_node
 }
 
 /// The kernel gives this number to the first of them.

@@ -121,7 +121,7 @@ pub(crate) const ALL: &[Check] = &[
         about: "How many of the inotify instances that root may have (fs.inotify.max_user_instances, 128 by \
                 default) are in use, and by whom. frostlock and frostctl use none; kubelet, containerd, \
                 its shims on v2 and agents do.",
-        needs: &[Need::Root],
+        needs: &[Need::Root, Need::Processes],
         run: inotify::check,
     },
     Check {
