@@ -32,6 +32,31 @@ pub(crate) fn containerd_version(running: Option<&Path>) -> Option<Version> {
     Version::find(&program::run(Command::new(program).arg("--version"), LIMIT).ok()?)
 }
 
+/// Of the k3s or rke2 whose containerd this is, else of the one in PATH.
+pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
+    // Below /var/lib/rancher/rke2/data/v1.28.1-rke2r1-HASH, and for k3s a name that says nothing.
+    let parts = running.into_iter().flat_map(Path::components);
+    let parts = parts.filter_map(|it| it.as_os_str().to_str()).filter(|it| it.contains(name));
+    let in_path = parts.filter_map(Version::find).last();
+    let beside = running.map(|it| it.with_file_name(name)).filter(|it| program::is_executable(it));
+    let ask = || {
+        let program = beside.or_else(|| program::find(name))?;
+        Version::find(&program::run(Command::new(program).arg("--version"), LIMIT).ok()?)
+    };
+    in_path.or_else(ask)
+}
+
+/// An error where the engine cannot read its files as they are.
+pub(crate) fn reads(engine: Engine, files: &Files) -> anyhow::Result<()> {
+    match engine {
+        Engine::Containerd if files.kind == Kind::Part => Ok(()),
+        Engine::Containerd => effective(&files.main, files.containerd.as_deref()).map(drop),
+        Engine::Docker => docker(&files.main).map(drop),
+        Engine::Podman => super::podman::effective().map(drop),
+        Engine::Crio => crio_config(Some(&files.entry)).map(drop),
+    }
+}
+
 /// What containerd reads in a file and all that it imports; none without a containerd.
 pub(crate) fn effective(
     path: &Path,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use Way::{Edit, GoTemplate, Parts, Refuse, Template};
 
+use crate::doctor::containerd::PLAIN;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// containerd's own file, or one that it imports.
@@ -37,8 +39,6 @@ pub(crate) struct Distribution {
     /// How it is told the default runtime, if not by containerd's file.
     pub(crate) default: &'static str,
 }
-
-pub(crate) const PLAIN: &str = "/etc/containerd/config.toml";
 
 const BASE: Distribution = Distribution {
     name: "",
@@ -149,6 +149,10 @@ const READ_ONLY: &[&str] = &["/usr/share", "/run/torcx"];
 pub(crate) struct Running {
     pub(crate) pid: i32,
     pub(crate) config: PathBuf,
+    /// Where it was told to listen, if it was told.
+    pub(crate) socket: Option<PathBuf>,
+    /// The unit of systemd that it runs in.
+    pub(crate) unit: Option<String>,
     pub(crate) program: Option<PathBuf>,
 }
 
@@ -161,21 +165,13 @@ pub(crate) struct Seen {
     pub(crate) running: Vec<Running>,
 }
 
-/// Whose containerd is meant, what it reads and which program it is.
-#[derive(Debug, PartialEq, Eq)]
+/// Whose containerd is meant, what it reads, and the one that runs with it.
+#[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) distribution: &'static Distribution,
     pub(crate) config: PathBuf,
-    pub(crate) program: Option<PathBuf>,
+    pub(crate) running: Option<Running>,
 }
-
-impl PartialEq for Distribution {
-    fn eq(&self, other: &Distribution) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Distribution {}
 
 const NONE: &Distribution = &BASE;
 
@@ -190,13 +186,12 @@ pub(crate) fn places() -> Vec<&'static str> {
 
 /// The containerd whose file was named, or the only one. An error says what to do.
 pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String> {
-    let (config, program) = match named {
-        Some(named) => (named.to_owned(), seen.program_of(named)),
-        None => seen.only()?,
-    };
+    let config = named.map_or_else(|| seen.only(), |named| Ok(named.to_owned()))?;
+    let running = seen.running.iter().find(|it| it.config == config);
+    let program = running.and_then(|it| it.program.as_deref());
     let brings = |it: &&Distribution| {
         let is_below = |path: &Path| it.below.iter().any(|directory| path.starts_with(directory));
-        is_below(&config) || program.as_deref().is_some_and(is_below)
+        is_below(&config) || program.is_some_and(is_below)
     };
     let is_node = |it: &&Distribution| {
         (!it.os.is_empty() && it.os == seen.os) || seen.there.contains(&it.mark)
@@ -217,15 +212,31 @@ pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String
             config.display()
         ));
     }
-    Ok(Choice { distribution, config, program })
+    Ok(Choice { distribution, running: running.cloned(), config })
+}
+
+impl Distribution {
+    /// What restarts the containerd that reads this file; none of one that nobody is seen to read.
+    pub(crate) fn restart(&self, config: &Path, running: Option<&Running>) -> Option<String> {
+        if self.restart != BASE.restart {
+            return Some(self.restart.to_owned());
+        }
+        match running {
+            Some(running) => {
+                // In single quotes a backslash of systemd's stands for itself.
+                let unit = running.unit.as_deref().filter(|it| !it.contains('\''))?;
+                let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.@:".contains(&it);
+                let is_plain = unit.bytes().all(is_plain);
+                let unit = if is_plain { unit.to_owned() } else { format!("'{unit}'") };
+                Some(format!("systemctl restart {}", unit.trim_end_matches(".service")))
+            }
+            None => (config == Path::new(PLAIN)).then(|| self.restart.to_owned()),
+        }
+    }
 }
 
 impl Seen {
-    fn program_of(&self, config: &Path) -> Option<PathBuf> {
-        self.running.iter().find(|it| it.config == config)?.program.clone()
-    }
-
-    fn only(&self) -> Result<(PathBuf, Option<PathBuf>), String> {
+    fn only(&self) -> Result<PathBuf, String> {
         let mut configs: Vec<&Path> = self.running.iter().map(|it| it.config.as_path()).collect();
         let is_running = !configs.is_empty();
         if !is_running {
@@ -235,8 +246,8 @@ impl Seen {
         configs.sort_unstable();
         configs.dedup();
         match configs.as_slice() {
-            [] => Ok((PLAIN.into(), None)),
-            [only] => Ok(((*only).to_owned(), self.program_of(only))),
+            [] => Ok(PLAIN.into()),
+            [only] => Ok((*only).to_owned()),
             several => {
                 let all: Vec<String> = several.iter().map(|it| it.display().to_string()).collect();
                 let what = if is_running {
@@ -258,7 +269,8 @@ mod tests {
     use super::*;
 
     fn running(config: &str, program: &str) -> Running {
-        Running { pid: 7, config: config.into(), program: Some(program.into()) }
+        let (socket, unit) = (None, None);
+        Running { pid: 7, config: config.into(), socket, unit, program: Some(program.into()) }
     }
 
     fn seen(os: &str, there: &[&'static str], running: &[Running]) -> Seen {
@@ -311,6 +323,40 @@ mod tests {
         ] {
             let choice = choose(&seen(os, there, &running), None).unwrap();
             assert_eq!(choice.distribution.name, name, "{os} {there:?} {running:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_restarted_is_what_reads_the_file() {
+        let plain = Path::new(PLAIN);
+        let of = |unit: Option<&str>| Running {
+            unit: unit.map(str::to_owned),
+            ..running("/x.toml", "/usr/bin/containerd")
+        };
+        let other = Path::new("/x.toml");
+        let k3s = TABLE.iter().find(|it| it.name == "k3s").unwrap();
+        for (distribution, config, running, expected) in [
+            (NONE, plain, None, Some("systemctl restart containerd")),
+            (
+                NONE,
+                plain,
+                Some(of(Some("containerd.service"))),
+                Some("systemctl restart containerd"),
+            ),
+            (NONE, other, Some(of(Some("cri-2.service"))), Some("systemctl restart cri-2")),
+            (
+                NONE,
+                other,
+                Some(of(Some("a\\x2db.service"))),
+                Some("systemctl restart 'a\\x2db.service'"),
+            ),
+            // Neither of these is known to systemd.
+            (NONE, other, Some(of(None)), None),
+            (NONE, other, None, None),
+            (k3s, other, Some(of(Some("my.service"))), Some(k3s.restart)),
+        ] {
+            let command = distribution.restart(config, running.as_ref());
+            assert_eq!(command.as_deref(), expected, "{config:?} {running:?}");
         }
     }
 

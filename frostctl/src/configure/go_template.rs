@@ -8,9 +8,35 @@ use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::Ours;
 use super::toml_file;
+use crate::version::Version;
 
 /// What a template has that somebody has not written yet: all that would be generated without it.
 const BASE: &str = "{{ template \"base\" . }}\n";
+
+/// The first of each line of k3s that knows it (github.com/k3s-io/k3s/pull/7991); rke2 has the numbers
+/// of the k3s in it.
+const KNOW_BASE: [Version; 5] = [
+    Version::new(1, 24, 17),
+    Version::new(1, 25, 13),
+    Version::new(1, 26, 8),
+    Version::new(1, 27, 5),
+    Version::new(1, 28, 1),
+];
+
+/// Whether the template is to have it; none is there yet.
+pub(super) fn has_base(text: Option<&str>) -> bool {
+    text.is_none_or(|text| text.contains("template \"base\""))
+}
+
+pub(super) fn knows_base(release: Version) -> bool {
+    let own = KNOW_BASE.iter().find(|first| first.is_of_the_line_of(release));
+    release >= *own.unwrap_or(&KNOW_BASE[KNOW_BASE.len() - 1])
+}
+
+pub(super) fn known_base() -> String {
+    let all: Vec<String> = KNOW_BASE.iter().map(ToString::to_string).collect();
+    format!("{} or newer", all.join(", "))
+}
 
 pub(super) const BEGIN: &str = "# By `frostctl configure`";
 
@@ -99,6 +125,24 @@ mod tests {
                 toml_file::parse(&rendered(GENERATED, &edited.text, "frostlock").unwrap()).unwrap();
             assert!(rendered.to_string().contains("runtimes.frostlock.options"), "{rendered}");
         }
+    }
+
+    #[test]
+    fn a_base_is_known_from_the_patch_of_its_line_on() {
+        for (release, knows) in [
+            ("v1.21.14+k3s1", false),
+            ("v1.24.16+k3s1", false),
+            ("v1.24.17+k3s1", true),
+            ("v1.27.4+rke2r1", false),
+            ("v1.28.0+k3s1", false),
+            ("v1.28.1-rke2r1-4ad4ad", true),
+            ("v1.33.0+k3s1", true),
+        ] {
+            assert_eq!(knows_base(Version::find(release).unwrap()), knows, "{release}");
+        }
+        assert!(
+            has_base(None) && has_base(Some("{{- template \"base\" . -}}")) && !has_base(Some(""))
+        );
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     let effective = effective(target.runtime, &files)?;
     let now = file::read(&files.entry)?;
     let standing = standing(target.runtime, &files, &target.name, now.as_deref())?;
+    let mut report = Report::new(target.runtime, &target.name, target.dry_run);
+    if files.kind == Kind::GoTemplate && go_template::has_base(standing.base.as_deref()) {
+        report.notes.extend(knows_base(&files)?);
+    }
     let wish = Wish {
         name: &target.name,
         binary: &program,
@@ -59,7 +63,6 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
         set_as_default: asked.set_as_default || standing.is_default,
         is_merged: files.is_merged(),
     };
-    let mut report = Report::new(target.runtime, &target.name, target.dry_run);
     if standing.is_default && !asked.set_as_default {
         report.notes.push(
             "it stays the default runtime, which an earlier configure has made it; unconfigure and configure again if it is not to be".to_owned(),
@@ -87,10 +90,26 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
         report.files.extend(changes.iter().map(|change| change.report(None)));
         return Ok(report);
     }
-    let restart = target.restart_plan(&files, target.runtime.reload(), before);
+    let restart = target.restart_plan(&files, target.runtime.reload(), before)?;
     apply(target.runtime, &files, &changes, &expected, restart.as_ref(), &mut report)?;
     advise(asked, &files, restart.is_some(), &mut report);
     Ok(report)
+}
+
+/// An error where it is known that nothing would be generated; a note where that is not known.
+fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
+    let who = files.distribution.map_or("", |it| it.name);
+    let known = go_template::known_base();
+    match check::release(who, files.containerd.as_deref()) {
+        Some(release) if !go_template::knows_base(release) => bail!(
+            "{who} {release} knows no `{{{{ template \"base\" . }}}}`: its containerd would get no file; update {who} to {known}, or write {:?} yourself with all that {who} generates, and configure again; nothing was changed",
+            files.entry
+        ),
+        Some(_) => Ok(None),
+        None => Ok(Some(format!(
+            "which {who} runs is not known; one before {known} knows no `{{{{ template \"base\" . }}}}`, and does not start with this file"
+        ))),
+    }
 }
 
 /// An entry of ours that is no longer as it would be written now.
@@ -524,8 +543,7 @@ fn advise(asked: &Configure, files: &Files, is_restarted: bool, report: &mut Rep
         return;
     }
     if !is_restarted {
-        let command = files.distribution.map(|it| it.restart).or(target.runtime.reload());
-        report.next.extend(command.map(str::to_owned));
+        report.next.extend(files.restart_advice(target.runtime.reload()));
     }
     if asked.set_as_default {
         return;

@@ -108,7 +108,7 @@ fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
     found
 }
 
-pub(super) fn is_of_this_place(proc: &Path, process: &Path) -> bool {
+fn is_of_this_place(proc: &Path, process: &Path) -> bool {
     let place = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
     place(process) == place(&proc.join("self"))
 }

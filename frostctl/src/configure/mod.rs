@@ -88,7 +88,8 @@ pub(crate) struct Unconfigure {
     #[command(flatten)]
     target: Target,
 
-    /// Go ahead although containers of this runtime are running
+    /// Go ahead although containers of this runtime are running, and keep the result although the
+    /// engine does not take it
     #[arg(long)]
     force: bool,
 }
@@ -135,10 +136,12 @@ impl Target {
         files: &places::Files,
         usual: Option<&'static str>,
         effective: Option<&toml_edit::DocumentMut>,
-    ) -> Option<restart::Restart<'a>> {
+    ) -> anyhow::Result<Option<restart::Restart<'a>>> {
         let command = self.restart_command.as_deref();
-        let plan = || restart::plan(self.runtime, &self.name, files, command, usual, effective);
-        self.restart.then(plan).flatten()
+        match self.restart {
+            true => restart::plan(self.runtime, &self.name, files, command, usual, effective),
+            false => Ok(None),
+        }
     }
 }
 

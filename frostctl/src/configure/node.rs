@@ -1,10 +1,8 @@
 //! What is seen of the node that is configured: its system, its files, the containerds that run.
 
-use std::path::{Path, PathBuf};
-
-use super::distribution::{PLAIN, Running, Seen, places};
-use super::live;
+use super::distribution::{Running, Seen, places};
 use crate::doctor::root::Root;
+use crate::doctor::{containerd, processes};
 
 /// dockerd starts one of its own, which no pod sees.
 const DOCKERS: &str = "docker/containerd";
@@ -21,48 +19,38 @@ fn os(root: &Root) -> String {
     id.unwrap_or_default().trim().trim_matches(['"', '\'']).to_owned()
 }
 
+/// One in a container, as of a node within this one, reads other files by these names.
 fn running(root: &Root) -> Vec<Running> {
-    let proc = root.path(Path::new("/proc"));
-    let processes = std::fs::read_dir(&proc).into_iter().flatten().flatten();
-    let mut found: Vec<Running> = processes
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let process = entry.path();
-            let comm = std::fs::read_to_string(process.join("comm")).ok()?;
-            // One in a container, as of a node within this one, reads other files by these names.
-            let is_it = comm.trim_end() == "containerd" && live::is_of_this_place(&proc, &process);
-            is_it.then(|| of(pid, &process)).flatten()
-        })
-        .collect();
-    found.sort_by_key(|it| it.pid);
-    found
+    let all = processes::read(root).into_iter().filter(|it| it.comm == "containerd" && it.is_here);
+    let all = all.map(|it| Running {
+        pid: it.pid,
+        config: containerd::config_of(&it.args),
+        socket: containerd::address_of(&it.args),
+        unit: unit(root, it.pid),
+        program: it.exe,
+    });
+    all.filter(|it| !it.config.to_string_lossy().contains(DOCKERS)).collect()
 }
 
-fn of(pid: i32, process: &Path) -> Option<Running> {
-    let line = std::fs::read(process.join("cmdline")).ok()?;
-    let line = String::from_utf8_lossy(&line).into_owned();
-    let config = config(&line).unwrap_or_else(|| PLAIN.into());
-    let program = std::fs::read_link(process.join("exe")).ok();
-    (!config.to_string_lossy().contains(DOCKERS)).then_some(Running { pid, config, program })
-}
-
-fn config(line: &str) -> Option<PathBuf> {
-    let mut words = line.split('\0').skip(1);
-    while let Some(word) = words.next() {
-        match word.split_once('=') {
-            Some(("--config" | "-config" | "-c", path)) => return Some(path.into()),
-            None if ["--config", "-config", "-c"].contains(&word) => {
-                return words.next().map(PathBuf::from);
-            }
-            _ => {}
-        }
-    }
-    None
+/// The unit of systemd that it is the service of, by its cgroup (cgroups(7)): `/system.slice/x.service`,
+/// with the cgroup of its delegated ones below.
+fn unit(root: &Root, pid: i32) -> Option<String> {
+    let text = root.read(format!("/proc/{pid}/cgroup")).ok()?;
+    let paths = text.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        matches!(controllers, "" | "name=systemd").then_some(path)
+    });
+    let services = paths.flat_map(|path| path.split('/').rev());
+    services.into_iter().find(|it| it.ends_with(".service")).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::doctor::containerd::PLAIN;
 
     #[test]
     fn a_containerd_is_found_by_its_process() {
@@ -71,7 +59,7 @@ mod tests {
             (
                 "10",
                 "containerd",
-                "containerd\0-c\0/var/lib/rancher/k3s/c.toml\0",
+                "containerd\0-c\0/var/lib/rancher/k3s/c.toml\0-a\0/run/k3s/c.sock\0",
                 "/var/lib/rancher/k3s/bin/containerd",
             ),
             ("11", "containerd-shim", "shim\0--config\0/x\0", "/x/shim"),
@@ -89,6 +77,8 @@ mod tests {
             std::fs::write(process.join("comm"), format!("{comm}\n")).unwrap();
             std::fs::write(process.join("cmdline"), line).unwrap();
             std::os::unix::fs::symlink(exe, process.join("exe")).unwrap();
+            let cgroup = format!("3:cpu:/\n1:name=systemd:/system.slice/c-{pid}.service\n0::/\n");
+            std::fs::write(process.join("cgroup"), cgroup).unwrap();
         }
         std::fs::create_dir(scratch.path().join("etc")).unwrap();
         std::fs::write(scratch.path().join("etc/os-release"), "NAME=x\nID=\"cos\"\n").unwrap();
@@ -96,6 +86,8 @@ mod tests {
         let configs: Vec<_> =
             seen.running.iter().map(|it| (it.pid, it.config.to_str().unwrap())).collect();
         assert_eq!(configs, [(10, "/var/lib/rancher/k3s/c.toml"), (13, "/a b"), (14, PLAIN)]);
+        assert_eq!(seen.running[0].socket.as_deref(), Some(Path::new("/run/k3s/c.sock")));
         assert_eq!(seen.os, "cos");
+        assert_eq!(seen.running[0].unit.as_deref(), Some("c-10.service"));
     }
 }

@@ -41,12 +41,43 @@ pub(crate) struct Files {
     pub(crate) distribution: Option<&'static Distribution>,
     /// The program of the containerd that runs.
     pub(crate) containerd: Option<PathBuf>,
+    /// Where that one was told to listen.
+    pub(crate) socket: Option<PathBuf>,
+    /// What restarts the containerd that reads these.
+    restart: Option<String>,
 }
 
 impl Files {
     fn of(path: PathBuf) -> Files {
-        let entry = path.clone();
-        Files { main: path, entry, kind: Kind::Own, distribution: None, containerd: None }
+        Files {
+            entry: path.clone(),
+            main: path,
+            kind: Kind::Own,
+            distribution: None,
+            containerd: None,
+            socket: None,
+            restart: None,
+        }
+    }
+
+    /// What makes the engine read them again; an error where it is not known whose they are. `usual` is
+    /// that of an engine of which there is one.
+    pub(crate) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
+        match (self.distribution, &self.restart) {
+            (None, _) => Ok(usual.map(str::to_owned)),
+            (Some(_), Some(command)) => Ok(Some(command.clone())),
+            (Some(_), None) => bail!(
+                "no unit of systemd is known whose containerd reads {:?}; name what restarts it with --restart-command",
+                self.main
+            ),
+        }
+    }
+
+    /// The same, for a person.
+    pub(crate) fn restart_advice(&self, usual: Option<&'static str>) -> Option<String> {
+        self.restart(usual).unwrap_or_else(|_| {
+            Some(format!("restart the containerd that reads {}", self.main.display()))
+        })
     }
 
     fn through(self, kind: Kind, entry: PathBuf) -> Files {
@@ -150,7 +181,9 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
     let way = choice.distribution.way;
     let files = Files {
         distribution: Some(choice.distribution),
-        containerd: choice.program.map(|program| root.path(&program)).filter(|it| it.exists()),
+        restart: choice.distribution.restart(&choice.config, choice.running.as_ref()),
+        socket: choice.running.as_ref().and_then(|it| it.socket.clone()),
+        containerd: choice.running.and_then(|it| it.program).and_then(|it| program(&root, &it)),
         ..Files::of(root.path(&choice.config))
     };
     let name = file_name(&target.name);
@@ -177,6 +210,13 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
         }
         _ => Ok(Base::Containerd(files)),
     }
+}
+
+/// Of one program that is many, as k3s has it, the name is what tells which.
+fn program(root: &Root, path: &Path) -> Option<PathBuf> {
+    let path = root.path(path);
+    let by_name = path.with_file_name("containerd");
+    [by_name, path].into_iter().find(|it| it.exists())
 }
 
 fn file_name(name: &str) -> String {
@@ -284,9 +324,7 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     for path in candidates {
         // What cannot be read is said by those who edit it.
         let Ok(Some(text)) = file::read(&path) else { continue };
-        if remove::named(Engine::Containerd, &text, name)
-            .is_some_and(super::edit::is_ours)
-        {
+        if remove::named(Engine::Containerd, &text, name).is_some_and(super::edit::is_ours) {
             return Ok(Some(path));
         }
     }

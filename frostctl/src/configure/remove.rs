@@ -36,7 +36,8 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     target.check_name()?;
     let files = places::to_unconfigure(target)?;
     let effective = match (target.restart, target.runtime) {
-        (true, Engine::Containerd) => check::effective(&files.main, files.containerd.as_deref())?,
+        (true, Engine::Containerd) => check::effective(&files.main, files.containerd.as_deref())
+            .context("containerd cannot read its configuration as it is, and would not come up again; leave --restart away; nothing was changed")?,
         _ => None,
     };
     let removal = Removal {
@@ -44,9 +45,11 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
         name: &target.name,
         files: &files,
         force,
+        is_kept: force,
         dry_run: target.dry_run,
     };
-    removal.run(target.restart_plan(&files, target.runtime.restart(), effective.as_ref()).as_ref())
+    let restart = target.restart_plan(&files, target.runtime.restart(), effective.as_ref())?;
+    removal.run(restart.as_ref())
 }
 
 /// What is to be taken out of which files.
@@ -55,7 +58,10 @@ pub(super) struct Removal<'a> {
     pub(super) engine: Engine,
     pub(super) name: &'a str,
     pub(super) files: &'a Files,
+    /// Although containers run through it.
     pub(super) force: bool,
+    /// Although the engine does not take the result.
+    pub(super) is_kept: bool,
     pub(super) dry_run: bool,
 }
 
@@ -72,10 +78,11 @@ impl Removal<'_> {
         }
         report.files = changes.iter().map(Change::report).collect();
         if !self.dry_run {
-            apply(engine, files, &changes, name, restart, &mut report)?;
+            // What was wrong before is nothing that our going does, nor is it ours to put right.
+            let is_kept = self.is_kept || check::reads(engine, files).is_err();
+            apply(engine, files, &changes, (name, is_kept), restart, &mut report)?;
             if report.changes() && restart.is_none() {
-                let command = files.distribution.map(|it| it.restart).or(engine.forget());
-                report.next.extend(command.map(str::to_owned));
+                report.next.extend(files.restart_advice(engine.forget()));
             }
         }
         Ok(report)
@@ -260,7 +267,7 @@ fn apply(
     engine: Engine,
     files: &Files,
     changes: &[Change],
-    name: &str,
+    (name, is_kept): (&str, bool),
     restart: Option<&Restart<'_>>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -277,7 +284,10 @@ fn apply(
     let expected = Expected { name, binary: None, before: None };
     let checked = result.and_then(|()| match done.as_slice() {
         [] => Ok(None),
-        _ => check::check(engine, files, &expected).map(Some),
+        _ => match check::check(engine, files, &expected) {
+            Err(error) if is_kept => Ok(Some(Err(format!("{error:#}")))),
+            checked => checked.map(Some),
+        },
     });
     match checked.and_then(|checked| held.obey().map(|()| checked)) {
         Ok(checked) => checked.into_iter().for_each(|checked| report.checked(checked)),

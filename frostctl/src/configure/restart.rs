@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::interrupt::Held;
 use super::layout::{Layout, get};
 use super::places::Files;
 use super::{program, toml_file};
+use crate::doctor::containerd::SOCKET;
 
 /// systemd waits 90 s for a unit to start, unless it is told otherwise.
 const RESTART_LIMIT: Duration = Duration::from_secs(100);
@@ -25,7 +26,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const CRIO_SOCKET: &str = "/run/crio/crio.sock";
 
 const WITH_SIGNALS: &str = "__with-signals";
@@ -67,17 +67,20 @@ pub(super) fn plan<'a>(
     command: Option<&str>,
     usual: Option<&'static str>,
     effective: Option<&DocumentMut>,
-) -> Option<Restart<'a>> {
-    let usual = files.distribution.map(|it| it.restart).or(usual)?;
-    let command = command.unwrap_or(usual).to_owned();
+) -> anyhow::Result<Option<Restart<'a>>> {
+    let command = match command {
+        Some(command) => Some(command.to_owned()).filter(|_| usual.is_some()),
+        None => files.restart(usual).context("nothing was changed")?,
+    };
+    let Some(command) = command else { return Ok(None) };
     let said = effective
         .filter(|_| engine == Engine::Containerd)
         .and_then(|it| get(it.as_item(), &["grpc", "address"])?.as_str());
     let socket = match engine {
         Engine::Crio => CRIO_SOCKET.into(),
-        _ => files.socket().or(said.map(PathBuf::from)).unwrap_or_else(|| CONTAINERD_SOCKET.into()),
+        _ => files.known_socket().or(said.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into()),
     };
-    Some(Restart { engine, name, command, socket })
+    Ok(Some(Restart { engine, name, command, socket }))
 }
 
 impl Restart<'_> {
@@ -188,9 +191,9 @@ fn crio_status(name: &str) -> Option<bool> {
 }
 
 impl Files {
-    /// The one that it is known to have, where its file does not say.
-    fn socket(&self) -> Option<PathBuf> {
-        let socket = self.distribution?.socket;
-        (!socket.is_empty()).then(|| Path::new(socket).to_owned())
+    /// The one that it was told, or is known to have where its file does not say.
+    fn known_socket(&self) -> Option<PathBuf> {
+        let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
+        self.socket.clone().or_else(|| known.map(PathBuf::from))
     }
 }

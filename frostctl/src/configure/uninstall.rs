@@ -98,6 +98,7 @@ impl Uninstall {
                 name: &record.name,
                 files,
                 force: true,
+                is_kept: self.force,
                 dry_run: self.dry_run,
             })
             .collect();
@@ -128,6 +129,13 @@ impl Uninstall {
         aliases.dedup();
         let other_links = aliases.into_iter().map(link).collect::<anyhow::Result<Vec<Link>>>()?;
         let runtime = if directly.is_empty() { None } else { Some(runtime(&path)?) };
+        // A link that is left from the time before is as it is to be.
+        let is_link = |at: &Path, to: &Path| std::fs::read_link(at).is_ok_and(|it| it == to);
+        let goes_now = match &runtime {
+            Some(runtime) => !is_link(&path, runtime),
+            None => path.symlink_metadata().is_ok(),
+        };
+        let links_change = other_links.iter().any(|it| !is_link(&it.path, &it.to));
         if !self.dry_run {
             other_links.iter().try_for_each(|link| replace_by_link(&link.path, &link.to))?;
             match &runtime {
@@ -143,11 +151,15 @@ impl Uninstall {
         if !self.dry_run {
             purge::remove(&purged)?;
         }
+        let would_change = goes_now
+            || links_change
+            || !purged.is_empty()
+            || configurations.iter().any(Report::changes);
         let done = Done {
             dry_run: self.dry_run,
             configurations,
             binary: path,
-            removed: runtime.is_none(),
+            removed: runtime.is_none() && goes_now,
             link_to: runtime,
             other_links,
             called_by: callers.into_iter().map(|caller| caller.who).collect(),
@@ -155,7 +167,7 @@ impl Uninstall {
             stays,
         };
         output.print(&done, |out| done.write(out))?;
-        Ok(if self.dry_run || is_called { Exit::Found } else { Exit::Clean })
+        Ok(if (self.dry_run && would_change) || is_called { Exit::Found } else { Exit::Clean })
     }
 
     fn callers(&self, path: &Path, records: &[Record]) -> Vec<Caller> {
@@ -313,8 +325,12 @@ impl Done {
         }
         let would = if self.dry_run { "would be " } else { "" };
         let path = self.binary.display();
-        if self.link_to.is_none() {
-            writeln!(out, "{path}: {would}removed, nothing calls it by this name any more")?;
+        match (&self.link_to, self.removed) {
+            (Some(_), _) => {}
+            (None, true) => {
+                writeln!(out, "{path}: {would}removed, nothing calls it by this name any more")?;
+            }
+            (None, false) => writeln!(out, "{path}: is not there")?,
         }
         let own = self.link_to.iter().map(|to| (&self.binary, to));
         let links: Vec<_> =

@@ -150,6 +150,48 @@ fn a_signal_while_it_waits_puts_everything_back() {
     }
 }
 
+/// Neither is of our making, nor ours to put right.
+#[test]
+fn a_broken_import_of_somebody_elses_does_not_keep_us_in() {
+    let copies = Copies::of(MIDDLE);
+    let other = copies.write("other.toml", "version = 2\n");
+    let imports = format!("imports = [\"{}\"]\nversion = 2\n", other.display());
+    let text = file_of("kind.toml").replacen("version = 2\n", &imports, 1);
+    assert!(text.contains("imports"), "{text}");
+    copies.write("config.toml", &text);
+    copies.configure("config.toml", &["--no-drop-in"]);
+    copies.write("other.toml", "version = [\n");
+    let said = copies.unconfigure("config.toml");
+    assert!(said.contains("not checked by the real program"), "{said}");
+    assert_eq!(copies.read("config.toml"), text);
+    // Nor does it get us in, and a restart would end that containerd.
+    let config = copies.file("config.toml");
+    let binary = frostlock();
+    let all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+    let (status, _, errors) = copies.frostctl(&all);
+    assert!(status == 3 && errors.contains("nothing was changed"), "{errors}");
+    let out = ["unconfigure", "--runtime", "containerd", "--config", all[4], "--restart"];
+    let (status, _, errors) = copies.frostctl(&[&out[..], &["--restart-command", "true"]].concat());
+    assert!(status == 3 && errors.contains("would not come up again"), "{errors}");
+}
+
+#[test]
+fn a_file_that_no_containerd_reads_is_restarted_by_nobody() {
+    let copies = Copies::of(MIDDLE);
+    copies.write("config.toml", &file_of("kind.toml"));
+    let (config, binary) = (copies.file("config.toml"), frostlock());
+    let mut all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+    let said = copies.configure("config.toml", &["--dry-run"]);
+    assert!(!said.contains("systemctl restart containerd"), "{said}");
+    all.push("--restart");
+    let (status, _, errors) = copies.frostctl(&all);
+    assert_eq!(status, 3, "{errors}");
+    one_line(&errors, "name what restarts it with --restart-command");
+    assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+    let said = copies.configure("config.toml", &[]);
+    assert!(said.contains("next: restart the containerd that reads"), "{said}");
+}
+
 #[test]
 fn a_restart_that_fails_puts_everything_back() {
     let copies = Copies::of(NEW);

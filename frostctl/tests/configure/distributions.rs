@@ -122,6 +122,42 @@ fn k3s_that_imports_a_directory_gets_a_file_in_it() {
     assert!(status == 0 && !node.is_there(&drop_in), "{said}{errors}");
 }
 
+/// Whose version is told by itself, or by the path of its containerd.
+#[test]
+fn a_k3s_that_knows_no_base_template_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let generated = format!("{K3S}/config.toml");
+    let template = format!("{K3S}/config.toml.tmpl");
+    let node = Node::new(MIDDLE, &[(&generated, file_of("k3s-v2.toml"))]);
+    let is = |version: &str| {
+        let k3s = node.0.write("bin/k3s", &format!("#!/bin/sh\necho 'k3s version {version}'\n"));
+        std::fs::set_permissions(k3s, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    is("v1.26.7+k3s1 (52e2c08a)");
+    let (status, _, errors) = node.frostctl("configure", &[]);
+    assert!(status == 3 && errors.contains("1.26.8") && errors.lines().count() == 1, "{errors}");
+    assert!(!node.is_there(&template));
+    // Who has written all of it needs no base.
+    node.0.write(&format!("node/{template}"), &file_of("k3s-v2.toml"));
+    let said = node.configure();
+    assert!(!said.contains("is not known"), "{said}");
+    let (status, said, errors) = node.frostctl("unconfigure", &[]);
+    assert_eq!(status, 0, "{said}{errors}");
+    std::fs::remove_file(node.0.file(&format!("node/{template}"))).unwrap();
+    is("v1.26.8+k3s1 (08ab1a5a)");
+    let said = node.configure();
+    assert!(node.is_there(&template) && !said.contains("is not known"), "{said}");
+
+    let generated = format!("{RKE2}/config.toml");
+    let node = Node::new(MIDDLE, &[(&generated, file_of("k3s-v2.toml"))]);
+    let program = "/var/lib/rancher/rke2/data/v1.27.4-rke2r1-3ac5d6a0f3a0/bin/containerd";
+    let config = format!("/{generated}");
+    node.process(7, &format!("containerd -c {config}"), program);
+    node.0.write(&format!("node{program}"), "");
+    let (status, _, errors) = node.frostctl("configure", &[]);
+    assert!(status == 3 && errors.contains("rke2 1.27.4 knows no"), "{errors}");
+}
+
 #[test]
 fn k3s_that_was_never_started_is_refused_with_what_to_do() {
     let node = Node::new(NEW, &[]);

@@ -211,6 +211,33 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
 }
 
 #[test]
+fn a_dry_run_says_whether_an_uninstall_would_change_something() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = |name: &str| place.path().join(name);
+    std::fs::hard_link(frostctl(), path("frostctl")).unwrap();
+    std::fs::write(path("config.toml"), "[history]\nenabled = false\n").unwrap();
+    let dry_run = |words: &[&str]| {
+        let mut command = Command::new(path("frostctl"));
+        command
+            .args(["uninstall", "--dry-run"])
+            .args(words)
+            .env("FROSTCTL_STATE_DIR", path("kept"));
+        command
+            .env("FROSTLOCK_STATE_DIR", path("run"))
+            .env("FROSTLOCK_CONFIG", path("config.toml"));
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (status, said) = dry_run(&["--purge"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("is not there"), "{said}");
+    std::fs::copy(frostlock(), path("frostlock")).unwrap();
+    let (status, said) = dry_run(&[]);
+    assert!(status == Some(1) && said.contains("would be removed"), "{said}");
+    assert!(path("frostlock").exists());
+}
+
+#[test]
 fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
     // Beside frostctl, which is where it looks without --binary.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
