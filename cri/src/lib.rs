@@ -18,6 +18,7 @@ pub use tonic::Code;
 
 pub use crate::error::Error;
 
+use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -43,6 +44,7 @@ pub struct Client {
     socket: PathBuf,
     runtime: tokio::runtime::Runtime,
     service: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
     most: Duration,
 }
 
@@ -83,8 +85,10 @@ impl Client {
             let _entered = runtime.enter();
             endpoint.connect_lazy()
         };
+        let images =
+            ImageServiceClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES);
         let service = RuntimeServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
-        Ok(Client { socket: socket.to_owned(), runtime, service, most: Duration::MAX })
+        Ok(Client { socket: socket.to_owned(), runtime, service, images, most: Duration::MAX })
     }
 
     /// No call takes longer than this, whatever its own limit.
@@ -114,6 +118,14 @@ impl Client {
             request,
             |mut to, request| async move { to.status(request).await },
         )
+    }
+
+    /// Of containerd, those of its namespace `k8s.io`, with the sandbox's.
+    pub fn list_images(&self) -> Result<Vec<v1::Image>> {
+        let request = v1::ListImagesRequest::default();
+        let mut images = self.images.clone();
+        let send = |_, request| async move { images.list_images(request).await };
+        Ok(self.call("ListImages", LOOK, request, send)?.images)
     }
 
     /// Creates and starts a sandbox, and gives its id.

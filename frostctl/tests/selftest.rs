@@ -245,6 +245,7 @@ fn what_it_cannot_use_is_one_line_and_status_3() {
         (selftest(&frostlock(), Path::new("/no/such/runc")), "/no/such/runc is no program"),
         (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is no program"),
         (selftest(&frostlock(), Path::new("/bin/false")), "/bin/false makes no container here"),
+        (through_cri_here(), "no containerd runs here"),
         (without_root(&runc), "selftest needs root"),
         (without_proc(&runc), "cannot read /proc/self/mountinfo"),
     ];
@@ -256,6 +257,13 @@ fn what_it_cannot_use_is_one_line_and_status_3() {
         assert!(ended.took < SOON, "{command:?}: {:?}", ended.took);
         assert_nothing_left(ended.pid);
     }
+}
+
+fn through_cri_here() -> Command {
+    // Containerds of other tests are not to be seen.
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", FROSTCTL, "selftest", "--cri"]);
+    command
 }
 
 fn without_root(runc: &Path) -> Command {
@@ -297,6 +305,10 @@ struct Node(tempfile::TempDir);
 
 impl Node {
     fn up() -> Node {
+        Node::with(&["--containerd", "none"])
+    }
+
+    fn with(containerd: &[&str]) -> Node {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let node = Node(dir.unwrap());
         let owner = std::process::id().to_string();
@@ -306,8 +318,8 @@ impl Node {
         let lab = repository().join("target/lab").canonicalize().unwrap();
         let [share, lab] = [node.share(), lab].map(|it| it.to_str().unwrap().to_owned());
         let shares = ["--share", &share, "--share", &lab];
-        let up = ["up", "--containerd", "none", "--owner", &owner];
-        let up = node.script(&[&up[..], &shares].concat());
+        let up = ["up", "--owner", &owner];
+        let up = node.script(&[&up[..], containerd, &shares].concat());
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         node
     }
@@ -358,4 +370,88 @@ fn systemd_makes_the_cgroups_where_it_runs() {
         "ls -d /run/frostlock-selftest* /run/systemd/transient/frostlock-selftest*; find /sys/fs/cgroup -name 'frostlock-selftest*'",
     ];
     assert_eq!(String::from_utf8_lossy(&node.script(&left).stdout), "");
+}
+
+/// With a containerd that has frostlock as a handler.
+fn configured(containerd: &str) -> Node {
+    let node = Node::with(&["--containerd", containerd, "--runtime", "runc-1.3.6"]);
+    let programs = repository().join("target/lab").canonicalize().unwrap();
+    let path = format!(
+        "PATH={}/containerd-{containerd}:/usr/sbin:/usr/bin:/sbin:/bin",
+        programs.display()
+    );
+    let binary = node.frostlock();
+    let words = ["exec", "env", &path, FROSTCTL, "configure", "--runtime", "containerd"];
+    let more = ["--binary", binary.to_str().unwrap(), "--restart"];
+    let output = node.script(&[&words[..], &more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    node
+}
+
+impl Node {
+    fn client(&self) -> frostlock_cri::Client {
+        frostlock_cri::Client::connect(&self.0.path().join("node/run/containerd.sock")).unwrap()
+    }
+
+    #[track_caller]
+    fn has_nothing_left(&self) {
+        let pods = self.client().list_pod_sandboxes().unwrap();
+        assert!(pods.is_empty(), "{pods:?}");
+        let find = "find /sys/fs/cgroup -name 'frostlock*selftest*'; \
+                    systemctl list-units --plain --no-legend 'frostlock*selftest*'; ls /run | grep selftest";
+        let left = self.script(&["exec", "sh", "-c", find]);
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+    }
+}
+
+fn through_cri(containerd: &str) {
+    let _one = one_at_a_time();
+    let node = configured(containerd);
+    let began = Instant::now();
+    let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri", "--json"]);
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+    let report: Value = serde_json::from_slice(&ended.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
+    println!("{report:#}");
+    assert_eq!((ended.status.code(), &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    assert_eq!(report["cri"]["bare"], "runc", "{report:#}");
+    assert_eq!(report["cri"]["frostlock"], "frostlock", "{report:#}");
+    for operation in ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"]
+    {
+        let row = row(&report, operation);
+        assert_eq!(row["frostlock"]["failed"], 0, "{row:#}");
+    }
+    node.has_nothing_left();
+}
+
+#[test]
+#[ignore = "takes a minute, runs in make proof SUITES=selftest"]
+fn pods_of_containerd_2_are_compared() {
+    through_cri("2.1.9");
+}
+
+#[test]
+#[ignore = "takes a minute, runs in make proof SUITES=selftest"]
+fn pods_of_containerd_1_are_compared() {
+    through_cri("1.7.24");
+}
+
+/// And what it needs and does not have is a line.
+#[test]
+fn a_signal_ends_its_pods_too() {
+    let _one = one_at_a_time();
+    let node = configured("2.1.9");
+    let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri", "--image", "no/such:1"]);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(said.contains("the image no/such:1 is not on this node"), "{said}");
+    // In the midst of a round.
+    let words = ["exec", "timeout", "--preserve-status", "--signal=INT", "5"];
+    let ended = node.script(&[&words[..], &[FROSTCTL, "selftest", "--cri"]].concat());
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(
+        (ended.status.code(), said.as_str()),
+        (Some(3), "frostctl: interrupted by SIGINT\n")
+    );
+    node.has_nothing_left();
 }

@@ -4,7 +4,9 @@
 
 mod bundle;
 mod command;
+mod cri;
 mod place;
+mod pod;
 mod program;
 mod report;
 mod rounds;
@@ -38,6 +40,11 @@ use verdict::Verdict;
 /// The runtime creates, starts, probes (exec), updates, pauses, resumes, kills and deletes it, bare and
 /// through frostlock in turn. Needs root, and no image: the container's only program is frostctl
 /// itself. Nothing stays: containers, cgroups, files, records. No other container is touched.
+///
+/// With --cri it makes pods of the containerd that runs: by the handler that runs the bare runtime and by
+/// that which runs frostlock, in a pod's cgroup with that limit. Needs an image that the node has, any;
+/// frostctl is mounted into it. A kubelet ends pods that it does not know, so it must not run meanwhile.
+/// The records of these operations stay in the journal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit status:
@@ -48,31 +55,65 @@ Exit status:
   3  could not be run, or was interrupted; standard error says why")]
 pub(crate) struct Selftest {
     /// The frostlock to test; by default the one beside frostctl, in /usr/local/bin or in PATH
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "cri")]
     frostlock: Option<PathBuf>,
 
     /// The runtime to compare it with, and to run by it; by default the one that frostlock finds
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "cri")]
     runtime: Option<PathBuf>,
 
     /// Who makes the cgroups; by default systemd where it runs, as on nodes of Kubernetes
-    #[arg(long, value_name = "DRIVER", value_enum)]
+    #[arg(long, value_name = "DRIVER", value_enum, conflicts_with = "cri")]
     cgroup_driver: Option<Driver>,
+
+    /// Test pods of the containerd that runs, instead of the runtime alone
+    #[arg(long)]
+    cri: bool,
+
+    /// The socket of that containerd, if several run with frostlock
+    #[arg(long, value_name = "PATH", requires = "cri")]
+    socket: Option<PathBuf>,
+
+    /// The image of its containers; by default the smallest that the node has
+    #[arg(long, value_name = "IMAGE", requires = "cri")]
+    image: Option<String>,
 }
 
 impl Selftest {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+        let report = if self.cri { self.through_cri()? } else { self.by_hand()? };
+        output.print(&report, |out| report.write(out))?;
+        Ok(match report.verdict {
+            Verdict::Works => Exit::Clean,
+            Verdict::NotShown => Exit::Found,
+            Verdict::DoesNotWork => Exit::Broken,
+        })
+    }
+
+    fn through_cri(&self) -> anyhow::Result<Report> {
+        let cgroups = cgroups()?;
+        let layout = cgroups.layout;
+        let containerd = cri::find(self.socket.as_deref(), self.image.as_deref())?;
+        let interrupts = Interrupts::hold()?;
+        let pods = cri::Pods::new(&containerd, cgroups, &interrupts)?;
+        for left in pods.clear_leftovers()? {
+            note(&format!("removed {left}, which a selftest that was killed had left"));
+        }
+        let seen = pods.measure(&mut Progress::new());
+        // What was seen is worth nothing where something stays.
+        pods.clear().context("selftest could not clear away what it made")?;
+        let (seen, ids) = seen?;
+        if let Some(why) = seen.never("sandbox").or_else(|| seen.never("start")) {
+            bail!("containerd makes no pod here: {why}");
+        }
+        let refused = settings::lift_refused_of(&ids);
+        let of_node = (layout, containerd.driver);
+        Ok(Report::new(containerd.programs(), of_node, &seen, refused, Some(containerd.through())))
+    }
+
+    fn by_hand(&self) -> anyhow::Result<Report> {
         let (frostlock, runtime) = (self.frostlock()?, self.runtime()?);
-        if !nix::unistd::geteuid().is_root() {
-            bail!("selftest needs root: it makes a container and a cgroup");
-        }
-        let cgroups = Cgroups::read(&Root::default());
-        if let Some(why) = &cgroups.complaint {
-            bail!("cannot read /proc/self/mountinfo: {why}");
-        }
-        if cgroups.layout == Layout::None {
-            bail!("no cgroup is mounted, so no container can have a CPU limit");
-        }
+        let cgroups = cgroups()?;
         let (layout, driver) = (cgroups.layout, self.driver());
         let interrupts = Interrupts::hold()?;
         for left in place::clear_leftovers(&cgroups)? {
@@ -83,16 +124,10 @@ impl Selftest {
         // What was seen is worth nothing where something stays.
         place.clear().context("selftest could not clear away what it made")?;
         let (seen, refused) = seen?;
-        if let Some(why) = seen.never_created() {
+        if let Some(why) = seen.never("create") {
             bail!("{} makes no container here: {why}", runtime.display());
         }
-        let report = Report::new((frostlock, runtime), (layout, driver), &seen, refused);
-        output.print(&report, |out| report.write(out))?;
-        Ok(match report.verdict {
-            Verdict::Works => Exit::Clean,
-            Verdict::NotShown => Exit::Found,
-            Verdict::DoesNotWork => Exit::Broken,
-        })
+        Ok(Report::new((frostlock, runtime), (layout, driver), &seen, refused, None))
     }
 
     fn frostlock(&self) -> anyhow::Result<PathBuf> {
@@ -121,6 +156,20 @@ impl Selftest {
             None => binary::runtime_of("frostlock", None).context("name it with --runtime"),
         }
     }
+}
+
+fn cgroups() -> anyhow::Result<Cgroups> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("selftest needs root: it makes a container and a cgroup");
+    }
+    let cgroups = Cgroups::read(&Root::default());
+    if let Some(why) = &cgroups.complaint {
+        bail!("cannot read /proc/self/mountinfo: {why}");
+    }
+    if cgroups.layout == Layout::None {
+        bail!("no cgroup is mounted, so no container can have a CPU limit");
+    }
+    Ok(cgroups)
 }
 
 fn executable(path: &Path) -> anyhow::Result<PathBuf> {

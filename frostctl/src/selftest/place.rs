@@ -142,7 +142,7 @@ fn owner(name: &str) -> Option<Process> {
 }
 
 /// In all hierarchies, those below others first.
-fn directories(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+pub(super) fn directories(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Some(root) = Identity::new(cgroups.mounts.naming_root()) else { return Vec::new() };
     let roots = cgroups.all.iter().filter_map(|it| it.dir(&root));
     let mut found = Vec::new();
@@ -169,7 +169,8 @@ fn below(dir: &Path) -> impl Iterator<Item = (OsString, PathBuf)> {
     dirs.map(|it| (it.file_name(), it.path()))
 }
 
-fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+/// Ends all that is in the cgroups of these names, and removes them.
+pub(super) fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + CLEAR_WITHIN;
     loop {
         let dirs = directories(cgroups, &is_meant);
@@ -181,7 +182,7 @@ fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<(
             end_all(cgroups, dir);
         }
         if dirs.iter().all(|dir| pids(dir).is_empty()) {
-            stop_scopes(&dirs);
+            stop_units(&dirs);
             // Each one that can go goes; the next turn sees what is left.
             for dir in &dirs {
                 let _ = std::fs::remove_dir(dir);
@@ -192,13 +193,14 @@ fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<(
 }
 
 /// Not before its processes are gone, to which systemd would give 90 s; and before its directory is, as
-/// systemd would take the scope for one that runs ever after.
-fn stop_scopes(dirs: &[PathBuf]) {
+/// systemd would take the unit for one that runs ever after.
+fn stop_units(dirs: &[PathBuf]) {
     let names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
-    let scopes: BTreeSet<&str> = names.filter(|it| it.ends_with(".scope")).collect();
-    for scope in scopes {
+    let is_unit = |it: &&str| it.ends_with(".scope") || it.ends_with(".slice");
+    let units: BTreeSet<&str> = names.filter(is_unit).collect();
+    for unit in units {
         // It fails where systemd was quicker.
-        let _ = program::run(Command::new("systemctl").args(["stop", scope]), STOPS_WITHIN);
+        let _ = program::run(Command::new("systemctl").args(["stop", "--", unit]), STOPS_WITHIN);
     }
 }
 

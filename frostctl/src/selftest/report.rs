@@ -18,8 +18,20 @@ use crate::output::{plain, table};
 
 const BOLD: Style = Style::new().bold();
 
+/// The containerd that has run both.
+#[derive(Debug, Serialize)]
+pub(super) struct Through {
+    pub(super) socket: PathBuf,
+    /// Handlers, as RuntimeClasses name them.
+    pub(super) bare: String,
+    pub(super) frostlock: String,
+    pub(super) image: String,
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cri: Option<Through>,
     frostlock: PathBuf,
     runtime: PathBuf,
     cgroup_version: Layout,
@@ -46,11 +58,14 @@ impl Report {
         (cgroup_version, cgroup_driver): (Layout, Driver),
         seen: &Seen,
         lift_refused: Option<String>,
+        cri: Option<Through>,
     ) -> Report {
         let operations = seen.rows();
         let verdict = verdict::verdict(&operations, lift_refused.is_some());
         let says = says(verdict, &operations, lift_refused.as_deref(), seen.throttled);
         Report {
+            notes: settings::notes(cri.is_some()),
+            cri,
             frostlock,
             runtime,
             cgroup_version,
@@ -64,7 +79,6 @@ impl Report {
             throttled: seen.throttled,
             operations,
             lift_refused,
-            notes: settings::notes(),
             verdict,
             says,
         }
@@ -72,6 +86,14 @@ impl Report {
 
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{} in front of {}", self.frostlock.display(), self.runtime.display())?;
+        if let Some(it) = &self.cri {
+            let (socket, image) = (it.socket.display(), plain(&it.image));
+            writeln!(
+                out,
+                "pods of the containerd at {socket}, bare by the handler {}, through frostlock by {}, of {image}",
+                it.bare, it.frostlock
+            )?;
+        }
         writeln!(
             out,
             "{THREADS} busy threads with {} ms of CPU in {} ms, cgroups by {}; rounds: {}\n",

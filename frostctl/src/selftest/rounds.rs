@@ -17,14 +17,14 @@ use crate::doctor::tree::Driver;
 use crate::progress::Progress;
 
 /// One of three may be an accident.
-const MOST_ROUNDS: usize = 3;
+pub(super) const MOST_ROUNDS: usize = 3;
 
 /// All rounds; with a last wait for a throttled container and the clearing away it is a minute at most.
-const ROUNDS_WITHIN: Duration = Duration::from_secs(45);
+pub(super) const ROUNDS_WITHIN: Duration = Duration::from_secs(45);
 
 /// How long a container that spins may take until it is throttled: that takes two periods of 100 ms.
-const THROTTLED_WITHIN: Duration = Duration::from_secs(2);
-const PERIODS: u64 = 3;
+pub(super) const THROTTLED_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const PERIODS: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -91,7 +91,9 @@ pub(super) struct Rounds<'a> {
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    samples: Vec<(Step, Side, Ended)>,
+    /// All that there are, in their order.
+    operations: Vec<&'static str>,
+    samples: Vec<(&'static str, Side, Ended)>,
     pub(super) rounds: usize,
     /// Of the containers, how many ran out of their quota.
     pub(super) throttled: usize,
@@ -100,19 +102,31 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    pub(super) fn of(operations: impl IntoIterator<Item = &'static str>) -> Seen {
+        Seen { operations: operations.into_iter().collect(), ..Seen::default() }
+    }
+
+    pub(super) fn push(&mut self, operation: &'static str, side: Side, ended: Ended) {
+        self.samples.push((operation, side, ended));
+    }
+
+    pub(super) fn has(&self, ended: &Ended) -> bool {
+        self.samples.iter().any(|it| it.2 == *ended)
+    }
+
     pub(super) fn rows(&self) -> Vec<Row> {
-        let of = |step, side| -> Vec<Ended> {
-            let its = self.samples.iter().filter(|it| (it.0, it.1) == (step, side));
+        let of = |operation, side| -> Vec<Ended> {
+            let its = self.samples.iter().filter(|it| (it.0, it.1) == (operation, side));
             its.map(|it| it.2.clone()).collect()
         };
         let row =
-            |step: Step| Row::new(step.name(), &of(step, Side::Bare), &of(step, Side::Frostlock));
-        STEPS.map(row).into()
+            |it: &&'static str| Row::new(*it, &of(*it, Side::Bare), &of(*it, Side::Frostlock));
+        self.operations.iter().map(row).collect()
     }
 
-    /// Why there was not one container, on either side, if so: that is none of frostlock's doing.
-    pub(super) fn never_created(&self) -> Option<&str> {
-        let creates = self.samples.iter().filter(|it| it.0 == Step::Create);
+    /// Why there was not one of these, on either side, if so: that is none of frostlock's doing.
+    pub(super) fn never(&self, operation: &str) -> Option<&str> {
+        let creates = self.samples.iter().filter(|it| it.0 == operation);
         let mut why = None;
         for (_, _, ended) in creates {
             match ended {
@@ -127,7 +141,7 @@ impl Seen {
 impl Rounds<'_> {
     pub(super) fn run(&self, progress: &mut Progress) -> anyhow::Result<Seen> {
         let began = Instant::now();
-        let mut seen = Seen::default();
+        let mut seen = Seen::of(STEPS.map(Step::name));
         self.calibrate(&mut seen, progress)?;
         let mut longest = Duration::ZERO;
         while seen.rounds < MOST_ROUNDS && began.elapsed() + longest < ROUNDS_WITHIN {
@@ -192,7 +206,7 @@ impl Rounds<'_> {
                 break;
             }
             let is_done = matches!(ended, Ended::Done(_));
-            seen.samples.push((step, side, ended));
+            seen.push(step.name(), side, ended);
             if step.is_needed() && !is_done {
                 break;
             }

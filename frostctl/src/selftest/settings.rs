@@ -30,14 +30,16 @@ fn silent(text: &str) -> String {
     document.to_string()
 }
 
-/// What keeps frostlock from doing on this node what it does in a selftest, or all that it can.
-pub(super) fn notes() -> Vec<String> {
+/// What keeps frostlock from doing on this node what it does in a selftest, or all that it can. A wrapper
+/// that an engine runs obeys the off switch.
+pub(super) fn notes(is_by_engine: bool) -> Vec<String> {
     let state = StateDir::from_env();
     let (config, complaints) = Config::load();
     let mut notes = complaints;
     if state.kill_switch().exists() {
         notes.push(format!(
-            "frostlock is switched off on this node, for all but a selftest: {} is there",
+            "frostlock is switched off on this node{}: {} is there",
+            if is_by_engine { "" } else { ", for all but a selftest" },
             state.kill_switch().display()
         ));
     }
@@ -58,6 +60,13 @@ pub(super) fn notes() -> Vec<String> {
 pub(super) fn lift_refused(state: &Path) -> Option<String> {
     let journal = StateDir::at(state.to_owned()).journal();
     reader::history(&journal).flatten().find_map(|record| record.lift_refused)
+}
+
+/// The same of the node's records, of these containers alone.
+pub(super) fn lift_refused_of(ids: &[String]) -> Option<String> {
+    let records = reader::history(&StateDir::from_env().journal()).flatten();
+    let is_ours = |id: &Option<String>| id.as_ref().is_some_and(|id| ids.contains(id));
+    records.filter(|it| is_ours(&it.id)).find_map(|it| it.lift_refused)
 }
 
 #[cfg(test)]

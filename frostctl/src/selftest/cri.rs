@@ -1,0 +1,592 @@
+//! The same through the containerd that runs: pods of its CRI, by a handler that runs the bare runtime and
+//! by one that runs frostlock in turn. Each pod has a cgroup of its own, whose limit starves all of it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use cgroup::process::Process;
+use frostlock_cri::{Client, Code, Error, v1};
+
+use super::bundle::{PERIOD_US, QUOTAS_US};
+use super::command::Interrupts;
+use super::place;
+use super::pod::{self, Pod};
+use super::program::{self, Shared};
+use super::report::Through;
+use super::rounds::{MOST_ROUNDS, PERIODS, ROUNDS_WITHIN, Seen, Side, THROTTLED_WITHIN};
+use super::verdict::{Ended, LIMIT};
+use crate::configure::edit::is_ours;
+use crate::configure::program::find as in_path;
+use crate::doctor::containerd;
+use crate::doctor::hierarchy::Cgroups;
+use crate::doctor::processes::{self, Running};
+use crate::doctor::root::Root;
+use crate::doctor::tree::Driver;
+use crate::loaded::{self, Handler};
+use crate::output::plain;
+use crate::progress::Progress;
+
+/// The namespace of its pods: whose they are, for a person with crictl and for the next selftest.
+const NAMESPACE: &str = "frostlock-selftest";
+
+const OPERATIONS: [&str; 8] =
+    ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"];
+
+/// Those that make a container that runs.
+const MAKING: usize = 3;
+
+/// Of one call that takes a pod away.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// Until no sandbox of ours is left: containerd may still be at one that was given up.
+const CLEAR_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What kubelet gives a container with the smallest CPU request.
+const LEAST_SHARES: i64 = 2;
+
+/// The containerd, and what of it is compared.
+#[derive(Debug)]
+pub(super) struct Containerd {
+    socket: PathBuf,
+    bare: Handler,
+    frostlock: Handler,
+    image: String,
+    pub(super) driver: Driver,
+}
+
+impl Containerd {
+    pub(super) fn programs(&self) -> (PathBuf, PathBuf) {
+        (program_of(&self.frostlock), program_of(&self.bare))
+    }
+
+    pub(super) fn through(&self) -> Through {
+        Through {
+            socket: self.socket.clone(),
+            bare: self.bare.name.clone(),
+            frostlock: self.frostlock.name.clone(),
+            image: self.image.clone(),
+        }
+    }
+}
+
+fn program_of(handler: &Handler) -> PathBuf {
+    let named = handler.binary.clone().unwrap_or_else(|| "runc".into());
+    // A name is looked up in containerd's PATH, which is much like ours.
+    let found = if named.is_absolute() { None } else { in_path(&named.to_string_lossy()) };
+    found.unwrap_or(named)
+}
+
+/// Nothing is made or changed to find it.
+pub(super) fn find(socket: Option<&Path>, image: Option<&str>) -> anyhow::Result<Containerd> {
+    let running = processes::read(&Root::default());
+    no_kubelet(&running)?;
+    let sockets: Vec<PathBuf> = match socket {
+        Some(socket) => vec![socket.to_owned()],
+        None => {
+            let all = containerd::read(&Root::default(), &running).into_iter();
+            all.filter(|it| it.running.is_some()).map(|it| it.socket).collect()
+        }
+    };
+    let (socket, bare, frostlock) = of_sockets(&sockets)?;
+    let driver = driver(&bare, &frostlock)?;
+    let client = Client::lazy(&socket)?.at_most(LIMIT);
+    let image = self::image(&client, image)?;
+    Ok(Containerd { socket, bare, frostlock, image, driver })
+}
+
+/// It ends each pod that its API server has not told it of, within seconds.
+fn no_kubelet(running: &[Running]) -> anyhow::Result<()> {
+    let Some(it) = running.iter().find(|it| it.comm != "containerd") else { return Ok(()) };
+    bail!(
+        "kubelet runs here ({}, pid {}) and ends pods that it does not know; stop it for the minute that --cri takes (containers go on), or run selftest without --cri",
+        it.comm,
+        it.pid
+    )
+}
+
+fn of_sockets(sockets: &[PathBuf]) -> anyhow::Result<(PathBuf, Handler, Handler)> {
+    if sockets.is_empty() {
+        bail!("no containerd runs here; start it, or name its socket with --socket");
+    }
+    let mut found = Vec::new();
+    let mut why = None;
+    for socket in sockets {
+        let handlers = match loaded::ask(socket) {
+            Ok(handlers) => handlers,
+            Err(loaded::Unasked::NoCri) => {
+                why = Some(format!(
+                    "the CRI plugin of the containerd at {} is disabled",
+                    socket.display()
+                ));
+                continue;
+            }
+            Err(loaded::Unasked::NoAnswer(said)) => {
+                why = Some(said);
+                continue;
+            }
+        };
+        match pair(&handlers) {
+            Ok((bare, frostlock)) => found.push((socket.clone(), bare, frostlock)),
+            Err(said) => why = Some(format!("the containerd at {} {said}", socket.display())),
+        }
+    }
+    match (found.len(), why) {
+        (0, why) => bail!(why.unwrap_or_default()),
+        (1, _) => Ok(found.remove(0)),
+        _ => {
+            let all: Vec<String> = found.iter().map(|it| it.0.display().to_string()).collect();
+            bail!(
+                "several containerds run with frostlock; name one with --socket: {}",
+                all.join(", ")
+            )
+        }
+    }
+}
+
+/// The bare one and ours: the default if that is ours.
+fn pair(handlers: &[Handler]) -> Result<(Handler, Handler), String> {
+    let (mut ours, others): (Vec<&Handler>, Vec<&Handler>) =
+        handlers.iter().partition(|it| is_ours(program_of(it)));
+    ours.sort_by_key(|it| (!it.is_default, &it.name));
+    let Some(ours) = ours.first() else {
+        return Err("has no runtime loaded that is frostlock: frostctl configure --runtime containerd --restart".to_owned());
+    };
+    // Another one may be a virtual machine, which cannot be compared.
+    let bare = others.iter().find(|it| it.name == "runc");
+    let bare = bare.or_else(|| others.iter().find(|it| it.is_default));
+    let Some(bare) = bare else {
+        return Err("has no bare runtime to compare with: neither runc, nor a default that is not frostlock".to_owned());
+    };
+    Ok(((*bare).clone(), (*ours).clone()))
+}
+
+fn driver(bare: &Handler, frostlock: &Handler) -> anyhow::Result<Driver> {
+    let of = |it: &Handler| match it.options.get("SystemdCgroup").map(String::as_str) {
+        Some("true") => Driver::Systemd,
+        _ => Driver::Cgroupfs,
+    };
+    match (of(bare), of(frostlock)) {
+        (one, other) if one == other => Ok(one),
+        (one, other) => bail!(
+            "the handler {} makes its cgroups by {one} and {} by {other}, so they cannot be compared: frostctl configure --runtime containerd --restart",
+            bare.name,
+            frostlock.name
+        ),
+    }
+}
+
+/// One that is there: nothing is pulled. frostctl is mounted into it, so that any is good.
+fn image(client: &Client, told: Option<&str>) -> anyhow::Result<String> {
+    let images = client.list_images()?;
+    let is_there = |name: &str| {
+        let is_it = |it: &v1::Image| {
+            it.id == name || it.repo_tags.iter().chain(&it.repo_digests).any(|it| it == name)
+        };
+        images.iter().any(is_it)
+    };
+    let config = client.status(true)?.info.remove("config").unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+    // Of 2.x it is in another plugin's configuration, which it does not tell.
+    let sandbox = config["sandboxImage"].as_str().filter(|it| !it.is_empty());
+    if let Some(sandbox) = sandbox.filter(|it| !is_there(it)) {
+        bail!(
+            "the sandbox image {sandbox} is not on this node, and each pod needs it: crictl pull {sandbox}"
+        );
+    }
+    match told {
+        Some(told) if is_there(told) => Ok(told.to_owned()),
+        Some(told) => bail!("the image {told} is not on this node: crictl pull {told}"),
+        None => {
+            let named = images.iter().filter(|it| !it.repo_tags.is_empty());
+            let smallest = named.min_by_key(|it| it.size).and_then(|it| it.repo_tags.first());
+            smallest.cloned().context("no image is on this node, and a pod needs one: crictl pull registry.k8s.io/pause:3.10")
+        }
+    }
+}
+
+/// The pods of this selftest, one at a time.
+pub(super) struct Pods<'a> {
+    containerd: &'a Containerd,
+    cgroups: Cgroups,
+    interrupts: &'a Interrupts,
+    own: Process,
+    shared: Vec<Shared>,
+    client: Client,
+    /// For what has to go.
+    patient: Client,
+}
+
+/// One pod that is measured.
+struct Of<'a> {
+    side: Side,
+    handler: &'a str,
+    config: v1::PodSandboxConfig,
+    quota_us: u64,
+    pod: Pod<'a>,
+}
+
+impl<'a> Pods<'a> {
+    pub(super) fn new(
+        containerd: &'a Containerd,
+        cgroups: Cgroups,
+        interrupts: &'a Interrupts,
+    ) -> anyhow::Result<Pods<'a>> {
+        let own = Process::ourselves().context("cannot read /proc/self/stat: is /proc mounted?")?;
+        let client = |limit| anyhow::Ok(Client::lazy(&containerd.socket)?.at_most(limit));
+        let (client, patient) = (client(LIMIT)?, client(ENDS_WITHIN)?);
+        Ok(Pods {
+            containerd,
+            cgroups,
+            interrupts,
+            own,
+            shared: program::files()?,
+            client,
+            patient,
+        })
+    }
+
+    /// What was seen, and the ids of all that was made.
+    pub(super) fn measure(&self, progress: &mut Progress) -> anyhow::Result<(Seen, Vec<String>)> {
+        let began = Instant::now();
+        let ends = began + ROUNDS_WITHIN;
+        let (mut seen, mut ids, mut number) = (Seen::of(OPERATIONS), Vec::new(), 0);
+        // As without CRI: what bare is over the limit at once would hide all that follows.
+        for quota_us in QUOTAS_US {
+            seen.quota_us = quota_us;
+            progress.show(|| "selftest: finds a quota".to_owned());
+            let mut tried = Seen::of(OPERATIONS);
+            let of = self.pod(Side::Bare, number, quota_us)?;
+            self.run(&of, MAKING, ends, &mut tried, &mut ids, progress)?;
+            self.clear_pod(&of)?;
+            number += 1;
+            if !tried.has(&Ended::TooLong) {
+                break;
+            }
+        }
+        let mut longest = Duration::ZERO;
+        while seen.rounds < MOST_ROUNDS && began.elapsed() + longest < ROUNDS_WITHIN {
+            let round = Instant::now();
+            for side in [Side::Bare, Side::Frostlock] {
+                let of = self.pod(side, number, seen.quota_us)?;
+                number += 1;
+                seen.containers += 1;
+                self.run(&of, OPERATIONS.len(), ends, &mut seen, &mut ids, progress)?;
+                self.clear_pod(&of)?;
+            }
+            seen.rounds += 1;
+            longest = longest.max(round.elapsed());
+        }
+        Ok((seen, ids))
+    }
+
+    fn pod(&self, side: Side, number: usize, quota_us: u64) -> anyhow::Result<Of<'_>> {
+        let uid = format!("{}_{}_{number}", self.own.pid, self.own.start);
+        let pod = Pod::make(&self.cgroups, self.containerd.driver, &uid, quota_us)?;
+        let config = sandbox(&uid, &pod.parent());
+        let handler = match side {
+            Side::Bare => &self.containerd.bare.name,
+            Side::Frostlock => &self.containerd.frostlock.name,
+        };
+        Ok(Of { side, handler, config, quota_us, pod })
+    }
+
+    /// The first so many operations, up to the first that the others need.
+    fn run(
+        &self,
+        of: &Of<'_>,
+        count: usize,
+        ends: Instant,
+        seen: &mut Seen,
+        ids: &mut Vec<String>,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let (mut sandbox, mut container) = (String::new(), String::new());
+        for operation in OPERATIONS.into_iter().take(count) {
+            // What has less time than the others would not be measured.
+            if ends.saturating_duration_since(Instant::now()) < LIMIT {
+                break;
+            }
+            progress.show(|| {
+                let side = if of.side == Side::Bare { "bare" } else { "through frostlock" };
+                format!("selftest: round {} of {MOST_ROUNDS}, {operation} {side}", seen.rounds + 1)
+            });
+            let client = &self.client;
+            let ended = match operation {
+                "sandbox" => timed(|| {
+                    sandbox = client.run_pod_sandbox_by(of.handler, &of.config)?;
+                    Ok(None)
+                }),
+                "create" => timed(|| {
+                    let config = self.container(of.quota_us);
+                    container = client.create_container(&sandbox, &config, &of.config)?;
+                    Ok(None)
+                }),
+                "start" => timed(|| client.start_container(&container).map(|()| None)),
+                "exec" => timed(|| {
+                    let command = [program::PATH, program::TRUE];
+                    let done = client.exec_sync(&container, &command, LIMIT)?;
+                    let failed = || format!("exit code {}: {}", done.exit_code, said(&done.stderr));
+                    Ok((done.exit_code != 0).then(failed))
+                }),
+                "update" => timed(|| {
+                    let update =
+                        client.update_container_resources(&container, resources(of.quota_us));
+                    update.map(|()| None)
+                }),
+                "kill" => {
+                    timed(|| client.stop_container(&container, Duration::ZERO).map(|()| None))
+                }
+                "delete" => timed(|| client.remove_container(&container).map(|()| None)),
+                _ => timed(|| {
+                    client.stop_pod_sandbox(&sandbox)?;
+                    client.remove_pod_sandbox(&sandbox).map(|()| None)
+                }),
+            };
+            self.interrupts.pause()?;
+            let is_done = matches!(ended, Ended::Done(_));
+            seen.push(operation, of.side, ended);
+            let made = match operation {
+                "sandbox" => Some(&sandbox),
+                "create" => Some(&container),
+                _ => None,
+            };
+            ids.extend(made.filter(|it| !it.is_empty()).cloned());
+            let is_needed = !["exec", "update"].contains(&operation);
+            if is_needed && !is_done {
+                break;
+            }
+            if operation == "start" && self.is_throttled(of, &container)? {
+                seen.throttled += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// By its own limit or by that of the pod, which is the same.
+    fn is_throttled(&self, of: &Of<'_>, container: &str) -> anyhow::Result<bool> {
+        let files = [of.pod.files("")?, of.pod.files_of(container)?];
+        let before = files[0].throttled().map_or(0, |it| it.nr_throttled);
+        let began = Instant::now();
+        loop {
+            let throttled = files.iter().filter_map(|it| it.throttled()).map(|it| it.nr_throttled);
+            // Making it was throttled, too.
+            if throttled.max().is_some_and(|it| it >= before + PERIODS) {
+                return Ok(true);
+            }
+            if began.elapsed() >= THROTTLED_WITHIN {
+                return Ok(false);
+            }
+            self.interrupts.pause()?;
+        }
+    }
+
+    fn container(&self, quota_us: u64) -> v1::ContainerConfig {
+        let mount = |it: &Shared| v1::Mount {
+            container_path: it.to.to_string_lossy().into_owned(),
+            host_path: it.from.to_string_lossy().into_owned(),
+            readonly: true,
+            ..Default::default()
+        };
+        let libraries = self.shared.iter().skip(1).filter_map(|it| it.to.parent());
+        let libraries: Vec<String> =
+            libraries.map(|it| it.to_string_lossy().into_owned()).collect();
+        v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: "spin".to_owned(), attempt: 0 }),
+            image: Some(v1::ImageSpec {
+                image: self.containerd.image.clone(),
+                ..Default::default()
+            }),
+            command: [program::PATH, program::SPIN].map(str::to_owned).into(),
+            envs: vec![v1::KeyValue {
+                key: "LD_LIBRARY_PATH".to_owned(),
+                value: libraries.join(":"),
+            }],
+            mounts: self.shared.iter().map(mount).collect(),
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(resources(quota_us)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn clear_pod(&self, of: &Of<'_>) -> anyhow::Result<()> {
+        of.pod.unlimit();
+        let uid = of.config.metadata.as_ref().map_or("", |it| &it.uid).to_owned();
+        self.remove(|it| it == uid)?;
+        of.pod.clear()
+    }
+
+    /// All that is ours, also what containerd has made after it was given up.
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
+        let is_ours = |name: &str| pod::is_of(name, self.own);
+        place::clear(&self.cgroups, is_ours)?;
+        self.remove(|uid| pod::owner(uid) == Some(self.own))?;
+        place::clear(&self.cgroups, is_ours)
+    }
+
+    /// What selftests that were killed have left, and what it was. From another pid namespace a living one
+    /// looks dead.
+    pub(super) fn clear_leftovers(&self) -> anyhow::Result<Vec<String>> {
+        if !processes::is_first_pid_namespace() {
+            return Ok(Vec::new());
+        }
+        let groups = place::directories(&self.cgroups, pod::is_of_the_dead);
+        if !groups.is_empty() {
+            place::clear(&self.cgroups, pod::is_of_the_dead)?;
+        }
+        let mut said = self.remove(|uid| pod::owner(uid).is_some_and(|it| !it.is_alive()))?;
+        said.extend(groups.iter().map(|it| it.display().to_string()));
+        Ok(said)
+    }
+
+    /// The sandboxes of these uids, with their containers.
+    fn remove(&self, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
+        let deadline = Instant::now() + CLEAR_WITHIN;
+        let mut removed = Vec::new();
+        loop {
+            let mut left = self.patient.list_pod_sandboxes()?;
+            left.retain(|it| {
+                let metadata = it.metadata.as_ref();
+                metadata.is_some_and(|it| it.namespace == NAMESPACE && is_meant(&it.uid))
+            });
+            if left.is_empty() {
+                return Ok(removed);
+            }
+            for it in &left {
+                let stopped = self.patient.stop_pod_sandbox(&it.id);
+                match stopped.and_then(|()| self.patient.remove_pod_sandbox(&it.id)) {
+                    Ok(()) => removed.push(format!("the sandbox {}", it.id)),
+                    Err(error) if Instant::now() >= deadline => {
+                        bail!("the sandbox {} is still there: {error}", it.id)
+                    }
+                    Err(_) => {}
+                }
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// The call gives why its success is none, if so.
+fn timed(call: impl FnOnce() -> frostlock_cri::Result<Option<String>>) -> Ended {
+    let began = Instant::now();
+    let answer = call();
+    let took = began.elapsed();
+    match answer {
+        Ok(_) if took >= LIMIT => Ended::TooLong,
+        Ok(None) => Ended::Done(took),
+        Ok(Some(why)) => Ended::Failed(why),
+        Err(error) if is_late(&error) => Ended::TooLong,
+        Err(error) => Ended::Failed(plain(&error.to_string())),
+    }
+}
+
+/// containerd passes on its own deadlines as errors of unknown code; "Timeout expired" is tonic's own.
+fn is_late(error: &Error) -> bool {
+    matches!(error, Error::TimedOut { .. })
+        || matches!(error, Error::Unreachable { why, .. } if why == "Timeout expired")
+        || error.code() == Some(Code::DeadlineExceeded)
+        || error.to_string().contains("context deadline exceeded")
+}
+
+fn said(bytes: &[u8]) -> String {
+    plain(String::from_utf8_lossy(bytes).trim())
+}
+
+fn resources(quota_us: u64) -> v1::LinuxContainerResources {
+    let us = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+    v1::LinuxContainerResources {
+        cpu_period: us(PERIOD_US),
+        cpu_quota: us(quota_us),
+        cpu_shares: LEAST_SHARES,
+        ..Default::default()
+    }
+}
+
+/// With the node's network: no CNI is asked for an address.
+fn sandbox(uid: &str, parent: &str) -> v1::PodSandboxConfig {
+    let namespaces =
+        v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "selftest".to_owned(),
+            uid: uid.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            attempt: 0,
+        }),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: parent.to_owned(),
+            security_context: Some(v1::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handler(name: &str, binary: &str, is_default: bool) -> Handler {
+        let binary = Some(binary.into());
+        Handler { name: name.to_owned(), binary, options: Default::default(), is_default }
+    }
+
+    #[test]
+    fn ours_is_compared_with_the_bare_one() {
+        let (runc, ours) =
+            (handler("runc", "/bin/false", true), handler("f", "/x/frostlock", false));
+        let default = handler("g", "/x/frostlock-crun", true);
+        let kata = handler("kata", "/bin/false", false);
+        let names = |all: &[&Handler]| {
+            let all: Vec<Handler> = all.iter().map(|it| (*it).clone()).collect();
+            pair(&all).map(|(bare, ours)| (bare.name, ours.name))
+        };
+        let both = |bare: &str, ours: &str| Ok((bare.to_owned(), ours.to_owned()));
+        assert_eq!(names(&[&ours, &kata, &runc]), both("runc", "f"));
+        assert_eq!(
+            names(&[&ours, &default, &handler("runc", "/bin/false", false)]),
+            both("runc", "g")
+        );
+        assert_eq!(names(&[&ours, &handler("crun", "/bin/false", true)]), both("crun", "f"));
+        assert!(names(&[&runc]).unwrap_err().contains("frostctl configure"));
+        assert!(names(&[&default, &kata]).unwrap_err().contains("no bare runtime"));
+    }
+
+    #[test]
+    fn beside_a_kubelet_it_does_nothing() {
+        let running = |comm: &str| Running {
+            pid: 7,
+            comm: comm.to_owned(),
+            args: Vec::new(),
+            exe: None,
+            is_here: true,
+        };
+        assert!(no_kubelet(&[running("containerd")]).is_ok());
+        for comm in ["kubelet", "k3s-server"] {
+            let error =
+                no_kubelet(&[running("containerd"), running(comm)]).unwrap_err().to_string();
+            assert!(error.contains(comm) && error.contains("pid 7"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_was_given_up_is_over_the_limit() {
+        let failed =
+            |code, message: &str| Error::Failed { call: "X", code, message: message.into() };
+        assert_eq!(timed(|| Err(failed(Code::DeadlineExceeded, ""))), Ended::TooLong);
+        let wrapped = "failed to create: context deadline exceeded: unknown";
+        assert_eq!(timed(|| Err(failed(Code::Unknown, wrapped))), Ended::TooLong);
+        assert!(matches!(
+            timed(|| Err(failed(Code::Unknown, "unable to freeze"))),
+            Ended::Failed(_)
+        ));
+        assert!(matches!(timed(|| Ok(None)), Ended::Done(_)));
+        assert_eq!(timed(|| Ok(Some("exit code 1".into()))), Ended::Failed("exit code 1".into()));
+    }
+}

@@ -1,0 +1,184 @@
+//! The cgroup of a pod with a CPU limit, made as kubelet makes it: by systemd as a slice, or by hand.
+//! Both are at the root of the tree and named by the process that owns them.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use cgroup::process::Process;
+use cgroup::{Identity, Reader};
+
+use super::bundle::PERIOD_US;
+use super::place;
+use crate::configure::program;
+use crate::doctor::hierarchy::Cgroups;
+use crate::doctor::tree::Driver;
+
+/// No dash: to systemd `a-b.slice` is a slice within `a.slice`.
+const PREFIX: &str = "frostlock_selftest_";
+
+/// systemd does it in milliseconds.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// It writes the quota after it has answered.
+const STANDS_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+const MANAGER: [&str; 3] =
+    ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
+
+#[derive(Debug)]
+pub(super) struct Pod<'a> {
+    cgroups: &'a Cgroups,
+    driver: Driver,
+    name: String,
+}
+
+impl<'a> Pod<'a> {
+    /// `uid` is that of the pod: `PID_START_NUMBER`.
+    pub(super) fn make(
+        cgroups: &'a Cgroups,
+        driver: Driver,
+        uid: &str,
+        quota_us: u64,
+    ) -> anyhow::Result<Pod<'a>> {
+        let suffix = if driver == Driver::Systemd { ".slice" } else { "" };
+        let pod = Pod { cgroups, driver, name: format!("{PREFIX}{uid}{suffix}") };
+        let made = match driver {
+            Driver::Systemd => pod.start_slice(quota_us),
+            Driver::Cgroupfs => pod.make_directories(quota_us),
+        };
+        let stands = made.and_then(|()| pod.stands(quota_us));
+        if let Err(error) = stands {
+            pod.clear()?;
+            return Err(error.context(format!("no cgroup {} with a CPU limit", pod.name)));
+        }
+        Ok(pod)
+    }
+
+    /// As CRI is told it.
+    pub(super) fn parent(&self) -> String {
+        match self.driver {
+            Driver::Systemd => self.name.clone(),
+            Driver::Cgroupfs => format!("/{}", self.name),
+        }
+    }
+
+    /// The files of the pod, or of what is below it.
+    pub(super) fn files(&self, below: &str) -> anyhow::Result<Reader> {
+        let root = Identity::new(self.cgroups.mounts.naming_root());
+        let cgroup = root.and_then(|it| it.join(&self.name)?.join(below));
+        Ok(Reader::new(&self.cgroups.readable, &cgroup.context("no cgroup is mounted")?))
+    }
+
+    /// Of a container, as containerd names it.
+    pub(super) fn files_of(&self, container: &str) -> anyhow::Result<Reader> {
+        self.files(&match self.driver {
+            Driver::Systemd => format!("cri-containerd-{container}.scope"),
+            Driver::Cgroupfs => container.to_owned(),
+        })
+    }
+
+    /// Without its limit all that is in it ends at once.
+    pub(super) fn unlimit(&self) {
+        for dir in self.directories() {
+            for (file, none) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
+                let file = dir.join(file);
+                if file.is_file() {
+                    let _ = std::fs::write(file, none);
+                }
+            }
+        }
+    }
+
+    pub(super) fn clear(&self) -> anyhow::Result<()> {
+        place::clear(self.cgroups, |it| it == self.name)?;
+        if self.driver == Driver::Systemd {
+            // One without a directory is still a unit; it fails where there is none any more.
+            let mut stop = Command::new("systemctl");
+            let _ = program::run(stop.args(["stop", "--", &self.name]), ANSWERS_WITHIN);
+        }
+        Ok(())
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        place::directories(self.cgroups, |it| it == self.name)
+    }
+
+    fn start_slice(&self, quota_us: u64) -> anyhow::Result<()> {
+        let us_per_s = (quota_us * 1_000_000 / PERIOD_US).to_string();
+        let mut start = Command::new("busctl");
+        start.args(["--quiet", "call"]).args(MANAGER);
+        start.args(["StartTransientUnit", "ssa(sv)a(sa(sv))", &self.name, "replace", "2"]);
+        start.args(["CPUAccounting", "b", "true", "CPUQuotaPerSecUSec", "t", &us_per_s, "0"]);
+        program::run(&mut start, ANSWERS_WITHIN).map(drop)
+    }
+
+    /// Where there is a CPU controller; the runtime makes the others.
+    fn make_directories(&self, quota_us: u64) -> anyhow::Result<()> {
+        let pod = Identity::new(self.cgroups.mounts.naming_root())
+            .and_then(|it| it.join(&self.name))
+            .context("no cgroup is mounted")?;
+        let cpu = self.cgroups.with("cpu").context("no hierarchy has the CPU controller")?;
+        let dir = cpu.dir(&pod).context("its cgroup cannot be seen")?;
+        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let (v1, v2) = (dir.join("cpu.cfs_quota_us"), dir.join("cpu.max"));
+        let write = |file: &PathBuf, text: String| {
+            std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+        };
+        match v1.is_file() {
+            true => {
+                write(&dir.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+                write(&v1, quota_us.to_string())
+            }
+            false => write(&v2, format!("{quota_us} {PERIOD_US}")),
+        }
+    }
+
+    fn stands(&self, quota_us: u64) -> anyhow::Result<()> {
+        let files = self.files("")?;
+        let began = Instant::now();
+        loop {
+            let quota = files.cpu_quota().and_then(|it| it.quota_us);
+            if quota.and_then(|it| u64::try_from(it).ok()) == Some(quota_us) {
+                return Ok(());
+            }
+            if began.elapsed() >= STANDS_WITHIN {
+                bail!("its quota is {quota:?} and not {quota_us} us");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// Who has made the pod of this uid, or the cgroup of this name.
+pub(super) fn owner(uid: &str) -> Option<Process> {
+    let mut numbers = uid.strip_prefix(PREFIX).unwrap_or(uid).split(['_', '.']);
+    let (pid, start) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some(Process { pid, start })
+}
+
+pub(super) fn is_of(name: &str, owner: Process) -> bool {
+    name.starts_with(&format!("{PREFIX}{}_{}_", owner.pid, owner.start))
+}
+
+pub(super) fn is_of_the_dead(name: &str) -> bool {
+    name.starts_with(PREFIX) && owner(name).is_some_and(|it| !it.is_alive())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_is_told_by_the_name() {
+        let own = Process::ourselves().unwrap();
+        let uid = format!("{}_{}_3", own.pid, own.start);
+        assert_eq!(owner(&uid), Some(own));
+        for name in [format!("{PREFIX}{uid}"), format!("{PREFIX}{uid}.slice")] {
+            assert!(is_of(&name, own) && !is_of_the_dead(&name), "{name}");
+        }
+        assert!(is_of_the_dead(&format!("{PREFIX}{}_1_0.slice", own.pid)));
+        assert!(!is_of_the_dead("kubepods.slice") && !is_of_the_dead("7_1_0"));
+    }
+}
