@@ -1,0 +1,282 @@
+//! Every command on bad days: one clear line where it cannot be done, the documented exit status, nothing
+//! half done, and all of it soon. SIGINT in the midst of a configure is in tests/configure, of a heal in
+//! tests/audit, of a selftest in tests/selftest.rs; `record` and `serve` wait by design.
+//!
+//! Needs root and util-linux (script, setpriv, unshare).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::{Ended, FROSTCTL, frostlock};
+
+/// The slowest asks several programs for their versions.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Longer than any id, and than a file name may be.
+const LONG: usize = 300;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Day {
+    Good,
+    NoRoot,
+    NoProc,
+    /// The journal is a directory.
+    Directory,
+    /// A terabyte that nobody has written.
+    Sparse,
+    /// Records of 1970 and of 2126.
+    Clocks,
+    /// Of 40 columns.
+    Terminal,
+    /// Standard output is closed.
+    Closed,
+    /// Whoever read it has gone.
+    Pipe,
+    /// It is a file of a file system that is full.
+    Full,
+}
+
+const DAYS: [Day; 10] = [
+    Day::Good,
+    Day::NoRoot,
+    Day::NoProc,
+    Day::Directory,
+    Day::Sparse,
+    Day::Clocks,
+    Day::Terminal,
+    Day::Closed,
+    Day::Pipe,
+    Day::Full,
+];
+
+/// The words of each command, and its exit status on each of [`DAYS`]; `*` is one that this machine decides.
+const COMMANDS: [(&str, &str); 18] = [
+    ("status", "* * * * * * * * 0 3"),
+    ("audit", "* * 3 * * * * * 0 3"),
+    ("doctor", "* * 2 * * * * * 0 3"),
+    ("configure --runtime containerd --config CONFIG --binary FROSTLOCK", "0 3 0 0 0 0 0 0 0 3"),
+    ("unconfigure --runtime containerd --config CONFIG", "0 * 0 0 0 0 0 0 0 3"),
+    ("uninstall --dry-run --binary FROSTLOCK", "1 1 1 1 1 1 1 1 0 3"),
+    ("off", "0 3 0 0 0 0 0 0 0 3"),
+    ("on", "0 3 0 0 0 0 0 0 0 3"),
+    ("config check", "0 0 0 0 0 0 0 0 0 3"),
+    ("config show", "0 0 0 0 0 0 0 0 0 3"),
+    ("selftest --frostlock FROSTLOCK --runtime /bin/false", "3 3 3 3 3 3 3 3 3 3"),
+    ("selftest --cri --socket /nosuch", "3 3 3 3 3 3 3 3 3 3"),
+    ("paths LONG", "3 3 3 3 3 3 3 3 3 3"),
+    ("history LONG", "3 3 3 3 3 3 3 3 3 3"),
+    ("report", "3 3 3 3 3 0 3 3 3 3"),
+    ("report --pod LONG", "3 3 3 3 3 3 3 3 3 3"),
+    ("metrics", "0 3 3 3 0 0 0 0 0 3"),
+    ("serve --listen unix:/nosuch/socket", "3 3 3 3 3 3 3 3 3 3"),
+];
+
+const CONFIG: &str = "version = 2\n\
+    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
+    runtime_type = \"io.containerd.runc.v2\"\n";
+
+/// A directory that everybody may enter, with both programs, a state, a journal and a configuration.
+struct Place {
+    dir: tempfile::TempDir,
+    day: Day,
+}
+
+impl Place {
+    fn new(day: Day) -> Place {
+        let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let place = Place { dir, day };
+        for (from, to) in [(PathBuf::from(FROSTCTL), "frostctl"), (frostlock(), "frostlock")] {
+            let installed = Command::new("install").arg(from).arg(place.path(to)).status();
+            assert!(installed.unwrap().success());
+        }
+        fs::write(place.path("config.toml"), "[history]\nenabled = false\n").unwrap();
+        fs::write(place.path("containerd.toml"), CONFIG).unwrap();
+        fs::create_dir(place.path("state")).unwrap();
+        fs::set_permissions(place.path("state"), fs::Permissions::from_mode(0o700)).unwrap();
+        let journal = place.path("state/journal.jsonl");
+        match day {
+            Day::Directory => fs::create_dir(journal).unwrap(),
+            Day::Sparse => fs::File::create(journal).unwrap().set_len(1 << 40).unwrap(),
+            Day::Clocks => fs::write(journal, clocks()).unwrap(),
+            _ => {}
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn words(&self, words: &str) -> Vec<String> {
+        let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
+        words
+            .replace("LONG", &"x".repeat(LONG))
+            .replace("CONFIG", &path("containerd.toml"))
+            .replace("FROSTLOCK", &path("frostlock"))
+            .split(' ')
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn command(&self, words: &[String]) -> Command {
+        let program = self.path("frostctl").to_str().unwrap().to_owned();
+        let line = [&[program], words].concat();
+        // As `"$@"` of a shell.
+        let sh = |script: &str| ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+        let before = match self.day {
+            Day::NoRoot => ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+                .map(str::to_owned)
+                .to_vec(),
+            Day::NoProc => {
+                let hide = sh("mount -t tmpfs none /proc && exec \"$@\"");
+                [vec!["unshare".to_owned(), "-m".to_owned()], hide].concat()
+            }
+            Day::Closed => sh("exec \"$@\" >&-"),
+            Day::Pipe => sh("{ \"$@\"; echo $? >status; } | true; exit $(cat status)"),
+            Day::Full => sh("exec \"$@\" >/dev/full"),
+            _ => Vec::new(),
+        };
+        let mut all = [before, line].concat();
+        if self.day == Day::Terminal {
+            let inner = format!("stty cols 40; exec {}", all.join(" "));
+            let script = ["script", "-q", "-e", "-c", &inner, "/dev/null"];
+            all = script.map(str::to_owned).to_vec();
+        }
+        let mut command = Command::new("timeout");
+        command.arg("30").args(all).current_dir(self.dir.path());
+        for (name, path) in [
+            ("FROSTLOCK_STATE_DIR", "state"),
+            ("FROSTCTL_STATE_DIR", "kept"),
+            ("FROSTLOCK_CONFIG", "config.toml"),
+        ] {
+            command.env(name, self.path(path));
+        }
+        command
+    }
+
+    /// What is wrong with what came of it.
+    fn wrong(&self, words: &str, expected: &str) -> Vec<String> {
+        let ended = Ended::of(&mut self.command(&self.words(words)));
+        let mut wrong = Vec::new();
+        let code = ended.code.unwrap_or(-1);
+        let is_documented = (0..=3).contains(&code);
+        if !is_documented || (expected != "*" && code.to_string() != expected) {
+            wrong.push(format!("exit status {code}, expected {expected}"));
+        }
+        // A terminal has both in one.
+        let said = if self.day == Day::Terminal { &ended.stdout } else { &ended.stderr };
+        // What metrics has to note comes before what it could not write.
+        // An engine of another test may have another switch, which is noted.
+        let most = if ["metrics", "off", "on"].contains(&words) { 2 } else { 1 };
+        if code == 3 && !(1..=most).contains(&said.trim_end().lines().count()) {
+            wrong.push("not one line".to_owned());
+        }
+        if code == 3 && self.day != Day::Terminal && !ended.stdout.is_empty() {
+            wrong.push("an answer, and an error".to_owned());
+        }
+        if said.contains("panicked") {
+            wrong.push("a panic".to_owned());
+        }
+        if ended.took > SOON {
+            wrong.push(format!("{:?}", ended.took));
+        }
+        let text = fs::read_to_string(self.path("containerd.toml")).unwrap();
+        let is_whole = text == CONFIG || text.contains("runtimes.frostlock.options]\n");
+        if !is_whole {
+            wrong.push(format!("half a configuration: {text}"));
+        }
+        let about = format!("{:?}: {words}", self.day);
+        wrong.iter().map(|it| format!("{about}: {it}\n{ended:?}")).collect()
+    }
+}
+
+/// Of before the clock was set, of after it was set wrongly, and of now.
+fn clocks() -> String {
+    let times =
+        ["1970-01-01T00:00:01.000Z", "2126-11-21T05:56:08.000Z", "2026-11-21T05:56:08.000Z"];
+    let record = |time| {
+        format!(
+            "{{\"v\":1,\"mono_ns\":1,\"boot_id\":\"b\",\"time\":\"{time}\",\"verb\":\"exec\",\
+             \"id\":\"web\",\"verdict\":\"ok\"}}\n"
+        )
+    };
+    times.map(record).concat()
+}
+
+#[test]
+fn every_command_ends_soon_with_a_line_and_its_status() {
+    let of_day = |(number, day): (usize, Day)| {
+        let place = Place::new(day);
+        let mut wrong = Vec::new();
+        for (words, statuses) in COMMANDS {
+            let statuses: Vec<&str> = statuses.split(' ').collect();
+            assert_eq!(statuses.len(), DAYS.len(), "{words}");
+            wrong.extend(place.wrong(words, statuses[number]));
+        }
+        wrong
+    };
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let days = DAYS.into_iter().enumerate();
+        let all: Vec<_> = days.map(|it| scope.spawn(move || of_day(it))).collect();
+        all.into_iter().flat_map(|it| it.join().unwrap()).collect()
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In namespaces of their own: to a frostctl of another test they are no containerds of this node. They end
+/// with the process 1 of theirs.
+fn beside_two_containerds(place: &Path, words: &[&str]) -> Ended {
+    let script = "for it in a b; do ./containerd --config $PWD/$it.toml & done
+        until [ \"$(cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^containerd$')\" = 2 ]; do :; done
+        \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--mount-proc", "bash", "-c", script, "bash"]);
+    command.args(words).current_dir(place).stdin(Stdio::null());
+    command.env("FROSTLOCK_STATE_DIR", place.join("state")).env("FROSTLOCK_CONFIG", "/dev/null");
+    Ended::of(command.env("FROSTCTL_STATE_DIR", place.join("kept")))
+}
+
+#[test]
+fn of_two_containerds_both_are_told_of_and_none_is_guessed() {
+    let place = Place::new(Day::Good);
+    for name in ["a.toml", "b.toml"] {
+        fs::write(place.path(name), format!("{CONFIG}[grpc]\naddress = '/nosuch/{name}'\n"))
+            .unwrap();
+    }
+    // The kernel calls a script by its own name.
+    fs::write(place.path("text"), "#!/bin/sh\nexec >/dev/null 2>&1\nwhile :; do sleep 1; done\n")
+        .unwrap();
+    let mut install = Command::new("install");
+    let installed = install.args(["-m755"]).arg(place.path("text")).arg(place.path("containerd"));
+    assert!(installed.status().unwrap().success());
+    let frostctl = |words: &[&str]| {
+        beside_two_containerds(place.dir.path(), &[&["./frostctl"], words].concat())
+    };
+    let configure = ["configure", "--runtime", "containerd", "--binary", "./frostlock"];
+    let ended = frostctl(&configure);
+    assert_eq!((ended.code, ended.stderr.lines().count()), (Some(3), 1), "{ended:?}");
+    assert!(ended.stderr.contains("several containerds run"), "{ended:?}");
+    for name in ["a.toml", "b.toml"] {
+        assert!(ended.stderr.contains(name), "{ended:?}");
+        assert!(!fs::read_to_string(place.path(name)).unwrap().contains("frostlock"));
+    }
+    let status = frostctl(&["status", "--json"]).json();
+    let engines = status["facts"]["engines"].as_array().unwrap();
+    let files: Vec<&str> = engines.iter().filter_map(|it| it["file"].as_str()).collect();
+    for name in ["/a.toml", "/b.toml"] {
+        assert!(files.iter().any(|it| it.ends_with(name)), "{files:?}");
+    }
+    // Neither answers.
+    let ended = frostctl(&["selftest", "--cri"]);
+    assert_eq!((ended.code, ended.stderr.lines().count()), (Some(3), 1), "{ended:?}");
+    assert!(ended.stderr.contains("/nosuch/"), "{ended:?}");
+}
