@@ -37,7 +37,7 @@ pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
     // Below /var/lib/rancher/rke2/data/v1.28.1-rke2r1-HASH, and for k3s a name that says nothing.
     let parts = running.into_iter().flat_map(Path::components);
     let parts = parts.filter_map(|it| it.as_os_str().to_str()).filter(|it| it.contains(name));
-    let in_path = parts.filter_map(Version::find).last();
+    let in_path = parts.filter_map(Version::find).next_back();
     let beside = running.map(|it| it.with_file_name(name)).filter(|it| program::is_executable(it));
     let ask = || {
         let program = beside.or_else(|| program::find(name))?;

@@ -82,12 +82,12 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
 
 /// `NAME VALUE` or `NAME=VALUE`, the last one.
 fn told(args: &[String], names: [&str; 3]) -> Option<String> {
-    let said = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
+    let mut said = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
         Some((name, value)) if names.contains(&name) => Some(value.to_owned()),
         None if names.contains(&arg.as_str()) => args.get(at + 1).cloned(),
         _ => None,
     });
-    said.last()
+    said.next_back()
 }
 
 impl Containerd {

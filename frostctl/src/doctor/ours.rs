@@ -173,7 +173,7 @@ fn programs(containerd: &Containerd) -> impl Iterator<Item = (&Entry, &Path)> {
 /// A recorded tree has no programs.
 fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     match node.is_live() {
-        true => edit::is_ours(&located(containerd, binary).unwrap_or_else(|| binary.to_owned())),
+        true => edit::is_ours(located(containerd, binary).unwrap_or_else(|| binary.to_owned())),
         false => is_named_ours(binary),
     }
 }

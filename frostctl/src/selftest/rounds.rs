@@ -119,8 +119,7 @@ impl Seen {
             let its = self.samples.iter().filter(|it| (it.0, it.1) == (operation, side));
             its.map(|it| it.2.clone()).collect()
         };
-        let row =
-            |it: &&'static str| Row::new(*it, &of(*it, Side::Bare), &of(*it, Side::Frostlock));
+        let row = |it: &&'static str| Row::new(it, &of(it, Side::Bare), &of(it, Side::Frostlock));
         self.operations.iter().map(row).collect()
     }
 
