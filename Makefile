@@ -89,6 +89,13 @@ node-test: wrapper lab
 node-matrix: wrapper lab
 	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
+# A real CRI-O, which is built from its Go module; not part of `make test`.
+.PHONY: crio-test
+crio-test: build lab
+	@scripts/setup crio
+	@scripts/make-crio
+	FROSTCTL_BIN=$(FROSTCTL) $(TEST) -p frostctl --test configure -- crio:: --ignored --nocapture
+
 # cgroup v2 with kernel 6.1, emulated; not part of `make test`.
 .PHONY: vm-test
 vm-test: wrapper lab

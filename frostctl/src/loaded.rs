@@ -1,5 +1,5 @@
-//! What the running containerd has loaded: asked of the process over CRI, since the file that it was
-//! started with may have been edited since.
+//! What the running containerd or CRI-O has loaded: asked of the process over CRI, since the file that
+//! it was started with may have been edited since.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use frostlock_cri::{Client, Code};
 use serde_json::Value;
 
-/// containerd answers from memory.
+/// Both answer from memory.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A runtime: the handler that a RuntimeClass names, and the program behind it.
@@ -49,7 +49,10 @@ pub(crate) enum Unasked {
     NoAnswer(String),
 }
 
-/// The handlers of the containerd at this socket.
+/// Where CRI-O answers.
+pub(crate) const CRIO_SOCKET: &str = "/run/crio/crio.sock";
+
+/// The handlers of the containerd or the CRI-O at this socket.
 pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
     let asked = Client::lazy(socket).and_then(|it| it.at_most(ANSWERS_WITHIN).status(true));
     let answer = asked.map_err(|error| match error.code() {
@@ -61,22 +64,25 @@ pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
         .ok_or_else(|| Unasked::NoAnswer("its answer names no runtimes (info.config)".to_owned()))
 }
 
-/// containerd's own keys, the same from 1.6 to 2.4.
+/// containerd's own keys are the same from 1.6 to 2.4; those of CRI-O are the names in its source (1.34).
 fn parse(config: &str) -> Option<Vec<Handler>> {
     let config: Value = serde_json::from_str(config).ok()?;
-    let containerd = &config["containerd"];
-    let default = containerd["defaultRuntimeName"].as_str();
-    let all = containerd["runtimes"].as_object()?.iter();
-    let handlers = all.map(|(name, runtime)| {
-        let binary = runtime["options"]["BinaryName"].as_str().filter(|it| !it.is_empty());
+    let (containerd, crio) = (&config["containerd"], &config["crio"]);
+    handlers(&containerd["runtimes"], "/options/BinaryName", &containerd["defaultRuntimeName"])
+        .or_else(|| handlers(&crio["Runtimes"], "/RuntimePath", &crio["DefaultRuntime"]))
+}
+
+fn handlers(runtimes: &Value, binary: &str, default: &Value) -> Option<Vec<Handler>> {
+    let handler = |(name, runtime): (&String, &Value)| {
+        let binary = runtime.pointer(binary).and_then(Value::as_str).filter(|it| !it.is_empty());
         Handler {
             name: name.clone(),
             binary: binary.map(PathBuf::from),
             options: options(&runtime["options"]),
-            is_default: default == Some(name),
+            is_default: default.as_str() == Some(name),
         }
-    });
-    Some(handlers.collect())
+    };
+    Some(runtimes.as_object()?.iter().map(handler).collect())
 }
 
 /// What a restart of containerd would change for us.
@@ -173,7 +179,13 @@ mod tests {
                 with_option(&handler("runc", None, true), "SystemdCgroup", "true")
             ]
         );
-        for other in ["", "{}", r#"{"containerd":{"runtimes":null}}"#, "[1]"] {
+        let config = r#"{"sandboxImage":"x","crio":{"DefaultRuntime":"frostlock","Runtimes":{
+            "frostlock":{"RuntimePath":"/x/frostlock","RuntimeType":"oci"},"runc":{"RuntimePath":""}}}}"#;
+        let mut all = parse(config).unwrap();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let ours = handler("frostlock", Some("/x/frostlock"), true);
+        assert_eq!(all, [ours, handler("runc", None, false)]);
+        for other in ["", "{}", r#"{"crio":{}}"#, r#"{"containerd":{"runtimes":null}}"#, "[1]"] {
             assert_eq!(parse(other), None, "{other}");
         }
     }

@@ -217,21 +217,27 @@ fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     }
 }
 
-/// What CRI-O makes of all its files, those of another place too.
-pub(crate) fn crio_config(entry: Option<&Path>) -> anyhow::Result<Option<DocumentMut>> {
+/// What CRI-O has where its files say nothing; none without a CRI-O.
+pub(crate) fn crio_default() -> anyhow::Result<Option<DocumentMut>> {
     let Some(crio) = program::find("crio") else { return Ok(None) };
-    let mut command = Command::new(crio);
-    if let Some(directory) = entry.and_then(Path::parent) {
-        command.arg("--config-dir").arg(directory);
-    }
-    let said = program::run(command.arg("config"), LIMIT)?;
-    toml_file::parse(&said).map(Some).context("what `crio config` prints")
+    let printed = crio_config(Command::new(crio).args(["config", "--default"]))?;
+    toml_file::of_crio(&printed).map(Some)
+}
+
+fn crio_config(command: &mut Command) -> anyhow::Result<DocumentMut> {
+    let said = program::run(command, LIMIT)?;
+    toml_file::parse(&said).context("what `crio config` prints")
 }
 
 fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
-    let Some(read) = crio_config(Some(entry))? else {
+    let Some(crio) = program::find("crio") else {
         return Ok(Err("no crio in PATH".to_owned()));
     };
+    let mut command = Command::new(crio);
+    if let Some(directory) = entry.parent() {
+        command.arg("--config-dir").arg(directory);
+    }
+    let read = crio_config(command.arg("config"))?;
     let layout = Layout::of(Engine::Crio, &read)?;
     let binary = layout.entry(&read, expected.name).and_then(|entry| layout.binary_of(entry));
     if binary != expected.binary {

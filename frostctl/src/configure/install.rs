@@ -197,17 +197,16 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
             check::effective(&files.main, files.containerd.as_deref())
                 .context("containerd cannot read its configuration as it is; nothing was changed")
         }
-        Engine::Crio => match check::crio_config(None) {
-            Ok(Some(read)) => Ok(Some(read)),
-            _ => crio(),
-        },
+        Engine::Crio => crio(),
         Engine::Podman => podman::effective()
             .context("podman cannot read its configuration as it is; nothing was changed"),
         Engine::Docker => Ok(None),
     }
 }
 
-/// The last of CRI-O's files that has runtimes wins.
+/// Its files in the order in which it reads them, over what it has without them: a later one adds runtimes,
+/// and replaces those that it names again. `crio config` would say it in one, but prints as a comment what
+/// is as without files, the default runtime too.
 fn crio() -> anyhow::Result<Option<DocumentMut>> {
     let mut paths = vec![PathBuf::from("/etc/crio/crio.conf")];
     let mut drop_ins: Vec<PathBuf> = std::fs::read_dir("/etc/crio/crio.conf.d")
@@ -215,16 +214,18 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
         .unwrap_or_default();
     drop_ins.sort();
     paths.extend(drop_ins);
-    let mut found = None;
+    // Where it cannot read its files, ours is refused in the end.
+    let mut all = check::crio_default().unwrap_or_default();
     for path in paths {
         let Some(text) = file::read(&path)? else { continue };
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
-        let layout = Layout::of(Engine::Crio, &document)?;
-        if !layout.names(&document).is_empty() {
-            found = Some(document);
+        match &mut all {
+            None => all = Some(document),
+            Some(all) => toml_file::merge(all, &Layout::of(Engine::Crio, &document)?, &document)
+                .with_context(|| format!("{path:?}"))?,
         }
     }
-    Ok(found)
+    Ok(all)
 }
 
 /// Ours is made anew each time, of what the file would be without it: so it follows the options of

@@ -121,7 +121,8 @@ fn is_seen_as(process: &Path, named: &Path, binary: &Path) -> bool {
     file(&theirs).is_some_and(|it| Some(it) == file(binary))
 }
 
-/// conmon of podman and of CRI-O: `conmon ... -c ID ... -r RUNTIME`.
+/// conmon of podman and of CRI-O: `conmon ... -c ID ... -r RUNTIME`. One conmonrs of CRI-O has all
+/// containers of a pod: `conmonrs --runtime RUNTIME --runtime-dir .../ID/userdata`.
 fn monitors(binary: &Path) -> Vec<Use> {
     entries(Path::new("/proc"))
         .iter()
@@ -134,7 +135,8 @@ fn monitors(binary: &Path) -> Vec<Use> {
 
 fn monitor(line: &str, binary: &Path) -> Option<Use> {
     let arguments: Vec<&str> = line.split('\0').collect();
-    if Path::new(arguments.first()?).file_name()? != "conmon" {
+    let name = Path::new(arguments.first()?).file_name()?;
+    if name != "conmon" && name != "conmonrs" {
         return None;
     }
     let after = |names: [&str; 2]| {
@@ -147,8 +149,9 @@ fn monitor(line: &str, binary: &Path) -> Option<Use> {
     }
     let is_podman = arguments.iter().any(|argument| argument.ends_with("podman"));
     let of = if is_podman { Engine::Podman } else { Engine::Crio };
-    let container = after(["-c", "--cid"]).unwrap_or("?").to_owned();
-    Some(Use { of, container, named: named.to_owned() })
+    let of_pod = || Some(last(Path::new(after(["--runtime-dir"; 2])?).parent()?));
+    let container = after(["-c", "--cid"]).map(str::to_owned).or_else(of_pod);
+    Some(Use { of, container: container.unwrap_or("?".to_owned()), named: named.to_owned() })
 }
 
 /// Whether the binary is the path itself or a link on its way. Both leading to one file is not
@@ -273,5 +276,8 @@ mod tests {
         assert_eq!((found.of, found.container.as_str()), (Engine::Podman, "abc"));
         assert_eq!(monitor(&line.replace("/x/frostlock", "/usr/bin/crun"), binary), None);
         assert_eq!(monitor("sh\0-r\0/x/frostlock\0", binary), None);
+        let line = "/usr/bin/conmonrs\0--runtime\0/x/frostlock\0--runtime-dir\0/s/overlay-containers/pod1/userdata\0";
+        let found = monitor(line, binary).unwrap();
+        assert_eq!((found.of, found.container.as_str()), (Engine::Crio, "pod1"));
     }
 }

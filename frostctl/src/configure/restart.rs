@@ -17,6 +17,7 @@ use super::layout::{Layout, get};
 use super::places::Files;
 use super::{program, toml_file};
 use crate::doctor::containerd::SOCKET;
+use crate::loaded::CRIO_SOCKET;
 
 /// systemd waits 90 s for a unit to start, unless it is told otherwise.
 const RESTART_LIMIT: Duration = Duration::from_secs(100);
@@ -26,7 +27,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
-const CRIO_SOCKET: &str = "/run/crio/crio.sock";
 
 const WITH_SIGNALS: &str = "__with-signals";
 

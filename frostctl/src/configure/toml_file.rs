@@ -13,6 +13,25 @@ use super::record::{Ours, Previous};
 /// CRI-O wants to be told where the runtime keeps its state.
 const CRIO_ROOT: &str = "/run/runc";
 
+/// What a runtime of CRI-O can have (1.34).
+const CRIO_KEYS: [&str; 15] = [
+    "runtime_path",
+    "runtime_type",
+    "runtime_root",
+    "runtime_config_path",
+    "platform_runtime_paths",
+    "inherit_default_runtime",
+    "container_min_memory",
+    "monitor_path",
+    "monitor_cgroup",
+    "monitor_exec_cgroup",
+    "monitor_env",
+    "allowed_annotations",
+    "default_annotations",
+    "privileged_without_host_devices",
+    "no_sync_log",
+];
+
 pub(crate) fn parse(text: &str) -> anyhow::Result<DocumentMut> {
     text.parse::<DocumentMut>().map_err(|error| {
         let line =
@@ -111,6 +130,45 @@ fn add(
     insert(document, layout, wish.name, commented(entry, &wrapped.name))?;
     set_binary(document, layout, wish)?;
     Ok(wrapped)
+}
+
+/// The runtimes and the default of what is read later.
+pub(super) fn merge(
+    into: &mut DocumentMut,
+    layout: &Layout,
+    later: &DocumentMut,
+) -> anyhow::Result<()> {
+    for name in layout.names(later) {
+        let entry = layout.entry(later, &name).cloned().unwrap_or_default();
+        insert(into, layout, &name, unplaced(entry))?;
+    }
+    if let Some(default) = layout.default_of(later) {
+        set_default(into, layout, default)?;
+    }
+    Ok(())
+}
+
+/// What `crio config` prints, for its runtimes alone. It prints settings of [crio.runtime] behind the last
+/// runtime, where they are that one's.
+pub(super) fn of_crio(printed: &DocumentMut) -> anyhow::Result<DocumentMut> {
+    let layout = Layout::of(Engine::Crio, printed)?;
+    let mut all = DocumentMut::new();
+    for name in layout.names(printed) {
+        let mut entry = Table::new();
+        for key in CRIO_KEYS {
+            let printed = layout.entry(printed, &name).and_then(|it| it.get(key)?.as_value());
+            let said = printed.filter(|it| it.as_str() != Some(""));
+            if let Some(mut said) = said.cloned() {
+                said.decor_mut().clear();
+                entry.insert(key, Item::Value(said));
+            }
+        }
+        insert(&mut all, &layout, &name, Item::Table(entry))?;
+    }
+    if let Some(default) = layout.default_of(printed) {
+        set_default(&mut all, &layout, default)?;
+    }
+    Ok(all)
 }
 
 fn crio_entry() -> Item {
@@ -438,6 +496,28 @@ mod tests {
         for glob in ["/etc/conf d/*.toml", "conf d/*.toml", "conf d/99.toml"] {
             assert_eq!(import(&format!("imports = [\"{glob}\"]\nversion = 3\n")), None, "{glob}");
         }
+    }
+
+    #[test]
+    fn a_later_file_of_crio_adds_runtimes_and_replaces_those_that_it_names_again() {
+        let texts = [
+            "[crio.runtime]\ndefault_runtime = \"crun\"\n[crio.runtime.runtimes.crun]\nruntime_root = \"/a\"\nmonitor_path = \"/x\"\n",
+            "[crio.runtime.runtimes.crun]\nruntime_root = \"/b\"\n[crio.runtime.runtimes.runc]\n",
+            "[crio.api]\n",
+        ];
+        let mut all = DocumentMut::new();
+        for text in texts {
+            let later = parse(text).unwrap();
+            let layout = Layout::of(Engine::Crio, &later).unwrap();
+            merge(&mut all, &layout, &later).unwrap();
+        }
+        let layout = Layout::of(Engine::Crio, &all).unwrap();
+        assert_eq!((layout.default_of(&all), layout.names(&all).len()), (Some("crun"), 2));
+        let crun = layout.entry(&all, "crun").unwrap().to_string();
+        assert!(crun.contains("/b") && !crun.contains("monitor_path"), "{crun}");
+        let edited = configure(Engine::Crio, "", &wish(false), &[&all]).unwrap();
+        assert_eq!(edited.wrapped.unwrap().name, "crun");
+        assert!(edited.text.contains("runtime_root = \"/b\""), "{}", edited.text);
     }
 
     #[test]

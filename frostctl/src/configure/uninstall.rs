@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::audit::look;
 use crate::exit::Exit;
+use crate::loaded::CRIO_SOCKET;
 use crate::output::Output;
 
 use super::engine::Engine;
@@ -234,20 +235,20 @@ fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a containerd that runs has loaded, whatever its files say by now: without the program none of its
-/// pods would start.
+/// What a containerd or a CRI-O that runs has loaded, whatever its files say by now: without the program
+/// none of its pods would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
-    let sockets = look::SOCKETS.into_iter().map(Path::new).filter(|socket| socket.exists());
-    let handlers = sockets.flat_map(|socket| {
-        let handlers = crate::loaded::ask(socket).unwrap_or_default();
-        handlers.into_iter().map(move |handler| (socket, handler))
+    let crio = ("CRI-O", CRIO_SOCKET);
+    let all = look::SOCKETS.map(|socket| ("containerd", socket)).into_iter().chain([crio]);
+    let handlers = all.filter(|(_, socket)| Path::new(socket).exists()).flat_map(|of| {
+        let handlers = crate::loaded::ask(Path::new(of.1)).unwrap_or_default();
+        handlers.into_iter().map(move |handler| (of, handler))
     });
     handlers
-        .filter_map(|(socket, handler)| {
+        .filter_map(|((engine, socket), handler)| {
             let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
-            let socket = socket.display();
             let who = format!(
-                "the containerd at {socket}, which has the runtime {} loaded until it is restarted",
+                "the {engine} at {socket}, which has the runtime {} loaded until it is restarted",
                 handler.name
             );
             Some(Caller { who, named })

@@ -53,7 +53,7 @@ impl Kubelet {
     }
 
     pub(crate) fn read(node: &Root, running: &[Running]) -> Kubelet {
-        let process = running.iter().find(|it| it.comm != "containerd");
+        let process = running.iter().find(|it| it.is_kubelet());
         let mut args = process.map(|it| it.args.clone()).unwrap_or_default();
         let mut kubelet = Kubelet { pid: process.map(|it| it.pid), ..Kubelet::default() };
         let mut by = process.map(|it| PathBuf::from(format!("/proc/{}/cmdline", it.pid)));

@@ -15,8 +15,14 @@ pub(crate) struct Running {
 }
 
 /// microk8s runs kubelet as a part of `kubelite`, k3s and rke2 in their own process.
-const NAMES: &[&str] =
-    &["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "rke2", "containerd"];
+const KUBELETS: &[&str] = &["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "rke2"];
+const ENGINES: &[&str] = &["containerd", "crio"];
+
+impl Running {
+    pub(crate) fn is_kubelet(&self) -> bool {
+        KUBELETS.contains(&self.comm.as_str())
+    }
+}
 
 pub(crate) fn read(node: &Root) -> Vec<Running> {
     let entries = std::fs::read_dir(node.path("/proc".as_ref())).into_iter().flatten().flatten();
@@ -87,7 +93,7 @@ fn judge_first(comm: &str, is_the_nodes: bool) -> Option<bool> {
 
 fn of(node: &Root, pid: i32) -> Option<Running> {
     let comm = node.read(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
-    if !NAMES.contains(&comm.as_str()) {
+    if !KUBELETS.iter().chain(ENGINES).any(|name| *name == comm) {
         return None;
     }
     let cmdline = node.read(format!("/proc/{pid}/cmdline")).ok()?;

@@ -13,14 +13,12 @@ use crate::configure::layout::Layout;
 use crate::configure::record::Record;
 use crate::configure::{file, podman, toml_file};
 use crate::doctor::containerd::{self, Containerd};
-use crate::doctor::processes::{self, Running};
-use crate::doctor::root::Root;
-use crate::loaded::{self, Owed, Unasked};
+use crate::doctor::processes::{self, Running, flag};
+use crate::doctor::root::{self, Root};
+use crate::loaded::{self, CRIO_SOCKET, Owed, Unasked};
 
 /// It answers from memory.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-
-const CRIO_SOCKET: &str = "/run/crio/crio.sock";
 
 /// As far as their files say, and those of them that run.
 pub(super) fn read(running: &[Running]) -> Vec<Engine> {
@@ -218,12 +216,35 @@ fn ask(kind: Kind, engine: &Engine) -> Loaded {
     }
 }
 
-/// By name alone: CRI itself has no more than that.
 fn crio(handlers: &[Handler]) -> Loaded {
     let socket = Path::new(CRIO_SOCKET);
     if !socket.exists() {
         return Loaded::NotRunning;
     }
+    match loaded::ask(socket) {
+        Ok(has) => crio_owed(handlers, &has),
+        Err(_) => crio_by_name(socket, handlers),
+    }
+}
+
+fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
+    let configured: Vec<loaded::Handler> = handlers
+        .iter()
+        .map(|it| loaded::Handler {
+            name: it.name.clone(),
+            binary: Some(it.binary.clone()),
+            is_default: it.is_default,
+        })
+        .collect();
+    let owed = loaded::owed(&configured, has, |it| is_ours(&it.to_string_lossy()));
+    match owed.is_empty() {
+        true => Loaded::AsConfigured,
+        false => Loaded::Otherwise(owed.iter().map(said).collect()),
+    }
+}
+
+/// Of one that does not tell its configuration: CRI itself has no more than the names.
+fn crio_by_name(socket: &Path, handlers: &[Handler]) -> Loaded {
     let asked = Client::lazy(socket).and_then(|it| it.at_most(ANSWERS_WITHIN).status(false));
     let has = match asked {
         Ok(answer) => answer.runtime_handlers,

@@ -283,6 +283,63 @@ fn the_advice_for_a_file_without_a_version_works_with_this_containerd() {
     }
 }
 
+fn with_crio(script: &str) -> Copies {
+    let copies = Copies::of(NEW);
+    let program = copies.write("bin/crio.new", script);
+    // By another process, as what this one has open to write cannot be executed.
+    let installed =
+        Command::new("install").arg("-m755").arg(program).arg(copies.file("bin/crio")).status();
+    assert!(installed.unwrap().success());
+    copies
+}
+
+/// Without files it is crun from 1.31 on. CRI-O prints settings of its own behind the last runtime.
+#[test]
+fn the_default_runtime_of_crio_is_what_it_stands_in_for() {
+    let script = r#"#!/bin/sh
+[ "$1" != --config-dir ] || exec cat "$2"/99-frostlock.conf
+[ "$*" = 'config --default' ] || exec echo '# default_runtime = "crun"'
+echo '[crio.runtime]
+default_runtime = "crun"
+[crio.runtime.runtimes.crun]
+runtime_path = ""
+runtime_root = "/run/crun"
+monitor_env = [
+	"PATH=/bin",
+]
+
+# Whether to disable it.
+disable_hostport_mapping = false'
+"#;
+    let copies = with_crio(script);
+    let drop_in = copies.file("crio.conf.d/99-frostlock.conf");
+    let (drop_in, binary) = (drop_in.to_str().unwrap(), frostlock());
+    let binary = binary.to_str().unwrap();
+    let words = ["configure", "--runtime", "crio", "--config", drop_in, "--binary", binary];
+    // The frostlock here would run another one.
+    let (code, _, errors) = copies.frostctl(&words);
+    let why = "the runtime \"crun\" runs crun, but frostlock would run";
+    assert!(code == 3 && errors.contains(why), "{errors}");
+    let (code, said, errors) = copies.frostctl(&[&words[..], &["--force"]].concat());
+    assert_eq!(code, 0, "{said}{errors}");
+    let lines = [
+        "# By `frostctl configure`, in front of crun; `frostctl unconfigure` removes it."
+            .to_owned(),
+        "[crio.runtime.runtimes.frostlock]".to_owned(),
+        format!("runtime_path = \"{binary}\""),
+        "runtime_root = \"/run/crun\"".to_owned(),
+        "monitor_env = [".to_owned(),
+        "\t\"PATH=/bin\",".to_owned(),
+        "]".to_owned(),
+    ];
+    let said = copies.read("crio.conf.d/99-frostlock.conf");
+    let mut said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    said.sort_unstable();
+    lines.sort_unstable();
+    assert_eq!(said, lines);
+}
+
 /// A crio that prints what is in its directory, as `crio config` does, or nothing of ours.
 #[test]
 fn crio_is_asked_what_it_reads() {
@@ -295,12 +352,7 @@ fn crio_is_asked_what_it_reads() {
         ("#!/bin/sh\necho '[crio.runtime]'\n", 3, "CRI-O reads the runtime"),
         ("#!/bin/sh\n[ \"$1\" = config ] && exit 0\necho 'bad file' >&2; exit 1\n", 3, "bad file"),
     ] {
-        let copies = Copies::of(NEW);
-        let program = copies.write("bin/crio.new", script);
-        // By another process, as what this one has open to write cannot be executed.
-        let installed =
-            Command::new("install").arg("-m755").arg(program).arg(copies.file("bin/crio")).status();
-        assert!(installed.unwrap().success());
+        let copies = with_crio(script);
         let drop_in = copies.file("crio.conf.d/99-frostlock.conf");
         let binary = frostlock();
         let words = [

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod copies;
+mod crio;
 mod distributions;
 mod docker;
 mod node;

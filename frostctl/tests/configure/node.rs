@@ -1,13 +1,13 @@
 //! containerd in a node (`scripts/node`): a pod through frostlock by its handler.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use frostlock_cri::{Client, v1};
 
 use super::{NAME, frostctl, frostlock, repository, text};
 
-const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+pub const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A node with containerd and the bare runtime; it ends with this, or with our process.
 pub struct Node {
@@ -17,6 +17,11 @@ pub struct Node {
 
 impl Node {
     pub fn up(containerd: &str) -> Node {
+        Node::with(containerd, &[])
+    }
+
+    /// `shares`: directories that it sees, too. Without containerd its name is "none".
+    pub fn with(containerd: &str, shares: &[&Path]) -> Node {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let programs = repository().join(format!("target/lab/containerd-{containerd}"));
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
@@ -27,12 +32,25 @@ impl Node {
         let outside = outside.map(|path| path.canonicalize().unwrap());
         let mut words =
             vec!["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
-        for path in outside.iter().filter(|path| !path.starts_with(repository())) {
+        let outside = outside.iter().filter(|path| !path.starts_with(repository()));
+        for path in outside.map(PathBuf::as_path).chain(shares.iter().copied()) {
             words.extend(["--share", path.to_str().unwrap()]);
         }
         let up = node.script(&words);
         assert!(up.status.success(), "node up: {}", text(&up.stderr));
         node
+    }
+
+    /// Its files, as the host sees them.
+    pub fn root(&self) -> PathBuf {
+        let pid = std::fs::read_to_string(self.dir.path().join("node/pid")).unwrap();
+        Path::new("/proc").join(pid.trim()).join("root")
+    }
+
+    /// Its own cgroup in each hierarchy of the host.
+    pub fn prefix(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("node/prefix")).unwrap();
+        text.trim().to_owned()
     }
 
     pub fn script(&self, words: &[&str]) -> Output {

@@ -14,13 +14,13 @@ const FROSTLOCK: &str = "/usr/local/bin/frostlock";
 /// All ten questions, each with its own bound, on a containerd that hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Status {
+pub(super) struct Status {
     code: i32,
     json: Value,
 }
 
 impl Status {
-    fn of(node: &Node, before: &[&str]) -> Status {
+    pub(super) fn of(node: &Node, before: &[&str]) -> Status {
         let words = [&["exec"], before, &[FROSTCTL, "status", "--json"]].concat();
         let output = node.script(&words);
         let said = super::text(&output.stdout);
@@ -38,13 +38,13 @@ impl Status {
     }
 
     #[track_caller]
-    fn says(&self, question: &str, judged: &str, what: &str) {
+    pub(super) fn says(&self, question: &str, judged: &str, what: &str) {
         let answer = self.answer(question);
         assert!(answer.0 == judged && answer.1.contains(what), "{question}: {answer:?}");
     }
 
     #[track_caller]
-    fn is(&self, verdict: &str, code: i32) {
+    pub(super) fn is(&self, verdict: &str, code: i32) {
         assert_eq!((self.json["verdict"].as_str().unwrap(), self.code), (verdict, code), "{self}");
     }
 }
@@ -65,7 +65,7 @@ pub(super) fn must(node: &Node, words: &[&str]) -> String {
     said
 }
 
-fn sh(node: &Node, script: &str) -> String {
+pub(super) fn sh(node: &Node, script: &str) -> String {
     must(node, &["sh", "-c", script])
 }
 
