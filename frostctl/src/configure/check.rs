@@ -53,7 +53,7 @@ pub(crate) fn reads(engine: Engine, files: &Files) -> anyhow::Result<()> {
         Engine::Containerd => effective(&files.main, files.containerd.as_deref()).map(drop),
         Engine::Docker => docker(&files.main).map(drop),
         Engine::Podman => super::podman::effective().map(drop),
-        Engine::Crio => crio_config(Some(&files.entry)).map(drop),
+        Engine::Crio => crio_reads(&files.entry).map(drop),
     }
 }
 
@@ -229,15 +229,20 @@ fn crio_config(command: &mut Command) -> anyhow::Result<DocumentMut> {
     toml_file::parse(&said).context("what `crio config` prints")
 }
 
-fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
-    let Some(crio) = program::find("crio") else {
-        return Ok(Err("no crio in PATH".to_owned()));
-    };
+/// What CRI-O reads in its files and the directory of our entry; none without a CRI-O.
+fn crio_reads(entry: &Path) -> anyhow::Result<Option<DocumentMut>> {
+    let Some(crio) = program::find("crio") else { return Ok(None) };
     let mut command = Command::new(crio);
     if let Some(directory) = entry.parent() {
         command.arg("--config-dir").arg(directory);
     }
-    let read = crio_config(command.arg("config"))?;
+    crio_config(command.arg("config")).map(Some)
+}
+
+fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
+    let Some(read) = crio_reads(entry)? else {
+        return Ok(Err("no crio in PATH".to_owned()));
+    };
     let layout = Layout::of(Engine::Crio, &read)?;
     let binary = layout.entry(&read, expected.name).and_then(|entry| layout.binary_of(entry));
     if binary != expected.binary {

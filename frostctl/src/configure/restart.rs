@@ -27,7 +27,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
-
 const WITH_SIGNALS: &str = "__with-signals";
 
 /// Us as the program that the command is run by: whoever it starts is not to have our signals held back,

@@ -1,5 +1,6 @@
 //! Which engines have a runtime that is frostlock: in their files, and in the process.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::configure::layout::Layout;
 use crate::configure::record::Record;
 use crate::configure::{file, podman, toml_file};
 use crate::doctor::containerd::{self, Containerd};
-use crate::doctor::processes::{self, Running, flag};
-use crate::doctor::root::{self, Root};
+use crate::doctor::processes::{self, Running};
+use crate::doctor::root::Root;
 use crate::loaded::{self, CRIO_SOCKET, Owed, Unasked};
 
 /// It answers from memory.
@@ -234,9 +235,11 @@ fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
             name: it.name.clone(),
             binary: Some(it.binary.clone()),
             is_default: it.is_default,
+            // CRI-O has none for a program.
+            options: BTreeMap::new(),
         })
         .collect();
-    let owed = loaded::owed(&configured, has, |it| is_ours(&it.to_string_lossy()));
+    let owed = loaded::owed(&configured, has, |it| is_ours(it));
     match owed.is_empty() {
         true => Loaded::AsConfigured,
         false => Loaded::Otherwise(owed.iter().map(said).collect()),
