@@ -16,13 +16,13 @@ FROSTCTL = $(CURDIR)/target/static/$(TARGET)/tool/frostctl
 TEST = FROSTLOCK_BIN=$(BINARY) scripts/with-realtime $(CARGO) test --locked
 
 .PHONY: build
-build: wrapper
+build: wrapper setup-build
 	$(STATIC) --profile tool --package frostctl
 
 # The tests run it as it is installed, since they measure it; frostctl they run as cargo builds it,
 # which saves two minutes.
 .PHONY: wrapper
-wrapper: setup-build
+wrapper: setup-compiler
 	$(STATIC) --release --package frostlock
 
 .PHONY: print-binary
@@ -52,8 +52,12 @@ install:
 	$(FROSTCTL) completions zsh >"$(share)/zsh/site-functions/_frostctl"
 	$(FROSTCTL) completions fish >"$(share)/fish/vendor_completions.d/frostctl.fish"
 
+.PHONY: setup-compiler
+setup-compiler:
+	@scripts/setup compiler
+
 .PHONY: setup-build
-setup-build:
+setup-build: setup-compiler
 	@scripts/setup build
 
 .PHONY: lab
@@ -64,10 +68,12 @@ lab: setup-build
 	@scripts/make-image target/lab
 	@scripts/make-node target/lab/node
 
+# With the host's runc and no lab, if there is none.
 .PHONY: demo
-demo: wrapper lab
+demo: wrapper
+	@scripts/setup demo
 	@FROSTLOCK=$(BINARY) scripts/demo
-	@FROSTLOCK=$(BINARY) scripts/demo-at-once 4
+	@FROSTLOCK=$(BINARY) scripts/demo-at-once
 
 # What has failed is said once more at the end, where a long log is looked at first.
 .PHONY: test
@@ -112,14 +118,14 @@ proof: build lab
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz:
-	@scripts/setup build fuzz
+	@scripts/setup compiler build fuzz
 	scripts/fuzz all $(FUZZ_SECONDS)
 
 # A minute for all of them together, from the inputs that are known: part of `make test`.
 FUZZ_SHORT_SECONDS ?= 60
 .PHONY: fuzz-short
 fuzz-short:
-	@scripts/setup build fuzz
+	@scripts/setup compiler build fuzz
 	scripts/fuzz total $(FUZZ_SHORT_SECONDS)
 
 .PHONY: check
