@@ -312,24 +312,12 @@ impl Node {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let node = Node(dir.unwrap());
         let owner = std::process::id().to_string();
-        std::fs::create_dir(node.share()).unwrap();
-        std::fs::copy(frostlock(), node.frostlock()).unwrap();
-        // It may be a link to a directory that the node does not have.
-        let lab = repository().join("target/lab").canonicalize().unwrap();
-        let [share, lab] = [node.share(), lab].map(|it| it.to_str().unwrap().to_owned());
-        let shares = ["--share", &share, "--share", &lab];
+        let binary = frostlock();
+        let show = ["--show", binary.to_str().unwrap()];
         let up = ["up", "--owner", &owner];
-        let up = node.script(&[&up[..], containerd, &shares].concat());
+        let up = node.script(&[&up[..], containerd, &show].concat());
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         node
-    }
-
-    fn share(&self) -> PathBuf {
-        self.0.path().join("share")
-    }
-
-    fn frostlock(&self) -> PathBuf {
-        self.share().join("frostlock")
     }
 
     fn script(&self, words: &[&str]) -> Output {
@@ -356,7 +344,7 @@ impl Drop for Node {
 fn systemd_makes_the_cgroups_where_it_runs() {
     let _one = one_at_a_time();
     let node = Node::up();
-    let inner = selftest(&node.frostlock(), &runtime("runc-1.1.15"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.1.15"));
     let args = inner.get_args().map(|it| it.to_str().unwrap());
     let ended = node.script(&["exec", FROSTCTL].into_iter().chain(args).collect::<Vec<_>>());
     let report: Value = serde_json::from_slice(&ended.stdout)
@@ -380,7 +368,7 @@ fn configured(containerd: &str) -> Node {
         "PATH={}/containerd-{containerd}:/usr/sbin:/usr/bin:/sbin:/bin",
         programs.display()
     );
-    let binary = node.frostlock();
+    let binary = frostlock();
     let words = ["exec", "env", &path, FROSTCTL, "configure", "--runtime", "containerd"];
     let more = ["--binary", binary.to_str().unwrap(), "--restart"];
     let output = node.script(&[&words[..], &more].concat());

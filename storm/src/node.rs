@@ -39,7 +39,7 @@ pub(crate) fn sides(both: &Both) -> anyhow::Result<Vec<Side>> {
 fn side(both: &Both, label: &str, out: &Path) -> anyhow::Result<Side> {
     let result = out.join(format!("{label}.json"));
     let program = std::env::current_exe()?;
-    let node = Node::up(both, label, &[out, program.parent().context("our own directory")?])?;
+    let node = Node::up(both, label, &program, out)?;
     if label == "wrapped" {
         succeed(node.script("exec").args(["sh", "-c", JOURNAL]))?;
     }
@@ -70,15 +70,13 @@ fn runtime(both: &Both) -> &str {
 }
 
 impl Node {
-    fn up(both: &Both, label: &str, shares: &[&Path]) -> anyhow::Result<Node> {
+    fn up(both: &Both, label: &str, program: &Path, out: &Path) -> anyhow::Result<Node> {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm")?;
         let node = Node { dir };
         let mut up = node.script("up");
         up.args(["--containerd", &both.containerd, "--runtime", runtime(both)]);
         up.args(["--owner", &std::process::id().to_string()]);
-        for share in shares {
-            up.arg("--share").arg(share);
-        }
+        up.arg("--show").arg(program).arg("--share").arg(out);
         if label == "wrapped" {
             up.arg("--wrapped");
         }

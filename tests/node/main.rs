@@ -18,6 +18,7 @@ mod probe;
 #[path = "../throttled/scene.rs"]
 #[allow(dead_code)]
 mod scene;
+mod shares;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../throttled/table.rs"]
@@ -41,16 +42,20 @@ struct Node {
 
 impl Node {
     fn up() -> Node {
+        Node::up_with(|up| {
+            for file in [std::env::current_exe().unwrap(), support::frostlock()] {
+                up.arg("--show").arg(file);
+            }
+        })
+    }
+
+    fn up_with(more: impl FnOnce(&mut Command)) -> Node {
         assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let node = Node { dir: dir.unwrap() };
         let mut up = node.script("up");
         up.args(["--containerd", "none", "--owner", &std::process::id().to_string()]);
-        for file in [std::env::current_exe().unwrap(), support::frostlock()] {
-            up.arg("--share").arg(file.parent().unwrap());
-        }
-        // Which may be a link to that of another working tree.
-        up.arg("--share").arg(support::lab().canonicalize().unwrap());
+        more(&mut up);
         succeed(&mut up);
         node
     }

@@ -27,13 +27,12 @@ impl Node {
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
         let node = Node { dir: dir.unwrap(), path };
         let owner = std::process::id().to_string();
-        // The lab and the binary may be elsewhere, where the node does not see them.
-        let outside = [repository().join("target/lab"), frostlock().parent().unwrap().to_owned()];
-        let outside = outside.map(|path| path.canonicalize().unwrap());
         let mut words =
             vec!["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
-        let outside = outside.iter().filter(|path| !path.starts_with(repository()));
-        for path in outside.map(PathBuf::as_path).chain(shares.iter().copied()) {
+        // The binary may be elsewhere, where the node does not see it.
+        let binary = frostlock();
+        words.extend(["--show", binary.to_str().unwrap()]);
+        for path in shares {
             words.extend(["--share", path.to_str().unwrap()]);
         }
         let up = node.script(&words);
