@@ -256,7 +256,7 @@ fn on_v2_controllers_are_passed_on_down_to_the_root_of_pods() {
     let scratch = Scratch::new();
     let ended = aside(
         &scratch,
-        "mount -t cgroup2 none /sys/fs/cgroup
+        "[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 none /sys/fs/cgroup
          cd /sys/fs/cgroup
          before=$(cat cgroup.subtree_control)
          mkdir .$1 .$1/kubepods

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{Container, Ended, FROSTCTL, Scratch, bundle, frostlock, runtime};
+use support::{Container, Ended, FROSTCTL, Scratch, bundle, frostlock, repository, runtime};
 
 const UID: &str = "8b9b5a3e-2a53-4a6e-9f0e-3a2b7f1c5d11";
 
@@ -90,12 +90,11 @@ fn the_beginning_of_two_ids_names_neither() {
 fn a_container_of_crun_under_v2() {
     let scratch = Scratch::new();
     let bundle = bundle(&scratch, "bundle", &format!("/kubepods/pod{UID}/ctr"), names());
-    let script = "mount -t cgroup2 none /sys/fs/cgroup
-        trap '\"$crun\" --root \"$root\" delete --force cafe01' EXIT
+    let script = "trap '\"$crun\" --root \"$root\" delete --force cafe01' EXIT
         \"$crun\" --root \"$root\" run --detach --bundle \"$bundle\" cafe01 >\"$root.out\" 2>&1 </dev/null
         \"$0\" paths --json --runtime-root \"$root\" shop/web-0";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", script, FROSTCTL]);
+    let mut command = Command::new(repository().join("scripts/v2ns"));
+    command.args(["sh", "-euc", script, FROSTCTL]);
     command.env("crun", runtime("crun-1.21")).env("bundle", &bundle);
     command
         .env("root", scratch.dir.path().join("root"))

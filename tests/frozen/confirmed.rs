@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{self, Log, MS, Scene, TOLERANCE, Via, report};
+use crate::scene::{self, Log, MS, Scene, Via, report, tolerance};
 use crate::support::wait;
 
 const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
@@ -83,7 +83,7 @@ fn told_to_end_while_it_waits_on_v2() {
     let status = wait(&mut wrapper, scene::HANGS).expect("the end");
     let took = began.elapsed();
     assert_eq!(status.code(), Some(1));
-    assert!(took >= WHILE && took < WHILE + TOLERANCE, "{}", ms(took));
+    assert!(took >= WHILE && took < WHILE + tolerance(), "{}", ms(took));
     let record = scene.record("pause");
     assert_eq!((&record["attempts"], &record["gave_up"]), (&1.into(), &"interrupted".into()));
     assert!(!scene.freezer().is_asked_for(), "left frozen");
@@ -118,7 +118,7 @@ fn a_task_that_freezes_after_a_while_on_v2() {
             ms(wrapped.took)
         );
         assert_eq!((wrapped.code, is_frozen), (Some(0), true), "{wrapped:?}");
-        assert!(wrapped.took >= WHILE - 50 * MS && wrapped.took < CONFIRM + TOLERANCE);
+        assert!(wrapped.took >= WHILE - 50 * MS && wrapped.took < CONFIRM + tolerance());
         assert_eq!(wrapped.containerd_reads(), "");
         assert_eq!(scene.status(Via::Wrapped), "paused");
         scene.must(Via::Wrapped, &["resume", "c"]);

@@ -21,7 +21,7 @@ mod untouched;
 
 use std::time::Duration;
 
-use scene::{Ended, MS, Scene, TOLERANCE};
+use scene::{Ended, MS, Scene, tolerance};
 
 /// How long a pause is confirmed for, and what an operation may take beyond its first attempt.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ fn names_the_task(scene: &Scene, message: &str) {
 #[track_caller]
 fn ended_within(ended: &Ended, limit: Duration) {
     assert!(ended.code.is_some(), "it hangs: {ended:?}");
-    assert!(ended.took < limit + TOLERANCE, "{:?} is more than {limit:?}: {ended:?}", ended.took);
+    assert!(ended.took < limit + tolerance(), "{:?} is more than {limit:?}: {ended:?}", ended.took);
 }
 
 /// The duration as it goes into a table.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::NOTHING;
 use crate::hanging::Hanging;
-use crate::scene::{MS, Scene, TOLERANCE, Via, report};
+use crate::scene::{MS, Scene, Via, report, tolerance};
 use crate::support::cgroup_dirs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Sample {
 fn quickly(scene: &Scene, words: &[&str], broken: Broken) -> Option<i32> {
     let ended = scene.give(Via::Wrapped, words);
     // An exec's wait for a thaw is the longest.
-    assert!(ended.took < 300 * MS + TOLERANCE, "{broken:?}, {words:?}: {:?}", ended.took);
+    assert!(ended.took < 300 * MS + tolerance(), "{broken:?}, {words:?}: {:?}", ended.took);
     ended.code
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::NOTHING;
 use crate::sampler::Sampler;
 use crate::scene::{Ended, HANGS, Log, MS, Scene, Via, comm, report};
+use crate::support::cpu::Cpu;
 use crate::support::{self, cgroup_dirs, eventually, proof};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -186,7 +187,7 @@ fn control(runtime: &str) {
         }
         // Else the exec is slow for want of CPU time.
         eventually(HANGS, "it freezes", || {
-            fs::write(throttled.sampler.dir.join("cpu.cfs_quota_us"), "1000").unwrap();
+            Cpu::of(&scene.cgroup()).limit(1000, 100_000);
             scene.freezer().is_frozen()
         });
         let limit = Duration::from_secs(2);

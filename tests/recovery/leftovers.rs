@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::NOTHING;
 use crate::fake_runtime::Fake;
-use crate::scene::{HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
-use crate::support::{Scratch, cgroup_dirs, pids, proof, succeed};
+use crate::scene::{HANGS, Log, MS, Scene, Via, report, timed, tolerance};
+use crate::support::cpu::{Cpu, Version};
+use crate::support::{Scratch, cgroup_dirs, pids, proof, slowness, succeed};
 
 /// Removes its state and forgets its cgroups, as runc up to 1.1 does where they are busy at the
 /// moment: an error in its log, and exit status 0.
@@ -39,8 +39,11 @@ impl<'a> Forgetful<'a> {
     }
 }
 
-/// v1 alone; what runc's state names beside them is the v2 tree of a hybrid host.
+/// Of a hybrid host v1's alone; what runc's state names beside them is the v2 tree.
 fn hierarchies() -> Vec<PathBuf> {
+    if Version::here() == Version::V2 {
+        return vec![PathBuf::from("/sys/fs/cgroup")];
+    }
     let entries = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
     let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let names = dirs.filter(|dir| dir.file_name() != "unified" && dir.file_name() != "systemd");
@@ -118,12 +121,12 @@ fn a_process_that_stays_is_not_ours_to_kill() {
     let scratch = Scratch::new();
     let forgetful = Forgetful::new(&scratch);
     forgetful.create("a");
-    let dir = Path::new("/sys/fs/cgroup/freezer").join(&forgetful.fake.cgroup("a")[1..]);
+    let dir = Version::here().dir("freezer", &forgetful.fake.cgroup("a"));
     let mut straggler = Straggler::in_cgroup(&dir.join("init.scope"));
     let ended = timed(&mut forgetful.fake.wrapped(&["delete", "a"]), HANGS);
     report!("wrapped: {:?} in {:?}; left: {:?}", ended.code, ended.took, forgetful.left("a"));
     assert!(ended.succeeded(), "{ended:?}");
-    assert!(ended.took >= 900 * MS && ended.took < 1000 * MS + TOLERANCE, "{:?}", ended.took);
+    assert!(ended.took >= 900 * MS && ended.took < 1000 * MS + tolerance(), "{:?}", ended.took);
     assert!(straggler.lives(), "it was killed");
     assert_eq!(forgetful.left("a"), [dir.clone(), dir.join("init.scope")]);
     let record = scratch.journal().into_iter().rfind(|record| record["verb"] == "delete").unwrap();
@@ -139,7 +142,7 @@ fn a_process_that_is_about_to_end_is_waited_for() {
     let scratch = Scratch::new();
     let forgetful = Forgetful::new(&scratch);
     forgetful.create("a");
-    let dir = Path::new("/sys/fs/cgroup/memory").join(&forgetful.fake.cgroup("a")[1..]);
+    let dir = Version::here().dir("memory", &forgetful.fake.cgroup("a"));
     let mut straggler = Straggler::in_cgroup(&dir);
     let end = std::thread::spawn(move || {
         std::thread::sleep(300 * MS);
@@ -149,7 +152,7 @@ fn a_process_that_is_about_to_end_is_waited_for() {
     end.join().unwrap();
     report!("wrapped: {:?} in {:?}", ended.code, ended.took);
     assert_eq!((ended.code, forgetful.left("a")), (Some(0), NOTHING.to_vec()));
-    assert!(ended.took < 300 * MS + TOLERANCE, "{:?}", ended.took);
+    assert!(ended.took < 300 * MS + tolerance(), "{:?}", ended.took);
 }
 
 /// Podman's pods and hand-made bundles: two containers, one cgroupsPath.
@@ -169,12 +172,8 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
     }
     let dirs = cgroup_dirs(&shared);
     let seen = || {
-        let read = |file: &str| {
-            let path = format!("/sys/fs/cgroup/{file}").replace("CGROUP", &shared[1..]);
-            fs::read_to_string(path).unwrap()
-        };
-        ["cpu/CGROUP/cpu.cfs_quota_us", "cpu/CGROUP/cpu.cfs_period_us", "pids/CGROUP/pids.max"]
-            .map(read)
+        let most = Version::here().dir("pids", &shared).join("pids.max");
+        (Cpu::of(&shared).settings(), fs::read_to_string(most).unwrap())
     };
     let limits = seen();
     let all = pids(&dirs[0]);
@@ -195,14 +194,14 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
 #[test]
 fn a_throttled_container_is_gone_with_its_delete() {
     // Wrapped it takes 110 to 150 ms, of which runc waits 100; bare 600 ms to 5 s.
-    const QUICK: Duration = Duration::from_millis(400);
+    let quick = 400 * MS * slowness();
     for runtime in ["runc-1.1.5", "runc-1.3.6"] {
         let is_worse = (0..5).any(|_| {
             let scene = Scene::throttled(runtime, 8);
             let bare = scene.give(Via::Bare, &["delete", "--force", "c"]);
             let left = cgroup_dirs(&scene.cgroup()).len();
             report!("{runtime}: bare: {:?} in {:?}, {left} directories left", bare.code, bare.took);
-            !bare.succeeded() || bare.took > 3 * QUICK / 2 || left > 0
+            !bare.succeeded() || bare.took > 3 * quick / 2 || left > 0
         });
         assert!(is_worse, "not shown: {runtime}");
         for _ in 0..(if proof() { 20 } else { 3 }) {
@@ -210,7 +209,7 @@ fn a_throttled_container_is_gone_with_its_delete() {
             let wrapped = scene.give(Via::Wrapped, &["delete", "--force", "c"]);
             let left = cgroup_dirs(&scene.cgroup());
             report!("{runtime}: wrapped: {:?} in {:?}", wrapped.code, wrapped.took);
-            assert!(wrapped.succeeded() && wrapped.took < QUICK, "{wrapped:?}");
+            assert!(wrapped.succeeded() && wrapped.took < quick, "{wrapped:?}");
             assert_eq!(left, NOTHING);
             assert_eq!(scene.scratch.lock_files(), NOTHING);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::NOTHING;
 use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, Ended, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::scene::{self, Ended, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
 use crate::support::{cgroup_dirs, eventually, succeed};
 
 /// What comes next, and whether the bare runtime is to be seen failing, hanging or telling of a
@@ -111,7 +111,7 @@ fn seen(ended: &Ended, scene: &Scene) -> String {
 /// The command has worked, and nothing of the dead one is left.
 fn check(scene: &Scene, ended: &Ended, verb: &str, killed: &str) {
     assert!(ended.succeeded(), "{verb} after {killed}: {ended:?}");
-    assert!(ended.took < 500 * MS + TOLERANCE, "{verb} after {killed}: {:?}", ended.took);
+    assert!(ended.took < 500 * MS + tolerance(), "{verb} after {killed}: {:?}", ended.took);
     assert_eq!(ended.containerd_reads(), "");
     assert_eq!(scene.intents(), NOTHING, "{verb} after {killed}");
     match verb {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::NOTHING;
 use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, HANGS, Log, MS, Scene, TOLERANCE, Via, report, timed};
+use crate::scene::{self, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
 use crate::support::succeed;
 
 /// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
@@ -166,7 +166,7 @@ fn a_note_of_one_that_lives_is_left_alone() {
         let ended = scene.give_logged(Via::Wrapped, Log::Json, words, Duration::from_secs(5));
         report!("beside a pause: {words:?}: {:?} in {:?}", ended.code, ended.took);
         // The longest wait for a lock, and an exec's for a thaw.
-        assert!(ended.code.is_some() && ended.took < 1500 * MS + TOLERANCE, "{ended:?}");
+        assert!(ended.code.is_some() && ended.took < 1500 * MS + tolerance(), "{ended:?}");
         assert!(scene.freezer().is_frozen(), "{words:?}: thawed under another's hands");
         assert_eq!(scene.intents(), notes, "{words:?}");
     }

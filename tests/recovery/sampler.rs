@@ -5,26 +5,25 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::scene::{LIMITS, MS};
+use crate::scene::{MS, limits};
 
 /// Reads the limits about a thousand times a second, and keeps what is not as it should be.
 pub(crate) struct Sampler {
-    pub(crate) dir: PathBuf,
     is_on: Arc<Mutex<bool>>,
     is_over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<(u64, Vec<String>)>>,
 }
 
 impl Sampler {
-    pub(crate) fn start(dir: PathBuf) -> Sampler {
+    pub(crate) fn start(cgroup: PathBuf) -> Sampler {
         let is_on = Arc::new(Mutex::new(false));
         let is_over = Arc::new(AtomicBool::new(false));
-        let (on, over, cgroup) = (Arc::clone(&is_on), Arc::clone(&is_over), dir.clone());
+        let (on, over) = (Arc::clone(&is_on), Arc::clone(&is_over));
         let thread = std::thread::spawn(move || {
             let (mut samples, mut wrong) = (0, Vec::new());
             while !over.load(Ordering::Relaxed) {
                 let on = on.lock().unwrap();
-                for (file, value) in LIMITS.iter().filter(|_| *on) {
+                for (file, value) in limits().iter().filter(|_| *on) {
                     match fs::read_to_string(cgroup.join(file)) {
                         Ok(text) if text != format!("{value}\n") => {
                             wrong.push(format!("{file} {text:?}"));
@@ -37,9 +36,9 @@ impl Sampler {
                 drop(on);
                 std::thread::sleep(MS);
             }
-            (samples / LIMITS.len() as u64, wrong)
+            (samples / limits().len() as u64, wrong)
         });
-        Sampler { dir, is_on, is_over, thread: Some(thread) }
+        Sampler { is_on, is_over, thread: Some(thread) }
     }
 
     /// None of the old state is read after this has returned.

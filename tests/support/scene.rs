@@ -21,21 +21,32 @@ use serde_json::{Value, json};
 pub use super::freezer::Freezer;
 use super::freezer::is_v2;
 use super::stuck::Stuck;
-use super::support::{self, Scratch, eventually, runtime, succeed, text};
+use super::support::cpu::Version;
+use super::support::{self, Scratch, eventually, runtime, slowness, succeed, text};
 
 pub const ID: &str = "c";
 
 pub const MS: Duration = Duration::from_millis(1);
 
 /// What a machine that does other things as well may add.
-pub const TOLERANCE: Duration = Duration::from_millis(800);
+pub fn tolerance() -> Duration {
+    800 * MS * slowness()
+}
 
 /// Longer than any wait of ours; a command that takes longer hangs.
 pub const HANGS: Duration = Duration::from_secs(5);
 
 /// Of a throttled container; with a burst, so that it can be told from none.
-pub const LIMITS: [(&str, &str); 3] =
-    [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "1000"), ("cpu.cfs_burst_us", "300")];
+pub fn limits() -> &'static [(&'static str, &'static str)] {
+    match Version::here() {
+        Version::V1 => &[
+            ("cpu.cfs_period_us", "100000"),
+            ("cpu.cfs_quota_us", "1000"),
+            ("cpu.cfs_burst_us", "300"),
+        ],
+        Version::V2 => &[("cpu.max", "1000 100000"), ("cpu.max.burst", "300")],
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
@@ -164,7 +175,7 @@ impl Scene {
         self.must(Via::Bare, &["run", "--detach", "--bundle", bundle.to_str().unwrap(), ID]);
         eventually(HANGS, "the loops", || self.pids().len() == loops + 1);
         let cpu = self.cpu();
-        for (file, value) in LIMITS {
+        for (file, value) in limits() {
             fs::write(cpu.join(file), value).unwrap();
         }
         eventually(HANGS, "it is throttled", || {
@@ -174,9 +185,8 @@ impl Scene {
         });
     }
 
-    /// On a v1 or hybrid host.
     pub fn cpu(&self) -> PathBuf {
-        Path::new("/sys/fs/cgroup/cpu").join(&self.cgroup()[1..])
+        Version::here().dir("cpu", &self.cgroup())
     }
 
     pub fn bundle(&self) -> PathBuf {
