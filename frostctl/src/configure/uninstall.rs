@@ -46,6 +46,10 @@ pub(crate) struct Uninstall {
     #[arg(long)]
     purge: bool,
 
+    /// Leave every configuration as it is, and a link to the runtime where one of them names the binary
+    #[arg(long, conflicts_with = "purge")]
+    keep_configurations: bool,
+
     /// Go ahead although containers run through it, or hooks call it
     #[arg(long)]
     force: bool,
@@ -92,7 +96,8 @@ impl Uninstall {
             path => path?,
         };
         let places: Vec<_> = entries(&records).map(|it| (it, places::of_record(it))).collect();
-        let removals: Vec<Removal> = places
+        let taken_out = if self.keep_configurations { &[] } else { &places[..] };
+        let removals: Vec<Removal> = taken_out
             .iter()
             .map(|(record, files)| Removal {
                 engine: record.engine,
@@ -179,8 +184,11 @@ impl Uninstall {
                 named: found.named,
             })
             .collect();
-        // Ours is still in those that are only looked at.
-        let ours: &[Record] = if self.dry_run { records } else { &[] };
+        if self.keep_configurations {
+            callers.extend(kept(path, records));
+        }
+        // Ours is still in those that stay, or are only looked at.
+        let ours: &[Record] = if self.dry_run || self.keep_configurations { records } else { &[] };
         callers.extend(by_hand(path, ours));
         callers.extend(loaded(path));
         callers
@@ -253,6 +261,17 @@ fn loaded(binary: &Path) -> Vec<Caller> {
             );
             Some(Caller { who, named })
         })
+        .collect()
+}
+
+/// Configurations of our making, which stay.
+fn kept(binary: &Path, records: &[Record]) -> Vec<Caller> {
+    entries(records)
+        .map(|record| Caller {
+            who: format!("the configuration {}, which stays as it is", record.path.display()),
+            named: PathBuf::from(&record.binary),
+        })
+        .filter(|caller| live::leads_over(&caller.named, binary))
         .collect()
 }
 
