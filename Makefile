@@ -52,6 +52,25 @@ install:
 	$(FROSTCTL) completions zsh >"$(share)/zsh/site-functions/_frostctl"
 	$(FROSTCTL) completions fish >"$(share)/fish/vendor_completions.d/frostctl.fish"
 
+# Packages, images and checksums for amd64 and arm64, in target/dist: docs/development.md.
+.PHONY: dist
+dist: setup-dist
+	scripts/dist $(ARCH)
+
+# Everything once more from two clones in other places, and the same bytes.
+.PHONY: dist-check
+dist-check: setup-dist
+	scripts/dist-check $(ARCH)
+
+# The packages in Debian 12 and 13, and under containers that run: docs/proof/dist.txt.
+.PHONY: dist-test
+dist-test: setup-dist lab
+	scripts/with-realtime scripts/dist-test
+
+.PHONY: setup-dist
+setup-dist: setup-build
+	@scripts/setup dist
+
 .PHONY: setup-compiler
 setup-compiler:
 	@scripts/setup compiler
