@@ -30,6 +30,14 @@ impl Copies {
         self.dir.path().join(name)
     }
 
+    /// A script, written by another process: what this one has open to write, a child of another test's
+    /// thread has open, too, and until that executes something nobody can execute the script (ETXTBSY).
+    pub fn program(&self, name: &str, text: &str) {
+        let (source, program) = (self.write(&format!("{name}.text"), text), self.file(name));
+        let install = Command::new("install").arg("-m755").arg(&source).arg(program).status();
+        assert!(install.unwrap().success(), "{name}");
+    }
+
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.file(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -285,11 +293,7 @@ fn the_advice_for_a_file_without_a_version_works_with_this_containerd() {
 
 fn with_crio(script: &str) -> Copies {
     let copies = Copies::of(NEW);
-    let program = copies.write("bin/crio.new", script);
-    // By another process, as what this one has open to write cannot be executed.
-    let installed =
-        Command::new("install").arg("-m755").arg(program).arg(copies.file("bin/crio")).status();
-    assert!(installed.unwrap().success());
+    copies.program("bin/crio", script);
     copies
 }
 

@@ -125,13 +125,11 @@ fn k3s_that_imports_a_directory_gets_a_file_in_it() {
 /// Whose version is told by itself, or by the path of its containerd.
 #[test]
 fn a_k3s_that_knows_no_base_template_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
     let generated = format!("{K3S}/config.toml");
     let template = format!("{K3S}/config.toml.tmpl");
     let node = Node::new(MIDDLE, &[(&generated, file_of("k3s-v2.toml"))]);
     let is = |version: &str| {
-        let k3s = node.0.write("bin/k3s", &format!("#!/bin/sh\necho 'k3s version {version}'\n"));
-        std::fs::set_permissions(k3s, std::fs::Permissions::from_mode(0o755)).unwrap();
+        node.0.program("bin/k3s", &format!("#!/bin/sh\necho 'k3s version {version}'\n"));
     };
     is("v1.26.7+k3s1 (52e2c08a)");
     let (status, _, errors) = node.frostctl("configure", &[]);
@@ -153,7 +151,8 @@ fn a_k3s_that_knows_no_base_template_is_refused() {
     let program = "/var/lib/rancher/rke2/data/v1.27.4-rke2r1-3ac5d6a0f3a0/bin/containerd";
     let config = format!("/{generated}");
     node.process(7, &format!("containerd -c {config}"), program);
-    node.0.write(&format!("node{program}"), "");
+    // `containerd --config FILE config dump`
+    node.0.program(&format!("node{program}"), "#!/bin/sh\nexec cat \"$2\"\n");
     let (status, _, errors) = node.frostctl("configure", &[]);
     assert!(status == 3 && errors.contains("rke2 1.27.4 knows no"), "{errors}");
 }
