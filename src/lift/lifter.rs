@@ -584,6 +584,12 @@ impl Lifter {
 
     fn push_while_it_freezes(&mut self, files: &Reader, began: Instant) -> io::Result<()> {
         let is_freezing = || files.freezer() == Freezer::Freezing;
+        if !is_freezing() {
+            return Ok(());
+        }
+        // Whoever gets none comes back at the next look.
+        let cpus = sys::online_cpus();
+        let Some(_slot) = Slot::take(&self.task.slots, Use::Push, cpus)? else { return Ok(()) };
         // Those that are frozen are not asked once more before all have been.
         let mut tids = Vec::new();
         let mut pushed = 1;

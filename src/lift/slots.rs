@@ -16,14 +16,20 @@ pub(super) enum Use {
     Lift,
     /// A program's: one CPU less, so that on a machine of two one stays with what is ours.
     Program,
+    /// A push into the freezer's: one CPU less, as he who pushes keeps his own and those whom he pushes
+    /// need another. Two of them on two CPUs kept both, for all that a watcher may use.
+    Push,
 }
 
 impl Use {
     fn bytes(self, cpus: u64) -> std::ops::Range<u64> {
         const PROGRAMS: u64 = 1 << 20;
+        const PUSHES: u64 = 1 << 21;
+        let one_cpu_less = (cpus - 1).max(1);
         match self {
             Use::Lift => 0..2 * cpus,
-            Use::Program => PROGRAMS..PROGRAMS + (cpus - 1).max(1),
+            Use::Program => PROGRAMS..PROGRAMS + one_cpu_less,
+            Use::Push => PUSHES..PUSHES + one_cpu_less,
         }
     }
 }
@@ -69,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_two_for_each_cpu_and_for_programs_one_less_than_cpus() {
+    fn there_are_two_for_each_cpu_and_for_programs_and_pushes_one_less_than_cpus() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("slots");
         let take = |what| Slot::take(&path, what, 4).unwrap();
@@ -77,17 +83,21 @@ mod tests {
         assert!(take(Use::Lift).is_none());
         let programs: Vec<_> = (0..3).map(|_| take(Use::Program).unwrap()).collect();
         assert!(take(Use::Program).is_none());
+        let pushes: Vec<_> = (0..3).map(|_| take(Use::Push).unwrap()).collect();
+        assert!(take(Use::Push).is_none());
         assert!(lifts.iter().map(|slot| slot.others).eq(0..8));
         drop(lifts);
         assert!(take(Use::Lift).is_some());
-        drop(programs);
+        drop((programs, pushes));
     }
 
     #[test]
-    fn on_a_machine_of_one_cpu_a_program_may_have_it() {
+    fn on_a_machine_of_one_cpu_a_program_or_a_push_may_have_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("slots");
-        let slot = Slot::take(&path, Use::Program, 1).unwrap();
-        assert!(slot.is_some() && Slot::take(&path, Use::Program, 1).unwrap().is_none());
+        for what in [Use::Program, Use::Push] {
+            let slot = Slot::take(&path, what, 1).unwrap();
+            assert!(slot.is_some() && Slot::take(&path, what, 1).unwrap().is_none());
+        }
     }
 }
