@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::node::{CRI_LIMIT, Node};
+use super::node::{CRI_LIMIT, Node, pod_with};
 use super::status::{Status, must, sh};
 use super::{NAME, frostctl, frostlock, repository, text};
 
@@ -270,23 +270,9 @@ fn namespaces() -> v1::NamespaceOption {
 
 fn pod(uid: &str) -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata {
-            name: "pod".to_owned(),
-            uid: uid.to_owned(),
-            namespace: "default".to_owned(),
-            attempt: 0,
-        }),
         labels: labels(uid, None),
         log_directory: format!("/var/log/pods/{uid}"),
-        linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: format!("kubepods-pod{uid}.slice"),
-            security_context: Some(v1::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
+        ..pod_with(uid, namespaces())
     }
 }
 

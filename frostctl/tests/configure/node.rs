@@ -110,8 +110,11 @@ impl Drop for Node {
 }
 
 pub fn pod(uid: &str) -> v1::PodSandboxConfig {
-    let namespaces =
-        v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
+    let network = v1::NamespaceMode::Node.into();
+    pod_with(uid, v1::NamespaceOption { network, ..Default::default() })
+}
+
+pub fn pod_with(uid: &str, namespaces: v1::NamespaceOption) -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: "pod".to_owned(),
