@@ -16,6 +16,16 @@ const ENGINES: &[&str] = &["containerd", "dockerd", "crio"];
 /// They outlive their engine, with the environment that it had once. The kernel cuts a name to 15 bytes.
 const MONITORS: &[&str] = &["containerd-shim", "conmon"];
 
+/// What makes one of their programs print something and end.
+const QUESTIONS: &[&str] =
+    &["--help", "-h", "--validate", "--version", "-v", "config", "help", "status", "version"];
+
+/// Whether a process of an engine's program only answers, as `containerd config dump` does: it serves
+/// nobody, and has gone a moment later.
+pub(crate) fn is_a_question<'a>(args: impl IntoIterator<Item = &'a str>) -> bool {
+    args.into_iter().skip(1).any(|arg| QUESTIONS.contains(&arg))
+}
+
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) who: String,
@@ -81,6 +91,10 @@ fn of(proc: &Path, pid: i32) -> Option<Environment> {
     if !is_here || !is_ours {
         return None;
     }
+    let cmdline = std::fs::read_to_string(process.join("cmdline")).ok()?;
+    if is_engine && is_a_question(cmdline.split('\0')) {
+        return None;
+    }
     let bytes = std::fs::read(process.join("environ")).ok()?;
     Some(Environment { who: format!("{comm}, pid {pid}"), is_engine, variables: variables(&bytes) })
 }
@@ -102,17 +116,20 @@ mod tests {
     #[test]
     fn a_state_directory_is_found_in_an_engine_and_in_what_it_has_started() {
         let scratch = tempfile::tempdir().unwrap();
-        for (pid, comm, environ) in [
-            ("7", "containerd-shim", "PATH=/bin\0FROSTLOCK_STATE_DIR=/run/before\0"),
-            ("8", "containerd", "FROSTLOCK_STATE_DIR=/run/elsewhere\0X=a=b\0"),
+        for (pid, cmdline, environ) in [
+            ("6", "containerd\0config\0dump\0", "FROSTLOCK_STATE_DIR=/run/asked\0"),
+            ("7", "containerd-shim\0-id\0config\0", "PATH=/bin\0FROSTLOCK_STATE_DIR=/run/before\0"),
+            ("8", "containerd\0--config\0/c\0", "FROSTLOCK_STATE_DIR=/run/elsewhere\0X=a=b\0"),
             ("9", "conmon", "FROSTLOCK_STATE_DIR=/run/elsewhere"),
             ("10", "dockerd", "FROSTLOCK_STATE_DIR=/run/frostlock"),
             ("11", "crio", "FROSTLOCK_STATE_DIR=relative"),
             ("12", "bash", "FROSTLOCK_STATE_DIR=/run/mine"),
         ] {
+            let comm = cmdline.split('\0').next().unwrap();
             let process = scratch.path().join(pid);
             std::fs::create_dir_all(&process).unwrap();
             std::fs::write(process.join("comm"), format!("{comm}\n")).unwrap();
+            std::fs::write(process.join("cmdline"), cmdline).unwrap();
             std::fs::write(process.join("environ"), environ).unwrap();
         }
         let own = StateDir::at("/run/frostlock".into());

@@ -71,6 +71,7 @@ mod tests {
             ),
             ("13", "containerd", "/usr/bin/containerd\0--config=/a b\0", "/usr/bin/containerd"),
             ("14", "containerd", "/usr/bin/containerd\0", "/usr/bin/containerd"),
+            ("15", "containerd", "/usr/bin/containerd\0--version\0", "/usr/bin/containerd"),
         ] {
             let process = scratch.path().join("proc").join(pid);
             std::fs::create_dir_all(&process).unwrap();

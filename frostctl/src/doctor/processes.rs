@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::root::Root;
+use crate::environment;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
@@ -97,6 +98,9 @@ fn of(node: &Root, pid: i32) -> Option<Running> {
         return None;
     }
     let cmdline = node.read(format!("/proc/{pid}/cmdline")).ok()?;
+    if environment::is_a_question(cmdline.split('\0')) {
+        return None;
+    }
     let args = cmdline.split('\0').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
     let exe = std::fs::read_link(node.path(format!("/proc/{pid}/exe").as_ref())).ok();
     Some(Running { pid, comm, args, exe, is_here: true })
