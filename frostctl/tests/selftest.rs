@@ -70,7 +70,12 @@ fn works(name: &str) {
     assert_nothing_left(ended.pid);
     assert!(ended.took < MINUTE, "{:?}", ended.took);
     let report = ended.json();
-    assert_eq!((ended.code, &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    assert_eq!(
+        (ended.code, &report["verdict"]),
+        (Some(0), &"works".into()),
+        "{}: {report:#}",
+        report["says"]
+    );
     assert_eq!(report["throttled"], report["containers"], "{report:#}");
     for operation in ["create", "start", "exec", "update", "pause", "resume", "kill", "delete"] {
         let row = row(&report, operation);
@@ -350,7 +355,12 @@ fn systemd_makes_the_cgroups_where_it_runs() {
     let report: Value = serde_json::from_slice(&ended.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
     assert_eq!(report["cgroup_driver"], "systemd", "{report:#}");
-    assert_eq!((ended.status.code(), &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    assert_eq!(
+        (ended.status.code(), &report["verdict"]),
+        (Some(0), &"works".into()),
+        "{}: {report:#}",
+        report["says"]
+    );
     let left = [
         "exec",
         "sh",
@@ -401,7 +411,12 @@ fn through_cri(containerd: &str) {
     let report: Value = serde_json::from_slice(&ended.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
     println!("{report:#}");
-    assert_eq!((ended.status.code(), &report["verdict"]), (Some(0), &"works".into()), "{report:#}");
+    assert_eq!(
+        (ended.status.code(), &report["verdict"]),
+        (Some(0), &"works".into()),
+        "{}: {report:#}",
+        report["says"]
+    );
     assert_eq!(report["cri"]["bare"], "runc", "{report:#}");
     assert_eq!(report["cri"]["frostlock"], "frostlock", "{report:#}");
     for operation in ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::scene::{Container, Quota, Via, ended, lifted, lifted_ms};
 use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::{Runtime, Scratch, eventually, proof, runtime};
+use crate::support::{Runtime, Scratch, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
 use crate::{Bound, alone, few, late_bound, runtimes, short_control, short_wrapped, slow_ms};
 
@@ -46,6 +46,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// When the last exec of a control is begun, and how long it may take: with 8 loops on 1 ms 24 s.
 fn control_max() -> Duration {
     Duration::from_secs(if proof() { 60 } else { 2 })
+}
+
+fn limit(via: Via) -> Duration {
+    if via == Via::Wrapped { LIMIT } else { control_max() }
 }
 
 fn rounds(via: Via) -> usize {
@@ -240,7 +244,7 @@ fn exec(container: &Container<'_>, words: &[&str], limit: Duration) -> Took {
 /// container, and so it is the last of its scene.
 fn execs(container: &Container<'_>, words: &[&str], throttled: bool) -> Series {
     let is_control = container.via != Via::Wrapped;
-    let limit = if is_control { control_max() } else { LIMIT };
+    let limit = limit(container.via);
     let mut series = Series::default();
     let began = Instant::now();
     while series.n() < rounds(container.via) && series.failed() == 0 {
@@ -294,10 +298,13 @@ fn detached(container: &Container<'_>) -> Took {
     container.until_throttled();
     let options = ["exec", "--detach", "--pid-file", pid_file.to_str().unwrap(), "c"];
     let began = Instant::now();
-    let mut took = container.timed(&[&options, COMMANDS[PIPE]].concat(), Duration::from_secs(60));
+    let limit = limit(container.via);
+    let mut took = container.timed(&[&options, COMMANDS[PIPE]].concat(), limit);
     if took.failure.is_none() {
         let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-        eventually(Duration::from_secs(60), "the process has ended", || ended(pid));
+        while !ended(pid) && began.elapsed() < limit * slowness() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         took.time = began.elapsed();
     }
     took
@@ -322,7 +329,7 @@ fn execs_in_a_tight_loop() {
         let most = if via == Via::Wrapped { rounds } else { rounds.min(50) };
         let series: Series = (0..most)
             .take_while(|_| via == Via::Wrapped || began.elapsed() < control_max())
-            .map(|_| exec(&container, COMMANDS[PIPE], Duration::from_secs(60)))
+            .map(|_| exec(&container, COMMANDS[PIPE], limit(via)))
             .collect();
         table.row("8 busy, 1/100 ms", via.name(), &series);
         match via {
