@@ -292,8 +292,12 @@ impl Server {
     }
 
     fn at(lab: &Lab, listen: &str) -> Server {
+        Server::with(lab, listen, &[])
+    }
+
+    fn with(lab: &Lab, listen: &str, args: &[&str]) -> Server {
         let mut command = lab.frostctl();
-        command.args(["serve", "--listen", listen]).stderr(Stdio::piped());
+        command.args(["serve", "--listen", listen]).args(args).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
@@ -329,6 +333,30 @@ impl Server {
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8(answer).unwrap()
     }
+}
+
+/// Of a user who may read nothing else, as in the chart's exporter.
+#[test]
+fn a_textfile_is_shown_as_long_as_it_is_renewed() {
+    let lab = Lab::new();
+    lab.operation("/bin/true");
+    let file = lab.path("frostlock.prom");
+    let file = file.to_str().unwrap();
+    let server = Server::with(&lab, "127.0.0.1:0", &["--textfile", file]);
+    assert!(server.ask(GET).starts_with("HTTP/1.1 500"), "it is not there yet");
+    assert!(lab.frostctl().args(["metrics", "--textfile", file]).status().unwrap().success());
+    // Scrapes within one second get the same answer, an error none.
+    let answer = server.ask(GET);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(operations(answer.split_once("\r\n\r\n").unwrap().1), 1.0);
+
+    let old = std::time::SystemTime::now() - Duration::from_secs(301);
+    OpenOptions::new().write(true).open(file).unwrap().set_modified(old).unwrap();
+    let server = Server::with(&lab, "127.0.0.1:0", &["--textfile", file]);
+    let answer = server.ask(GET);
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("301 s old"), "{answer}");
+    let both = lab.frostctl().args(["serve", "--textfile", file, "--audit"]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2), "{}", said(&both));
 }
 
 #[test]
