@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Every crate of ours with those of ours that it may use.
-const BANDS: [(&str, &[&str]); 9] = [
+const BANDS: [(&str, &[&str]); 10] = [
     ("frostlock-sys", &[]),
     ("frostlock-cgroup", &[]),
     ("frostlock-config", &[]),
@@ -18,6 +18,7 @@ const BANDS: [(&str, &[&str]); 9] = [
     ("frostlock-journal", &["cgroup", "config", "state", "sys"]),
     ("frostlock", &["cgroup", "config", "journal", "state", "sys"]),
     ("frostctl", &["cgroup", "config", "cri", "journal", "state"]),
+    ("frostlock-installer", &[]),
     ("resize-storm", &["cgroup", "config", "cri", "journal", "state"]),
 ];
 

@@ -1,0 +1,188 @@
+//! What is done on the node, by its own frostctl. An engine is restarted only where something changes,
+//! and after a restart that failed never again by itself.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::{node, say};
+
+const PROGRAMS: [&str; 2] = ["frostlock", "frostctl"];
+
+/// configure has 160 s for a restart and as long for the one that puts all back.
+const CONFIGURE_LIMIT: Duration = Duration::from_secs(400);
+const STATUS_LIMIT: Duration = Duration::from_secs(60);
+const UNINSTALL_LIMIT: Duration = Duration::from_secs(60);
+/// kubelet starts the container again after it.
+const IDLE_LIMIT: Duration = Duration::from_secs(600);
+const IDLE_POLL: Duration = Duration::from_secs(10);
+
+/// In /run: after a reboot the node is another one, and worth another try.
+const FAILED: &str = "/run/frostlock-restart-failed";
+/// What frostctl says of a restart that was taken back (frostctl/src/configure/restart.rs).
+const TAKEN_BACK: &str = "was restarted with its files as they were";
+/// Where the exporter reads what the watch writes.
+const METRICS: &str = "/run/frostlock-metrics";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Engine {
+    /// Where the programs are on the node
+    #[arg(long, default_value = "/usr/local/bin")]
+    dir: PathBuf,
+
+    /// containerd, crio
+    #[arg(long, default_value = "containerd")]
+    runtime: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Install {
+    #[command(flatten)]
+    engine: Engine,
+
+    /// More arguments of `frostctl configure`
+    #[arg(last = true)]
+    configure: Vec<String>,
+}
+
+impl Engine {
+    fn frostctl(&self) -> Command {
+        Command::new(self.dir.join("frostctl"))
+    }
+
+    fn is_installed(&self) -> bool {
+        self.dir.join("frostctl").exists()
+    }
+
+    /// unconfigure refuses with 3 while containers run through frostlock, with --dry-run too.
+    pub(crate) fn await_idle(&self) -> anyhow::Result<()> {
+        node::enter()?;
+        let deadline = Instant::now() + IDLE_LIMIT;
+        while self.is_installed() {
+            let mut command = self.frostctl();
+            command.args(["unconfigure", "--runtime", &self.runtime, "--dry-run"]);
+            let said = node::run(&mut command, CONFIGURE_LIMIT)?;
+            match said.status.code() {
+                Some(0 | 1) => break,
+                _ if Instant::now() < deadline => std::thread::sleep(IDLE_POLL),
+                _ => bail!("{}", last_line(&said.error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// With a `configure` or `unconfigure`: kubelet would try again for ever, and each try restarts the
+    /// engine twice.
+    fn change(&self, verb: &str, args: &[String], failed: &Path) -> anyhow::Result<()> {
+        let what = format!("{} {verb} {} {}", version(), self.runtime, args.join(" "));
+        let before = fs::read_to_string(failed).unwrap_or_default();
+        if before.lines().next() == Some(what.trim_end()) {
+            bail!(
+                "{} is not restarted again: the last time it did not come back with frostlock, and goes \
+                 on with its files as they were. See to the cause, then remove {} on the node. It said: {}",
+                self.runtime,
+                failed.display(),
+                last_line(&before)
+            );
+        }
+        let mut command = self.frostctl();
+        command.args([verb, "--runtime", &self.runtime, "--restart"]).args(args);
+        let said = node::run(&mut command, CONFIGURE_LIMIT)?;
+        if said.status.success() {
+            let _ = fs::remove_file(failed);
+            return Ok(());
+        }
+        let why = last_line(&said.error);
+        if said.error.contains(TAKEN_BACK) {
+            fs::write(failed, format!("{}\n{why}\n", what.trim_end()))
+                .with_context(|| failed.display().to_string())?;
+        }
+        bail!("frostctl {verb}: {}: {why}", said.status)
+    }
+}
+
+impl Install {
+    pub(crate) fn install(&self) -> anyhow::Result<()> {
+        let image = crate::image();
+        let programs: Vec<_> = PROGRAMS
+            .iter()
+            .map(|name| {
+                let path = image.join(name);
+                fs::read(&path).with_context(|| path.display().to_string()).map(|it| (*name, it))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        node::enter()?;
+        let engine = &self.engine;
+        for (name, bytes) in &programs {
+            put(&engine.dir, name, bytes)?;
+        }
+        engine.change("configure", &self.configure, Path::new(FAILED))?;
+        let status = node::run(engine.frostctl().arg("status"), STATUS_LIMIT)?.status;
+        ensure!(status.success(), "frostctl status says above what is wrong ({status})");
+        fs::create_dir_all(METRICS).context(METRICS)
+    }
+
+    /// The programs go last, so that it can be done again.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        node::enter()?;
+        let engine = &self.engine;
+        if engine.is_installed() {
+            engine.change("unconfigure", &self.configure, Path::new(FAILED))?;
+            let mut uninstall = engine.frostctl();
+            let status =
+                node::run(uninstall.args(["uninstall", "--purge"]), UNINSTALL_LIMIT)?.status;
+            ensure!(
+                status.success(),
+                "frostctl uninstall is not done ({status}): it says above why"
+            );
+        }
+        for name in PROGRAMS {
+            gone(fs::remove_file(temporary(&engine.dir, name)))?;
+        }
+        gone(fs::remove_file(engine.dir.join("frostctl")))?;
+        gone(fs::remove_dir_all(METRICS))
+    }
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+fn temporary(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!(".{name}.new"))
+}
+
+/// A program in use cannot be written to, but another can take its name.
+fn put(dir: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = dir.join(name);
+    if fs::read(&path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let new = temporary(dir, name);
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&new)?;
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(0o755))?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
+    say(&format!("{} is new", path.display()));
+    Ok(())
+}
+
+fn gone(result: std::io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing")
+}
