@@ -135,6 +135,13 @@ crio-test: build lab
 	@scripts/make-crio
 	FROSTCTL_BIN=$(FROSTCTL) $(TEST) -p frostctl --test configure -- crio:: --ignored --nocapture
 
+# The Helm chart, rendered and checked by helm, which is built from its Go module; not part of `make test`.
+.PHONY: chart-test
+chart-test: setup-build
+	@scripts/setup lab helm
+	@scripts/make-helm
+	$(CARGO) test --locked -p frostctl --test deploy -- --include-ignored
+
 # cgroup v2 with kernel 6.1, emulated; not part of `make test`.
 .PHONY: vm-test
 vm-test: wrapper lab

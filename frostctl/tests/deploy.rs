@@ -27,30 +27,278 @@ fn validate(version: &str, file: &Path) -> Output {
     run(&program, &["-k", version, "--strict", file.to_str().unwrap()])
 }
 
-#[test]
-fn the_manifests_are_of_the_api() {
-    let directory = tempfile::tempdir().unwrap();
-    let built =
-        run(Path::new("kubectl"), &["kustomize", repository().join("deploy").to_str().unwrap()]);
-    assert!(built.status.success(), "{}", said(&built));
-    let manifests = String::from_utf8(built.stdout).unwrap();
-    for kind in ["RuntimeClass", "DaemonSet", "ConfigMap", "Namespace"] {
-        assert!(manifests.contains(&format!("kind: {kind}\n")), "{manifests}");
+fn chart() -> PathBuf {
+    repository().join("deploy/chart/frostlock")
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// helm, which `make chart-test` builds; a `[...]` of values is one rendering.
+mod rendered {
+    use super::*;
+
+    const ALL: [&str; 5] = [
+        "podMonitor.enabled=true",
+        "prometheusRule.enabled=true",
+        "grafana.enabled=true",
+        "nodeProblemDetector.enabled=true",
+        "audit.enabled=true",
+    ];
+    const LEAST: [&str; 6] = [
+        "runtimeClass.create=false",
+        "exporter.enabled=false",
+        "networkPolicy.enabled=false",
+        "remove.enabled=false",
+        "audit.enabled=false",
+        "tolerations=null",
+    ];
+    const OTHER: [&str; 7] = [
+        "engine=crio",
+        "installDir=/home/kubernetes/bin",
+        "configureArgs={--wrap,crun}",
+        "imagePullSecrets[0].name=secret",
+        "networkPolicy.from[0].namespaceSelector.matchLabels.name=monitoring",
+        "exporter.port=9999",
+        "fullnameOverride=other",
+    ];
+
+    fn helm(args: &[&str]) -> Output {
+        let program = repository().join("target/lab-chart/helm");
+        let output = Command::new(&program).args(args).output();
+        output
+            .unwrap_or_else(|error| panic!("{}: {error}, try: make chart-test", program.display()))
     }
-    let file = directory.path().join("all.yaml");
-    std::fs::write(&file, &manifests).unwrap();
-    let broken = directory.path().join("broken.yaml");
-    std::fs::write(&broken, manifests.replace("hostPID:", "hostPid:")).unwrap();
-    for version in KUBERNETES {
-        let control = validate(version, &broken);
-        assert!(
-            !control.status.success() && said(&control).contains("hostPid"),
-            "{}",
-            said(&control)
+
+    fn template(values: &[&str]) -> Output {
+        let chart = chart();
+        let mut args =
+            vec!["template", "frostlock", chart.to_str().unwrap(), "--namespace", "system"];
+        args.extend(values.iter().flat_map(|value| ["--set", value]));
+        helm(&args)
+    }
+
+    fn manifests(values: &[&str]) -> String {
+        let output = template(values);
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// As JSON, by `kind/name`.
+    fn objects(manifests: &str) -> Vec<serde_json::Value> {
+        let python = repository().join("target/python/bin/python");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("all.yaml");
+        std::fs::write(&file, manifests).unwrap();
+        let script = "import sys, yaml, json\n\
+                      print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
+        let output = run(&python, &["-c", script, file.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn object<'a>(all: &'a [serde_json::Value], kind: &str, name: &str) -> &'a serde_json::Value {
+        let found = all.iter().find(|it| it["kind"] == kind && it["metadata"]["name"] == name);
+        found.unwrap_or_else(|| panic!("no {kind} {name}"))
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn helm_finds_nothing_to_say() {
+        let chart = chart();
+        let linted = helm(&["lint", "--strict", chart.to_str().unwrap()]);
+        assert!(linted.status.success(), "{}", said(&linted));
+        assert!(!said(&linted).contains("[WARNING]"), "{}", said(&linted));
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn every_rendering_is_of_the_api() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("all.yaml");
+        for (values, count) in [(&[][..], 14), (&ALL, 16), (&LEAST, 8), (&OTHER, 14)] {
+            // What Prometheus' operator brings has no schema in Kubernetes; promtool reads its rules below.
+            let all = manifests(values);
+            let all: Vec<&str> = all
+                .split("\n---\n")
+                .filter(|it| !it.contains("apiVersion: monitoring.coreos.com/"))
+                .collect();
+            let manifests = all.join("\n---\n");
+            for version in KUBERNETES {
+                std::fs::write(&file, &manifests).unwrap();
+                let checked = validate(version, &file);
+                assert!(checked.status.success(), "{version}: {}", said(&checked));
+                let passed = said(&checked).matches(" passed for ").count();
+                assert_eq!(passed, count, "{values:?}: {}", said(&checked));
+
+                std::fs::write(&file, manifests.replace("hostPID:", "hostPid:")).unwrap();
+                let control = validate(version, &file);
+                assert!(!control.status.success() && said(&control).contains("hostPid"));
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn a_wrong_value_is_named() {
+        let wrong = [
+            ("image.digest=sha256:abc", "/image/digest"),
+            ("engine=docker", "/engine"),
+            ("exporters.port=1", "exporters"),
+            ("audit.interval=10m", "/audit/interval"),
+            ("exporter.runAsUser=0", "/exporter/runAsUser"),
+            ("installDir=bin", "/installDir"),
+        ];
+        for (value, named) in wrong {
+            let output = template(&[value]);
+            assert!(!output.status.success() && said(&output).contains(named), "{}", said(&output));
+        }
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn who_may_change_the_node_has_no_token_and_the_exporter_has_nothing() {
+        let all = objects(&manifests(&[]));
+        for (kind, name, privileged) in [
+            ("DaemonSet", "frostlock-installer", 2),
+            ("DaemonSet", "frostlock-remove", 2),
+            ("DaemonSet", "frostlock-exporter", 0),
+            ("Job", "frostlock-await-remove", 0),
+        ] {
+            let pod = &object(&all, kind, name)["spec"]["template"]["spec"];
+            assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+            assert_eq!(pod["hostPID"].as_bool().unwrap_or(false), privileged > 0, "{name}");
+            assert!(pod["hostNetwork"].is_null(), "{name}");
+            let steps = ["initContainers", "containers"].map(|it| pod[it].as_array());
+            let mut seen = 0;
+            for container in steps.into_iter().flatten().flatten() {
+                let context = &container["securityContext"];
+                if context["privileged"] == true {
+                    seen += 1;
+                    assert!(container["volumeMounts"].is_null(), "{container}");
+                    continue;
+                }
+                assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+                assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+                for key in ["runAsNonRoot", "readOnlyRootFilesystem"] {
+                    assert_eq!(context[key], true, "{container}");
+                }
+                for mount in container["volumeMounts"].as_array().into_iter().flatten() {
+                    assert_eq!(mount["readOnly"], true, "{container}");
+                }
+            }
+            assert_eq!(seen, privileged, "{name}");
+        }
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn pods_go_where_the_handler_is_loaded() {
+        let all = objects(&manifests(&["readyLabel=example.org/here"]));
+        let ready = serde_json::json!({ "example.org/here": "true" });
+        let class = object(&all, "RuntimeClass", "frostlock");
+        assert_eq!(class["scheduling"]["nodeSelector"], ready);
+        let spec = |name| &object(&all, "DaemonSet", name)["spec"]["template"]["spec"];
+        let exporter = spec("frostlock-exporter");
+        assert_eq!(exporter["nodeSelector"]["example.org/here"], "true");
+        // The label comes after the step that ends with `frostctl status`, and goes first of all.
+        let steps = |name| -> Vec<&str> {
+            let steps = spec(name)["initContainers"].as_array().unwrap().iter();
+            steps.map(|it| it["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(steps("frostlock-installer"), ["take-turn", "install", "label", "give-turn"]);
+        assert_eq!(
+            steps("frostlock-remove"),
+            ["unlabel", "await-idle", "take-turn", "remove", "give-turn"]
         );
-        let checked = validate(version, &file);
-        assert!(checked.status.success(), "{version}: {}", said(&checked));
-        assert_eq!(said(&checked).matches(" passed for ").count(), 7, "{}", said(&checked));
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn a_digest_goes_before_a_tag() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let all =
+            manifests(&["image.repository=r/f", "image.tag=x", &format!("image.digest={digest}")]);
+        assert!(
+            all.contains(&format!("image: \"r/f@{digest}\"")) && !all.contains("r/f:x"),
+            "{all}"
+        );
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn rules_and_dashboard_are_those_of_deploy() {
+        let base = "https://git.example.org/f/blob/v1";
+        let mut values = ALL.to_vec();
+        let runbooks = format!("prometheusRule.runbookBase={base}/");
+        values.push(&runbooks);
+        let all = objects(&manifests(&values));
+        let rules =
+            serde_json::to_string(&object(&all, "PrometheusRule", "frostlock")["spec"]).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("alerts.yml", rules.replace(&format!("{base}/docs/"), "docs/")),
+            ("alerts.test.yml", read(&repository().join("deploy/prometheus/alerts.test.yml"))),
+        ] {
+            std::fs::write(directory.path().join(file), text).unwrap();
+        }
+        let tests = directory.path().join("alerts.test.yml");
+        let tested = run(Path::new("promtool"), &["test", "rules", tests.to_str().unwrap()]);
+        assert!(tested.status.success(), "{}", said(&tested));
+        assert!(rules.contains(&format!("{base}/docs/runbooks.md#frostlockabsent")), "{rules}");
+
+        let dashboard = object(&all, "ConfigMap", "frostlock-dashboard");
+        assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
+        let of_deploy = read(&repository().join("deploy/grafana/frostlock.json"));
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(json(dashboard["data"]["frostlock.json"].as_str().unwrap()), json(&of_deploy));
+    }
+}
+
+/// So that no copy of them can be another.
+#[test]
+fn the_chart_has_the_files_of_deploy_themselves() {
+    for (link, file) in [
+        ("alerts.yml", "prometheus/alerts.yml"),
+        ("dashboard.json", "grafana/frostlock.json"),
+        ("frostlock-doctor.json", "npd/frostlock-doctor.json"),
+    ] {
+        let link = chart().join("files").join(link);
+        assert!(link.is_symlink(), "{link:?}");
+        assert_eq!(link.canonicalize().unwrap(), repository().join("deploy").join(file));
+    }
+}
+
+#[test]
+fn the_chart_is_of_this_version() {
+    let text = read(&chart().join("Chart.yaml"));
+    for key in ["version", "appVersion"] {
+        let line = format!("{key}: {}", env!("CARGO_PKG_VERSION"));
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn every_alert_has_a_runbook() {
+    let rules = read(&repository().join("deploy/prometheus/alerts.yml"));
+    let book = read(&repository().join("docs/runbooks.md"));
+    let names: Vec<_> =
+        rules.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 5 && names.contains(&"FrostlockAbsent"), "{names:?}");
+    for name in names {
+        let address = format!("runbook_url: docs/runbooks.md#{}\n", name.to_lowercase());
+        assert!(rules.contains(&address), "{address}");
+        assert!(book.contains(&format!("\n## {name}\n")), "{name}");
+    }
+}
+
+/// The installer keeps away from an engine of which frostctl has said this.
+#[test]
+fn installer_and_frostctl_mean_the_same_failure() {
+    let phrase = "was restarted with its files as they were";
+    for file in ["installer/src/install.rs", "frostctl/src/configure/restart.rs"] {
+        assert!(read(&repository().join(file)).contains(phrase), "{file}");
     }
 }
 
@@ -81,137 +329,10 @@ fn systemd_takes_the_units() {
     assert!(said(&verify(&paths[2..])).contains("PrivateTemp"), "the control");
 }
 
-/// A node in a directory: `nsenter` runs nothing but writes down what it is asked for, and says of
-/// a --dry-run and of a change what the test wants.
-struct Node(tempfile::TempDir);
-
-impl Node {
-    fn new(dry_run: i32, change: i32) -> Node {
-        Node::that_answers(dry_run, change, 0)
-    }
-
-    fn that_answers(dry_run: i32, change: i32, restart: i32) -> Node {
-        let node = Node(tempfile::tempdir().unwrap());
-        for directory in ["bin", "opt", "path"] {
-            std::fs::create_dir(node.0.path().join(directory)).unwrap();
-        }
-        for name in ["opt/frostlock", "opt/frostctl", "bin/frostctl"] {
-            std::fs::write(node.0.path().join(name), name).unwrap();
-        }
-        node.answer(dry_run, change, restart);
-        node
-    }
-
-    fn answer(&self, dry_run: i32, change: i32, restart: i32) {
-        let node = self;
-        let nsenter = format!(
-            "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done; shift\necho \"$*\" >>{}\n\
-             case \"$*\" in *--dry-run) exit {dry_run} ;; *frostctl*) exit {change} ;; \
-             *restart*) exit {restart} ;; esac\n",
-            node.0.path().join("asked").display()
-        );
-        // Installed by another process: what this one has open to write cannot be executed, and a
-        // child of another thread may have it open a moment longer.
-        let [text, path] = ["nsenter.text", "path/nsenter"].map(|name| node.0.path().join(name));
-        std::fs::write(&text, nsenter).unwrap();
-        let installed = Command::new("install").arg("-m755").args([text, path]).status().unwrap();
-        assert!(installed.success());
-    }
-
-    /// Runs the first program of a manifest, and gives what it asked of the node.
-    fn run(&self, manifest: &str) -> (bool, Vec<String>) {
-        let root = self.0.path().to_str().unwrap();
-        let script = first_program(manifest)
-            .replace("/host/bin", &format!("{root}/bin"))
-            .replace("/opt/frostlock/", &format!("{root}/opt/"));
-        let path = format!("{root}/path:{}", std::env::var("PATH").unwrap());
-        let status = Command::new("sh").args(["-euc", &script]).env("PATH", path).status().unwrap();
-        let asked = std::fs::read_to_string(self.0.path().join("asked")).unwrap_or_default();
-        (status.success(), asked.lines().map(str::to_owned).collect())
-    }
-}
-
-fn first_program(manifest: &str) -> String {
-    let python = repository().join("target/python/bin/python");
-    let file = repository().join("deploy/kubernetes").join(manifest);
-    let script = "import sys, yaml\nd = yaml.safe_load(open(sys.argv[1]))\n\
-                  print(d['spec']['template']['spec']['initContainers'][0]['args'][0])";
-    let output = run(&python, &["-c", script, file.to_str().unwrap()]);
-    assert!(output.status.success(), "{}", said(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-const RESTART: &str = "systemctl restart containerd";
-
-#[test]
-fn containerd_is_restarted_only_after_a_change() {
-    for (manifest, verb) in [("install.yaml", "configure"), ("remove.yaml", "unconfigure")] {
-        let change = format!("/usr/local/bin/frostctl {verb} --runtime containerd");
-        let dry_run = format!("{change} --dry-run");
-
-        let (ok, asked) = Node::new(0, 0).run(manifest);
-        assert!(ok && asked[0] == dry_run, "{asked:?}");
-        assert!(!asked.contains(&RESTART.to_owned()), "nothing differs: {asked:?}");
-
-        let (ok, asked) = Node::new(1, 0).run(manifest);
-        assert!(
-            ok && asked[..3] == [dry_run.clone(), change.clone(), RESTART.to_owned()],
-            "{asked:?}"
-        );
-
-        // Containers still run, or the configuration cannot be read: tried again by kubelet.
-        let (ok, asked) = Node::new(3, 3).run(manifest);
-        assert!(!ok && asked == [dry_run, change], "{asked:?}");
-    }
-}
-
-#[test]
-fn a_restart_that_failed_is_done_by_the_next_try() {
-    for manifest in ["install.yaml", "remove.yaml"] {
-        let node = Node::that_answers(1, 0, 1);
-        assert!(!node.run(manifest).0, "the restart failed");
-        // Now nothing is left to change, which --dry-run says.
-        node.answer(0, 0, 0);
-        let (ok, asked) = node.run(manifest);
-        let restarts = asked.iter().filter(|it| *it == RESTART).count();
-        assert!(ok && restarts == 2, "{asked:?}");
-        let (ok, asked) = node.run(manifest);
-        let restarts = asked.iter().filter(|it| *it == RESTART).count();
-        assert!(ok && restarts == 2, "it is done: {asked:?}");
-    }
-}
-
 #[test]
 fn every_server_audits_as_there_is_an_alert_about_it() {
-    for file in ["kubernetes/install.yaml", "systemd/frostctl-serve.service"] {
-        let text = std::fs::read_to_string(repository().join("deploy").join(file)).unwrap();
-        assert!(text.contains("/usr/local/bin/frostctl serve --audit"), "{file}");
-    }
-}
-
-/// By itself it listens on loopback, which is another one in the pod than kubelet's and Prometheus'.
-#[test]
-fn in_a_pod_it_listens_where_it_is_asked() {
-    let text =
-        std::fs::read_to_string(repository().join("deploy/kubernetes/install.yaml")).unwrap();
-    assert!(text.contains("serve --audit --listen 0.0.0.0:9764\n"), "{text}");
-    assert!(text.contains("containerPort: 9764"), "{text}");
-    assert_eq!(text.matches("httpGet: { path: /healthz, port: metrics }").count(), 2, "{text}");
-}
-
-#[test]
-fn the_binaries_come_and_go() {
-    let node = Node::new(0, 0);
-    assert!(node.run("install.yaml").0);
-    let installed = |name: &str| std::fs::read_to_string(node.0.path().join("bin").join(name));
-    assert_eq!(installed("frostctl").unwrap(), "opt/frostctl");
-    assert_eq!(installed("frostlock").unwrap(), "opt/frostlock");
-    assert_eq!(std::fs::read_dir(node.0.path().join("bin")).unwrap().count(), 2);
-    let (ok, asked) = node.run("remove.yaml");
-    assert!(
-        ok && asked.last().unwrap() == "/usr/local/bin/frostctl uninstall --purge",
-        "{asked:?}"
-    );
-    // It takes away everything but the marker, which the restart has, and frostctl at the latest.
-    assert!(installed("frostctl").is_err() && installed(".frostlock-restart").is_err());
+    let unit = read(&repository().join("deploy/systemd/frostctl-serve.service"));
+    assert!(unit.contains("/usr/local/bin/frostctl serve --audit"), "{unit}");
+    let values = read(&chart().join("values.yaml"));
+    assert!(values.contains("\naudit:\n  enabled: true\n"), "{values}");
 }
