@@ -149,11 +149,8 @@ pub(super) struct Lifter {
 }
 
 impl Lifter {
-    pub(super) fn begin(task: Task, slot: Slot) -> io::Result<Lifter> {
-        let own = process::own_pid();
-        let before = Before::of(own, class::default_slice())?
-            .ok_or_else(|| io::Error::other("not a fair process"))?;
-        let before = before.with_slack(&class::open_slack(own)?);
+    /// `own` is its class before whoever has started it has raised it.
+    pub(super) fn begin(task: Task, slot: Slot, own: Before) -> io::Result<Lifter> {
         let cgroup = task.files.as_ref().and_then(Reader::cpu_dir).map(|(_, dir)| dir);
         let follows = !task.program_limit.is_zero();
         let searched = task.files.as_ref().filter(|_| task.freezes.is_some() || task.kills);
@@ -173,8 +170,8 @@ impl Lifter {
             idle_since: None,
             alive: BTreeSet::new(),
             dying_looks: 0,
-            own: before,
-            is_up: false,
+            own,
+            is_up: class::is_lifted(process::own_pid()),
             own_time: process::thread_time(),
             began: Instant::now(),
             next_look: Instant::now(),
@@ -416,8 +413,9 @@ impl Lifter {
         Ok(())
     }
 
+    /// Also where it was raised by another, and has not seen that.
     fn rise_or_step_down(&mut self) {
-        if self.set.is_empty() && self.held.is_empty() && self.is_up {
+        if self.set.is_empty() && self.held.is_empty() {
             class::lower(process::own_pid(), &self.own);
             self.is_up = false;
         }
@@ -712,6 +710,14 @@ impl Lifter {
         self.rise()?;
         self.set.lift(&due, Whose::Kill)
     }
+}
+
+/// Of this process, which is about to start a lifter.
+pub(super) fn own_class() -> io::Result<Before> {
+    let own = process::own_pid();
+    let before = Before::of(own, class::default_slice())?;
+    let before = before.ok_or_else(|| io::Error::other("not a fair process"))?;
+    Ok(before.with_slack(&class::open_slack(own)?))
 }
 
 fn is_due(tid: i32) -> bool {

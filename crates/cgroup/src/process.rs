@@ -233,6 +233,14 @@ pub fn cpu_time_of(schedstat: &[u8]) -> Option<Duration> {
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
+/// For how long our own thread has waited for a CPU since it began, throttled or behind others:
+/// `run_delay` of `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
+pub fn own_wait() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text.split_ascii_whitespace().nth(1).and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
+}
+
 /// Which boot of the machine this is: a pid and its start time mean nothing after the next one.
 pub fn boot_id() -> Option<String> {
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
