@@ -98,6 +98,10 @@ impl Client {
         self
     }
 
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Who the server is; of CRI version v1.
     pub fn version(&self) -> Result<v1::VersionResponse> {
         let request = v1::VersionRequest { version: "v1".to_owned() };

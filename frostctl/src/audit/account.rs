@@ -54,14 +54,13 @@ fn evidence(divergence: &Divergence) -> Vec<String> {
         }
         Subject::Stray(stray) => {
             lines.push(format!("cgroup {}: {}", stray.cgroup, population(divergence)));
-            lines.push("no runtime, containerd or podman that was asked has this id".to_owned());
+            lines.push("no runtime and no engine that was asked has this id".to_owned());
         }
         Subject::Engine(asked) => {
             let why = asked.answer.as_ref().err().map_or("", |it| it.why.as_str());
             lines.push(format!("{} does not answer: {why}", asked.source.name()));
-            lines.push(
-                "nothing is known of its containers, and nothing of them is judged".to_owned(),
-            );
+            lines
+                .push("what it believes of its containers is not known, and not judged".to_owned());
         }
     }
     lines.extend(of_supervisor(divergence));
@@ -174,6 +173,9 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
 fn of_engine(asked: &Asked) -> String {
     match asked.source {
         Source::Podman => "podman ps --all, which says what is wrong".to_owned(),
+        Source::Crio => "systemctl status crio; journalctl -u crio; if it hangs, restart it: containers go on \
+                         meanwhile"
+            .to_owned(),
         _ => "systemctl status containerd; journalctl -u containerd; if it hangs, restart it: containers \
               go on meanwhile"
             .to_owned(),
@@ -183,7 +185,10 @@ fn of_engine(asked: &Asked) -> String {
 fn by_hand(container: &Container, id: &str) -> Option<String> {
     if container.owner.is_kubernetes() {
         let stop = if container.is_sandbox { "stopp" } else { "stop" };
-        return Some(format!("crictl {stop} {id}"));
+        // Its default endpoint is containerd's.
+        let socket = container.socket.as_deref().filter(|_| container.owner == Owner::Crio);
+        let endpoint = socket.map(|it| format!("--runtime-endpoint unix://{} ", it.display()));
+        return Some(format!("crictl {}{stop} {id}", endpoint.unwrap_or_default()));
     }
     if container.owner == Owner::Podman {
         let stop = match container.truth.supervisor {

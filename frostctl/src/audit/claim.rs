@@ -15,7 +15,7 @@ pub(crate) enum Source {
     Containerd,
     Cri,
     Podman,
-    /// Known by its process alone: it is not asked.
+    /// Itself; what it says of its containers is of [`Source::Cri`].
     Crio,
     Kernel,
 }
@@ -69,7 +69,8 @@ pub(crate) enum Owner {
     /// A namespace of containerd's.
     Containerd(String),
     Podman,
-    /// An engine that we cannot ask, such as CRI-O.
+    Crio,
+    /// An engine that is not known here.
     Unknown,
 }
 
@@ -77,13 +78,13 @@ impl Owner {
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {
             Owner::Containerd(namespace) => Some(namespace),
-            Owner::Nobody | Owner::Podman | Owner::Unknown => None,
+            Owner::Nobody | Owner::Podman | Owner::Crio | Owner::Unknown => None,
         }
     }
 
     /// kubelet stands behind these.
     pub(crate) fn is_kubernetes(&self) -> bool {
-        self.namespace() == Some(KUBERNETES)
+        *self == Owner::Crio || self.namespace() == Some(KUBERNETES)
     }
 }
 
@@ -201,7 +202,7 @@ pub(crate) struct Container {
     pub(crate) is_recorded: bool,
     pub(crate) init: Option<Init>,
     pub(crate) cgroup: Option<Identity>,
-    /// The socket of the containerd that has it, or should.
+    /// The socket of the containerd or the CRI-O that has it, or should.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) truth: Truth,
 }
@@ -234,6 +235,11 @@ impl Container {
     /// Of those above the runtime, who have a state of their own to be wrong in.
     pub(crate) fn managers(&self) -> impl Iterator<Item = &Claim> {
         self.claims.iter().filter(|claim| claim.source != Source::Runtime)
+    }
+
+    /// A pod of CRI-O's that needs no infra container: nothing of it runs.
+    pub(crate) fn is_only_a_pod(&self) -> bool {
+        self.owner == Owner::Crio && self.is_sandbox && self.state.is_none()
     }
 
     pub(crate) fn is_in_use(&self) -> bool {

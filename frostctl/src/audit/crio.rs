@@ -1,13 +1,17 @@
-//! CRI-O cannot be asked here. What can be known is whether the runtime's state of its containers was
-//! read: without it each of its containers looks like one of nobody's.
+//! The CRI-O of the node: what it says over CRI, and whether the state of its runtime was read, without
+//! which each container that it is just making looks like one of nobody's.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use frostlock_cri::Client;
 use toml::Table;
 
-use super::claim::{Asked, Missed, Source};
-use super::supervisor;
+use super::claim::{Asked, Container, Missed, Owner, Source};
+use super::{kubernetes, supervisor, truth};
 use crate::doctor::root;
+use crate::loaded::CRIO_SOCKET;
 
 const CONFIG: &str = "/etc/crio/crio.conf";
 const DROP_INS: &str = "/etc/crio/crio.conf.d";
@@ -16,73 +20,138 @@ const DROP_INS: &str = "/etc/crio/crio.conf.d";
 /// what its packages set for crun).
 const USUAL: [&str; 2] = ["/run/runc", "/run/crun"];
 
-/// One that runs.
+/// One that runs, or that has left containers behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Crio {
-    pid: i32,
-    /// `None` if its files are not to be seen from here.
-    roots: Option<Vec<PathBuf>>,
+pub(crate) enum Crio {
+    Here(Configured),
+    /// Its files and its socket are not to be seen from here.
+    Elsewhere {
+        pid: i32,
+    },
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Configured {
+    socket: PathBuf,
+    roots: Vec<PathBuf>,
+}
+
+/// `containers` is `None` if there was no answer.
+pub(crate) struct Said {
+    pub(crate) asked: Asked,
+    pub(crate) containers: Option<Vec<Container>>,
+}
+
+/// A `crio config` is a second one here, for a moment.
 pub(crate) fn running() -> Vec<Crio> {
     let is_crio = |pid: &i32| cgroup::process::comm(*pid).is_some_and(|name| name == "crio");
-    let all = supervisor::pids().filter(is_crio);
-    all.map(|pid| Crio { pid, roots: (!supervisor::is_elsewhere(pid)).then(configured) }).collect()
+    let (elsewhere, here): (Vec<i32>, Vec<i32>) =
+        supervisor::pids().filter(is_crio).partition(|pid| supervisor::is_elsewhere(*pid));
+    let elsewhere = elsewhere.into_iter().map(|pid| Crio::Elsewhere { pid });
+    let here = (!here.is_empty()).then(|| Crio::Here(configured()));
+    here.into_iter().chain(elsewhere).collect()
 }
 
-fn configured() -> Vec<PathBuf> {
+/// The one that should run: it has gone, and a container of it lives on.
+pub(crate) fn missing(crios: &[Crio], containers: &[Container]) -> Option<Crio> {
+    let runs = crios.iter().any(|it| matches!(it, Crio::Here(_)));
+    let is_left = |it: &Container| {
+        let is_alive = || it.init.is_some_and(|init| !truth::fate(init).is_dead());
+        it.owner == Owner::Crio && is_alive()
+    };
+    (!runs && containers.iter().any(is_left)).then(|| Crio::Here(configured()))
+}
+
+fn configured() -> Configured {
     let drop_ins = std::fs::read_dir(DROP_INS).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = drop_ins.map(|it| it.path()).collect();
     files.sort();
     files.insert(0, PathBuf::from(CONFIG));
     let texts: Vec<String> = files.iter().filter_map(|it| root::read(it).ok()).collect();
-    roots_in(&texts)
+    configured_in(&texts)
 }
 
-fn roots_in(texts: &[String]) -> Vec<PathBuf> {
+/// The last file that names a socket wins.
+fn configured_in(texts: &[String]) -> Configured {
     let tables = texts.iter().filter_map(|text| text.parse::<Table>().ok());
+    let mut socket = PathBuf::from(CRIO_SOCKET);
     let mut roots: Vec<PathBuf> = USUAL.map(PathBuf::from).to_vec();
     for table in tables {
-        let runtimes = table.get("crio").and_then(|it| it.get("runtime")?.get("runtimes"));
+        let crio = table.get("crio");
+        let listens = crio.and_then(|it| it.get("api")?.get("listen")?.as_str());
+        if let Some(listens) = listens.filter(|it| !it.is_empty()) {
+            socket = PathBuf::from(listens);
+        }
+        let runtimes = crio.and_then(|it| it.get("runtime")?.get("runtimes"));
         let runtimes = runtimes.and_then(toml::Value::as_table).into_iter().flatten();
         let named = runtimes.filter_map(|(_, it)| it.get("runtime_root")?.as_str());
         roots.extend(named.filter(|it| !it.is_empty()).map(PathBuf::from));
     }
     roots.sort();
     roots.dedup();
-    roots
+    Configured { socket, roots }
 }
 
 impl Crio {
     /// Those that are to be read, too.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
-        self.roots.iter().flatten().map(PathBuf::as_path).filter(|it| it.is_dir())
+        let roots = match self {
+            Crio::Here(it) => it.roots.as_slice(),
+            Crio::Elsewhere { .. } => &[],
+        };
+        roots.iter().map(PathBuf::as_path).filter(|it| it.is_dir())
     }
 
-    /// What is said of it, and whether all that it runs is known by what was read.
-    pub(crate) fn judged(&self, asked: &[Asked]) -> (Asked, bool) {
-        let was_read = |root: &Path| {
-            let place = root.display().to_string();
-            asked
-                .iter()
-                .any(|it| it.source == Source::Runtime && it.place == place && it.answer.is_ok())
-        };
-        let all: Vec<&Path> = self.roots().collect();
-        let is_known = !all.is_empty() && all.iter().all(|root| was_read(root));
-        let why = match (is_known, &self.roots) {
-            (true, _) => {
-                "it has no API that is asked; its containers are known by their runtime's state"
-            }
-            (false, Some(_)) => {
-                "the state of its runtime was not read, so no cgroup is called an orphan's: --root DIR"
-            }
-            (false, None) => {
-                "it runs in another mount namespace, so no cgroup is called an orphan's"
+    pub(crate) fn ask(&self, limit: Duration) -> Said {
+        let socket = match self {
+            Crio::Here(it) => it.socket.as_path(),
+            Crio::Elsewhere { pid } => {
+                let why = "it runs in another mount namespace";
+                let place = format!("pid {pid}");
+                let asked = Asked::missed(Source::Crio, place, Missed::NotAsked, why);
+                return Said { asked, containers: None };
             }
         };
-        let place = format!("pid {}", self.pid);
-        (Asked::missed(Source::Crio, place, Missed::NotAsked, why), is_known)
+        let (answer, containers) = match containers(socket, limit) {
+            Ok((version, all)) => {
+                (Ok(format!("{version}, {}", kubernetes::counted(&all))), Some(all))
+            }
+            Err(error) => (Err(super::look::unanswered(socket, error.to_string())), None),
+        };
+        let asked = Asked { source: Source::Crio, place: socket.display().to_string(), answer };
+        Said { asked, containers }
     }
+
+    /// Why one of its containers may be none that is known here; `None` if the state of its runtime was
+    /// read. CRI lists no container before it is made.
+    pub(crate) fn unread(&self, asked: &[Asked], containers: &[Container]) -> Option<String> {
+        if let Crio::Elsewhere { pid } = self {
+            return Some(format!("CRI-O (pid {pid}) runs in another mount namespace"));
+        }
+        let was_read = |root: &Path| {
+            let is_it = |it: &&Asked| it.source == Source::Runtime && it.place == text(root);
+            asked.iter().find(is_it).is_some_and(|it| it.answer.is_ok())
+        };
+        let mut roots = self.roots().peekable();
+        // A runtime makes its root with its first container.
+        let has_none = || !containers.iter().any(|it| it.owner == Owner::Crio);
+        let is_known = if roots.peek().is_some() { roots.all(was_read) } else { has_none() };
+        (!is_known).then(|| "the state of CRI-O's runtime was not read (--root DIR)".to_owned())
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn containers(
+    socket: &Path,
+    limit: Duration,
+) -> Result<(String, Vec<Container>), frostlock_cri::Error> {
+    let client = Client::lazy(socket)?.at_most(limit);
+    let version = client.version()?.runtime_version;
+    let version = cgroup::text::one_line(OsStr::new(&version), 64);
+    Ok((version, kubernetes::look(&client, &Owner::Crio)?.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -90,12 +159,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_configuration_names_roots_beside_the_usual_ones() {
-        let main = "[crio.runtime]\ndefault_runtime='crun'\n[crio.runtime.runtimes.crun]\nruntime_root='/run/x'\n";
-        let drop_in = "[crio.runtime.runtimes.runc]\nruntime_root='/run/runc'\n[crio.runtime.runtimes.y]\nruntime_root=''\n";
-        let texts = [main, drop_in, "[torn"].map(str::to_owned);
-        let expected = ["/run/crun", "/run/runc", "/run/x"].map(PathBuf::from);
-        assert_eq!(roots_in(&texts), expected);
+    fn its_configuration_names_roots_beside_the_usual_ones_and_its_socket() {
+        let main = "[crio.api]\nlisten='/run/a.sock'\n[crio.runtime]\ndefault_runtime='crun'\n\
+                    [crio.runtime.runtimes.crun]\nruntime_root='/run/x'\n";
+        let drop_in = "[crio.api]\nlisten='/run/b.sock'\n[crio.runtime.runtimes.runc]\n\
+                       runtime_root='/run/runc'\n[crio.runtime.runtimes.y]\nruntime_root=''\n";
+        let found = configured_in(&[main, drop_in, "[torn"].map(str::to_owned));
+        assert_eq!(found.roots, ["/run/crun", "/run/runc", "/run/x"].map(PathBuf::from));
+        assert_eq!(found.socket, Path::new("/run/b.sock"));
+        assert_eq!(configured_in(&[]).socket, Path::new(CRIO_SOCKET));
     }
 
     #[test]
@@ -104,24 +176,37 @@ mod tests {
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
         std::fs::create_dir(&one).unwrap();
         let read = |root: &Path, answer: Result<String, &str>| match answer {
-            Ok(what) => Asked {
-                source: Source::Runtime,
-                place: root.display().to_string(),
-                answer: Ok(what),
-            },
-            Err(why) => {
-                Asked::missed(Source::Runtime, root.display().to_string(), Missed::Denied, why)
-            }
+            Ok(what) => Asked { source: Source::Runtime, place: text(root), answer: Ok(what) },
+            Err(why) => Asked::missed(Source::Runtime, text(root), Missed::Denied, why),
         };
-        let crio = |roots| Crio { pid: 7, roots };
-        let both = || crio(Some(vec![one.clone(), two.clone()]));
+        let crio = |roots| Crio::Here(Configured { socket: PathBuf::new(), roots });
+        let both = || crio(vec![one.clone(), two.clone()]);
+        let is_known = |it: &Crio, asked: &[Asked]| it.unread(asked, &[]).is_none();
         let was_read = [read(&one, Ok("1 container".to_owned()))];
-        assert!(both().judged(&was_read).1, "the other is not there");
-        assert!(!both().judged(&[]).1);
-        assert!(!both().judged(&[read(&one, Err("Permission denied"))]).1);
+        assert!(is_known(&both(), &was_read), "the other is not there");
+        assert!(!is_known(&both(), &[]));
+        assert!(!is_known(&both(), &[read(&one, Err("Permission denied"))]));
         std::fs::create_dir(&two).unwrap();
-        assert!(!both().judged(&was_read).1);
-        assert!(!crio(Some(vec![])).judged(&was_read).1);
-        assert!(!crio(None).judged(&was_read).1);
+        assert!(!is_known(&both(), &was_read));
+        assert!(!is_known(&Crio::Elsewhere { pid: 7 }, &was_read));
+        assert!(is_known(&crio(vec![]), &was_read), "it has not made one yet");
+        let its = [Container::new(Owner::Crio, "web".to_owned())];
+        assert!(crio(vec![]).unread(&was_read, &its).is_some());
+    }
+
+    #[test]
+    fn one_that_has_gone_and_left_containers_has_to_be_asked() {
+        let alive = super::super::claim::Init { pid: std::process::id() as i32, start: None };
+        let mut left = Container::new(Owner::Crio, "web".to_owned());
+        assert_eq!(missing(&[], std::slice::from_ref(&left)), None, "it has ended");
+        left.init = Some(alive);
+        let mut podmans = left.clone();
+        podmans.owner = Owner::Podman;
+        assert_eq!(missing(&[], &[podmans]), None);
+        let left = [left];
+        assert!(missing(&[], &left).is_some());
+        assert!(missing(&[Crio::Elsewhere { pid: 7 }], &left).is_some());
+        let here = Crio::Here(configured_in(&[]));
+        assert_eq!(missing(std::slice::from_ref(&here), &left), None);
     }
 }

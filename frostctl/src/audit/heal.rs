@@ -30,7 +30,7 @@ const CONMON_LIMIT: Duration = Duration::from_secs(5);
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-const NOT_KNOWN: &str = "it is of an engine that cannot be asked here, such as CRI-O";
+const NOT_KNOWN: &str = "it is of an engine that frostctl does not know";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +178,10 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
             }
             steps.push(Step::CleanUpPodman { id });
         }
+        Owner::Crio => {
+            let socket = container.socket.clone().ok_or("its CRI-O does not know it")?;
+            steps.push(stop_by_cri(container, socket));
+        }
         Owner::Containerd(namespace) => {
             let socket = container.socket.clone();
             let socket = socket.ok_or("the socket of its containerd is not known")?;
@@ -186,14 +190,20 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
                 let (again, of) = (socket.clone(), namespace.clone());
                 steps.push(Step::KillTask { socket: again, namespace: of, id: id.clone() });
                 steps.push(Step::DeleteTask { socket, namespace, id });
-            } else if container.is_sandbox {
-                steps.push(Step::StopPod { socket, id });
             } else {
-                steps.push(Step::StopContainer { socket, id });
+                steps.push(stop_by_cri(container, socket));
             }
         }
     }
     Ok(steps)
+}
+
+fn stop_by_cri(container: &Container, socket: PathBuf) -> Step {
+    let id = container.id.clone();
+    match container.is_sandbox {
+        true => Step::StopPod { socket, id },
+        false => Step::StopContainer { socket, id },
+    }
 }
 
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {

@@ -150,7 +150,7 @@ fn of_container(container: &Container, seen: &Seen) -> Option<Kind> {
         (Kind::FrozenButRunning, |container, _| is_frozen_but_running(container)),
         (Kind::StoppedSupervisor, |container, _| has_a_stopped_supervisor(container)),
         (Kind::StoppedButPopulated, |container, _| is_stopped_but_populated(container)),
-        (Kind::Disagreement, |container, _| disagree(container)),
+        (Kind::Disagreement, disagree),
     ];
     checks.into_iter().find(|(_, holds)| holds(container, seen)).map(|(kind, _)| kind)
 }
@@ -181,7 +181,7 @@ fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
 
 /// Whoever is there has to answer; who was never there, or may not be asked by us, is no trouble.
 fn is_unanswered(asked: &Asked) -> bool {
-    let is_an_engine = matches!(asked.source, Source::Containerd | Source::Cri | Source::Podman);
+    let is_an_engine = !matches!(asked.source, Source::Runtime | Source::Kernel);
     is_an_engine && asked.answer.as_ref().is_err_and(|it| it.how == Missed::Silent)
 }
 
@@ -219,11 +219,12 @@ fn is_stopped_but_populated(container: &Container) -> bool {
     has_ended && (lives || !container.truth.members.is_empty())
 }
 
-fn disagree(container: &Container) -> bool {
+fn disagree(container: &Container, seen: &Seen) -> bool {
     let of = |source| container.status(source);
     let (cri, task, runtime) = (of(Source::Cri), of(Source::Containerd), of(Source::Runtime));
     // A pod of `sandboxer = "shim"` has neither record nor task, by design.
-    let needs_task = !container.is_sandbox || container.is_recorded;
+    let needs_task =
+        container.owner != Owner::Crio && (!container.is_sandbox || container.is_recorded);
     let cri_alone = cri == Some(Status::Running)
         && (task == Some(Status::Stopped) || task.is_none() && needs_task);
     let cri_ended = cri == Some(Status::Stopped) && task == Some(Status::Running);
@@ -231,11 +232,19 @@ fn disagree(container: &Container) -> bool {
         && container.is_in_use()
         && container.truth.freezer == Freezer::Thawed;
     // "container does not exist", says the runtime to every kill, and the pod stays Terminating.
-    let forgotten = container.has_runc
+    let forgotten = needs_state(container, seen)
         && container.managers().any(|claim| claim.status == Status::Running)
         && container.truth.fate == Fate::Alive
         && runtime.is_none();
     cri_alone || cri_ended || resumed || forgotten
+}
+
+/// Whether its runtime is one whose files we can read, and have read. CRI-O has a conmon for those alone.
+fn needs_state(container: &Container, seen: &Seen) -> bool {
+    let above = container.truth.supervisor.as_ref();
+    let has_conmon = above.is_some_and(|it| it.name.starts_with("conmon"));
+    let is_of_crio = container.owner == Owner::Crio && has_conmon && seen.unread.is_empty();
+    container.has_runc || is_of_crio
 }
 
 #[cfg(test)]
@@ -428,6 +437,7 @@ mod tests {
             (Source::Podman, Missed::Silent, 1),
             (Source::Containerd, Missed::Denied, 0),
             (Source::Containerd, Missed::Absent, 0),
+            (Source::Crio, Missed::Silent, 1),
             (Source::Crio, Missed::NotAsked, 0),
             (Source::Runtime, Missed::Silent, 0),
         ] {
@@ -436,6 +446,35 @@ mod tests {
             assert_eq!(found.len(), expected, "{source:?} {how:?}");
             assert!(found.iter().all(|it| it.kind == Kind::Unanswered && it.id() == "/run/c.sock"));
         }
+    }
+
+    #[test]
+    fn cri_o_is_believed_beside_the_runtime_and_has_no_tasks() {
+        let of_crio = |fate, claims: &[(Source, Status)]| {
+            let mut container = container(fate, claims);
+            container.owner = Owner::Crio;
+            container
+        };
+        assert_eq!(judged(of_crio(LIVES, &[(RUNTIME, RUNS), (CRI, RUNS)])), None);
+        let phantom = of_crio(Fate::Gone, &[(RUNTIME, ENDED), (CRI, RUNS)]);
+        assert_eq!(judged(phantom), Some(Kind::Phantom));
+        let unnoted = of_crio(LIVES, &[(RUNTIME, RUNS), (CRI, ENDED)]);
+        assert_eq!(judged(unnoted), Some(Kind::StoppedButPopulated));
+        assert_eq!(judged(of_crio(LIVES, &[(RUNTIME, RUNS)])), Some(Kind::Orphan));
+        // Of kata the runtime has no state that we could read.
+        let mut forgotten = of_crio(LIVES, &[(CRI, RUNS)]);
+        assert_eq!(judged(forgotten.clone()), None);
+        forgotten.truth.supervisor = Some(Supervisor {
+            process: member(),
+            name: "conmon".to_owned(),
+            address: None,
+            stopped: false,
+            foreign: false,
+        });
+        assert_eq!(judged(forgotten.clone()), Some(Kind::Disagreement));
+        let unread = vec!["the state was not read".to_owned()];
+        let seen = Seen { containers: vec![forgotten], unread, ..Seen::default() };
+        assert!(judge(&seen).is_empty());
     }
 
     #[test]

@@ -1,24 +1,31 @@
-//! What containerd's CRI says of pods: it keeps a state of its own.
+//! What CRI says of pods: containerd's, which keeps a state of its own, and CRI-O's.
 
 use std::path::Path;
 use std::time::Duration;
 
 use frostlock_cri::{Client, Code, Error, v1};
 
-use super::claim::{Claim, Container, Init, KUBERNETES, Owner, Source, Status};
+use super::claim::{Claim, Container, Init, Owner, Source, Status};
+use super::runtimes;
+use crate::output;
 
-/// `None` if the server has no CRI.
-pub(crate) fn look(socket: &Path, limit: Duration) -> Result<Option<Vec<Container>>, Error> {
-    let client = Client::lazy(socket)?.at_most(limit);
+/// The pods and containers of this owner; `None` if the server has no CRI.
+pub(crate) fn look(client: &Client, owner: &Owner) -> Result<Option<Vec<Container>>, Error> {
     let containers = match client.list_containers() {
         Err(error) if error.code() == Some(Code::Unimplemented) => return Ok(None),
         other => other?,
     };
     let sandboxes = client.list_pod_sandboxes()?;
-    let place = socket.display().to_string();
-    let sandboxes = sandboxes.into_iter().map(|sandbox| of_sandbox(sandbox, &place));
-    let containers = containers.into_iter().map(|container| of_container(container, &place));
+    let sandboxes = sandboxes.into_iter().map(|it| of_sandbox(it, client, owner));
+    let containers = containers.into_iter().map(|it| of_container(it, client, owner));
     Ok(Some(sandboxes.chain(containers).collect()))
+}
+
+/// For a person: `2 pods, 3 containers`.
+pub(crate) fn counted(all: &[Container]) -> String {
+    let pods = all.iter().filter(|it| it.is_sandbox).count();
+    let pods_too = output::count(pods as u64, "pod", "pods");
+    format!("{pods_too}, {}", runtimes::counted(all.len() - pods))
 }
 
 /// The pid that it believes in: CRI gives it only when asked for one container.
@@ -34,21 +41,21 @@ pub(crate) fn believed(socket: &Path, limit: Duration, of: &Container) -> Option
     (pid > 0).then_some(Init { pid, start: None })
 }
 
-fn of_sandbox(sandbox: v1::PodSandbox, place: &str) -> Container {
+fn of_sandbox(sandbox: v1::PodSandbox, client: &Client, owner: &Owner) -> Container {
     let (status, said) = match sandbox.state() {
         v1::PodSandboxState::SandboxReady => (Status::Running, "READY"),
         v1::PodSandboxState::SandboxNotready => (Status::Stopped, "NOTREADY"),
     };
     let uid = sandbox.metadata.as_ref().map(|pod| pod.uid.clone());
     let pod = sandbox.metadata.map(|pod| format!("{}/{}", pod.namespace, pod.name));
-    let mut container = claimed(sandbox.id, status, said, place);
+    let mut container = claimed(sandbox.id, status, said, client, owner);
     container.name = pod;
     container.pod_uid = uid;
     container.is_sandbox = true;
     container
 }
 
-fn of_container(listed: v1::Container, place: &str) -> Container {
+fn of_container(listed: v1::Container, client: &Client, owner: &Owner) -> Container {
     let (status, said) = match listed.state() {
         v1::ContainerState::ContainerCreated => (Status::Created, "CREATED"),
         v1::ContainerState::ContainerRunning => (Status::Running, "RUNNING"),
@@ -58,15 +65,16 @@ fn of_container(listed: v1::Container, place: &str) -> Container {
     let label = |key: &str| listed.labels.get(&format!("io.kubernetes.{key}"));
     let pod = label("pod.namespace").zip(label("pod.name")).zip(label("container.name"));
     let name = pod.map(|((namespace, pod), container)| format!("{namespace}/{pod}/{container}"));
-    let mut container = claimed(listed.id, status, said, place);
+    let mut container = claimed(listed.id, status, said, client, owner);
     container.name = name;
     container.sandbox = Some(listed.pod_sandbox_id);
     container
 }
 
-fn claimed(id: String, status: Status, said: &str, place: &str) -> Container {
-    let mut container = Container::new(Owner::Containerd(KUBERNETES.to_owned()), id);
-    let (said, place) = (said.to_owned(), place.to_owned());
+fn claimed(id: String, status: Status, said: &str, client: &Client, owner: &Owner) -> Container {
+    let mut container = Container::new(owner.clone(), id);
+    let (said, place) = (said.to_owned(), client.socket().display().to_string());
+    container.socket = Some(client.socket().to_owned());
     container.claims.push(Claim { source: Source::Cri, status, said, place });
     container
 }

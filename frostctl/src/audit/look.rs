@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use cgroup::bundle::Bundle;
 use cgroup::{Hierarchies, Proc};
+use frostlock_cri::Client;
 use state::remains;
 use state::state_dir::StateDir;
 
@@ -104,20 +105,25 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
         let why = "root has never used it here";
         seen.asked.push(Asked::missed(Source::Podman, "podman ps --all", Missed::Absent, why));
     }
+    let crios = crio::running();
     thread::scope(|scope| {
         let asked: Vec<_> = sockets
             .iter()
             .map(|socket| scope.spawn(move || ask_containerd(socket, patience)))
             .collect();
+        let of_crio: Vec<_> =
+            crios.iter().map(|it| scope.spawn(move || it.ask(patience.cri))).collect();
         let podman = places.podman.then(|| scope.spawn(move || podman::look(patience.podman)));
         for said in asked.into_iter().filter_map(|thread| thread.join().ok()) {
             take_containerd(said, &mut seen, &mut roots);
+        }
+        for said in of_crio.into_iter().filter_map(|thread| thread.join().ok()) {
+            take_crio(said, &mut seen);
         }
         if let Some(Ok(said)) = podman.map(thread::ScopedJoinHandle::join) {
             take_podman(said, &mut seen);
         }
     });
-    let crios = crio::running();
     let of_crio = crios.iter().flat_map(crio::Crio::roots);
     let of_crio: Vec<Root> = of_crio.map(|it| Root { path: it.to_owned(), binary: None }).collect();
     let more = named_roots(places).into_iter().chain(of_crio).chain(runtimes::usual_roots());
@@ -127,10 +133,12 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
         }
     }
     runtimes::look(&roots, &mounts, &mut seen);
-    for (asked, is_known) in crios.iter().map(|it| it.judged(&seen.asked)).collect::<Vec<_>>() {
-        seen.unread.extend((!is_known).then(|| format!("CRI-O, {}", asked.place)));
-        seen.asked.push(asked);
+    if let Some(crio) = crio::missing(&crios, &seen.containers) {
+        take_crio(crio.ask(patience.cri), &mut seen);
     }
+    seen.unread = crios.iter().filter_map(|it| it.unread(&seen.asked, &seen.containers)).collect();
+    seen.notes
+        .extend(seen.unread.iter().map(|why| format!("{why}: no cgroup is called an orphan's")));
     let count = supervisor::unplaced();
     if count > 0 {
         let why = format!(
@@ -169,9 +177,23 @@ fn ask_containerd(socket: &Path, patience: Patience) -> Said<'_> {
     let own = Containerd::at(socket).and_then(|containerd| containerd.look(patience.containerd));
     let has_pods = own.as_ref().is_ok_and(|own| own.namespaces.iter().any(|n| n == KUBERNETES));
     let cri = has_pods
-        .then(|| kubernetes::look(socket, patience.cri).map_err(|error| error.to_string()))
+        .then(|| pods(socket, patience.cri).map_err(|error| error.to_string()))
         .and_then(Result::transpose);
     Said { socket, own, cri }
+}
+
+/// Of the containerd at this socket; `None` if it has no CRI.
+fn pods(socket: &Path, limit: Duration) -> Result<Option<Vec<Container>>, frostlock_cri::Error> {
+    let client = Client::lazy(socket)?.at_most(limit);
+    kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))
+}
+
+fn take_crio(said: crio::Said, seen: &mut Seen) {
+    seen.asked.push(said.asked);
+    if let Some(containers) = said.containers {
+        seen.containers.extend(containers);
+        seen.complete.push(Owner::Crio);
+    }
 }
 
 fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
@@ -193,19 +215,16 @@ fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
     seen.asked.push(Asked { source: Source::Containerd, place: place.clone(), answer });
     if let Some(cri) = said.cri {
         let answer = cri.map_err(|why| unanswered(said.socket, why)).map(|containers| {
-            let count = containers.len();
-            seen.containers.extend(containers.into_iter().map(|mut container| {
-                container.socket = Some(said.socket.to_owned());
-                container
-            }));
-            format!("{count} pods and containers")
+            let count = kubernetes::counted(&containers);
+            seen.containers.extend(containers);
+            count
         });
         seen.asked.push(Asked { source: Source::Cri, place, answer });
     }
 }
 
 /// Whether it is its fault or ours.
-fn unanswered(socket: &Path, why: String) -> NoAnswer {
+pub(crate) fn unanswered(socket: &Path, why: String) -> NoAnswer {
     let may_ask = rustix::fs::access(socket, rustix::fs::Access::WRITE_OK);
     let how = match may_ask {
         Err(rustix::io::Errno::ACCESS) => Missed::Denied,
@@ -303,8 +322,8 @@ fn ask_for_pids(seen: &mut Seen, patience: Patience) {
             .claims
             .iter()
             .any(|claim| claim.source == Source::Cri && claim.status.needs_process());
-        let Some(socket) = container.socket.clone().filter(|_| runs && container.init.is_none())
-        else {
+        let is_asked = runs && container.init.is_none() && !container.is_only_a_pod();
+        let Some(socket) = container.socket.clone().filter(|_| is_asked) else {
             continue;
         };
         let left = deadline.saturating_duration_since(Instant::now());

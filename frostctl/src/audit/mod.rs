@@ -45,7 +45,7 @@ Kinds:
   stopped-but-populated  it is said to have ended, and has processes
   disagreement           runtime, containerd and CRI say different things
   stopped-supervisor     it lives, and its shim or conmon is stopped: nobody would notice its end
-  unanswered             containerd, CRI or podman is there and does not answer
+  unanswered             containerd, CRI-O, CRI or podman is there and does not answer
 
 Exit status: 1 if something was found and is not healed; 2 if nothing was found, and not everybody
 could be asked; 0 else.
@@ -112,7 +112,7 @@ pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
     supervisor::check_namespaces()?;
     let findings = find(&Places::usual(), Patience::HASTY)?;
     // Who was not asked has nothing wrong, by that count, and an alert would be resolved.
-    // What is never asked, as CRI-O, is not counted by anybody.
+    // What is never asked, as a CRI-O in another mount namespace, is not counted by anybody.
     let failed = findings.seen.asked.iter().find(|asked| asked.may_answer_later());
     if let Some((place, no)) = failed.and_then(|it| Some((&it.place, it.answer.as_ref().err()?))) {
         anyhow::bail!("{place}: {}", no.why);

@@ -24,8 +24,8 @@ pub(crate) fn was_used() -> bool {
     DATABASES.iter().any(|path| Path::new(path).exists())
 }
 
-/// CRI-O has its bundles in the same store, and podman knows nothing of those.
-pub(crate) fn made(bundle: &Path) -> bool {
+/// Whose a bundle in the store is: CRI-O has its own there, and podman knows nothing of those.
+pub(crate) fn owner(bundle: &Path) -> Owner {
     #[derive(Deserialize)]
     struct Config {
         #[serde(default)]
@@ -35,7 +35,11 @@ pub(crate) fn made(bundle: &Path) -> bool {
     let file = File::open(bundle.join("config.json"));
     let read = file.and_then(|file| file.take(MOST_CONFIG_BYTES).read_to_end(&mut text));
     let config = read.ok().and_then(|_| serde_json::from_slice::<Config>(&text).ok());
-    config.is_some_and(|it| it.annotations.get(MANAGER).is_some_and(|by| by == "libpod"))
+    match config.as_ref().and_then(|it| it.annotations.get(MANAGER)).map(String::as_str) {
+        Some("libpod") => Owner::Podman,
+        Some("cri-o") => Owner::Crio,
+        _ => Owner::Unknown,
+    }
 }
 
 #[derive(Debug, Deserialize)]

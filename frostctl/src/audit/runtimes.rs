@@ -150,10 +150,11 @@ fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
         if let Some(namespace) = parts.next() {
             return Owner::Containerd(namespace.to_string_lossy().into_owned());
         }
-        let is_podmans = bundle.iter().any(|part| part == "overlay-containers" || part == "libpod")
-            || bundle.ends_with("userdata");
-        if is_podmans {
-            return if podman::made(bundle) { Owner::Podman } else { Owner::Unknown };
+        let is_in_the_store =
+            bundle.iter().any(|part| part == "overlay-containers" || part == "libpod")
+                || bundle.ends_with("userdata");
+        if is_in_the_store {
+            return podman::owner(bundle);
         }
     }
     let parent = root.parent();
@@ -209,7 +210,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bundle = dir.path().join("overlay-containers/abc/userdata");
         fs::create_dir_all(&bundle).unwrap();
-        for (manager, whose) in [("libpod", Owner::Podman), ("cri-o", Owner::Unknown)] {
+        let managers =
+            [("libpod", Owner::Podman), ("cri-o", Owner::Crio), ("other", Owner::Unknown)];
+        for (manager, whose) in managers {
             let config = format!(r#"{{"annotations":{{"io.container.manager":"{manager}"}}}}"#);
             fs::write(bundle.join("config.json"), config).unwrap();
             assert_eq!(owner(Path::new("/run/runc"), Some(&bundle)), whose);

@@ -64,7 +64,7 @@ pub(crate) fn report(
     let report = Report {
         looked_at: seen.asked.iter().map(LookedAt::of).collect(),
         notes: &seen.notes,
-        containers: seen.containers.len(),
+        containers: seen.containers.iter().filter(|it| !it.is_only_a_pod()).count(),
         divergences: accounts,
         counts,
         healing,

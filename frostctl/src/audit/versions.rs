@@ -64,7 +64,8 @@ fn shim(supervisor: Option<&Supervisor>) -> Shim {
     }
 }
 
+/// Of containerd; CRI-O has nobody else to say so.
 fn only_cri_says_so(container: &Container) -> bool {
     let runs = |source| container.status(source).is_some_and(Status::needs_process);
-    runs(Source::Cri) && !runs(Source::Containerd)
+    container.owner.namespace().is_some() && runs(Source::Cri) && !runs(Source::Containerd)
 }

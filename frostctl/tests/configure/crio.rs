@@ -26,6 +26,8 @@ const DROP_IN: &str = "/etc/crio/crio.conf.d/99-frostlock.conf";
 /// As CRI-O's packages call theirs.
 const PACKAGED: &str = "/etc/crio/crio.conf.d/10-crio.conf";
 
+const SOCKET: &str = "/run/crio/crio.sock";
+
 /// kubelet's default for a probe.
 const PROBE: Duration = Duration::from_secs(1);
 const PROBES: usize = 6;
@@ -423,33 +425,90 @@ fn starved(crio: &Crio) {
     assert_eq!(seen.frozen_conmons, BTreeSet::new());
 }
 
-/// What runs is whole; its conmon is known as what waits for its end. CRI-O itself is not asked, so that
-/// nothing was found is not the whole answer.
+fn audit(crio: &Crio, words: &[&str]) -> (i32, Value) {
+    let (code, said, errors) = crio.frostctl(&[&["audit", "--json"], words].concat());
+    let report = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{errors}"));
+    (code, report)
+}
+
+/// The one that it found.
+fn found(crio: &Crio) -> Value {
+    let (code, report) = audit(crio, &[]);
+    let found = report["divergences"].as_array().unwrap();
+    assert!(code == 1 && found.len() == 1, "{report:#}");
+    found[0].clone()
+}
+
+/// What runs is whole; its conmon is known as what waits for its end.
 fn audited(crio: &Crio, container: &str) {
-    let audit = || {
-        let (code, said, errors) = crio.frostctl(&["audit", "--json"]);
-        let report: Value =
-            serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}{errors}"));
-        (code, report)
-    };
-    let (code, report) = audit();
-    assert_eq!((code, &report["containers"]), (2, &1.into()), "{report:#}");
+    let (code, report) = audit(crio, &[]);
+    assert_eq!((code, &report["containers"]), (0, &1.into()), "{report:#}");
     assert_eq!(report["divergences"], serde_json::json!([]), "{report:#}");
     let looked_at = report["looked_at"].as_array().unwrap();
     let itself = looked_at.iter().find(|it| it["source"] == "crio").expect("it is named");
-    assert!(
-        itself["what"].as_str().unwrap().contains("known by their runtime's state"),
-        "{itself}"
-    );
+    assert_eq!((&itself["answered"], &itself["place"]), (&true.into(), &SOCKET.into()), "{itself}");
+    let what = itself["what"].as_str().unwrap();
+    assert!(what.starts_with("1.34.0, 1 pod, 1 container"), "{itself}");
     let monitor = monitor(container);
     kill(monitor, Signal::SIGSTOP).unwrap();
-    let (code, report) = audit();
+    let found = found(crio);
     kill(monitor, Signal::SIGCONT).unwrap();
-    let found = report["divergences"].as_array().unwrap();
-    assert!(code == 1 && found.len() == 1, "{report:#}");
-    assert_eq!(found[0]["kind"], "stopped-supervisor", "{report:#}");
-    assert!(report.to_string().contains("conmon"), "{report:#}");
+    assert_eq!(found["kind"], "stopped-supervisor", "{found:#}");
+    assert!(found.to_string().contains("conmon"), "{found:#}");
     println!("audit: one container, nothing wrong; with its conmon stopped: stopped-supervisor");
+}
+
+/// What CRI-O believes to run and does not: of an end that its conmon cannot tell, and of one that it could
+/// not tell any more.
+fn phantoms(crio: &Crio) {
+    for (uid, signal) in [("stopped", Signal::SIGSTOP), ("killed", Signal::SIGKILL)] {
+        let pod = Starved::run(crio, "", uid, AMPLE_US);
+        let id = pod.container.clone();
+        if signal == Signal::SIGSTOP {
+            gone(crio);
+        }
+        kill(monitor(&id), signal).unwrap();
+        let state: Value =
+            serde_json::from_str(&crio.read(&format!("/run/runc/{id}/state.json")).unwrap())
+                .unwrap();
+        let init = state["init_process_pid"].to_string();
+        sh(&crio.node, &format!("kill -KILL {init}"));
+        let began = Instant::now();
+        while is_alive(crio, &init) {
+            assert!(began.elapsed() < CRI_LIMIT, "{init} does not die");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let found = found(crio);
+        assert_eq!((&found["kind"], &found["id"]), (&"phantom".into(), &id.as_str().into()));
+        assert_eq!(found["name"], format!("default/{uid}/c"), "{found:#}");
+        let says = found["says"].as_array().unwrap();
+        let cri = says.iter().find(|it| it["source"] == "cri").expect("CRI says so");
+        assert_eq!((&cri["said"], &cri["place"]), (&"RUNNING".into(), &SOCKET.into()));
+        println!("{found:#}");
+        let (code, report) = audit(crio, &["--heal"]);
+        assert_eq!((code, &report["healing"][0]["result"]), (0, &"healed".into()), "{report:#}");
+        println!("{:#}", report["healing"]);
+        let listed = pod.client.list_containers().unwrap();
+        assert_eq!(listed[0].state(), v1::ContainerState::ContainerExited, "{listed:?}");
+        pod.end();
+    }
+}
+
+/// Neither a zombie nor alive.
+fn is_alive(crio: &Crio, pid: &str) -> bool {
+    let stat = crio.read(&format!("/proc/{pid}/stat"));
+    stat.is_some_and(|it| !it.rsplit_once(") ").unwrap().1.starts_with('Z'))
+}
+
+/// Its containers live on.
+fn gone(crio: &Crio) {
+    must(&crio.node, &["systemctl", "stop", "crio"]);
+    let found = found(crio);
+    assert_eq!((&found["kind"], &found["id"]), (&"unanswered".into(), &SOCKET.into()), "{found:#}");
+    assert!(found["remedy"].to_string().contains("systemctl status crio"), "{found:#}");
+    println!("{found:#}");
+    crio.restart();
+    let _ = crio.client();
 }
 
 /// As the host sees it.
@@ -519,6 +578,7 @@ fn crio_from_nothing_to_a_starved_pod_and_back() {
     println!("{now}");
 
     starved(&crio);
+    phantoms(&crio);
     by_default(&crio);
 
     let (code, said, errors) = crio.frostctl(&["unconfigure", "--runtime", "crio", "--restart"]);
