@@ -411,8 +411,12 @@ fn starved(crio: &Crio) {
             journal(crio).into_iter().filter(|record| record["id"] == *id).collect();
         for verb in ["create", "start", "exec", "update", "kill", "delete"] {
             let of_verb: Vec<&Value> = records.iter().filter(|it| it["verb"] == verb).collect();
-            assert!(!of_verb.is_empty(), "no {verb} of {id}");
-            assert!(of_verb.iter().all(|it| it["verdict"] == "ok"), "{of_verb:?}");
+            assert!(
+                of_verb.iter().any(|it| it["verdict"] == "ok"),
+                "no {verb} of {id}: {of_verb:?}"
+            );
+            let mut failed = of_verb.iter().filter(|it| it["verdict"] != "ok");
+            assert!(failed.all(|it| came_too_late(it)), "{of_verb:?}");
         }
     });
     println!(
@@ -423,6 +427,16 @@ fn starved(crio: &Crio) {
     assert_eq!(seen.of("conmon"), ["0"], "{seen:?}");
     assert!(seen.of("runc").contains(&"2"), "not shown: no lift was seen: {seen:?}");
     assert_eq!(seen.frozen_conmons, BTreeSet::new());
+}
+
+/// CRI-O repeats its SIGKILL until it sees the end: the last one can come after it, and gets the runtime's
+/// own refusal, once, as the bare one does.
+fn came_too_late(record: &Value) -> bool {
+    let note = record["note"].as_str().unwrap_or_default();
+    record["verb"] == "kill"
+        && record["verdict"] == "failed"
+        && record["attempts"] == 1
+        && note.contains("container not running")
 }
 
 fn audit(crio: &Crio, words: &[&str]) -> (i32, Value) {
