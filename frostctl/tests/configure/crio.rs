@@ -464,7 +464,7 @@ fn audited(crio: &Crio, container: &str) {
     let what = itself["what"].as_str().unwrap();
     assert!(what.starts_with("1.34.0, 1 pod, 1 container"), "{itself}");
     let monitor = monitor(container);
-    kill(monitor, Signal::SIGSTOP).unwrap();
+    signal(monitor, Signal::SIGSTOP);
     let found = found(crio);
     kill(monitor, Signal::SIGCONT).unwrap();
     assert_eq!(found["kind"], "stopped-supervisor", "{found:#}");
@@ -475,13 +475,13 @@ fn audited(crio: &Crio, container: &str) {
 /// What CRI-O believes to run and does not: of an end that its conmon cannot tell, and of one that it could
 /// not tell any more.
 fn phantoms(crio: &Crio) {
-    for (uid, signal) in [("stopped", Signal::SIGSTOP), ("killed", Signal::SIGKILL)] {
+    for (uid, by) in [("stopped", Signal::SIGSTOP), ("killed", Signal::SIGKILL)] {
         let pod = Starved::run(crio, "", uid, AMPLE_US);
         let id = pod.container.clone();
-        if signal == Signal::SIGSTOP {
+        if by == Signal::SIGSTOP {
             gone(crio);
         }
-        kill(monitor(&id), signal).unwrap();
+        signal(monitor(&id), by);
         let state: Value =
             serde_json::from_str(&crio.read(&format!("/run/runc/{id}/state.json")).unwrap())
                 .unwrap();
@@ -523,6 +523,20 @@ fn gone(crio: &Crio) {
     println!("{found:#}");
     crio.restart();
     let _ = crio.client();
+}
+
+/// And waits until it has come: a process under its pod's quota takes note of it when it gets CPU.
+fn signal(pid: Pid, signal: Signal) {
+    kill(pid, signal).unwrap();
+    let began = Instant::now();
+    let is_on = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['T', 'Z']))
+    };
+    while is_on() {
+        assert!(began.elapsed() < CRI_LIMIT, "{signal} does not reach {pid}");
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// As the host sees it.
