@@ -277,23 +277,20 @@ pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Res
 }
 
 fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
-    let mut out = anstream::stdout().lock();
-    if output.is_json() {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            container: &'a str,
-            #[serde(flatten)]
-            event: &'a Event,
-        }
-        serde_json::to_writer(&mut out, &Line { container: label, event })?;
-        writeln!(out)?;
+    #[derive(Serialize)]
+    struct Line<'a> {
+        container: &'a str,
+        #[serde(flatten)]
+        event: &'a Event,
+    }
+    let line = if output.is_json() {
+        serde_json::to_string(&Line { container: label, event })?
     } else {
         let took = event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
         let line = format!("{}  {label}  {}  {took}  {}", event.time, event.what, event.detail);
-        writeln!(out, "{}", plain(&line))?;
-    }
-    out.flush()?;
-    Ok(())
+        plain(&line)
+    };
+    output::print(|to| writeln!(to, "{line}"))
 }
 
 fn ready(after_s: Option<f64>, is_known: bool) -> String {

@@ -43,7 +43,6 @@ fn main() -> ExitCode {
     let output = output::Output::new(cli.json, cli.color);
     match cli.command.run(&output) {
         Ok(exit) => exit.into(),
-        Err(error) if output::is_closed_pipe(&error) => exit::Exit::Clean.into(),
         Err(error) => {
             output.complain(&error);
             exit::Exit::Failed.into()

@@ -1,6 +1,6 @@
 //! Where all commands print: JSON or text, tables, colour on a terminal only.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -45,14 +45,13 @@ impl Output {
         value: &T,
         text: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut stdout = anstream::stdout().lock();
-        if self.json {
-            serde_json::to_writer_pretty(&mut stdout, value).context(NOT_WRITTEN)?;
-            writeln!(stdout).context(NOT_WRITTEN)?;
-        } else {
-            text(&mut stdout).context(NOT_WRITTEN)?;
-        }
-        stdout.flush().context(NOT_WRITTEN)
+        print(|stdout| {
+            if !self.json {
+                return text(stdout);
+            }
+            serde_json::to_writer_pretty(&mut *stdout, value)?;
+            writeln!(stdout)
+        })
     }
 
     /// On standard error, with its causes.
@@ -61,6 +60,18 @@ impl Output {
         let label = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         // Nobody is left to tell if that fails.
         let _ = writeln!(anstream::stderr(), "{label}frostctl:{label:#} {error:#}");
+    }
+}
+
+/// A reader that has gone (`frostctl audit | head -1`) is no failure: the exit status stays what the command
+/// has to say.
+pub(crate) fn print(
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context(NOT_WRITTEN),
     }
 }
 
@@ -179,16 +190,6 @@ pub(crate) fn has_no_reader_after(wait: Duration) -> anyhow::Result<bool> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// `frostctl ... | head` is no failure.
-pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let json =
-            cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
-        io.or(json) == Some(std::io::ErrorKind::BrokenPipe)
-    })
 }
 
 #[cfg(test)]

@@ -58,19 +58,21 @@ const DAYS: [Day; 10] = [
 ];
 
 /// The words of each command, and its exit status on each of [`DAYS`]; `*` is one that this machine decides.
-const COMMANDS: [(&str, &str); 18] = [
-    ("status", "* * * * * * * * 0 3"),
-    ("audit", "* * 3 * * * * * 0 3"),
-    ("doctor", "* * 2 * * * * * 0 3"),
+const COMMANDS: [(&str, &str); 20] = [
+    ("status", "* * * * * * * * * 3"),
+    ("audit", "* * 3 * * * * * * 3"),
+    ("doctor", "* * 2 * * * * * * 3"),
     ("configure --runtime containerd --config CONFIG --binary FROSTLOCK", "0 3 0 0 0 0 0 0 0 3"),
     ("unconfigure --runtime containerd --config CONFIG", "0 * 0 0 0 0 0 0 0 3"),
-    ("uninstall --dry-run --binary FROSTLOCK", "1 1 1 1 1 1 1 1 0 3"),
+    ("uninstall --dry-run --binary FROSTLOCK", "1 1 1 1 1 1 1 1 1 3"),
     ("off", "0 3 0 0 0 0 0 0 0 3"),
     ("on", "0 3 0 0 0 0 0 0 0 3"),
     ("config check", "0 0 0 0 0 0 0 0 0 3"),
     ("config show", "0 0 0 0 0 0 0 0 0 3"),
     ("selftest --frostlock FROSTLOCK --runtime /bin/false", "3 3 3 3 3 3 3 3 3 3"),
     ("selftest --cri --socket /nosuch", "3 3 3 3 3 3 3 3 3 3"),
+    ("doctor --root UNHEALTHY", "1 1 1 1 1 1 1 1 1 3"),
+    ("doctor --root UNHEALTHY --npd", "1 1 1 1 1 1 1 1 1 3"),
     ("paths LONG", "3 3 3 3 3 3 3 3 3 3"),
     ("history LONG", "3 3 3 3 3 3 3 3 3 3"),
     ("report", "3 3 3 3 3 0 3 3 3 3"),
@@ -78,6 +80,9 @@ const COMMANDS: [(&str, &str); 18] = [
     ("metrics", "0 3 3 3 0 0 0 0 0 3"),
     ("serve --listen unix:/nosuch/socket", "3 3 3 3 3 3 3 3 3 3"),
 ];
+
+/// A recorded node, on which no pod has a cgroup.
+const UNHEALTHY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/no-kubepods");
 
 const CONFIG: &str = "version = 2\n\
     [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
@@ -122,6 +127,7 @@ impl Place {
             .replace("LONG", &"x".repeat(LONG))
             .replace("CONFIG", &path("containerd.toml"))
             .replace("FROSTLOCK", &path("frostlock"))
+            .replace("UNHEALTHY", UNHEALTHY)
             .split(' ')
             .map(str::to_owned)
             .collect()

@@ -47,8 +47,12 @@ Kinds:
   stopped-supervisor     it lives, and its shim or conmon is stopped: nobody would notice its end
   unanswered             containerd, CRI-O, CRI or podman is there and does not answer
 
-Exit status: 1 if something was found and is not healed; 2 if nothing was found, and not everybody
-could be asked; 0 else.
+Exit status:
+  0  nothing was found, or all of it is healed
+  1  something was found and is not healed; with --watch: at the end
+  2  nothing was found, and not all sources could be asked; or the command line is wrong
+  3  it could not be done; standard error says why
+A reader of standard output that leaves early, such as head, changes none of these.
 
 Examples:
   frostctl audit                      look, change nothing

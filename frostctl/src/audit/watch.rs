@@ -1,7 +1,6 @@
 //! Tells of each divergence within 2 s of its beginning, and of its end.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
@@ -17,7 +16,7 @@ use super::show;
 use super::versions::Versions;
 use crate::exit::Exit;
 use crate::held::Held;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(300);
@@ -39,7 +38,7 @@ struct Event<'a> {
     account: &'a Account,
 }
 
-/// Until SIGINT or SIGTERM.
+/// Until SIGINT or SIGTERM, or until nobody reads on.
 pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
     let signals = Held::back()?;
     let every = PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::ZERO);
@@ -61,7 +60,7 @@ pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
         for (change, account) in watch.next(found, &mut versions, began, !trouble.is_empty()) {
             tell(change, &account, output)?;
         }
-        if signals.comes_within(every)? {
+        if output::has_no_reader_after(Duration::ZERO)? || signals.comes_within(every)? {
             return Ok(if watch.reported.is_empty() { Exit::Clean } else { Exit::Found });
         }
     }
@@ -117,15 +116,13 @@ impl Watch {
 
 fn tell(change: Change, account: &Account, output: &Output) -> anyhow::Result<()> {
     let time = OffsetDateTime::now_utc().format(&Rfc3339)?;
-    let mut stdout = anstream::stdout().lock();
-    if output.is_json() {
-        serde_json::to_writer(&mut stdout, &Event { time, event: change, account })?;
-        writeln!(stdout)?;
-    } else {
-        show::event(&mut stdout, &time, change, account)?;
-    }
-    stdout.flush()?;
-    Ok(())
+    output::print(|to| {
+        if !output.is_json() {
+            return show::event(to, &time, change, account);
+        }
+        serde_json::to_writer(&mut *to, &Event { time, event: change, account })?;
+        writeln!(to)
+    })
 }
 
 #[cfg(test)]

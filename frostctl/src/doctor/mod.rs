@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::held::Held;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 mod blind;
 mod checks;
@@ -190,7 +190,7 @@ impl Doctor {
             }
             Err(why) => (report::short(&format!("{why:#}")), Exit::Unknown),
         };
-        std::io::Write::write_all(&mut std::io::stdout(), format!("{line}\n").as_bytes())?;
+        output::print(|to| writeln!(to, "{line}"))?;
         Ok(exit)
     }
 }

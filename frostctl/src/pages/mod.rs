@@ -12,6 +12,7 @@ use config::Config;
 
 use crate::cli::Cli;
 use crate::exit::{self, Exit};
+use crate::output;
 use page::Page;
 
 const EXIT_STATUS: &str = "EXIT STATUS";
@@ -34,7 +35,7 @@ impl Completions {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "frostctl", &mut script);
-        std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+        output::print(|to| to.write_all(&script))?;
         Ok(Exit::Clean)
     }
 }

@@ -12,7 +12,9 @@ mod podman;
 mod scene;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,13 @@ fn only(kind: &str, id: &str) -> Vec<(String, String)> {
     vec![(kind.to_owned(), id.to_owned())]
 }
 
+/// The exit status of a command whose standard output nobody reads.
+fn unread(command: &mut Command) -> Option<i32> {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    command.stdout(OwnedFd::from(writer)).status().unwrap().code()
+}
+
 #[test]
 fn a_task_that_runs_without_a_process_is_named_and_ended_through_containerd() {
     let _machine = with_others();
@@ -67,6 +76,9 @@ fn a_task_that_runs_without_a_process_is_named_and_ended_through_containerd() {
     let (report, code) = containerd.audit(&[]);
     assert_eq!((found(&report), code), (only("phantom", "lost"), 1), "{report}");
     assert_eq!(report["counts"]["phantom"], 1);
+    for words in [&[][..], &["--json"]] {
+        assert_eq!(unread(&mut containerd.audit_command(words)), Some(1), "the finding is lost");
+    }
     let evidence = report["divergences"][0]["evidence"].to_string();
     assert!(evidence.contains(&format!("{init} is a zombie")), "{evidence}");
     assert!(!report["divergences"][0]["known_defects"].as_array().unwrap().is_empty());
@@ -368,6 +380,12 @@ fn a_watch_tells_within_two_seconds_and_not_of_what_is_being_stopped() {
     let killed = containerd.lose_exit_at("lost");
     assert_eq!(event(SOON), is("appeared"));
     let took = killed.elapsed();
+    let mut unread = containerd.audit_command(&["--watch"]);
+    let mut unread = unread.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(unread.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("phantom"), "{line}");
+    assert_eq!(scene::ends(&mut unread, SOON).code(), Some(1), "nobody reads on");
     assert_eq!(containerd.audit(&["--heal"]).1, 0);
     assert_eq!(event(SOON), is("gone"));
     kill(watch.id() as i32, "TERM");
