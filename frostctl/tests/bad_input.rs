@@ -1,6 +1,6 @@
 //! Every command on bad days: one clear line where it cannot be done, the documented exit status, nothing
 //! half done, and all of it soon. SIGINT in the midst of a configure is in tests/configure, of a heal in
-//! tests/audit, of a selftest in tests/selftest.rs; `record` and `serve` wait by design.
+//! tests/audit, of a selftest in tests/selftest.rs. `record` and `serve` wait by design: here is what ends them.
 //!
 //! Needs root and util-linux (script, setpriv, unshare).
 
@@ -9,15 +9,22 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{Ended, FROSTCTL, frostlock};
 
 /// The slowest asks several programs for their versions.
 const SOON: Duration = Duration::from_secs(20);
+
+/// `record` tries again after 0.1 s, 0.2 s, 0.4 s.
+const SEVERAL_TRIES: Duration = Duration::from_secs(1);
 
 /// Longer than any id, and than a file name may be.
 const LONG: usize = 300;
@@ -58,7 +65,7 @@ const DAYS: [Day; 10] = [
 ];
 
 /// The words of each command, and its exit status on each of [`DAYS`]; `*` is one that this machine decides.
-const COMMANDS: [(&str, &str); 20] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("status", "* * * * * * * * * 3"),
     ("audit", "* * 3 * * * * * * 3"),
     ("doctor", "* * 2 * * * * * * 3"),
@@ -78,7 +85,9 @@ const COMMANDS: [(&str, &str); 20] = [
     ("report", "3 3 3 3 3 0 3 3 3 3"),
     ("report --pod LONG", "3 3 3 3 3 3 3 3 3 3"),
     ("metrics", "0 3 3 3 0 0 0 0 0 3"),
+    ("record", "3 3 3 3 3 3 3 3 3 3"),
     ("serve --listen unix:/nosuch/socket", "3 3 3 3 3 3 3 3 3 3"),
+    ("serve --listen 192.0.2.1:9764", "3 3 3 3 3 3 3 3 3 3"),
 ];
 
 /// A recorded node, on which no pod has a cgroup.
@@ -235,6 +244,56 @@ fn every_command_ends_soon_with_a_line_and_its_status() {
         all.into_iter().flat_map(|it| it.join().unwrap()).collect()
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// With a journal of its own at this path below it.
+fn recording(day: Day, journal: &str) -> Place {
+    let place = Place::new(day);
+    let config = format!("[history]\ndirectory = '{}'\n", place.path(journal).display());
+    fs::write(place.path("config.toml"), config).unwrap();
+    place
+}
+
+#[test]
+fn what_could_record_or_serve_nothing_ends_with_a_line() {
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = format!("serve --listen {}", busy.local_addr().unwrap());
+    let file = recording(Day::Good, "log");
+    fs::create_dir_all(file.path("log/history.jsonl")).unwrap();
+    for (place, words, expected) in [
+        (recording(Day::NoRoot, "state/log"), "record", "Permission denied"),
+        (recording(Day::Good, "config.toml"), "record", "Not a directory"),
+        (file, "record", "history.jsonl"),
+        (Place::new(Day::NoRoot), "serve --listen unix:STATE/socket", "Permission denied"),
+        (Place::new(Day::Good), busy.as_str(), "try another --listen"),
+    ] {
+        let words = words.replace("STATE", place.path("state").to_str().unwrap());
+        let ended = Ended::of(&mut place.command(&place.words(&words)));
+        assert_eq!((ended.code, ended.stderr.lines().count()), (Some(3), 1), "{words}: {ended:?}");
+        assert!(ended.stderr.contains(expected), "{expected}: {ended:?}");
+        assert_eq!(ended.stdout, "");
+    }
+}
+
+#[test]
+fn a_record_without_a_containerd_says_so_once_and_waits_until_it_is_ended() {
+    let place = recording(Day::Good, "log");
+    let mut record = Command::new(FROSTCTL);
+    record.args(["record", "--containerd", "/nosuch/socket", "--conmon-exits", "/nosuch"]);
+    record.env("FROSTLOCK_STATE_DIR", place.path("state"));
+    record.env("FROSTLOCK_CONFIG", place.path("config.toml"));
+    let mut record = record.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(record.stderr.take().unwrap());
+    let mut first = String::new();
+    said.read_line(&mut first).unwrap();
+    assert!(first.contains("no events of containerd, trying again: /nosuch/socket"), "{first}");
+    std::thread::sleep(SEVERAL_TRIES);
+    assert_eq!(record.try_wait().unwrap(), None);
+    kill(Pid::from_raw(record.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(record.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+    let mut more = String::new();
+    said.read_to_string(&mut more).unwrap();
+    assert_eq!(more, "");
 }
 
 /// In namespaces of their own: to a frostctl of another test they are no containerds of this node. They end

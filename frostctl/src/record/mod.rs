@@ -5,13 +5,15 @@ mod conmon;
 mod containerd;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use config::Config;
 use journal::Stamp;
 use journal::history::{self, History};
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use serde::Serialize;
 use state::state_dir::StateDir;
 
@@ -76,6 +78,7 @@ impl Record {
             "there is no long journal to write to: see history.enabled and history.directory in the \
              configuration",
         )?;
+        check_writable(history.directory())?;
         let of_containerd = recorded(&history, containerd::SOURCE)?;
         let of_conmon = recorded(&history, conmon::SOURCE)?.into_keys().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -88,6 +91,16 @@ impl Record {
         });
         Ok(Exit::Clean)
     }
+}
+
+/// A service that runs and can write nothing would be noticed when its records are missing. The directory is
+/// made with the first record.
+fn check_writable(directory: &Path) -> anyhow::Result<()> {
+    let nearest = directory.ancestors().find(|it| it.exists()).unwrap_or(directory);
+    let is_directory = nearest.is_dir().then_some(()).ok_or(Errno::NOTDIR);
+    is_directory
+        .and_then(|()| access(nearest, Access::WRITE_OK | Access::EXEC_OK))
+        .with_context(|| format!("cannot write the journal in {}", directory.display()))
 }
 
 /// The containers whose exits are in the journal already: those who told them may tell them again
