@@ -26,6 +26,10 @@ const SLACK: f64 = 0.25;
 /// What one probe may take longer than estimated, or shorter: a busy machine again.
 const SLACK_MS: f64 = 60.0;
 
+fn is_v2_alone() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 fn proof() -> bool {
     std::env::var_os("FROSTLOCK_PROOF").is_some()
 }
@@ -81,15 +85,29 @@ impl Node {
     }
 
     fn limit(&self, quota_us: i64, above: bool) {
-        let below = if above { "" } else { "/c" };
-        let file = self.scratch.dir("cpu", below).join("cpu.cfs_quota_us");
-        std::fs::write(file, quota_us.to_string()).unwrap();
+        self.set_quota(if above { "" } else { "/c" }, Some(quota_us)).unwrap();
+    }
+
+    fn set_quota(&self, below: &str, quota_us: Option<i64>) -> std::io::Result<()> {
+        let dir = self.cpu_dir(below);
+        let v1 = dir.join("cpu.cfs_quota_us");
+        if v1.exists() {
+            return std::fs::write(v1, quota_us.unwrap_or(-1).to_string());
+        }
+        let quota = quota_us.map_or_else(|| "max".to_owned(), |it| it.to_string());
+        std::fs::write(dir.join("cpu.max"), format!("{quota} 100000"))
+    }
+
+    fn cpu_dir(&self, below: &str) -> PathBuf {
+        if is_v2_alone() {
+            return PathBuf::from(format!("/sys/fs/cgroup{}{below}", self.scratch.cgroup));
+        }
+        self.scratch.dir("cpu", below)
     }
 
     fn nr_throttled(&self, above: bool) -> u64 {
         let below = if above { "" } else { "/c" };
-        let stat =
-            std::fs::read_to_string(self.scratch.dir("cpu", below).join("cpu.stat")).unwrap();
+        let stat = std::fs::read_to_string(self.cpu_dir(below).join("cpu.stat")).unwrap();
         let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
         line.parse().unwrap()
     }
@@ -151,7 +169,7 @@ impl Drop for Node {
     /// Under its quota its processes take seconds to die.
     fn drop(&mut self) {
         for below in ["", "/c"] {
-            let _ = std::fs::write(self.scratch.dir("cpu", below).join("cpu.cfs_quota_us"), "-1");
+            let _ = self.set_quota(below, None);
         }
     }
 }
@@ -213,6 +231,33 @@ fn an_idle_container_has_nothing_to_save() {
     assert_eq!((&exec["throttled"], range(&exec["saved_ms"])), (&json!(0), (0.0, 0.0)), "{exec}");
     let text = node.frostctl(&["report", "--estimate"]);
     assert!(text.contains("nothing: no operation was throttled\n"), "{text}");
+}
+
+/// On v1 and on v2, whose `cpu.stat` counts in another unit; without a word about times.
+#[test]
+fn what_a_quota_has_cost_is_recorded_and_estimated() {
+    let scene = Scene { quota_us: 20_000, probes: 3, ..SHORT };
+    let node = Node::of(scene.loops);
+    node.limit(scene.quota_us.into(), false);
+    let throttled = node.nr_throttled(false);
+    until_throttled(|| node.nr_throttled(false) > throttled);
+    let observed = node.probes(Mode::Observe, scene);
+    assert_observed(&observed);
+    for record in &observed {
+        let throttling = &record["throttling"];
+        let (throttled, explained) =
+            (ms(&throttling["throttled_ms"]), ms(&throttling["explained_ms"]));
+        let run = ms(&record["stages"]["run"]);
+        assert!(explained <= throttled && throttled <= run, "{record}");
+    }
+    let of_all: f64 = observed.iter().map(|it| ms(&it["throttling"]["throttled_ms"])).sum();
+    // A count in the wrong unit would be far from it.
+    assert!(of_all > sum(&observed) / 20.0, "{of_all}: {observed:?}");
+    let estimate = node.estimate();
+    let exec = &estimate["verbs"][0];
+    assert_eq!((&exec["verb"], &exec["count"]), (&json!("exec"), &json!(scene.probes)), "{exec}");
+    assert!(exec["throttled"].as_u64().unwrap() > 0 && range(&exec["saved_ms"]).1 > 0.0, "{exec}");
+    println!("{}", node.frostctl(&["report", "--estimate"]));
 }
 
 #[test]
