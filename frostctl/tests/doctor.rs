@@ -110,6 +110,26 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
     }
 }
 
+/// dockerd's containerd, for one.
+#[test]
+fn a_containerd_beside_the_cri_o_that_kubelet_uses_has_no_driver_to_agree_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = fixture("driver-mismatch");
+    succeed(Command::new("cp").arg("-a").arg(from.join(".")).arg(dir.path()));
+    let file = dir.path().join("var/lib/kubelet/config.yaml");
+    let drivers = || {
+        let mut doctor = Command::new(FROSTCTL);
+        doctor.args(["doctor", "--json", "--check", "cgroup-driver", "--root"]).arg(dir.path());
+        let found = lines(&Ended::of(&mut doctor).json());
+        found.iter().filter(|it| it.starts_with("error ")).count()
+    };
+    assert_eq!(drivers(), 1, "the control");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let endpoint = "containerRuntimeEndpoint: unix:///var/run/crio/crio.sock\n";
+    std::fs::write(&file, format!("{}\n{endpoint}", text.trim_end())).unwrap();
+    assert_eq!(drivers(), 0);
+}
+
 #[test]
 fn guaranteed_pods_are_listed() {
     let report = recorded("guaranteed", &["--json", "--check", "kubepods"]).json();

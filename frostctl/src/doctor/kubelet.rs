@@ -37,6 +37,8 @@ pub(crate) struct Kubelet {
     pub(crate) unseen: Option<PathBuf>,
     pub(crate) driver: Option<Said<Driver>>,
     pub(crate) cgroup_root: Option<String>,
+    /// The socket of the engine that it uses, where it was told one.
+    endpoint: Option<PathBuf>,
     pub(crate) per_qos: Option<Said<bool>>,
     /// The uids of the pods that it has directories of; none where that is not to be read.
     pub(crate) pods: Option<BTreeSet<String>>,
@@ -45,6 +47,11 @@ pub(crate) struct Kubelet {
 impl Kubelet {
     pub(crate) fn is_expected(&self) -> bool {
         self.config.is_some() || self.pid.is_some()
+    }
+
+    /// A containerd beside it, as dockerd's, has no pods.
+    pub(crate) fn uses_crio(&self) -> bool {
+        self.endpoint.as_ref().is_some_and(|it| it.ends_with("crio.sock"))
     }
 
     /// With `cgroupsPerQOS: false` kubelet neither makes a root of all pods nor looks for one.
@@ -103,6 +110,7 @@ impl Kubelet {
         let driver = config["cgroupDriver"].as_str().and_then(driver_of);
         self.driver = driver.map(|value| Said { value, by: by.clone() });
         self.cgroup_root = config["cgroupRoot"].as_str().map(str::to_owned);
+        self.endpoint = config["containerRuntimeEndpoint"].as_str().map(PathBuf::from);
         self.per_qos = config["cgroupsPerQOS"].as_bool().map(|value| Said { value, by });
     }
 
@@ -113,6 +121,9 @@ impl Kubelet {
         }
         if let Some(root) = flag(args, "cgroup-root") {
             self.cgroup_root = Some(root);
+        }
+        if let Some(endpoint) = flag(args, "container-runtime-endpoint") {
+            self.endpoint = Some(endpoint.into());
         }
         if let Some(value) = flag(args, "cgroups-per-qos").and_then(|it| it.parse().ok()) {
             self.per_qos = Some(Said { value, by });

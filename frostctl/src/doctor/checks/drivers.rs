@@ -45,7 +45,8 @@ fn unreadable(containerd: &Containerd) -> Vec<Finding> {
 }
 
 fn against_kubelet(node: &Node, containerd: &Containerd) -> Vec<Finding> {
-    if !node.kubelet.is_expected() || node.kubelet.complaint.is_some() {
+    let kubelet = &node.kubelet;
+    if !kubelet.is_expected() || kubelet.complaint.is_some() || kubelet.uses_crio() {
         return Vec::new();
     }
     let entries = || containerd.entries.iter();
