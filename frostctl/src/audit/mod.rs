@@ -39,13 +39,13 @@ const SETTLES: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Kinds:
-  phantom                it is said to run, and its process is gone
-  orphan                 processes in a container's cgroup, and nobody has the container
-  frozen-but-running     it is said to run, and is frozen, and nobody has paused it
-  stopped-but-populated  it is said to have ended, and has processes
-  disagreement           runtime, containerd and CRI say different things
-  stopped-supervisor     it lives, and its shim or conmon is stopped: nobody would notice its end
-  unanswered             containerd, CRI-O, CRI or podman is there and does not answer
+  phantom                a container is said to run, and its process is gone
+  orphan                 processes are in a container's cgroup, and nobody knows the container
+  frozen-but-running     a container is said to run, is frozen, and nobody has paused it
+  stopped-but-populated  a container is said to have ended, and has processes
+  disagreement           runtime, containerd and CRI say different things of a container
+  stopped-supervisor     a container lives, and its shim or conmon is stopped: its end would go unnoticed
+  unanswered             containerd, CRI, CRI-O or podman is there and does not answer
 
 Exit status:
   0  nothing was found, or all of it is healed
@@ -64,12 +64,13 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
-    /// End what is only said to run, through CRI, containerd or the runtime; their files are not
-    /// touched. Nothing where a process still lives in its cgroup or below
+    /// End phantoms, through CRI, containerd, podman or the runtime, whose files are not touched. A
+    /// container stays as it is where a process still lives in its cgroup or below
     #[arg(long)]
     heal: bool,
 
-    /// Kill the processes of orphans, and with --heal those that live in the cgroups of what has ended
+    /// Kill the processes of orphans, and with --heal also those in the cgroups of containers that have
+    /// ended
     #[arg(long)]
     kill_orphans: bool,
 
@@ -81,7 +82,7 @@ pub(crate) struct Audit {
     #[arg(long, conflicts_with_all = ["heal", "kill_orphans", "dry_run"])]
     watch: bool,
 
-    /// A socket of containerd's, in place of the usual ones; can be repeated
+    /// A socket of a containerd, in place of the usual ones; can be repeated
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
 

@@ -13,8 +13,13 @@ use crate::output::Output;
 
 pub(crate) const HELP: &str = "\
 Every finding says what was seen where, what comes of it, and what to do. A note is no problem.
-\"not checked\" is what could not be seen, and why: neither fine nor wrong. The exit status is 1 for a
-warning or an error, 2 where there is none and something was not checked, 0 else.
+\"not checked\" is what could not be seen, and why: neither fine nor wrong.
+
+Exit status:
+  0  every check saw all of it, and found nothing but notes
+  1  a warning or an error; with --fix: one is left, or could not be mended
+  2  neither, and something was not checked; or the command line is wrong
+  3  it could not look, or not print; standard error says why
 
   frostctl doctor                          look
   frostctl doctor --fix                    mend what is safe, look again

@@ -48,7 +48,7 @@ pub(crate) struct Source {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=168))]
     pod_hours: u64,
 
-    /// Count what `frostctl audit` finds, too; asks runtimes, containerd and podman each time
+    /// Count what `frostctl audit` finds, too; asks runtimes, containerd, CRI-O and podman each time
     #[arg(long)]
     audit: bool,
 }

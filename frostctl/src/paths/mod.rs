@@ -32,14 +32,17 @@ pub(crate) struct Paths {
 }
 
 const HELP: &str = "\
-Looked up, in this order, in frostlock's own records, in the state of runc, crun and youki below /run,
-in /proc/PID/cgroup of a container that runs, and in the cgroup tree itself. A path is printed only if
+frostctl looks, in this order, into frostlock's own records, the state of runc, crun and youki below
+/run, /proc/PID/cgroup of a container that runs, and the cgroup tree itself. A path is printed only if
 it is there. With --json the paths are keyed by controller, the same on v1 and v2: on v2 every key has
 the same path, and `unified` is always there.
 
   frostctl paths --json default/web-0 | jq -r '.[0].paths.cpu'
 
-Exit status 3 if nothing of that name is there, or if a beginning of an id fits several.";
+Exit status:
+  0  the paths are printed
+  2  the command line is wrong
+  3  nothing of that name is there, or several ids begin so; standard error says which";
 
 /// One container or pod; the keys are stable.
 #[derive(Debug, Serialize)]

@@ -34,7 +34,7 @@ use judge::{Answer, Judged, Verdict};
     "  0  it works\n",
     "  1  something is owed: an install, a restart, a mistake to mend, a question not checked\n",
     "  2  it is broken: no container can be made through it, or it does nothing of use\n",
-    "  3  standard error says why there is no answer\n\n",
+    "  3  there is no answer; standard error says why\n\n",
     "Examples:\n",
     "  frostctl status                       as root, else much is not checked\n",
     "  frostctl status --json | jq -r .verdict"
