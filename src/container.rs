@@ -17,7 +17,7 @@ use cgroup::freeze;
 use cgroup::predict::Plan;
 use cgroup::process::{self, Process};
 use cgroup::state_file::{self, Surroundings};
-use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
+use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader, Unknown};
 use state::StateDir;
 use state::record::{self, Inode, Record};
 
@@ -33,7 +33,7 @@ pub(crate) struct Container {
     announced: bool,
     lookup: Lookup,
     /// Why its cgroup is not known, if somebody should hear of it.
-    pub(crate) unknown: Option<String>,
+    pub(crate) unknown: Option<Unknown>,
 }
 
 /// Where to look things up.
@@ -93,7 +93,7 @@ impl Container {
 
     /// Our record, if it is of this container; else the runtime's state; else a record without a
     /// state, which is one of a container that is being made or whose creation was cut short.
-    fn recorded(&self, id: &OsStr) -> Result<Record, String> {
+    fn recorded(&self, id: &OsStr) -> Result<Record, Unknown> {
         let record = Record::read(&self.path);
         let now = Inode::of(&self.runtime_state);
         let is_of_this = |record: &&Record| record.made_as.is_some() && record.made_as == now;
@@ -283,14 +283,14 @@ impl Lookup {
         globals: &Globals,
         invocation: &Invocation,
         rootless: Option<u32>,
-    ) -> Result<Record, String> {
+    ) -> Result<Record, Unknown> {
         let bundle = match (&invocation.config, &invocation.bundle) {
             // Not below the bundle, unless it has the usual name (crun's create.c).
             (Some(config), _) if config != "config.json" => Bundle::read_file(config),
             (_, Some(bundle)) => Bundle::read(bundle),
             (_, None) => Bundle::read(Path::new(".")),
         };
-        let bundle = bundle.map_err(|why| why.to_string())?;
+        let bundle = bundle?;
         let plan = Plan {
             kind: self.kind,
             id: &invocation.id,
@@ -302,20 +302,20 @@ impl Lookup {
             rootless,
         };
         let mounts = self.mounts()?;
-        let places = plan.places(mounts, &self.proc).map_err(|why| why.to_string())?;
+        let places = plan.places(mounts, &self.proc)?;
         let mut record = Record::new(&places, None, mounts, bundle.pod);
         record.id = record::known_as(&invocation.id);
         Ok(record)
     }
 
-    fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, String> {
+    fn runtimes_own(&self, id: &OsStr, made_as: Option<Inode>) -> Result<Record, Unknown> {
         if made_as.is_none() {
-            return Err("the runtime has no such container".to_owned());
+            return Err(Unknown::new("the runtime has no such container"));
         }
         let mounts = self.mounts()?;
-        let state = state_file::read(&self.roots, self.kind, id, mounts, &self.proc)
-            .map_err(|why| why.to_string())?;
-        let places = state.places.ok_or("the runtime's state names no cgroup")?;
+        let state = state_file::read(&self.roots, self.kind, id, mounts, &self.proc)?;
+        let places =
+            state.places.ok_or_else(|| Unknown::new("the runtime's state names no cgroup"))?;
         let bundle = state.bundle.as_deref().and_then(|bundle| Bundle::read(bundle).ok());
         let pod = bundle.map(|b| b.pod).unwrap_or_default();
         let mut record = Record::new(&places, state.leaf, mounts, pod);
@@ -329,12 +329,12 @@ impl Lookup {
         Ok(record)
     }
 
-    fn mounts(&self) -> Result<&Hierarchies, String> {
+    fn mounts(&self) -> Result<&Hierarchies, Unknown> {
         if let Some(known) = self.mounts.get() {
             return Ok(known);
         }
-        let read = Hierarchies::read(&self.proc);
-        let read = read.map_err(|error| format!("cannot read mountinfo: {error}"))?;
+        let read = Hierarchies::read(&self.proc)
+            .map_err(|error| Unknown::because("cannot read mountinfo", error))?;
         Ok(self.mounts.get_or_init(|| read))
     }
 }

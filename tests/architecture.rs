@@ -73,6 +73,47 @@ fn no_module_knows_one_that_knows_it() {
 }
 
 #[test]
+fn an_error_is_a_type_of_its_own() {
+    let sources = ["src", "crates/sys/src", "crates/cgroup/src", "crates/config/src"];
+    let sources = sources.into_iter().chain(["crates/state/src", "crates/journal/src"]);
+    let found: Vec<_> = sources
+        .flat_map(|source| Modules::read(&root().join(source)).0)
+        .filter(|(_, text)| has_a_text_for_an_error(text))
+        .map(|(name, _)| name.join("::"))
+        .collect();
+    assert!(found.is_empty(), "Result<_, String> in {found:?}");
+    for text in
+        ["Result<(), String>", "Result<Vec<(u8, A<B>)>, &'static str>", "Result<A,\nString,>"]
+    {
+        assert!(has_a_text_for_an_error(text), "{text}");
+    }
+    for text in
+        ["io::Result<String>", "Result<String, Unknown>", "Result<A, Box<dyn Fn(B, String)>>"]
+    {
+        assert!(!has_a_text_for_an_error(text), "{text}");
+    }
+}
+
+/// Whether some `Result` has a text in its second place: nobody can ask a text for its source.
+fn has_a_text_for_an_error(text: &str) -> bool {
+    text.split("Result<").skip(1).any(|arguments| {
+        let mut depth = 0;
+        let end = arguments.find(|c| {
+            depth += match c {
+                '<' | '(' | '[' => 1,
+                '>' | ')' | ']' => -1,
+                _ => 0,
+            };
+            depth < 0
+        });
+        let arguments = &arguments[..end.unwrap_or(arguments.len())];
+        let outer = arguments.trim_end().trim_end_matches(',').rfind(',');
+        let error = outer.map_or("", |at| arguments[at + 1..].trim().trim_end_matches(','));
+        matches!(error, "String" | "&str" | "&'static str")
+    })
+}
+
+#[test]
 fn a_cycle_is_found() {
     let files = [
         ("lib.rs", "mod a;\nmod b;\npub use a::A;\n"),

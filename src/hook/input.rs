@@ -1,7 +1,9 @@
 //! The standard input of a hook, whatever comes, or does not.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,42 @@ const PIECE: usize = 4096;
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
     /// Why it may not be all.
-    pub(super) complaint: Option<String>,
+    pub(super) incomplete: Option<Incomplete>,
+}
+
+/// Why what was read may not be all that the caller had to say.
+#[derive(Debug)]
+pub(super) enum Incomplete {
+    NoInput(io::Error),
+    NoEnd,
+    NotRead(io::Error),
+    TooLong(usize),
+    NotPassedOn(io::Error),
+    NoReader,
+}
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Incomplete::NoInput(_) => f.write_str("no standard input"),
+            Incomplete::NoEnd => f.write_str("the standard input did not end"),
+            Incomplete::NotRead(_) => f.write_str("cannot read the standard input"),
+            Incomplete::TooLong(most) => write!(f, "more than {most} bytes of standard input"),
+            Incomplete::NotPassedOn(_) => f.write_str("cannot write the configuration"),
+            Incomplete::NoReader => f.write_str("nobody reads the configuration"),
+        }
+    }
+}
+
+impl Error for Incomplete {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Incomplete::NoInput(error)
+            | Incomplete::NotRead(error)
+            | Incomplete::NotPassedOn(error) => Some(error),
+            Incomplete::NoEnd | Incomplete::TooLong(_) | Incomplete::NoReader => None,
+        }
+    }
 }
 
 /// Reads a state; or a configuration, which goes to the standard output as it comes.
@@ -51,22 +88,22 @@ struct Copy<'a> {
 impl Copy<'_> {
     fn run(&self) -> Input {
         let mut input = Input::default();
-        input.complaint = self.copy(&mut input.bytes).err();
+        input.incomplete = self.copy(&mut input.bytes).err();
         input
     }
 
     /// To the end, or to that of the one JSON value that a state is: a caller that keeps its end open
     /// has said all the same what we need.
-    fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), String> {
+    fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), Incomplete> {
         let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
-        let mut from = open(self.from).map_err(|error| format!("no standard input: {error}"))?;
+        let mut from = open(self.from).map_err(Incomplete::NoInput)?;
         let mut chunk = vec![0; 64 * 1024];
         loop {
             if self.has_said_enough(bytes) {
                 return Ok(());
             }
             if !self.await_ready(self.from, PollFlags::POLLIN) {
-                return Err("the standard input did not end".to_owned());
+                return Err(Incomplete::NoEnd);
             }
             match from.read(&mut chunk) {
                 Ok(0) => return Ok(()),
@@ -75,10 +112,10 @@ impl Copy<'_> {
                     self.pass_on(&chunk[..length])?;
                 }
                 Err(error) if is_passing(error.kind()) => {}
-                Err(error) => return Err(format!("cannot read the standard input: {error}")),
+                Err(error) => return Err(Incomplete::NotRead(error)),
             }
             if bytes.len() > self.max {
-                return Err(format!("more than {} bytes of standard input", self.max));
+                return Err(Incomplete::TooLong(self.max));
             }
         }
     }
@@ -89,19 +126,18 @@ impl Copy<'_> {
         self.to.is_none() && pauses() && is_decided(bytes)
     }
 
-    fn pass_on(&self, bytes: &[u8]) -> Result<(), String> {
+    fn pass_on(&self, bytes: &[u8]) -> Result<(), Incomplete> {
         let Some(to) = self.to else { return Ok(()) };
-        let failed = |error| format!("cannot write the configuration: {error}");
-        let mut file = to.try_clone_to_owned().map(File::from).map_err(failed)?;
+        let mut file = to.try_clone_to_owned().map(File::from).map_err(Incomplete::NotPassedOn)?;
         for mut piece in bytes.chunks(PIECE) {
             while !piece.is_empty() {
                 if !self.await_ready(to, PollFlags::POLLOUT) {
-                    return Err("nobody reads the configuration".to_owned());
+                    return Err(Incomplete::NoReader);
                 }
                 match file.write(piece) {
                     Ok(length) => piece = &piece[length..],
                     Err(error) if is_passing(error.kind()) => {}
-                    Err(error) => return Err(failed(error)),
+                    Err(error) => return Err(Incomplete::NotPassedOn(error)),
                 }
             }
         }
@@ -156,12 +192,12 @@ mod tests {
         to.write_all(b"{\"id\":\"a\"}\n").unwrap();
         let since = Instant::now();
         let input = state_within(&from, Duration::from_secs(60));
-        assert_eq!((&input.bytes[..], input.complaint), (&b"{\"id\":\"a\"}\n"[..], None));
+        assert!(input.bytes == b"{\"id\":\"a\"}\n" && input.incomplete.is_none());
         let input = state_within(&from, Duration::from_millis(50));
-        assert!(input.bytes.is_empty() && input.complaint.unwrap().contains("did not end"));
+        assert!(input.bytes.is_empty() && matches!(input.incomplete, Some(Incomplete::NoEnd)));
         assert!(since.elapsed() < Duration::from_secs(30));
         drop(to);
-        assert_eq!(state_within(&from, Duration::from_secs(60)).complaint, None);
+        assert!(state_within(&from, Duration::from_secs(60)).incomplete.is_none());
     }
 
     #[test]
@@ -175,7 +211,7 @@ mod tests {
     fn a_writer_without_end_is_left() {
         let zero = File::open("/dev/zero").unwrap();
         let input = state_within(&zero.into(), Duration::from_secs(60));
-        assert!(input.complaint.unwrap().contains("more than 1048576 bytes"));
+        assert!(input.incomplete.unwrap().to_string().contains("more than 1048576 bytes"));
     }
 
     #[test]
@@ -186,7 +222,7 @@ mod tests {
         drop(to);
         let deadline = Instant::now() + Duration::from_secs(60);
         let copy = Copy { from: from.as_fd(), to: Some(out.as_fd()), deadline, max: MAX_CONFIG };
-        assert_eq!(copy.run().complaint, None);
+        assert!(copy.run().incomplete.is_none());
         let mut written = Vec::new();
         std::io::Seek::rewind(&mut out).unwrap();
         out.read_to_end(&mut written).unwrap();
@@ -196,6 +232,6 @@ mod tests {
         let (_unread, full) = pipe();
         let deadline = Instant::now() + Duration::from_millis(50);
         let copy = Copy { from: zero.as_fd(), to: Some(full.as_fd()), deadline, max: MAX_CONFIG };
-        assert_eq!(copy.run().complaint.as_deref(), Some("nobody reads the configuration"));
+        assert!(matches!(copy.run().incomplete, Some(Incomplete::NoReader)));
     }
 }

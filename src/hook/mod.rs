@@ -24,6 +24,7 @@ use crate::outcome::{Exit, LockUse, Outcome, Quotas, Stages, Verdict};
 use cgroup::Identity;
 use cgroup::bundle::PodNames;
 use cgroup::process::{self, Process};
+use cgroup::text;
 use config::{Config, Mode as Extent};
 use state::intent;
 use state::lock::{Acquired, Holder, LockFiles, Mode};
@@ -76,7 +77,7 @@ impl Hook<'_> {
         let complaint = self.complaint(&seen);
         let code = i32::from(complaint.is_some());
         let mut outcome = self.describe(told, seen, code);
-        outcome.notes.extend(input.complaint);
+        outcome.notes.extend(input.incomplete.map(|why| text::chain(&why)));
         outcome.notes.extend(complaint.clone());
         record(outcome);
         if let Some(complaint) = complaint {
@@ -97,7 +98,7 @@ impl Hook<'_> {
             waited: Duration::ZERO,
             frozen: None,
             recovered: Vec::new(),
-            notes: place.as_ref().err().cloned().into_iter().collect(),
+            notes: place.as_ref().err().map(|why| text::chain(why)).into_iter().collect(),
             place: place.ok(),
         };
         if above.is_some() || self.config.mode == Extent::Observe {

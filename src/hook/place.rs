@@ -8,7 +8,7 @@ use super::told::Told;
 use cgroup::bundle::{Bundle, PodNames};
 use cgroup::predict::Plan;
 use cgroup::state_file::Surroundings;
-use cgroup::{Hierarchies, Identity, Membership, Proc, Reader, RuntimeKind};
+use cgroup::{Hierarchies, Identity, Membership, Proc, Reader, RuntimeKind, Unknown};
 use state::record::Recorded;
 
 /// A container's cgroup, and what we came across on the way to it.
@@ -22,10 +22,10 @@ pub(crate) struct Place {
 impl Place {
     /// By the cgroup of its init, which is where it really is; else by our record; else by its
     /// configuration.
-    pub(super) fn find(told: &Told, records: &[Recorded]) -> Result<Place, String> {
+    pub(super) fn find(told: &Told, records: &[Recorded]) -> Result<Place, Unknown> {
         let proc = Proc::default();
-        let mounts =
-            Hierarchies::read(&proc).map_err(|error| format!("cannot read mountinfo: {error}"))?;
+        let mounts = Hierarchies::read(&proc)
+            .map_err(|error| Unknown::because("cannot read mountinfo", error))?;
         let identity = of_init(told, &mounts, &proc)
             .or_else(|| records.iter().find_map(Recorded::cgroup))
             .map_or_else(|| planned(told, &mounts, &proc), Ok)?;
@@ -42,16 +42,16 @@ fn of_init(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Option<Identity> {
     Membership::of(proc, &pid.to_string()).ok()?.identity(mounts)
 }
 
-fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, String> {
+fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, Unknown> {
     let bundle = match (&told.bundle, told.state.bundle()) {
         (Some(bundle), _) => bundle.clone(),
-        (None, Some(bundle)) => Bundle::read(bundle).map_err(|why| why.to_string())?,
-        (None, None) => return Err("neither a pid nor a bundle that could be read".to_owned()),
+        (None, Some(bundle)) => Bundle::read(bundle)?,
+        (None, None) => return Err(Unknown::new("neither a pid nor a bundle that could be read")),
     };
     // Only a path that is given tells the same of every runtime. Its own default is below runc's own
     // cgroup, and that of a hook's caller may be another.
     let path = bundle.cgroups_path.filter(|path| !path.as_os_str().is_empty());
-    let path = path.ok_or("the configuration names no cgroup")?;
+    let path = path.ok_or_else(|| Unknown::new("the configuration names no cgroup"))?;
     let surroundings = Surroundings::ours(proc);
     let plan = Plan {
         kind: RuntimeKind::Runc,
@@ -60,7 +60,7 @@ fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, S
         cgroups_path: Some(&path),
         rootless: surroundings.rootless().then_some(surroundings.euid),
     };
-    plan.predict(mounts, proc).map_err(|why| why.to_string())
+    plan.predict(mounts, proc)
 }
 
 /// `slice:prefix:name`; which driver the runtime uses is on its command line, that we do not have.

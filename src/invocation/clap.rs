@@ -2,9 +2,10 @@
 //! must not begin with a dash (`allow_hyphen_values` is not set), unless it is `-`.
 
 use super::flag::{Flag, Takes};
-use super::walk::{Given, Step, Walk, shown};
+use super::trouble::{Trouble, shown};
+use super::walk::{Given, Step, Walk};
 
-pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
+pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     let arg = walk.bytes(place);
     match arg {
         b"--" => Ok(Step::EndOfFlags),
@@ -14,7 +15,7 @@ pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
     }
 }
 
-fn long(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
+fn long(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     let arg = walk.bytes(place);
     let equals = arg.iter().position(|&byte| byte == b'=');
     let name = &arg[2..equals.unwrap_or(arg.len())];
@@ -22,23 +23,21 @@ fn long(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
         .table
         .iter()
         .find(|flag| flag.long_names().any(|long| long.as_bytes() == name))
-        .ok_or_else(|| format!("unknown flag {}", shown(arg)))?;
+        .ok_or_else(|| Trouble::UnknownFlag(shown(arg)))?;
     if flag.takes == Takes::Switch && equals.is_some() {
-        return Err(format!("flag {} takes no value", shown(arg)));
+        return Err(Trouble::UnexpectedValue(shown(arg)));
     }
     let (given, used) = taken(walk, flag, place, equals.map(|at| at + 1))?;
     Ok(Step::Flags { given: vec![given], used })
 }
 
-fn cluster(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
+fn cluster(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     let arg = walk.bytes(place);
     let mut given = Vec::new();
     for (at, &letter) in arg.iter().enumerate().skip(1) {
-        let flag = walk
-            .table
-            .iter()
-            .find(|flag| flag.short(letter))
-            .ok_or_else(|| format!("unknown flag -{} in {}", shown(&[letter]), shown(arg)))?;
+        let flag = walk.table.iter().find(|flag| flag.short(letter)).ok_or_else(|| {
+            Trouble::UnknownLetter { letter: shown(&[letter]), cluster: shown(arg) }
+        })?;
         // `-bDIR` and `-b=DIR` are the same to clap.
         let rest = match arg.get(at + 1) {
             None => None,
@@ -59,11 +58,11 @@ fn taken(
     flag: &'static Flag,
     place: usize,
     attached: Option<usize>,
-) -> Result<(Given, usize), String> {
+) -> Result<(Given, usize), Trouble> {
     let (given, used) = walk.taken(flag, place, attached)?;
     match &given.value {
         Some(_) if used == 2 && matches!(walk.bytes(place + 1), [b'-', _, ..]) => {
-            Err(format!("no value for flag {}", shown(walk.bytes(place))))
+            Err(Trouble::NoValue(shown(walk.bytes(place))))
         }
         _ => Ok((given, used)),
     }

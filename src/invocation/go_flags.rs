@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::flag::Takes;
 use super::grammar::Table;
-use super::walk::{Step, Walk, shown};
+use super::trouble::{Trouble, shown};
+use super::walk::{Step, Walk};
 
 /// One place, as `flag.FlagSet.parseOne` reads it: one dash or two, no clusters, and a switch
 /// takes a value only with `=`.
-pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
+pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     let arg = walk.bytes(place);
     if arg.len() < 2 || arg[0] != b'-' {
         return Ok(Step::Word);
@@ -19,7 +20,7 @@ pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
     }
     let dashes = if arg[1] == b'-' { 2 } else { 1 };
     if matches!(arg[dashes], b'-' | b'=') {
-        return Err(format!("bad flag syntax: {}", shown(arg)));
+        return Err(Trouble::BadSyntax(shown(arg)));
     }
     let equals = arg.iter().position(|&byte| byte == b'=');
     let name = &arg[dashes..equals.unwrap_or(arg.len())];
@@ -27,11 +28,10 @@ pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, String> {
         .table
         .iter()
         .find(|flag| flag.names.iter().any(|known| known.as_bytes() == name))
-        .ok_or_else(|| format!("unknown flag {}", shown(arg)))?;
+        .ok_or_else(|| Trouble::UnknownFlag(shown(arg)))?;
     let (mut given, used) = walk.taken(flag, place, equals.map(|at| at + 1))?;
     if let (Takes::Switch, Some(at)) = (flag.takes, equals) {
-        given.on = boolean(&arg[at + 1..])
-            .ok_or_else(|| format!("not a boolean value in {}", shown(arg)))?;
+        given.on = boolean(&arg[at + 1..]).ok_or_else(|| Trouble::NotBoolean(shown(arg)))?;
     }
     Ok(Step::Flags { given: vec![given], used })
 }

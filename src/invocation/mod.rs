@@ -17,6 +17,7 @@ mod grammar;
 mod reading;
 mod scan;
 mod tables;
+mod trouble;
 mod walk;
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub fn read(grammar: RuntimeKind, args: &[OsString]) -> CommandLine {
     let globals = reading::globals(&front.given);
     let command = match front.end {
         scan::FrontEnd::Nothing => Command::PassThrough,
-        scan::FrontEnd::Trouble(reason) => Command::Unreadable { reason },
+        scan::FrontEnd::Trouble(trouble) => Command::Unreadable { reason: trouble.to_string() },
         scan::FrontEnd::Command(at) => match grammar::verb(grammar, &args[at]) {
             None => Command::PassThrough,
             Some(verb) => match reading::command(grammar, verb, args, at + 1) {

@@ -9,7 +9,8 @@ use super::flag::Means;
 use super::go_flags;
 use super::grammar::{Table, positionals};
 use super::scan::{self, Scan};
-use super::walk::{Given, Walk, shown};
+use super::trouble::{Trouble, shown};
+use super::walk::{Given, Walk};
 use cgroup::RuntimeKind;
 use state::Verb;
 
@@ -56,7 +57,7 @@ pub(super) fn command(
     verb: Verb,
     args: &[OsString],
     from: usize,
-) -> Result<Command, String> {
+) -> Result<Command, Trouble> {
     let table = Table::of(grammar, Some(verb));
     let read = |order: &[usize]| {
         let scan = scan::command(grammar, &Walk { args, order, table })?;
@@ -73,10 +74,10 @@ pub(super) fn command(
 
 /// One reading out of two. If only one version of the runtime accepts the line, the other will
 /// refuse it and no reading can do harm; so the accepted one counts.
-fn both(old: Result<Command, String>, new: Result<Command, String>) -> Result<Command, String> {
+fn both(old: Result<Command, Trouble>, new: Result<Command, Trouble>) -> Result<Command, Trouble> {
     match (old, new) {
         (Ok(old), Ok(new)) if old == new => Ok(new),
-        (Ok(_), Ok(_)) => Err("runc up to 1.1 and from 1.2 on read it differently".to_owned()),
+        (Ok(_), Ok(_)) => Err(Trouble::TwoReadings),
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
         (Err(trouble), Err(_)) => Err(trouble),
     }
@@ -87,17 +88,16 @@ fn meaning(
     verb: Verb,
     args: &[OsString],
     scan: &Scan,
-) -> Result<Command, String> {
+) -> Result<Command, Trouble> {
     if scan.given.iter().any(Given::is_info) {
         return Ok(Command::PassThrough);
     }
     let expected = positionals(grammar, verb);
     if scan.words.len() < *expected.start() {
-        let missing = if scan.words.is_empty() { "container id" } else { "signal" };
-        return Err(format!("no {missing}"));
+        return Err(if scan.words.is_empty() { Trouble::NoId } else { Trouble::NoSignal });
     }
     if let Some(&extra) = scan.words.get(*expected.end()) {
-        return Err(format!("too many arguments: {}", shown(args[extra].as_bytes())));
+        return Err(Trouble::TooManyWords(shown(args[extra].as_bytes())));
     }
     let mut invocation = bare(verb, id(&args[scan.words[0]])?);
     for given in &scan.given {
@@ -107,7 +107,7 @@ fn meaning(
         Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
         // The file says what to execute; without it the command line has to.
         Verb::Exec if invocation.process.is_none() && scan.words.len() < 2 => {
-            return Err("nothing to execute".to_owned());
+            return Err(Trouble::NothingToExecute);
         }
         _ => {}
     }
@@ -117,24 +117,25 @@ fn meaning(
 /// The id becomes a part of paths of ours. No runtime has a container by one of the refused names,
 /// save perhaps one with a dash, which is far more often a flag that went astray: runc up to 1.1
 /// reads `update ID -r -` as an update of `-`.
-fn id(word: &OsStr) -> Result<OsString, String> {
+fn id(word: &OsStr) -> Result<OsString, Trouble> {
     let bytes = word.as_bytes();
-    let why = match bytes {
-        b"" => return Err("empty container id".to_owned()),
-        b"." | b".." => "not a container id",
-        [b'-', ..] => "flag in place of a container id",
-        _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => "not a container id",
-        _ => return Ok(word.to_owned()),
-    };
-    Err(format!("{why}: {}", shown(bytes)))
+    match bytes {
+        b"" => Err(Trouble::EmptyId),
+        b"." | b".." => Err(Trouble::NotAnId(shown(bytes))),
+        [b'-', ..] => Err(Trouble::FlagForId(shown(bytes))),
+        _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => {
+            Err(Trouble::NotAnId(shown(bytes)))
+        }
+        _ => Ok(word.to_owned()),
+    }
 }
 
 /// A leading dash is either a flag of a version to come, or something no version takes (`-9`).
-fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, String> {
+fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, Trouble> {
     let Some(&at) = at else { return Ok(None) };
     let word = &args[at];
     if word.as_bytes().starts_with(b"-") {
-        return Err(format!("flag in place of a signal: {}", shown(word.as_bytes())));
+        return Err(Trouble::FlagForSignal(shown(word.as_bytes())));
     }
     Ok(Some(word.clone()))
 }
@@ -160,7 +161,7 @@ fn bare(verb: Verb, id: OsString) -> Invocation {
     }
 }
 
-fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(), String> {
+fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(), Trouble> {
     let text = || given.value.as_ref().map(|value| value.text.clone());
     let path = || text().map(PathBuf::from);
     match given.flag.means {
@@ -181,7 +182,7 @@ fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(),
         Means::All => to.all = given.on,
         Means::Force => to.force = given.on,
         Means::Regex if given.on => {
-            return Err("with --regex the id is a pattern for many containers".to_owned());
+            return Err(Trouble::ManyContainers);
         }
         _ => {}
     }
@@ -190,7 +191,7 @@ fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(),
 
 /// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one
 /// means none.
-fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, String> {
+fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, Trouble> {
     let number = text.to_str().and_then(|text| {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         if !digits.starts_with(|first: char| first.is_ascii_digit()) {
@@ -205,5 +206,5 @@ fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, String> {
         };
         number.ok().map(|number| if text.starts_with('-') { 0 } else { number })
     });
-    number.ok_or_else(|| format!("not a number of descriptors: {}", shown(text.as_bytes())))
+    number.ok_or_else(|| Trouble::NotACount(shown(text.as_bytes())))
 }

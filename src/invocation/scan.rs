@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use cgroup::RuntimeKind;
 
 use super::grammar::{self, Table};
+use super::trouble::Trouble;
 use super::walk::{Given, Step, Walk};
 use super::{argp, clap, go_flags};
 
@@ -26,7 +27,7 @@ pub(super) struct Scan {
 }
 
 /// Reads the arguments of a command.
-pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, String> {
+pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Trouble> {
     let mut scan = Scan::default();
     let mut place = 0;
     while place < walk.order.len() {
@@ -46,7 +47,7 @@ pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Str
                 place += 1;
                 break;
             }
-            Step::Trouble(reason) => return Err(reason),
+            Step::Trouble(trouble) => return Err(trouble),
         }
     }
     scan.words.extend(&walk.order[place..]);
@@ -66,7 +67,7 @@ pub(super) enum FrontEnd {
     Command(usize),
     /// No command of ours, or one that is not looked at: help, version.
     Nothing,
-    Trouble(String),
+    Trouble(Trouble),
 }
 
 /// Reads the flags before the command.
@@ -92,13 +93,13 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
             Step::EndOfFlags => {
                 // clap wants no words on this level, and a command only before `--`.
                 if grammar == RuntimeKind::Youki {
-                    trouble.get_or_insert_with(|| "-- before the command".to_owned());
+                    trouble.get_or_insert(Trouble::EndOfFlagsBeforeCommand);
                 }
                 place += 1;
                 break;
             }
-            Step::Trouble(reason) => {
-                trouble.get_or_insert(reason);
+            Step::Trouble(new) => {
+                trouble.get_or_insert(new);
                 place += 1;
             }
         }
@@ -106,7 +107,7 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
     let ours = args.get(place).is_some_and(|word| grammar::verb(grammar, word).is_some());
     let end = match trouble {
         _ if !ours || given.iter().any(Given::is_info) => FrontEnd::Nothing,
-        Some(reason) => FrontEnd::Trouble(reason),
+        Some(trouble) => FrontEnd::Trouble(trouble),
         None => FrontEnd::Command(place),
     };
     Front { given, end }

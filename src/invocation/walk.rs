@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::command::{Span, Value};
 use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
+use super::trouble::{Trouble, shown};
 
 /// A flag as it was met.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) enum Step {
     Word,
     /// `--`.
     EndOfFlags,
-    Trouble(String),
+    Trouble(Trouble),
 }
 
 /// A stretch of the argument vector, and how to read it.
@@ -60,7 +61,7 @@ impl<'a> Walk<'a> {
         flag: &'static Flag,
         place: usize,
         attached: Option<usize>,
-    ) -> Result<(Given, usize), String> {
+    ) -> Result<(Given, usize), Trouble> {
         let (value, used) = match (flag.takes, attached) {
             (Takes::Switch, _) | (Takes::Attached, None) => (None, 1),
             (_, Some(from)) => (Some(self.value(place, from)), 1),
@@ -68,7 +69,7 @@ impl<'a> Walk<'a> {
                 (Some(self.value(place + 1, 0)), 2)
             }
             (Takes::Value, None) => {
-                return Err(format!("no value for flag {}", shown(self.bytes(place))));
+                return Err(Trouble::NoValue(shown(self.bytes(place))));
             }
         };
         Ok((Given { flag, value, on: true }, used))
@@ -78,19 +79,4 @@ impl<'a> Walk<'a> {
         let text = OsStr::from_bytes(&self.bytes(place)[from..]).to_owned();
         Value { text, at: Span { arg: self.order[place], from } }
     }
-}
-
-/// A foreign word for a message of ours: printable ASCII, and short.
-pub(super) fn shown(word: &[u8]) -> String {
-    const LONGEST: usize = 60;
-    let mut text = String::new();
-    for &byte in word {
-        let escaped = byte.escape_ascii();
-        if text.len() + escaped.len() > LONGEST {
-            text.push_str("...");
-            break;
-        }
-        text.extend(escaped.map(char::from));
-    }
-    if text.is_empty() { "''".to_owned() } else { text }
 }

@@ -22,7 +22,7 @@ use crate::invocation::Verb;
 use crate::outcome::{Exit, LastFigures, LockUse, Outcome, Quotas, Stages, Verdict};
 use crate::runtime::Signals;
 use cgroup::leftovers::Leftovers;
-use cgroup::{Freezer, Identity, process};
+use cgroup::{Freezer, Identity, process, text};
 use state::intent::{self, Intent};
 use state::lock::Mode;
 
@@ -154,7 +154,7 @@ impl Operation<'_> {
             recovered: run.recovered,
             init: container.init(),
             pod: container.pod(),
-            notes: container.unknown.clone().into_iter().chain(run.notes).collect(),
+            notes: container.unknown.iter().map(|why| text::chain(why)).chain(run.notes).collect(),
             ..Outcome::of(self.invocation.id.clone())
         };
         Ended { outcome, signals: run.signals }

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use cgroup::bundle::{Bundle, PodNames};
+use cgroup::text::chain;
 
 fn parse(json: &str) -> Bundle {
     Bundle::parse(json.as_bytes()).unwrap()
@@ -79,7 +80,7 @@ fn odd_documents() {
 #[test]
 fn files() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = Bundle::read(dir.path()).unwrap_err().to_string();
+    let missing = chain(&Bundle::read(dir.path()).unwrap_err());
     assert!(missing.ends_with("config.json: No such file or directory (os error 2)"), "{missing}");
     let config = dir.path().join("config.json");
     std::fs::write(&config, r#"{"process":{"terminal":true}}"#).unwrap();
@@ -87,5 +88,5 @@ fn files() {
     std::fs::remove_file(&config).unwrap();
     // Nobody writes to it: an open without O_NONBLOCK would wait for ever.
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).unwrap();
-    assert!(Bundle::read(dir.path()).unwrap_err().to_string().contains("not a regular file"));
+    assert!(chain(&Bundle::read(dir.path()).unwrap_err()).contains("not a regular file"));
 }

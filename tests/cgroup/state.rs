@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup::RuntimeKind::{self, Crun, Runc, Youki};
 use cgroup::state_file::{RuntimeState, Surroundings, locate, read};
+use cgroup::text::chain;
 use cgroup::{Places, Proc, Reader, Unknown};
 
 use super::{HYBRID, UNIFIED, id, parse, procfs};
@@ -104,12 +105,12 @@ fn torn_missing_and_huge_files_are_a_reason() {
     let torn = read_one(Runc, &[("state.json", "{\"cgroup_paths\":{\"")], HYBRID).unwrap_err();
     assert!(torn.to_string().starts_with("cannot read "), "{torn}");
     let missing = read_one(Crun, &[("state.json", "{}")], HYBRID).unwrap_err();
-    assert!(missing.to_string().contains("status: No such file"), "{missing}");
+    assert!(chain(&missing).contains("status: No such file"), "{missing}");
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("c")).unwrap();
     fs::File::create(root.path().join("c/state.json")).unwrap().set_len(17 << 20).unwrap();
     let huge = read(&[root.path().into()], Runc, OsStr::new("c"), &parse(HYBRID), &Proc::default());
-    assert!(huge.unwrap_err().to_string().contains("larger than"));
+    assert!(chain(&huge.unwrap_err()).contains("larger than"));
 }
 
 #[test]

@@ -43,13 +43,14 @@ impl Bundle {
     }
 
     pub fn read_file(path: &Path) -> Result<Bundle, Unknown> {
-        let text = json::read_text(path).map_err(|e| Unknown::file(path, &e))?;
-        Self::from_text(&text).map_err(|e| Unknown::file(path, &e))
+        let text = json::read_text(path).map_err(|e| Unknown::file(path, e))?;
+        Self::from_text(&text).map_err(|e| Unknown::file(path, e))
     }
 
     /// The same from bytes already read.
     pub fn parse(bytes: &[u8]) -> Result<Bundle, Unknown> {
-        Self::from_text(&String::from_utf8_lossy(bytes)).map_err(|e| Unknown::new(&e))
+        Self::from_text(&String::from_utf8_lossy(bytes))
+            .map_err(|e| Unknown::because("not a JSON object", e))
     }
 
     fn from_text(text: &str) -> serde_json::Result<Bundle> {

@@ -107,7 +107,8 @@ impl Place<'_> {
     }
 
     fn own(&self) -> Result<Membership, Unknown> {
-        Membership::of(self.proc, "self").map_err(|e| Unknown::new(&e))
+        Membership::of(self.proc, "self")
+            .map_err(|e| Unknown::file(Path::new("/proc/self/cgroup"), e))
     }
 
     /// specconv: exactly `slice:prefix:name`, or nothing; systemd/common.go getUnitName: a name that
@@ -210,7 +211,7 @@ fn cannot_climb(path: &Path) -> PathBuf {
 }
 
 fn refused(why: &str) -> Unknown {
-    Unknown::new(&format_args!("the runtime will refuse this: {why}"))
+    Unknown::new(format!("the runtime will refuse this: {why}"))
 }
 
 fn os(bytes: &[u8]) -> OsString {

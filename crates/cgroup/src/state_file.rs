@@ -93,19 +93,19 @@ pub fn read(
     proc: &Proc,
 ) -> Result<RuntimeState, Unknown> {
     if !is_file_name(id) {
-        return Err(Unknown::new(&"not a container id"));
+        return Err(Unknown::new("not a container id"));
     }
     let dirs = || roots.iter().map(|root| root.join(id));
     let dir = dirs().find(|dir| dir.is_dir()).or_else(|| dirs().next());
-    let dir = dir.ok_or_else(|| Unknown::new(&"no state directory to look in"))?;
+    let dir = dir.ok_or_else(|| Unknown::new("no state directory to look in"))?;
     let file = dir.join(if kind == RuntimeKind::Crun { "status" } else { "state.json" });
-    let state = json::read_text(&file).map_err(|e| Unknown::file(&file, &e))?;
+    let state = json::read_text(&file).map_err(|e| Unknown::file(&file, e))?;
     let youki_config = match kind {
         RuntimeKind::Youki => json::read_text(&dir.join("youki_config.json")).unwrap_or_default(),
         RuntimeKind::Runc | RuntimeKind::Crun => String::new(),
     };
     let texts = Texts { state: &state, youki_config: &youki_config };
-    texts.parse(kind, id, mounts, proc).map_err(|e| Unknown::file(&file, &e))
+    texts.parse(kind, id, mounts, proc).map_err(|e| Unknown::file(&file, e))
 }
 
 /// The texts of the files that a runtime keeps of one container.
@@ -126,7 +126,8 @@ impl Texts<'_> {
         mounts: &Hierarchies,
         proc: &Proc,
     ) -> Result<RuntimeState, Unknown> {
-        let state = Object::parse(self.state).map_err(|e| Unknown::new(&e))?;
+        let state =
+            Object::parse(self.state).map_err(|e| Unknown::because("not a JSON object", e))?;
         Ok(match kind {
             RuntimeKind::Runc => runc(&state, mounts),
             RuntimeKind::Crun => crun(&state, mounts),

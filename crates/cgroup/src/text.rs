@@ -1,5 +1,6 @@
 //! Text of others (ids, paths, messages) made fit for one line of a log.
 
+use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -26,6 +27,17 @@ pub fn one_line(text: &OsStr, limit: usize) -> String {
     truncate(line, limit)
 }
 
+/// An error with those that led to it, as one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line
+}
+
 /// Cuts at a character, and shows that it did.
 fn truncate(mut line: String, limit: usize) -> String {
     const MARK: &str = "...";
@@ -43,12 +55,21 @@ fn truncate(mut line: String, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Unknown;
 
     #[test]
     fn control_characters_and_broken_utf8_are_escaped() {
         assert_eq!(one_line(OsStr::new("a\nb\u{1b}[2J"), 100), "a\\nb\\u{1b}[2J");
         assert_eq!(one_line(OsStr::from_bytes(b"a\xffb"), 100), "a\\xffb");
         assert_eq!(one_line(OsStr::new("a\u{2028}b\u{85}c"), 100), "a\\u{2028}b\\u{85}c");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let io = std::io::Error::other("gone");
+        let inner = Unknown::file(std::path::Path::new("/f"), io);
+        assert_eq!(inner.to_string(), "cannot read /f");
+        assert_eq!(chain(&Unknown::because("no cgroup", inner)), "no cgroup: cannot read /f: gone");
     }
 
     #[test]

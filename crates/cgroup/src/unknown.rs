@@ -1,26 +1,41 @@
 //! What could not be learnt.
 
+use std::error::Error;
 use std::fmt;
 use std::path::Path;
 
 /// Why something could not be learnt; for the log, nobody branches on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unknown(String);
+#[derive(Debug)]
+pub struct Unknown {
+    what: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
 
 impl Unknown {
-    pub fn new(why: &dyn fmt::Display) -> Self {
-        Unknown(why.to_string())
+    pub fn new(what: impl Into<String>) -> Unknown {
+        Unknown { what: what.into(), source: None }
     }
 
-    pub fn file(path: &Path, why: &dyn fmt::Display) -> Self {
-        Unknown(format!("cannot read {}: {why}", path.display()))
+    pub fn because(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Unknown {
+        Unknown { what: what.into(), source: Some(source.into()) }
+    }
+
+    pub fn file(path: &Path, source: impl Into<Box<dyn Error + Send + Sync>>) -> Unknown {
+        Unknown::because(format!("cannot read {}", path.display()), source)
     }
 }
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.what)
     }
 }
 
-impl std::error::Error for Unknown {}
+impl Error for Unknown {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,6 +1,7 @@
 //! The keys: their names, units and ranges, and what each is.
 
 use std::ffi::OsString;
+use std::fmt;
 
 use crate::values::{Config, Mode, Syslog};
 
@@ -169,6 +170,32 @@ pub(crate) const KEYS: &[Key] = &[
     },
 ];
 
+/// A value that a key cannot have, by what it was to be.
+#[derive(Debug)]
+pub(crate) enum WrongValue {
+    Name,
+    Mode,
+    Syslog,
+    Switch,
+    Number { unit: &'static str, min: u64, max: u64 },
+}
+
+impl fmt::Display for WrongValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WrongValue::Name => f.write_str("not a name or a path"),
+            WrongValue::Mode => f.write_str("not observe, lock or full"),
+            WrongValue::Syslog => f.write_str("not remarkable, all or off"),
+            WrongValue::Switch => f.write_str("not true or false"),
+            WrongValue::Number { unit, min, max } => {
+                write!(f, "not a number of {unit} from {min} to {max}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for WrongValue {}
+
 impl Key {
     pub(crate) fn table(&self) -> Option<&'static str> {
         self.name.split_once('.').map(|(table, _)| table)
@@ -181,22 +208,20 @@ impl Key {
         }
     }
 
-    pub(crate) fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), String> {
+    pub(crate) fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), WrongValue> {
         match &self.kind {
             Kind::Name { field, .. } => {
                 let name = value.as_str().filter(|name| !name.is_empty());
-                *field(config) = Some(name.ok_or("not a name or a path")?.into());
+                *field(config) = Some(name.ok_or(WrongValue::Name)?.into());
             }
-            Kind::Mode => config.mode = mode(value).ok_or("not observe, lock or full")?,
-            Kind::Syslog => {
-                config.log.syslog = syslog(value).ok_or("not remarkable, all or off")?
-            }
-            Kind::Switch(field) => *field(config) = value.as_bool().ok_or("not true or false")?,
+            Kind::Mode => config.mode = mode(value).ok_or(WrongValue::Mode)?,
+            Kind::Syslog => config.log.syslog = syslog(value).ok_or(WrongValue::Syslog)?,
+            Kind::Switch(field) => *field(config) = value.as_bool().ok_or(WrongValue::Switch)?,
             Kind::Number { unit, min, max, field } => {
+                let (min, max) = (*min, *max);
                 let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
-                let number = number.filter(|number| (min..=max).contains(&number));
-                *field(config) =
-                    number.ok_or(format!("not a number of {unit} from {min} to {max}"))?;
+                let number = number.filter(|number| (min..=max).contains(number));
+                *field(config) = number.ok_or(WrongValue::Number { unit, min, max })?;
             }
         }
         Ok(())

@@ -2,7 +2,10 @@
 //! for whoever looks after a node rather than after one container.
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::ffi::OsStr;
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -45,10 +48,39 @@ pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
     .collect()
 }
 
+/// Why nothing was undone or removed.
+#[derive(Debug)]
+pub enum NotDone {
+    InUse(Vec<Holder>),
+    NoLock(io::Error),
+}
+
+impl fmt::Display for NotDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotDone::InUse(holders) if holders.is_empty() => f.write_str("in use, try again"),
+            NotDone::InUse(holders) => {
+                let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                write!(f, "in use, try again: {}", holders.join(", "))
+            }
+            NotDone::NoLock(_) => f.write_str("cannot take the lock"),
+        }
+    }
+}
+
+impl Error for NotDone {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            NotDone::InUse(_) => None,
+            NotDone::NoLock(error) => Some(error),
+        }
+    }
+}
+
 /// Undoes what they have left frozen, as the next operation on the cgroup would, under its lock.
 /// Says what was done.
-pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<String>, String> {
-    let directory = state.locks().map_err(|error| error.to_string())?;
+pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<String>, NotDone> {
+    let directory = state.locks().map_err(NotDone::NoLock)?;
     let files = LockFiles::of(cgroup, &directory);
     match files.acquire(Mode::Exclusive, wait, None) {
         Acquired::Held(guard) => {
@@ -56,12 +88,9 @@ pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<S
             drop(guard);
             Ok(said)
         }
-        Acquired::TimedOut { holders } => {
-            let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
-            Err(format!("the cgroup is in use: {}", holders.join(", ")))
-        }
-        Acquired::Nested(holder) => Err(format!("the cgroup is in use: {holder}")),
-        Acquired::Unavailable(error) => Err(error.to_string()),
+        Acquired::TimedOut { holders } => Err(NotDone::InUse(holders)),
+        Acquired::Nested(holder) => Err(NotDone::InUse(vec![holder])),
+        Acquired::Unavailable(error) => Err(NotDone::NoLock(error)),
     }
 }
 
@@ -128,11 +157,11 @@ fn is_of_the_past(recorded: &Recorded) -> bool {
 }
 
 /// Removes such a file, unless it has come into use meanwhile.
-pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), String> {
+pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), NotDone> {
     if path.extension() == Some(OsStr::new("json")) {
         let mut records = Recorded::all(state).into_iter();
         let record = records.find(|it| it.path() == path && is_of_the_past(it));
-        return record.map(|it| it.forget()).ok_or_else(|| "is in use".to_owned());
+        return record.map(|it| it.forget()).ok_or_else(|| NotDone::InUse(Vec::new()));
     }
     let files = LockFiles::at(path);
     match files.acquire(Mode::Exclusive, Duration::ZERO, None) {
@@ -140,8 +169,9 @@ pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), String> {
             guard.retire();
             Ok(())
         }
-        Acquired::Unavailable(error) => Err(error.to_string()),
-        Acquired::Nested(_) | Acquired::TimedOut { .. } => Err("is in use".to_owned()),
+        Acquired::TimedOut { holders } => Err(NotDone::InUse(holders)),
+        Acquired::Nested(holder) => Err(NotDone::InUse(vec![holder])),
+        Acquired::Unavailable(error) => Err(NotDone::NoLock(error)),
     }
 }
 

@@ -91,7 +91,7 @@ impl Fix {
             Fix::Mount { controller, mountpoint } => mount(controller, mountpoint),
             Fix::Undo(cgroup) => {
                 let said = remains::undo(&node.ours.state, cgroup, LOCK_WAIT);
-                let said = said.map_err(anyhow::Error::msg)?;
+                let said = said.with_context(|| cgroup.to_string())?;
                 Ok(if said.is_empty() {
                     format!("removed the notes of {cgroup}; nothing was frozen")
                 } else {
@@ -309,7 +309,7 @@ fn remove_state(node: &Node, files: &[PathBuf]) -> anyhow::Result<String> {
         // The other file of a pair may have gone with the first.
         match remains::remove_stale(&node.ours.state, file) {
             Ok(()) => removed += 1,
-            Err(why) => kept.push(format!("{} {why}", file.display())),
+            Err(why) => kept.push(format!("{}: {:#}", file.display(), anyhow::Error::new(why))),
         }
     }
     if kept.is_empty() {
