@@ -10,8 +10,8 @@ use toml::Table;
 
 use super::claim::{Asked, Container, Missed, Owner, Source};
 use super::{kubernetes, supervisor, truth};
-use crate::doctor::root;
 use crate::loaded::CRIO_SOCKET;
+use crate::node::root;
 
 const CONFIG: &str = "/etc/crio/crio.conf";
 const DROP_INS: &str = "/etc/crio/crio.conf.d";

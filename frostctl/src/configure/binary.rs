@@ -8,7 +8,7 @@ use config::Config;
 use config::locate::{Choice, is_frostlock};
 
 use super::edit::{Wrapped, is_ours};
-use super::program;
+use crate::program;
 
 const USUAL: &str = "/usr/local/bin/frostlock";
 

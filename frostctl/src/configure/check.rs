@@ -11,7 +11,8 @@ use toml_edit::{DocumentMut, Item};
 use super::engine::Engine;
 use super::layout::{Layout, get};
 use super::places::{Files, Kind};
-use super::{file, go_template, program, toml_file};
+use super::{file, go_template, toml_file};
+use crate::program;
 use crate::version::Version;
 
 /// Each takes less than a second on an idle machine.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use Way::{Edit, GoTemplate, Parts, Refuse, Template};
 
-use crate::doctor::containerd::PLAIN;
+use crate::node::containerd::PLAIN;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {

@@ -25,7 +25,6 @@ pub(crate) mod live;
 mod node;
 mod places;
 pub(crate) mod podman;
-pub(crate) mod program;
 mod purge;
 pub(crate) mod record;
 mod remove;

@@ -1,8 +1,8 @@
 //! What is seen of the node that is configured: its system, its files, the containerds that run.
 
 use super::distribution::{Running, Seen, places};
-use crate::doctor::root::Root;
-use crate::doctor::{containerd, processes};
+use crate::node::root::Root;
+use crate::node::{containerd, processes};
 
 /// dockerd starts one of its own, which no pod sees.
 const DOCKERS: &str = "docker/containerd";
@@ -50,7 +50,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::doctor::containerd::PLAIN;
+    use crate::node::containerd::PLAIN;
 
     #[test]
     fn a_containerd_is_found_by_its_process() {

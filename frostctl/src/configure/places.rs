@@ -10,7 +10,7 @@ use super::distribution::{self, Distribution, Way};
 use super::engine::Engine;
 use super::record::{Ours, Record};
 use super::{Target, check, file, node, remove, toml_file};
-use crate::doctor::root::Root;
+use crate::node::root::Root;
 use crate::version::Version;
 
 /// The first containerd that merges what is imported table by table; those before it let an imported

@@ -9,7 +9,8 @@ use toml_edit::{Array, DocumentMut, Item, Value, value};
 use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::Previous;
-use super::{check, file, program, toml_file};
+use super::{check, file, toml_file};
+use crate::program;
 
 /// What podman knows of a runtime by its name alone, and what it knows by itself (4.3 to 5.8); a list
 /// in a file takes the place of those.

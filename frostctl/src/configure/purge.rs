@@ -9,7 +9,7 @@ use state::remains;
 use state::state_dir::StateDir;
 
 use super::{file, record};
-use crate::doctor::lift;
+use crate::node::lift;
 
 /// Where engines that are not containerd look for hooks.
 const HOOKS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];

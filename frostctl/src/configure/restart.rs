@@ -15,9 +15,10 @@ use super::engine::Engine;
 use super::interrupt::Held;
 use super::layout::{Layout, get};
 use super::places::Files;
-use super::{program, toml_file};
-use crate::doctor::containerd::SOCKET;
+use super::toml_file;
 use crate::loaded::CRIO_SOCKET;
+use crate::node::containerd::SOCKET;
+use crate::program;
 
 /// systemd waits 90 s for a unit to start, unless it is told otherwise.
 const RESTART_LIMIT: Duration = Duration::from_secs(100);

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -13,9 +13,11 @@ use cgroup::{Freezer, Identity, Reader};
 use state::lock::{Acquired, Guard, LockFiles, Mode};
 use state::remains;
 
-use super::hierarchy::{Hierarchy, words};
 use super::node::Node;
-use super::{lift, root, trial};
+use super::trial;
+use crate::node::hierarchy::{Hierarchy, words};
+use crate::node::{lift, root};
+use crate::program;
 
 /// How long a fix waits for the lock of a cgroup that is in use.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -197,21 +199,7 @@ fn start_slice(node: &Node, unit: &str, cgroup: &Identity) -> anyhow::Result<Str
 }
 
 fn systemctl(args: &[&str]) -> anyhow::Result<()> {
-    let what = || format!("systemctl {}", args.join(" "));
-    let mut command = Command::new("systemctl");
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = command.spawn().with_context(what)?;
-    let deadline = Instant::now() + SYSTEMD_WITHIN;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return if status.success() { Ok(()) } else { bail!("{} failed: {status}", what()) };
-        }
-        if Instant::now() > deadline {
-            crate::configure::program::end(&mut child);
-            bail!("{} did not end within {} s", what(), SYSTEMD_WITHIN.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    program::run(Command::new("systemctl").args(args), SYSTEMD_WITHIN).map(drop)
 }
 
 fn mount(controller: &str, mountpoint: &Path) -> anyhow::Result<String> {

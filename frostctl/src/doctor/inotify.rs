@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::root::Root;
+use crate::node::root::Root;
 
 /// Of each user in each user namespace; those of a namespace count for whoever made it as well.
 pub(crate) const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";

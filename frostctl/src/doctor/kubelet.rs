@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use yaml_rust2::YamlLoader;
 
-use super::processes::{Running, flag};
-use super::root::Root;
-use super::tree::Driver;
+use crate::node::processes::{Running, flag};
+use crate::node::root::Root;
+use crate::node::tree::Driver;
 
 /// Of kubeadm and most others; k3s, rke2 and k0s keep their own.
 const CONFIGS: &[&str] = &[

@@ -12,33 +12,28 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::held::Held;
+use crate::node::hierarchy::Layout;
+use crate::node::root::Root;
+use crate::node::tree::Driver;
 use crate::output::{self, Output};
 
 mod blind;
 mod checks;
-pub(crate) mod containerd;
 mod finding;
 mod fix;
-pub(crate) mod hierarchy;
 mod inotify;
 mod kubelet;
-pub(crate) mod lift;
 mod node;
 mod operations;
 mod ours;
-pub(crate) mod processes;
 mod programs;
 mod report;
-pub(crate) mod room;
-pub(crate) mod root;
-pub(crate) mod tree;
 mod trial;
 
 use checks::Check;
 use finding::{Finding, Severity};
 use fix::Fix;
 use node::{Ask, Node};
-use root::Root;
 pub(crate) use trial::Sleep;
 
 /// Find out what is wrong with the cgroups of this node; mend what is safe to mend
@@ -85,8 +80,8 @@ fn checks_by_name() -> clap::builder::PossibleValuesParser {
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
-    cgroup_version: hierarchy::Layout,
-    cgroup_driver: tree::Driver,
+    cgroup_version: Layout,
+    cgroup_driver: Driver,
     kubepods: Vec<String>,
     checks: Vec<&'static str>,
     /// Those of them that could not see everything.

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use cgroup::Identity;
 
-use super::containerd::{self, Containerd};
-use super::hierarchy::Cgroups;
 use super::inotify::{self, Inotify};
 use super::kubelet::Kubelet;
 use super::ours::Ours;
-use super::processes;
 use super::programs::{self, Program};
-use super::root::Root;
-use super::tree::{Driver, Tree, level_of};
 use super::trial::{self, Trials};
+use crate::node::containerd::{self, Containerd};
+use crate::node::hierarchy::Cgroups;
+use crate::node::processes;
+use crate::node::root::Root;
+use crate::node::tree::{Driver, Tree, level_of};
 
 /// What the command line says of how to read it.
 #[derive(Debug, Clone)]

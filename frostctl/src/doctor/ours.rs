@@ -13,17 +13,17 @@ use state::lock::Holder;
 use state::remains::{self, Known, Unfinished};
 use state::state_dir::StateDir;
 
-use super::containerd::{Containerd, Entry};
-use super::lift::{self, Left};
 use super::node::Ask;
 use super::operations::Operations;
-use super::processes::{self, Running};
-use super::programs as program;
-use super::room::{self, NoRoom};
-use super::root::Root;
 use crate::configure::edit::{self, is_named_ours};
 use crate::configure::{self, Drift};
 use crate::loaded::{self, Owed, Unasked};
+use crate::node::containerd::{Containerd, Entry};
+use crate::node::lift::{self, Left};
+use crate::node::processes::{self, Running};
+use crate::node::room::{self, NoRoom};
+use crate::node::root::Root;
+use crate::program;
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
 
@@ -253,7 +253,7 @@ fn located(containerd: &Containerd, binary: &Path) -> Option<PathBuf> {
     let its = std::env::split_paths(OsStr::from_bytes(its.unwrap_or_default()));
     its.map(|directory| directory.join(binary))
         .find(|it| it.is_file())
-        .or_else(|| super::programs::which(binary))
+        .or_else(|| program::find(binary))
 }
 
 #[cfg(test)]

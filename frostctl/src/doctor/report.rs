@@ -6,9 +6,9 @@ use anstyle::{AnsiColor, Style};
 
 use super::checks::{self, Check};
 use super::finding::{Brief, Finding, Severity};
-use super::hierarchy::Layout;
 use super::{Done, Report};
 use crate::exit::Exit;
+use crate::node::hierarchy::Layout;
 use crate::output::Output;
 
 pub(crate) const HELP: &str = "\

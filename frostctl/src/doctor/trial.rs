@@ -11,9 +11,9 @@ use cgroup::process::Process;
 use cgroup::read::Version;
 use cgroup::{Freezer, Identity, Reader};
 
-use super::hierarchy::Cgroups;
-use super::{lift, root};
 use crate::held::Held;
+use crate::node::hierarchy::Cgroups;
+use crate::node::{lift, root};
 
 pub(crate) const PREFIX: &str = "frostlock-doctor-";
 

@@ -11,9 +11,9 @@ use cgroup::{Identity, Proc, RuntimeKind};
 use state::remains;
 use state::state_dir::StateDir;
 
-use crate::doctor::hierarchy::Cgroups;
-use crate::doctor::root::Root;
-use crate::doctor::tree::Tree;
+use crate::node::hierarchy::Cgroups;
+use crate::node::root::Root;
+use crate::node::tree::Tree;
 
 /// Where a container is known from by its cgroup's name alone.
 const TREE: &str = "cgroup tree";

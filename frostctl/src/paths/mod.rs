@@ -9,9 +9,9 @@ use cgroup::read::Version;
 use cgroup::{Identity, Membership, Proc};
 use serde::Serialize;
 
-use crate::doctor::hierarchy::{Cgroups, words};
-use crate::doctor::root::Root;
 use crate::exit::Exit;
+use crate::node::hierarchy::{Cgroups, words};
+use crate::node::root::Root;
 use crate::output::{self, Output};
 
 mod find;

@@ -17,14 +17,14 @@ use super::report::Through;
 use super::rounds::{MOST_ROUNDS, PERIODS, ROUNDS_WITHIN, Seen, Side, THROTTLED_WITHIN};
 use super::verdict::{Ended, LIMIT};
 use crate::configure::edit::is_ours;
-use crate::configure::program::find as in_path;
-use crate::doctor::containerd;
-use crate::doctor::hierarchy::Cgroups;
-use crate::doctor::processes::{self, Running};
-use crate::doctor::root::Root;
-use crate::doctor::tree::Driver;
 use crate::loaded::{self, Handler};
+use crate::node::containerd;
+use crate::node::hierarchy::Cgroups;
+use crate::node::processes::{self, Running};
+use crate::node::root::Root;
+use crate::node::tree::Driver;
 use crate::output::plain;
+use crate::program::find as in_path;
 use crate::progress::Progress;
 
 /// The namespace of its pods: whose they are, for a person with crictl and for the next selftest.
@@ -73,7 +73,7 @@ impl Containerd {
 fn program_of(handler: &Handler) -> PathBuf {
     let named = handler.binary.clone().unwrap_or_else(|| "runc".into());
     // A name is looked up in containerd's PATH, which is much like ours.
-    let found = if named.is_absolute() { None } else { in_path(&named.to_string_lossy()) };
+    let found = if named.is_absolute() { None } else { in_path(&named) };
     found.unwrap_or(named)
 }
 

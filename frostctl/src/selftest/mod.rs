@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::configure::binary;
-use crate::configure::program::{find, is_executable};
-use crate::doctor::hierarchy::{Cgroups, Layout};
-use crate::doctor::root::Root;
-use crate::doctor::tree::Driver;
 use crate::exit::Exit;
+use crate::node::hierarchy::{Cgroups, Layout};
+use crate::node::root::Root;
+use crate::node::tree::Driver;
 use crate::output::{Output, note};
+use crate::program::{find, is_executable};
 use crate::progress::Progress;
 use bundle::Files;
 use command::Interrupts;

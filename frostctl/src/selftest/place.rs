@@ -15,10 +15,10 @@ use cgroup::{Identity, Reader};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::configure::program;
-use crate::doctor::hierarchy::Cgroups;
-use crate::doctor::processes;
-use crate::doctor::tree::Driver;
+use crate::node::hierarchy::Cgroups;
+use crate::node::processes;
+use crate::node::tree::Driver;
+use crate::program;
 
 const PREFIX: &str = "frostlock-selftest-";
 

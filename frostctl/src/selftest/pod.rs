@@ -11,9 +11,9 @@ use cgroup::{Identity, Reader};
 
 use super::bundle::PERIOD_US;
 use super::place;
-use crate::configure::program;
-use crate::doctor::hierarchy::Cgroups;
-use crate::doctor::tree::Driver;
+use crate::node::hierarchy::Cgroups;
+use crate::node::tree::Driver;
+use crate::program;
 
 /// No dash: to systemd `a-b.slice` is a slice within `a.slice`.
 const PREFIX: &str = "frostlock_selftest_";

@@ -12,8 +12,8 @@ use super::program::THREADS;
 use super::rounds::Seen;
 use super::settings;
 use super::verdict::{self, Column, Effect, LIMIT, Row, Verdict};
-use crate::doctor::hierarchy::Layout;
-use crate::doctor::tree::Driver;
+use crate::node::hierarchy::Layout;
+use crate::node::tree::Driver;
 use crate::output::{plain, table};
 
 const BOLD: Style = Style::new().bold();

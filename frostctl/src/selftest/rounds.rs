@@ -13,7 +13,7 @@ use super::command::{self, Interrupts, Said};
 use super::place::Place;
 use super::program;
 use super::verdict::{Ended, LIMIT, Row};
-use crate::doctor::tree::Driver;
+use crate::node::tree::Driver;
 use crate::progress::Progress;
 
 /// One of three may be an accident.

@@ -13,10 +13,10 @@ use crate::configure::engine::Engine as Kind;
 use crate::configure::layout::Layout;
 use crate::configure::record::Record;
 use crate::configure::{file, podman, toml_file};
-use crate::doctor::containerd::{self, Containerd};
-use crate::doctor::processes::{self, Running};
-use crate::doctor::root::Root;
 use crate::loaded::{self, CRIO_SOCKET, Owed, Unasked};
+use crate::node::containerd::{self, Containerd};
+use crate::node::processes::{self, Running};
+use crate::node::root::Root;
 
 /// It answers from memory.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);

@@ -12,11 +12,12 @@ use state::state_dir::StateDir;
 
 use super::facts::{Binary, Configuration, Engine, Facts, Known, Runtime, State};
 use super::{elf, engines, lately};
-use crate::configure::{binary, live, program};
-use crate::doctor::processes::{self, Running};
-use crate::doctor::room;
-use crate::doctor::root::Root;
+use crate::configure::{binary, live};
 use crate::environment::{self, Environment, STATE_DIR};
+use crate::node::processes::{self, Running};
+use crate::node::room;
+use crate::node::root::Root;
+use crate::program;
 use crate::switch::Switch;
 
 /// A runtime that does not say its version in this time is not waited for.
@@ -74,7 +75,7 @@ fn binaries(engines: &[Engine]) -> Vec<Binary> {
         // A name is looked up in the engine's PATH, which is much like ours.
         let path = match path.is_absolute() {
             true => path.clone(),
-            false => program::find(&path.to_string_lossy()).unwrap_or_else(|| path.clone()),
+            false => program::find(path).unwrap_or_else(|| path.clone()),
         };
         if !paths.contains(&path) {
             paths.push(path);

@@ -2,8 +2,8 @@ use cgroup::read::Version;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
-use super::super::hierarchy::Layout;
 use super::super::node::Node;
+use crate::node::hierarchy::Layout;
 
 const NAME: &str = "controllers";
 const LIST: &str = "/proc/cgroups";

@@ -1,7 +1,7 @@
-use super::super::containerd::{Containerd, Entry};
 use super::super::finding::Finding;
 use super::super::node::Node;
-use super::super::tree::{Driver, KubeRoot};
+use crate::node::containerd::{Containerd, Entry};
+use crate::node::tree::{Driver, KubeRoot};
 
 const NAME: &str = "cgroup-driver";
 

@@ -7,7 +7,7 @@ use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
 use super::super::operations::Last;
-use super::super::tree::Frozen;
+use crate::node::tree::Frozen;
 
 const NAME: &str = "frozen";
 
@@ -55,7 +55,7 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
         cgroup::read::Version::V1 => "freezer.state",
         cgroup::read::Version::V2 => "cgroup.freeze",
     });
-    let seen = super::super::root::read(&file).unwrap_or_default();
+    let seen = crate::node::root::read(&file).unwrap_or_default();
     let path = frozen.path.to_string();
     let is_pod = Identity::pod(&frozen.path).is_some() || frozen.path.pod_uid().is_some();
     let finding = match (left, is_paused) {

@@ -1,11 +1,11 @@
 use std::path::Path;
 
-use super::super::containerd::Entry;
 use super::super::finding::Finding;
 use super::super::node::Node;
 use super::super::ours::Broken;
 use crate::configure::Drift;
 use crate::loaded::Owed;
+use crate::node::containerd::Entry;
 
 const NAME: &str = "installation";
 

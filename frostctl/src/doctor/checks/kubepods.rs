@@ -8,9 +8,9 @@ use cgroup::read::Version;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
-use super::super::hierarchy::{Hierarchy, words};
 use super::super::node::Node;
-use super::super::tree::{Driver, KubeRoot};
+use crate::node::hierarchy::{Hierarchy, words};
+use crate::node::tree::{Driver, KubeRoot};
 
 const NAME: &str = "kubepods";
 

@@ -1,8 +1,8 @@
 use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
-use super::super::tree::{KubeRoot, Pod};
 use super::frozen::spoken;
+use crate::node::tree::{KubeRoot, Pod};
 
 const NAME: &str = "leftovers";
 

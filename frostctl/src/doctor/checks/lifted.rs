@@ -1,7 +1,7 @@
 use super::super::finding::Finding;
 use super::super::fix::Fix;
-use super::super::lift::Left;
 use super::super::node::Node;
+use crate::node::lift::Left;
 
 const NAME: &str = "lifted";
 

@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use super::super::finding::Finding;
-use super::super::hierarchy::Layout;
 use super::super::node::Node;
+use crate::node::hierarchy::Layout;
 
 const NAME: &str = "cgroup-mounts";
 const MOUNTINFO: &str = "/proc/self/mountinfo";

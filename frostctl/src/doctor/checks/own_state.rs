@@ -6,8 +6,9 @@ use cgroup::process::Process;
 use super::super::finding::Finding;
 use super::super::fix::Fix;
 use super::super::node::Node;
-use super::super::{processes, trial};
+use super::super::trial;
 use super::frozen::spoken;
+use crate::node::processes;
 
 const NAME: &str = "own-state";
 

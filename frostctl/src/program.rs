@@ -1,5 +1,6 @@
 //! Other programs, run for a bounded time.
 
+use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,10 +21,11 @@ fn directories() -> Vec<PathBuf> {
     std::env::split_paths(&path).chain(std::env::split_paths(FALLBACK_PATH)).collect()
 }
 
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
+/// By its name; a path is taken as it is.
+pub(crate) fn find(name: impl AsRef<Path>) -> Option<PathBuf> {
     directories()
         .into_iter()
-        .map(|directory| directory.join(name))
+        .map(|directory| directory.join(&name))
         .find(|candidate| is_executable(candidate))
 }
 
@@ -35,6 +37,11 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 
 /// Its standard output. Failure is an error with what it said; one that does not end is killed.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<String> {
+    output(command, limit).map(|said| String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The same, byte for byte.
+pub(crate) fn output(command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
     let name = format!("{command:?}");
     // Files and not pipes: whatever it leaves running may keep them open.
     let (mut out, mut err) = (anonymous()?, anonymous()?);
@@ -57,20 +64,22 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Stri
         }
         std::thread::sleep(POLL);
     };
-    let text = |file: &mut std::fs::File| -> anyhow::Result<String> {
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
     if !status.success() {
-        bail!("{name}: {status}: {}", text(&mut err)?.trim());
+        let said = contents(&mut err)?;
+        bail!("{name}: {status}: {}", String::from_utf8_lossy(&said).trim());
     }
-    text(&mut out)
+    contents(&mut out)
+}
+
+fn contents(file: &mut File) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Kills it, and waits no longer than it takes whoever can die; one that cannot is left to the kernel.
-pub(crate) fn end(child: &mut Child) {
+fn end(child: &mut Child) {
     let _ = child.kill();
     let since = Instant::now();
     while matches!(child.try_wait(), Ok(None)) && since.elapsed() < DIES_WITHIN {
@@ -79,7 +88,7 @@ pub(crate) fn end(child: &mut Child) {
 }
 
 /// In memory: that /tmp cannot be written to is no failure of the program.
-pub(crate) fn anonymous() -> anyhow::Result<std::fs::File> {
+fn anonymous() -> anyhow::Result<File> {
     let fd = rustix::fs::memfd_create("frostctl", rustix::fs::MemfdFlags::CLOEXEC)?;
     Ok(fd.into())
 }
