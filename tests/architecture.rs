@@ -66,6 +66,9 @@ fn no_module_knows_one_that_knows_it() {
         "crates/config/src",
         "crates/state/src",
         "crates/journal/src",
+        "cri/src",
+        "frostctl/src",
+        "storm/src",
     ];
     let cycles: Vec<_> =
         crates.iter().flat_map(|source| cycles(&Modules::read(&root().join(source)))).collect();

@@ -1,6 +1,6 @@
 //! The command line. Its help is where most people learn what there is.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::audit;
 use crate::config;
@@ -86,8 +86,8 @@ impl Command {
             Command::Report(it) => it.run(output),
             Command::Metrics(it) => it.run(output),
             Command::Serve(it) => it.run(),
-            Command::Completions(it) => it.run(),
-            Command::Man(it) => it.run(),
+            Command::Completions(it) => it.run(Cli::command()),
+            Command::Man(it) => it.run(Cli::command()),
             Command::Sleep(it) => it.run(),
         }
     }

@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::journal::{Journal, Reader, Record, Skipped, Source, unix_ms};
 use crate::lives::{Life, Lives, Names, Wanted};
-use crate::output::{self, Output, count, fitted, plain, table};
-use crate::report::{CLOCK_SET_MS, time};
+use crate::output::{self, Output, fitted, plain, seconds, table, time};
+use crate::report::CLOCK_SET_MS;
 use crate::timeline::{Event, Story};
 
 /// How often a journal that is followed is looked at.
@@ -219,7 +219,7 @@ fn overview(output: &Output, lives: &Lives, skipped: Skipped) -> anyhow::Result<
             ]);
         }
         writeln!(out, "{}", fitted(&mut table))?;
-        say_skipped(out, answer.skipped)
+        answer.skipped.say(out)
     })
 }
 
@@ -235,7 +235,7 @@ fn show(output: &Output, answer: &Answer<Story>, follow: bool) -> anyhow::Result
         for story in &answer.lives {
             tell_one(out, story)?;
         }
-        say_skipped(out, answer.skipped)
+        answer.skipped.say(out)
     })
 }
 
@@ -262,20 +262,6 @@ fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
     )
 }
 
-pub(crate) fn say_skipped(out: &mut dyn Write, skipped: Skipped) -> std::io::Result<()> {
-    if skipped.gaps > 0 {
-        writeln!(
-            out,
-            "records may be missing in {}: the disk did not take them in time",
-            count(skipped.gaps, "place", "places")
-        )?;
-    }
-    if skipped.total() == 0 {
-        return Ok(());
-    }
-    writeln!(out, "{skipped}")
-}
-
 fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -298,18 +284,6 @@ fn ready(after_s: Option<f64>, is_known: bool) -> String {
         (Some(after), _) => seconds(after),
         (None, true) => "never".into(),
         (None, false) => "not known".into(),
-    }
-}
-
-/// Three digits, and what a person would say.
-pub(crate) fn seconds(seconds: f64) -> String {
-    match seconds {
-        s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
-        s if s < 10.0 => format!("{s:.2} s"),
-        s if s < 120.0 => format!("{s:.1} s"),
-        s if s < 7200.0 => format!("{:.1} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} days", s / 86400.0),
     }
 }
 

@@ -91,6 +91,14 @@ pub(crate) struct Life {
 }
 
 impl Life {
+    /// Its pod's name, or its own where it is in none.
+    pub(crate) fn pod_or_id(&self) -> String {
+        match self.names.pod() {
+            pod if pod.is_empty() => self.id.clone(),
+            pod => pod,
+        }
+    }
+
     fn begin(record: &Record<'_>, unix_ms: i64) -> Life {
         Life {
             id: record.id.to_string(),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use journal::reader::{Record, history};
 use serde::{Deserialize, Serialize};
 
+use crate::options::Options;
 use crate::plan::{Plan, Weather};
-use crate::side::Options;
 
 /// Of a pod's account (src/lift/report.rs).
 const SPENT: &str = "pod limit";

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use crate::delivery::deliver;
 use crate::node;
+use crate::options::{Options, Sweep};
 use crate::report::Report;
-use crate::side::{self, Options, Side, Sweep};
+use crate::shape::{Both, Shape};
+use crate::side::{self, Side};
 
 const THREADS_SWEPT: [u32; 4] = [1, 2, 4, 8];
 const PERIODS_SWEPT: [f64; 5] = [10.0, 5.0, 2.0, 1.0, 0.5];
@@ -62,67 +65,6 @@ enum Command {
     Compare(Compare),
 }
 
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Shape {
-    /// Pods at a time
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pods: u32,
-    /// Containers in each pod: the first one is busy, resized and probed; the others wait beside it
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
-    containers: u32,
-    /// How long each side takes
-    #[arg(long, default_value_t = 5.0, value_parser = positive)]
-    minutes: f64,
-    /// What the pods, their limits and their times are made from
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Busy threads in each pod
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
-    threads: u32,
-    /// Seconds between two exec probes of a pod; kubelet's default is 10
-    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
-    probe_period: f64,
-    /// Seconds between two resizes of a pod
-    #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
-    resize_period: f64,
-    /// Seconds that a pod lives, on the average
-    #[arg(long, default_value_t = 120.0, value_parser = positive, value_name = "SECONDS")]
-    life: f64,
-    /// Kill containerd, shims, wrappers and runtimes so often meanwhile
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    kills: usize,
-    /// Every pod with another number of threads and another probe period: where does the budget of
-    /// frostlock end? Takes the place of --pods, --threads and --probe-period
-    #[arg(long)]
-    sweep: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Both {
-    #[command(flatten)]
-    pub(crate) shape: Shape,
-    /// Which sides
-    #[arg(long, value_enum, default_value_t = Sides::Both)]
-    pub(crate) side: Sides,
-    /// containerd's version, of those in target/lab/containerds
-    #[arg(long, default_value = "1.6.20", value_name = "VERSION")]
-    pub(crate) containerd: String,
-    /// The runtime, of those in target/lab/runtimes [default: runc-1.1.15 with containerd 1.6, else
-    /// runc-1.3.6]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) runtime: Option<String>,
-    /// Where the results go; made if need be
-    #[arg(long, default_value = "resize-storm.out", value_name = "DIR")]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Sides {
-    Bare,
-    Wrapped,
-    Both,
-}
-
 #[derive(Debug, Args)]
 struct Here {
     #[command(flatten)]
@@ -156,10 +98,11 @@ struct Compare {
 impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            None => Report::of(node::sides(&self.both)?)?.deliver(&self.both.out),
+            None => deliver(&Report::of(node::sides(&self.both)?)?, &self.both.out),
             Some(Command::Here(here)) => here.run(),
             Some(Command::Compare(it)) => {
-                Report::of(vec![load(&it.bare)?, load(&it.wrapped)?])?.deliver(&it.out)
+                let sides = vec![Side::load(&it.bare)?, Side::load(&it.wrapped)?];
+                deliver(&Report::of(sides)?, &it.out)
             }
         }
     }
@@ -199,37 +142,6 @@ impl Here {
                 .with_context(|| format!("cannot write {}", copy.display()))?;
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Shape {
-    /// For a `here` of another process.
-    pub(crate) fn words(&self) -> Vec<String> {
-        let mut words = vec![
-            format!("--pods={}", self.pods),
-            format!("--containers={}", self.containers),
-            format!("--minutes={}", self.minutes),
-            format!("--seed={}", self.seed),
-            format!("--threads={}", self.threads),
-            format!("--probe-period={}", self.probe_period),
-            format!("--resize-period={}", self.resize_period),
-            format!("--life={}", self.life),
-            format!("--kills={}", self.kills),
-        ];
-        words.extend(self.sweep.then(|| "--sweep".to_owned()));
-        words
-    }
-}
-
-pub(crate) fn load(path: &std::path::Path) -> anyhow::Result<Side> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("not a result: {}", path.display()))
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if (0.05..=100_000.0).contains(&number) => Ok(number),
-        _ => Err("want a number from 0.05 to 100000".to_owned()),
     }
 }
 

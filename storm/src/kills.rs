@@ -8,7 +8,7 @@ use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::side::Storm;
+use crate::storm::Storm;
 
 /// The part of the storm in which there are kills: after its first pods have started, and so that the
 /// last of the killed are back before its end.

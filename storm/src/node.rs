@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::cli::{Both, Sides, load};
+use crate::shape::{Both, Sides};
 use crate::side::Side;
 
 /// Where scripts/node is, unless it is told.
@@ -60,7 +60,7 @@ fn side(both: &Both, label: &str, out: &Path) -> anyhow::Result<Side> {
     if std::env::var_os("RESIZE_STORM_LOGS").is_some() {
         std::fs::write(out.join(format!("{label}.log")), node.logs()?)?;
     }
-    load(&result)
+    Side::load(&result)
 }
 
 fn runtime(both: &Both) -> &str {

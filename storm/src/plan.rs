@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// kubelet's default timeoutSeconds of a probe.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Of a CPU, in thousandths: what a limit in a pod's spec is.
 pub(crate) type Milli = u32;
 
@@ -95,6 +98,11 @@ pub(crate) fn shares(limit: Milli) -> i64 {
 pub(crate) fn slice_us_per_s(limit: Milli) -> u64 {
     let per_second = u64::try_from(quota_us(limit)).unwrap_or(0) * 10;
     per_second.div_ceil(10_000) * 10_000
+}
+
+/// What systemd makes of a limit in its period, which is kubelet's.
+pub(crate) fn slice_quota_us(limit: Milli) -> i64 {
+    i64::try_from(slice_us_per_s(limit)).unwrap_or(i64::MAX) * PERIOD_US / 1_000_000
 }
 
 #[cfg(test)]

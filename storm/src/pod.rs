@@ -1,17 +1,17 @@
 //! One pod, looked after as a kubelet does it.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use frostlock_cri::{Client, v1};
 
 use crate::config;
-use crate::plan::{IDLE, Milli, Plan};
-use crate::probe;
-use crate::side::Storm;
+use crate::plan::{self, IDLE, Milli, Plan};
+use crate::probe::{self, Probed};
 use crate::slice::Slice;
+use crate::storm::Storm;
 use crate::tally::Step;
 
 /// Between two looks at its containers, and before what has failed is tried again: kubelet's
@@ -21,9 +21,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(1);
 /// Of a removal that is tried again and again.
 const REMOVAL: Duration = Duration::from_secs(90);
-
-/// Which container is probed; a probe holds it for reading, so that it is not stopped meanwhile.
-pub(crate) type Probed = RwLock<Option<String>>;
 
 #[derive(Debug)]
 struct Container {
@@ -291,7 +288,7 @@ impl<'a> Pod<'a> {
         let of_all = self.of_all(limit);
         let cgroup = self.slice.cgroup();
         let mut found =
-            self.storm.node.differences(&cgroup, [crate::slice::quota_us(of_all); 2], None);
+            self.storm.node.differences(&cgroup, [plan::slice_quota_us(of_all); 2], None);
         for (at, container) in self.containers.iter().enumerate() {
             let Some(id) = &container.id else { continue };
             let scope: PathBuf = cgroup.join(format!("cri-containerd-{id}.scope"));

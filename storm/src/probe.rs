@@ -1,23 +1,24 @@
 //! The exec probe of a pod, as kubelet's prober does it.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use frostlock_cri::Client;
 
-use crate::pod::Probed;
-use crate::side::Storm;
+use crate::plan::PROBE_TIMEOUT;
+use crate::storm::Storm;
 use crate::tally::Step;
 
-/// kubelet's default timeoutSeconds.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// kubelet's default failureThreshold.
 const THRESHOLD: u32 = 3;
 const COMMAND: [&str; 1] = ["true"];
 /// How soon the end of the pod is seen.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Which container is probed; a probe holds it for reading, so that it is not stopped meanwhile.
+pub(crate) type Probed = RwLock<Option<String>>;
 
 #[derive(Debug)]
 pub(crate) struct Probes<'a> {
@@ -55,7 +56,7 @@ impl Probes<'_> {
 }
 
 fn probe(client: &Client, container: &str) -> anyhow::Result<()> {
-    let done = client.exec_sync(container, &COMMAND, TIMEOUT)?;
+    let done = client.exec_sync(container, &COMMAND, PROBE_TIMEOUT)?;
     if done.exit_code != 0 {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         bail!("the probe's exit code is {}: {said}", done.exit_code);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::side::Storm;
+use crate::storm::Storm;
 use crate::tally::Step;
 
 const REFRESH: Duration = Duration::from_millis(250);

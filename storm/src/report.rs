@@ -1,16 +1,12 @@
 //! Both sides, what they prove, and where that goes.
 
 use std::fmt;
-use std::path::Path;
-use std::process::ExitCode;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use crate::allowed::Allowed;
 use crate::side::Side;
 use crate::tally::Step;
-use crate::{plot, table};
 
 /// The rest is in the JSON.
 pub(crate) const MOST_SHOWN: usize = 10;
@@ -48,22 +44,6 @@ impl Report {
     pub(crate) fn of(sides: Vec<Side>) -> anyhow::Result<Report> {
         let verdict = verdict(&sides, &Allowed::list()?);
         Ok(Report { sides, verdict })
-    }
-
-    /// Prints it, and saves it with the plot.
-    pub(crate) fn deliver(&self, out: &Path) -> anyhow::Result<ExitCode> {
-        let text = table::text(self);
-        print!("{text}");
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-        let save = |name: &str, bytes: &[u8]| {
-            let path = out.join(name);
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
-        };
-        save("storm.txt", text.as_bytes())?;
-        save("storm.json", &serde_json::to_vec_pretty(self)?)?;
-        save("storm.svg", plot::svg(self).as_bytes())?;
-        let good = matches!(self.verdict, Verdict::Shown | Verdict::Done);
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
 

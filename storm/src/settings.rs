@@ -6,8 +6,7 @@ use anyhow::{Context, bail};
 use cgroup::read::Version;
 use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
-use crate::plan::{Milli, PERIOD_US, quota_us, shares};
-use crate::slice;
+use crate::plan::{Milli, PERIOD_US, quota_us, shares, slice_quota_us};
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -70,7 +69,7 @@ impl Node {
     /// Of a container: systemd rounds its quota up to whole percents, and whether runc writes the exact
     /// one after it differs between versions.
     pub(crate) fn of_container(&self, cgroup: &Path, limit: Milli) -> Vec<String> {
-        let quotas = [quota_us(limit), slice::quota_us(limit)];
+        let quotas = [quota_us(limit), slice_quota_us(limit)];
         self.differences(cgroup, quotas, Some(shares(limit)))
     }
 

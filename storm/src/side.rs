@@ -1,8 +1,8 @@
 //! One side of the comparison: a storm on the machine that this runs on.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,42 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::{self, Budget};
 use crate::kills::{self, Kill};
-use crate::plan::{Plan, Weather};
+use crate::options::Options;
+use crate::plan::Plan;
 use crate::pod::Pod;
 use crate::progress::Progress;
 use crate::settings::{Idle, Node};
+use crate::storm::{Clock, Storm};
 use crate::tally::{Sum, Tally};
 
 /// Between the starts of the first pods: a machine with two CPUs starts no more.
 const STAGGER: Duration = Duration::from_millis(500);
 /// What is asked of the machine may still be under way.
 const CALM: Duration = Duration::from_secs(2);
-
-/// What a storm is told. The same for both sides but for the label.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Options {
-    pub(crate) label: String,
-    pub(crate) socket: PathBuf,
-    pub(crate) image: String,
-    pub(crate) journal: PathBuf,
-    pub(crate) pods: usize,
-    pub(crate) containers: usize,
-    pub(crate) seconds: f64,
-    pub(crate) seed: u64,
-    pub(crate) threads: u32,
-    pub(crate) probe_period: f64,
-    pub(crate) resize_period: f64,
-    pub(crate) life: f64,
-    pub(crate) kills: usize,
-    /// Every pod with its own number of threads and probe period, for its whole time.
-    pub(crate) sweep: Option<Sweep>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Sweep {
-    pub(crate) threads: Vec<u32>,
-    pub(crate) probe_periods: Vec<f64>,
-}
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,55 +43,12 @@ pub(crate) struct Side {
     pub(crate) cut_off: Vec<String>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Clock {
-    pub(crate) began: Instant,
-    pub(crate) ends: Instant,
-}
-
-impl Clock {
-    pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.ends
-    }
-}
-
-/// What all threads share.
-#[derive(Debug)]
-pub(crate) struct Storm {
-    pub(crate) options: Options,
-    pub(crate) tally: Tally,
-    pub(crate) clock: Clock,
-    pub(crate) node: Node,
-    pub(crate) living: AtomicUsize,
-    /// What could not be removed on the way.
-    pub(crate) stuck: Mutex<Vec<String>>,
-}
-
-impl Storm {
-    fn stuck(&self) -> MutexGuard<'_, Vec<String>> {
-        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Options {
-    pub(crate) fn threads_of(&self, slot: usize) -> u32 {
-        let swept =
-            self.sweep.as_ref().map(|sweep| sweep.threads[slot / sweep.probe_periods.len()]);
-        swept.unwrap_or(self.threads)
-    }
-
-    pub(crate) fn probe_period_of(&self, slot: usize) -> f64 {
-        let periods = self.sweep.as_ref().map(|sweep| &sweep.probe_periods);
-        periods.map_or(self.probe_period, |periods| periods[slot % periods.len()])
-    }
-
-    pub(crate) fn weather(&self) -> Weather {
-        let life = if self.sweep.is_some() { self.seconds * 2.0 } else { self.life };
-        Weather {
-            seed: self.seed,
-            life: Duration::from_secs_f64(life),
-            resize_period: Duration::from_secs_f64(self.resize_period),
-        }
+impl Side {
+    /// Of a file that `here` has written.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Side> {
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("not a result: {}", path.display()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::plan::{Milli, PERIOD_US, slice_us_per_s};
+use crate::plan::{Milli, slice_quota_us, slice_us_per_s};
 use crate::settings::Node;
 
 /// Of one request; libcontainer waits as long for a job of systemd's.
@@ -64,7 +64,7 @@ impl Slice {
     /// systemd writes it after it has answered.
     fn stands(&self, node: &Node, limit: Milli) -> anyhow::Result<()> {
         let deadline = Instant::now() + STANDS;
-        let want = quota_us(limit);
+        let want = slice_quota_us(limit);
         loop {
             let stands = node.quota_us(&self.cgroup());
             if stands == Some(want) {
@@ -76,11 +76,6 @@ impl Slice {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// What systemd makes of a limit in its period, which is kubelet's.
-pub(crate) fn quota_us(limit: Milli) -> i64 {
-    i64::try_from(slice_us_per_s(limit)).unwrap_or(i64::MAX) * PERIOD_US / 1_000_000
 }
 
 fn call(words: &[&str]) -> anyhow::Result<()> {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{probe, words};
+use crate::plan::PROBE_TIMEOUT;
+use crate::words;
 
 /// In the order of a pod's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -170,7 +171,7 @@ impl Tally {
             unhealthy: seen.unhealthy,
             probes: seen.probes.clone(),
             late_probes: seen.steps.get(&Step::Exec).map_or(0, |(times, _)| {
-                let limit_ms = probe::TIMEOUT.as_secs_f64() * 1000.0;
+                let limit_ms = PROBE_TIMEOUT.as_secs_f64() * 1000.0;
                 times.iter().filter(|&&ms| ms > limit_ms).count() as u64
             }),
         }

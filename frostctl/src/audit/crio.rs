@@ -9,7 +9,7 @@ use frostlock_cri::Client;
 use toml::Table;
 
 use super::claim::{Asked, Container, Missed, Owner, Source};
-use super::{kubernetes, supervisor, truth};
+use super::{fate, kubernetes, supervisor};
 use crate::loaded::CRIO_SOCKET;
 use crate::node::root;
 
@@ -56,7 +56,7 @@ pub(crate) fn running() -> Vec<Crio> {
 pub(crate) fn missing(crios: &[Crio], containers: &[Container]) -> Option<Crio> {
     let runs = crios.iter().any(|it| matches!(it, Crio::Here(_)));
     let is_left = |it: &Container| {
-        let is_alive = || it.init.is_some_and(|init| !truth::fate(init).is_dead());
+        let is_alive = || it.init.is_some_and(|init| !fate::of(init).is_dead());
         it.owner == Owner::Crio && is_alive()
     };
     (!runs && containers.iter().any(is_left)).then(|| Crio::Here(configured()))

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::claim::{Container, Fate, Init, Owner, Seen, Status};
 use super::containerd::Containerd;
 use super::judge::{Divergence, Kind, Subject};
-use super::{command, runtimes, truth};
+use super::{command, fate, runtimes, truth};
 
 /// containerd gives the end of a task 10 s.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
@@ -284,7 +284,7 @@ fn is_another(now: Init, judged: Option<Init>) -> bool {
         let starts = now.start.zip(judged.start);
         judged.pid == now.pid && starts.is_none_or(|(now, judged)| now == judged)
     });
-    !same && truth::fate(now) == Fate::Alive
+    !same && fate::of(now) == Fate::Alive
 }
 
 fn take(step: &Step) -> anyhow::Result<()> {

@@ -16,15 +16,7 @@ use super::claim::{Asked, Claim, Container, KUBERNETES, Missed, NoAnswer, Owner,
 use super::containerd::{Answer, Containerd, Known, Limits};
 use super::runtimes::{self, Root};
 use super::{crio, kubernetes, podman, strays, supervisor, truth};
-
-/// Where containerds of distributions listen.
-pub(crate) const SOCKETS: [&str; 5] = [
-    "/run/containerd/containerd.sock",
-    "/run/docker/containerd/containerd.sock",
-    "/run/k3s/containerd/containerd.sock",
-    "/run/k0s/containerd.sock",
-    "/var/snap/microk8s/common/run/containerd.sock",
-];
+use crate::node::containerd::SOCKETS;
 
 /// Where to look.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
 use super::claim::{
     Asked, Claim, Container, Init, Missed, NoAnswer, Owner, RuntimeState, Seen, Source, Status,
 };
-use super::{podman, truth};
+use super::{fate, podman};
 
 /// A root of more is somebody else's directory; a node has some hundred containers.
 const MOST_CONTAINERS: usize = 20_000;
@@ -174,7 +174,7 @@ fn status(container: &Container, dir: &Path, mounts: &Hierarchies) -> Status {
     if paused {
         return Status::Paused;
     }
-    if container.init.is_none_or(|init| truth::fate(init).is_dead()) {
+    if container.init.is_none_or(|init| fate::of(init).is_dead()) {
         return Status::Stopped;
     }
     let waits = dir.join("exec.fifo").exists();

@@ -10,9 +10,15 @@ use super::claim::{Asked, Missed, Seen, Source};
 use super::healing::{Ended, Healing};
 use super::judge::Kind;
 use super::runtimes;
-use super::watch::Change;
 use crate::defects::Defect;
 use crate::output::Output;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Change {
+    Appeared,
+    Gone,
+}
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {

@@ -12,14 +12,15 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
 use super::claim::{Container, Fate, Owner, Supervisor};
-use super::{look, truth};
+use super::fate;
+use crate::node::containerd::SOCKETS;
 
 const MAX_GENERATIONS: usize = 64;
 
 /// By the first process, or what is left of it, else by the shims' command lines.
 pub(crate) fn of_container(container: &Container) -> Option<Supervisor> {
     let init = container.init?;
-    match truth::fate(init) {
+    match fate::of(init) {
         Fate::Alive | Fate::Zombie { .. } => above(init.pid),
         Fate::Unknown | Fate::Gone | Fate::Reused => by_command_line(container),
     }
@@ -112,7 +113,7 @@ fn mount_namespace(who: &str) -> std::io::Result<PathBuf> {
 
 /// In another pid namespace than the engines' every process is gone, and every container would look dead.
 pub(crate) fn check_processes() -> anyhow::Result<()> {
-    let elsewhere = look::SOCKETS.into_iter().find(|socket| has_unseen_owner(Path::new(socket)));
+    let elsewhere = SOCKETS.into_iter().find(|socket| has_unseen_owner(Path::new(socket)));
     match elsewhere {
         Some(socket) => anyhow::bail!(
             "{socket} is answered by a process that is not to be seen from here: run it on the node, or in a \

@@ -10,7 +10,7 @@ use cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
 use state::state_dir::StateDir;
 
 use super::claim::{Container, Fate, Init, Seen, Status, Truth};
-use super::supervisor;
+use super::{fate, supervisor};
 
 /// More are counted, not listed; a fork bomb must not hold us up.
 const MOST_MEMBERS: usize = 4096;
@@ -28,7 +28,7 @@ pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) 
 }
 
 fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir) -> Truth {
-    let fate = container.init.map_or(Fate::Unknown, |init| match fate(init) {
+    let fate = container.init.map_or(Fate::Unknown, |init| match fate::of(init) {
         Fate::Alive if init.start.is_none() && is_elsewhere(init, container, mounts) => {
             Fate::Reused
         }
@@ -59,31 +59,6 @@ fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir
         truth.members = members(mounts, cgroup);
     }
     truth
-}
-
-/// A pid and its start time are a process; a pid alone may be another's by now.
-pub(crate) fn fate(init: Init) -> Fate {
-    let Some(now) = Process::of(init.pid) else { return Fate::Gone };
-    if init.start.is_some_and(|start| start != now.start) {
-        return Fate::Reused;
-    }
-    match now.state() {
-        None => Fate::Gone,
-        // The first thread may have ended before the others, as Go's and Java's sometimes do.
-        Some('Z' | 'X') if !has_living_thread(init.pid) => {
-            Fate::Zombie { parent: process::parent_of(init.pid) }
-        }
-        Some(_) => Fate::Alive,
-    }
-}
-
-fn has_living_thread(pid: i32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let states = threads.filter_map(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    });
-    states.into_iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// Whether that process is in a cgroup that is not the container's.
@@ -159,7 +134,7 @@ fn collect_own(dir: &Path, into: &mut Vec<Process>) {
     // Those of another pid namespace are 0.
     let alive = pids.filter(|pid| *pid > 0).filter_map(Process::of);
     let room = MOST_MEMBERS.saturating_sub(into.len());
-    into.extend(alive.filter(|process| fate(known(*process)) == Fate::Alive).take(room));
+    into.extend(alive.filter(|process| fate::of(known(*process)) == Fate::Alive).take(room));
 }
 
 fn known(process: Process) -> Init {
@@ -171,34 +146,4 @@ pub(crate) fn named(pid: i32) -> String {
     let name = process::comm(pid).unwrap_or_else(|| "?".to_owned());
     let name = cgroup::text::one_line(OsStr::new(&name), 32);
     format!("{name} ({pid})")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pid_with_another_start_time_is_another_process() {
-        let pid = std::process::id() as i32;
-        let start = Process::of(pid).unwrap().start;
-        assert_eq!(fate(Init { pid, start: Some(start) }), Fate::Alive);
-        assert_eq!(fate(Init { pid, start: Some(start + 1) }), Fate::Reused);
-        assert_eq!(fate(Init { pid: i32::MAX, start: None }), Fate::Gone);
-    }
-
-    #[test]
-    fn a_zombie_is_dead_and_names_its_parent() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = child.id() as i32;
-        let dead = || fate(Init { pid, start: None });
-        for _ in 0..200 {
-            if dead().is_dead() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        assert_eq!(dead(), Fate::Zombie { parent: Some(std::process::id() as i32) });
-        child.wait().unwrap();
-        assert_eq!(dead(), Fate::Gone);
-    }
 }

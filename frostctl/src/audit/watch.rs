@@ -12,7 +12,7 @@ use super::account::{self, Account};
 use super::claim::Asked;
 use super::judge::{self, Divergence, Key};
 use super::look::{self, Patience, Places};
-use super::show;
+use super::show::{self, Change};
 use super::versions::Versions;
 use crate::exit::Exit;
 use crate::held::Held;
@@ -22,13 +22,6 @@ use crate::output::{self, Output};
 const EVERY: Duration = Duration::from_millis(300);
 /// One that is being stopped looks like this for a moment, too.
 const SETTLES: Duration = Duration::from_millis(500);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Change {
-    Appeared,
-    Gone,
-}
 
 #[derive(Debug, Serialize)]
 struct Event<'a> {

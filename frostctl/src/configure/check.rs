@@ -3,20 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use toml_edit::{DocumentMut, Item};
 
-use super::engine::Engine;
+use super::engine::{ANSWERS_WITHIN, Engine};
+use super::files::{Files, Kind};
 use super::layout::{Layout, get};
-use super::places::{Files, Kind};
 use super::{file, go_template, toml_file};
 use crate::program;
 use crate::version::Version;
-
-/// Each takes less than a second on an idle machine.
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 const MAX_LINES: usize = 12;
 
@@ -30,7 +26,7 @@ fn containerd_program(running: Option<&Path>) -> Option<PathBuf> {
 
 pub(crate) fn containerd_version(running: Option<&Path>) -> Option<Version> {
     let program = containerd_program(running)?;
-    Version::find(&program::run(Command::new(program).arg("--version"), LIMIT).ok()?)
+    Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
 }
 
 /// Of the k3s or rke2 whose containerd this is, else of the one in PATH.
@@ -42,7 +38,7 @@ pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
     let beside = running.map(|it| it.with_file_name(name)).filter(|it| program::is_executable(it));
     let ask = || {
         let program = beside.or_else(|| program::find(name))?;
-        Version::find(&program::run(Command::new(program).arg("--version"), LIMIT).ok()?)
+        Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
     };
     in_path.or_else(ask)
 }
@@ -70,7 +66,7 @@ pub(crate) fn effective(
     } else {
         command.args(["config", "default"]);
     }
-    let text = program::run(&mut command, LIMIT)?;
+    let text = program::run(&mut command, ANSWERS_WITHIN)?;
     toml_file::parse(&text).map(Some).context("what `containerd config dump` prints")
 }
 
@@ -187,7 +183,7 @@ fn docker(path: &Path) -> anyhow::Result<Checked> {
     }
     let mut command = Command::new(dockerd);
     command.arg("--validate").arg("--config-file").arg(path);
-    match program::run(&mut command, LIMIT) {
+    match program::run(&mut command, ANSWERS_WITHIN) {
         Ok(_) => Ok(Ok("dockerd --validate".to_owned())),
         // Before 23.0.
         Err(error) if error.to_string().contains("unknown flag: --validate") => {
@@ -208,8 +204,10 @@ fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     if expected.binary.is_some() {
         command.args(["--runtime", expected.name]);
     }
-    let said =
-        program::run(command.args(["info", "--format", "{{.Host.OCIRuntime.Path}}"]), LIMIT)?;
+    let said = program::run(
+        command.args(["info", "--format", "{{.Host.OCIRuntime.Path}}"]),
+        ANSWERS_WITHIN,
+    )?;
     match expected.binary {
         Some(binary) if said.trim_end_matches('\n') != binary => {
             bail!("podman runs {:?} for the runtime {:?}", said.trim_end(), expected.name)
@@ -226,7 +224,7 @@ pub(crate) fn crio_default() -> anyhow::Result<Option<DocumentMut>> {
 }
 
 fn crio_config(command: &mut Command) -> anyhow::Result<DocumentMut> {
-    let said = program::run(command, LIMIT)?;
+    let said = program::run(command, ANSWERS_WITHIN)?;
     toml_file::parse(&said).context("what `crio config` prints")
 }
 

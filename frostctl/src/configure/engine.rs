@@ -1,8 +1,13 @@
 //! What is configured: whose file it is, where it is, and how its entries are named.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// How long an engine may take to say what it makes of its files: each takes less than a second on an
+/// idle machine.
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,

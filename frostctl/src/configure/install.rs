@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use toml_edit::DocumentMut;
 
+use super::arguments::Configure;
 use super::check::Expected;
 use super::edit::{Edited, Wish};
 use super::engine::Engine;
+use super::files::{Files, Kind};
 use super::interrupt::Held;
 use super::layout::Layout;
-use super::places::{Files, Kind};
 use super::record::{Ours, Record};
 use super::report::{Action, FileReport, Report, diff};
 use super::restart::{Handler, Restart};
 use super::{
-    Configure, binary, check, file, go_template, json_file, lines, places, podman, remove,
-    toml_file,
+    binary, check, file, go_template, json_file, lines, places, podman, remove, toml_file,
 };
 
 /// What stands in a comment of ours before the runtime that it is about.

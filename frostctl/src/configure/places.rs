@@ -3,99 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use serde::{Deserialize, Serialize};
 use toml_edit::{Item, Value};
 
-use super::distribution::{self, Distribution, Way};
+use super::arguments::Target;
+use super::distribution::{self, Way};
 use super::engine::Engine;
+use super::files::{Files, Kind};
 use super::record::{Ours, Record};
-use super::{Target, check, file, node, remove, toml_file};
+use super::{check, file, layout, node, toml_file};
 use crate::node::root::Root;
 use crate::version::Version;
 
 /// The first containerd that merges what is imported table by table; those before it let an imported
 /// file replace a whole plugin's section.
 const MERGES: Version = Version::new(2, 0, 0);
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// What the engine reads is what our entry is in.
-    #[default]
-    Own,
-    /// The engine's file imports ours.
-    Import { is_merged: bool },
-    /// The engine's file is generated from ours, a Go template.
-    GoTemplate,
-    /// The distribution merges our file into the engine's.
-    Part,
-}
-
-#[derive(Debug)]
-pub(crate) struct Files {
-    /// What the engine reads.
-    pub(crate) main: PathBuf,
-    /// What our entry is in.
-    pub(crate) entry: PathBuf,
-    pub(crate) kind: Kind,
-    pub(crate) distribution: Option<&'static Distribution>,
-    /// The program of the containerd that runs.
-    pub(crate) containerd: Option<PathBuf>,
-    /// Where that one was told to listen.
-    pub(crate) socket: Option<PathBuf>,
-    /// What restarts the containerd that reads these.
-    restart: Option<String>,
-}
-
-impl Files {
-    fn of(path: PathBuf) -> Files {
-        Files {
-            entry: path.clone(),
-            main: path,
-            kind: Kind::Own,
-            distribution: None,
-            containerd: None,
-            socket: None,
-            restart: None,
-        }
-    }
-
-    /// What makes the engine read them again; an error where it is not known whose they are. `usual` is
-    /// that of an engine of which there is one.
-    pub(crate) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
-        match (self.distribution, &self.restart) {
-            (None, _) => Ok(usual.map(str::to_owned)),
-            (Some(_), Some(command)) => Ok(Some(command.clone())),
-            (Some(_), None) => bail!(
-                "no unit of systemd is known whose containerd reads {:?}; name what restarts it with --restart-command",
-                self.main
-            ),
-        }
-    }
-
-    /// The same, for a person.
-    pub(crate) fn restart_advice(&self, usual: Option<&'static str>) -> Option<String> {
-        self.restart(usual).unwrap_or_else(|_| {
-            Some(format!("restart the containerd that reads {}", self.main.display()))
-        })
-    }
-
-    fn through(self, kind: Kind, entry: PathBuf) -> Files {
-        Files { kind, entry, ..self }
-    }
-
-    pub(crate) fn is_import(&self) -> bool {
-        matches!(self.kind, Kind::Import { .. })
-    }
-
-    pub(crate) fn is_merged(&self) -> bool {
-        match self.kind {
-            Kind::Own => false,
-            Kind::Import { is_merged } => is_merged,
-            Kind::GoTemplate | Kind::Part => true,
-        }
-    }
-}
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
@@ -324,9 +245,20 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     for path in candidates {
         // What cannot be read is said by those who edit it.
         let Ok(Some(text)) = file::read(&path) else { continue };
-        if remove::named(Engine::Containerd, &text, name).is_some_and(super::edit::is_ours) {
+        if named(Engine::Containerd, &text, name).is_some_and(super::edit::is_ours) {
             return Ok(Some(path));
         }
     }
     Ok(None)
+}
+
+/// The program of our entry.
+pub(super) fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
+    if engine == Engine::Docker {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        return Some(value["runtimes"][name]["path"].as_str()?.into());
+    }
+    let document = toml_file::parse(text).ok()?;
+    let layout = layout::Layout::of(engine, &document).ok()?;
+    Some(layout.binary_of(layout.entry(&document, name)?)?.into())
 }

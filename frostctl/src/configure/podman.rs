@@ -7,9 +7,9 @@ use anyhow::Context;
 use toml_edit::{Array, DocumentMut, Item, Value, value};
 
 use super::edit::{Edited, Wish};
-use super::engine::Engine;
+use super::engine::{ANSWERS_WITHIN, Engine};
 use super::record::Previous;
-use super::{check, file, toml_file};
+use super::{file, toml_file};
 use crate::program;
 
 /// What podman knows of a runtime by its name alone, and what it knows by itself (4.3 to 5.8); a list
@@ -46,7 +46,7 @@ pub(crate) fn effective() -> anyhow::Result<Option<DocumentMut>> {
     let Some(podman) = program::find("podman") else { return Ok(None) };
     let mut info = Command::new(podman);
     info.args(["info", "--format", "{{json .Host.OCIRuntime}}"]);
-    let said = program::run(&mut info, check::LIMIT)?;
+    let said = program::run(&mut info, ANSWERS_WITHIN)?;
     let said: Runtime = serde_json::from_str(&said).context("what `podman info` prints")?;
     let mut document = DocumentMut::new();
     document["engine"]["runtime"] = value(&said.name);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::file;
-use super::places::Kind;
+use super::files::Kind;
 
 /// On disk, since a configuration outlives a reboot. `FROSTCTL_STATE_DIR` names another directory.
 const DIRECTORY: &str = "/var/lib/frostlock/configured";

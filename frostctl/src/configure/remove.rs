@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::arguments::Target;
 use super::check::Expected;
 use super::engine::Engine;
+use super::files::{Files, Kind};
 use super::interrupt::Held;
-use super::places::{self, Files, Kind};
+use super::places::{self, named};
 use super::record::{Ours, Previous, Record};
 use super::report::{Action, FileReport, Report, diff};
 use super::restart::{Handler, Restart};
-use super::{Target, check, file, go_template, json_file, layout, lines, live, podman, toml_file};
+use super::{check, file, go_template, json_file, layout, lines, live, podman, toml_file};
 
 /// How long conmon and shims may take to end after their last container.
 const LINGER: Duration = Duration::from_secs(1);
@@ -104,16 +106,6 @@ impl Removal<'_> {
         let is_needed = changes.iter().any(Change::is_needed);
         Ok(is_needed.then(|| still_in_use(self.engine, &binaries)).flatten())
     }
-}
-
-pub(super) fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
-    if engine == Engine::Docker {
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        return Some(value["runtimes"][name]["path"].as_str()?.into());
-    }
-    let document = toml_file::parse(text).ok()?;
-    let layout = layout::Layout::of(engine, &document).ok()?;
-    Some(layout.binary_of(layout.entry(&document, name)?)?.into())
 }
 
 /// A monitor outlives its container for a moment.

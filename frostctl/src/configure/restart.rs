@@ -11,10 +11,11 @@ use frostlock_cri::Client;
 use nix::sys::signal::SigSet;
 use toml_edit::{DocumentMut, Item};
 
+use super::arguments::Target;
 use super::engine::Engine;
+use super::files::Files;
 use super::interrupt::Held;
 use super::layout::{Layout, get};
-use super::places::Files;
 use super::toml_file;
 use crate::loaded::CRIO_SOCKET;
 use crate::node::containerd::SOCKET;
@@ -195,5 +196,20 @@ impl Files {
     fn known_socket(&self) -> Option<PathBuf> {
         let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
         self.socket.clone().or_else(|| known.map(PathBuf::from))
+    }
+}
+
+impl Target {
+    pub(super) fn restart_plan<'a>(
+        &'a self,
+        files: &Files,
+        usual: Option<&'static str>,
+        effective: Option<&DocumentMut>,
+    ) -> anyhow::Result<Option<Restart<'a>>> {
+        let command = self.restart_command.as_deref();
+        match self.restart {
+            true => plan(self.runtime, &self.name, files, command, usual, effective),
+            false => Ok(None),
+        }
     }
 }

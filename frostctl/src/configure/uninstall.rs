@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-use crate::audit::look;
 use crate::exit::Exit;
 use crate::loaded::CRIO_SOCKET;
+use crate::node::containerd::SOCKETS;
 use crate::output::Output;
 
 use super::engine::Engine;
@@ -247,7 +247,7 @@ fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
 /// none of its pods would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
     let crio = ("CRI-O", CRIO_SOCKET);
-    let all = look::SOCKETS.map(|socket| ("containerd", socket)).into_iter().chain([crio]);
+    let all = SOCKETS.map(|socket| ("containerd", socket)).into_iter().chain([crio]);
     let handlers = all.filter(|(_, socket)| Path::new(socket).exists()).flat_map(|of| {
         let handlers = crate::loaded::ask(Path::new(of.1)).unwrap_or_default();
         handlers.into_iter().map(move |handler| (of, handler))

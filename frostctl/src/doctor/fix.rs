@@ -176,7 +176,7 @@ fn make_enabled(
         }
         let file = at.join("cgroup.subtree_control");
         let already = words(&file);
-        for controller in super::checks::kubepods::wanted_v2(hierarchy) {
+        for controller in super::kubelet::wanted_v2(hierarchy) {
             if !already.contains(&controller) {
                 // One at a time: the kernel takes all of a line or nothing.
                 std::fs::write(&file, format!("+{controller}"))

@@ -5,9 +5,18 @@ use std::path::{Path, PathBuf};
 
 use yaml_rust2::YamlLoader;
 
+use crate::node::hierarchy::Hierarchy;
 use crate::node::processes::{Running, flag};
 use crate::node::root::Root;
 use crate::node::tree::Driver;
+
+/// On v2 kubelet wants these in `cgroup.controllers`, where the root has them.
+const ON_V2: &[&str] = &["cpu", "cpuset", "memory", "pids", "hugetlb"];
+
+pub(crate) fn wanted_v2(hierarchy: &Hierarchy) -> Vec<String> {
+    let wanted = ON_V2.iter().filter(|it| hierarchy.has(it));
+    wanted.map(|it| (*it).to_owned()).collect()
+}
 
 /// Of kubeadm and most others; k3s, rke2 and k0s keep their own.
 const CONFIGS: &[&str] = &[

@@ -8,15 +8,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use cgroup::Identity;
-use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::held::Held;
-use crate::node::hierarchy::Layout;
 use crate::node::root::Root;
-use crate::node::tree::Driver;
 use crate::output::{self, Output};
 
+mod ask;
 mod blind;
 mod checks;
 mod finding;
@@ -30,10 +28,12 @@ mod programs;
 mod report;
 mod trial;
 
+use ask::Ask;
 use checks::Check;
-use finding::{Finding, Severity};
+use finding::Finding;
 use fix::Fix;
-use node::{Ask, Node};
+use node::Node;
+use report::{Done, Report, verdict};
 pub(crate) use trial::Sleep;
 
 /// Find out what is wrong with the cgroups of this node; mend what is safe to mend
@@ -75,28 +75,6 @@ pub(crate) struct Doctor {
 
 fn checks_by_name() -> clap::builder::PossibleValuesParser {
     checks::ALL.iter().map(|check| check.name).collect::<Vec<_>>().into()
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Report {
-    cgroup_version: Layout,
-    cgroup_driver: Driver,
-    kubepods: Vec<String>,
-    checks: Vec<&'static str>,
-    /// Those of them that could not see everything.
-    not_checked: Vec<&'static str>,
-    findings: Vec<Finding>,
-    /// What `--fix` did; `findings` are those that are left after it.
-    fixes: Vec<Done>,
-}
-
-#[derive(Debug, Serialize)]
-struct Done {
-    fix: String,
-    ok: bool,
-    /// What was done, or why it was not.
-    result: String,
 }
 
 impl Doctor {
@@ -212,39 +190,4 @@ fn by(check: &Check, node: &Node) -> Vec<Finding> {
         findings.extend((check.run)(node));
     }
     findings
-}
-
-/// What is wrong counts, and then what could not be seen.
-fn verdict(findings: &[Finding]) -> Exit {
-    match findings.iter().map(|finding| finding.severity).max() {
-        Some(Severity::Warning | Severity::Error) => Exit::Found,
-        Some(Severity::NotChecked) => Exit::Unknown,
-        Some(Severity::Note) | None => Exit::Clean,
-    }
-}
-
-impl Report {
-    fn new(node: &Node, wanted: &[&Check], findings: Vec<Finding>, fixes: Vec<Done>) -> Report {
-        let is_blind = |name: &&str| {
-            let mut of = findings.iter().filter(|finding| finding.check == *name);
-            of.any(|finding| finding.severity == Severity::NotChecked)
-        };
-        let checks: Vec<_> = wanted.iter().map(|check| check.name).collect();
-        Report {
-            cgroup_version: node.cgroups.layout,
-            cgroup_driver: node.driver(),
-            kubepods: node.tree.roots.iter().map(|root| root.path.to_string()).collect(),
-            not_checked: checks.iter().copied().filter(is_blind).collect(),
-            checks,
-            findings,
-            fixes,
-        }
-    }
-
-    fn exit(&self) -> Exit {
-        match self.fixes.iter().all(|done| done.ok) {
-            true => verdict(&self.findings),
-            false => Exit::Found,
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! The node as it was read, once; the checks judge it and read nothing more.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cgroup::Identity;
 
+use super::ask::Ask;
 use super::inotify::{self, Inotify};
 use super::kubelet::Kubelet;
 use super::ours::Ours;
@@ -13,26 +13,7 @@ use super::trial::{self, Trials};
 use crate::node::containerd::{self, Containerd};
 use crate::node::hierarchy::Cgroups;
 use crate::node::processes;
-use crate::node::root::Root;
 use crate::node::tree::{Driver, Tree, level_of};
-
-/// What the command line says of how to read it.
-#[derive(Debug, Clone)]
-pub(crate) struct Ask {
-    pub(crate) root: Root,
-    /// kubelet's `--cgroup-root`, where its configuration is not to be had.
-    pub(crate) cgroup_root: Option<PathBuf>,
-    pub(crate) leftover_age: Duration,
-    /// Whether to ask programs their version, to try the freezer and a lift, and to look at what
-    /// every process has open.
-    pub(crate) programs: bool,
-    pub(crate) trials: bool,
-    pub(crate) inotify: bool,
-    /// Whether to ask containerd what it has loaded, and to look at what the operations of the last
-    /// hour say.
-    pub(crate) loaded: bool,
-    pub(crate) refusals: bool,
-}
 
 #[derive(Debug)]
 pub(crate) struct Node {

@@ -13,7 +13,7 @@ use state::lock::Holder;
 use state::remains::{self, Known, Unfinished};
 use state::state_dir::StateDir;
 
-use super::node::Ask;
+use super::ask::Ask;
 use super::operations::Operations;
 use crate::configure::edit::{self, is_named_ours};
 use crate::configure::{self, Drift};

@@ -3,12 +3,14 @@
 use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 
 use super::checks::{self, Check};
 use super::finding::{Brief, Finding, Severity};
-use super::{Done, Report};
+use super::node::Node;
 use crate::exit::Exit;
 use crate::node::hierarchy::Layout;
+use crate::node::tree::Driver;
 use crate::output::Output;
 
 pub(crate) const HELP: &str = "\
@@ -32,6 +34,68 @@ was killed has left frozen, puts back the threads that one has left lifted, and 
 cgroups of pods that are gone, those of a doctor that was killed, thawed first, and stale files of
 frostlock's. It never thaws anything else (--thaw PATH does, one cgroup at a time), ends no
 process, edits no configuration.";
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) cgroup_version: Layout,
+    pub(super) cgroup_driver: Driver,
+    pub(super) kubepods: Vec<String>,
+    pub(super) checks: Vec<&'static str>,
+    /// Those of them that could not see everything.
+    pub(super) not_checked: Vec<&'static str>,
+    pub(super) findings: Vec<Finding>,
+    /// What `--fix` did; `findings` are those that are left after it.
+    pub(super) fixes: Vec<Done>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
+    pub(super) fix: String,
+    pub(super) ok: bool,
+    /// What was done, or why it was not.
+    pub(super) result: String,
+}
+
+/// What is wrong counts, and then what could not be seen.
+pub(super) fn verdict(findings: &[Finding]) -> Exit {
+    match findings.iter().map(|finding| finding.severity).max() {
+        Some(Severity::Warning | Severity::Error) => Exit::Found,
+        Some(Severity::NotChecked) => Exit::Unknown,
+        Some(Severity::Note) | None => Exit::Clean,
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        node: &Node,
+        wanted: &[&Check],
+        findings: Vec<Finding>,
+        fixes: Vec<Done>,
+    ) -> Report {
+        let is_blind = |name: &&str| {
+            let mut of = findings.iter().filter(|finding| finding.check == *name);
+            of.any(|finding| finding.severity == Severity::NotChecked)
+        };
+        let checks: Vec<_> = wanted.iter().map(|check| check.name).collect();
+        Report {
+            cgroup_version: node.cgroups.layout,
+            cgroup_driver: node.driver(),
+            kubepods: node.tree.roots.iter().map(|root| root.path.to_string()).collect(),
+            not_checked: checks.iter().copied().filter(is_blind).collect(),
+            checks,
+            findings,
+            fixes,
+        }
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        match self.fixes.iter().all(|done| done.ok) {
+            true => verdict(&self.findings),
+            false => Exit::Found,
+        }
+    }
+}
 
 /// node-problem-detector cuts what a plugin prints there (max_output_length).
 const PLUGIN_BYTES: usize = 80;

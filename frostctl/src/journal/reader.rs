@@ -43,6 +43,21 @@ impl Skipped {
     pub(crate) fn total(&self) -> u64 {
         self.torn + self.foreign + self.future_version + self.out_of_order
     }
+
+    /// How many, and why, for a person.
+    pub(crate) fn say(self, out: &mut dyn io::Write) -> io::Result<()> {
+        if self.gaps > 0 {
+            writeln!(
+                out,
+                "records may be missing in {}: the disk did not take them in time",
+                count(self.gaps, "place", "places")
+            )?;
+        }
+        if self.total() == 0 {
+            return Ok(());
+        }
+        writeln!(out, "{self}")
+    }
 }
 
 impl std::fmt::Display for Skipped {

@@ -311,7 +311,7 @@ mod tests {
             assert_eq!(unix_ms(wrong), None, "{wrong}");
         }
         let last = unix_ms("9999-12-31T23:59:60.999Z").unwrap();
-        assert_eq!(crate::report::time(last), "9999-12-31T23:59:59Z");
+        assert_eq!(crate::output::time(last), "9999-12-31T23:59:59Z");
     }
 
     #[test]

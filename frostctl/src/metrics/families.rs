@@ -7,8 +7,8 @@ use prometheus::proto::{
 };
 use prometheus::{Encoder, TextEncoder};
 
-use super::Snapshot;
 use super::counters::{BOUNDS_S, By, Histogram};
+use super::snapshot::Snapshot;
 
 type Row = (Vec<String>, Value);
 

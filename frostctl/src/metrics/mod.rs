@@ -8,24 +8,21 @@ mod families;
 mod frozen;
 mod pods;
 mod position;
+mod snapshot;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use cgroup::process;
-use serde::Serialize;
 use state::state_dir::StateDir;
 
 use crate::audit;
 use crate::exit::Exit;
 use crate::output::{self, Output};
 use checkpoint::{Checkpoint, Store};
-use counters::Counters;
 pub(crate) use counters::known_verb;
-use frozen::Frozen;
-use pods::Pods;
+use snapshot::Snapshot;
 
 /// Where it outlives a reboot, which /run does not.
 const DEFAULT_STATE: &str = "/var/lib/frostlock/metrics.json";
@@ -62,18 +59,6 @@ pub(crate) struct Metrics {
     /// Write them to FILE, for node_exporter's textfile collector; it is replaced as a whole
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     textfile: Option<PathBuf>,
-}
-
-/// All that is known at one time.
-#[derive(Debug, Serialize)]
-pub(crate) struct Snapshot {
-    journal: PathBuf,
-    journal_files: usize,
-    counters: Counters,
-    pods: Pods,
-    frozen: Option<Frozen>,
-    divergences: Option<BTreeMap<&'static str, usize>>,
-    off: bool,
 }
 
 impl Metrics {

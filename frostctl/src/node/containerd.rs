@@ -24,6 +24,15 @@ const CONFIGS: &[&str] = &[
 /// Where it listens, if it is not told otherwise.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 
+/// Where containerds of distributions listen.
+pub(crate) const SOCKETS: [&str; 5] = [
+    "/run/containerd/containerd.sock",
+    "/run/docker/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+];
+
 /// Versions of the configuration that name the plugin's table, by version.
 const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
 

@@ -7,10 +7,9 @@ mod sections;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::Command;
 use config::Config;
 
-use crate::cli::Cli;
 use crate::exit::{self, Exit};
 use crate::output;
 use page::Page;
@@ -32,17 +31,17 @@ pub(crate) struct Man {
 }
 
 impl Completions {
-    pub(crate) fn run(&self) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self, mut cli: Command) -> anyhow::Result<Exit> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "frostctl", &mut script);
+        clap_complete::generate(self.shell, &mut cli, "frostctl", &mut script);
         output::print(|to| to.write_all(&script))?;
         Ok(Exit::Clean)
     }
 }
 
 impl Man {
-    pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        for page in pages()? {
+    pub(crate) fn run(&self, cli: Command) -> anyhow::Result<Exit> {
+        for page in pages(cli)? {
             let path = self.directory.join(page.path());
             let directory = path.parent().unwrap_or(Path::new("."));
             std::fs::create_dir_all(directory)
@@ -53,8 +52,8 @@ impl Man {
     }
 }
 
-fn pages() -> anyhow::Result<Vec<Page>> {
-    let mut root = Cli::command().disable_help_subcommand(true);
+fn pages(cli: Command) -> anyhow::Result<Vec<Page>> {
+    let mut root = cli.disable_help_subcommand(true);
     root.build();
     let mut pages = vec![wrapper(), configuration()];
     let mut commands = vec![root];
@@ -127,14 +126,17 @@ fn of_command(command: &clap::Command) -> anyhow::Result<Page> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     fn text(page: Page) -> String {
         String::from_utf8(page.rendered().unwrap()).unwrap().replace("\\-", "-")
     }
 
     fn said() -> Vec<(String, String)> {
-        pages().unwrap().into_iter().map(|page| (page.path(), text(page))).collect()
+        pages(Cli::command()).unwrap().into_iter().map(|page| (page.path(), text(page))).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Happened, Log};
+use super::log::{Happened, Log};
 
 pub(super) const SOURCE: &str = "conmon";
 

@@ -19,7 +19,7 @@ use prost::Message;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::{Happened, Log};
+use super::log::{Happened, Log};
 
 pub(super) const SOURCE: &str = "containerd";
 

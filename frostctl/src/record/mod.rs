@@ -3,26 +3,22 @@
 
 mod conmon;
 mod containerd;
+mod log;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use config::Config;
-use journal::Stamp;
 use journal::history::{self, History};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
-use serde::Serialize;
 use state::state_dir::StateDir;
 
 use crate::exit::Exit;
 use crate::journal::{Reader, unix_ms};
 use crate::output::Output;
-
-/// The records' version, that of the wrapper's.
-const VERSION: u32 = 1;
+use log::Log;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Record {
@@ -33,40 +29,6 @@ pub(crate) struct Record {
     /// Where CRI-O has conmon write exit codes
     #[arg(long, value_name = "DIR", default_value = "/run/crio/exits")]
     conmon_exits: PathBuf,
-}
-
-/// One line of the journal; docs/journal.md has the keys.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    v: u32,
-    #[serde(flatten)]
-    stamp: Stamp,
-    verb: &'static str,
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exec_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit: Option<Code>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a str>,
-    source: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct Code {
-    code: u32,
-}
-
-/// Something that ended, or ran out of memory.
-#[derive(Debug)]
-struct Happened<'a> {
-    source: &'static str,
-    at: SystemTime,
-    namespace: Option<&'a str>,
-    id: &'a str,
-    exec_id: Option<&'a str>,
-    /// `None` is an OOM kill.
-    code: Option<u32>,
 }
 
 impl Record {
@@ -122,46 +84,4 @@ fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known
             .with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(known)
-}
-
-struct Log<'a> {
-    history: History,
-    /// The short one.
-    journal: PathBuf,
-    output: &'a Output,
-}
-
-impl Log<'_> {
-    /// What cannot be written is said, and lost.
-    fn add(&self, happened: &Happened<'_>) {
-        let Some(stamp) = Stamp::of(happened.at) else { return };
-        let line = Line {
-            v: VERSION,
-            stamp,
-            verb: if happened.code.is_some() { "exit" } else { "oom" },
-            id: happened.id,
-            exec_id: happened.exec_id,
-            exit: happened.code.map(|code| Code { code }),
-            namespace: happened.namespace,
-            source: happened.source,
-        };
-        let written =
-            serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
-                line.push(b'\n');
-                journal::append_in_turn(&self.journal, &self.history, &line)
-            });
-        if let Err(error) = written {
-            let directory = self.history.directory().display();
-            self.say(anyhow::Error::from(error).context(format!("cannot write to {directory}")));
-        }
-    }
-
-    /// For the service's log.
-    fn note(&self, line: &str) {
-        let _ = writeln!(anstream::stderr(), "frostctl: {line}");
-    }
-
-    fn say(&self, error: anyhow::Error) {
-        self.output.complain(&error);
-    }
 }

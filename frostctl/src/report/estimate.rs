@@ -9,11 +9,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::tally::{CLOCK_SET_MS, percentile};
-use super::text::{right, time};
-use crate::history::{say_skipped, seconds};
+use super::text::right;
 use crate::journal::{Record, Skipped};
 use crate::metrics::known_verb;
-use crate::output::{count, fitted, plain, table};
+use crate::output::{count, fitted, plain, seconds, table, time};
 
 /// kubelet's `timeoutSeconds` where a probe has none.
 const PROBE_MS: f64 = 1000.0;
@@ -267,7 +266,7 @@ impl Estimate {
             let execs = count(self.left_out, "exec", "execs");
             writeln!(out, "left out: {execs} in the foreground of more than a minute")?;
         }
-        say_skipped(out, self.skipped)
+        self.skipped.say(out)
     }
 
     fn table(&self) -> String {

@@ -120,7 +120,7 @@ pub(crate) fn failed(failed: &Failed, lives: &[Life]) -> Option<Finding> {
         .iter()
         .take(BARS)
         .map(|((verb, why), cause)| {
-            let whose = lives.get(cause.last).map_or_else(String::new, super::pod_or_id);
+            let whose = lives.get(cause.last).map_or_else(String::new, Life::pod_or_id);
             let said = if cause.note.is_empty() { "" } else { ": " };
             let (count, note) = (times(cause.count as usize), &cause.note);
             format!("{verb}: {why}, {count}; the last was {whose}{said}{note}")

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::Report;
 use super::findings::Finding;
 use super::plot::{self, escape};
+use super::summary::Report;
 use super::tally::{Numbers, Pod, Verb};
-use super::text::{causes, heading, refilled, time, when, whose};
-use crate::history::seconds;
+use super::text::{causes, heading, refilled, when, whose};
 use crate::journal::Skipped;
+use crate::output::{seconds, time};
 
 const STYLE: &str = include_str!("page.css");
 

@@ -9,6 +9,7 @@ mod html;
 mod over_time;
 mod plot;
 mod probe;
+mod summary;
 mod tally;
 mod text;
 
@@ -16,19 +17,17 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::journal::{Record, Skipped, Source, unix_ms};
 use crate::lives::{Life, Lives};
-use crate::output::{Output, plain};
+use crate::output::{Output, plain, time};
 use contention::Contentions;
 use estimate::Observed;
 use failed::Failed;
-use findings::Finding;
+use summary::Report;
 pub(crate) use tally::CLOCK_SET_MS;
-use tally::{Numbers, Tally};
-pub(crate) use text::time;
+use tally::Tally;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Command {
@@ -54,18 +53,6 @@ pub(crate) struct Command {
 
     #[command(flatten)]
     source: Source,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    /// From when on, if not from the beginning.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) since_ms: Option<i64>,
-    #[serde(flatten)]
-    pub(crate) numbers: Numbers,
-    pub(crate) containers: u64,
-    pub(crate) findings: Vec<Finding>,
-    pub(crate) skipped: Skipped,
 }
 
 impl Command {
@@ -231,7 +218,8 @@ impl Analysis {
             .enumerate()
             .filter(|(_, life)| !filter.is_past(life.last_ms) && filter.takes(Some(life)))
             .collect();
-        let numbers = tally.finish(|life| lives.all.get(life).map_or_else(String::new, pod_or_id));
+        let numbers =
+            tally.finish(|life| lives.all.get(life).map_or_else(String::new, Life::pod_or_id));
         let mut findings = findings::find(&shown, &contentions, &numbers.lift_refused);
         // Before the others, which are of containers that came to be.
         findings.splice(0..0, findings::failed(&failed, &lives.all));
@@ -242,13 +230,6 @@ impl Analysis {
             findings,
             skipped,
         }
-    }
-}
-
-fn pod_or_id(life: &Life) -> String {
-    match life.names.pod() {
-        pod if pod.is_empty() => life.id.clone(),
-        pod => pod,
     }
 }
 

@@ -6,8 +6,7 @@ use std::fmt::Write;
 use super::findings::{Bar, Finding};
 use super::over_time::OverTime;
 use super::tally::Verb;
-use super::text::time;
-use crate::history::seconds;
+use crate::output::{seconds, time};
 
 const TICKS: i64 = 5;
 

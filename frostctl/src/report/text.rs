@@ -4,11 +4,10 @@ use std::io::{self, Write};
 
 use anstyle::Style;
 
-use super::Report;
 use super::findings::{Finding, times};
+use super::summary::Report;
 use super::tally::{Numbers, Pod, Verb};
-use crate::history::say_skipped;
-use crate::output::{count, fitted, plain, table};
+use crate::output::{count, fitted, plain, table, time};
 
 const BOLD: Style = Style::new().bold();
 
@@ -29,7 +28,7 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     for finding in &report.findings {
         write_finding(out, finding)?;
     }
-    say_skipped(out, report.skipped)
+    report.skipped.say(out)
 }
 
 /// How many, and when.
@@ -67,11 +66,6 @@ pub(super) fn refilled(numbers: &Numbers) -> Option<String> {
     let refilled = numbers.refilled?;
     let (count, seconds) = (times(refilled.refills as usize), refilled.gained_ms / 1000.0);
     Some(format!("refilled (earlier version): {count}, {seconds:.1} s of CPU gained"))
-}
-
-pub(crate) fn time(unix_ms: i64) -> String {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms.max(0) as u64);
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::facts::{Handler, Loaded};
+use super::facts::{Entries, Handler, Loaded};
 use crate::configure::edit::is_ours;
 
 const SOCKET: &str = "/run/docker.sock";
@@ -18,7 +18,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// An answer is some KB.
 const MOST_BYTES: usize = 4 << 20;
 
-pub(super) fn entries(text: &str) -> anyhow::Result<super::engines::Entries> {
+pub(super) fn entries(text: &str) -> anyhow::Result<Entries> {
     if text.trim().is_empty() {
         return Ok(Default::default());
     }

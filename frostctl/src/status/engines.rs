@@ -7,7 +7,7 @@ use std::time::Duration;
 use frostlock_cri::Client;
 
 use super::docker;
-use super::facts::{Engine, Handler, Loaded};
+use super::facts::{Engine, Entries, Handler, Loaded};
 use crate::configure::edit::{is_named_ours, is_ours};
 use crate::configure::engine::Engine as Kind;
 use crate::configure::layout::Layout;
@@ -187,9 +187,6 @@ fn of_files(kind: Kind, paths: Vec<PathBuf>, loaded: Loaded) -> Engine {
     }
     engine
 }
-
-/// The runtimes of a file with their programs, and its default.
-pub(super) type Entries = (Vec<(String, String)>, Option<String>);
 
 fn entries(kind: Kind, path: &Path) -> anyhow::Result<Entries> {
     let Some(text) = file::read(path)? else { return Ok(Entries::default()) };

@@ -56,6 +56,9 @@ pub(crate) struct Binary {
     pub(crate) version: Option<String>,
 }
 
+/// The runtimes of a file with their programs, and its default.
+pub(super) type Entries = (Vec<(String, String)>, Option<String>);
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Engine {
     pub(crate) name: &'static str,

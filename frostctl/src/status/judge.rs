@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::facts::{Binary, Day, Engine, Facts, Known, Last, Loaded};
 use crate::exit::Exit;
+use crate::output::time;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -274,7 +275,7 @@ fn switch(facts: &Facts) -> Answer {
         return answer(QUESTION, Judged::Good, "on");
     }
     let reason = switch.reason.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
-    let since = switch.since.map(|at| crate::report::time(i64::try_from(at * 1000).unwrap_or(0)));
+    let since = switch.since.map(|at| time(i64::try_from(at * 1000).unwrap_or(0)));
     let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
     let what = format!("off{since}{reason}; every command is the bare runtime's");
     answer(QUESTION, Judged::Owed, what).next("frostctl on")

@@ -8,6 +8,7 @@ use cgroup::read::Version;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
+use super::super::kubelet;
 use super::super::node::Node;
 use crate::node::hierarchy::{Hierarchy, words};
 use crate::node::tree::{Driver, KubeRoot};
@@ -16,14 +17,6 @@ const NAME: &str = "kubepods";
 
 /// On v1 kubelet looks for the cgroup in these, where they are mounted.
 const ON_V1: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "name=systemd"];
-
-/// On v2 it wants these in `cgroup.controllers`, where the root has them.
-const ON_V2: &[&str] = &["cpu", "cpuset", "memory", "pids", "hugetlb"];
-
-pub(crate) fn wanted_v2(hierarchy: &Hierarchy) -> Vec<String> {
-    let wanted = ON_V2.iter().filter(|it| hierarchy.has(it));
-    wanted.map(|it| (*it).to_owned()).collect()
-}
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -136,7 +129,8 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
     let is_root = *cgroup == root.path;
     let is_its_own =
         |it: &String| is_root || roots.as_ref().is_some_and(|roots| roots.contains(it));
-    let lacking = wanted_v2(unified).into_iter().filter(|it| !has.contains(it) && is_its_own(it));
+    let lacking =
+        kubelet::wanted_v2(unified).into_iter().filter(|it| !has.contains(it) && is_its_own(it));
     let lacking: Vec<String> = lacking.collect();
     let first = lacking.first()?;
     let above = dir.ancestors().skip(1).take_while(|it| it.starts_with(&unified.mountpoint));

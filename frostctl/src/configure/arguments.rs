@@ -1,0 +1,118 @@
+//! The command lines of configure and unconfigure.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use super::engine::Engine;
+
+/// Put frostlock into the configuration of containerd, docker, CRI-O or podman
+///
+/// It adds a runtime of its own beside those that are there: with the options of the one that it
+/// stands in for, SystemdCgroup above all, and with frostlock as its program. Pods choose it by a
+/// RuntimeClass, containers by --runtime; with --set-as-default it is what all new ones get.
+/// Containers that run stay as they are. The rest of the file is not touched. Run again, it follows
+/// what the other runtime's options have become.
+#[derive(Debug, clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  frostctl configure --runtime containerd --dry-run\n",
+    "  frostctl configure --runtime containerd --restart\n",
+    "  frostctl configure --runtime containerd --set-as-default && systemctl restart containerd\n",
+    "  frostctl configure --runtime docker --wrap runc --name frostlock"
+))]
+pub(crate) struct Configure {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Use it for all new containers that ask for no other runtime
+    #[arg(long)]
+    pub(super) set_as_default: bool,
+
+    /// The runtime entry to stand in for, whose options are copied; by default the one of the time
+    /// before, else the default one
+    #[arg(long, value_name = "RUNTIME")]
+    pub(super) wrap: Option<String>,
+
+    /// Write into containerd's own file, also where it merges drop-ins (from 2.0 on)
+    #[arg(long, conflicts_with = "drop_in")]
+    pub(super) no_drop_in: bool,
+
+    /// The installed frostlock; by default the one beside frostctl, in /usr/local/bin or in PATH
+    #[arg(long, value_name = "PATH")]
+    pub(super) binary: Option<PathBuf>,
+
+    /// Go ahead although frostlock would run another runtime than the entry that it stands in for
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+/// Take frostlock out of the configuration again
+///
+/// The file is as it was before, byte for byte. If somebody has edited it since, only what is
+/// ours is taken out and the edits are kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Unconfigure {
+    #[command(flatten)]
+    pub(super) target: Target,
+
+    /// Go ahead although containers of this runtime are running, and keep the result although the
+    /// engine does not take it
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Target {
+    /// Whose configuration it is
+    #[arg(long, value_enum)]
+    pub(super) runtime: Engine,
+
+    /// The configuration file, if it is not where it usually is
+    #[arg(long, value_name = "PATH")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Write into this file instead, which the configuration imports (not docker)
+    #[arg(long, value_name = "PATH")]
+    pub(super) drop_in: Option<PathBuf>,
+
+    /// What the runtime is called: the handler of a RuntimeClass
+    #[arg(long, default_value = "frostlock")]
+    pub(super) name: String,
+
+    /// Change nothing, print the difference; exits with 1 if there is one
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Then restart the engine (dockerd gets in a new runtime by a reload), and wait until it answers
+    /// and has taken the change in; if it does not, everything is put back and it is restarted again
+    #[arg(long)]
+    pub(super) restart: bool,
+
+    /// What restarts it, for a shell; by default as the distribution does, with systemctl or snap
+    #[arg(long, value_name = "COMMAND", requires = "restart")]
+    pub(super) restart_command: Option<String>,
+
+    /// A node below this directory, for tests
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+}
+
+/// The longest file name that there is, less what is put around it.
+const MAX_NAME_BYTES: usize = 200;
+
+impl Target {
+    pub(super) fn check_name(&self) -> anyhow::Result<()> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if self.name.is_empty() || !self.name.bytes().all(valid) {
+            bail!("{:?} is no name for a runtime: letters, digits, '-', '_' and '.'", self.name);
+        }
+        if self.name.len() > MAX_NAME_BYTES {
+            bail!(
+                "a name of {} bytes is too long for a runtime: {MAX_NAME_BYTES} at most",
+                self.name.len()
+            );
+        }
+        Ok(())
+    }
+}
