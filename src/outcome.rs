@@ -73,7 +73,7 @@ impl Verdict {
 
 /// One start of the runtime.
 #[derive(Debug, Clone, Copy)]
-pub struct Try {
+pub struct Attempt {
     pub took: Duration,
     pub failure: Option<Failure>,
     /// The delay after it, if another followed.
@@ -135,7 +135,7 @@ pub struct Outcome {
     pub lock: LockUse,
     pub stages: Stages,
     /// Every start of the runtime.
-    pub tries: Vec<Try>,
+    pub attempts: Vec<Attempt>,
     /// Why there was no further one, after a failure.
     pub gave_up: Option<Reason>,
     pub exit: Option<Exit>,
@@ -170,7 +170,7 @@ impl Outcome {
             signal: None,
             lock: LockUse::None,
             stages: Stages::default(),
-            tries: Vec::new(),
+            attempts: Vec::new(),
             gave_up: None,
             exit: None,
             verdict: Verdict::Ok,

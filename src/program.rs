@@ -293,7 +293,7 @@ mod tests {
 
     use super::*;
     use crate::channels::Degree;
-    use crate::runtime::{Attempt, Signals, Watch};
+    use crate::runtime::{Child, Signals, Watch};
 
     struct Nothing;
 
@@ -303,7 +303,7 @@ mod tests {
         }
 
         /// Often: of the threads of a test another may have taken the signal of the runtime's end.
-        fn look(&mut self, _: &Attempt) -> Option<Duration> {
+        fn look(&mut self, _: &Child) -> Option<Duration> {
             Some(Duration::from_millis(5))
         }
     }

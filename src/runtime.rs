@@ -56,7 +56,7 @@ impl Runtime {
     }
 
     /// Starts it beside us.
-    pub(crate) fn start(&self, signals: &Signals, outputs: Outputs<'_>) -> io::Result<Attempt> {
+    pub(crate) fn start(&self, signals: &Signals, outputs: Outputs<'_>) -> io::Result<Child> {
         let program = CString::new(self.path.as_os_str().as_bytes())?;
         let argv = self.argv()?;
         let mut env = sys::environment();
@@ -74,7 +74,7 @@ impl Runtime {
             sigchld: &signals.sigchld,
         })?;
         remember(Last::Runs(pid));
-        Ok(Attempt { pid, since })
+        Ok(Child { pid, since })
     }
 }
 
@@ -231,7 +231,7 @@ const HARMLESS: [i32; 7] = [
 
 /// The runtime at work.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct Child {
     pid: i32,
     since: Instant,
 }
@@ -242,10 +242,10 @@ pub(crate) trait Watch {
     fn waits_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Called after every event, and no later than the time that it asked for.
-    fn look(&mut self, attempt: &Attempt) -> Option<Duration>;
+    fn look(&mut self, child: &Child) -> Option<Duration>;
 }
 
-impl Attempt {
+impl Child {
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }

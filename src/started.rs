@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::os::unix::fs::MetadataExt;
 
 use crate::family::{self, FIRST_LOOK, Family};
-use crate::runtime::Attempt;
+use crate::runtime::Child;
 use cgroup::process;
 use cgroup::threads::Threads;
 
@@ -54,8 +54,8 @@ impl StartWatch {
         StartWatch { pid_file, sees_pids: process::pids_are_of_proc(), executes }
     }
 
-    pub(crate) fn look(&self, attempt: &Attempt, family: &mut Family, now: Instant) -> Sight {
-        let elapsed = attempt.elapsed();
+    pub(crate) fn look(&self, child: &Child, family: &mut Family, now: Instant) -> Sight {
+        let elapsed = child.elapsed();
         if let Some(look_again_in) = FIRST_LOOK.checked_sub(elapsed) {
             return Sight::NotYet { look_again_in };
         }

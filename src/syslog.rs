@@ -98,7 +98,7 @@ pub fn report(outcome: &Outcome) {
 fn is_remarkable(outcome: &Outcome) -> bool {
     !matches!(outcome.exit, Some(Exit::Code(0)))
         || matches!(outcome.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_))
-        || outcome.tries.len() > 1
+        || outcome.attempts.len() > 1
         || !outcome.recovered.is_empty()
         || outcome.notes.iter().any(|note| !note.is_empty())
 }
@@ -120,8 +120,8 @@ fn line(outcome: &Outcome) -> String {
         outcome.stages.run.as_millis(),
         outcome.stages.lock_wait.as_millis()
     ));
-    if outcome.tries.len() > 1 {
-        line.push_str(&format!(", {} attempts", outcome.tries.len()));
+    if outcome.attempts.len() > 1 {
+        line.push_str(&format!(", {} attempts", outcome.attempts.len()));
     }
     if let Some(hook) = &outcome.hook {
         line.push_str(&hook_remark(hook));
@@ -171,7 +171,7 @@ mod tests {
         fn each_thing_alone_is_remarkable(mut outcome in outcome()) {
             outcome.exit = Some(Exit::Code(0));
             outcome.lock = LockUse::None;
-            outcome.tries.truncate(1);
+            outcome.attempts.truncate(1);
             outcome.recovered.clear();
             outcome.notes.clear();
             prop_assert!(!is_remarkable(&outcome));
@@ -189,8 +189,8 @@ mod tests {
                 change(&mut changed);
                 prop_assert!(is_remarkable(&changed), "{}", line(&changed));
             }
-            if let Some(first) = outcome.tries.first().cloned() {
-                outcome.tries.push(first);
+            if let Some(first) = outcome.attempts.first().cloned() {
+                outcome.attempts.push(first);
                 prop_assert!(is_remarkable(&outcome));
                 prop_assert!(line(&outcome).contains(", 2 attempts"));
             }

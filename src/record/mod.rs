@@ -181,7 +181,7 @@ impl<'a> Record<'a> {
                 started: outcome.stages.started.map(milliseconds),
                 run: milliseconds(outcome.stages.run),
             },
-            attempts: outcome.tries.len(),
+            attempts: outcome.attempts.len(),
             tries: tries(outcome),
             gave_up: gave_up(outcome),
             lock,
@@ -251,8 +251,8 @@ fn hook(report: &hook::report::Report) -> HookRecord {
 
 /// Of a single attempt that succeeded there is nothing more to say.
 fn tries(outcome: &Outcome) -> Vec<TryRecord> {
-    let tries = outcome.tries.iter();
-    let tries = tries.filter(|attempt| outcome.tries.len() > 1 || attempt.failure.is_some());
+    let tries = outcome.attempts.iter();
+    let tries = tries.filter(|attempt| outcome.attempts.len() > 1 || attempt.failure.is_some());
     tries
         .map(|attempt| TryRecord {
             ms: milliseconds(attempt.took),

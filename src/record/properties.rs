@@ -15,7 +15,7 @@ use crate::hook;
 use crate::invocation::Verb;
 use crate::lift::{Ended, Report, Summary, Whose};
 use crate::outcome::{
-    self, LastFigures, LockUse, Outcome, Quotas, Stages, Throttling, Try, Verdict,
+    self, Attempt, LastFigures, LockUse, Outcome, Quotas, Stages, Throttling, Verdict,
 };
 use crate::retry::Reason;
 use crate::verdict::Failure;
@@ -56,13 +56,13 @@ fn exit() -> impl Strategy<Value = outcome::Exit> {
     ]
 }
 
-fn attempts() -> impl Strategy<Value = Vec<Try>> {
+fn attempts() -> impl Strategy<Value = Vec<Attempt>> {
     let failure = option::of(Just(Failure::Paused));
     vec((any::<u32>(), failure, option::of(any::<u32>())), 0..4).prop_map(|attempts| {
         let ms = |ms: u32| Duration::from_micros(ms.into());
         let attempts = attempts.into_iter();
         attempts
-            .map(|(took, failure, delay)| Try { took: ms(took), failure, delay: delay.map(ms) })
+            .map(|(took, failure, delay)| Attempt { took: ms(took), failure, delay: delay.map(ms) })
             .collect()
     })
 }
@@ -109,7 +109,7 @@ prop_compose! {
         signal in option::of(name()),
         lock in lock_use(),
         times in any::<(u32, Option<u32>)>(),
-        tries in attempts(),
+        attempts in attempts(),
         gave_up in option::of(Just(Reason::OutOfTime)),
         exit in option::of(exit()),
         quota in option::of(any::<(Option<i64>, u64)>()),
@@ -132,7 +132,7 @@ prop_compose! {
             signal,
             lock,
             stages: Stages { run: ms(times.0), started: times.1.map(ms), ..Stages::default() },
-            tries,
+            attempts,
             gave_up,
             exit,
             verdict: exit.map_or(Verdict::HandedOver, Verdict::of),
@@ -184,7 +184,7 @@ proptest! {
             prop_assert!(line.len() <= 64 * 1024);
             prop_assert_eq!(record.verb.as_deref(), outcome.command());
             prop_assert_eq!(record.verdict.as_deref(), Some(outcome.verdict.as_str()));
-            prop_assert_eq!(record.attempts, Some(outcome.tries.len() as u64));
+            prop_assert_eq!(record.attempts, Some(outcome.attempts.len() as u64));
             let sandbox = record.pod.take().map(|pod| serde_json::to_value(pod).unwrap());
             let mut read = serde_json::to_value(record).unwrap();
             if let Some(Value::Object(mut pod)) = sandbox {

@@ -14,10 +14,10 @@ use crate::container::Container;
 use crate::explain::Explanation;
 use crate::family::Family;
 use crate::invocation::Verb;
-use crate::outcome::{Exit, LockUse, Try};
+use crate::outcome::{Attempt, Exit, LockUse};
 use crate::policy::Afterwards;
 use crate::retry::{self, Reason, Situation, Step};
-use crate::runtime::{Attempt, Runtime, Signals, Watch};
+use crate::runtime::{Child, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
 use cgroup::freeze::Tasks;
@@ -63,13 +63,13 @@ pub(super) struct Attempts<'a> {
 
 /// How they ended.
 #[derive(Debug)]
-pub(super) struct Run<'a> {
+pub(super) struct Attempted<'a> {
     pub(super) exit: Exit,
     /// After how long the process of a foreground verb ran.
     pub(super) started: Option<Duration>,
     /// All attempts together, without the delays.
     pub(super) took: Duration,
-    pub(super) tries: Vec<Try>,
+    pub(super) attempts: Vec<Attempt>,
     pub(super) gave_up: Option<Reason>,
     /// The last words of the runtime, and what else is to be said.
     pub(super) notes: Vec<String>,
@@ -83,47 +83,47 @@ pub(super) struct Run<'a> {
 
 impl<'a> Attempts<'a> {
     /// Until one succeeds, or the next would be unsafe, no use, or too late.
-    pub(super) fn run(mut self, container: &mut Container) -> io::Result<Run<'a>> {
+    pub(super) fn run(mut self, container: &mut Container) -> io::Result<Attempted<'a>> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
-        let mut tries: Vec<Try> = Vec::new();
+        let mut attempts: Vec<Attempt> = Vec::new();
         let mut owner = Owner::Nobody;
         loop {
             // Of one that is thawed it says that somebody has resumed it without us.
             let paused_before = container.is_paused();
             owner = owner.before_attempt(container.is_told_to_freeze(), paused_before);
-            let attempted = self.once(&signals, container);
-            let once = attempted.inspect_err(|_error| {
+            let end = self.attempt(&signals, container);
+            let end = end.inspect_err(|_error| {
                 self.leave_no_note();
                 signals.give_back();
             })?;
-            let ended = self.judge(&once);
-            tries.push(Try { took: once.took, failure: ended.failure, delay: None });
-            self.undo(container, once.exit, owner, paused_before);
+            let judged = self.judge(&end);
+            attempts.push(Attempt { took: end.took, failure: judged.failure, delay: None });
+            self.undo(container, end.exit, owner, paused_before);
             owner = owner.after_attempt(container.is_told_to_freeze());
             // What one that may freeze leaves so under the lock is another's pause, or about to be: an
             // attempt on that would find it frozen before.
             let leaves_it = owner == Owner::Ourselves && self.hold.is_held();
             let may_freeze = self.operation.policy.freezes.is_some();
-            let may_repeat = once.started.is_none() && !(leaves_it && may_freeze);
-            let next = ended
+            let may_repeat = end.started.is_none() && !(leaves_it && may_freeze);
+            let next = judged
                 .failure
-                .map(|failure| self.next(&signals, container, failure, &tries, may_repeat));
-            let gave_up = match (next, tries.last_mut()) {
+                .map(|failure| self.next(&signals, container, failure, &attempts, may_repeat));
+            let gave_up = match (next, attempts.last_mut()) {
                 (Some(Ok(delay)), Some(last)) => {
                     last.delay = Some(delay);
                     continue;
                 }
                 (next, _) => next.and_then(Result::err),
             };
-            let why = self.explain(container, ended.failure, &tries);
-            let last_error = self.pass_error_on(&once, ended.last_error, why);
-            let took = tries.iter().map(|attempt| attempt.took).sum();
+            let why = self.explain(container, judged.failure, &attempts);
+            let last_error = self.pass_error_on(&end, judged.last_error, why);
+            let took = attempts.iter().map(|attempt| attempt.took).sum();
             let Attempts { hold, relief, intent, recovered, watched, .. } = self;
-            return Ok(Run {
-                exit: once.exit,
-                started: once.started,
+            return Ok(Attempted {
+                exit: end.exit,
+                started: end.started,
                 took,
-                tries,
+                attempts,
                 gave_up,
                 notes: last_error.into_iter().collect(),
                 hold,
@@ -155,13 +155,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// What an attempt means.
-    fn judge(&mut self, once: &Once) -> Judged {
-        if let Some(unconfirmed) = &once.unconfirmed {
+    fn judge(&mut self, end: &End) -> Judged {
+        if let Some(unconfirmed) = &end.unconfirmed {
             let last_error = Some(unconfirmed.clone());
             return Judged { failure: Some(Failure::Freeze), last_error };
         }
         let last_error =
-            (once.exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
+            (end.exit != Exit::Code(0)).then(|| self.channels.last_error().unwrap_or_default());
         let failure = last_error.is_some().then(|| {
             let whole = self.channels.whole_error();
             whole.map_or(Failure::Other, |text| verdict::judge(self.verb(), &text))
@@ -174,7 +174,7 @@ impl<'a> Attempts<'a> {
         &self,
         container: &Container,
         failure: Option<Failure>,
-        tries: &[Try],
+        attempts: &[Attempt],
     ) -> Option<String> {
         let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
         // That it is paused, as it was asked to be, needs no explanation.
@@ -189,7 +189,7 @@ impl<'a> Attempts<'a> {
             .map(|files| Tasks::in_state(files, b"D"))
             .unwrap_or_default();
         let explanation = Explanation {
-            attempts: tries.len(),
+            attempts: attempts.len(),
             over: self.since.elapsed(),
             tasks: self.relief.running().and(stuck),
             throttled: throttled(container)
@@ -204,13 +204,13 @@ impl<'a> Attempts<'a> {
     /// To the caller, in the words of the runtime and ours; gives both.
     fn pass_error_on(
         &mut self,
-        once: &Once,
+        end: &End,
         last_error: Option<String>,
         why: Option<String>,
     ) -> Option<String> {
         let Some(why) = why else { return last_error };
         let globals = self.operation.globals;
-        match &once.unconfirmed {
+        match &end.unconfirmed {
             Some(unconfirmed) => {
                 let log = globals.log_file(self.operation.kind);
                 let message = format!("{unconfirmed} ({why})");
@@ -227,10 +227,10 @@ impl<'a> Attempts<'a> {
         signals: &Signals,
         container: &Container,
         failure: Failure,
-        tries: &[Try],
+        attempts: &[Attempt],
         may_repeat: bool,
     ) -> Result<Duration, Reason> {
-        match self.next_step(signals, container, failure, tries, may_repeat) {
+        match self.next_step(signals, container, failure, attempts, may_repeat) {
             // While it was waited for a freeze or a thaw.
             Step::Again { .. } if signals.have_come() => Err(Reason::Interrupted),
             Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
@@ -243,21 +243,21 @@ impl<'a> Attempts<'a> {
     }
 
     /// One start of the runtime, and what is done while it works.
-    fn once(&mut self, signals: &Signals, container: &mut Container) -> io::Result<Once> {
+    fn attempt(&mut self, signals: &Signals, container: &mut Container) -> io::Result<End> {
         let began = Instant::now();
         self.channels.begin_attempt()?;
         self.look_for_freeze(container);
-        let attempt = self.runtime.start(signals, self.channels.outputs())?;
+        let child = self.runtime.start(signals, self.channels.outputs())?;
         self.relief.lift.begin_attempt();
         let invocation = self.operation.invocation;
         let start = invocation.stays_in_foreground().then(|| {
             let executes = invocation.verb != Verb::Restore;
             StartWatch::new(invocation.pid_file.as_deref(), executes)
         });
-        let family = Family::of(attempt.pid());
+        let family = Family::of(child.pid());
         let mut watch = Meanwhile { attempts: self, container, family, start, started: None };
-        let mut exit = attempt.wait(signals, &mut watch);
-        let (started, took) = (watch.started, attempt.elapsed());
+        let mut exit = child.wait(signals, &mut watch);
+        let (started, took) = (watch.started, child.elapsed());
         if let Some(watched) = &mut self.watched {
             watched.end(took);
         }
@@ -270,7 +270,7 @@ impl<'a> Attempts<'a> {
         self.see_to_what_goes_on(container, exit);
         self.relief.lift.end_attempt();
         self.longest = self.longest.max(began.elapsed());
-        Ok(Once { exit, took, started, unconfirmed })
+        Ok(End { exit, took, started, unconfirmed })
     }
 
     /// A pause is one when the kernel says so: crun writes the file and does not look.
@@ -346,7 +346,7 @@ impl<'a> Attempts<'a> {
         signals: &Signals,
         container: &Container,
         failure: Failure,
-        tries: &[Try],
+        attempts: &[Attempt],
         may_repeat: bool,
     ) -> Step {
         // What has to be waited for comes last.
@@ -362,7 +362,7 @@ impl<'a> Attempts<'a> {
             &Situation {
                 verb: self.verb(),
                 failure,
-                attempts: tries.len() as u32,
+                attempts: attempts.len() as u32,
                 attempt: self.longest,
                 used: self.since.elapsed(),
                 period: period(container),
@@ -441,12 +441,12 @@ impl Watch for Meanwhile<'_, '_> {
         self.attempts.channels.waits_on().into_iter().chain(lifter).collect()
     }
 
-    fn look(&mut self, attempt: &Attempt) -> Option<Duration> {
+    fn look(&mut self, child: &Child) -> Option<Duration> {
         self.attempts.channels.relay();
         self.attempts.look_for_freeze(self.container);
         let (family, now) = (&mut self.family, Instant::now());
         let relief = self.attempts.relief.look(family, now);
-        let start = match self.start.as_ref().map(|start| start.look(attempt, family, now)) {
+        let start = match self.start.as_ref().map(|start| start.look(child, family, now)) {
             Some(Sight::NotYet { look_again_in }) => Some(look_again_in),
             Some(Sight::Overdue { look_again_in }) => {
                 self.let_go();
@@ -454,7 +454,7 @@ impl Watch for Meanwhile<'_, '_> {
             }
             Some(sight @ (Sight::Started | Sight::GivenUp)) => {
                 if sight == Sight::Started {
-                    self.note_start(attempt);
+                    self.note_start(child);
                 }
                 self.start = None;
                 self.attempts.relief.wind_up();
@@ -476,22 +476,22 @@ impl Meanwhile<'_, '_> {
         self.attempts.hold.let_go();
     }
 
-    fn note_start(&mut self, attempt: &Attempt) {
-        self.started = Some(attempt.elapsed());
+    fn note_start(&mut self, child: &Child) {
+        self.started = Some(child.elapsed());
         self.attempts.channels.commit();
         let invocation = self.attempts.operation.invocation;
         if invocation.verb.makes_a_container() {
             // The rest is the container's own life.
             if let Some(watched) = &mut self.attempts.watched {
-                watched.end_of_start(attempt.elapsed(), attempt.pid());
+                watched.end_of_start(child.elapsed(), child.pid());
             }
             self.container.made(&invocation.id);
         }
     }
 }
 
-/// One attempt, ended.
-struct Once {
+/// How one attempt ended.
+struct End {
     exit: Exit,
     took: Duration,
     started: Option<Duration>,

@@ -10,7 +10,7 @@ mod throttling;
 use std::io;
 use std::time::{Duration, Instant};
 
-use attempt::{Attempts, Run};
+use attempt::{Attempted, Attempts};
 use hold::Hold;
 pub(crate) use operation::Operation;
 use relief::Relief;
@@ -92,13 +92,13 @@ impl Operation<'_> {
             throttled_before: attempt::sum(&throttled),
             watched,
         };
-        let mut run = attempts.run(&mut container)?;
-        let leftovers = self.remove_leftovers(&container, &mut run);
-        run.notes.extend(leftovers);
-        self.finish(&mut container, &mut run, was_paused);
-        self.settle(&mut container, run.exit, &mut run.hold);
-        let stages = Stages { prepare, lock_wait, started: run.started, run: run.took };
-        Ok(self.ended(&container, run, stages, quotas, figures))
+        let mut attempted = attempts.run(&mut container)?;
+        let leftovers = self.remove_leftovers(&container, &mut attempted);
+        attempted.notes.extend(leftovers);
+        self.finish(&mut container, &mut attempted, was_paused);
+        self.settle(&mut container, attempted.exit, &mut attempted.hold);
+        let stages = Stages { prepare, lock_wait, started: attempted.started, run: attempted.took };
+        Ok(self.ended(&container, attempted, stages, quotas, figures))
     }
 
     /// Takes the lock, undoes what others have left, and notes what this operation may leave.
@@ -129,35 +129,40 @@ impl Operation<'_> {
     fn ended(
         &self,
         container: &Container,
-        mut run: Run<'_>,
+        mut attempted: Attempted<'_>,
         stages: Stages,
         quotas: Quotas,
         figures: Option<LastFigures>,
     ) -> Ended {
-        run.recovered.extend(run.relief.lift.take_recovered());
+        attempted.recovered.extend(attempted.relief.lift.take_recovered());
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
             cgroup: container.identity(),
             runtime: self.runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: self.invocation.signal.clone(),
-            lock: run.hold.into_lock(),
+            lock: attempted.hold.into_lock(),
             stages,
-            tries: run.tries,
-            gave_up: run.gave_up,
-            exit: Some(run.exit),
-            verdict: Verdict::of(run.exit),
+            attempts: attempted.attempts,
+            gave_up: attempted.gave_up,
+            exit: Some(attempted.exit),
+            verdict: Verdict::of(attempted.exit),
             quotas,
             figures,
-            throttling: run.watched.and_then(Watched::seen),
-            lifts: run.relief.lift.take_summary(),
-            recovered: run.recovered,
+            throttling: attempted.watched.and_then(Watched::seen),
+            lifts: attempted.relief.lift.take_summary(),
+            recovered: attempted.recovered,
             init: container.init(),
             pod: container.pod(),
-            notes: container.unknown.iter().map(|why| text::chain(why)).chain(run.notes).collect(),
+            notes: container
+                .unknown
+                .iter()
+                .map(|why| text::chain(why))
+                .chain(attempted.notes)
+                .collect(),
             ..Outcome::of(self.invocation.id.clone())
         };
-        Ended { outcome, signals: run.signals }
+        Ended { outcome, signals: attempted.signals }
     }
 
     /// For a command that is handed over once nobody is in its way.
@@ -211,10 +216,14 @@ impl Operation<'_> {
     }
 
     /// Removes what a runtime that deleted the container has left of its cgroups.
-    fn remove_leftovers(&self, container: &Container, run: &mut Run<'_>) -> Option<String> {
+    fn remove_leftovers(
+        &self,
+        container: &Container,
+        attempted: &mut Attempted<'_>,
+    ) -> Option<String> {
         let limit = self.policy.removes_leftovers_for;
         let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
-        if !self.policy.mends || !is_deleted || !run.hold.is_held() {
+        if !self.policy.mends || !is_deleted || !attempted.hold.is_held() {
             return None;
         }
         let dirs = container.own_dirs();
@@ -222,15 +231,15 @@ impl Operation<'_> {
             return None;
         }
         let mut leftovers = Leftovers::find(dirs);
-        run.relief.until(&run.signals, limit, || leftovers.remove());
-        run.relief.lift.end_attempt();
+        attempted.relief.until(&attempted.signals, limit, || leftovers.remove());
+        attempted.relief.lift.end_attempt();
         leftovers.report()
     }
 
     /// Nothing of ours is to be undone from here on.
-    fn finish(&self, container: &mut Container, run: &mut Run<'_>, was_paused: bool) {
+    fn finish(&self, container: &mut Container, attempted: &mut Attempted<'_>, was_paused: bool) {
         match self.invocation.verb {
-            Verb::Pause if run.exit == Exit::Code(0) => container.set_paused(true),
+            Verb::Pause if attempted.exit == Exit::Code(0) => container.set_paused(true),
             Verb::Resume if was_paused && container.freezer() == Freezer::Frozen => {
                 container.set_paused(true);
             }
@@ -240,10 +249,10 @@ impl Operation<'_> {
         // pause: whoever comes next finds the note, and undoes it unless it has turned out to be another's
         // pause. To a cgroup that is gone nobody comes.
         let is_at_it = |cgroup: &Identity| intent::another_pauses(self.state, cgroup);
-        let may_have_left_one = run.exit != Exit::Code(0)
+        let may_have_left_one = attempted.exit != Exit::Code(0)
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing)
-            && (!run.hold.is_held() || container.identity().as_ref().is_some_and(is_at_it));
-        if let Some(intent) = run.intent.take() {
+            && (!attempted.hold.is_held() || container.identity().as_ref().is_some_and(is_at_it));
+        if let Some(intent) = attempted.intent.take() {
             if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
                 intent.done();
             }
