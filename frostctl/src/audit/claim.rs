@@ -1,7 +1,7 @@
 //! What each program says of a container, and what is true of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cgroup::process::Process;
 use cgroup::{Freezer, Identity};
@@ -271,6 +271,18 @@ pub(crate) struct Asked {
 pub(crate) struct NoAnswer {
     pub(crate) how: Missed,
     pub(crate) why: String,
+}
+
+impl NoAnswer {
+    /// Of a socket that was asked: the fault may be its owner's or ours.
+    pub(crate) fn of(socket: &Path, why: String) -> NoAnswer {
+        let may_ask = rustix::fs::access(socket, rustix::fs::Access::WRITE_OK);
+        let how = match may_ask {
+            Err(rustix::io::Errno::ACCESS) => Missed::Denied,
+            _ => Missed::Silent,
+        };
+        NoAnswer { how, why }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

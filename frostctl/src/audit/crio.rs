@@ -8,7 +8,7 @@ use std::time::Duration;
 use frostlock_cri::Client;
 use toml::Table;
 
-use super::claim::{Asked, Container, Missed, Owner, Source};
+use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Source};
 use super::{fate, kubernetes, supervisor};
 use crate::loaded::CRIO_SOCKET;
 use crate::node::root;
@@ -116,7 +116,7 @@ impl Crio {
             Ok((version, all)) => {
                 (Ok(format!("{version}, {}", kubernetes::counted(&all))), Some(all))
             }
-            Err(error) => (Err(super::look::unanswered(socket, error.to_string())), None),
+            Err(error) => (Err(NoAnswer::of(socket, error.to_string())), None),
         };
         let asked = Asked { source: Source::Crio, place: socket.display().to_string(), answer };
         Said { asked, containers }

@@ -202,27 +202,17 @@ fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
             }
             Ok(summary)
         }
-        Err(error) => Err(unanswered(said.socket, format!("{error:#}"))),
+        Err(error) => Err(NoAnswer::of(said.socket, format!("{error:#}"))),
     };
     seen.asked.push(Asked { source: Source::Containerd, place: place.clone(), answer });
     if let Some(cri) = said.cri {
-        let answer = cri.map_err(|why| unanswered(said.socket, why)).map(|containers| {
+        let answer = cri.map_err(|why| NoAnswer::of(said.socket, why)).map(|containers| {
             let count = kubernetes::counted(&containers);
             seen.containers.extend(containers);
             count
         });
         seen.asked.push(Asked { source: Source::Cri, place, answer });
     }
-}
-
-/// Whether it is its fault or ours.
-pub(crate) fn unanswered(socket: &Path, why: String) -> NoAnswer {
-    let may_ask = rustix::fs::access(socket, rustix::fs::Access::WRITE_OK);
-    let how = match may_ask {
-        Err(rustix::io::Errno::ACCESS) => Missed::Denied,
-        _ => Missed::Silent,
-    };
-    NoAnswer { how, why }
 }
 
 fn note_root(known: &Known, roots: &mut Vec<Root>) {
