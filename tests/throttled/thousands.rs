@@ -149,13 +149,18 @@ fn tracer_of(runtime: i32) -> Option<i32> {
     tracers.into_iter().find(|&tracer| tracer != 0)
 }
 
+/// How many holds may go by unseen.
+const MOST_MISSED: usize = 5;
+
 #[test]
 fn a_runtime_that_is_held_goes_on() {
     let _alone = alone();
     let runtime = runtime("runc-1.3.6");
     let scratch = Scratch::new();
     let container = spinning(&scratch, &runtime, Via::Wrapped, 1000);
-    for blow in [Blow::Kill, Blow::Terminate].repeat(if proof() { 50 } else { 3 }) {
+    let mut missed = 0;
+    let mut due = [Blow::Kill, Blow::Terminate].repeat(if proof() { 50 } else { 3 });
+    while let Some(blow) = due.pop() {
         container.until_throttled();
         let mut command = container.command("pause");
         let mut child = command.arg("c").stderr(Stdio::null()).spawn().unwrap();
@@ -167,7 +172,15 @@ fn a_runtime_that_is_held_goes_on() {
             let pids = std::fs::read_to_string(&children).unwrap_or_default();
             tracer = pids.split_whitespace().find_map(|pid| tracer_of(pid.parse().unwrap()));
         }
-        let tracer = tracer.expect("not shown: no runtime was held");
+        let Some(tracer) = tracer else {
+            // We are a fair task, and may have been kept from a CPU for as long as the runtime was held.
+            assert!(wait(&mut child, LIMIT).expect("it stays for ever").success());
+            missed += 1;
+            assert!(missed <= MOST_MISSED, "not shown: no runtime was held");
+            due.push(blow);
+            container.timed(&["resume", "c"], LIMIT);
+            continue;
+        };
         match blow {
             Blow::Kill => kill(Pid::from_raw(tracer), Signal::SIGKILL).unwrap(),
             Blow::Terminate => kill(Pid::from_raw(wrapper as i32), Signal::SIGTERM).unwrap(),
