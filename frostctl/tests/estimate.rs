@@ -52,11 +52,11 @@ fn scenes() -> Vec<Scene> {
     if !proof() {
         return vec![SHORT];
     }
-    let many = Scene { probes: 50, ..SHORT };
+    let many = Scene { probes: 20, ..SHORT };
     vec![
         Scene { name: "10 of 100 ms, 2 loops", quota_us: 10_000, ..many },
         Scene { name: "5 of 100 ms, 4 loops", loops: 4, quota_us: 5000, ..many },
-        Scene { name: "20 of 100 ms, 1 loop", loops: 1, quota_us: 20_000, probes: 200, ..many },
+        Scene { name: "20 of 100 ms, 1 loop", loops: 1, quota_us: 20_000, probes: 60, ..many },
         Scene { name: "the same, detached", loops: 4, quota_us: 5000, detached: true, ..many },
         Scene { name: "the quota above", loops: 4, quota_us: 5000, above: true, ..many },
     ]
