@@ -16,7 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Scratch, frostlock, program, run, runtime, succeed, text};
+use support::{Scratch, frostlock, install, program, run, runtime, succeed, text};
 
 /// Longer than any lock wait and any operation here; a command that blocks on us takes for ever.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -954,7 +954,7 @@ mod limits {
     fn without_a_second_process(scratch: &Scratch, runtime: &Path, words: &[&str]) -> Command {
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let wrapper = scratch.path("wrapper");
-        fs::copy(frostlock(), &wrapper).unwrap();
+        install(frostlock(), &wrapper);
         let mut command = Command::new("setpriv");
         command
             .args(["--reuid", "61234", "--regid", "61234", "--clear-groups", "--inh-caps=-all"])
@@ -1121,7 +1121,7 @@ mod surroundings {
         let seven = seven(&scratch);
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let wrapper = scratch.path("wrapper");
-        fs::copy(frostlock(), &wrapper).unwrap();
+        install(frostlock(), &wrapper);
         for setup in [
             "mount -t tmpfs none /proc",
             "mount -t proc -o hidepid=2 proc /proc; set -- setpriv --reuid 61234 --regid 61234 --clear-groups \"$@\"",
@@ -1145,7 +1145,7 @@ mod surroundings {
         let seven = seven(&scratch);
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let wrapper = scratch.path("wrapper");
-        fs::copy(frostlock(), &wrapper).unwrap();
+        install(frostlock(), &wrapper);
         let xdg = scratch.path("xdg");
         fs::create_dir(&xdg).unwrap();
         std::os::unix::fs::chown(&xdg, Some(61234), Some(61234)).unwrap();
@@ -1234,7 +1234,7 @@ mod installed {
             program(&theirs.join("runc"), SEVEN);
             let runc = ours.join("runc");
             if copy {
-                fs::copy(frostlock(), &runc).unwrap();
+                install(frostlock(), &runc);
                 assert_ne!(
                     fs::metadata(&runc).unwrap().ino(),
                     fs::metadata(frostlock()).unwrap().ino()

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use support::{
     Runtime, Scratch, cgroup_dirs, eventually, frostlock, proof, run_inside, runtime, succeed,
 };
@@ -135,6 +135,16 @@ struct Node {
     scratch: Scratch,
     runtime: PathBuf,
     bundle: PathBuf,
+}
+
+impl Drop for Node {
+    /// A directory that something is mounted on cannot be removed.
+    fn drop(&mut self) {
+        let mounted = fs::read_dir(self.scratch.path("mounted")).into_iter().flatten().flatten();
+        for at in mounted {
+            let _ = umount2(&at.path(), MntFlags::MNT_DETACH);
+        }
+    }
 }
 
 impl Node {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fake_runtime::{Attempt, Fake};
 use serde::Deserialize;
-use support::{Runtime, Scratch, eventually, run, runtimes, succeed, text};
+use support::{Runtime, Scratch, eventually, install, run, runtimes, succeed, text};
 
 const FREEZE: &str = "unable to freeze";
 
@@ -202,7 +202,7 @@ impl Odd {
             "/dev/null" => odd.path = "/dev/null".into(),
             "busy" => {
                 // Root may write to everything, but not to a program that runs.
-                std::fs::copy("/bin/sleep", &path).unwrap();
+                install("/bin/sleep", &path);
                 odd.busy = Some(Command::new(&path).arg("60").spawn().unwrap());
             }
             "fifo" => {

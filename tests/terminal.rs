@@ -19,7 +19,7 @@ use fake_runtime::{Attempt, Fake};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 use serde_json::{Value, json};
-use support::{Scratch, eventually, frostlock, run, runtimes, succeed, text};
+use support::{Scratch, eventually, frostlock, install, run, runtimes, succeed, text};
 
 const FREEZE: &str = "runc create failed: unable to start container process: error during container \
                       init: error setting cgroup config for procHooks process: unable to freeze";
@@ -322,7 +322,7 @@ fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Co
     for (name, program) in
         [("wrapper", frostlock()), ("fake/runtime", fake_runtime::program().into())]
     {
-        std::fs::copy(program, scratch.path(name)).unwrap();
+        install(program, scratch.path(name));
     }
     let id = somebody.to_string();
     let mut command = Command::new("setpriv");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
-    Container, Ended, FROSTCTL, Scratch, bundle, frostlock, repository, runtime, succeed,
+    Container, Ended, FROSTCTL, Scratch, bundle, frostlock, install, repository, runtime, succeed,
 };
 
 fn fixture(name: &str) -> PathBuf {
@@ -488,7 +488,7 @@ impl Drop for FrozenByHand {
 fn as_nobody(scratch: &Scratch, args: &[&str]) -> Ended {
     use std::os::unix::fs::PermissionsExt;
     let copy = scratch.dir.path().join("frostctl");
-    std::fs::copy(FROSTCTL, &copy).unwrap();
+    install(FROSTCTL, &copy);
     let open = |path: &Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     };

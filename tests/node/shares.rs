@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Node;
-use crate::support::{frostlock, run, succeed, text};
+use crate::support::{frostlock, install, run, succeed, text};
 
 /// A directory of the host with a binary and a file, which a node is not to get hold of.
 struct Place(tempfile::TempDir);
@@ -14,7 +14,7 @@ impl Place {
     fn new() -> Place {
         let place = tempfile::Builder::new().prefix("frostlock-shares-").tempdir_in("/dev/shm");
         let place = Place(place.unwrap());
-        fs::copy(frostlock(), place.binary()).unwrap();
+        install(frostlock(), place.binary());
         for dir in ["shown", "shared"] {
             fs::create_dir(place.at(dir)).unwrap();
             fs::write(place.at(dir).join("file"), "").unwrap();

@@ -326,6 +326,15 @@ pub fn program(path: &Path, text: &str) -> PathBuf {
     path.to_owned()
 }
 
+/// A program that can be executed at once, copied by another process: what this one has open to write,
+/// a child of another test's thread has open, too, and nobody can execute it until that child executes
+/// something (ETXTBSY).
+pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
+    let mut install = Command::new("install");
+    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
+    assert!(status.unwrap().success(), "{}", path.as_ref().display());
+}
+
 /// A static program, as a container without a library can run it.
 pub fn compiled(path: &Path, source: &str) -> PathBuf {
     let code = path.with_extension("c");

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use node::Node;
 use podman::Podman;
-use scene::{Containerd, Plain, eventually, kill, pids, state};
+use scene::{Containerd, Plain, eventually, install, kill, pids, state};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -336,7 +336,7 @@ fn who_may_not_ask_says_so_and_not_that_nothing_is_wrong() {
     containerd.run("well");
     let copy = tempfile::Builder::new().prefix("frostctl-").tempdir_in("/dev/shm").unwrap();
     let program = copy.path().join("frostctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_frostctl"), &program).unwrap();
+    install(env!("CARGO_BIN_EXE_frostctl"), &program);
     for path in [copy.path(), &program] {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();

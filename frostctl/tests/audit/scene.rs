@@ -15,6 +15,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+/// A program that can be executed at once, copied by another process: what this one has open to write,
+/// a child of another test's thread has open, too, and nobody can execute it until that child executes
+/// something (ETXTBSY).
+pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
+    let mut install = Command::new("install");
+    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
+    assert!(status.unwrap().success(), "{}", path.as_ref().display());
+}
+
 const RUNC: &str = "runc-1.3.6";
 const CRUN: &str = "crun-1.28";
 const NAMESPACE: &str = "frostlock-test";
@@ -349,7 +358,7 @@ impl Plain {
     /// A process of this name in a mount namespace of its own.
     pub fn elsewhere(&self, name: &str) -> Elsewhere {
         let program = self.dir.path().join(name);
-        fs::copy("/bin/sleep", &program).unwrap();
+        install("/bin/sleep", &program);
         let mut unshare = Command::new("unshare");
         let child = unshare.arg("--mount").arg(program).arg("1000").spawn().unwrap();
         let comm = format!("/proc/{}/comm", child.id());

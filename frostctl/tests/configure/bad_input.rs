@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::copies::{Copies, MIDDLE, NEW, file_of};
+use super::copies::{Copies, MIDDLE, NEW, file_of, install};
 use super::{frostlock, text};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -54,8 +54,8 @@ fn without_root_it_says_so_and_changes_nothing() {
     std::fs::set_permissions(copies.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // A program that somebody else may execute.
     let [program, binary] = ["frostctl", "frostlock"].map(|name| copies.file(name));
-    std::fs::copy(super::frostctl(), &program).unwrap();
-    std::fs::copy(frostlock(), &binary).unwrap();
+    install(super::frostctl(), &program);
+    install(frostlock(), &binary);
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
     command.args(words(config.to_str().unwrap(), binary.to_str().unwrap()));

@@ -9,6 +9,15 @@ pub const OLD: &str = "1.6.20";
 pub const MIDDLE: &str = "1.7.24";
 pub const NEW: &str = "2.1.9";
 
+/// A program that can be executed at once, copied by another process: what this one has open to write,
+/// a child of another test's thread has open, too, and nobody can execute it until that child executes
+/// something (ETXTBSY).
+pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
+    let mut install = Command::new("install");
+    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
+    assert!(status.unwrap().success(), "{}", path.as_ref().display());
+}
+
 /// Files in a scratch directory, and one containerd in PATH.
 pub struct Copies {
     pub dir: tempfile::TempDir,
@@ -30,12 +39,9 @@ impl Copies {
         self.dir.path().join(name)
     }
 
-    /// A script, written by another process: what this one has open to write, a child of another test's
-    /// thread has open, too, and until that executes something nobody can execute the script (ETXTBSY).
+    /// A script.
     pub fn program(&self, name: &str, text: &str) {
-        let (source, program) = (self.write(&format!("{name}.text"), text), self.file(name));
-        let install = Command::new("install").arg("-m755").arg(&source).arg(program).status();
-        assert!(install.unwrap().success(), "{name}");
+        install(self.write(&format!("{name}.text"), text), self.file(name));
     }
 
     pub fn write(&self, name: &str, text: &str) -> PathBuf {

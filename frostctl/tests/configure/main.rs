@@ -18,6 +18,7 @@ mod status;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use copies::install;
 use podman::Podman;
 
 const NAME: &str = "frostlock";
@@ -80,7 +81,7 @@ fn podman_finds_it_by_name_and_the_drop_in_goes() {
     let drop_in = host.path("99 frost\nlock.conf");
     // One of its own, through which no container of another test runs.
     let binary = host.path("frostlock");
-    std::fs::copy(frostlock(), &binary).unwrap();
+    install(frostlock(), &binary);
     let binary = binary.to_str().unwrap();
     let podman = |words: &[&str]| {
         let output = Command::new("podman").args(words).env("CONTAINERS_CONF", &drop_in).output();
@@ -159,7 +160,7 @@ fn podman_runs_a_container_without_cgroups_through_it() {
     let place = podman.path("/run/own");
     std::fs::create_dir(&place).unwrap();
     // By this name it runs crun.
-    std::fs::copy(frostlock(), place.join("frostlock-crun")).unwrap();
+    install(frostlock(), place.join("frostlock-crun"));
     let words = ["configure", "--runtime", "podman", "--binary", "/run/own/frostlock-crun"];
     let output = podman::run(podman.inside(frostctl()).args(words));
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -232,7 +233,7 @@ fn a_dry_run_says_whether_an_uninstall_would_change_something() {
     let (status, said) = dry_run(&["--purge"]);
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("is not there"), "{said}");
-    std::fs::copy(frostlock(), path("frostlock")).unwrap();
+    install(frostlock(), path("frostlock"));
     let (status, said) = dry_run(&[]);
     assert!(status == Some(1) && said.contains("would be removed"), "{said}");
     assert!(path("frostlock").exists());

@@ -12,6 +12,15 @@ use serde_json::Value;
 
 pub const FROSTCTL: &str = env!("CARGO_BIN_EXE_frostctl");
 
+/// A program that can be executed at once, copied by another process: what this one has open to write,
+/// a child of another test's thread has open, too, and nobody can execute it until that child executes
+/// something (ETXTBSY).
+pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
+    let mut install = Command::new("install");
+    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
+    assert!(status.unwrap().success(), "{}", path.as_ref().display());
+}
+
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
