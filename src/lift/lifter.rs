@@ -155,6 +155,7 @@ impl Lifter {
         let follows = !task.program_limit.is_zero();
         let searched = task.files.as_ref().filter(|_| task.freezes.is_some() || task.kills);
         let kin = Kin::among(&searched.map(freeze::threads).unwrap_or_default());
+        let is_up = class::is_lifted(process::own_pid());
         Ok(Lifter {
             set: Set::begin(&task.directory, &task.what)?,
             census: Census::new(task.runtime, cgroup, task.process, follows),
@@ -171,8 +172,9 @@ impl Lifter {
             alive: BTreeSet::new(),
             dying_looks: 0,
             own,
-            is_up: class::is_lifted(process::own_pid()),
-            own_time: process::thread_time(),
+            is_up,
+            // What was used above the fair class before this is counted, too.
+            own_time: if is_up { Duration::ZERO } else { process::thread_time() },
             began: Instant::now(),
             next_look: Instant::now(),
             quiet_looks: 0,
