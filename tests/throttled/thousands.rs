@@ -113,9 +113,9 @@ fn one_of_thousands(
     let (longest, lifts) = (longest_freeze(&records), lifted(&records, "pause", "freeze"));
     table.line(format!("  {lifts:?} pauses have lifted, for {longest:.1} ms of CPU at most"));
     match via {
-        // A hundredth of a CPU is not enough for so many.
-        Via::Bare => table.claim(threads > PAUSED || pauses.failed() == rounds, || {
-            format!("{scene}: not shown: {} of {rounds} bare pauses failed", pauses.failed())
+        // A hundredth of a CPU is seldom enough for so many.
+        Via::Bare => table.claim(threads > PAUSED || pauses.failed() > 0, || {
+            format!("{scene}: not shown: none of {rounds} bare pauses failed")
         }),
         Via::Wrapped => {
             let failures = [&pauses, &resumes, &updates].map(Series::failures).concat();
