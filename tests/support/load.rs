@@ -122,4 +122,9 @@ impl Late {
     pub fn max(&self) -> f64 {
         self.sorted.last().copied().unwrap_or(f64::NAN)
     }
+
+    /// At most, but for a single wake.
+    pub fn max_but_one(&self) -> f64 {
+        self.n().checked_sub(2).map_or(f64::NAN, |second| self.sorted[second])
+    }
 }

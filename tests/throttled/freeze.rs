@@ -12,7 +12,7 @@ use crate::support::realtime::Stat;
 use crate::support::{Runtime, Scratch, proof, runtime, slowness, succeed};
 use crate::table::{Series, Table};
 use crate::{
-    ENOUGH_FAILURES, OWN_MS, RUNTIMES, alone, few, late_bound, short_control, short_wrapped, slack,
+    ENOUGH_FAILURES, OWN_MS, RUNTIMES, alone, few, late_bound, latest, short_control, short_wrapped, slack,
 };
 
 /// Beyond what the runtime takes for a container in which nothing runs.
@@ -140,8 +140,8 @@ fn judge(table: &mut Table, name: &str, wrapped: &Measured, idle: &Series, bare:
         format!("{name}: a median of {:.1} ms, want {:.1}", pauses.p50(), most(idle))
     });
     let late = &wrapped.late;
-    table.claim(late.max() <= late_bound(bare), || {
-        format!("{name}: a fair task wakes {:.1} ms late", late.max())
+    table.claim(latest(late) <= late_bound(bare), || {
+        format!("{name}: a fair task wakes {:.1} ms late", latest(late))
     });
     let (with, of) = lifted(&wrapped.records, "pause", "freeze");
     table.claim(of == pauses.n() && with > 0, || {

@@ -7,7 +7,7 @@ use crate::scene::{Container, Quota, Via, ended, lifted, lifted_ms};
 use crate::support::load::{BUSY, Late, Load, Watch};
 use crate::support::{Runtime, Scratch, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
-use crate::{Bound, alone, few, late_bound, runtimes, short_control, short_wrapped, slow_ms};
+use crate::{Bound, alone, few, late_bound, latest, runtimes, short_control, short_wrapped, slow_ms};
 
 /// As they stand in a pod's `exec` probes.
 const COMMANDS: [&[&str]; 4] = [
@@ -172,8 +172,8 @@ fn judge(
     table.claim(series.failed() == 0, || format!("{name}: wrapped: {}", series.failures()));
     table.claim(bound.holds(series), || format!("{name}: {}", bound.missed_by(series)));
     let most = late_bound(bare);
-    table.claim(late.max() <= most, || {
-        format!("{name}: a fair task wakes {:.1} ms late, want {most:.1}", late.max())
+    table.claim(latest(late) <= most, || {
+        format!("{name}: a fair task wakes {:.1} ms late, want {most:.1}", latest(late))
     });
     let (with, of) = lifted(&wrapped.records, "exec", "runtime");
     table.claim(with * 2 >= of && of == series.n(), || {
