@@ -7,7 +7,9 @@ use crate::scene::{Container, Quota, Via, ended, lifted, lifted_ms};
 use crate::support::load::{BUSY, Late, Load, Watch};
 use crate::support::{Runtime, Scratch, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
-use crate::{Bound, alone, few, late_bound, latest, runtimes, short_control, short_wrapped, slow_ms};
+use crate::{
+    Bound, alone, few, late_bound, latest, runtimes, short_control, short_wrapped, slow_ms,
+};
 
 /// As they stand in a pod's `exec` probes.
 const COMMANDS: [&[&str]; 4] = [

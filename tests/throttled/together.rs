@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{alone, latest};
 use crate::scene::{Container, Quota, Via, lifts};
 use crate::support::cpu::Cpu;
 use crate::support::load::Watch;
 use crate::support::realtime::{Stat, left_lifted, numbers};
 use crate::support::{Runtime, Scratch, lab, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
+use crate::{alone, latest};
 
 /// Each with a container of its own, one after the other. More than may lift at once on two processors.
 const WORKERS: usize = 6;
