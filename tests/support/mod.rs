@@ -315,12 +315,12 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// A script. Written by another process: what this one has open to write, a thread's child has open,
+/// A script, or another program. Written by another process: what this one has open to write, a thread's child has open,
 /// too, until it executes something, and until then nobody can execute the script (ETXTBSY).
-pub fn program(path: &Path, text: &str) -> PathBuf {
+pub fn program(path: &Path, content: impl AsRef<[u8]>) -> PathBuf {
     let _ = std::fs::remove_file(path);
     let source = path.with_extension("text");
-    std::fs::write(&source, text).unwrap();
+    std::fs::write(&source, content).unwrap();
     succeed(Command::new("install").arg("-m755").args([source.as_path(), path]));
     std::fs::remove_file(source).unwrap();
     path.to_owned()
@@ -335,12 +335,19 @@ pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     assert!(status.unwrap().success(), "{}", path.as_ref().display());
 }
 
-/// A static program, as a container without a library can run it.
-pub fn compiled(path: &Path, source: &str) -> PathBuf {
-    let code = path.with_extension("c");
+/// A static program, as a container without a library can run it. Compiled once, which takes half a second.
+pub fn compiled(path: &Path, source: &'static str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    program(path, made.entry(source).or_insert_with(|| compile(source)))
+}
+
+fn compile(source: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let [code, binary] = ["code.c", "binary"].map(|name| dir.path().join(name));
     std::fs::write(&code, source).unwrap();
-    succeed(Command::new("gcc").args(["-O2", "-static", "-pthread", "-o"]).args([path, &code]));
-    path.to_owned()
+    succeed(Command::new("gcc").args(["-O2", "-static", "-pthread", "-o"]).args([&binary, &code]));
+    std::fs::read(binary).unwrap()
 }
 
 pub fn contents(mut file: std::fs::File) -> Vec<u8> {

@@ -57,10 +57,7 @@ struct Tenant<'a> {
 
 impl<'a> Tenant<'a> {
     fn new(scratch: &'a Scratch, runtime: &'a crate::support::Runtime) -> Tenant<'a> {
-        let program = scratch.path("tenant");
-        if !program.exists() {
-            compiled(&program, include_str!("tenant.c"));
-        }
+        let program = compiled(&scratch.path("tenant"), include_str!("tenant.c"));
         let container = Container::new(scratch, runtime, Via::Wrapped, &scratch.cgroup, "c");
         container.start("throttled", |config| allow(config, &program));
         eventually(Duration::from_secs(10), "the loops run", || container.pids().len() > 2);
