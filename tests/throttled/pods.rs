@@ -30,6 +30,11 @@ const MEASURED: usize = 30;
 /// How late a fair task may wake in any case. In 20 s it was 21 ms, and 9 beside bare, where little is done.
 const FAIR_MS: f64 = 100.0;
 
+/// Of some 80 in a short run the machine itself may hold one up.
+fn may_be_late() -> usize {
+    usize::from(!proof())
+}
+
 fn length() -> Duration {
     Duration::from_secs(if proof() { 600 } else { 20 })
 }
@@ -87,7 +92,7 @@ impl Node {
     /// `probe_cost` in clock ticks.
     fn judge(&self, table: &mut Table, pods: usize, bare: &Node, probe_cost: f64) {
         table.claim(bare.late_probes > 0, || format!("{pods} pods: not shown: no late bare probe"));
-        table.claim(self.late_probes == 0 && self.probes.failed() == 0, || {
+        table.claim(self.late_probes <= may_be_late() && self.probes.failed() == 0, || {
             let (late, of) = (self.late_probes, self.probes.n());
             format!(
                 "{pods} pods: {late} of {of} probes over {TIMEOUT:?}; {}",
@@ -190,22 +195,23 @@ fn repeat(
 
 /// Of all CPUs together, in clock ticks (proc_stat(5)).
 #[derive(Debug, Clone, Copy)]
-struct CpuTime {
+pub(crate) struct CpuTime {
+    /// Or another machine's, which the hypervisor has let run.
     idle: f64,
     all: f64,
 }
 
 impl CpuTime {
-    fn now() -> CpuTime {
+    pub(crate) fn now() -> CpuTime {
         let stat = std::fs::read_to_string("/proc/stat").unwrap();
         let first = stat.lines().next().unwrap();
         // user, nice, system, idle, iowait, irq, softirq, steal; a guest's are in the first two.
         let ticks: Vec<f64> =
             first.split_whitespace().skip(1).take(8).map(|n| n.parse().unwrap()).collect();
-        CpuTime { idle: ticks[3] + ticks[4], all: ticks.iter().sum() }
+        CpuTime { idle: ticks[3] + ticks[4] + ticks[7], all: ticks.iter().sum() }
     }
 
-    fn since(self, before: CpuTime) -> CpuTime {
+    pub(crate) fn since(self, before: CpuTime) -> CpuTime {
         CpuTime { idle: self.idle - before.idle, all: self.all - before.all }
     }
 
@@ -214,7 +220,7 @@ impl CpuTime {
     }
 
     /// Of all CPUs, by everything that runs on the machine.
-    fn share(self) -> f64 {
+    pub(crate) fn share(self) -> f64 {
         self.busy() / self.all
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::pods::CpuTime;
 use crate::scene::{Container, Quota, Via, configured, lifts};
 use crate::support::cpu::Version;
 use crate::support::realtime::{lift_by_hand, lifted_threads};
@@ -104,15 +105,19 @@ fn an_idle_node_never_lifts() {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
     let created = scratch.journal().len();
+    let before = CpuTime::now();
     for words in EVERY_VERB.repeat(if proof() { 100 } else { ROUNDS * 2 }) {
         assert_eq!(container.timed(words, LIMIT).failure, None, "{words:?}");
     }
+    let busy = CpuTime::now().since(before).share();
     let records = scratch.journal().split_off(created);
     let lifted = records.iter().filter(|record| !lifts(record).is_empty());
     let (lifted, all) = (lifted.count(), records.len());
-    println!("{lifted} of {all} operations on an idle container lifted somebody");
-    // Where other work runs beside, an operation waits for it now and then.
-    assert!(if proof() { lifted == 0 } else { lifted * 10 <= all }, "{lifted} of {all}");
+    println!("{lifted} of {all} operations on an idle container lifted somebody; busy {busy:.2}");
+    // Where other work runs beside, an operation waits for it, the more often the less the CPUs are idle.
+    // On a throttled container nearly each one waits.
+    let most = if proof() { 0.0 } else { all as f64 * busy.max(1.0 / 3.0) };
+    assert!(lifted as f64 <= most, "{lifted} of {all}, CPUs busy for {busy:.2} of the time");
 }
 
 /// Nor is anybody started who would: a lifter has a place in the state directory before it has work.
