@@ -18,8 +18,11 @@ use crate::table::Table;
 
 const SMALL: Quota = Quota::new(1, 100);
 const LOOPS: u32 = 8;
-/// From the end of the wrapper, while anybody of ours lives.
-const PUT_BACK: Duration = Duration::from_millis(100);
+/// From the end of the wrapper, while anybody of ours lives. Short of the proof the machine may stand
+/// still meanwhile.
+fn put_back() -> Duration {
+    Duration::from_millis(if proof() { 100 } else { 1000 })
+}
 /// An exec whose lifter was killed takes what a bare one takes: 25 s.
 const HANGS: Duration = Duration::from_secs(60);
 const NOTED_MAX: Duration = Duration::from_millis(2);
@@ -30,8 +33,11 @@ const MARK: &str = "FROSTLOCK_TEST_MARK";
 fn kills() -> usize {
     if proof() { 1000 } else { 8 }
 }
-/// Rounds for each of them: now and then the operation is over before its moment.
-const MOST_ROUNDS: usize = 3;
+/// Rounds for each of them: now and then the operation is over before its moment, a kill every other time.
+/// Of a few kills all may take more than they do on average.
+fn most_rounds() -> usize {
+    if proof() { 3 } else { 10 }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
@@ -126,7 +132,7 @@ impl<'a> Victim<'a> {
 
     /// What is lifted still, of ours.
     fn left(&self) -> (Vec<Thread>, Duration) {
-        let (left, took) = left_lifted(PUT_BACK * slowness());
+        let (left, took) = left_lifted(put_back() * slowness());
         (left.into_iter().filter(|thread| self.is_ours(thread)).collect(), took)
     }
 
@@ -171,7 +177,7 @@ fn kill_often(which: Use) {
     let mut tallies: BTreeMap<Target, Tally> = BTreeMap::new();
     let mut random = Random::new();
     let (mut done, mut rounds) = (0, 0);
-    while done < kills() && rounds < kills() * MOST_ROUNDS {
+    while done < kills() && rounds < kills() * most_rounds() {
         let target = TARGETS[done % TARGETS.len()];
         // The other kind after some misses: a kill's runtime is often gone before there is a lifter.
         let moment = match (rounds / TARGETS.len()) % 2 {
@@ -352,22 +358,25 @@ fn what_the_dead_have_left_is_put_back() {
     let container = Container::busy(&scratch, &runtime, Via::Bare, "c", 2);
     let init = container.init();
     let spinning: Vec<i32> = container.pids().into_iter().filter(|&pid| pid != init).collect();
-    let late = |length: Duration| {
+    // How often in a second it wakes, of 100 times, and how late at most.
+    let wakes = |seconds: u64| {
         let watch = Watch::start();
-        std::thread::sleep(length);
-        watch.finish().max()
+        std::thread::sleep(Duration::from_secs(seconds));
+        let late = watch.finish();
+        (late.n() as f64 / seconds as f64, late.max())
     };
-    let fair = late(Duration::from_secs(1));
+    let (_, fair) = wakes(1);
     leave_lifted(&scratch, &spinning);
-    let beside = late(Duration::from_secs(3));
+    let (often_beside, beside) = wakes(3);
     let began = Instant::now();
     let mut next = Via::Wrapped.command(&scratch, &runtime);
     succeed(next.args(["update", "--pids-limit", "1000", "c"]));
     let took = began.elapsed();
-    let after = late(Duration::from_secs(1));
+    let (often_after, after) = wakes(1);
     println!(
         "two threads left lifted: a fair task wakes at most {beside:.1} ms late, {fair:.1} before, \
-         {after:.1} after the next operation, which took {took:?}"
+         {after:.1} after the next operation, which took {took:?}; {often_beside:.0} and \
+         {often_after:.0} times a second"
     );
     for pid in spinning {
         let stat = Stat::of(pid, pid).unwrap();
@@ -376,7 +385,12 @@ fn what_the_dead_have_left_is_put_back() {
     }
     assert!(recovered(&scratch), "{:?}", scratch.journal());
     assert!(notes(&scratch).is_empty());
-    assert!(beside > 2.0 * after, "not shown: {beside:.1} ms beside them, {after:.1} after");
+    // Not by the latest wake: of 100 any may be late on a machine that does something else as well.
+    assert!(
+        often_after > 2.0 * often_beside,
+        "not shown: it wakes {often_beside:.0} times a second beside them, {often_after:.0} after"
+    );
+    assert!(!proof() || beside > 2.0 * after, "{beside:.1} ms beside them, {after:.1} after");
 }
 
 /// With the note that somebody had made who has ended: what it was, and then each thread with policy,
