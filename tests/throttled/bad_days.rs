@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use crate::alone;
 use crate::scene::{Container, Quota, Via, lifts, timed};
-use crate::support::{Scratch, eventually, pids, program, run, runtime, succeed, text, wait};
+use crate::support::{
+    Runtime, Scratch, eventually, pids, program, run, runtime, succeed, text, wait,
+};
 
 const LIMIT: Duration = Duration::from_secs(15);
 const SMALL: Quota = Quota::new(1, 100);
@@ -24,9 +26,12 @@ fn with_mounts(change: &str, command: &Command) -> Command {
     inner
 }
 
+fn of_verb(scratch: &Scratch, verb: &str) -> Vec<Value> {
+    scratch.journal().into_iter().filter(|record| record["verb"] == verb).collect()
+}
+
 fn last(scratch: &Scratch, verb: &str) -> Value {
-    let mut journal = scratch.journal().into_iter();
-    journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no record of {verb}"))
+    of_verb(scratch, verb).pop().unwrap_or_else(|| panic!("no record of {verb}"))
 }
 
 #[test]
@@ -93,9 +98,9 @@ fn the_cpu_controller_is_mounted_elsewhere() {
             failure
         };
         failed.push((0..3).filter_map(pause).collect::<Vec<_>>());
-        if via == Via::Wrapped {
-            assert!(!lifts(&last(&scratch, "pause")).is_empty(), "{:?}", last(&scratch, "pause"));
-        }
+        let pauses = of_verb(&scratch, "pause");
+        let is_lifted = pauses.iter().any(|pause| !lifts(pause).is_empty());
+        assert!(is_lifted || via == Via::Bare, "{pauses:?}");
     }
     assert!(!failed[0].is_empty(), "control: not shown: no bare pause failed");
     assert!(failed[1].is_empty(), "{:?}", failed[1]);
@@ -104,37 +109,45 @@ fn the_cpu_controller_is_mounted_elsewhere() {
 /// A quota inside the container, as a container with a delegated cgroup may set one.
 #[test]
 fn a_cgroup_below_the_container_has_a_quota_of_its_own() {
+    const ROUNDS: usize = 3;
     let _alone = alone();
     let runtime = runtime("runc-1.3.6");
-    let mut pauses = Vec::new();
-    let mut kills = Vec::new();
-    for via in [Via::Bare, Via::Wrapped] {
-        let scratch = Scratch::new();
-        let container = Container::busy(&scratch, &runtime, via, "c", 8);
-        let inner = container.file("cpu", "inner");
-        std::fs::create_dir(&inner).unwrap();
-        let init = container.init();
-        let all = container.pids();
-        for pid in all.iter().filter(|pid| **pid != init) {
-            std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
-        }
-        std::fs::write(inner.join("cpu.cfs_quota_us"), "1000").unwrap();
-        std::thread::sleep(Duration::from_millis(500));
-        pauses.push(container.timed(&["pause", "c"], LIMIT));
-        let _ = container.timed(&["resume", "c"], LIMIT);
-        std::thread::sleep(Duration::from_millis(200));
-        let quota = std::fs::read_to_string(inner.join("cpu.cfs_quota_us")).unwrap();
-        assert_eq!(quota.trim(), "1000");
-        let began = Instant::now();
-        let killed = container.timed(&["kill", "c", "KILL"], LIMIT);
-        assert_eq!(killed.failure, None);
-        eventually(LIMIT, "all of it has died", || all.iter().all(|&pid| crate::scene::ended(pid)));
-        kills.push(began.elapsed());
+    let [bare, wrapped] = [Via::Bare, Via::Wrapped].map(|via| {
+        let rounds = (0..ROUNDS).map(|_| paused_and_killed(&runtime, via));
+        let (pauses, mut kills): (Vec<_>, Vec<_>) = rounds.unzip();
+        kills.sort_unstable();
+        println!("{}: kills until all have died: {kills:?}", via.name());
+        (pauses.into_iter().flatten().collect::<Vec<_>>(), kills[ROUNDS / 2])
+    });
+    assert!(!bare.0.is_empty(), "control: not shown: no bare pause failed");
+    assert_eq!(wrapped.0, [""; 0]);
+    assert!(wrapped.1 * 2 < bare.1, "medians: bare {:?}, wrapped {:?}", bare.1, wrapped.1);
+}
+
+/// Why the pause failed, and how long the kill took.
+fn paused_and_killed(runtime: &Runtime, via: Via) -> (Option<String>, Duration) {
+    let scratch = Scratch::new();
+    let container = Container::busy(&scratch, runtime, via, "c", 8);
+    let inner = container.file("cpu", "inner");
+    std::fs::create_dir(&inner).unwrap();
+    let init = container.init();
+    let all = container.pids();
+    for pid in all.iter().filter(|pid| **pid != init) {
+        std::fs::write(inner.join("cgroup.procs"), pid.to_string()).unwrap();
     }
-    assert!(pauses[0].failure.is_some(), "control: not shown: the bare pause did not fail");
-    assert_eq!(pauses[1].failure, None);
-    println!("kill until all have died: bare {:?}, wrapped {:?}", kills[0], kills[1]);
-    assert!(kills[1] * 2 < kills[0], "bare {:?}, wrapped {:?}", kills[0], kills[1]);
+    std::fs::write(inner.join("cpu.cfs_quota_us"), "1000").unwrap();
+    container.until_throttled();
+    let pause = container.timed(&["pause", "c"], LIMIT);
+    let _ = container.timed(&["resume", "c"], LIMIT);
+    container.thaw();
+    container.until_throttled();
+    let quota = std::fs::read_to_string(inner.join("cpu.cfs_quota_us")).unwrap();
+    assert_eq!(quota.trim(), "1000");
+    let began = Instant::now();
+    let killed = container.timed(&["kill", "c", "KILL"], LIMIT);
+    assert_eq!(killed.failure, None);
+    eventually(LIMIT, "all of it has died", || all.iter().all(|&pid| crate::scene::ended(pid)));
+    (pause.failure, began.elapsed())
 }
 
 /// Rootless: what it takes to lift is not there.
