@@ -142,7 +142,7 @@ fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
     let bound = scene.bound().of(&fast.series);
     let mut late = None;
     for via in Via::compared() {
-        let measured = starved(runtime, via, scene);
+        let measured = starved(runtime, via, scene, bound);
         table.row_beside(name, via.name(), &measured.series, &measured.late);
         match via {
             Via::Bare => {
@@ -212,7 +212,7 @@ fn idle(runtime: &Runtime, words: &[&str]) -> Measured {
     Measured { series, late: watch.finish(), cpu, records: Vec::new() }
 }
 
-fn starved(runtime: &Runtime, via: Via, scene: Scene) -> Measured {
+fn starved(runtime: &Runtime, via: Via, scene: Scene, bound: Bound) -> Measured {
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, runtime, via, "c", scene.busy);
     let quota = match scene.starved {
@@ -226,7 +226,7 @@ fn starved(runtime: &Runtime, via: Via, scene: Scene) -> Measured {
     let created = scratch.journal().len();
     let _load = scene.loaded.then(|| Load::of(BUSY));
     let (before, began, watch) = (container.usage(), Instant::now(), Watch::start());
-    let series = execs(&container, scene.words, quota.is_some());
+    let series = execs(&container, scene.words, quota.is_some(), bound);
     let given = quota.map_or(0.0, Quota::ratio);
     let beyond = (container.usage() - before).saturating_sub(began.elapsed().mul_f64(given));
     let cpu = per_round(beyond, series.n());
@@ -242,15 +242,21 @@ fn exec(container: &Container<'_>, words: &[&str], limit: Duration) -> Took {
     container.timed(&[&["exec", &container.id], words].concat(), limit)
 }
 
+/// Of a control that is slow at times, and was not yet.
+const CONTROL_MOST: Duration = Duration::from_secs(20);
+
 /// What did not end in time has taken so long at least; killed, it leaves its process in the
 /// container, and so it is the last of its scene.
-fn execs(container: &Container<'_>, words: &[&str], throttled: bool) -> Series {
+fn execs(container: &Container<'_>, words: &[&str], throttled: bool, bound: Bound) -> Series {
     let is_control = container.via != Via::Wrapped;
     let limit = limit(container.via);
     let mut series = Series::default();
     let began = Instant::now();
-    while series.n() < rounds(container.via) && series.failed() == 0 {
-        if is_control && began.elapsed() >= control_max() {
+    loop {
+        let is_enough =
+            series.n() >= rounds(container.via) || is_control && began.elapsed() >= control_max();
+        let is_to_go_on = is_control && bound.holds(&series) && began.elapsed() < CONTROL_MOST;
+        if series.failed() > 0 || is_enough && !is_to_go_on {
             break;
         }
         if throttled {

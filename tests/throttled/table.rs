@@ -60,6 +60,10 @@ impl Series {
         self.quantile(50)
     }
 
+    pub(crate) fn p90(&self) -> f64 {
+        self.quantile(90)
+    }
+
     pub(crate) fn p95(&self) -> f64 {
         self.quantile(95)
     }
