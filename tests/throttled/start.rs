@@ -10,7 +10,7 @@ use crate::support::cpu::Cpu;
 use crate::support::load::{BUSY, Late, Load, Watch};
 use crate::support::{Runtime, Scratch, proof, remove_cgroup, slowness, succeed};
 use crate::table::{Series, Table, Took};
-use crate::{alone, fast, few, late_bound, latest, runtimes, short_wrapped, slack};
+use crate::{alone, fast, few, late_bound, latest, runtimes, slack};
 
 /// What else there is, and how much longer than in an unthrottled pod on an idle machine a start may
 /// take.
@@ -36,8 +36,9 @@ const LONG: Duration = Duration::from_secs(600);
 /// Where only the failure has to be shown.
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Each of a create and a start, and of what is removed in between.
 fn rounds() -> usize {
-    if proof() { 50 } else { short_wrapped() }
+    if proof() { 50 } else { 6 }
 }
 
 fn control_rounds() -> usize {
