@@ -94,7 +94,7 @@ fn of_many_tasks_a_few_are_named() {
 fn a_hostile_name_spoils_no_log() {
     let script = r#"(printf 'a"\n}\033[2J\\' >/proc/self/comm; : </tmp/stuck) & exec sleep 3600"#;
     let scene = Scene::stubborn_with("runc-1.1.5", script);
-    let pid = scene.held_up()[0];
+    let pid = scene.a_held_up();
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     assert!(name.contains(['"', '\n', '\u{1b}']), "not shown: {name:?}");
     for log in [Log::Json, Log::Text, Log::None] {

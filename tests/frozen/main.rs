@@ -33,7 +33,7 @@ const OURS: &str = " (frostlock: ";
 /// The runtime's text, then ours, which names the task that is held up.
 #[track_caller]
 fn names_the_task(scene: &Scene, message: &str) {
-    let pid = scene.held_up()[0];
+    let pid = scene.a_held_up();
     let (_, ours) =
         message.split_once(OURS).unwrap_or_else(|| panic!("not explained: {message:?}"));
     for word in [&format!("pid {pid} cat D"), stuck::WCHAN] {
