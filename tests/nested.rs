@@ -48,9 +48,19 @@ fn record_of(scratch: &Scratch, pid: u32) -> Value {
     found.unwrap_or_else(|| panic!("no record of {pid}"))
 }
 
+/// The longest waits that can be configured, so that what comes in between is told from one.
+fn patient(scratch: &Scratch) -> PathBuf {
+    let path = scratch.path("patient.toml");
+    std::fs::write(&path, "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\n").unwrap();
+    path
+}
+
 /// How an update on `id` went.
 fn update(scratch: &Scratch, runtime: &Runtime, id: &str) -> Value {
-    let mut command = scratch.wrapped(&runtime.path);
+    update_by(scratch, scratch.wrapped(&runtime.path), id)
+}
+
+fn update_by(scratch: &Scratch, mut command: Command, id: &str) -> Value {
     let mut child = quiet(command.args(["update", "--cpu-share", "512", id])).spawn().unwrap();
     child.wait().unwrap();
     record_of(scratch, child.id())
@@ -66,14 +76,18 @@ fn lower_quartile(mut values: Vec<f64>) -> f64 {
     values[values.len() / 4]
 }
 
+/// In a short run without the last.
 const AFTER_MS: [u64; 4] = [1, 20, 200, 1000];
 
+/// What waits for the lock waits for this at least, which is a command's wait by default.
+const LOCK_WAIT_MS: f64 = 500.0;
+
 /// The waits of updates that begin so long after the foreground command has been started. Every one
-/// must be short where the claim is proven; elsewhere the median, since the machine may be busy with
-/// something else, and none may run out of time.
+/// must be short where the claim is proven; elsewhere the median must be shorter than a wait for who does
+/// not give the lock back, since the machine may be busy with something else, and none may run out of time.
 fn assert_out_of_the_way(what: &str, mut once: impl FnMut(Duration) -> Value) {
-    let runs = if proof() { 21 } else { 3 };
-    for after in AFTER_MS {
+    let (runs, most) = if proof() { (21, 100.0) } else { (3, LOCK_WAIT_MS) };
+    for &after in &AFTER_MS[..if proof() { 4 } else { 3 }] {
         let records: Vec<Value> = (0..runs).map(|_| once(Duration::from_millis(after))).collect();
         let waits: Vec<f64> =
             records.iter().map(|record| record["lock_wait_ms"].as_f64().unwrap()).collect();
@@ -81,7 +95,7 @@ fn assert_out_of_the_way(what: &str, mut once: impl FnMut(Duration) -> Value) {
         assert!(records.iter().all(|record| record["lock"] != "timed out"), "{records:?}");
         let longest = waits.iter().copied().fold(0.0, f64::max);
         let judged = if proof() { longest } else { median(waits.clone()) };
-        assert!(judged < 100.0, "{what}, after {after} ms: {waits:?}");
+        assert!(judged < most, "{what}, after {after} ms: {waits:?}");
     }
 }
 
@@ -141,8 +155,10 @@ struct Hook {
 }
 
 impl Hook {
-    /// `state` and `update` by `caller`, timed; with a waiter, only after somebody has made `go`.
+    /// `state` and `update` by `caller`, timed; with a waiter, only after somebody has made `go`, and with
+    /// its patience.
     fn new(scratch: &Scratch, name: &str, caller: &Path, runtime: &Path, waits: bool) -> Hook {
+        let config = if waits { patient(scratch) } else { PathBuf::from("/dev/null") };
         let hook = Hook { program: scratch.path(name), report: scratch.path("report") };
         let wait = if waits {
             "touch \"$dir/in\"; for i in {1..500}; do [ -e \"$dir/go\" ] && break; sleep 0.01; done"
@@ -152,7 +168,7 @@ impl Hook {
         let text = format!(
             r#"#!/bin/bash
 [ -p /dev/stdin ] && cat >/dev/null
-export FROSTLOCK_RUNTIME={runtime:?} FROSTLOCK_STATE_DIR={state:?} FROSTLOCK_CONFIG=/dev/null
+export FROSTLOCK_RUNTIME={runtime:?} FROSTLOCK_STATE_DIR={state:?} FROSTLOCK_CONFIG={config:?}
 export FAKE_DIR={fake:?}
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 dir={dir:?}
@@ -210,21 +226,23 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
             }
         }
         // On a machine that is busy with other work two more processes wait for a processor, too; the
-        // lower quartile is what is left of that. A wait for the lock would be in all of them.
+        // lower quartile is what is left of that, and 26 ms were seen. A wait for the lock would be in all
+        // of them.
+        let most = if proof() { 20.0 } else { LOCK_WAIT_MS / 2.0 };
         println!("{name}: medians {:.1?} ms", times.clone().map(median));
         let [bare, wrapped] = times.map(if proof() { median } else { lower_quartile });
         println!(
             "{name}: hook inside create {bare:.1} ms bare, {wrapped:.1} ms through us {statuses:?}"
         );
         assert_eq!(statuses[0], statuses[1], "what the hook's commands returned");
-        assert!(wrapped - bare < 20.0, "{bare:.1} ms bare, {wrapped:.1} ms through us");
+        assert!(wrapped - bare < most, "{bare:.1} ms bare, {wrapped:.1} ms through us");
         let updates: Vec<Value> =
             scratch.journal().into_iter().filter(|record| record["verb"] == "update").collect();
         assert!(!updates.is_empty());
         let waits = updates.iter().map(|update| update["lock_wait_ms"].as_f64().unwrap());
         let wait = median(waits.collect());
         println!("{name}: {wait:.2} ms until the hook's update knew that it is nested");
-        assert!(wait < 20.0, "{wait} ms");
+        assert!(wait < most, "{wait} ms");
         for update in updates {
             assert_eq!(update["lock"], "nested", "{update}");
             assert!(update["holders"][0].as_str().unwrap().starts_with("create a "), "{update}");
@@ -280,10 +298,14 @@ fn assert_gets_through(
     nested_in: &str,
 ) {
     let _operation = Foreground::start(operation);
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(20);
     eventually(limit, "the hook runs", || scratch.path("in").exists());
     let waiting = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| update(scratch, runtime, "a"));
+        let waiting = scope.spawn(|| {
+            let mut command = scratch.wrapped(&runtime.path);
+            command.env("FROSTLOCK_CONFIG", patient(scratch));
+            update_by(scratch, command, "a")
+        });
         std::thread::sleep(Duration::from_millis(150));
         std::fs::write(scratch.path("go"), "").unwrap();
         waiting.join().unwrap()
@@ -293,7 +315,7 @@ fn assert_gets_through(
     });
     let (time, statuses) = hook.report();
     println!("{what}: hook {time:.0} ms {statuses:?}, waiter {} ms", waiting["lock_wait_ms"]);
-    assert!(time < 450.0, "the hook took {time} ms, as long as a wait");
+    assert!(time < 1400.0, "the hook took {time} ms, as long as a wait");
     assert_eq!(waiting["lock"], "exclusive", "{waiting}");
     let of_hook = |record: &Value| record["verb"] == "update" && record["pid"] != waiting["pid"];
     let update = scratch.journal().into_iter().find(of_hook).expect("the hook's update");
