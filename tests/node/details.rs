@@ -1,7 +1,6 @@
 //! What systemd does beside us, and how its units are named.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::in_a_node;
 use crate::pod::{Container, LIMIT, Pod, systemctl, while_running};
@@ -140,7 +139,7 @@ fn names() {
         assert!(lifts(exec).iter().any(|lift| lift["whose"] == "runtime"), "{exec}");
         let scope = format!("cri-containerd-{}.scope", made.id);
         let state = || run(Command::new("systemctl").args(["is-active", &scope])).stdout;
-        crate::support::eventually(Duration::from_secs(5), "the scope has ended", || {
+        crate::support::eventually(LIMIT, "the scope has ended", || {
             !state().starts_with(b"active")
         });
     }

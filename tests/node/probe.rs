@@ -14,8 +14,10 @@ use crate::{RUNTIMES, in_a_node};
 
 const PROBERS: usize = 4;
 const REFUSED: &str = "cannot exec in a paused container";
-/// Of the bare ones, at least.
-const SHOWN: f64 = 0.05;
+/// Of the bare ones, more; in a short run one is enough.
+fn shown() -> f64 {
+    if proof() { 0.05 } else { 0.0 }
+}
 /// Of an update among probes; kubelet's own limit is two minutes.
 const STARVED: Duration = Duration::from_secs(5);
 
@@ -23,7 +25,7 @@ const STARVED: Duration = Duration::from_secs(5);
 fn updates(via: Via) -> usize {
     match via {
         _ if proof() => 300,
-        Via::Bare => 200,
+        Via::Bare => 100,
         _ => 40,
     }
 }
@@ -42,7 +44,7 @@ fn inside() {
         let bare = Measured::of(&runtime, Via::Bare);
         bare.rows(&mut table, &runtime, "bare");
         let share = bare.execs.failed() as f64 / bare.execs.n() as f64;
-        table.claim(bare.execs.failures().contains(REFUSED) && share > SHOWN, || {
+        table.claim(bare.execs.failures().contains(REFUSED) && share > shown(), || {
             format!("{}: not shown: bare: {}", runtime.name, bare.execs.failures())
         });
         let wrapped = Measured::of(&runtime, Via::Wrapped);
@@ -52,9 +54,11 @@ fn inside() {
                 format!("{}: wrapped {what}: {}", runtime.name, series.failures())
             });
         }
-        let most = 2.0 * wrapped.unloaded.p99() + 50.0;
-        table.claim(wrapped.execs.p99() <= most, || {
-            format!("{}: exec p99 {:.1} ms, want {most:.1}", runtime.name, wrapped.execs.p99())
+        // One standstill of the machine makes four of some hundred late.
+        let slowest = if proof() { Series::p99 } else { Series::p90 };
+        let (took, most) = (slowest(&wrapped.execs), 2.0 * slowest(&wrapped.unloaded) + 50.0);
+        table.claim(took <= most, || {
+            format!("{}: the slowest execs take {took:.1} ms, want {most:.1}", runtime.name)
         });
         table.claim(wrapped.updates.max() < STARVED.as_secs_f64() * 1000.0, || {
             format!("{}: an update took {:.0} ms", runtime.name, wrapped.updates.max())
