@@ -77,10 +77,10 @@ fn no_lock_file_outlives_the_container() {
         [&["exec", "a", "true"][..], &["state", "a"], &["update", "--cpu-quota", "1000", "a"]]
     {
         let scratch = Scratch::new();
-        let fake = Fake::new(&scratch, "");
+        let fake = Fake::new(&scratch, "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\n");
         succeed(&mut fake.create("a"));
         assert_eq!(scratch.lock_files().len(), 2);
-        fake.script(&[("delete", &[takes_ms(200)])]);
+        fake.script(&[("delete", &[takes_ms(600)])]);
         let mut delete = fake.wrapped(&["delete", "a"]).spawn().unwrap();
         eventually(Duration::from_secs(5), "the delete works", || {
             fake.intervals().iter().any(|interval| interval.verb == "delete")
@@ -100,15 +100,18 @@ fn a_delete_of_nothing_leaves_the_record_of_a_create() {
     let _alone = alone();
     let scratch = Scratch::new();
     let fake = Fake::new(&scratch, "");
-    fake.script(&[("delete", &[takes_ms(300)])]);
+    // The runtime of the create begins when the delete has ended.
+    let (late, go) = (fake.dir().join("late/runc"), fake.dir().join("go"));
+    std::fs::create_dir(late.parent().unwrap()).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor i in $(seq 1000); do [ -e {} ] && break; sleep 0.01; done\nexec {} \"$@\"\n",
+        go.display(),
+        fake.path.display()
+    );
+    support::program(&late, &script);
+    fake.script(&[("delete", &[takes_ms(1000)])]);
     let mut delete = fake.wrapped(&["delete", "a"]).spawn().unwrap();
     eventually(Duration::from_secs(5), "the delete works", || !fake.intervals().is_empty());
-    // The runtime of the create begins when the delete has long ended.
-    let late = fake.dir().join("late/runc");
-    std::fs::create_dir(late.parent().unwrap()).unwrap();
-    let script = format!("#!/bin/sh\nsleep 1\nexec {} \"$@\"\n", fake.path.display());
-    std::fs::write(&late, script).unwrap();
-    succeed(Command::new("chmod").arg("+x").arg(&late));
     let mut create = fake.create("a").env("FROSTLOCK_RUNTIME", &late).spawn().unwrap();
     let records = || std::fs::read_dir(scratch.state().join("containers")).unwrap().count();
     eventually(Duration::from_secs(5), "the create has its record", || {
@@ -118,6 +121,7 @@ fn a_delete_of_nothing_leaves_the_record_of_a_create() {
     assert!(!delete.wait().unwrap().success(), "there was something to delete");
     assert!(create.try_wait().unwrap().is_none(), "not shown: the create had ended");
     assert_eq!(records(), 1);
+    std::fs::write(go, "").unwrap();
     assert!(create.wait().unwrap().success());
     assert_eq!(fake.intervals().len(), 2);
 }
@@ -132,13 +136,16 @@ fn wait_ms(record: &Value) -> f64 {
     record["lock_wait_ms"].as_f64().unwrap()
 }
 
+/// What a machine that stands still may add; less than the part of a wait that a signal could lengthen it by.
+const LATE_MS: f64 = 500.0;
+
 /// Not before its time, and not much after.
 fn assert_waited(record: &Value, configured_ms: f64) {
     let waited = wait_ms(record);
     println!("{} of {configured_ms} ms: {waited:.1} ms", record["verb"]);
     assert_eq!(record["lock"], "timed out", "{record}");
     assert!(waited >= configured_ms, "{waited} ms are less than {configured_ms}");
-    assert!(waited <= configured_ms * 1.2 + 50.0, "{waited} ms for {configured_ms}");
+    assert!(waited <= configured_ms + LATE_MS, "{waited} ms for {configured_ms}");
 }
 
 fn with_container<'a>(scratch: &'a Scratch, config: &str) -> Fake<'a> {
@@ -181,7 +188,7 @@ fn everybody_goes_ahead_when_the_holder_hangs() {
     let record = record_of(&fake, finish(&mut fake.wrapped(&["kill", "a", "KILL"])));
     println!("kill: {:?}", since.elapsed());
     assert_eq!((&record["lock"], wait_ms(&record)), (&"none".into(), 0.0));
-    assert!(since.elapsed() < Duration::from_millis(300), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
 }
 
 #[test]
@@ -192,7 +199,7 @@ fn a_wait_of_nothing_is_none() {
     let _hanging = Hanging::update(&fake);
     let record = record_of(&fake, finish(&mut update(&fake)));
     assert_eq!(record["lock"], "timed out");
-    assert!(wait_ms(&record) < 20.0, "{record}");
+    assert!(wait_ms(&record) < LATE_MS, "{record}");
 }
 
 /// Of a short lock all get their turn; of one that is never given back all go ahead.
@@ -272,7 +279,7 @@ fn the_callers_alarm_comes_at_its_time() {
         let took = since.elapsed();
         println!("alarm after 1 s with a wait of {wait_ms} ms: {status} after {took:?}");
         assert_eq!(status.signal(), Some(Signal::SIGALRM as i32), "{status} after {took:?}");
-        assert!(took >= Duration::from_millis(990) && took < Duration::from_millis(1300));
+        assert!(took >= Duration::from_millis(990) && took < Duration::from_millis(2500));
     }
 }
 
@@ -340,7 +347,7 @@ fn a_foreign_file_in_the_place_of_a_lock_is_said_and_passed_by() {
             put(kind, path, &elsewhere);
             for verb in [&["update", "a"][..], &["exec", "a", "true"], &["state", "a"]] {
                 let mut child = fake.wrapped(verb).stdout(Stdio::null()).spawn().unwrap();
-                eventually(Duration::from_secs(2), "goes ahead", || {
+                eventually(Duration::from_secs(10), "goes ahead", || {
                     child.try_wait().unwrap().is_some()
                 });
                 assert!(child.wait().unwrap().success());
@@ -371,7 +378,7 @@ fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
     let _alone = alone();
     let scratch = Scratch::new();
     let fake = with_container(&scratch, "[lock]\nexclusive_wait_ms = 4000\n");
-    let [update_takes, delete_takes, create_takes] = [300, 100, 900].map(takes_ms);
+    let [update_takes, delete_takes, create_takes] = [900, 100, 900].map(takes_ms);
     fake.script(&[
         ("update", &[update_takes]),
         ("delete", &[delete_takes]),
@@ -386,7 +393,8 @@ fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
     begun("update");
     let queue = |mut command: Command| {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        // Until it stands in the queue.
+        std::thread::sleep(Duration::from_millis(200));
         child
     };
     let queued = [fake.wrapped(&["delete", "a"]), update(&fake), update(&fake)].map(queue);
@@ -426,8 +434,9 @@ fn a_killed_wrapper_takes_its_runtime_along_and_lets_the_next_one_in() {
     let output = waiting.wait_with_output().unwrap();
     println!("next one through {:?} after the kill", since.elapsed());
     assert!(output.status.success());
-    assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
-    eventually(Duration::from_secs(1), "the runtime is gone", || {
+    // Not when its own wait is over.
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    eventually(Duration::from_secs(5), "the runtime is gone", || {
         // As a zombie it may wait for an init that is slow to reap.
         let stat = std::fs::read_to_string(format!("/proc/{runtime}/stat")).unwrap_or_default();
         !stat.contains(") ") || stat.contains(") Z ")
