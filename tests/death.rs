@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use state::Verb;
 use support::{Runtime, Scratch, eventually, proof, runtime, text};
 
-/// From the wrapper's death until nothing of the runtime is left and the lock is free.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// From the wrapper's death until nothing of the runtime is left and the lock is free. It takes milliseconds,
+/// and what a busy machine adds.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// No command takes longer, whatever a killed one has left: runc gives up on a freezer after 10 s.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
@@ -28,7 +29,7 @@ const MARK: &str = "FROSTLOCK_TEST_MARK";
 const ID: &str = "c";
 
 fn kills() -> u32 {
-    if proof() { 100 } else { 8 }
+    if proof() { 100 } else { 5 }
 }
 
 // One test a verb would be the same in more lines: they differ only in what stands in `Scene`.

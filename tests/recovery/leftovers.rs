@@ -204,14 +204,20 @@ fn a_throttled_container_is_gone_with_its_delete() {
             !bare.succeeded() || bare.took > 3 * quick / 2 || left > 0
         });
         assert!(is_worse, "not shown: {runtime}");
+        let mut times = Vec::new();
         for _ in 0..(if proof() { 20 } else { 3 }) {
             let scene = Scene::throttled(runtime, 8);
             let wrapped = scene.give(Via::Wrapped, &["delete", "--force", "c"]);
             let left = cgroup_dirs(&scene.cgroup());
             report!("{runtime}: wrapped: {:?} in {:?}", wrapped.code, wrapped.took);
-            assert!(wrapped.succeeded() && wrapped.took < quick, "{wrapped:?}");
+            assert!(wrapped.succeeded(), "{wrapped:?}");
+            times.push(wrapped.took);
             assert_eq!(left, NOTHING);
             assert_eq!(scene.scratch.lock_files(), NOTHING);
         }
+        times.sort_unstable();
+        // Of three in a short run one may be held up by the machine.
+        let judged = if proof() { times[times.len() - 1] } else { times[times.len() / 2] };
+        assert!(judged < quick, "{times:?}");
     }
 }
