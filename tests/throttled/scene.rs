@@ -105,6 +105,9 @@ pub(crate) const SCENES: [(u32, Quota); 4] = [
     (4, Quota::new(1, 1000)),
 ];
 
+/// How long a container may take to be what a scene needs, however busy the machine is.
+const READY: Duration = Duration::from_secs(30);
+
 /// A container in a cgroup; it goes with its scratch.
 pub(crate) struct Container<'a> {
     pub(crate) scratch: &'a Scratch,
@@ -139,7 +142,7 @@ impl<'a> Container<'a> {
             config["process"]["env"] = json!(["PATH=/bin", format!("LOOPS={loops}")]);
         });
         // Without a loop its shell ends at once, and an empty pod is what is wanted.
-        eventually(Duration::from_secs(10), "all loops run", || {
+        eventually(READY, "all loops run", || {
             loops == 0 || container.pids().len() > loops as usize
         });
         container
@@ -207,7 +210,7 @@ impl<'a> Container<'a> {
 
     /// Its loops are busy and yet get no CPU time.
     pub(crate) fn until_throttled(&self) {
-        eventually(Duration::from_secs(10), "the quota is used up", || {
+        eventually(READY, "the quota is used up", || {
             let before = self.usage();
             std::thread::sleep(Duration::from_millis(4));
             self.usage() == before
