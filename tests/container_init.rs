@@ -348,8 +348,8 @@ fn until_at_rest(proc: &Path) {
     support::eventually(Duration::from_secs(10), "the init at rest", || {
         std::thread::sleep(Duration::from_millis(20));
         let now = descriptors(proc);
-        let tasks = std::fs::read_dir(proc.join("task")).unwrap().flatten();
-        let at_rest = now == before && tasks.map(sleeps).all(|sleeps| sleeps);
+        let mut tasks = std::fs::read_dir(proc.join("task")).unwrap().flatten();
+        let at_rest = now == before && tasks.all(sleeps);
         before = now;
         at_rest
     });

@@ -315,9 +315,13 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// A script, or another program. Written by another process: what this one has open to write, a thread's child has open,
+/// A script. Written by another process: what this one has open to write, a thread's child has open,
 /// too, until it executes something, and until then nobody can execute the script (ETXTBSY).
-pub fn program(path: &Path, content: impl AsRef<[u8]>) -> PathBuf {
+pub fn program(path: &Path, text: &str) -> PathBuf {
+    executable(path, text.as_bytes())
+}
+
+fn executable(path: &Path, content: &[u8]) -> PathBuf {
     let _ = std::fs::remove_file(path);
     let source = path.with_extension("text");
     std::fs::write(&source, content).unwrap();
@@ -339,7 +343,7 @@ pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
 pub fn compiled(path: &Path, source: &'static str) -> PathBuf {
     static MADE: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    program(path, made.entry(source).or_insert_with(|| compile(source)))
+    executable(path, made.entry(source).or_insert_with(|| compile(source)))
 }
 
 fn compile(source: &str) -> Vec<u8> {
