@@ -2,6 +2,7 @@
 //! it was started with may have been edited since.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,6 +99,44 @@ pub(crate) enum Owed {
     OtherOption { name: String, option: String, configured: Option<String>, loaded: Option<String> },
     /// Both have it, and one of them alone as the default.
     OtherDefault { configured: String, loaded: String },
+}
+
+/// A clause about the process.
+impl fmt::Display for Owed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owed::NotLoaded(name) => write!(f, "it has no runtime {name} yet"),
+            Owed::StillLoaded(name) => write!(f, "it still has the runtime {name}"),
+            Owed::OtherProgram { name, loaded: None } => {
+                write!(f, "its runtime {name} runs its default")
+            }
+            Owed::OtherProgram { name, loaded: Some(program) } => {
+                write!(f, "its runtime {name} runs {}", program.display())
+            }
+            Owed::OtherOption { name, option, configured, loaded } => {
+                let value =
+                    |it: &Option<String>| it.clone().unwrap_or_else(|| "not set".to_owned());
+                let (loaded, configured) = (value(loaded), value(configured));
+                write!(f, "its runtime {name} has {option} = {loaded}, and the file {configured}")
+            }
+            Owed::OtherDefault { configured, loaded } => {
+                write!(f, "its default is {loaded} and not {configured}")
+            }
+        }
+    }
+}
+
+impl Owed {
+    /// Whether it is about this handler, as the file has it.
+    pub(crate) fn is_of(&self, handler: &str) -> bool {
+        match self {
+            Owed::NotLoaded(name)
+            | Owed::StillLoaded(name)
+            | Owed::OtherProgram { name, .. }
+            | Owed::OtherOption { name, .. }
+            | Owed::OtherDefault { configured: name, .. } => name == handler,
+        }
+    }
 }
 
 /// Of the handlers that are ours in one of the two.

@@ -40,9 +40,17 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Stri
     output(command, limit).map(|said| String::from_utf8_lossy(&said).into_owned())
 }
 
+/// The same of one that is called otherwise in errors.
+pub(crate) fn run_as(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<()> {
+    named(name, command, limit).map(drop)
+}
+
 /// The same, byte for byte.
 pub(crate) fn output(command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
-    let name = format!("{command:?}");
+    named(&format!("{command:?}"), command, limit)
+}
+
+fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
     // Files and not pipes: whatever it leaves running may keep them open.
     let (mut out, mut err) = (anonymous()?, anonymous()?);
     // dockerd looks for docker-proxy in it and refuses to go on without.
@@ -66,7 +74,10 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> anyhow::Result<V
     };
     if !status.success() {
         let said = contents(&mut err)?;
-        bail!("{name}: {status}: {}", String::from_utf8_lossy(&said).trim());
+        match String::from_utf8_lossy(&said).trim() {
+            "" => bail!("{name}: {status}"),
+            said => bail!("{name}: {status}: {said}"),
+        }
     }
     contents(&mut out)
 }

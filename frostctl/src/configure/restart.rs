@@ -12,13 +12,16 @@ use nix::sys::signal::SigSet;
 use toml_edit::{DocumentMut, Item};
 
 use super::arguments::Target;
+use super::edit::is_ours;
 use super::engine::Engine;
 use super::files::Files;
 use super::interrupt::Held;
 use super::layout::{Layout, get};
 use super::toml_file;
-use crate::loaded::CRIO_SOCKET;
-use crate::node::containerd::SOCKET;
+use crate::loaded::{self, CRIO_SOCKET, Owed};
+use crate::node::containerd::{self, SOCKET};
+use crate::node::processes;
+use crate::node::root::Root;
 use crate::program;
 
 /// systemd waits 90 s for a unit to start, unless it is told otherwise.
@@ -87,23 +90,45 @@ pub(super) fn plan<'a>(
 impl Restart<'_> {
     /// Restarts it, and waits until it answers and says of the handler what it should.
     pub(super) fn run(&self, handler: Handler, held: &Held) -> anyhow::Result<()> {
+        self.restart()?;
+        self.wait(handler, held)
+    }
+
+    fn restart(&self) -> anyhow::Result<()> {
         crate::output::progress(&format!("restarting {}: {}", self.engine.name(), self.command));
         let mut command = Command::new("/proc/self/exe");
-        program::run(command.args([WITH_SIGNALS, "sh", "-c", &self.command]), RESTART_LIMIT)
-            .with_context(|| format!("{} was not restarted", self.engine.name()))?;
+        command.args([WITH_SIGNALS, "sh", "-c", &self.command]);
+        program::run_as(&self.command, &mut command, RESTART_LIMIT)
+            .with_context(|| format!("{} was not restarted", self.engine.name()))
+    }
+
+    fn wait(&self, handler: Handler, held: &Held) -> anyhow::Result<()> {
         crate::output::progress(&format!("waiting for {} to answer", self.engine.name()));
         let deadline = Instant::now() + ANSWER_LIMIT;
         loop {
             let answer = self.ask();
+            if answer.is_ok() && handler == Handler::Any {
+                return Ok(());
+            }
+            // Who was told to end while the command ran ends, however well that went.
+            held.obey()?;
+            let differs = match (&answer, handler) {
+                (Ok(None | Some(true)), Handler::There) => self.differs(),
+                _ => Vec::new(),
+            };
             match (&answer, handler) {
-                (Ok(_), Handler::Any)
-                | (Ok(None | Some(true)), Handler::There)
-                | (Ok(None | Some(false)), Handler::Gone) => return Ok(()),
-                _ => held.obey()?,
+                (Ok(None | Some(true)), Handler::There) if differs.is_empty() => return Ok(()),
+                (Ok(None | Some(false)), Handler::Gone) => return Ok(()),
+                _ => {}
             }
             if Instant::now() >= deadline {
                 let within = format!("within {} s of its restart", ANSWER_LIMIT.as_secs());
                 return match answer {
+                    Ok(_) if !differs.is_empty() => bail!(
+                        "{} answers, and has not taken its files in {within}: {}",
+                        self.engine.name(),
+                        differs[0]
+                    ),
                     Ok(_) => bail!(
                         "{} answers, but its runtime {:?} was not {} {within}",
                         self.engine.name(),
@@ -122,16 +147,23 @@ impl Restart<'_> {
 
     /// Whether it says that it has something else loaded than what stands in its files already.
     pub(super) fn is_owed(&self, handler: Handler) -> bool {
-        matches!(
-            (self.ask(), handler),
-            (Ok(Some(false)), Handler::There) | (Ok(Some(true)), Handler::Gone)
-        )
+        match (self.ask(), handler) {
+            (Ok(Some(false)), Handler::There) | (Ok(Some(true)), Handler::Gone) => true,
+            (Ok(_), Handler::There) => !self.differs().is_empty(),
+            _ => false,
+        }
     }
 
     /// After the files were put back: with the configuration of before.
     pub(super) fn again(&self, error: anyhow::Error, held: &Held) -> anyhow::Error {
         let name = self.engine.name();
-        match self.run(Handler::Any, held) {
+        if let Err(second) = self.restart() {
+            let answers = if self.ask().is_ok() { "still answers" } else { "does not answer" };
+            return error.context(format!(
+                "{name} could not be restarted with its files as they were, and {answers} ({second:#})"
+            ));
+        }
+        match self.wait(Handler::Any, held) {
             // A restart would end its containers, unless live-restore is set.
             Ok(()) if self.engine == Engine::Docker => error.context(
                 "dockerd has read its file again, as it was; a default that it had from us it keeps until \
@@ -143,6 +175,25 @@ impl Restart<'_> {
                 "{name} was restarted with its files as they were, and does not answer ({second:#})"
             )),
         }
+    }
+
+    /// What the containerd that answers has of the handler otherwise than its files say.
+    fn differs(&self) -> Vec<Owed> {
+        if self.engine != Engine::Containerd {
+            return Vec::new();
+        }
+        let node = Root::default();
+        let all = containerd::read(&node, &processes::read(&node));
+        // Of files that we cannot read there is nothing to compare.
+        let own = all.iter().find(|it| {
+            it.running.is_some() && it.complaints.is_empty() && it.socket == self.socket
+        });
+        let Some((own, Ok(has))) = own.map(|it| (it, loaded::ask(&self.socket))) else {
+            return Vec::new();
+        };
+        let mut owed = loaded::owed(&own.handlers(), &has, |it| is_ours(it));
+        owed.retain(|it| it.is_of(self.name));
+        owed
     }
 
     /// Whether it knows the handler; none if it does not tell.

@@ -117,28 +117,7 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
     let owed = loaded::owed(&it.handlers(), &has, |it| is_ours(it));
     match owed.is_empty() {
         true => Loaded::AsConfigured,
-        false => Loaded::Otherwise(owed.iter().map(said).collect()),
-    }
-}
-
-fn said(owed: &Owed) -> String {
-    let program = |it: &Option<PathBuf>| {
-        it.as_deref().map_or_else(|| "its default".to_owned(), |it| it.display().to_string())
-    };
-    match owed {
-        Owed::NotLoaded(name) => format!("it has no runtime {name} yet"),
-        Owed::StillLoaded(name) => format!("it still has the runtime {name}"),
-        Owed::OtherProgram { name, loaded } => {
-            format!("its runtime {name} runs {}", program(loaded))
-        }
-        Owed::OtherOption { name, option, configured, loaded } => {
-            let value = |it: &Option<String>| it.clone().unwrap_or_else(|| "not set".to_owned());
-            let (loaded, configured) = (value(loaded), value(configured));
-            format!("its runtime {name} has {option} = {loaded}, and the file {configured}")
-        }
-        Owed::OtherDefault { configured, loaded } => {
-            format!("its default is {loaded} and not {configured}")
-        }
+        false => Loaded::Otherwise(owed.iter().map(Owed::to_string).collect()),
     }
 }
 
@@ -239,7 +218,7 @@ fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
     let owed = loaded::owed(&configured, has, |it| is_ours(it));
     match owed.is_empty() {
         true => Loaded::AsConfigured,
-        false => Loaded::Otherwise(owed.iter().map(said).collect()),
+        false => Loaded::Otherwise(owed.iter().map(Owed::to_string).collect()),
     }
 }
 

@@ -150,6 +150,22 @@ fn a_signal_while_it_waits_puts_everything_back() {
     }
 }
 
+/// Nor is the program named that frostctl runs it by.
+#[test]
+fn a_restart_that_fails_is_not_said_to_have_happened() {
+    let copies = Copies::of(NEW);
+    copies.write("config.toml", &file_of("kind.toml"));
+    let (config, binary) = (copies.file("config.toml"), frostlock());
+    let mut all = words(config.to_str().unwrap(), binary.to_str().unwrap());
+    all.extend(["--restart", "--restart-command", "exit 7"]);
+    let (status, _, errors) = copies.frostctl(&all);
+    assert_eq!(status, 3, "{errors}");
+    assert!(errors.contains("could not be restarted with its files as they were"), "{errors}");
+    assert!(errors.contains("exit 7: exit status: 7"), "{errors}");
+    assert!(!errors.contains("was restarted with") && !errors.contains("/proc/self"), "{errors}");
+    assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+}
+
 /// Neither is of our making, nor ours to put right.
 #[test]
 fn a_broken_import_of_somebody_elses_does_not_keep_us_in() {
