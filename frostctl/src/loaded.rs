@@ -46,8 +46,10 @@ pub(crate) fn options(table: &Value) -> Options {
 pub(crate) enum Unasked {
     /// The CRI plugin is disabled, as in dockerd's containerd: it has no handlers.
     NoCri,
-    /// It could not be asked, or its answer has no configuration.
+    /// It could not be asked.
     NoAnswer(String),
+    /// Its answer has no configuration.
+    Untold(String),
 }
 
 /// Where CRI-O answers.
@@ -62,7 +64,7 @@ pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
     })?;
     let config = answer.info.get("config").map_or("", String::as_str);
     parse(config)
-        .ok_or_else(|| Unasked::NoAnswer("its answer names no runtimes (info.config)".to_owned()))
+        .ok_or_else(|| Unasked::Untold("its answer names no runtimes (info.config)".to_owned()))
 }
 
 /// containerd's own keys are the same from 1.6 to 2.4; those of CRI-O are the names in its source (1.34).

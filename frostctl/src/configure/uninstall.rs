@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Serialize;
 
+use crate::environment::STATE_DIR;
 use crate::exit::Exit;
-use crate::loaded::CRIO_SOCKET;
-use crate::node::containerd::SOCKETS;
+use crate::loaded::{CRIO_SOCKET, Handler, Unasked};
+use crate::node::containerd::{self, SOCKETS};
+use crate::node::processes;
+use crate::node::root::Root;
 use crate::output::Output;
 
 use super::engine::Engine;
@@ -87,7 +90,11 @@ struct Caller {
 
 impl Uninstall {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
-        let records = Record::all()?;
+        let is_root = nix::unistd::geteuid().is_root();
+        if self.purge && !is_root && std::env::var_os(STATE_DIR).is_none() {
+            bail!("--purge needs root, to see what there is on this node; nothing was changed");
+        }
+        let records = Record::all().context("nothing was changed")?;
         let path = match self.path(&records) {
             // It may be gone, and the rest may not.
             Err(_) if self.purge && self.binary.is_none() && !binary::usual_place().exists() => {
@@ -246,22 +253,39 @@ fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
 /// What a containerd or a CRI-O that runs has loaded, whatever its files say by now: without the program
 /// none of its pods would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
+    let node = Root::default();
+    let running = processes::read(&node);
+    let containerds = containerd::read(&node, &running);
+    let runs = |engine, socket| match engine {
+        "CRI-O" => running.iter().any(|it| it.comm == "crio"),
+        _ => containerds.iter().any(|it| it.running.is_some() && it.socket == Path::new(socket)),
+    };
     let crio = ("CRI-O", CRIO_SOCKET);
     let all = SOCKETS.map(|socket| ("containerd", socket)).into_iter().chain([crio]);
-    let handlers = all.filter(|(_, socket)| Path::new(socket).exists()).flat_map(|of| {
-        let handlers = crate::loaded::ask(Path::new(of.1)).unwrap_or_default();
-        handlers.into_iter().map(move |handler| (of, handler))
-    });
-    handlers
-        .filter_map(|((engine, socket), handler)| {
-            let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
-            let who = format!(
-                "the {engine} at {socket}, which has the runtime {} loaded until it is restarted",
-                handler.name
-            );
-            Some(Caller { who, named })
+    all.filter(|(_, socket)| Path::new(socket).exists())
+        .flat_map(|(engine, socket)| match crate::loaded::ask(Path::new(socket)) {
+            Ok(handlers) => loaded_by(engine, socket, handlers, binary),
+            Err(Unasked::NoAnswer(_)) if runs(engine, socket) => {
+                let who = format!(
+                    "the {engine} at {socket}, perhaps: it runs, and does not say what it has loaded"
+                );
+                vec![Caller { who, named: binary.to_owned() }]
+            }
+            Err(_) => Vec::new(),
         })
         .collect()
+}
+
+fn loaded_by(engine: &str, socket: &str, handlers: Vec<Handler>, binary: &Path) -> Vec<Caller> {
+    let caller = |handler: Handler| {
+        let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
+        let who = format!(
+            "the {engine} at {socket}, which has the runtime {} loaded until it is restarted",
+            handler.name
+        );
+        Some(Caller { who, named })
+    };
+    handlers.into_iter().filter_map(caller).collect()
 }
 
 /// Configurations of our making, which stay.

@@ -228,7 +228,7 @@ fn owed(containerd: &Containerd) -> Option<(PathBuf, Result<Vec<Owed>, String>)>
         Ok(handlers) => Ok(loaded::owed(&configured, &handlers, is_ours)),
         Err(Unasked::NoCri) if !has_ours => return None,
         Err(Unasked::NoCri) => Err("its CRI plugin is disabled".to_owned()),
-        Err(Unasked::NoAnswer(why)) => Err(why),
+        Err(Unasked::NoAnswer(why) | Unasked::Untold(why)) => Err(why),
     };
     Some((containerd.socket.clone(), known))
 }

@@ -121,7 +121,7 @@ fn of_sockets(sockets: &[PathBuf]) -> anyhow::Result<(PathBuf, Handler, Handler)
                 ));
                 continue;
             }
-            Err(loaded::Unasked::NoAnswer(said)) => {
+            Err(loaded::Unasked::NoAnswer(said) | loaded::Unasked::Untold(said)) => {
                 why = Some(said);
                 continue;
             }

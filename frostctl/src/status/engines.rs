@@ -107,7 +107,7 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
     let has = match loaded::ask(&it.socket) {
         Ok(has) => has,
         Err(Unasked::NoCri) => return Loaded::NoCri,
-        Err(Unasked::NoAnswer(why)) => return Loaded::NotChecked(why),
+        Err(Unasked::NoAnswer(why) | Unasked::Untold(why)) => return Loaded::NotChecked(why),
     };
     if !it.complaints.is_empty() {
         return Loaded::NotChecked(

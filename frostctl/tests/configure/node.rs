@@ -254,6 +254,16 @@ fn in_and_off(containerd: &str) {
     let (status, said, errors) = run(&["uninstall"]);
     assert!(status == 1 && said.contains(loaded), "{said}{errors}");
     assert_eq!(node.config(), before.0);
+    // Nor is one that does not answer taken for one that has nothing of it loaded.
+    let signal = |name| {
+        let words = ["systemctl", "kill", "--kill-whom=main", "-s", name, "containerd"];
+        super::status::must(&node, &words);
+    };
+    signal("STOP");
+    let (status, said, errors) = run(&["uninstall"]);
+    signal("CONT");
+    let untold = "does not say what it has loaded";
+    assert!(status == 1 && said.contains(untold), "{said}{errors}");
     let left = node.client().run_pod_sandbox_by(NAME, &pod("left")).unwrap();
     node.client().stop_pod_sandbox(&left).unwrap();
     node.client().remove_pod_sandbox(&left).unwrap();
