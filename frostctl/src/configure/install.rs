@@ -125,7 +125,7 @@ pub(crate) struct Drift {
 
 /// Those whose model was changed since, or is gone. An error is one that it could not be seen.
 pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
-    let records = Record::all()?;
+    let records = Record::all().context("nothing was changed")?;
     let entries = records.iter().filter(|it| !matches!(it.ours, Ours::Import(_)));
     let found = entries.map(|record| {
         let what = drift(record).with_context(|| format!("{:?}", record.path))?;

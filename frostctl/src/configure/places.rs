@@ -232,7 +232,7 @@ pub(super) fn imported(main: &Path, text: &str) -> Vec<PathBuf> {
 
 /// The file in which our entry is: of those that were recorded, that are read or are imported.
 fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
-    let records = Record::all()?;
+    let records = Record::all().context("nothing was changed")?;
     let is_of_it = |it: &&Record| {
         it.name == name
             && it.engine == Engine::Containerd

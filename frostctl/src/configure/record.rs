@@ -74,7 +74,7 @@ impl Record {
         let files = match std::fs::read_dir(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             files => files.with_context(|| {
-                format!("cannot read {directory:?}, where frostctl keeps what it has configured; run it as root; nothing was changed")
+                format!("cannot read {directory:?}, where frostctl keeps what it has configured")
             })?,
         };
         let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();

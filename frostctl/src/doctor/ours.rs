@@ -106,6 +106,7 @@ impl Ours {
         let ours: Vec<(&Entry, PathBuf)> =
             containerds.iter().flat_map(|it| ours_of(node, it)).collect();
         let socket = std::fs::metadata(node.path("/dev/log".as_ref()));
+        let is_seen = processes::is_on_the_node(running);
         Ours {
             config: config_path(),
             complaints,
@@ -119,13 +120,13 @@ impl Ours {
             wants_syslog: config.log.syslog != Syslog::Off,
             has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.iter().map(|(it, _)| it.name.clone()).collect(),
-            broken: match node.is_live() && processes::is_on_the_node(running) {
+            broken: match node.is_live() && is_seen {
                 true => containerds.iter().flat_map(broken).collect(),
                 false => Vec::new(),
             },
             other_versions: if node.is_live() { other_versions(&ours) } else { Vec::new() },
             owed: match node.is_live() && ask.loaded {
-                true => containerds.iter().filter_map(owed).collect(),
+                true => containerds.iter().filter_map(|it| owed(it, is_seen)).collect(),
                 false => Vec::new(),
             },
             // What was configured is not in a recorded tree.
@@ -214,13 +215,16 @@ fn other_versions(ours: &[(&Entry, PathBuf)]) -> Vec<(PathBuf, Option<String>)> 
 }
 
 /// None where there is nothing that it could have loaded of ours.
-fn owed(containerd: &Containerd) -> Option<(PathBuf, Result<Vec<Owed>, String>)> {
+fn owed(containerd: &Containerd, is_seen: bool) -> Option<(PathBuf, Result<Vec<Owed>, String>)> {
     let is_ours = |program: &Path| is_ours(&Root::default(), containerd, program);
     let configured = containerd.handlers();
     let has_ours = configured.iter().any(|it| it.binary.as_deref().is_some_and(is_ours));
     let asked = match containerd.running {
         Some(_) => loaded::ask(&containerd.socket),
         // One that is started later reads the file then.
+        None if has_ours && !is_seen => {
+            Err(Unasked::NoAnswer("the processes of the node are not to be seen".to_owned()))
+        }
         None if has_ours => Err(Unasked::NoAnswer("it does not run".to_owned())),
         None => return None,
     };

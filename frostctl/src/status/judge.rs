@@ -202,6 +202,9 @@ fn loaded(facts: &Facts, is_used: bool) -> Answer {
         .filter(|it| !it.handlers.is_empty() || matches!(it.loaded, Loaded::Otherwise(_)));
     let all: Vec<Answer> = asked.map(engine_loaded).collect();
     if all.is_empty() {
+        if facts.engines.iter().any(|it| !it.unread.is_empty()) {
+            return not_checked(QUESTION, "not all configurations could be read");
+        }
         let what = if is_used { "no engine to ask" } else { "nothing is configured" };
         return answer(QUESTION, Judged::Moot, what);
     }

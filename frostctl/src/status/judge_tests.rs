@@ -105,7 +105,7 @@ fn what_works() {
 fn each_fact_has_its_judgement() {
     use Judged::{Broken, Good, Moot, NotChecked, Owed};
     type Change = fn(&mut Facts);
-    let cases: [(&str, Judged, &str, Change); 34] = [
+    let cases: [(&str, Judged, &str, Change); 35] = [
         ("installed", Owed, "no frostlock", |it| it.binaries.clear()),
         ("installed", Broken, "is not there", |it| it.binaries[0].is_there = false),
         ("installed", Broken, "not executable", |it| it.binaries[0].is_executable = false),
@@ -142,6 +142,10 @@ fn each_fact_has_its_judgement() {
             it.engines[0].loaded = Loaded::Otherwise(vec!["it still has it".into()]);
         }),
         ("loaded", Moot, "nothing is configured", |it| it.engines.clear()),
+        ("loaded", NotChecked, "not all configurations", |it| {
+            it.engines[0].handlers.clear();
+            it.engines[0].unread.push("x: no".into());
+        }),
         ("mode", NotChecked, "EACCES", |it| it.config = Known::unseen("EACCES")),
         ("mode", NotChecked, "FROSTLOCK_CONFIG", |it| {
             it.elsewhere.push("FROSTLOCK_CONFIG=/x".into())

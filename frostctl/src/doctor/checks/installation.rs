@@ -140,16 +140,15 @@ fn other_version(file: &Path, version: Option<&str>) -> Finding {
 
 /// The file and the process of one containerd.
 fn restart(node: &Node, socket: &Path, owed: &Result<Vec<Owed>, String>) -> Vec<Finding> {
-    let owed =
-        match owed {
-            Ok(owed) => owed,
-            Err(why) => {
-                let what = "whether containerd has loaded its configuration was not checked";
-                return vec![Finding::not_checked(NAME, what).seen(socket, why).remedy(
-                    "run doctor as root while containerd runs: systemctl start containerd",
+    let owed = match owed {
+        Ok(owed) => owed,
+        Err(why) => {
+            let what = "whether containerd has loaded its configuration was not checked";
+            return vec![Finding::not_checked(NAME, what).seen(socket, why).remedy(
+                    "run doctor as root, and see that containerd runs and answers: systemctl status containerd",
                 )];
-            }
-        };
+        }
+    };
     let file = node.containerds.iter().find(|it| it.socket == socket);
     let file = file.map(|it| it.config.clone()).unwrap_or_default();
     owed.iter().map(|it| owes(it, &file, socket)).collect()
