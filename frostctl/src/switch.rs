@@ -176,9 +176,14 @@ fn ours(word: &str) -> anyhow::Result<StateDir> {
     let was_named = std::env::var_os(STATE_DIR).is_some();
     if !nix::unistd::geteuid().is_root() && !was_named {
         let own = StateDir::from_env();
+        let needs_root = format!("to switch frostlock {word} for the whole node needs root");
+        // Without XDG_RUNTIME_DIR a user has none of his own.
+        if own.is_the_nodes() {
+            bail!(needs_root);
+        }
         let own = own.path().display();
         bail!(
-            "switching frostlock {word} on this node needs root; for rootless containers of yours alone: FROSTLOCK_STATE_DIR={own} frostctl {word}"
+            "{needs_root}; for rootless containers of yours: FROSTLOCK_STATE_DIR={own} frostctl {word}"
         );
     }
     Ok(StateDir::from_env())
