@@ -15,7 +15,7 @@ use serde::Serialize;
 use state::state_dir::StateDir;
 
 use crate::exit::Exit;
-use crate::output::{Output, note, plain, table};
+use crate::output::{Output, fitted, note, plain, table};
 
 /// Check the wrapper's configuration, or show what holds
 #[derive(Debug, clap::Args)]
@@ -321,10 +321,7 @@ impl Shown {
                 &range,
             ]);
         }
-        for line in rows.lines() {
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
+        writeln!(out, "{}", fitted(&mut rows))
     }
 }
 

@@ -114,7 +114,7 @@ fn text(it: &Located, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     for (controller, path) in &it.paths {
         table.add_row([plain(controller), plain(&path.to_string_lossy())]);
     }
-    writeln!(out, "{}", table.trim_fmt())
+    writeln!(out, "{}", output::fitted(&mut table))
 }
 
 impl Located {

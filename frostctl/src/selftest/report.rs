@@ -14,7 +14,7 @@ use super::settings;
 use super::verdict::{self, Column, Effect, LIMIT, Row, Verdict};
 use crate::node::hierarchy::Layout;
 use crate::node::tree::Driver;
-use crate::output::{plain, table};
+use crate::output::{fitted, plain, table};
 
 const BOLD: Style = Style::new().bold();
 
@@ -119,7 +119,7 @@ impl Report {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        writeln!(out, "{}\n", table.trim_fmt())?;
+        writeln!(out, "{}\n", fitted(&mut table))?;
         for row in &self.operations {
             for (side, column) in [("bare", &row.bare), ("through frostlock", &row.frostlock)] {
                 if let Some(error) = &column.error {
