@@ -125,7 +125,7 @@ pub(crate) struct Drift {
 
 /// Those whose model was changed since, or is gone. An error is one that it could not be seen.
 pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
-    let records = Record::all().context("nothing was changed")?;
+    let records = Record::all()?;
     let entries = records.iter().filter(|it| !matches!(it.ours, Ours::Import(_)));
     let found = entries.map(|record| {
         let what = drift(record).with_context(|| format!("{:?}", record.path))?;
@@ -155,7 +155,17 @@ fn drift(record: &Record) -> anyhow::Result<Option<String>> {
     let (changes, _) =
         plan(record.engine, &files, &wish, Some(now), &standing, effective.as_ref())?;
     let differs = changes.iter().find(|change| change.is_needed());
-    Ok(differs.map(|change| diff(&change.path, change.now.as_deref(), Some(&change.after))))
+    Ok(differs.map(|it| changed_lines(&diff(&it.path, it.now.as_deref(), Some(&it.after)))))
+}
+
+/// Of a difference, on one line.
+fn changed_lines(diff: &str) -> String {
+    let lines = diff.lines().filter(|it| !it.starts_with("---") && !it.starts_with("+++"));
+    let changed = lines.filter_map(|it| {
+        let sign = it.chars().next().filter(|it| matches!(it, '-' | '+'))?;
+        Some(format!("{sign} {}", it[1..].trim()))
+    });
+    changed.collect::<Vec<_>>().join("; ")
 }
 
 /// Then no pod comes to this containerd.

@@ -69,7 +69,20 @@ pub(super) fn of_record(record: &Record) -> Files {
     let main = record.main.clone().unwrap_or_else(|| record.path.clone());
     // One that imports goes with what it imports; alone, it is a file like any other.
     let kind = if matches!(record.ours, Ours::Import(_)) { Kind::Own } else { record.kind };
-    Files { main, ..Files::of(record.path.clone()) }.through(kind, record.path.clone())
+    let containerd = match record.engine {
+        Engine::Containerd => running_with(&main),
+        _ => None,
+    };
+    Files { main, containerd, ..Files::of(record.path.clone()) }.through(kind, record.path.clone())
+}
+
+/// The program of the containerd that reads this file, or one that is made from it in its directory.
+fn running_with(main: &Path) -> Option<PathBuf> {
+    let root = Root::default();
+    let all = node::look(&root).running;
+    let its = all.iter().find(|it| it.config == main);
+    let its = its.or_else(|| all.iter().find(|it| it.config.parent() == main.parent()))?;
+    program(&root, its.program.as_ref()?)
 }
 
 enum Base {
