@@ -1,0 +1,107 @@
+//! Threads that have been killed, until they are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+
+use super::super::report::{Ended, Whose};
+use super::work::Work;
+use cgroup::Reader;
+use cgroup::freeze;
+use cgroup::process::Stat;
+use cgroup::threads::Candidate;
+
+/// At a time: each has some tenths of a millisecond to run, and we want a CPU, too.
+const MOST_DYING: usize = 16;
+/// How many of a cgroup's threads are looked up by name at one look, and after how many looks again.
+const MOST_NAMES: usize = 256;
+const ALIVE_LOOKS: u32 = 10;
+
+pub(super) struct Dying {
+    files: Reader,
+    /// What was about to die at the last look, by its file in /proc.
+    known: BTreeMap<i32, File>,
+    /// Who was seen not to die, for some looks.
+    alive: BTreeSet<i32>,
+    looks: u32,
+}
+
+impl Dying {
+    pub(super) fn of(files: Reader) -> Dying {
+        Dying { files, known: BTreeMap::new(), alive: BTreeSet::new(), looks: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Who has been killed stays lifted until it is gone: it runs nothing of its own any more. Put back
+    /// halfway it would wait for its cgroup's next period, and no list of the cgroup's has it by then.
+    pub(super) fn lift(&mut self, work: &mut Work, waits_inside: bool) -> io::Result<()> {
+        let mut due = self.look_again();
+        due.extend(self.find_more(work).into_iter().filter(|_| waits_inside));
+        let known = &self.known;
+        let is_gone = |tid, whose| whose == Whose::Kill && !known.contains_key(&tid);
+        work.set.put_back_if(Ended::Done, is_gone);
+        due.retain(|thread| !work.set.has(thread.tid));
+        due.truncate(MOST_DYING.saturating_sub(work.set.count(Whose::Kill)));
+        work.lift(&due, Whose::Kill)
+    }
+
+    /// Those of the known that wait for a CPU.
+    fn look_again(&mut self) -> Vec<Candidate> {
+        let mut due = Vec::new();
+        self.known.retain(|tid, file| {
+            let stat = Stat::from(file).filter(is_here);
+            due.extend(stat.filter(Stat::is_runnable).map(|stat| main_thread(*tid, stat)));
+            stat.is_some()
+        });
+        due
+    }
+
+    /// Those of the new that wait for a CPU.
+    fn find_more(&mut self, work: &Work) -> Vec<Candidate> {
+        let mut due = Vec::new();
+        self.looks = self.looks.wrapping_add(1);
+        let listed = freeze::threads(&self.files);
+        if listed.len() <= MOST_NAMES || self.looks % ALIVE_LOOKS == 0 {
+            self.alive.clear();
+        }
+        let mut names = 0;
+        for tid in listed {
+            let is_known = self.known.contains_key(&tid) || self.alive.contains(&tid);
+            if is_known || work.kin.has(tid) {
+                continue;
+            }
+            if names == MOST_NAMES || self.known.len() >= MOST_NAMES {
+                break;
+            }
+            names += 1;
+            let Ok(file) = Stat::open_of_thread(tid) else { continue };
+            let Some(stat) = Stat::from(&file).filter(is_here) else {
+                self.alive.insert(tid);
+                continue;
+            };
+            if stat.is_runnable() {
+                due.push(main_thread(tid, stat));
+            }
+            self.known.insert(tid, file);
+        }
+        due
+    }
+}
+
+fn is_here(stat: &Stat) -> bool {
+    stat.is_dying() && !matches!(stat.state, b'Z' | b'X')
+}
+
+/// Each is counted by itself: its process may be gone before it.
+fn main_thread(tid: i32, stat: Stat) -> Candidate {
+    Candidate { tid, process: tid, stat }
+}
+
+/// Whether a thread of a cgroup has been killed and waits for a CPU to die.
+pub(in super::super) fn waiting_to_die(files: &Reader) -> bool {
+    let some = freeze::threads(files).into_iter().take(MOST_NAMES);
+    some.filter_map(Stat::of_thread).any(|stat| stat.is_dying() && stat.is_runnable())
+}
