@@ -252,3 +252,44 @@ fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(!link.is_symlink(), "{}", text(&output.stdout));
 }
+
+/// As a package does it when it is removed. The control is the same without the option.
+#[test]
+fn an_uninstall_that_keeps_configurations_leaves_them_a_link_to_the_runtime() {
+    let host = Host::new();
+    let [binary, drop_in] = ["frostlock", "99-frostlock.conf"].map(|name| host.path(name));
+    install(frostlock(), &binary);
+    let named = binary.to_str().unwrap();
+    let uninstall = |words: &[&str]| {
+        let mut command = Command::new(frostctl());
+        command.args(["uninstall", "--binary", named]).args(words);
+        command.env("FROSTCTL_STATE_DIR", host.path("state"));
+        command.env("FROSTLOCK_STATE_DIR", host.path("run")).env("FROSTLOCK_CONFIG", "/dev/null");
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let words = ["configure", "--runtime", "podman", "--wrap", "runc", "--binary", named];
+    let (status, said, errors) = host.frostctl(&words, &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    let configured = std::fs::read_to_string(&drop_in).unwrap();
+    assert!(configured.contains(named), "{configured}");
+
+    let (status, said) = uninstall(&["--keep-configurations", "--dry-run"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(!binary.is_symlink(), "{said}");
+    // The second time the link is there already.
+    for _ in 0..2 {
+        let (status, said) = uninstall(&["--keep-configurations"]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("which stays as it is"), "{said}");
+        assert_eq!(std::fs::read_to_string(&drop_in).unwrap(), configured);
+        let runtime = std::fs::read_link(&binary).unwrap();
+        assert!(runtime.ends_with("runc") && runtime.exists(), "{runtime:?}");
+    }
+    let version = Command::new(&binary).arg("--version").output().unwrap();
+    assert!(text(&version.stdout).starts_with("runc version"), "{version:?}");
+
+    let (status, said) = uninstall(&[]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(!drop_in.exists() && !binary.is_symlink(), "{said}");
+}
