@@ -142,6 +142,17 @@ chart-test: setup-build
 	@scripts/make-helm
 	$(CARGO) test --locked -p frostctl --test deploy -- --include-ignored
 
+# A real cluster of one node, bare and with frostlock: under 40 minutes, once its programs are built.
+.PHONY: kube-test
+kube-test: wrapper lab kube
+	@FROSTLOCK_BIN=$(BINARY) scripts/with-realtime scripts/kube-test $(SIDES)
+
+.PHONY: kube
+kube: setup-build
+	@scripts/setup kube
+	@[ -n "$(KUBE_BIN)" ] || scripts/make-kube
+	$(CARGO) build --quiet --locked --package kube-storm
+
 # cgroup v2 with kernel 6.1, emulated; not part of `make test`.
 .PHONY: vm-test
 vm-test: wrapper lab
