@@ -147,6 +147,15 @@ chart-test: setup-build
 kube-test: wrapper lab kube
 	@FROSTLOCK_BIN=$(BINARY) scripts/with-realtime scripts/kube-test $(SIDES)
 
+# The Helm chart on it, with an image of what is built here.
+.PHONY: kube-chart-test
+kube-chart-test: build lab kube
+	@scripts/setup helm
+	@scripts/make-helm
+	$(STATIC) --profile tool --package frostlock-installer
+	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) INSTALLER_BIN=$(dir $(FROSTCTL))frostlock-installer \
+		scripts/with-realtime scripts/kube-test chart
+
 .PHONY: kube
 kube: setup-build
 	@scripts/setup kube
