@@ -101,7 +101,7 @@ fn main_thread(tid: i32, stat: Stat) -> Candidate {
 }
 
 /// Whether a thread of a cgroup has been killed and waits for a CPU to die.
-pub(in super::super) fn waiting_to_die(files: &Reader) -> bool {
+pub(crate) fn waiting_to_die(files: &Reader) -> bool {
     let some = freeze::threads(files).into_iter().take(MOST_NAMES);
     some.filter_map(Stat::of_thread).any(|stat| stat.is_dying() && stat.is_runnable())
 }

@@ -17,9 +17,9 @@ const RUNTIME_LIMIT: Duration = Duration::from_millis(200);
 
 /// Who has been seen to wait for a CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in super::super) struct Waits {
-    pub(in super::super) outside: bool,
-    pub(in super::super) inside: bool,
+pub(crate) struct Waits {
+    pub(crate) outside: bool,
+    pub(crate) inside: bool,
 }
 
 pub(super) struct Runtime {
