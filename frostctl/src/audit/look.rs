@@ -90,8 +90,7 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
     let mut roots = Vec::new();
     let sockets = places.sockets_now();
     if sockets.is_empty() {
-        let why = "no socket at the usual places, and no shim that would know another";
-        seen.asked.push(Asked::missed(Source::Containerd, SOCKETS[0], Missed::Absent, why));
+        seen.asked.push(no_containerd(&SOCKETS.map(Path::new)));
     }
     if !places.podman {
         let why = "root has never used it here";
@@ -159,6 +158,22 @@ fn name(container: &mut Container) {
         let container = pod.container.map_or_else(String::new, |it| format!("/{it}"));
         Some(format!("{}/{}{container}", pod.namespace?, pod.name?))
     });
+}
+
+/// One that has run since the node was booted was stopped: its socket has gone with it, and the directory
+/// of its shims is still there (`state` in its configuration, runtime/v2/manager.go, 1.7).
+fn no_containerd(sockets: &[&Path]) -> Asked {
+    let has_run = |socket: &&&Path| socket.with_file_name("io.containerd.runtime.v2.task").is_dir();
+    match sockets.iter().find(has_run) {
+        Some(stopped) => {
+            let why = "it is stopped: its socket is not there, and it has run since the boot";
+            Asked::missed(Source::Containerd, stopped.to_string_lossy(), Missed::Silent, why)
+        }
+        None => {
+            let why = "no socket at the usual places, and no shim that would know another";
+            Asked::missed(Source::Containerd, SOCKETS[0], Missed::Absent, why)
+        }
+    }
 }
 
 fn named_roots(places: &Places) -> Vec<Root> {
@@ -336,6 +351,17 @@ mod tests {
         std::fs::write(&socket, "").unwrap();
         std::os::unix::fs::symlink(&socket, &link).unwrap();
         assert_eq!(both(), [socket.canonicalize().unwrap()]);
+    }
+
+    #[test]
+    fn a_containerd_that_was_stopped_is_not_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let [docker, k3s] = ["docker", "k3s"].map(|name| dir.path().join(name).join("c.sock"));
+        let how = || no_containerd(&[&docker, &k3s]).answer.unwrap_err().how;
+        std::fs::create_dir_all(k3s.with_file_name("fifo")).unwrap();
+        assert_eq!(how(), Missed::Absent);
+        std::fs::create_dir_all(k3s.with_file_name("io.containerd.runtime.v2.task")).unwrap();
+        assert_eq!(how(), Missed::Silent);
     }
 
     #[test]
