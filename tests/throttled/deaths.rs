@@ -385,12 +385,13 @@ fn what_the_dead_have_left_is_put_back() {
     }
     assert!(recovered(&scratch), "{:?}", scratch.journal());
     assert!(notes(&scratch).is_empty());
-    // Not by the latest wake: of 100 any may be late on a machine that does something else as well.
+    // Beside others of the machine's any wake of the second after may be late, but not most of them.
+    let is_rarer = !proof() && often_after > 2.0 * often_beside;
     assert!(
-        often_after > 2.0 * often_beside,
-        "not shown: it wakes {often_beside:.0} times a second beside them, {often_after:.0} after"
+        beside > 2.0 * after || is_rarer,
+        "not shown: {beside:.1} ms and {often_beside:.0} times a second beside them, {after:.1} ms and \
+         {often_after:.0} times after"
     );
-    assert!(!proof() || beside > 2.0 * after, "{beside:.1} ms beside them, {after:.1} after");
 }
 
 /// With the note that somebody had made who has ended: what it was, and then each thread with policy,
