@@ -108,10 +108,27 @@ fn manifest(plan: &Plan, image: &str) -> Value {
     let script = format!("trap 'exit 143' TERM; {busy}sleep {lasts} & wait $!; exit 0");
     let limits = json!({"cpu": milli(plan.limit), "memory": MEMORY});
     // Readiness and liveness with kubelet's defaults: a limit of 1 s, and three failures in a row.
+    let probe = |period: Value| json!({"exec": {"command": ["true"]}, "periodSeconds": period});
+    let mut pod =
+        running(&plan.name, image, &script, json!({"requests": limits, "limits": limits}));
+    let container = &mut pod["spec"]["containers"][0];
+    container["readinessProbe"] = probe(json!(plan.readiness_period_s));
+    container["livenessProbe"] = probe(json!(2));
+    pod
+}
+
+/// The busy neighbours: one pod with so many threads, without a limit.
+pub(crate) fn neighbours(threads: usize, image: &str) -> Value {
+    let script = format!("{}wait", "while :; do :; done & ".repeat(threads));
+    running("neighbours", image, &script, json!({"requests": {"cpu": "500m", "memory": MEMORY}}))
+}
+
+/// A pod of one container with a shell.
+fn running(name: &str, image: &str, script: &str, resources: Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": plan.name},
+        "metadata": {"name": name},
         "spec": {
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
@@ -121,31 +138,7 @@ fn manifest(plan: &Plan, image: &str) -> Value {
                 "image": image,
                 "imagePullPolicy": "Never",
                 "command": ["sh", "-c", script],
-                "resources": {"requests": limits, "limits": limits},
-                "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": plan.readiness_period_s},
-                "livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 2},
-            }],
-        },
-    })
-}
-
-/// The busy neighbours: one pod with so many threads, without a limit.
-pub(crate) fn neighbours(threads: usize, image: &str) -> Value {
-    let script = format!("{}wait", "while :; do :; done & ".repeat(threads));
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "neighbours"},
-        "spec": {
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": GRACE_S,
-            "containers": [{
-                "name": "main",
-                "image": image,
-                "imagePullPolicy": "Never",
-                "command": ["sh", "-c", script],
-                "resources": {"requests": {"cpu": "500m", "memory": MEMORY}},
-                "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 60},
+                "resources": resources,
             }],
         },
     })

@@ -53,7 +53,7 @@ impl Dying {
         let mut due = Vec::new();
         self.known.retain(|tid, file| {
             let stat = Stat::from(file).filter(is_here);
-            due.extend(stat.filter(Stat::is_runnable).map(|stat| main_thread(*tid, stat)));
+            due.extend(stat.filter(Stat::is_runnable).map(|stat| by_itself(*tid, stat)));
             stat.is_some()
         });
         due
@@ -83,7 +83,7 @@ impl Dying {
                 continue;
             };
             if stat.is_runnable() {
-                due.push(main_thread(tid, stat));
+                due.push(by_itself(tid, stat));
             }
             self.known.insert(tid, file);
         }
@@ -95,8 +95,8 @@ fn is_here(stat: &Stat) -> bool {
     stat.is_dying() && !matches!(stat.state, b'Z' | b'X')
 }
 
-/// Each is counted by itself: its process may be gone before it.
-fn main_thread(tid: i32, stat: Stat) -> Candidate {
+/// Each is counted alone: its process may be gone before it.
+fn by_itself(tid: i32, stat: Stat) -> Candidate {
     Candidate { tid, process: tid, stat }
 }
 
