@@ -83,6 +83,7 @@ setup-build: setup-compiler
 lab: setup-build
 	@scripts/setup lab
 	@scripts/fetch-runtimes target/lab
+	@scripts/make-versions target/lab runc-1.5
 	@scripts/make-rootfs target/lab/rootfs
 	@scripts/make-image target/lab
 	@scripts/make-node target/lab/node
@@ -126,6 +127,7 @@ node-test: wrapper lab
 # Every containerd with every runc that fails, bare and wrapped: a container in a pod starts and ends.
 .PHONY: node-matrix
 node-matrix: wrapper lab
+	@scripts/make-versions target/lab
 	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
 # A real CRI-O, which is built from its Go module; not part of `make test`.
