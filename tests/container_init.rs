@@ -123,7 +123,7 @@ impl Caller {
 
 #[test]
 fn runc() {
-    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.5.3"] {
         for caller in [Usual, Unusual, WithoutStdin] {
             agree(&runtime(name), caller);
         }
@@ -369,7 +369,7 @@ fn descriptors(proc: &Path) -> Vec<(String, String)> {
 /// After `create`: our descriptors in a container would keep the lock for the container's life.
 #[test]
 fn nothing_of_ours_is_open_in_the_container() {
-    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.5.3"] {
         nothing_of_ours_is_open(&runtime(name));
     }
 }
@@ -422,7 +422,7 @@ fn nothing_of_ours_is_open(runtime: &Runtime) {
 /// the runtime's.
 #[test]
 fn activation_sockets_reach_the_container() {
-    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.5.3"] {
         activation_sockets_reach(&runtime(name));
     }
 }

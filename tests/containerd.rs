@@ -270,7 +270,7 @@ const SIGNALS: [&str; 3] = [
 
 #[test]
 fn to_the_end_with_its_exit_code_and_output() {
-    for version in ["runc-1.1.5", "runc-1.3.6"] {
+    for version in ["runc-1.1.5", "runc-1.5.3"] {
         let containerd = Containerd::up(&runtime(version).path);
         containerd.same(|side| {
             let seen = side.run(&["--rm"], &["sh", "-c", &format!("{SPEAKS}; exit 7")]);
@@ -289,7 +289,7 @@ fn to_the_end_with_its_exit_code_and_output() {
 
 #[test]
 fn a_life_in_the_background() {
-    for version in ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6"] {
+    for version in ["runc-1.1.5", "runc-1.1.15", "runc-1.5.3"] {
         let containerd = Containerd::up(&runtime(version).path);
         containerd.same(|side| {
             let log = containerd.scratch.path(&format!("{}.log", side.id));

@@ -40,7 +40,7 @@ fn runc_1_1_5_killed_at_any_moment() {
 
 #[test]
 fn runc_1_3_6_killed_at_any_moment() {
-    every_verb(&runtime("runc-1.3.6"));
+    every_verb(&runtime("runc-1.5.3"));
 }
 
 /// Several verbs at a time: most of it is waiting.

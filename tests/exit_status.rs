@@ -17,7 +17,7 @@ use support::{Scratch, eventually, proof, runtime};
 
 const SOON: Duration = Duration::from_secs(10);
 
-const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.5.3"];
 
 /// Bare and wrapped, each with a name for the messages.
 fn both(scratch: &Scratch, runtime: &Path) -> [(&'static str, Command); 2] {

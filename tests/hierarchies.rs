@@ -245,7 +245,7 @@ fn deleted(name: &str) {
     assert_eq!(scene.scratch.lock_files(), Vec::<PathBuf>::new());
 }
 
-const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.5.3"];
 
 #[test]
 fn it_is_lifted_where_its_processes_are() {

@@ -209,7 +209,7 @@ fn frozen_during_a_slow_hook(runtime: &Runtime) {
 #[test]
 fn a_hook_with_a_timeout_is_kept_out_of_a_freeze() {
     let _alone = alone();
-    let names = ["runc-1.1.5", "runc-1.3.6", "runc-1.1.15"];
+    let names = ["runc-1.1.5", "runc-1.5.3", "runc-1.1.15"];
     for name in &names[..if proof() { 3 } else { 2 }] {
         frozen_during_a_slow_hook(&runtime(name));
     }
@@ -234,7 +234,7 @@ mod inside_v2 {
     }
 
     fn names() -> &'static [&'static str] {
-        let names = &["runc-1.3.6", "crun-1.28", "crun-1.8.1"];
+        let names = &["runc-1.5.3", "crun-1.28", "crun-1.8.1"];
         &names[..if proof() { 3 } else { 2 }]
     }
 
@@ -288,7 +288,7 @@ fn frozen_before_create(runtime: &Runtime, stage: &str, with_ours: bool) -> Dura
 #[test]
 fn a_cgroup_frozen_before_create_stalls_it_before_any_hook() {
     let _alone = alone();
-    for name in ["runc-1.1.5", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.5.3"] {
         stalls_before_any_hook(&runtime(name));
     }
 }
@@ -299,7 +299,7 @@ fn a_cgroup_frozen_before_create_stalls_it_before_any_hook() {
 #[test]
 fn only_a_strict_hook_fails() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     for strict in [false, true] {
         let scratch = Scratch::new();
         let freezer = Freezer::of(&scratch.cgroup);
@@ -335,7 +335,7 @@ fn only_a_strict_hook_fails() {
 #[test]
 fn below_a_wrapper_that_has_the_lock_it_only_records() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let freezer = Freezer::of(&scratch.cgroup);
     let mut scene = Scene::new(&scratch, &runtime);
@@ -380,7 +380,7 @@ fn ours_of(scratch: &Scratch) -> Vec<PathBuf> {
 #[test]
 fn after_a_bare_delete_nothing_of_ours_is_left() {
     let _alone = alone();
-    for name in ["runc-1.1.5", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.5.3"] {
         let runtime = runtime(name);
         for with_ours in [false, true] {
             let scratch = Scratch::new();
@@ -419,7 +419,7 @@ fn leave_a_note(scratch: &Scratch) {
 #[test]
 fn what_lives_keeps_its_files() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let bundle = scratch.bundle("idle", "a");
     let mut create = scratch.wrapped(&runtime.path);
@@ -573,7 +573,7 @@ fn under_the_name_of_a_runtime_it_is_a_hook_all_the_same() {
     command.env("FROSTLOCK_STATE_DIR", scratch.state()).env("FROSTLOCK_CONFIG", "/dev/null");
     succeed(&mut command);
     assert_eq!(hook_records(&scratch).len(), 1);
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let output = run(scratch.wrapped(&runtime.path).args(["state", "hook"]));
     assert!(text(&output.stderr).contains("does not exist"), "{}", text(&output.stderr));
     assert_eq!(hook_records(&scratch).len(), 1);

@@ -15,7 +15,7 @@ use fake_runtime::{Attempt, Fake};
 use serde_json::{Value, json};
 use support::{Runtime, Scratch, eventually, frostlock, proof, runtime, succeed};
 
-const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.5.3"];
 
 /// One at a time: these measure.
 fn alone() -> MutexGuard<'static, ()> {

@@ -99,7 +99,7 @@ fn without_capability(command: &Command) -> Command {
 #[test]
 fn operations_work_as_the_bare_ones_do() {
     let _refusing = Refusing::new();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut ends = Vec::new();
     for is_wrapped in [false, true] {
         let scratch = Scratch::new();
@@ -160,7 +160,7 @@ fn says_that_it_is_refused(records: &[Value], by_the_kernel: bool) {
 #[test]
 fn a_create_is_not_worse_than_a_bare_one() {
     let _refusing = Refusing::new();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let rounds = if proof() { 20 } else { 3 };
     let [bare, wrapped] = [false, true].map(|is_wrapped| {
         let failed = (0..rounds).filter(|_| !create(&runtime, is_wrapped)).count();
@@ -191,7 +191,7 @@ fn create(runtime: &Runtime, is_wrapped: bool) -> bool {
 fn a_pause_of_many_threads_does_not_stand_still() {
     const LIMIT: Duration = Duration::from_secs(4);
     let _refusing = Refusing::new();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     for is_wrapped in [false, true] {
         let scratch = Scratch::new();
         busy(&scratch, &runtime, 32);
@@ -208,7 +208,7 @@ fn a_pause_of_many_threads_does_not_stand_still() {
 #[test]
 fn nothing_takes_longer_where_nobody_waits() {
     let _refusing = Refusing::new();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let bundle = scratch.bundle("idle", "c");
     succeed(

@@ -1013,7 +1013,7 @@ impl<'a> Counted<'a> {
 /// words made 22 and 35 starts of runc 1.1.15 and 1.3.6 for the first command.
 #[test]
 fn an_exec_that_names_a_refusal_is_not_repeated() {
-    for real in ["runc-1.1.15", "runc-1.3.6"] {
+    for real in ["runc-1.1.15", "runc-1.5.3"] {
         let scratch = Scratch::new();
         let runc = Counted::new(&scratch, real);
         let bundle = scratch.bundle("idle", "c");
@@ -1038,7 +1038,7 @@ type Change<'a> = &'a dyn Fn(&mut Value);
 /// The same of what a bundle says, and of what its hooks say: 5 starts, each of which ran the hooks.
 #[test]
 fn a_create_that_names_a_failed_freeze_is_not_repeated() {
-    for real in ["runc-1.1.15", "runc-1.3.6"] {
+    for real in ["runc-1.1.15", "runc-1.5.3"] {
         let scratch = Scratch::new();
         let runc = Counted::new(&scratch, real);
         let prints = |text: &str, exit: u32| {

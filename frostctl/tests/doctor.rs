@@ -648,7 +648,7 @@ fn what_kubelet_was_told_about_qos_is_not_undone() {
 /// With a configuration of containerd that names these programs, which does not run.
 #[test]
 fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
-    let node = Node::up_with(&["--containerd", "2.1.9", "--runtime", "runc-1.3.6"]);
+    let node = Node::up_with(&["--containerd", "2.1.9", "--runtime", "runc-1.5.3"]);
     let wrapper = frostlock();
     let configure = |binary: &str| {
         let at = "plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.frostlock";

@@ -79,7 +79,7 @@ impl Node {
     fn of(loops: u32) -> Node {
         let scratch = Scratch::new();
         let bundle = bundle(&scratch, loops);
-        let runc = runtime("runc-1.3.6");
+        let runc = runtime("runc-1.5.3");
         let container = Container::run(&runc, &runc, &scratch, "c", &bundle);
         Node { container, scratch }
     }

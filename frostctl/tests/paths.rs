@@ -73,7 +73,7 @@ fn a_container_and_its_pod_under_v1() {
 #[test]
 fn the_beginning_of_two_ids_names_neither() {
     let scratch = Scratch::new();
-    let runc = runtime("runc-1.3.6");
+    let runc = runtime("runc-1.5.3");
     let make = |id: &str| {
         let bundle = bundle(&scratch, id, &format!("/{id}"), json!({}));
         Container::run(&runc, &runc, &scratch, id, &bundle)

@@ -92,7 +92,7 @@ fn works(name: &str) {
 
 #[test]
 fn it_works_with_runc_1_3() {
-    works("runc-1.3.6");
+    works("runc-1.5.3");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn found_out(verb: &str, what: &str) -> (Option<i32>, Value) {
     let _one = one_at_a_time();
     let scratch = tempfile::tempdir().unwrap();
     let wrapper = broken(scratch.path(), verb, what);
-    let ended = Ended::of(&mut selftest(&wrapper, &runtime("runc-1.3.6")));
+    let ended = Ended::of(&mut selftest(&wrapper, &runtime("runc-1.5.3")));
     assert_nothing_left(ended.pid);
     assert!(ended.took < MINUTE, "{:?}", ended.took);
     (ended.code, ended.json())
@@ -160,7 +160,7 @@ fn a_wrapper_that_is_slow_is_found_out() {
 #[test]
 fn a_refused_lift_is_told_as_the_record_has_it() {
     let _one = one_at_a_time();
-    let inner = selftest(&frostlock(), &runtime("runc-1.3.6"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.5.3"));
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-sys_nice", "--inh-caps", "-sys_nice"]);
     command.arg(inner.get_program()).args(inner.get_args()).env("FROSTLOCK_CONFIG", "/dev/null");
@@ -179,7 +179,7 @@ struct Begun(Child);
 
 impl Begun {
     fn new() -> Begun {
-        let mut command = selftest(&frostlock(), &runtime("runc-1.3.6"));
+        let mut command = selftest(&frostlock(), &runtime("runc-1.5.3"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Begun(command.spawn().unwrap());
         let since = Instant::now();
@@ -245,7 +245,7 @@ fn what_a_killed_one_left_is_removed_by_the_next() {
 #[test]
 fn what_it_cannot_use_is_one_line_and_status_3() {
     let _one = one_at_a_time();
-    let runc = runtime("runc-1.3.6");
+    let runc = runtime("runc-1.5.3");
     let cases = [
         (selftest(&frostlock(), Path::new("/no/such/runc")), "/no/such/runc is no program"),
         (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is no program"),
@@ -292,7 +292,7 @@ fn without_proc(runc: &Path) -> Command {
 #[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_terminal_is_shown_how_far_it_is() {
     let _one = one_at_a_time();
-    let inner = selftest(&frostlock(), &runtime("runc-1.3.6"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.5.3"));
     let words: Vec<_> = inner.get_args().map(|it| it.to_string_lossy().into_owned()).collect();
     let inner = format!("stty cols 40; {FROSTCTL} {}", words.join(" "));
     let mut command = Command::new("script");
@@ -372,7 +372,7 @@ fn systemd_makes_the_cgroups_where_it_runs() {
 
 /// With a containerd that has frostlock as a handler.
 fn configured(containerd: &str) -> Node {
-    let node = Node::with(&["--containerd", containerd, "--runtime", "runc-1.3.6"]);
+    let node = Node::with(&["--containerd", containerd, "--runtime", "runc-1.5.3"]);
     let programs = repository().join("target/lab").canonicalize().unwrap();
     let path = format!(
         "PATH={}/containerd-{containerd}:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -8,7 +8,7 @@ use crate::scene::{self, Ended, Freezer, HANGS, Log, Scene, Via, report};
 use crate::support::eventually;
 
 const COMMANDS: [&[&str]; 4] = [
-    &["update", "--pids-limit", "0", "c"],
+    &["update", "--cpu-share", "0", "c"],
     &["state", "c"],
     &["exec", "c", "true"],
     &["pause", "c"],
@@ -16,7 +16,7 @@ const COMMANDS: [&[&str]; 4] = [
 
 #[test]
 fn on_v1() {
-    for name in ["runc-1.1.5", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.5.3"] {
         compare(name);
     }
 }
@@ -29,7 +29,7 @@ fn with_v2() {
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn on_v2() {
-    for name in ["runc-1.1.5", "runc-1.3.6", "crun-1.28"] {
+    for name in ["runc-1.1.5", "runc-1.5.3", "crun-1.28"] {
         compare(name);
     }
 }

@@ -7,7 +7,7 @@ use crate::support::eventually;
 
 const TEXT: &str = "unable to freeze";
 
-const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.3.6"];
+const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.5.3"];
 
 #[test]
 fn a_task_that_never_freezes() {

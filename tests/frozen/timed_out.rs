@@ -27,7 +27,7 @@ fn a_pause_that_timed_out_leaves_nothing_frozen_on_v2() {
 }
 
 fn bare() {
-    let mut scene = Scene::stubborn("runc-1.3.6");
+    let mut scene = Scene::stubborn("runc-1.5.3");
     let pause = scene.give(Via::Bare, &["pause", "c"]);
     assert!(pause.containerd_reads().contains(TEXT), "not shown: {pause:?}");
     assert!(scene.freezer().is_asked_for(), "not shown: it is thawed");
@@ -48,7 +48,7 @@ fn bare() {
 }
 
 fn wrapped() {
-    let scene = Scene::stubborn("runc-1.3.6");
+    let scene = Scene::stubborn("runc-1.5.3");
     let pause = scene.give(Via::Wrapped, &["pause", "c"]);
     let message = pause.containerd_reads();
     report!("wrapped pause: exit {:?} in {}: {message}", pause.code, ms(pause.took));
@@ -64,7 +64,7 @@ fn wrapped() {
 /// An exec that takes long has the lock: what the pause leaves may be another's, and is undone by the
 /// next operation that has it.
 fn without_the_lock() {
-    let mut scene = Scene::stubborn("runc-1.3.6");
+    let mut scene = Scene::stubborn("runc-1.5.3");
     assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
     let lock = LockFiles::of(
         &Identity::new(scene.cgroup()).unwrap(),

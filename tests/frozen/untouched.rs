@@ -23,14 +23,14 @@ const OF_ONE_THAT_HAS_ENDED: &[(&[&str], &str)] = &[
 
 #[test]
 fn a_container_with_a_task_that_does_not_freeze() {
-    for name in ["runc-1.1.5", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.5.3"] {
         compare(name, &Scene::stubborn(name), FAILURES);
     }
 }
 
 #[test]
 fn a_container_that_has_ended() {
-    for name in ["runc-1.1.5", "runc-1.3.6"] {
+    for name in ["runc-1.1.5", "runc-1.5.3"] {
         let scene = Scene::idle(name);
         scene.must(Via::Bare, &["kill", "c", "KILL"]);
         crate::support::eventually(HANGS, "its end", || scene.status(Via::Bare) == "stopped");

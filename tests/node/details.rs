@@ -21,7 +21,7 @@ fn systemd_reloads_and_sets_quotas_beside_a_lift() {
 #[ignore = "runs in a node"]
 fn reloads() {
     let rounds = if proof() { 50 } else { 8 };
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let pod = Pod::new("kubepods-podreload.slice");
     let container =

@@ -33,7 +33,7 @@ use std::sync::{Mutex, PoisonError};
 use support::{run, succeed, text};
 
 /// The failed freeze is an error since 1.1.8.
-const RUNTIMES: [&str; 2] = ["runc-1.1.15", "runc-1.3.6"];
+const RUNTIMES: [&str; 2] = ["runc-1.1.15", "runc-1.5.3"];
 
 /// A node without containerd; it ends with this, or with our process.
 struct Node {

@@ -66,7 +66,7 @@ impl Sample {
         let notes = hanging.scene.intents();
         let path = notes.into_iter().find(|path| path.is_file()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        hanging.scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        hanging.scene.must(Via::Wrapped, &["update", "--cpu-share", "0", "c"]);
         assert!(!hanging.scene.freezer().is_asked_for());
         Sample { path, text }
     }
@@ -130,7 +130,7 @@ fn they_cost_nothing() {
     for broken in ALL {
         sample.put(broken, scene);
         for words in [
-            &["update", "--pids-limit", "0", "c"][..],
+            &["update", "--cpu-share", "0", "c"][..],
             &["exec", "c", "true"],
             &["state", "c"],
             &["kill", "c", "WINCH"],
@@ -163,7 +163,7 @@ fn nothing_is_thawed_for_them() {
         }
         scene.freezer().freeze();
         sample.put(broken, scene);
-        for words in [&["update", "--pids-limit", "0", "c"][..], &["exec", "c", "true"]] {
+        for words in [&["update", "--cpu-share", "0", "c"][..], &["exec", "c", "true"]] {
             quickly(scene, words, broken);
             assert!(scene.freezer().is_frozen(), "{broken:?}, {words:?}: thawed");
         }
@@ -201,7 +201,7 @@ fn no_note_can_be_made() {
             fs::write(&place, "not a directory").unwrap();
         }
         for words in [
-            &["update", "--pids-limit", "0", "c"][..],
+            &["update", "--cpu-share", "0", "c"][..],
             &["exec", "c", "true"],
             &["pause", "c"],
             &["resume", "c"],

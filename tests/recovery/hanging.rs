@@ -59,7 +59,7 @@ exec {real} "$@"
     /// Freezes and hangs.
     pub(crate) fn hold(&self, via: Via, verb: &str) -> Held {
         let words: &[&str] = match verb {
-            "update" => &["update", "--pids-limit", "0", "c"],
+            "update" => &["update", "--cpu-share", "0", "c"],
             _ => &[verb, "c"],
         };
         let held = self.start(via, words);

@@ -75,7 +75,7 @@ fn of_runc_1_1_5() {
 
 #[test]
 fn of_runc_1_3_6() {
-    kill_often("runc-1.3.6", rounds() / 2);
+    kill_often("runc-1.5.3", rounds() / 2);
 }
 
 /// A throttled container under observation.

@@ -195,7 +195,7 @@ fn a_cgroup_of_two_containers_outlives_the_first() {
 fn a_throttled_container_is_gone_with_its_delete() {
     // Wrapped it takes 110 to 150 ms, of which runc waits 100; bare 600 ms to 5 s.
     let quick = 400 * MS * slowness();
-    for runtime in ["runc-1.1.5", "runc-1.3.6"] {
+    for runtime in ["runc-1.1.5", "runc-1.5.3"] {
         let is_worse = (0..5).any(|_| {
             let scene = Scene::throttled(runtime, 8);
             let bare = scene.give(Via::Bare, &["delete", "--force", "c"]);

@@ -14,7 +14,7 @@ use crate::support::{cgroup_dirs, eventually, succeed};
 const NEXT: &[(&[&str], bool)] = &[
     (&["exec", "c", "true"], true),
     (&["pause", "c"], true),
-    (&["update", "--pids-limit", "0", "c"], true),
+    (&["update", "--cpu-share", "0", "c"], true),
     (&["start", "c"], true),
     (&["state", "c"], true),
     (&["kill", "c", "KILL"], false),
@@ -28,7 +28,7 @@ fn after_a_pause_on_v1() {
 
 #[test]
 fn after_an_update_on_v1() {
-    every_command("runc-1.3.6", "update");
+    every_command("runc-1.5.3", "update");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn after_a_pause_with_v2() {
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn after_a_pause_on_v2() {
-    every_command("runc-1.3.6", "pause");
+    every_command("runc-1.5.3", "pause");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn it_is_undone_once() {
     hanging.killed(Via::Wrapped, "pause");
     let scene = &hanging.scene;
     for recovers in [true, false] {
-        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        scene.must(Via::Wrapped, &["update", "--cpu-share", "0", "c"]);
         assert_eq!(recoveries(&scene.record("update")) > 0, recovers);
     }
 }
@@ -185,7 +185,7 @@ fn an_operation_that_ends_leaves_no_note() {
     for words in [
         &["pause", "c"][..],
         &["resume", "c"],
-        &["update", "--pids-limit", "0", "c"],
+        &["update", "--cpu-share", "0", "c"],
         &["exec", "c", "true"],
         &["state", "c"],
         &["kill", "c", "WINCH"],
@@ -238,7 +238,7 @@ fn a_note_of_a_container_that_is_gone() {
         if frozen_by_hand {
             scene.freezer().freeze();
         }
-        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        scene.must(Via::Wrapped, &["update", "--cpu-share", "0", "c"]);
         assert_eq!(scene.freezer().is_asked_for(), frozen_by_hand);
     }
 }
@@ -265,7 +265,7 @@ fn without_the_full_mode_it_is_as_without_us() {
 fn after_a_delete_that_was_killed_at_its_end() {
     let hanging = Hanging::new("runc-1.1.5", true);
     let scene = &hanging.scene;
-    scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+    scene.must(Via::Wrapped, &["update", "--cpu-share", "0", "c"]);
     hanging.killed_at_its_end(&["delete", "--force", "c"]);
     assert_eq!(cgroup_dirs(&scene.cgroup()), NOTHING, "not shown");
     assert!(scene.give(Via::Wrapped, &["delete", "--force", "c"]).succeeded());

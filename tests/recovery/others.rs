@@ -14,7 +14,7 @@ use crate::support::succeed;
 
 /// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
 const COMMANDS: [&[&str]; 5] = [
-    &["update", "--pids-limit", "0", "c"],
+    &["update", "--cpu-share", "0", "c"],
     &["exec", "c", "true"],
     &["state", "c"],
     &["kill", "c", "WINCH"],
@@ -24,7 +24,7 @@ const COMMANDS: [&[&str]; 5] = [
 #[test]
 fn a_freeze_by_hand_on_v1() {
     freeze_by_hand("runc-1.1.5");
-    freeze_by_hand("runc-1.3.6");
+    freeze_by_hand("runc-1.5.3");
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_freeze_by_hand_with_v2() {
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn a_freeze_by_hand_on_v2() {
-    freeze_by_hand("runc-1.3.6");
+    freeze_by_hand("runc-1.5.3");
     freeze_by_hand("crun-1.28");
 }
 
@@ -65,7 +65,7 @@ fn a_freeze_by_hand_before_a_killed_operation() {
         let scene = &hanging.scene;
         scene.freezer().freeze();
         hanging.killed(Via::Wrapped, verb);
-        scene.must(Via::Wrapped, &["update", "--pids-limit", "0", "c"]);
+        scene.must(Via::Wrapped, &["update", "--cpu-share", "0", "c"]);
         assert!(scene.freezer().is_frozen(), "{verb}: thawed");
         assert_eq!(scene.intents(), NOTHING, "{verb}");
     }
@@ -84,7 +84,7 @@ fn a_pause_that_succeeded_stays_with_v2() {
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn a_pause_that_succeeded_stays_on_v2() {
-    pause_that_succeeded("runc-1.3.6");
+    pause_that_succeeded("runc-1.5.3");
 }
 
 fn pause_that_succeeded(runtime: &str) {
@@ -181,7 +181,7 @@ fn a_note_of_one_that_lives_is_left_alone() {
 fn a_pause_beside_an_update_that_fails() {
     let hanging = Hanging::new("runc-1.1.5", true);
     let scene = &hanging.scene;
-    let held = hanging.done_and_held(&["update", "--pids-limit", "0", "c"]);
+    let held = hanging.done_and_held(&["update", "--cpu-share", "0", "c"]);
     let pause =
         scene.give_logged(Via::Wrapped, Log::Json, &["pause", "c"], Duration::from_secs(10));
     assert_eq!(pause.code, Some(0), "{pause:?}");
@@ -237,7 +237,7 @@ fn an_update_is_not_tried_again_on_what_may_be_a_pause() {
     let fails =
         Attempt { hook, freezer, log: text.clone(), stderr: text, exit: 1, ..Attempt::default() };
     fake.script(&[("update", &[fails, Attempt::default()])]);
-    let update = ["update", "--pids-limit", "0", "c"];
+    let update = ["update", "--cpu-share", "0", "c"];
     let ended = timed(&mut fake.wrapped(&update), HANGS);
     let is_of_pause = |path: &PathBuf| path.ends_with("pause.json");
     let of_pause = scene.intents().into_iter().find(is_of_pause).expect("not shown");

@@ -90,7 +90,7 @@ fn compare(
 #[test]
 fn twenty_execs_at_once() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut table = Table::new("20 times exec sh -c 'echo PONG | grep -q PONG' at once");
     for loaded in [false, true] {
         let load = if loaded { format!(", load {BUSY}") } else { String::new() };
@@ -120,7 +120,7 @@ fn execs(runtime: &Runtime, via: Via, quota: Option<Quota>, loaded: bool) -> AtO
 #[test]
 fn many_creates_at_once() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let number = if proof() { 100 } else { 16 };
     let mut table = Table::new("create in pods of 1 ms in 100 ms, all at once");
     let (free, scene) = (format!("{number}, no quota"), format!("{number}, {SMALL}"));

@@ -37,7 +37,7 @@ fn last(scratch: &Scratch, verb: &str) -> Value {
 #[test]
 fn the_cpu_controller_is_not_mounted() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut seen = Vec::new();
     for via in [Via::Bare, Via::Wrapped] {
         let scratch = Scratch::new();
@@ -70,7 +70,7 @@ fn the_cpu_controller_is_not_mounted() {
 #[test]
 fn the_cpu_controller_is_mounted_elsewhere() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut failed = Vec::new();
     for via in [Via::Bare, Via::Wrapped] {
         let scratch = Scratch::new();
@@ -111,7 +111,7 @@ fn the_cpu_controller_is_mounted_elsewhere() {
 fn a_cgroup_below_the_container_has_a_quota_of_its_own() {
     const ROUNDS: usize = 3;
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let [bare, wrapped] = [Via::Bare, Via::Wrapped].map(|via| {
         let rounds = (0..ROUNDS).map(|_| paused_and_killed(&runtime, via));
         let (pauses, mut kills): (Vec<_>, Vec<_>) = rounds.unzip();
@@ -154,7 +154,7 @@ fn paused_and_killed(runtime: &Runtime, via: Via) -> (Option<String>, Duration) 
 #[test]
 fn without_permission_nobody_is_lifted() {
     let _alone = alone();
-    let real = runtime("runc-1.3.6");
+    let real = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, &real, Via::Bare, "c", 2);
     container.limit(SMALL);
@@ -204,7 +204,7 @@ fn watcher_ms() -> f64 {
 fn two_containers_are_paused_at_once() {
     const ROUNDS: usize = 20;
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     for via in [Via::Bare, Via::Wrapped] {
         let scratch = Scratch::new();
         let cgroup = pod_of(&scratch);
@@ -246,7 +246,7 @@ fn two_containers_are_paused_at_once() {
 #[test]
 fn sixty_four_at_once() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let cgroup = pod_of(&scratch);
     let containers = ["a", "b", "c", "d"]
@@ -288,7 +288,7 @@ fn sixty_four_at_once() {
 #[test]
 fn the_cgroup_vanishes_meanwhile() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut cut_short = 0;
     for round in 0..24_u64 {
         let scratch = Scratch::new();

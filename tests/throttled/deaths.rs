@@ -172,7 +172,7 @@ struct Tally {
 
 fn kill_often(which: Use) {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let span = span(&runtime, which);
     let mut tallies: BTreeMap<Target, Tally> = BTreeMap::new();
     let mut random = Random::new();
@@ -353,7 +353,7 @@ fn notes(scratch: &Scratch) -> Vec<Note> {
 #[test]
 fn what_the_dead_have_left_is_put_back() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, &runtime, Via::Bare, "c", 2);
     let init = container.init();

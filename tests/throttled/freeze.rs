@@ -12,7 +12,7 @@ use crate::support::realtime::Stat;
 use crate::support::{Runtime, Scratch, proof, runtime, slowness, succeed};
 use crate::table::{Series, Table};
 use crate::{
-    OWN_MS, RUNTIMES, alone, few, late_bound, latest, short_control, short_wrapped, slack,
+    OWN_MS, alone, both_ends, few, late_bound, latest, short_control, short_wrapped, slack,
 };
 
 /// Beyond what the runtime takes for a container in which nothing runs.
@@ -73,12 +73,9 @@ fn rounds(via: Via) -> usize {
 fn a_starved_container_is_paused() {
     let _alone = alone();
     let mut table = Table::new("pause of containers without CPU time");
-    // They differ in how they freeze, and 1.1.15 does it as 1.3.6 does.
-    let names = [RUNTIMES[2], RUNTIMES[0], RUNTIMES[1]];
-    for name in few(&names[..if proof() { 3 } else { 2 }]) {
-        let runtime = runtime(name);
+    for runtime in few(&both_ends()) {
         for scene in scenes() {
-            one_scene(&mut table, &runtime, scene);
+            one_scene(&mut table, runtime, scene);
         }
     }
     table.finish();
@@ -208,7 +205,7 @@ fn measured(runtime: &Runtime, via: Via, scene: Scene) -> Measured {
 #[test]
 fn an_update_that_freezes_nothing() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut table = Table::new("update --pids-limit of a container with 32 busy threads");
     for loaded in [false, true] {
         let scene = Scene::new(32, SMALL.here(), loaded);
@@ -252,7 +249,7 @@ fn updates(runtime: &Runtime, via: Via, scene: Scene) -> (Series, Vec<Value>) {
 #[test]
 fn what_was_lifted_is_as_it_was() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 8);
     let init = container.init();

@@ -46,7 +46,7 @@ fn scenes() -> &'static [usize] {
 #[test]
 fn a_node_of_busy_pods_is_probed_and_resized() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut table = Table::new("pods with 4 busy loops on 20m, probed each 2 and 5 s, and resized");
     let probe_cost = cost_of_a_probe(&runtime);
     for &pods in scenes() {

@@ -322,7 +322,7 @@ fn detached(container: &Container<'_>) -> Took {
 #[test]
 fn execs_in_a_tight_loop() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let rounds = if proof() { 200 } else { 20 };
     let mut table = Table::new("exec sh -c 'echo PONG | grep -q PONG' in a tight loop");
     let fast = idle(&runtime, COMMANDS[PIPE]);

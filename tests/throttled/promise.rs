@@ -73,7 +73,7 @@ fn what_a_greedy_probe_gains_is_bounded() {
 }
 
 fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", LOOPS);
     container.limit(QUOTA);

@@ -122,7 +122,7 @@ fn one_scene(
 #[test]
 fn from_sigkill_to_gone() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut table = Table::new("kill of a container, until each of its processes has ended");
     let scenes = [(32, false), (32, true), (1, false), (1, true), (128, false), (128, true)];
     let scenes = if proof() { &scenes[..] } else { few(&scenes[..2]) };

@@ -141,7 +141,7 @@ fn a_program_gets_its_share_and_no_more() {
     );
     let title = "exec of programs that want more than 50 ms of lifted CPU time";
     let mut table = Table::with_head(title, head);
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut lifted_at_all = 0;
     for what in TRIES {
         for _ in 0..if proof() { 10 } else { 1 } {
@@ -212,7 +212,7 @@ fn comm_of(what: Try) -> &'static str {
 #[test]
 fn the_program_of_a_started_container_gets_nothing() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     for _ in 0..if proof() { 50 } else { 5 } {
         let scratch = Scratch::new();
         let program = compiled(&scratch.path("tenant"), include_str!("tenant.c"));
@@ -242,7 +242,7 @@ fn the_program_of_a_started_container_gets_nothing() {
 #[test]
 fn traced_threads_freeze_and_die() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let tenant = Tenant::new(&scratch, &runtime);
     let container = &tenant.container;

@@ -66,7 +66,7 @@ fn thousands() -> &'static [(usize, usize)] {
 #[test]
 fn a_process_of_many_threads_is_paused() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let mut table = Table::new("pause, resume and update of one process with many threads");
     for &(threads, rounds) in thousands() {
         for loaded in [false, true] {
@@ -162,7 +162,7 @@ const MOST_MISSED: usize = 5;
 #[test]
 fn a_runtime_that_is_held_goes_on() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = spinning(&scratch, &runtime, Via::Wrapped, 1000);
     let mut missed = 0;

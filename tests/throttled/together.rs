@@ -51,7 +51,7 @@ fn length() -> Duration {
 #[test]
 fn nobody_waits_for_ever() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let zombies_before = zombies();
     let readers = Readers::start();

@@ -12,7 +12,7 @@ use crate::support::cpu::Version;
 use crate::support::realtime::{lift_by_hand, lifted_threads};
 use crate::support::{Scratch, proof, runtime, succeed};
 use crate::table::Table;
-use crate::{RUNTIMES, alone};
+use crate::{alone, both_ends};
 
 const LIMIT: Duration = Duration::from_secs(15);
 const ROUNDS: usize = 4;
@@ -60,8 +60,8 @@ fn no_setting_of_a_cgroup_is_written() {
     let _alone = alone();
     let head = format!("{:<34} {:<8} {:>10} {:>7}", "", "", "operations", "writes");
     let mut table = Table::with_head("writes to quota, period, burst and weight", head);
-    for name in RUNTIMES.into_iter().filter(|name| proof() || *name != "runc-1.1.15") {
-        let runtime = runtime(name);
+    for runtime in both_ends() {
+        let name = &runtime.name;
         let scenes = [(None, EVERY_VERB), (Some(Quota::new(1, 100).here()), FREEZES)];
         for (quota, commands) in scenes {
             let what = quota.map_or("no quota".to_owned(), |quota| quota.to_string());
@@ -90,7 +90,7 @@ fn no_setting_of_a_cgroup_is_written() {
         }
     }
     // What sees none is to see one.
-    let (scratch, runtime) = (Scratch::new(), runtime(RUNTIMES[2]));
+    let (scratch, runtime) = (Scratch::new(), runtime("runc-1.5.3"));
     let container = Container::busy(&scratch, &runtime, Via::Bare, "c", 0);
     let writes = Writes::new(&container);
     container.weigh_nothing();
@@ -101,7 +101,7 @@ fn no_setting_of_a_cgroup_is_written() {
 #[test]
 fn an_idle_node_never_lifts() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
     let created = scratch.journal().len();
@@ -124,7 +124,7 @@ fn an_idle_node_never_lifts() {
 #[test]
 fn switched_off_nobody_is_started_to_lift() {
     let _alone = alone();
-    let runtime = runtime("runc-1.3.6");
+    let runtime = runtime("runc-1.5.3");
     for (config, is_started) in [("", true), ("[lift]\nenabled = false\n", false)] {
         let scratch = Scratch::new();
         let container = Container::busy(&scratch, &runtime, Via::Wrapped, "c", 2);

@@ -24,7 +24,7 @@ impl Node {
         let owner = std::process::id().to_string();
         let mut up = Command::new(repository().join("scripts/node"));
         up.env("FROSTLOCK_NODE", dir.path().join("node")).args(["up", "--containerd", containerd]);
-        let up = run(up.args(["--runtime", "runc-1.3.6", "--owner", &owner]));
+        let up = run(up.args(["--runtime", "runc-1.5.3", "--owner", &owner]));
         assert!(up.status.success(), "{}", text(&up.stderr));
         let said = text(&up.stdout);
         let value = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)).unwrap();

@@ -24,7 +24,7 @@ pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     assert!(status.unwrap().success(), "{}", path.as_ref().display());
 }
 
-const RUNC: &str = "runc-1.3.6";
+const RUNC: &str = "runc-1.5.3";
 const CRUN: &str = "crun-1.28";
 const NAMESPACE: &str = "frostlock-test";
 const SOON: Duration = Duration::from_secs(10);

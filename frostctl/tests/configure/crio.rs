@@ -56,7 +56,7 @@ impl Crio {
         }
         let mut node = Node::with("none", &[storage.path()]);
         node.path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
-        let runc = repository().join("target/lab/runc-1.3.6/runc").canonicalize().unwrap();
+        let runc = repository().join("target/lab/runc-1.5.3/runc").canonicalize().unwrap();
         let config = config(&programs, storage.path(), &runc, monitor_cgroup);
         write(&node, PACKAGED, &config);
         write(

@@ -28,7 +28,7 @@ impl Node {
         let node = Node { dir: dir.unwrap(), path };
         let owner = std::process::id().to_string();
         let mut words =
-            vec!["up", "--containerd", containerd, "--runtime", "runc-1.3.6", "--owner", &owner];
+            vec!["up", "--containerd", containerd, "--runtime", "runc-1.5.3", "--owner", &owner];
         // The binary may be elsewhere, where the node does not see it.
         let binary = frostlock();
         words.extend(["--show", binary.to_str().unwrap()]);
