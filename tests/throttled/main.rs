@@ -11,6 +11,7 @@
 
 mod at_once;
 mod bad_days;
+mod begins;
 mod deaths;
 mod freeze;
 mod pods;
