@@ -327,6 +327,34 @@ fn other_runcs() {
     others.iter().for_each(|runtime| agree(runtime, Streams::Two));
 }
 
+/// With --debug it prints its own arguments, of which the log's path is ours. It prints a hash table in
+/// any order: what two bare runs do not agree on says nothing, and there is little of it.
+#[test]
+#[ignore = "it is not built for `make test`: make proof SUITES=equivalence"]
+fn youki() {
+    let path = support::lab().join("youki-0.7.0/bin/youki");
+    assert!(path.exists(), "there is none; try: scripts/make-versions target/lab");
+    let (name, version) = ("youki-0.7.0".to_owned(), "0.7.0".to_owned());
+    let place = Place::new(Runtime { name, path, version }, Streams::Two);
+    let wrapper = frostlock();
+    let says_nothing = |case: &Case| {
+        let bare = place.observe(case, None);
+        (0..8).any(|_| place.observe(case, None) != bare)
+    };
+    let of_bare_runs: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| !case.argv.contains(&"--debug"))
+        .filter_map(|case| place.difference(case, &wrapper).map(|report| (case, report)))
+        .map(|(case, report)| {
+            assert!(says_nothing(case), "{report}");
+            case
+        })
+        .collect();
+    println!("youki: {} command lines, bare runs differ in {}", CASES.len(), of_bare_runs.len());
+    of_bare_runs.iter().for_each(|case| println!("  {:?} {:?}", case.scene, case.argv));
+    assert!(of_bare_runs.len() * 10 < CASES.len(), "too much to show anything");
+}
+
 /// crun refuses a host that mixes cgroup v1 and v2.
 #[test]
 fn crun_on_v2() {
