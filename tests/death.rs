@@ -39,7 +39,7 @@ fn runc_1_1_5_killed_at_any_moment() {
 }
 
 #[test]
-fn runc_1_3_6_killed_at_any_moment() {
+fn runc_1_5_3_killed_at_any_moment() {
     every_verb(&runtime("runc-1.5.3"));
 }
 

@@ -74,7 +74,7 @@ fn of_runc_1_1_5() {
 }
 
 #[test]
-fn of_runc_1_3_6() {
+fn of_runc_1_5_3() {
     kill_often("runc-1.5.3", rounds() / 2);
 }
 
