@@ -526,6 +526,19 @@ fn a_wrong_stage_and_a_question_leave_no_record() {
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         assert!(text(&output.stdout).starts_with(said), "{output:?}");
     }
+    // But for a full disk, which is said; a reader that has left is none.
+    for (to, code) in [("/dev/full", 1), ("|true", 0)] {
+        let line = match to.strip_prefix('|') {
+            Some(reader) => format!("{{ sleep 0.2; \"$@\"; echo $? >&2; }} | {reader}"),
+            None => format!("\"$@\" >{to}; echo $? >&2"),
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &line, "sh"]).arg(frostlock()).args(["hook", "--version"]);
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.ends_with(&format!("{code}\n")), "{to}: {said}");
+        assert_eq!(said.contains("cannot write to standard output"), code == 1, "{to}: {said}");
+    }
     assert_eq!(hook_records(&scratch), Vec::<Value>::new());
     assert!(hook(&scratch, &["prestart"], state()).status.success());
     assert_eq!(hook_records(&scratch).len(), 1, "the control");

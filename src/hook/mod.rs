@@ -16,7 +16,7 @@ mod request;
 mod told;
 mod wait;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,19 @@ pub(crate) use request::Request;
 use request::Task;
 use told::Told;
 
+/// For a person: 1 where it could not be written, but not where the reader has left.
+fn print(answer: &str) -> i32 {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ =
+                writeln!(std::io::stderr(), "frostlock: cannot write to standard output: {error}");
+            1
+        }
+        _ => 0,
+    }
+}
+
 /// One call of us as a hook.
 pub(crate) struct Hook<'a> {
     pub(crate) began: Instant,
@@ -57,8 +70,7 @@ impl Hook<'_> {
 
     fn outcome(&self, record: impl FnOnce(Outcome)) -> i32 {
         if let Some(answer) = self.request.answer {
-            let _ = std::io::stdout().write_all(answer.as_bytes());
-            return 0;
+            return print(answer);
         }
         // First of all: whoever wrote it may be waiting for somebody to read it, or, of a filter of
         // configurations, for what comes out.

@@ -39,8 +39,8 @@ The container's state comes in on standard input, at precreate its configuration
 Without a STAGE the state tells createRuntime and poststop apart.
 
   --strict   exit with 1 if the wait ran out, the state could not be read, or STAGE is none of these
-  --help     print this, write no record
-  --version  print frostlock's version, write no record
+  --help     print this, write no record; exit with 1 if it cannot be printed
+  --version  print frostlock's version, in the same way
 
 The exit status is 0 else: a hook that fails costs the container.
 ";
