@@ -458,3 +458,39 @@ fn a_signal_ends_its_pods_too() {
     );
     node.has_nothing_left();
 }
+
+/// As a runtime leaves it whose freeze fails: what is frozen does not end when containerd says so.
+#[test]
+fn a_pod_that_somebody_freezes_goes_and_the_others_are_measured() {
+    let _one = one_at_a_time();
+    let node = configured("2.1.9");
+    let prefix = std::fs::read_to_string(node.0.path().join("node/prefix")).unwrap();
+    let freezer = PathBuf::from(format!("/sys/fs/cgroup/freezer{}", prefix.trim()));
+    // A sandbox and its container.
+    let has_both = |pod: &Path| {
+        let scopes = std::fs::read_dir(pod).into_iter().flatten().flatten();
+        scopes.filter(|it| it.path().extension().is_some_and(|it| it == "scope")).count() == 2
+    };
+    let freeze_one = || {
+        let began = Instant::now();
+        while began.elapsed() < MINUTE {
+            let pods = std::fs::read_dir(&freezer).unwrap().flatten().map(|it| it.path());
+            let mut pods = pods.filter(|it| it.to_string_lossy().contains("frostlock_selftest_"));
+            if let Some(pod) = pods.find(|it| has_both(it)) {
+                std::fs::write(pod.join("freezer.state"), "FROZEN").unwrap();
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
+    };
+    let (was_frozen, ended) = std::thread::scope(|scope| {
+        let freezes = scope.spawn(freeze_one);
+        let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri"]);
+        (freezes.join().unwrap(), ended)
+    });
+    assert!(was_frozen);
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(matches!(ended.status.code(), Some(0..=2)), "{said}");
+    node.has_nothing_left();
+}

@@ -413,6 +413,8 @@ impl<'a> Pods<'a> {
 
     fn clear_pod(&self, of: &Of<'_>) -> anyhow::Result<()> {
         of.pod.unlimit();
+        // What is frozen, as a runtime leaves it whose freeze fails, containerd does not end in time.
+        of.pod.clear()?;
         let uid = of.config.metadata.as_ref().map_or("", |it| &it.uid).to_owned();
         self.remove(|it| it == uid)?;
         of.pod.clear()
