@@ -517,6 +517,14 @@ fn what_only_root_sees_is_not_called_fine_to_others() {
         assert!(ended.stdout.contains("not checked") && !ended.stdout.contains("OK"), "{ended:?}");
         assert!(!ended.stdout.contains("Nothing is wrong"), "{ended:?}");
     }
+    // Who runs is not known either: neither that none does, nor of which version.
+    for check in ["versions", "cgroup-driver"] {
+        let ended = as_nobody(&scratch, &["doctor", "--check", check]);
+        assert!(ended.stdout.contains("only root sees all of it"), "{ended:?}");
+        assert!(!ended.stdout.contains("runs\n"), "{ended:?}");
+        let ended = scratch.frostctl(&["doctor", "--check", check]);
+        assert!(!ended.stdout.contains("only root"), "the control: {ended:?}");
+    }
     // The control: root sees it.
     let ended = scratch.frostctl(&["doctor", "--check", "lifted", "--npd"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "OK: 1 check\n"));

@@ -38,6 +38,10 @@ impl Need {
             let finding = Finding::not_checked(check, what);
             Some(finding.seen(seen.0, seen.1).remedy(remedy))
         };
+        // Which mount namespace another's process is in, only root sees.
+        let is_blind = is_live && !node.is_root;
+        let none =
+            |seen| if is_blind { "no such file; one that runs only root sees" } else { seen };
         match self {
             Need::Mounts => said(
                 "the mounts of this node cannot be read",
@@ -61,12 +65,18 @@ impl Need {
             ),
             Need::Kubelet if !node.kubelet.is_expected() && node.ask.cgroup_root.is_none() => said(
                 "no kubelet was found",
-                (Path::new("/var/lib/kubelet/config.yaml"), "no such file, and no kubelet runs"),
+                (
+                    Path::new("/var/lib/kubelet/config.yaml"),
+                    none("no such file, and no kubelet runs"),
+                ),
                 "none, where Kubernetes does not use this node; where its cgroups are elsewhere: --cgroup-root PATH",
             ),
             Need::Containerd if node.containerds.is_empty() => said(
                 "no containerd was found",
-                (Path::new("/etc/containerd/config.toml"), "no such file, and no containerd runs"),
+                (
+                    Path::new("/etc/containerd/config.toml"),
+                    none("no such file, and no containerd runs"),
+                ),
                 "none, where containers come from another engine, which doctor does not read",
             ),
             Need::Live | Need::Root | Need::Processes | Need::Kubelet | Need::Containerd => None,

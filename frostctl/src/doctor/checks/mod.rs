@@ -105,7 +105,7 @@ pub(crate) const ALL: &[Check] = &[
         name: "cgroup-driver",
         about: "kubelet's cgroup driver against that of containerd's runtimes and against systemd being \
                 there, and whether the tree shows traces of the other one.",
-        needs: &[Need::Kubelet, Need::Containerd, Need::Processes],
+        needs: &[Need::Root, Need::Kubelet, Need::Containerd, Need::Processes],
         run: drivers::check,
     },
     Check {
@@ -113,7 +113,7 @@ pub(crate) const ALL: &[Check] = &[
         about: "Versions of containerd and runc with known defects around freezes and lost exits: which, \
                 what they do, in which version they were mended; versions of these and of kubelet that \
                 are out of support. Notes only: a distribution may have mended its package.",
-        needs: &[Need::Containerd, Need::Processes],
+        needs: &[Need::Root, Need::Containerd, Need::Processes],
         run: versions::check,
     },
     Check {
