@@ -16,8 +16,12 @@ use crate::version::Version;
 
 const MAX_LINES: usize = 12;
 
-/// How it was checked, or why it was not.
-pub(crate) type Checked = Result<String, String>;
+#[derive(Debug)]
+pub(crate) enum Checked {
+    By(String),
+    /// Why.
+    Not(String),
+}
 
 /// The one that runs, else the first in PATH.
 fn containerd_program(running: Option<&Path>) -> Option<PathBuf> {
@@ -89,7 +93,9 @@ pub(crate) fn check(
         (Engine::Containerd, Kind::GoTemplate) => generated(files, expected),
         (Engine::Containerd, Kind::Part) => {
             let who = files.distribution.map_or("the distribution", |it| it.name);
-            Ok(Err(format!("{who} merges this file into what containerd reads, at its next start")))
+            Ok(Checked::Not(format!(
+                "{who} merges this file into what containerd reads, at its next start"
+            )))
         }
         (Engine::Containerd, _) => containerd(&files.main, running, expected),
         (Engine::Docker, _) => docker(&files.main),
@@ -106,8 +112,10 @@ fn generated(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> 
         go_template::rendered(&generated?.unwrap_or_default(), &template, expected.name)?;
     let mut copy = tempfile::NamedTempFile::new().context("cannot write a copy to check")?;
     copy.write_all(rendered.as_bytes()).context("cannot write a copy to check")?;
-    let checked = containerd(copy.path(), files.containerd.as_deref(), expected)?;
-    Ok(checked.map(|by| format!("{by}, of what will be generated")))
+    Ok(match containerd(copy.path(), files.containerd.as_deref(), expected)? {
+        Checked::By(by) => Checked::By(format!("{by}, of what will be generated")),
+        not => not,
+    })
 }
 
 /// An imported file may hide all of a section, and one runtime the built-in ones: nothing but our
@@ -118,7 +126,7 @@ fn containerd(
     expected: &Expected<'_>,
 ) -> anyhow::Result<Checked> {
     let Some(after) = effective(path, running)? else {
-        return Ok(Err("no containerd runs or is in PATH".to_owned()));
+        return Ok(Checked::Not("no containerd runs or is in PATH".to_owned()));
     };
     let layout = Layout::of(Engine::Containerd, &after)?;
     let entry = layout.entry(&after, expected.name);
@@ -140,7 +148,7 @@ fn containerd(
             );
         }
     }
-    Ok(Ok("containerd config dump".to_owned()))
+    Ok(Checked::By("containerd config dump".to_owned()))
 }
 
 /// All but our entry, the default, and the list of files that were read.
@@ -176,18 +184,18 @@ fn changed(before: &str, after: &str) -> String {
 
 fn docker(path: &Path) -> anyhow::Result<Checked> {
     let Some(dockerd) = program::find("dockerd") else {
-        return Ok(Err("no dockerd in PATH".to_owned()));
+        return Ok(Checked::Not("no dockerd in PATH".to_owned()));
     };
     if !path.exists() {
-        return Ok(Err("there is no file to check".to_owned()));
+        return Ok(Checked::Not("there is no file to check".to_owned()));
     }
     let mut command = Command::new(dockerd);
     command.arg("--validate").arg("--config-file").arg(path);
     match program::run(&mut command, ANSWERS_WITHIN) {
-        Ok(_) => Ok(Ok("dockerd --validate".to_owned())),
+        Ok(_) => Ok(Checked::By("dockerd --validate".to_owned())),
         // Before 23.0.
         Err(error) if error.to_string().contains("unknown flag: --validate") => {
-            Ok(Err("this dockerd has no --validate".to_owned()))
+            Ok(Checked::Not("this dockerd has no --validate".to_owned()))
         }
         Err(error) => Err(error),
     }
@@ -195,7 +203,7 @@ fn docker(path: &Path) -> anyhow::Result<Checked> {
 
 fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     let Some(podman) = program::find("podman") else {
-        return Ok(Err("no podman in PATH".to_owned()));
+        return Ok(Checked::Not("no podman in PATH".to_owned()));
     };
     let mut command = Command::new(podman);
     if entry.exists() && !entry.starts_with("/etc/containers") {
@@ -212,7 +220,7 @@ fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
         Some(binary) if said.trim_end_matches('\n') != binary => {
             bail!("podman runs {:?} for the runtime {:?}", said.trim_end(), expected.name)
         }
-        _ => Ok(Ok("podman info".to_owned())),
+        _ => Ok(Checked::By("podman info".to_owned())),
     }
 }
 
@@ -240,7 +248,7 @@ fn crio_reads(entry: &Path) -> anyhow::Result<Option<DocumentMut>> {
 
 fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     let Some(read) = crio_reads(entry)? else {
-        return Ok(Err("no crio in PATH".to_owned()));
+        return Ok(Checked::Not("no crio in PATH".to_owned()));
     };
     let layout = Layout::of(Engine::Crio, &read)?;
     let binary = layout.entry(&read, expected.name).and_then(|entry| layout.binary_of(entry));
@@ -252,5 +260,5 @@ fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
             expected.binary.unwrap_or("not there")
         );
     }
-    Ok(Ok("crio config".to_owned()))
+    Ok(Checked::By("crio config".to_owned()))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::arguments::Target;
-use super::check::Expected;
+use super::check::{Checked, Expected};
 use super::engine::Engine;
 use super::files::{Files, Kind};
 use super::interrupt::Held;
@@ -277,7 +277,7 @@ fn apply(
     let checked = result.and_then(|()| match done.as_slice() {
         [] => Ok(None),
         _ => match check::check(engine, files, &expected) {
-            Err(error) if is_kept => Ok(Some(Err(format!("{error:#}")))),
+            Err(error) if is_kept => Ok(Some(Checked::Not(format!("{error:#}")))),
             checked => checked.map(Some),
         },
     });

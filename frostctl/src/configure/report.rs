@@ -67,8 +67,8 @@ impl Report {
 
     pub(crate) fn checked(&mut self, checked: Checked) {
         match checked {
-            Ok(by) => self.checked_by = Some(by),
-            Err(why) => self.notes.push(format!("not checked by the real program: {why}")),
+            Checked::By(by) => self.checked_by = Some(by),
+            Checked::Not(why) => self.notes.push(format!("not checked by the real program: {why}")),
         }
     }
 

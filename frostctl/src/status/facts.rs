@@ -1,5 +1,6 @@
 //! What was seen, and nothing about what it means. What could not be looked at is in it as such.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -21,8 +22,9 @@ impl<T> Known<T> {
         Known::Unseen { not_checked: why.into() }
     }
 
-    pub(crate) fn of(result: Result<T, String>) -> Known<T> {
-        result.map_or_else(Known::unseen, Known::Seen)
+    /// An error is why, with its causes.
+    pub(crate) fn of(result: Result<T, impl Display>) -> Known<T> {
+        result.map_or_else(|why| Known::unseen(format!("{why:#}")), Known::Seen)
     }
 }
 

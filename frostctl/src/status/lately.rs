@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use config::Config;
 use journal::history::History;
 use state::state_dir::StateDir;
@@ -16,22 +17,19 @@ const MOST_BYTES: u64 = 128 << 20;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-pub(super) fn read(config: &Config, state: &StateDir) -> Result<Records, String> {
+pub(super) fn read(config: &Config, state: &StateDir) -> anyhow::Result<Records> {
     // What may not be listed looks like what is not there.
     let history = History::of(config, state);
     if let Some(Err(error)) = history.map(|it| std::fs::read_dir(it.directory()))
         && error.kind() != ErrorKind::NotFound
     {
-        return Err(format!("the journal on disk: {error}"));
+        return Err(error).context("the journal on disk");
     }
-    let Some(journal) = Journal::of(config, state).map_err(|error| format!("{error:#}"))? else {
-        return Ok(Records::default());
-    };
+    let Some(journal) = Journal::of(config, state)? else { return Ok(Records::default()) };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     let mut lately = Lately { now_ms, ..Lately::default() };
-    let is_whole = journal.newest(MOST_BYTES, |record| lately.add(record));
-    let is_whole = is_whole.map_err(|error| format!("{error:#}"))?;
+    let is_whole = journal.newest(MOST_BYTES, |record| lately.add(record))?;
     Ok(lately.finish(is_whole))
 }
 
