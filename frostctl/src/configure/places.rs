@@ -22,8 +22,29 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
 }
 
+/// A directory that is not there is mistyped, and what we wrote in it no engine would read. One of drop-ins is
+/// made with the first.
+fn has_directory(target: &Target) -> anyhow::Result<()> {
+    let root = Root::at(target.root.clone());
+    for path in target.config.iter().chain(&target.drop_in) {
+        let path = root.path(&absolute(path)?);
+        let is_of_drop_ins = |it: &&Path| it.extension().is_some_and(|it| it == "d");
+        let directory = path.parent().unwrap_or(&path);
+        let directory =
+            Some(directory).filter(is_of_drop_ins).and_then(Path::parent).unwrap_or(directory);
+        if !directory.is_dir() {
+            bail!(
+                "there is no directory {directory:?}, so {} reads no {path:?}; name the file that it reads, or make the directory; nothing was changed",
+                target.runtime.name()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Where it is already; else where it goes.
 pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
+    has_directory(target)?;
     let base = match base(target)? {
         Base::Known(files) => return Ok(files),
         Base::Containerd(files) => files,

@@ -26,6 +26,7 @@ fn wrong_arguments_are_one_line() {
     let binary = binary.to_str().unwrap();
     let directory = copies.dir.path().to_str().unwrap();
     let long = "x".repeat(300);
+    let mistyped = format!("{directory}/contianerd/config.toml");
     for (extra, why) in [
         (&["--name", &long][..], "too long"),
         (&["--name", "a b"], "no name for a runtime"),
@@ -34,6 +35,7 @@ fn wrong_arguments_are_one_line() {
         (&["--binary", "/nosuch"], "/nosuch"),
         (&["--config", directory], "no regular file"),
         (&["--drop-in", "/dev/null"], "no regular file"),
+        (&["--config", &mistyped], "there is no directory"),
     ] {
         let replaced = ["--binary", "--config"].into_iter().find(|it| extra.contains(it));
         let mut all = words(config, binary);
@@ -44,6 +46,7 @@ fn wrong_arguments_are_one_line() {
         assert_eq!(status, 3, "{extra:?}: {said}{errors}");
         one_line(&errors, why);
         assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
+        assert!(!copies.file("contianerd").exists());
     }
 }
 
