@@ -1,5 +1,7 @@
 //! The command line. Its help is where most people learn what there is.
 
+use std::process::ExitCode;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::audit;
@@ -9,7 +11,7 @@ use crate::doctor;
 use crate::exit::{self, Exit};
 use crate::history;
 use crate::metrics;
-use crate::output::{Color, Output};
+use crate::output::{self, Color, Output};
 use crate::pages;
 use crate::paths;
 use crate::record;
@@ -67,6 +69,22 @@ pub(crate) enum Command {
     Sleep(doctor::Sleep),
 }
 
+/// Help and version, which clap takes for errors; and what is wrong with a command line.
+pub(crate) fn print(said: &clap::Error) -> ExitCode {
+    if said.use_stderr() {
+        // Nobody is left to tell if that fails.
+        let _ = said.print();
+        return ExitCode::from(2);
+    }
+    match output::print(|out| write!(out, "{}", said.render().ansi())) {
+        Ok(()) => Exit::Clean.into(),
+        Err(error) => {
+            output::complain(&error);
+            Exit::Failed.into()
+        }
+    }
+}
+
 impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         match self {
@@ -82,7 +100,7 @@ impl Command {
             Command::Selftest(it) => it.run(output),
             Command::Paths(it) => it.run(output),
             Command::History(it) => it.run(output),
-            Command::Record(it) => it.run(output),
+            Command::Record(it) => it.run(),
             Command::Report(it) => it.run(output),
             Command::Metrics(it) => it.run(output),
             Command::Serve(it) => it.run(),

@@ -41,12 +41,15 @@ fn main() -> ExitCode {
     if let Some(exit) = configure::restart::with_signals(std::env::args_os()) {
         return exit;
     }
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return cli::print(&said),
+    };
     let output = output::Output::new(cli.json, cli.color);
     match cli.command.run(&output) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output.complain(&error);
+            output::complain(&error);
             exit::Exit::Failed.into()
         }
     }

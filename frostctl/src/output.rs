@@ -53,14 +53,13 @@ impl Output {
             writeln!(stdout)
         })
     }
+}
 
-    /// On standard error, with its causes.
-    #[allow(clippy::unused_self, reason = "said through the same hand as all else")]
-    pub(crate) fn complain(&self, error: &anyhow::Error) {
-        let label = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-        // Nobody is left to tell if that fails.
-        let _ = writeln!(anstream::stderr(), "{label}frostctl:{label:#} {error:#}");
-    }
+/// On standard error, with its causes.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let label = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+    // Nobody is left to tell if that fails.
+    let _ = writeln!(anstream::stderr(), "{label}frostctl:{label:#} {error:#}");
 }
 
 /// A reader that has gone (`frostctl audit | head -1`) is no failure: the exit status stays what the command

@@ -45,7 +45,7 @@ pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
         let unanswered: Vec<String> =
             missed.filter_map(|asked| Some(format!("{}: {}", asked.place, why(asked)?))).collect();
         for what in unanswered.iter().filter(|what| !trouble.contains(*what)) {
-            output.complain(&anyhow::anyhow!("not looked at: {what}"));
+            output::complain(&anyhow::anyhow!("not looked at: {what}"));
         }
         trouble = unanswered;
         versions.of_containerds(&seen);

@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An exit code has three digits.
 const FILE_BYTES: u64 = 16;
 
-pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &Log<'_>) {
+pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &Log) {
     loop {
         look(directory, &mut known, log);
         sleep(LOOK_EVERY).await;
@@ -25,7 +25,7 @@ pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &L
 }
 
 /// Without CRI-O there is no such directory.
-fn look(directory: &Path, known: &mut HashSet<String>, log: &Log<'_>) {
+fn look(directory: &Path, known: &mut HashSet<String>, log: &Log) {
     let mut there = HashSet::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let Ok(id) = entry.file_name().into_string() else { continue };
@@ -37,7 +37,7 @@ fn look(directory: &Path, known: &mut HashSet<String>, log: &Log<'_>) {
 }
 
 /// `None` if it is not whole yet.
-fn add(id: &str, entry: &DirEntry, log: &Log<'_>) -> Option<()> {
+fn add(id: &str, entry: &DirEntry, log: &Log) -> Option<()> {
     let metadata = entry.metadata().ok()?;
     // conmon writes a file of another name, with a dot, and moves it.
     if id.starts_with('.') || !metadata.is_file() || metadata.len() > FILE_BYTES {

@@ -49,7 +49,7 @@ pub(super) type Known = HashMap<String, SystemTime>;
 const SAME_EXIT: Duration = Duration::from_secs(2);
 
 /// For ever: a node without containerd may get one.
-pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log<'_>) {
+pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log) {
     let mut delay = FIRST_DELAY;
     let mut was_told = false;
     loop {
@@ -71,7 +71,7 @@ pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log<'_>) {
 async fn events(
     socket: &Path,
     known: &mut Known,
-    log: &Log<'_>,
+    log: &Log,
     connected: &mut bool,
 ) -> anyhow::Result<()> {
     let channel = timeout(CONNECT_LIMIT, containerd_client::connect(socket))
@@ -128,7 +128,7 @@ async fn catch_up<F>(
 
 /// Until the connection ends. containerd answers the subscription with its first event, be it hours
 /// later.
-async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
+async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyhow::Result<()> {
     let filters = [EXIT, OOM].map(|topic| format!("topic==\"{topic}\"")).to_vec();
     let request = SubscribeRequest { filters };
     let mut stream = EventsClient::new(channel).subscribe(request).await?.into_inner();
@@ -143,7 +143,7 @@ async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> a
 
 /// No event is sent twice. What ended while we were not listening is told by the tasks that have not
 /// been removed yet.
-async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> anyhow::Result<()> {
+async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyhow::Result<()> {
     let mut namespaces = NamespacesClient::new(channel.clone());
     let namespaces = namespaces.list(ListNamespacesRequest::default()).await?.into_inner();
     for namespace in namespaces.namespaces {
@@ -158,7 +158,7 @@ async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log<'_>) -> a
     Ok(())
 }
 
-fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log<'_>) {
+fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log) {
     let at = task.exited_at.as_ref().map_or_else(SystemTime::now, time);
     let is_same = |known: &SystemTime| {
         let apart = at.duration_since(*known).unwrap_or_else(|error| error.duration());
@@ -173,7 +173,7 @@ fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log<'_>) {
     log.add(&Happened { source: SOURCE, at, namespace, id: &task.id, exec_id: None, code });
 }
 
-fn add(envelope: &Envelope, known: &mut Known, log: &Log<'_>) -> anyhow::Result<()> {
+fn add(envelope: &Envelope, known: &mut Known, log: &Log) -> anyhow::Result<()> {
     let event = envelope.event.as_ref().context("it is empty")?;
     let namespace = Some(envelope.namespace.as_str());
     if envelope.topic == OOM {

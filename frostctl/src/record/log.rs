@@ -8,7 +8,7 @@ use journal::Stamp;
 use journal::history::History;
 use serde::Serialize;
 
-use crate::output::Output;
+use crate::output;
 
 /// The records' version, that of the wrapper's.
 const VERSION: u32 = 1;
@@ -47,14 +47,13 @@ pub(super) struct Happened<'a> {
     pub(super) code: Option<u32>,
 }
 
-pub(super) struct Log<'a> {
+pub(super) struct Log {
     pub(super) history: History,
     /// The short one.
     pub(super) journal: PathBuf,
-    pub(super) output: &'a Output,
 }
 
-impl Log<'_> {
+impl Log {
     /// What cannot be written is said, and lost.
     pub(super) fn add(&self, happened: &Happened<'_>) {
         let Some(stamp) = Stamp::of(happened.at) else { return };
@@ -85,6 +84,6 @@ impl Log<'_> {
     }
 
     pub(super) fn say(&self, error: anyhow::Error) {
-        self.output.complain(&error);
+        output::complain(&error);
     }
 }

@@ -17,7 +17,6 @@ use state::state_dir::StateDir;
 
 use crate::exit::Exit;
 use crate::journal::{Reader, unix_ms};
-use crate::output::Output;
 use log::Log;
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +32,7 @@ pub(crate) struct Record {
 
 impl Record {
     /// Runs until it is killed; what it holds is on disk after each event.
-    pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
+    pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let (config, _) = Config::load();
         let state = StateDir::from_env();
         let history = History::of(&config, &state).context(
@@ -44,7 +43,7 @@ impl Record {
         let of_containerd = recorded(&history, containerd::SOURCE)?;
         let of_conmon = recorded(&history, conmon::SOURCE)?.into_keys().collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let log = Log { history, journal: state.journal(), output };
+        let log = Log { history, journal: state.journal() };
         runtime.block_on(async {
             tokio::join!(
                 containerd::follow(&self.containerd, of_containerd, &log),
