@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::claim::Status;
+use crate::node::containerd;
 
 /// Each costs containerd a call to a shim; one that hangs holds its place until the limit.
 const AT_ONCE: usize = 64;
@@ -78,9 +79,9 @@ impl Containerd {
     /// Everything, in bounded time: shims that do not answer are in it as such.
     pub(crate) fn look(&self, limits: Limits) -> anyhow::Result<Answer> {
         self.within(limits.all, async {
-            let channel = self.connect().await?;
-            let version =
-                VersionClient::new(channel.clone()).version(()).await?.into_inner().version;
+            let channel = containerd::connect(&self.socket).await?;
+            let version = VersionClient::new(channel.clone()).version(()).await.map_err(why)?;
+            let version = version.into_inner().version;
             let mut containers = Vec::new();
             let namespaces = namespaces(&channel).await?;
             for namespace in &namespaces {
@@ -129,7 +130,7 @@ impl Containerd {
     }
 
     async fn connect(&self) -> anyhow::Result<Channel> {
-        let connected = containerd_client::connect(&self.socket).await;
+        let connected = containerd::connect(&self.socket).await;
         connected.with_context(|| format!("{}", self.socket.display()))
     }
 
@@ -156,12 +157,21 @@ fn of<T>(message: T, namespace: &str) -> anyhow::Result<Request<T>> {
     Ok(request)
 }
 
+/// What containerd says; of a connection that failed, the last cause alone.
+fn why(status: tonic::Status) -> anyhow::Error {
+    let said = status.message().to_owned();
+    match anyhow::Error::from(status) {
+        error if error.chain().count() > 1 => anyhow!("{}", error.root_cause()),
+        _ => anyhow!("{said}"),
+    }
+}
+
 fn done_or_gone(result: Result<(), tonic::Status>) -> anyhow::Result<()> {
     match result {
         Err(status) if status.code() != Code::NotFound => {
             // "process already finished" is what a kill of an ended one says.
             let ended = status.message().contains("already finished");
-            if ended { Ok(()) } else { Err(anyhow!("{}", status.message())) }
+            if ended { Ok(()) } else { Err(why(status)) }
         }
         _ => Ok(()),
     }
@@ -169,17 +179,17 @@ fn done_or_gone(result: Result<(), tonic::Status>) -> anyhow::Result<()> {
 
 async fn namespaces(channel: &Channel) -> anyhow::Result<Vec<String>> {
     let request = ListNamespacesRequest::default();
-    let answer = NamespacesClient::new(channel.clone()).list(request).await?.into_inner();
-    Ok(answer.namespaces.into_iter().map(|namespace| namespace.name).collect())
+    let answer = NamespacesClient::new(channel.clone()).list(request).await.map_err(why)?;
+    Ok(answer.into_inner().namespaces.into_iter().map(|namespace| namespace.name).collect())
 }
 
 /// One message each: the list of a full node is more than one message may be.
 async fn records(channel: &Channel, namespace: &str) -> anyhow::Result<Vec<Known>> {
     let request = of(ListContainersRequest::default(), namespace)?;
-    let mut stream =
-        ContainersClient::new(channel.clone()).list_stream(request).await?.into_inner();
+    let stream = ContainersClient::new(channel.clone()).list_stream(request).await;
+    let mut stream = stream.map_err(why)?.into_inner();
     let mut records = Vec::new();
-    while let Some(message) = stream.message().await? {
+    while let Some(message) = stream.message().await.map_err(why)? {
         records.extend(message.container.map(|record| known(namespace, record)));
     }
     Ok(records)
@@ -287,13 +297,17 @@ mod tests {
         let socket = dir.path().join("odd name\n.sock");
         let limit = Duration::from_millis(300);
         let limits = Limits { task: limit, all: limit };
-        let look = || Containerd::at(&socket).unwrap().look(limits).unwrap_err().to_string();
-        assert!(look().contains("odd name"));
+        let look = || format!("{:#}", Containerd::at(&socket).unwrap().look(limits).unwrap_err());
+        // Whoever asks knows which socket it is; and tonic has the cause three times.
+        assert_eq!(look(), "No such file or directory (os error 2)");
         // It takes connections, in the kernel, and never reads.
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let began = std::time::Instant::now();
         assert_eq!(look(), "no answer within 0.3 s");
         assert!(began.elapsed() < Duration::from_secs(2));
+        let kill = Containerd::at(&dir.path().join("none")).unwrap().kill("n", "c", limit);
+        let said = format!("{:#}", kill.unwrap_err());
+        assert!(said.contains("/none: No such file") && !said.contains("transport"), "{said}");
     }
 
     #[test]

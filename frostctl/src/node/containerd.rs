@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use toml::Table;
+use tonic::transport::Channel;
 
 use super::processes::Running;
 use super::root::Root;
@@ -70,6 +72,12 @@ pub(crate) fn config_of(args: &[String]) -> PathBuf {
 /// The socket that the command line names; it holds before what a file says.
 pub(crate) fn address_of(args: &[String]) -> Option<PathBuf> {
     told(args, ["--address", "-address", "-a"]).map(PathBuf::from)
+}
+
+/// To its own API. tonic says the same cause at each step of its chain: the last is enough.
+pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Channel> {
+    let connected = containerd_client::connect(socket).await.map_err(anyhow::Error::from);
+    connected.map_err(|error| anyhow!("{}", error.root_cause()))
 }
 
 pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {

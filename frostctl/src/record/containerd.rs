@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::log::{Happened, Log};
+use crate::node::containerd;
 
 pub(super) const SOURCE: &str = "containerd";
 
@@ -74,10 +75,10 @@ async fn events(
     log: &Log,
     connected: &mut bool,
 ) -> anyhow::Result<()> {
-    let channel = timeout(CONNECT_LIMIT, containerd_client::connect(socket))
+    let channel = timeout(CONNECT_LIMIT, containerd::connect(socket))
         .await
         .context("no connection in time")
-        .and_then(|channel| Ok(channel?))
+        .and_then(|it| it)
         .with_context(|| socket.display().to_string())?;
     *connected = true;
     let known = Mutex::new(known);
