@@ -48,12 +48,19 @@ pub(crate) enum Unasked {
     NoCri,
     /// It could not be asked.
     NoAnswer(String),
-    /// Its answer has no configuration.
-    Untold(String),
+    /// Its answer has no configuration, and the names of its handlers alone: none of an earlier one.
+    Untold(Vec<String>),
 }
 
-/// Where CRI-O answers.
-pub(crate) const CRIO_SOCKET: &str = "/run/crio/crio.sock";
+impl fmt::Display for Unasked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unasked::NoCri => f.write_str("its CRI plugin is disabled, so it has no handlers"),
+            Unasked::NoAnswer(why) => f.write_str(why),
+            Unasked::Untold(_) => f.write_str("its answer names no runtimes (info.config)"),
+        }
+    }
+}
 
 /// The handlers of the containerd or the CRI-O at this socket.
 pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
@@ -63,8 +70,9 @@ pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
         _ => Unasked::NoAnswer(error.to_string()),
     })?;
     let config = answer.info.get("config").map_or("", String::as_str);
-    parse(config)
-        .ok_or_else(|| Unasked::Untold("its answer names no runtimes (info.config)".to_owned()))
+    parse(config).ok_or_else(|| {
+        Unasked::Untold(answer.runtime_handlers.into_iter().map(|it| it.name).collect())
+    })
 }
 
 /// containerd's own keys are the same from 1.6 to 2.4; those of CRI-O are the names in its source (1.34).

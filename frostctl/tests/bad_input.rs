@@ -302,7 +302,8 @@ fn a_record_without_a_containerd_says_so_once_and_waits_until_it_is_ended() {
 /// In namespaces of their own: to a frostctl of another test they are no containerds of this node. They end
 /// with the process 1 of theirs.
 fn beside_two_containerds(place: &Path, words: &[&str]) -> Ended {
-    let script = "for it in a b; do ./containerd --config $PWD/$it.toml & done
+    let script =
+        "for it in a b; do env -u FROSTLOCK_STATE_DIR ./containerd --config $PWD/$it.toml & done
         until [ \"$(cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^containerd$')\" = 2 ]; do :; done
         \"$@\"";
     let mut command = Command::new("unshare");
@@ -342,8 +343,47 @@ fn of_two_containerds_both_are_told_of_and_none_is_guessed() {
     for name in ["/a.toml", "/b.toml"] {
         assert!(files.iter().any(|it| it.ends_with(name)), "{files:?}");
     }
-    // Neither answers.
+    // Neither answers: each may have it loaded.
+    let ended = frostctl(&["uninstall", "--dry-run", "--binary", "./frostlock"]);
+    for name in ["a.toml", "b.toml"] {
+        let who = format!("the containerd at /nosuch/{name}, perhaps");
+        assert!(ended.code == Some(1) && ended.stdout.contains(&who), "{ended:?}");
+    }
+    let ended = frostctl(&["audit"]);
+    for name in ["a.toml", "b.toml"] {
+        let who = format!("no answer: containerd at /nosuch/{name}: No such file");
+        assert!(ended.code == Some(1) && ended.stdout.contains(&who), "{ended:?}");
+    }
     let ended = frostctl(&["selftest", "--cri"]);
     assert_eq!((ended.code, ended.stderr.lines().count()), (Some(3), 1), "{ended:?}");
     assert!(ended.stderr.contains("/nosuch/"), "{ended:?}");
+}
+
+/// Who listens elsewhere than usual is not one that does not run.
+#[test]
+fn a_cri_o_is_asked_where_its_files_have_it_listen() {
+    let place = Place::new(Day::Good);
+    let socket = place.path("crio.sock");
+    // It takes connections, in the kernel, and never reads.
+    let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let [listen, runtime] = [
+        format!("[crio.api]\nlisten = '{}'\n", socket.display()),
+        format!(
+            "[crio.runtime.runtimes.frostlock]\nruntime_path = '{}'\n",
+            place.path("frostlock").display()
+        ),
+    ];
+    fs::write(place.path("crio.conf"), listen).unwrap();
+    fs::write(place.path("99-frostlock.conf"), runtime).unwrap();
+    let script = "mount -t tmpfs none /etc && mkdir -p /etc/crio/crio.conf.d && cp crio.conf /etc/crio \
+                  && cp 99-frostlock.conf /etc/crio/crio.conf.d && exec ./frostctl status --json";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).current_dir(place.dir.path());
+    command.env("FROSTLOCK_STATE_DIR", place.path("state")).env("FROSTLOCK_CONFIG", "/dev/null");
+    let status = Ended::of(command.env("FROSTCTL_STATE_DIR", place.path("kept"))).json();
+    let engines = status["facts"]["engines"].as_array().unwrap();
+    let crio = engines.iter().find(|it| it["name"] == "crio").unwrap();
+    assert_eq!(crio["handlers"][0]["name"], "frostlock", "{crio:#}");
+    let asked = crio["loaded"]["not_checked"].as_str().unwrap_or_default();
+    assert!(asked.contains("no answer"), "{crio:#}");
 }

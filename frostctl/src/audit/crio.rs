@@ -6,19 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use frostlock_cri::Client;
-use toml::Table;
 
 use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Source};
 use super::{fate, kubernetes, supervisor};
-use crate::loaded::CRIO_SOCKET;
-use crate::node::root;
-
-const CONFIG: &str = "/etc/crio/crio.conf";
-const DROP_INS: &str = "/etc/crio/crio.conf.d";
-
-/// Where its runtimes keep their state, if its configuration does not say (`RuntimeRoot` of CRI-O, and
-/// what its packages set for crun).
-const USUAL: [&str; 2] = ["/run/runc", "/run/crun"];
+use crate::node::crio::{Configured, configured};
 
 /// One that runs, or that has left containers behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +19,6 @@ pub(crate) enum Crio {
     Elsewhere {
         pid: i32,
     },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Configured {
-    socket: PathBuf,
-    roots: Vec<PathBuf>,
 }
 
 /// `containers` is `None` if there was no answer.
@@ -60,36 +45,6 @@ pub(crate) fn missing(crios: &[Crio], containers: &[Container]) -> Option<Crio> 
         it.owner == Owner::Crio && is_alive()
     };
     (!runs && containers.iter().any(is_left)).then(|| Crio::Here(configured()))
-}
-
-fn configured() -> Configured {
-    let drop_ins = std::fs::read_dir(DROP_INS).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = drop_ins.map(|it| it.path()).collect();
-    files.sort();
-    files.insert(0, PathBuf::from(CONFIG));
-    let texts: Vec<String> = files.iter().filter_map(|it| root::read(it).ok()).collect();
-    configured_in(&texts)
-}
-
-/// The last file that names a socket wins.
-fn configured_in(texts: &[String]) -> Configured {
-    let tables = texts.iter().filter_map(|text| text.parse::<Table>().ok());
-    let mut socket = PathBuf::from(CRIO_SOCKET);
-    let mut roots: Vec<PathBuf> = USUAL.map(PathBuf::from).to_vec();
-    for table in tables {
-        let crio = table.get("crio");
-        let listens = crio.and_then(|it| it.get("api")?.get("listen")?.as_str());
-        if let Some(listens) = listens.filter(|it| !it.is_empty()) {
-            socket = PathBuf::from(listens);
-        }
-        let runtimes = crio.and_then(|it| it.get("runtime")?.get("runtimes"));
-        let runtimes = runtimes.and_then(toml::Value::as_table).into_iter().flatten();
-        let named = runtimes.filter_map(|(_, it)| it.get("runtime_root")?.as_str());
-        roots.extend(named.filter(|it| !it.is_empty()).map(PathBuf::from));
-    }
-    roots.sort();
-    roots.dedup();
-    Configured { socket, roots }
 }
 
 impl Crio {
@@ -159,18 +114,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_configuration_names_roots_beside_the_usual_ones_and_its_socket() {
-        let main = "[crio.api]\nlisten='/run/a.sock'\n[crio.runtime]\ndefault_runtime='crun'\n\
-                    [crio.runtime.runtimes.crun]\nruntime_root='/run/x'\n";
-        let drop_in = "[crio.api]\nlisten='/run/b.sock'\n[crio.runtime.runtimes.runc]\n\
-                       runtime_root='/run/runc'\n[crio.runtime.runtimes.y]\nruntime_root=''\n";
-        let found = configured_in(&[main, drop_in, "[torn"].map(str::to_owned));
-        assert_eq!(found.roots, ["/run/crun", "/run/runc", "/run/x"].map(PathBuf::from));
-        assert_eq!(found.socket, Path::new("/run/b.sock"));
-        assert_eq!(configured_in(&[]).socket, Path::new(CRIO_SOCKET));
-    }
-
-    #[test]
     fn what_it_runs_is_known_only_if_every_root_was_read() {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
@@ -206,7 +149,7 @@ mod tests {
         let left = [left];
         assert!(missing(&[], &left).is_some());
         assert!(missing(&[Crio::Elsewhere { pid: 7 }], &left).is_some());
-        let here = Crio::Here(configured_in(&[]));
+        let here = Crio::Here(configured());
         assert_eq!(missing(std::slice::from_ref(&here), &left), None);
     }
 }

@@ -16,7 +16,7 @@ use super::claim::{Asked, Claim, Container, KUBERNETES, Missed, NoAnswer, Owner,
 use super::containerd::{Answer, Containerd, Known, Limits};
 use super::runtimes::{self, Root};
 use super::{crio, kubernetes, podman, strays, supervisor, truth};
-use crate::node::containerd::SOCKETS;
+use crate::node::containerd::{self, SOCKETS};
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -33,15 +33,17 @@ impl Places {
         Places { sockets: Vec::new(), roots: Vec::new(), podman: podman::was_used() }
     }
 
-    /// At each look: a containerd may have been started since the last one. Running shims know theirs,
-    /// also when it has gone with its socket.
+    /// At each look: a containerd may have been started since the last one. One that runs may have been
+    /// told another place; running shims know theirs, also when it has gone with its socket.
     fn sockets_now(&self) -> Vec<PathBuf> {
         let resolved = |it: PathBuf| it.canonicalize().unwrap_or(it);
         if !self.sockets.is_empty() {
             return self.sockets.iter().cloned().map(resolved).collect();
         }
         let mut all = there(SOCKETS.iter().map(PathBuf::from));
-        all.extend(supervisor::addresses().map(resolved));
+        all.extend(
+            containerd::listening().into_iter().chain(supervisor::addresses()).map(resolved),
+        );
         all.sort();
         all.dedup();
         all

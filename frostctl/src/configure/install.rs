@@ -218,15 +218,9 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
 /// and replaces those that it names again. `crio config` would say it in one, but prints as a comment what
 /// is as without files, the default runtime too.
 fn crio() -> anyhow::Result<Option<DocumentMut>> {
-    let mut paths = vec![PathBuf::from("/etc/crio/crio.conf")];
-    let mut drop_ins: Vec<PathBuf> = std::fs::read_dir("/etc/crio/crio.conf.d")
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    drop_ins.sort();
-    paths.extend(drop_ins);
     // Where it cannot read its files, ours is refused in the end.
     let mut all = check::crio_default().unwrap_or_default();
-    for path in paths {
+    for path in crate::node::crio::files() {
         let Some(text) = file::read(&path)? else { continue };
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
         match &mut all {

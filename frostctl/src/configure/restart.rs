@@ -18,8 +18,9 @@ use super::files::Files;
 use super::interrupt::Held;
 use super::layout::{Layout, get};
 use super::toml_file;
-use crate::loaded::{self, CRIO_SOCKET, Owed};
+use crate::loaded::{self, Owed, Unasked};
 use crate::node::containerd::{self, SOCKET};
+use crate::node::crio;
 use crate::node::processes;
 use crate::node::root::Root;
 use crate::program;
@@ -81,7 +82,7 @@ pub(super) fn plan<'a>(
         .filter(|_| engine == Engine::Containerd)
         .and_then(|it| get(it.as_item(), &["grpc", "address"])?.as_str());
     let socket = match engine {
-        Engine::Crio => CRIO_SOCKET.into(),
+        Engine::Crio => crio::socket(),
         _ => files.known_socket().or(said.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into()),
     };
     Ok(Some(Restart { engine, name, command, socket }))

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::environment::STATE_DIR;
 use crate::exit::Exit;
-use crate::loaded::{CRIO_SOCKET, Handler, Unasked};
+use crate::loaded::{Handler, Unasked};
 use crate::node::containerd::{self, SOCKETS};
+use crate::node::crio;
 use crate::node::processes;
 use crate::node::root::Root;
 use crate::output::Output;
@@ -253,39 +254,59 @@ fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
 /// What a containerd or a CRI-O that runs has loaded, whatever its files say by now: without the program
 /// none of its pods would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
-    let node = Root::default();
-    let running = processes::read(&node);
-    let containerds = containerd::read(&node, &running);
-    let runs = |engine, socket| match engine {
-        "CRI-O" => running.iter().any(|it| it.comm == "crio"),
-        _ => containerds.iter().any(|it| it.running.is_some() && it.socket == Path::new(socket)),
-    };
-    let crio = ("CRI-O", CRIO_SOCKET);
-    let all = SOCKETS.map(|socket| ("containerd", socket)).into_iter().chain([crio]);
-    all.filter(|(_, socket)| Path::new(socket).exists())
-        .flat_map(|(engine, socket)| match crate::loaded::ask(Path::new(socket)) {
-            Ok(handlers) => loaded_by(engine, socket, handlers, binary),
-            Err(Unasked::NoAnswer(_)) if runs(engine, socket) => {
-                let who = format!(
-                    "the {engine} at {socket}, perhaps: it runs, and does not say what it has loaded"
-                );
-                vec![Caller { who, named: binary.to_owned() }]
-            }
+    engines()
+        .iter()
+        .filter(|it| it.runs || it.socket.exists())
+        .flat_map(|it| match crate::loaded::ask(&it.socket) {
+            Ok(handlers) => it.has_loaded(handlers, binary),
+            Err(Unasked::NoAnswer(_)) if it.runs => vec![it.may_have_loaded(binary)],
             Err(_) => Vec::new(),
         })
         .collect()
 }
 
-fn loaded_by(engine: &str, socket: &str, handlers: Vec<Handler>, binary: &Path) -> Vec<Caller> {
-    let caller = |handler: Handler| {
-        let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
-        let who = format!(
-            "the {engine} at {socket}, which has the runtime {} loaded until it is restarted",
-            handler.name
-        );
-        Some(Caller { who, named })
-    };
-    handlers.into_iter().filter_map(caller).collect()
+/// One that may answer.
+struct Daemon {
+    name: &'static str,
+    socket: PathBuf,
+    runs: bool,
+}
+
+/// Those that run, where they were told to listen, and whoever listens at a usual place.
+fn engines() -> Vec<Daemon> {
+    let containerd = |socket, runs| Daemon { name: "containerd", socket, runs };
+    let told = containerd::listening();
+    let usual = SOCKETS.map(PathBuf::from).into_iter().filter(|it| !told.contains(it));
+    let usual: Vec<Daemon> = usual.map(|socket| containerd(socket, false)).collect();
+    let running = processes::read(&Root::default());
+    let runs = running.iter().any(|it| it.comm == "crio" && it.is_here);
+    let crio = Daemon { name: "CRI-O", socket: crio::socket(), runs };
+    told.into_iter().map(|socket| containerd(socket, true)).chain(usual).chain([crio]).collect()
+}
+
+impl Daemon {
+    fn has_loaded(&self, handlers: Vec<Handler>, binary: &Path) -> Vec<Caller> {
+        let caller = |handler: Handler| {
+            let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
+            let who = format!(
+                "{self}, which has the runtime {} loaded until it is restarted",
+                handler.name
+            );
+            Some(Caller { who, named })
+        };
+        handlers.into_iter().filter_map(caller).collect()
+    }
+
+    fn may_have_loaded(&self, binary: &Path) -> Caller {
+        let who = format!("{self}, perhaps: it runs, and does not say what it has loaded");
+        Caller { who, named: binary.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the {} at {}", self.name, self.socket.display())
+    }
 }
 
 /// Configurations of our making, which stay.

@@ -231,8 +231,7 @@ fn owed(containerd: &Containerd, is_seen: bool) -> Option<(PathBuf, Result<Vec<O
     let known = match asked {
         Ok(handlers) => Ok(loaded::owed(&configured, &handlers, is_ours)),
         Err(Unasked::NoCri) if !has_ours => return None,
-        Err(Unasked::NoCri) => Err("its CRI plugin is disabled".to_owned()),
-        Err(Unasked::NoAnswer(why) | Unasked::Untold(why)) => Err(why),
+        Err(why) => Err(why.to_string()),
     };
     Some((containerd.socket.clone(), known))
 }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use toml::Table;
 use tonic::transport::Channel;
 
-use super::processes::Running;
+use super::processes::{self, Running};
 use super::root::Root;
 use super::tree::Driver;
 use crate::loaded::{self, Handler, Options};
@@ -95,6 +95,13 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
         }
     }
     all
+}
+
+/// Where those of this node listen that run.
+pub(crate) fn listening() -> Vec<PathBuf> {
+    let node = Root::default();
+    let all = read(&node, &processes::read(&node)).into_iter();
+    all.filter(|it| it.running.as_ref().is_some_and(|it| it.is_here)).map(|it| it.socket).collect()
 }
 
 /// `NAME VALUE` or `NAME=VALUE`, the last one.

@@ -121,8 +121,8 @@ fn of_sockets(sockets: &[PathBuf]) -> anyhow::Result<(PathBuf, Handler, Handler)
                 ));
                 continue;
             }
-            Err(loaded::Unasked::NoAnswer(said) | loaded::Unasked::Untold(said)) => {
-                why = Some(said);
+            Err(said) => {
+                why = Some(said.to_string());
                 continue;
             }
         };

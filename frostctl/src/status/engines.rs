@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use frostlock_cri::Client;
 
 use super::docker;
 use super::facts::{Engine, Entries, Handler, Loaded};
@@ -13,13 +10,11 @@ use crate::configure::engine::Engine as Kind;
 use crate::configure::layout::Layout;
 use crate::configure::record::Record;
 use crate::configure::{file, podman, toml_file};
-use crate::loaded::{self, CRIO_SOCKET, Owed, Unasked};
+use crate::loaded::{self, Owed, Unasked};
+use crate::node;
 use crate::node::containerd::{self, Containerd};
 use crate::node::processes::{self, Running};
 use crate::node::root::Root;
-
-/// It answers from memory.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// As far as their files say, and those of them that run.
 pub(super) fn read(running: &[Running]) -> Vec<Engine> {
@@ -63,9 +58,9 @@ pub(super) fn read(running: &[Running]) -> Vec<Engine> {
 /// In the order in which it reads them.
 fn files(kind: Kind) -> Vec<PathBuf> {
     let (main, drop_ins): (&[&str], _) = match kind {
+        Kind::Crio => return node::crio::files(),
         Kind::Containerd => (&[containerd::PLAIN], None),
         Kind::Docker => (&["/etc/docker/daemon.json"], None),
-        Kind::Crio => (&["/etc/crio/crio.conf"], Some("/etc/crio/crio.conf.d")),
         Kind::Podman => (&podman::FILES, Some(podman::DROP_INS)),
     };
     let entries = drop_ins.into_iter().flat_map(std::fs::read_dir).flatten().flatten();
@@ -107,7 +102,7 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
     let has = match loaded::ask(&it.socket) {
         Ok(has) => has,
         Err(Unasked::NoCri) => return Loaded::NoCri,
-        Err(Unasked::NoAnswer(why) | Unasked::Untold(why)) => return Loaded::NotChecked(why),
+        Err(why) => return Loaded::NotChecked(why.to_string()),
     };
     if !it.complaints.is_empty() {
         return Loaded::NotChecked(
@@ -188,19 +183,19 @@ fn ask(kind: Kind, engine: &Engine) -> Loaded {
         _ if engine.handlers.is_empty() && kind != Kind::Docker => Loaded::EachTime,
         // It keeps a default that its file has no more.
         Kind::Docker => docker::loaded(&engine.handlers),
-        Kind::Crio => crio(&engine.handlers),
+        Kind::Crio => crio(&node::crio::socket(), &engine.handlers),
         Kind::Containerd | Kind::Podman => Loaded::EachTime,
     }
 }
 
-fn crio(handlers: &[Handler]) -> Loaded {
-    let socket = Path::new(CRIO_SOCKET);
+fn crio(socket: &Path, handlers: &[Handler]) -> Loaded {
     if !socket.exists() {
         return Loaded::NotRunning;
     }
     match loaded::ask(socket) {
         Ok(has) => crio_owed(handlers, &has),
-        Err(_) => crio_by_name(socket, handlers),
+        Err(Unasked::Untold(names)) => by_name(&names, handlers),
+        Err(why) => Loaded::NotChecked(why.to_string()),
     }
 }
 
@@ -223,18 +218,13 @@ fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
 }
 
 /// Of one that does not tell its configuration: CRI itself has no more than the names.
-fn crio_by_name(socket: &Path, handlers: &[Handler]) -> Loaded {
-    let asked = Client::lazy(socket).and_then(|it| it.at_most(ANSWERS_WITHIN).status(false));
-    let has = match asked {
-        Ok(answer) => answer.runtime_handlers,
-        Err(error) => return Loaded::NotChecked(error.to_string()),
-    };
+fn by_name(has: &[String], handlers: &[Handler]) -> Loaded {
     if has.is_empty() {
         return Loaded::NotChecked(
             "this CRI-O does not tell its handlers (before 1.30)".to_owned(),
         );
     }
-    let missing = handlers.iter().filter(|it| !has.iter().any(|has| has.name == it.name));
+    let missing = handlers.iter().filter(|it| !has.contains(&it.name));
     let missing: Vec<String> =
         missing.map(|it| format!("it has no runtime {} yet", it.name)).collect();
     if missing.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(missing) }

@@ -212,6 +212,14 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     }
 }
 
+/// In a mount namespace of its own: to it a containerd that another test is just starting is none of this
+/// node, which may have the program loaded.
+fn alone(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--mount").arg(program);
+    command
+}
+
 #[test]
 fn a_dry_run_says_whether_an_uninstall_would_change_something() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -219,7 +227,7 @@ fn a_dry_run_says_whether_an_uninstall_would_change_something() {
     std::fs::hard_link(frostctl(), path("frostctl")).unwrap();
     std::fs::write(path("config.toml"), "[history]\nenabled = false\n").unwrap();
     let dry_run = |words: &[&str]| {
-        let mut command = Command::new(path("frostctl"));
+        let mut command = alone(path("frostctl"));
         command
             .args(["uninstall", "--dry-run"])
             .args(words)
@@ -246,7 +254,7 @@ fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
     let [program, link] = ["frostctl", "frostlock"].map(|name| place.path().join(name));
     std::fs::hard_link(frostctl(), &program).unwrap();
     std::os::unix::fs::symlink("/usr/bin/true", &link).unwrap();
-    let mut command = Command::new(&program);
+    let mut command = alone(&program);
     let state = place.path().join("state");
     let output = command.arg("uninstall").env("FROSTCTL_STATE_DIR", state).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -261,7 +269,7 @@ fn an_uninstall_that_keeps_configurations_leaves_them_a_link_to_the_runtime() {
     install(frostlock(), &binary);
     let named = binary.to_str().unwrap();
     let uninstall = |words: &[&str]| {
-        let mut command = Command::new(frostctl());
+        let mut command = alone(frostctl());
         command.args(["uninstall", "--binary", named]).args(words);
         command.env("FROSTCTL_STATE_DIR", host.path("state"));
         command.env("FROSTLOCK_STATE_DIR", host.path("run")).env("FROSTLOCK_CONFIG", "/dev/null");
