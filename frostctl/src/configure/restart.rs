@@ -7,7 +7,6 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use frostlock_cri::Client;
 use nix::sys::signal::SigSet;
 use toml_edit::{DocumentMut, Item};
 
@@ -53,6 +52,16 @@ pub(super) enum Handler {
     Gone,
     /// After a failure: that it answers is enough.
     Any,
+}
+
+/// What an engine that answers says of the handler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Says {
+    /// With what is otherwise than in its files, if anything is.
+    Has(Option<Owed>),
+    HasNot,
+    /// It does not tell.
+    Untold,
 }
 
 #[derive(Debug)]
@@ -107,51 +116,46 @@ impl Restart<'_> {
         crate::output::progress(&format!("waiting for {} to answer", self.engine.name()));
         let deadline = Instant::now() + ANSWER_LIMIT;
         loop {
-            let answer = self.ask();
-            if answer.is_ok() && handler == Handler::Any {
-                return Ok(());
-            }
-            // Who was told to end while the command ran ends, however well that went.
-            held.obey()?;
-            let differs = match (&answer, handler) {
-                (Ok(None | Some(true)), Handler::There) => self.differs(),
-                _ => Vec::new(),
+            let left = match self.ask() {
+                Ok(says) => self.left(&says, handler).map(anyhow::Error::msg),
+                Err(error) => Some(error.context(format!(
+                    "{} did not answer {}",
+                    self.engine.name(),
+                    within()
+                ))),
             };
-            match (&answer, handler) {
-                (Ok(None | Some(true)), Handler::There) if differs.is_empty() => return Ok(()),
-                (Ok(None | Some(false)), Handler::Gone) => return Ok(()),
-                _ => {}
+            // Who was told to end while the command ran ends, however well that went.
+            if handler != Handler::Any || left.is_some() {
+                held.obey()?;
             }
-            if Instant::now() >= deadline {
-                let within = format!("within {} s of its restart", ANSWER_LIMIT.as_secs());
-                return match answer {
-                    Ok(_) if !differs.is_empty() => bail!(
-                        "{} answers, and has not taken its files in {within}: {}",
-                        self.engine.name(),
-                        differs[0]
-                    ),
-                    Ok(_) => bail!(
-                        "{} answers, but its runtime {:?} was not {} {within}",
-                        self.engine.name(),
-                        self.name,
-                        if handler == Handler::There { "there" } else { "gone" }
-                    ),
-                    Err(error) => {
-                        Err(error
-                            .context(format!("{} did not answer {within}", self.engine.name())))
-                    }
-                };
+            match left {
+                None => return Ok(()),
+                Some(error) if Instant::now() >= deadline => return Err(error),
+                Some(_) => std::thread::sleep(POLL),
             }
-            std::thread::sleep(POLL);
         }
     }
 
     /// Whether it says that it has something else loaded than what stands in its files already.
     pub(super) fn is_owed(&self, handler: Handler) -> bool {
-        match (self.ask(), handler) {
-            (Ok(Some(false)), Handler::There) | (Ok(Some(true)), Handler::Gone) => true,
-            (Ok(_), Handler::There) => !self.differs().is_empty(),
-            _ => false,
+        self.ask().is_ok_and(|says| self.left(&says, handler).is_some())
+    }
+
+    /// What it has not taken in. Of one that does not tell, that it answers is enough.
+    fn left(&self, says: &Says, handler: Handler) -> Option<String> {
+        let (engine, name) = (self.engine.name(), self.name);
+        let is_not = |what| {
+            format!("{engine} answers, but its runtime {name:?} was not {what} {}", within())
+        };
+        match (says, handler) {
+            (Says::Has(None), Handler::There) | (Says::HasNot, Handler::Gone) => None,
+            (Says::Untold, _) | (_, Handler::Any) => None,
+            (Says::Has(Some(owed)), Handler::There) => Some(format!(
+                "{engine} answers, and has not taken its files in {}: {owed}",
+                within()
+            )),
+            (Says::HasNot, Handler::There) => Some(is_not("there")),
+            (Says::Has(_), Handler::Gone) => Some(is_not("gone")),
         }
     }
 
@@ -178,60 +182,59 @@ impl Restart<'_> {
         }
     }
 
+    /// One question a call: it is asked again and again.
+    fn ask(&self) -> anyhow::Result<Says> {
+        let known = |is_known| if is_known { Says::Has(None) } else { Says::HasNot };
+        if self.engine == Engine::Docker {
+            return Ok(known(self.docker_knows()?));
+        }
+        let has = match loaded::ask(&self.socket) {
+            Ok(has) => has,
+            Err(Unasked::Untold(names)) if !names.is_empty() => {
+                return Ok(known(names.iter().any(|it| it == self.name)));
+            }
+            Err(Unasked::Untold(_)) => {
+                let said = (self.engine == Engine::Crio).then(|| crio_status(self.name)).flatten();
+                return Ok(said.map_or(Says::Untold, known));
+            }
+            Err(Unasked::NoCri) => return Ok(Says::HasNot),
+            Err(why) => bail!("{why}"),
+        };
+        Ok(match has.iter().any(|it| it.name == self.name) {
+            true => Says::Has(self.differs(&has)),
+            false => Says::HasNot,
+        })
+    }
+
+    fn docker_knows(&self) -> anyhow::Result<bool> {
+        let docker = program::find("docker").context("no docker in PATH")?;
+        let said = program::run(
+            Command::new(docker).args(["info", "--format", "{{json .Runtimes}}"]),
+            ASK_LIMIT,
+        )?;
+        let runtimes: serde_json::Value =
+            serde_json::from_str(&said).context("what `docker info` prints")?;
+        Ok(runtimes.get(self.name).is_some())
+    }
+
     /// What the containerd that answers has of the handler otherwise than its files say.
-    fn differs(&self) -> Vec<Owed> {
+    fn differs(&self, has: &[loaded::Handler]) -> Option<Owed> {
         if self.engine != Engine::Containerd {
-            return Vec::new();
+            return None;
         }
         let node = Root::default();
         let all = containerd::read(&node, &processes::read(&node));
         // Of files that we cannot read there is nothing to compare.
         let own = all.iter().find(|it| {
             it.running.is_some() && it.complaints.is_empty() && it.socket == self.socket
-        });
-        let Some((own, Ok(has))) = own.map(|it| (it, loaded::ask(&self.socket))) else {
-            return Vec::new();
-        };
-        let mut owed = loaded::owed(&own.handlers(), &has, |it| is_ours(it));
-        owed.retain(|it| it.is_of(self.name));
-        owed
+        })?;
+        let owed = loaded::owed(&own.handlers(), has, |it| is_ours(it));
+        owed.into_iter().find(|it| it.is_of(self.name))
     }
+}
 
-    /// Whether it knows the handler; none if it does not tell.
-    fn ask(&self) -> anyhow::Result<Option<bool>> {
-        match self.engine {
-            Engine::Docker => {
-                let docker = program::find("docker").context("no docker in PATH")?;
-                let said = program::run(
-                    Command::new(docker).args(["info", "--format", "{{json .Runtimes}}"]),
-                    ASK_LIMIT,
-                )?;
-                let runtimes: serde_json::Value =
-                    serde_json::from_str(&said).context("what `docker info` prints")?;
-                Ok(Some(runtimes.get(self.name).is_some()))
-            }
-            Engine::Crio => match self.cri()? {
-                Some(known) => Ok(Some(known)),
-                None => Ok(crio_status(self.name)),
-            },
-            _ => self.cri(),
-        }
-    }
-
-    fn cri(&self) -> anyhow::Result<Option<bool>> {
-        let status = Client::lazy(&self.socket)?.at_most(ASK_LIMIT).status(true)?;
-        let handlers = &status.runtime_handlers;
-        let config = status
-            .info
-            .get("config")
-            .and_then(|it| serde_json::from_str::<serde_json::Value>(it).ok());
-        let runtimes = config.as_ref().and_then(|it| it.get("containerd")?.get("runtimes"));
-        Ok(match runtimes {
-            Some(runtimes) => Some(runtimes.get(self.name).is_some()),
-            None if handlers.is_empty() => None,
-            None => Some(handlers.iter().any(|it| it.name == self.name)),
-        })
-    }
+fn within() -> String {
+    format!("within {} s of its restart", ANSWER_LIMIT.as_secs())
 }
 
 /// Of those that have this command: what the CRI-O that runs has read.
@@ -262,6 +265,38 @@ impl Target {
         match self.restart {
             true => plan(self.runtime, &self.name, files, command, usual, effective),
             false => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_to_take_in() {
+        let (name, command, socket) = ("frostlock", String::new(), PathBuf::new());
+        let restart = Restart { engine: Engine::Containerd, name, command, socket };
+        let owed = Owed::OtherProgram { name: name.to_owned(), loaded: None };
+        let otherwise = Says::Has(Some(owed));
+        for (says, handler, expected) in [
+            (Says::Has(None), Handler::There, None),
+            (Says::HasNot, Handler::There, Some("was not there")),
+            (otherwise.clone(), Handler::There, Some("its runtime frostlock runs its default")),
+            (Says::Untold, Handler::There, None),
+            (Says::HasNot, Handler::Gone, None),
+            (Says::Has(None), Handler::Gone, Some("was not gone")),
+            (otherwise.clone(), Handler::Gone, Some("was not gone")),
+            (Says::Untold, Handler::Gone, None),
+            (otherwise, Handler::Any, None),
+        ] {
+            let left = restart.left(&says, handler);
+            let is_it = match (&left, expected) {
+                (None, None) => true,
+                (Some(left), Some(expected)) => left.contains(expected),
+                _ => false,
+            };
+            assert!(is_it, "{says:?} {handler:?}: {left:?}");
         }
     }
 }
