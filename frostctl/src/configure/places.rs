@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use toml_edit::{Item, Value};
 
 use super::arguments::Target;
-use super::distribution::{self, Way};
+use super::distribution::{self, Seen, Way};
 use super::engine::Engine;
 use super::files::{Files, Kind};
 use super::record::{Ours, Record};
@@ -90,20 +90,26 @@ pub(super) fn of_record(record: &Record) -> Files {
     let main = record.main.clone().unwrap_or_else(|| record.path.clone());
     // One that imports goes with what it imports; alone, it is a file like any other.
     let kind = if matches!(record.ours, Ours::Import(_)) { Kind::Own } else { record.kind };
-    let containerd = match record.engine {
-        Engine::Containerd => running_with(&main),
-        _ => None,
-    };
-    Files { main, containerd, ..Files::of(record.path.clone()) }.through(kind, record.path.clone())
+    let files = Files { main, ..Files::of(record.path.clone()) }.through(kind, record.path.clone());
+    if record.engine != Engine::Containerd {
+        return files;
+    }
+    let root = Root::default();
+    let seen = node::look(&root);
+    let choice = distribution::choose(&seen, Some(&files.main)).ok();
+    Files {
+        distribution: choice.as_ref().map(|it| it.distribution),
+        restart: choice.and_then(|it| it.distribution.restart(&it.config, it.running.as_ref())),
+        containerd: running_with(&root, &seen, &files.main),
+        ..files
+    }
 }
 
 /// The program of the containerd that reads this file, or one that is made from it in its directory.
-fn running_with(main: &Path) -> Option<PathBuf> {
-    let root = Root::default();
-    let all = node::look(&root).running;
-    let its = all.iter().find(|it| it.config == main);
-    let its = its.or_else(|| all.iter().find(|it| it.config.parent() == main.parent()))?;
-    program(&root, its.program.as_ref()?)
+fn running_with(root: &Root, seen: &Seen, main: &Path) -> Option<PathBuf> {
+    let its = seen.running.iter().find(|it| it.config == main);
+    let its = its.or_else(|| seen.running.iter().find(|it| it.config.parent() == main.parent()))?;
+    program(root, its.program.as_ref()?)
 }
 
 enum Base {

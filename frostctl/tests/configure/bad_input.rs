@@ -209,6 +209,15 @@ fn a_file_that_no_containerd_reads_is_restarted_by_nobody() {
     assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
     let said = copies.configure("config.toml", &[]);
     assert!(said.contains("next: restart the containerd that reads"), "{said}");
+    copies.unconfigure("config.toml");
+    // One of its own, which goes.
+    let own = copies.file("frostlock");
+    install(&binary, &own);
+    let (status, said, errors) = copies.frostctl(&words(all[4], own.to_str().unwrap()));
+    assert_eq!(status, 0, "{said}{errors}");
+    let (status, said, errors) = copies.frostctl(&["uninstall", "--binary", own.to_str().unwrap()]);
+    assert!(status < 2 && (own.is_symlink() || !own.exists()), "{said}{errors}");
+    assert!(said.contains("next: restart the containerd that reads"), "{said}");
 }
 
 #[test]
