@@ -131,6 +131,8 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
         report
     };
     kill(containerd.pid(), "STOP");
+    // Its first thread has to get a CPU for that, and until then the others answer.
+    eventually(SOON, "it is stopped", || state(containerd.pid()) == Some('T'));
     let report = silent();
     kill(containerd.pid(), "CONT");
     let looked_at = report["looked_at"].as_array().unwrap();
