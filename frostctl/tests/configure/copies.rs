@@ -275,8 +275,10 @@ fn the_advice_for_a_file_without_a_version_works_with_this_containerd() {
     for containerd in [OLD, MIDDLE, NEW] {
         let copies = Copies::of(containerd);
         let config = copies.write("config.toml", without);
+        let binary = frostlock();
         let words = ["configure", "--runtime", "containerd", "--config", config.to_str().unwrap()];
-        let (status, _, errors) = copies.frostctl(&words);
+        let (status, _, errors) =
+            copies.frostctl(&[&words[..], &["--binary", binary.to_str().unwrap()]].concat());
         assert!(status == 3 && errors.contains("nothing was changed"), "{errors}");
         assert!(!errors.contains("migrate"), "1.6 and 1.7 have no such command: {errors}");
         assert!(errors.contains("config dump") && errors.contains("version = 2"), "{errors}");
