@@ -4,6 +4,7 @@ use anyhow::bail;
 use toml_edit::{DocumentMut, Item};
 
 use super::engine::Engine;
+use crate::node::containerd::LISTENER;
 
 const CRI_VERSION_2: &str = "io.containerd.grpc.v1.cri";
 const CRI_VERSION_3: &str = "io.containerd.cri.v1.runtime";
@@ -39,12 +40,13 @@ impl Layout {
     fn containerd(document: &DocumentMut) -> anyhow::Result<Layout> {
         let cri = match document.get("version").and_then(Item::as_integer) {
             Some(2) => CRI_VERSION_2,
-            Some(3) => CRI_VERSION_3,
+            // Of version 4, only what containerd itself listens at is elsewhere.
+            Some(3 | 4) => CRI_VERSION_3,
             Some(other) => {
-                bail!("has version {other}; frostctl knows 2 and 3; nothing was changed")
+                bail!("has version {other}; frostctl knows 2, 3 and 4; nothing was changed")
             }
             None => bail!(
-                "names no version, so containerd takes it for version 1; frostctl knows 2 and 3; nothing was changed. Make it version 2: write `version = 2` as its first line, `plugins.\"io.containerd.grpc.v1.cri\"` for `plugins.cri`, and `io.containerd.grpc.v1.cri` for `cri` in disabled_plugins; with containerd 1.x, `containerd --config FILE config dump` prints all of it so"
+                "names no version, so containerd takes it for version 1; frostctl knows 2, 3 and 4; nothing was changed. Make it version 2: write `version = 2` as its first line, `plugins.\"io.containerd.grpc.v1.cri\"` for `plugins.cri`, and `io.containerd.grpc.v1.cri` for `cri` in disabled_plugins; with containerd 1.x, `containerd --config FILE config dump` prints all of it so"
             ),
         };
         Ok(Layout {
@@ -76,6 +78,14 @@ impl Layout {
         let name = get(document.as_item(), &self.default.0)?.get(self.default.1)?.as_str();
         name.filter(|name| !name.is_empty())
     }
+}
+
+/// Where the containerd of a configuration listens.
+pub(crate) fn socket(document: &DocumentMut) -> Option<&str> {
+    let of_version_4 = ["plugins", LISTENER, "address"];
+    let places: [&[&str]; 2] = [&of_version_4, &["grpc", "address"]];
+    let address = places.iter().find_map(|path| get(document.as_item(), path));
+    address?.as_str().filter(|it| !it.is_empty())
 }
 
 pub(crate) fn get<'a>(item: &'a Item, path: &[&str]) -> Option<&'a Item> {

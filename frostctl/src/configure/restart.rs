@@ -15,7 +15,7 @@ use super::edit::is_ours;
 use super::engine::Engine;
 use super::files::Files;
 use super::interrupt::Held;
-use super::layout::{Layout, get};
+use super::layout::{self, Layout};
 use super::toml_file;
 use crate::loaded::{self, Owed, Unasked};
 use crate::node::containerd::{self, SOCKET};
@@ -87,9 +87,7 @@ pub(super) fn plan<'a>(
         None => files.restart(usual).context("nothing was changed")?,
     };
     let Some(command) = command else { return Ok(None) };
-    let said = effective
-        .filter(|_| engine == Engine::Containerd)
-        .and_then(|it| get(it.as_item(), &["grpc", "address"])?.as_str());
+    let said = effective.filter(|_| engine == Engine::Containerd).and_then(layout::socket);
     let socket = match engine {
         Engine::Crio => crio::socket(),
         _ => files.known_socket().or(said.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into()),

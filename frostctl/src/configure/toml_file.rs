@@ -380,10 +380,11 @@ mod tests {
     const BINARY: &str = "/usr/local/bin/frostlock";
 
     /// What `containerd config default` prints.
-    const DEFAULTS: [&str; 3] = [
+    const DEFAULTS: [&str; 4] = [
         include_str!("../../tests/fixtures/containerd-1.6.20-default.toml"),
         include_str!("../../tests/fixtures/containerd-1.7.24-default.toml"),
         include_str!("../../tests/fixtures/containerd-2.1.9-default.toml"),
+        include_str!("../../tests/fixtures/containerd-2.4.2-default.toml"),
     ];
 
     fn wish(set_as_default: bool) -> Wish<'static> {
@@ -458,7 +459,7 @@ mod tests {
     fn what_cannot_be_understood_is_left_alone() {
         let taken = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.frostlock.options]\nBinaryName = \"/opt/other\"\n";
         for (text, why) in [
-            ("version = 4\n", "version 4"),
+            ("version = 5\n", "version 5"),
             ("[plugins]\n", "version 1"),
             ("version = 2\n[plugins.", "line 2"),
             (taken, "is not frostlock"),

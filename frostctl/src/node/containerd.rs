@@ -35,8 +35,11 @@ pub(crate) const SOCKETS: [&str; 5] = [
     "/var/snap/microk8s/common/run/containerd.sock",
 ];
 
-/// Versions of the configuration that name the plugin's table, by version.
+/// The plugin that has the runtimes: from version 3 of the configuration on, and in version 2.
 const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
+
+/// What has the socket from version 4 of the configuration on; before, the table `grpc` has it.
+pub(crate) const LISTENER: &str = "io.containerd.server.v1.grpc";
 
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -174,13 +177,14 @@ impl Containerd {
                 return Vec::new();
             }
         };
-        let address = table.get("grpc").and_then(|it| it.get("address"));
+        let plugin = |name| table.get("plugins").and_then(|it| it.get(name));
+        let listeners = [table.get("grpc"), plugin(LISTENER)].into_iter().flatten();
+        let address = listeners.filter_map(|it| it.get("address")).next_back();
         if let Some(address) = address.and_then(toml::Value::as_str).filter(|it| !it.is_empty()) {
             self.socket = address.into();
         }
-        for plugin in PLUGINS {
-            let cri = table.get("plugins").and_then(|it| it.get(plugin));
-            if let Some(containerd) = cri.and_then(|it| it.get("containerd")) {
+        for cri in PLUGINS.iter().filter_map(|name| plugin(name)) {
+            if let Some(containerd) = cri.get("containerd") {
                 let named = containerd.get("default_runtime_name").and_then(toml::Value::as_str);
                 named.into_iter().for_each(|named| named.clone_into(default));
                 self.read_runtimes(containerd, path);
@@ -228,6 +232,22 @@ fn imported(node: &Root, from: &Path, import: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_socket_is_where_its_version_has_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let node = Root::at(Some(scratch.path().to_owned()));
+        let file = scratch.path().join("config.toml");
+        for (text, socket) in [
+            ("version = 3\n", SOCKET),
+            ("version = 3\n[grpc]\naddress = '/x'\n", "/x"),
+            ("version = 4\n[plugins.'io.containerd.server.v1.grpc']\naddress = '/y'\n", "/y"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let read = Containerd::read(&node, "/config.toml".into(), None);
+            assert_eq!(read.socket, Path::new(socket), "{text}");
+        }
+    }
 
     #[test]
     fn an_import_wins_and_so_does_what_it_imports() {
