@@ -439,7 +439,8 @@ impl Change {
         former.extend(old.as_ref().map(|old| old.binary.clone()));
         former.retain(|it| it != binary);
         former.dedup();
-        let directory = self.path.parent().filter(|it| !it.exists()).map(Path::to_owned);
+        let missing = self.path.ancestors().skip(1).take_while(|it| !it.exists());
+        let directory = missing.last().map(Path::to_owned);
         Ok(Record {
             engine,
             path: self.path.clone(),

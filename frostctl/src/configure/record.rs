@@ -30,7 +30,7 @@ pub(crate) struct Record {
     /// The runtime that it stands in for.
     #[serde(default)]
     pub(crate) wrapped: Option<String>,
-    /// The directory that was made for the file.
+    /// The directory that was made for the file, with those in it that lead there.
     #[serde(default)]
     pub(crate) made: Option<PathBuf>,
     /// None: there was no file.
@@ -123,7 +123,8 @@ impl Record {
         file::remove(&location(&self.path, &self.name, "before"))?;
         // Others may have put their files into it.
         if let Some(made) = self.made.as_ref().filter(|_| !self.path.exists()) {
-            let _ = std::fs::remove_dir(made);
+            let mut ours = self.path.ancestors().skip(1).take_while(|it| it.starts_with(made));
+            let _ = ours.try_for_each(std::fs::remove_dir);
         }
         Ok(())
     }
