@@ -144,6 +144,17 @@ pub(crate) const TABLE: &[Distribution] = &[
 /// Where an image has its defaults, which nobody can write.
 const READ_ONLY: &[&str] = &["/usr/share", "/run/torcx"];
 
+/// What to do where a file of an image would have to be edited. None: it can be written.
+pub(crate) fn of_image(config: &Path) -> Option<String> {
+    let is_of_image = READ_ONLY.iter().any(|directory| config.starts_with(directory));
+    is_of_image.then(|| {
+        format!(
+            "containerd reads {}, which nobody can write; copy it to {PLAIN}, have containerd read that (`systemctl edit containerd`, with `ExecStart=` and `ExecStart=/usr/bin/containerd`, or `Environment=CONTAINERD_CONFIG={PLAIN}` where the unit has that variable), restart it, and configure again",
+            config.display()
+        )
+    })
+}
+
 /// A containerd that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Running {
@@ -205,12 +216,6 @@ pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String
         .unwrap_or(NONE);
     if let Refuse(why) = distribution.way {
         return Err(format!("{} cannot be configured from here: {why}", distribution.name));
-    }
-    if READ_ONLY.iter().any(|directory| config.starts_with(directory)) {
-        return Err(format!(
-            "containerd reads {}, which nobody can write; copy it to {PLAIN}, have containerd read that (`systemctl edit containerd`, with `ExecStart=` and `ExecStart=/usr/bin/containerd`, or `Environment=CONTAINERD_CONFIG={PLAIN}` where the unit has that variable), restart it, and configure again",
-            config.display()
-        ));
     }
     Ok(Choice { distribution, running: running.cloned(), config })
 }
@@ -364,11 +369,9 @@ mod tests {
     fn what_cannot_be_done_is_refused_with_what_can() {
         let usual = [running(PLAIN, "/usr/bin/containerd")];
         let both = [running(PLAIN, "/usr/bin/containerd"), running(K3S, "/x/containerd")];
-        let image = [running("/usr/share/containerd/config.toml", "/usr/bin/containerd")];
         for (os, there, running, why) in [
             ("talos", &[][..], &usual[..], "CRICustomizationConfig"),
             ("bottlerocket", &[PLAIN], &usual, "variant"),
-            ("flatcar", &[], &image, "CONTAINERD_CONFIG=/etc/containerd/config.toml"),
             ("debian", &[PLAIN, K3S], &[], "none runs"),
             ("debian", &[], &both, "--config"),
         ] {

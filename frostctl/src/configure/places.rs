@@ -45,6 +45,31 @@ fn has_directory(target: &Target) -> anyhow::Result<()> {
 /// Where it is already; else where it goes.
 pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     has_directory(target)?;
+    let files = chosen(target, no_drop_in)?;
+    if target.runtime == Engine::Containerd {
+        can_be_written(target, &files)?;
+    }
+    Ok(files)
+}
+
+/// A file of an image stays as it is: then ours has to be in a directory that it imports.
+fn can_be_written(target: &Target, files: &Files) -> anyhow::Result<()> {
+    let main = match &target.root {
+        Some(root) => Path::new("/").join(files.main.strip_prefix(root).unwrap_or(&files.main)),
+        None => files.main.clone(),
+    };
+    let Some(why) = distribution::of_image(&main) else { return Ok(()) };
+    let text = file::read(&files.main)?.unwrap_or_default();
+    let stays = imported_directories(&files.main, &text)
+        .iter()
+        .any(|it| files.is_merged() && files.entry.parent() == Some(it));
+    if !stays {
+        bail!("{why}; nothing was changed");
+    }
+    Ok(())
+}
+
+fn chosen(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     let base = match base(target)? {
         Base::Known(files) => return Ok(files),
         Base::Containerd(files) => files,
@@ -166,8 +191,11 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
             if !text.contains(managed) {
                 return Ok(Base::Containerd(files));
             }
-            let entry = root.path(&Path::new(directory).join(name));
-            Ok(Base::Known(files.through(Kind::Part, entry)))
+            let directory = root.path(Path::new(directory));
+            let entry = directory.join(name);
+            let is_imported = imported_directories(&files.main, &text).contains(&directory);
+            let kind = if is_imported { Kind::Import { is_merged: true } } else { Kind::Part };
+            Ok(Base::Known(files.through(kind, entry)))
         }
         _ => Ok(Base::Containerd(files)),
     }
