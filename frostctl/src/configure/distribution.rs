@@ -186,6 +186,15 @@ pub(crate) struct Choice {
 
 const NONE: &Distribution = &BASE;
 
+/// Whether a containerd reads what its distribution makes of this file, and not the file.
+pub(crate) fn is_template(path: &Path) -> bool {
+    let templates = TABLE.iter().filter_map(|it| match it.way {
+        Template(template) => Path::new(template).file_name(),
+        _ => None,
+    });
+    templates.into_iter().any(|it| path.file_name() == Some(it))
+}
+
 /// What it is worth to look for.
 pub(crate) fn places() -> Vec<&'static str> {
     let mut places: Vec<_> = TABLE.iter().flat_map(|it| [it.mark, it.config]).collect();

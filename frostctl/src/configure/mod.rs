@@ -7,7 +7,7 @@ use crate::output::Output;
 mod arguments;
 pub(crate) mod binary;
 mod check;
-mod distribution;
+pub(crate) mod distribution;
 pub(crate) mod edit;
 pub(crate) mod engine;
 pub(crate) mod file;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::docker;
 use super::facts::{Engine, Entries, Handler, Loaded};
+use crate::configure::distribution::is_template;
 use crate::configure::edit::{is_named_ours, is_ours};
 use crate::configure::engine::Engine as Kind;
 use crate::configure::layout::Layout;
@@ -33,7 +34,11 @@ pub(super) fn read(running: &[Running]) -> Vec<Engine> {
         let entries = containerds.iter().flat_map(|it| &it.entries).map(|it| &it.file);
         containerds.iter().map(|it| &it.config).chain(entries).any(|it| it == path)
     };
-    let others = records.iter().filter(|it| it.engine == Kind::Containerd && !known(&it.path));
+    let is_made_from = |path: &Path| {
+        is_template(path) && containerds.iter().any(|it| it.config.parent() == path.parent())
+    };
+    let is_read = |path: &Path| known(path) || is_made_from(path);
+    let others = records.iter().filter(|it| it.engine == Kind::Containerd && !is_read(&it.path));
     engines.extend(others.map(|it| {
         let loaded = Loaded::NotChecked(format!("no containerd runs with {}", it.path.display()));
         of_files(Kind::Containerd, vec![it.path.clone()], loaded)
