@@ -10,6 +10,7 @@ mod copies;
 mod crio;
 mod distributions;
 mod docker;
+mod layouts;
 mod node;
 #[path = "../podman/mod.rs"]
 mod podman;

@@ -85,9 +85,13 @@ impl Node {
 
     /// systemd is told that containerd is up before its CRI is.
     pub fn client(&self) -> Client {
+        self.client_at(&self.dir.path().join("node/run/containerd.sock"))
+    }
+
+    pub fn client_at(&self, socket: &Path) -> Client {
         let began = std::time::Instant::now();
         loop {
-            match Client::connect(&self.dir.path().join("node/run/containerd.sock")) {
+            match Client::connect(socket) {
                 Ok(client) => return client,
                 Err(error) => assert!(began.elapsed() < CRI_LIMIT, "{error}"),
             }
@@ -184,7 +188,7 @@ fn a_round(containerd: &str) {
 }
 
 /// What of ours is on the node.
-fn ours(node: &Node) -> Vec<String> {
+pub fn ours(node: &Node) -> Vec<String> {
     let find = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -iname '*frost*' -print; ls -d /run/frostlock";
     let output = node.script(&["exec", "sh", "-c", find]);
     let mut all: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();

@@ -8,8 +8,8 @@ use super::node::{Node, pod};
 use super::{NAME, frostctl, frostlock};
 
 /// Where `make install` puts them.
-const FROSTCTL: &str = "/usr/local/bin/frostctl";
-const FROSTLOCK: &str = "/usr/local/bin/frostlock";
+pub(super) const FROSTCTL: &str = "/usr/local/bin/frostctl";
+pub(super) const FROSTLOCK: &str = "/usr/local/bin/frostlock";
 
 /// All ten questions, each with its own bound, on a containerd that hangs.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -21,7 +21,11 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn of(node: &Node, before: &[&str]) -> Status {
-        let words = [&["exec"], before, &[FROSTCTL, "status", "--json"]].concat();
+        Status::by(node, &[before, &[FROSTCTL]].concat())
+    }
+
+    pub(super) fn by(node: &Node, frostctl: &[&str]) -> Status {
+        let words = [&["exec"], frostctl, &["status", "--json"]].concat();
         let output = node.script(&words);
         let said = super::text(&output.stdout);
         let json = serde_json::from_str(&said)
