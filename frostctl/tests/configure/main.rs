@@ -15,6 +15,7 @@ mod node;
 #[path = "../podman/mod.rs"]
 mod podman;
 mod status;
+mod story;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
