@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// Whoever waits for less wonders about nothing.
@@ -45,6 +46,25 @@ impl Drop for Progress {
             write(CLEAR);
         }
     }
+}
+
+/// Of work that cannot say how far it is: how long it has gone on.
+pub(crate) fn while_at<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    if !std::io::stderr().is_terminal() {
+        return work();
+    }
+    let (working, end) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut progress = Progress::new();
+            while end.recv_timeout(REFRESH) == Err(RecvTimeoutError::Timeout) {
+                let seconds = progress.began.elapsed().as_secs();
+                progress.show(|| format!("{what}, {seconds} s"));
+            }
+        });
+        let _working = working;
+        work()
+    })
 }
 
 fn write(text: &str) {

@@ -229,6 +229,35 @@ fn a_terabyte_that_nobody_wrote_takes_a_moment() {
     }
 }
 
+/// As long a journal as it takes on this machine.
+#[test]
+fn a_report_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = journal(directory.path(), 1000);
+    let thousand = std::fs::read(&path).unwrap();
+    let mut times = 400;
+    loop {
+        std::fs::write(&path, thousand.repeat(times)).unwrap();
+        let began = std::time::Instant::now();
+        let output = frostctl(&["report", "--journal", path.to_str().unwrap()]);
+        let took = began.elapsed();
+        assert!(output.status.success() && output.stderr.is_empty(), "a pipe: {output:?}");
+        if took > std::time::Duration::from_secs(3) {
+            break;
+        }
+        assert!(times < 10_000, "{took:?}");
+        times *= 2;
+    }
+    let inner = format!("{} report --journal {}", env!("CARGO_BIN_EXE_frostctl"), path.display());
+    let output = Command::new("script").args(["-q", "-e", "-c", &inner, "/dev/null"]).output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    let shown: Vec<&str> = said.split("\r\u{1b}[K").collect();
+    let is_how_far =
+        |it: &str| it.starts_with("read ") && it.contains(" MiB, ") && it.ends_with('%');
+    assert!(shown[1..shown.len() - 1].iter().all(|it| is_how_far(it)), "{shown:?}");
+    assert!(shown.len() > 4 && shown[shown.len() - 1].contains("operations of"), "{shown:?}");
+}
+
 /// Of 300 bytes, and with a beginning that another has, too.
 #[test]
 fn history_has_a_start_and_takes_any_beginning_that_is_unique() {

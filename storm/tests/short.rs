@@ -11,20 +11,22 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Its report. 0 is for what is claimed of it.
-fn storm(out: &Path, words: &[&str]) -> Value {
+/// Its report. 0 is for what is claimed of it. How far it is, a terminal alone is shown.
+fn storm(out: &Path, words: &[&str], is_terminal: bool) -> Value {
     let log = std::fs::File::create(out.join("log")).unwrap();
-    let status = Command::new(env!("CARGO_BIN_EXE_resize-storm"))
-        .args(words)
-        .arg("--out")
-        .arg(out)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .status()
-        .unwrap();
+    let program = env!("CARGO_BIN_EXE_resize-storm");
+    let mut command = Command::new(if is_terminal { "script" } else { program });
+    if is_terminal {
+        let inner = format!("{program} {} --out {}", words.join(" "), out.display());
+        command.args(["-q", "-e", "-c", &inner, "/dev/null"]);
+    } else {
+        command.args(words).arg("--out").arg(out);
+    }
+    let status =
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();
     let said = std::fs::read_to_string(out.join("log")).unwrap();
     assert!(status.success(), "{words:?}: {status}\n{said}");
+    assert_eq!(said.contains(" pods  sandbox "), is_terminal, "{said}");
     for file in ["storm.txt", "storm.svg"] {
         assert!(out.join(file).metadata().unwrap().len() > 0, "{file}");
     }
@@ -36,7 +38,7 @@ fn bare_updates_of_busy_pods_fail() {
     let out = tempfile::tempdir().unwrap();
     // With eight threads what is bare can take minutes to end, up to every limit on its way.
     let words = ["--side=bare", "--pods=3", "--minutes=0.2", "--threads=3", "--resize-period=3"];
-    let report = storm(out.path(), &words);
+    let report = storm(out.path(), &words, true);
     let failures = &report["sides"][0]["sum"]["steps"]["update"]["failures"];
     assert!(failures.to_string().contains("unable to freeze"), "{failures}");
 }
@@ -52,7 +54,7 @@ fn after_kills_all_is_as_it_was_asked_for() {
         "--probe-period=0.5",
         "--kills=8",
     ];
-    let report = storm(out.path(), &words);
+    let report = storm(out.path(), &words, false);
     let side = &report["sides"][0];
     assert_eq!(side["killed"].as_array().unwrap().len(), 8);
     assert_eq!(side["afterwards"], Value::Array(Vec::new()));

@@ -7,6 +7,7 @@ use super::heal;
 use super::judge::{self, Divergence, Key, Kind};
 use super::look::{self, Patience, Places};
 use crate::held::Held;
+use crate::progress;
 
 /// What came of one.
 #[derive(Debug, Serialize)]
@@ -73,12 +74,14 @@ pub(crate) fn all(
 ) -> anyhow::Result<Vec<Healing>> {
     let signals = Held::back()?;
     let mut is_over = false;
-    let all = found.iter().map(|divergence| {
+    let all = found.iter().zip(1..).map(|(divergence, number)| {
         is_over = is_over || signals.has_come();
-        match is_over {
-            true => left(divergence, "interrupted before its turn: run it again".to_owned()),
-            false => one(places, divergence, wish),
+        if is_over {
+            return left(divergence, "interrupted before its turn: run it again".to_owned());
         }
+        let (kind, id) = (divergence.kind.name(), divergence.id());
+        let what = format!("audit: heals {number} of {}, {kind} {id}", found.len());
+        progress::while_at(&what, || one(places, divergence, wish))
     });
     Ok(all.collect())
 }

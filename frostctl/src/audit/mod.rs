@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::progress;
 use claim::{Asked, Seen};
 use healing::Wish;
 use judge::Divergence;
@@ -152,7 +153,8 @@ impl Audit {
             return watch::run(&places, output);
         }
         let wish = Wish { heal: self.heal, kill_orphans: self.kill_orphans, dry_run: self.dry_run };
-        let findings = find(&places, Patience::CALM)?;
+        let look = || find(&places, Patience::CALM);
+        let findings = progress::while_at("audit: asks who knows containers", look)?;
         let mut versions = Versions::default();
         versions.of_containerds(&findings.seen);
         let accounts = findings.divergences.iter().map(|it| account::of(it, &mut versions));

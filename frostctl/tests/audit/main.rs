@@ -330,6 +330,43 @@ fn a_signal_ends_a_heal_after_the_container_at_hand() {
     assert_eq!(containerd.status("second"), if is_healed { "" } else { "RUNNING" });
 }
 
+/// A shim that is stopped is asked for 3 s.
+#[test]
+fn a_heal_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
+    let _machine = with_others();
+    let containerd = Containerd::up("2.1.9");
+    for (id, is_terminal) in [("mute", true), ("dumb", false)] {
+        containerd.run(id);
+        let (init, shim) = containerd.init_and_shim(id);
+        kill(shim, "STOP");
+        kill(init, "KILL");
+        let mut audit = containerd.audit_command(&["--heal"]);
+        if is_terminal {
+            let words = std::iter::once(audit.get_program()).chain(audit.get_args());
+            let words: Vec<_> = words.map(|it| it.to_str().unwrap()).collect();
+            let inner = format!("stty cols 60; exec {}", words.join(" "));
+            let mut script = Command::new("script");
+            script.args(["-q", "-e", "-c", &inner, "/dev/null"]);
+            for (name, value) in audit.get_envs() {
+                script.env(name, value.unwrap());
+            }
+            audit = script;
+        }
+        let began = Instant::now();
+        let ended = scene::run(&mut audit);
+        assert!(began.elapsed() > CONTROL, "the control: {:?}", began.elapsed());
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let said = scene::text(&ended.stdout);
+        let shown: Vec<&str> = said.split("\r\u{1b}[K").skip(1).collect();
+        let heals = format!("audit: heals 1 of 1, phantom {id}, ");
+        assert_eq!(shown.iter().any(|it| it.starts_with(&heals)), is_terminal, "{said}");
+        assert!(is_terminal || ended.stderr.is_empty(), "{ended:?}");
+        // What is shown is gone in the end.
+        let last = shown.last().unwrap_or(&said.as_str()).to_owned();
+        assert!(last.contains("healed") && !last.contains("heals 1"), "{said}");
+    }
+}
+
 /// The control is root, in all the others.
 #[test]
 fn who_may_not_ask_says_so_and_not_that_nothing_is_wrong() {

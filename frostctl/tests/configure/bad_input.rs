@@ -235,4 +235,17 @@ fn a_restart_that_fails_puts_everything_back() {
     assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
     assert!(!copies.file("conf.d").exists());
     assert_eq!(copies.read("count").lines().count(), 2, "and once more with the files of before");
+    // Who waits at a terminal is told for what.
+    let output = on_terminal(&copies.command(&all)).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stdout).contains("restarting containerd: echo x"), "{output:?}");
+}
+
+fn on_terminal(command: &Command) -> Command {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|it| format!("'{}'", it.to_str().unwrap().replace('\'', "'\\''")));
+    let mut script = Command::new("script");
+    script.args(["-q", "-e", "-c", &quoted.collect::<Vec<_>>().join(" "), "/dev/null"]);
+    script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script
 }
