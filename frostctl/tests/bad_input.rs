@@ -65,7 +65,7 @@ const DAYS: [Day; 10] = [
 ];
 
 /// The words of each command, and its exit status on each of [`DAYS`]; `*` is one that this machine decides.
-const COMMANDS: [(&str, &str); 25] = [
+const COMMANDS: [(&str, &str); 27] = [
     ("--version", "0 0 0 0 0 0 0 0 0 3"),
     ("--help", "0 0 0 0 0 0 0 0 0 3"),
     ("status --help", "0 0 0 0 0 0 0 0 0 3"),
@@ -91,6 +91,8 @@ const COMMANDS: [(&str, &str); 25] = [
     ("record", "3 3 3 3 3 3 3 3 3 3"),
     ("serve --listen unix:/nosuch/socket", "3 3 3 3 3 3 3 3 3 3"),
     ("serve --listen 192.0.2.1:9764", "3 3 3 3 3 3 3 3 3 3"),
+    ("man PAGES", "0 3 0 0 0 0 0 0 0 0"),
+    ("completions bash", "0 0 0 0 0 0 0 0 0 3"),
 ];
 
 /// A recorded node, on which no pod has a cgroup.
@@ -140,6 +142,7 @@ impl Place {
             .replace("CONFIG", &path("containerd.toml"))
             .replace("FROSTLOCK", &path("frostlock"))
             .replace("UNHEALTHY", UNHEALTHY)
+            .replace("PAGES", &path("pages"))
             .split(' ')
             .map(str::to_owned)
             .collect()
