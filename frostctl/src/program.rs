@@ -73,13 +73,18 @@ fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<V
         std::thread::sleep(POLL);
     };
     if !status.success() {
-        let said = contents(&mut err)?;
-        match String::from_utf8_lossy(&said).trim() {
+        match in_one_line(&String::from_utf8_lossy(&contents(&mut err)?)).as_str() {
             "" => bail!("{name}: {status}"),
             said => bail!("{name}: {status}: {said}"),
         }
     }
     contents(&mut out)
+}
+
+/// As part of an error, which is a line.
+fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 fn contents(file: &mut File) -> anyhow::Result<Vec<u8>> {
@@ -107,6 +112,15 @@ fn anonymous() -> anyhow::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// systemctl has two lines, containerd its log and then an error.
+    #[test]
+    fn what_it_says_of_a_failure_is_one_line() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf 'a failed.\\n\\n  See b.\\n' >&2; exit 3"]);
+        let error = run_as("x", &mut command, Duration::from_secs(10)).unwrap_err().to_string();
+        assert_eq!(error, "x: exit status: 3: a failed.; See b.");
+    }
 
     #[test]
     fn one_that_hangs_is_ended() {
