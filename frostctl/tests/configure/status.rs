@@ -108,7 +108,7 @@ fn a_life(node: &Node) {
     let now = status(&[]);
     now.is("works", 0);
     now.says("loaded", "good", "by the running containerd");
-    now.says("runtime", "good", "runc version 1.3.6");
+    now.says("runtime", "good", "runc version 1.5.3");
     now.says("containers", "good", "1 goes through it");
     now.says("last record", "good", "start of default/pod, ok");
     now.says("last 24 h", "good", "0 failed");
