@@ -206,6 +206,10 @@ pub(crate) fn places() -> Vec<&'static str> {
 
 /// The containerd whose file was named, or the only one. An error says what to do.
 pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String> {
+    // Talos has two, and neither can be configured.
+    if named.is_none() {
+        TABLE.iter().filter(|it| it.is_system(&seen.os)).try_for_each(Distribution::refusal)?;
+    }
     let config = named.map_or_else(|| seen.only(), |named| Ok(named.to_owned()))?;
     let running = seen.running.iter().find(|it| it.config == config);
     let program = running.and_then(|it| it.program.as_deref());
@@ -213,9 +217,7 @@ pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String
         let is_below = |path: &Path| it.below.iter().any(|directory| path.starts_with(directory));
         is_below(&config) || program.is_some_and(is_below)
     };
-    let is_node = |it: &&Distribution| {
-        (!it.os.is_empty() && it.os == seen.os) || seen.there.contains(&it.mark)
-    };
+    let is_node = |it: &&Distribution| it.is_system(&seen.os) || seen.there.contains(&it.mark);
     // Of a file that is a copy somewhere, the node says nothing.
     let is_here = named.is_none() || config == Path::new(PLAIN) || program.is_some();
     let distribution = TABLE
@@ -223,13 +225,22 @@ pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String
         .find(brings)
         .or_else(|| TABLE.iter().filter(|_| is_here).find(is_node))
         .unwrap_or(NONE);
-    if let Refuse(why) = distribution.way {
-        return Err(format!("{} cannot be configured from here: {why}", distribution.name));
-    }
+    distribution.refusal()?;
     Ok(Choice { distribution, running: running.cloned(), config })
 }
 
 impl Distribution {
+    fn is_system(&self, os: &str) -> bool {
+        !self.os.is_empty() && self.os == os
+    }
+
+    fn refusal(&self) -> Result<(), String> {
+        match self.way {
+            Refuse(why) => Err(format!("{} cannot be configured from here: {why}", self.name)),
+            _ => Ok(()),
+        }
+    }
+
     /// What restarts the containerd that reads this file; none of one that nobody is seen to read.
     pub(crate) fn restart(&self, config: &Path, running: Option<&Running>) -> Option<String> {
         if self.restart != BASE.restart {

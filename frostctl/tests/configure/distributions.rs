@@ -250,30 +250,33 @@ fn those_with_containerds_own_file_get_it_edited_and_a_word_of_what_writes_it_an
     }
 }
 
+/// Talos has a second one for its own services, whose file nobody has written.
 #[test]
 fn what_cannot_be_edited_is_refused_with_what_to_do() {
+    let talos = "/bin/containerd --address /run/containerd/containerd.sock --config /etc/cri/containerd.toml";
     let usr = "/usr/bin/containerd --config /usr/share/containerd/config.toml";
-    for (id, file, line, why) in [
-        (
-            "talos",
-            "etc/cri/containerd.toml",
-            "/bin/containerd --config /etc/cri/containerd.toml",
-            "CRICustomizationConfig",
-        ),
-        ("bottlerocket", PLAIN, "/usr/bin/containerd", "variant"),
+    let cri = "etc/cri/containerd.toml";
+    for (id, file, text, line, why) in [
+        ("talos", cri, "talos.toml", talos, "CRICustomizationConfig"),
+        ("bottlerocket", PLAIN, "bottlerocket.toml", "/usr/bin/containerd", "variant"),
         (
             "flatcar",
             "usr/share/containerd/config.toml",
+            "flatcar.toml",
             usr,
             "copy it to /etc/containerd/config.toml",
         ),
     ] {
-        let node = Node::new(NEW, &[(file, file_of("flatcar.toml")), os(id)]);
+        let node = Node::new(NEW, &[(file, file_of(text)), os(id)]);
         node.process(7, line, "/usr/bin/containerd");
+        if id == "talos" {
+            let own = "/bin/containerd --address /system/run/containerd/containerd.sock";
+            node.process(8, own, "/bin/containerd");
+        }
         let (status, said, errors) = node.frostctl("configure", &[]);
         assert!(status == 3 && errors.contains(why) && said.is_empty(), "{said}{errors}");
         assert!(errors.contains("nothing was changed") && errors.lines().count() == 1, "{errors}");
-        assert_eq!(node.read(file), file_of("flatcar.toml"));
+        assert_eq!(node.read(file), file_of(text));
     }
 }
 
