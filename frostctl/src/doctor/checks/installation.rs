@@ -4,6 +4,7 @@ use super::super::finding::Finding;
 use super::super::node::Node;
 use super::super::ours::Broken;
 use crate::configure::Drift;
+use crate::configure::edit::is_named_ours;
 use crate::loaded::Owed;
 use crate::node::containerd::Entry;
 
@@ -121,7 +122,10 @@ fn broken(entry: &Entry, why: &Broken) -> Finding {
             format!("chmod 0755 {}", file.display()),
         ),
     };
-    Finding::error(NAME, what)
+    // microk8s and others configure runtimes that an addon brings: a red that is always red.
+    let is_used = entry.is_default || [Path::new(name), &binary].into_iter().any(is_named_ours);
+    let finding = if is_used { Finding::error } else { Finding::note };
+    finding(NAME, what)
         .seen(&entry.file, format!("BinaryName = {:?}", binary.display().to_string()))
         .seen(seen.0, seen.1)
         .so("no pod of it starts, and those that run cannot be stopped")
@@ -235,4 +239,29 @@ fn in_the_way(node: &Node) -> Option<Finding> {
         .so("the other pods run as without it")
         .remedy("nothing has to be done; for all pods: frostctl configure --set-as-default"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_is_missing_and_that_nobody_uses_by_default_is_a_note() {
+        let severity = |name: &str, binary: &str, is_default| {
+            let entry = Entry {
+                name: name.to_owned(),
+                binary: Some(binary.into()),
+                systemd: None,
+                options: Default::default(),
+                is_default,
+                file: "/etc/containerd/config.toml".into(),
+            };
+            broken(&entry, &Broken::Missing).severity
+        };
+        assert_eq!(severity("kata", "kata-runtime", false), Severity::Note);
+        assert_eq!(severity("kata", "kata-runtime", true), Severity::Error);
+        assert_eq!(severity("frostlock", "/opt/none", false), Severity::Error);
+        assert_eq!(severity("runc", "/opt/frostlock", false), Severity::Error);
+    }
 }
