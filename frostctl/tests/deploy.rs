@@ -139,6 +139,59 @@ mod rendered {
         }
     }
 
+    /// So that `helm template | kubectl apply` puts nothing where the network policies do not hold.
+    #[test]
+    #[ignore = "make chart-test"]
+    fn every_object_says_its_namespace() {
+        const OF_THE_CLUSTER: [&str; 3] = ["ClusterRole", "ClusterRoleBinding", "RuntimeClass"];
+        for object in objects(&manifests(&ALL)) {
+            let kind = object["kind"].as_str().unwrap();
+            let namespace = object["metadata"]["namespace"].as_str();
+            assert_eq!(namespace.is_none(), OF_THE_CLUSTER.contains(&kind), "{object}");
+        }
+    }
+
+    /// What kube-score is not asked, and why.
+    const REASONED: [(&str, &str); 8] = [
+        ("container-ephemeral-storage-request-and-limit", "logs are all, and end no installer"),
+        (
+            "container-image-pull-policy",
+            "image.digest names one image; image.pullPolicy is a value",
+        ),
+        ("container-resources", "no CPU limit: a starved installer would leave a node half done"),
+        ("container-security-context-privileged", "the steps on the node change the node"),
+        ("container-security-context-readonlyrootfilesystem", "the same steps"),
+        ("container-security-context-user-group-id", "the same steps"),
+        ("pod-networkpolicy", "the steps ask the API server, whose address no policy can name"),
+        ("pod-probes-identical", "/healthz says all that either probe asks"),
+    ];
+
+    fn kube_score(manifests: &Path, ignored: &[&str]) -> Output {
+        let ignored = ignored.iter().flat_map(|name| ["--ignore-test", name]);
+        let args: Vec<&str> =
+            ["score", manifests.to_str().unwrap()].into_iter().chain(ignored).collect();
+        run(&repository().join("target/lab-chart/kube-score"), &args)
+    }
+
+    #[test]
+    #[ignore = "make chart-test"]
+    fn kube_score_finds_nothing_without_a_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("all.yaml");
+        std::fs::write(&file, manifests(&ALL)).unwrap();
+        let names = REASONED.map(|(name, _)| name);
+        let scored = kube_score(&file, &names);
+        assert!(scored.status.success(), "{}", said(&scored));
+        assert!(!said(&scored).contains("WARNING"), "{}", said(&scored));
+        // Each reason is of something that it finds.
+        for left in names {
+            let ignored: Vec<&str> = names.into_iter().filter(|name| *name != left).collect();
+            let scored = kube_score(&file, &ignored);
+            let is_found = !scored.status.success() || said(&scored).contains("WARNING");
+            assert!(is_found, "{left} needs no reason");
+        }
+    }
+
     #[test]
     #[ignore = "make chart-test"]
     fn a_wrong_value_is_named() {
