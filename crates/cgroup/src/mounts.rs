@@ -238,7 +238,7 @@ fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let at_or_above = |line: &&[u8]| {
         let at = line.split(|&b| b == b' ').nth(4).unwrap_or_default();
         let at = if at.contains(&b'\\') { unescape(at) } else { OsStr::from_bytes(at).into() };
-        cgroups.iter().any(|c| c.mountpoint.starts_with(&at))
+        cgroups.iter().any(|c| is_at_or_below(&c.mountpoint, Path::new(&at)))
     };
     let above: Vec<Mount> =
         lines.iter().copied().filter(at_or_above).filter_map(Mount::parse).collect();
@@ -247,12 +247,20 @@ fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     cgroups
 }
 
+/// `Path::starts_with` of paths as the kernel writes them, without taking both apart: it was a quarter of what a
+/// command computes, as each mount of the node is asked.
+fn is_at_or_below(path: &Path, top: &Path) -> bool {
+    let (path, top) = (path.as_os_str().as_bytes(), top.as_os_str().as_bytes());
+    let rest = path.strip_prefix(top);
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || top.ends_with(b"/"))
+}
+
 /// `over` lies at or above `mount`'s mountpoint, on a mount that `mount` belongs to, and `mount` is not
 /// within `over`. Not told by the order of lines, which mount --move and kernel 6.8 (sorted by
 /// mount id) change.
 fn covers(over: &Mount, mount: &Mount, above: &[Mount]) -> bool {
     over.id != mount.id
-        && mount.mountpoint.starts_with(&over.mountpoint)
+        && is_at_or_below(&mount.mountpoint, &over.mountpoint)
         && !is_within(mount, over.id, above)
         && (mount.id == over.parent || is_within(mount, over.parent, above))
 }
