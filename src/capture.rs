@@ -133,7 +133,8 @@ fn pass_on(from: &mut File, to: BorrowedFd<'_>) -> io::Result<()> {
     let deadline = Instant::now() + REPLAY_MAX;
     let mut to = File::from(to.try_clone_to_owned()?);
     from.rewind()?;
-    let mut buffer = [0; 16 * 1024];
+    // A runtime says a line or two, and to zero 16 KiB was a twentieth of what `update` computes.
+    let mut buffer = [0; 4 * 1024];
     loop {
         let length = from.read(&mut buffer)?;
         if length == 0 {
