@@ -402,8 +402,11 @@ fn an_unfaithful_wrapper_is_found_out() {
 fn agree(runtime: &Runtime, streams: Streams) {
     let place = Place::new(runtime.clone(), streams);
     let wrapper = frostlock();
-    // Where each takes seconds, some stand for all.
-    let cases: Vec<&Case> = CASES.iter().step_by(if slowness() > 1 { 5 } else { 1 }).collect();
+    // Where each takes seconds, some stand for all; but none with the host's ps, which fails in the middle of
+    // a line of figures where the kernel tells no boot time, as User-Mode Linux.
+    let is_told = |case: &&Case| slowness() == 1 || !case.argv.contains(&"ps");
+    let step = if slowness() > 1 { 5 } else { 1 };
+    let cases: Vec<&Case> = CASES.iter().step_by(step).filter(is_told).collect();
     let differences: Vec<String> =
         cases.iter().filter_map(|case| place.difference(case, &wrapper)).collect();
     println!("{}: {} command lines, {} differ", runtime.name, cases.len(), differences.len());
