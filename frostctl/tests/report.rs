@@ -469,7 +469,7 @@ fn a_million_records() {
     println!("1,000,000 records, {} MiB; three reports and a history", bytes >> 20);
     println!("seconds: {wall:.2?}, of CPU: {cpu:.2?}; at most {peak_mib} MiB of memory");
     // Of CPU: a busy machine is no slow reader.
-    assert!(cpu[..3].iter().all(|seconds| *seconds < 2.0), "{cpu:?}");
+    assert!(cpu[..3].iter().all(|seconds| *seconds < 3.0), "{cpu:?}");
     assert!(peak_mib < 128, "{peak_mib} MiB");
 }
 
