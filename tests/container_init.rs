@@ -79,7 +79,7 @@ impl Caller {
             ignored.push(libc::SIGCHLD);
         }
         // From 1.2 on runc's init has it ignored or not, as a race of runc's own ends.
-        if !runtime.version.starts_with("1.3") {
+        if is_crun || runtime.version.starts_with("1.1.") {
             ignored.push(libc::SIGHUP);
         }
         let extra = File::open(extra).unwrap();
