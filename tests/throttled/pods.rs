@@ -70,12 +70,12 @@ struct Node {
     /// How many took longer than kubelet waits.
     late_probes: usize,
     updates: Series,
-    cpu: CpuTime,
+    cpu: CpuTimeBetween,
     fair: Late,
 }
 
 impl Node {
-    fn probes_a_tick(&self) -> f64 {
+    fn probes_a_second(&self) -> f64 {
         self.probes.n() as f64 / self.cpu.all
     }
 
@@ -89,7 +89,7 @@ impl Node {
         ));
     }
 
-    /// `probe_cost` in clock ticks.
+    /// `probe_cost` in seconds.
     fn judge(&self, table: &mut Table, pods: usize, bare: &Node, probe_cost: f64) {
         table.claim(bare.late_probes > 0, || format!("{pods} pods: not shown: no late bare probe"));
         table.claim(self.late_probes <= may_be_late() && self.probes.failed() == 0, || {
@@ -102,7 +102,7 @@ impl Node {
         table.claim(self.updates.failed() == 0, || {
             format!("{pods} pods: updates: {}", self.updates.failures())
         });
-        let more = (self.probes_a_tick() - bare.probes_a_tick()).max(0.0) * probe_cost;
+        let more = (self.probes_a_second() - bare.probes_a_second()).max(0.0) * probe_cost;
         let ratio = self.cpu.share() / (bare.cpu.share() + more);
         let plain = self.cpu.share() / bare.cpu.share();
         table.line(format!(
@@ -119,7 +119,7 @@ impl Node {
     }
 }
 
-/// A bare one where nobody is busy, in clock ticks of CPU time.
+/// A bare one where nobody is busy, in seconds of CPU time.
 fn cost_of_a_probe(runtime: &Runtime) -> f64 {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, runtime, Via::Bare, "c");
@@ -193,13 +193,24 @@ fn repeat(
     all
 }
 
-/// Of all CPUs together, in clock ticks (proc_stat(5)).
+/// Of all CPUs together, in seconds. What is busy is what is not idle: idle time is counted exactly, while
+/// the ticks of user and system are samples, which take a container's 2 ms in each period for none or for 4,
+/// as its period and the tick meet (proc_stat(5)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CpuTime {
+    at: Instant,
     /// Or another machine's, which the hypervisor has let run.
+    idle: f64,
+}
+
+/// Between two moments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CpuTimeBetween {
     idle: f64,
     all: f64,
 }
+
+const TICKS_A_SECOND: f64 = 100.0;
 
 impl CpuTime {
     pub(crate) fn now() -> CpuTime {
@@ -208,15 +219,19 @@ impl CpuTime {
         // user, nice, system, idle, iowait, irq, softirq, steal; a guest's are in the first two.
         let ticks: Vec<f64> =
             first.split_whitespace().skip(1).take(8).map(|n| n.parse().unwrap()).collect();
-        CpuTime { idle: ticks[3] + ticks[4] + ticks[7], all: ticks.iter().sum() }
+        CpuTime { at: Instant::now(), idle: (ticks[3] + ticks[4] + ticks[7]) / TICKS_A_SECOND }
     }
 
-    pub(crate) fn since(self, before: CpuTime) -> CpuTime {
-        CpuTime { idle: self.idle - before.idle, all: self.all - before.all }
+    pub(crate) fn since(self, before: CpuTime) -> CpuTimeBetween {
+        let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+        let all = self.at.duration_since(before.at).as_secs_f64() * cpus;
+        CpuTimeBetween { idle: self.idle - before.idle, all }
     }
+}
 
+impl CpuTimeBetween {
     fn busy(self) -> f64 {
-        self.all - self.idle
+        (self.all - self.idle).max(0.0)
     }
 
     /// Of all CPUs, by everything that runs on the machine.
