@@ -309,3 +309,18 @@ fn octal(at: &[u8]) -> Option<u8> {
     let octal = digits.iter().all(|d| (b'0'..=b'7').contains(d));
     if octal { u8::from_str_radix(text, 8).ok() } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By its whole names, and not by their first letters.
+    #[test]
+    fn a_path_is_below_another_as_the_standard_library_has_it() {
+        let paths = ["/", "/sys", "/sys/fs", "/sys/fs/cgroup", "/sys/fs/cgroup2", "/sysfs", "/s"];
+        for (path, top) in paths.iter().flat_map(|path| paths.iter().map(move |top| (path, top))) {
+            let (path, top) = (Path::new(path), Path::new(top));
+            assert_eq!(is_at_or_below(path, top), path.starts_with(top), "{path:?} {top:?}");
+        }
+    }
+}
