@@ -1,9 +1,9 @@
-//! Which processes are whose: the runtime outside, its stages inside the container, the program.
+//! Which process is which: the runtime outside, its stages inside the container, the program.
 //!
-//! Nothing here goes by a name, which a tenant can choose. A process of the runtime's on its way to
-//! the container's program is a direct child of the runtime that has not executed anything since its
-//! fork (runc's stages 1 and 2, crun, youki), or is still in our mount namespace (runc's stage 0). Once
-//! it has executed it is the program, and stays that.
+//! Nothing here goes by a name, because a tenant can choose names. A stage is a process of the runtime
+//! on its way to the container's program. It is either a direct child of the runtime that has not
+//! executed anything since its fork (runc's stages 1 and 2, crun, youki), or still in our mount
+//! namespace (runc's stage 0). Once it has executed the program, it is the program and remains so.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use cgroup::process::Stat;
 use cgroup::threads::Threads;
 
-/// A fork bomb that is a probe is not followed any further.
+/// If a probe is a fork bomb, only so many of its processes are followed.
 const MOST_MEMBERS: usize = 64;
 
-/// Below the container's cgroup systemd may have made others, and runc's exec joins that of the init.
+/// systemd may have made cgroups below the container's, and runc's exec joins the one of the init.
 const MOST_CGROUPS: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,33 +28,33 @@ pub(super) struct Member {
     pub(super) pid: i32,
     pub(super) threads: Threads,
     pub(super) kind: Kind,
-    /// It has been seen in the container's cgroup: only then may it be lifted. Under RT_GROUP_SCHED a
-    /// real-time thread cannot be moved into another cgroup, and the runtime would fail.
+    /// It has been seen in the container's cgroup, and only then may it be lifted. With RT_GROUP_SCHED
+    /// a real-time thread cannot be moved into another cgroup, and the runtime would fail.
     pub(super) is_inside: bool,
 }
 
-/// What a look has shown.
+/// What a look found.
 #[derive(Debug)]
 pub(super) struct Seen {
     /// Stages that have become programs.
     pub(super) executed: Vec<i32>,
-    /// The threads of stages that are new.
+    /// The threads of new stages.
     pub(super) started: Vec<i32>,
 }
 
 #[derive(Debug)]
 pub(super) struct Census {
-    /// The runtime's process, while it is there.
+    /// The runtime's process, while it exists.
     pub(super) runtime: Option<Threads>,
-    /// Where the kernel schedules the container.
+    /// The cgroup in which the kernel schedules the container.
     cgroup: Option<PathBuf>,
     follows: bool,
     members: BTreeMap<i32, Member>,
 }
 
 impl Census {
-    /// `process` is one that is known already, `follows` is whether a program's descendants are to be
-    /// seen, too.
+    /// `process` is a process that is known already. `follows` says whether a program's descendants are
+    /// followed.
     pub(super) fn new(
         runtime: i32,
         cgroup: Option<&Path>,
@@ -64,7 +64,8 @@ impl Census {
         let members = BTreeMap::new();
         let runtime = Threads::of(runtime).ok();
         let mut census = Census { runtime, cgroup: cgroup.map(Path::to_owned), follows, members };
-        // In our mount namespace there are others than runc's stage 0, if few.
+        // Not a stage only because it is in our mount namespace: besides runc's stage 0, a few others
+        // are.
         if let Some(pid) = process {
             let is_stage = Stat::of(pid).is_some_and(|stat| stat.has_not_executed());
             census.take_in(pid, Some(if is_stage { Kind::Stage } else { Kind::Program }), false);
@@ -76,13 +77,14 @@ impl Census {
         self.members.values()
     }
 
-    /// Whether somebody is in the container, or on the way into it.
+    /// Whether nobody is in the container or on the way into it.
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Looks again; gives who has become a program since, and the threads of new stages.
-    /// The list of a cgroup is read under a lock that anybody may have: `may_wait` is whether.
+    /// Looks again; gives the stages that have become programs, and the threads of new stages. A
+    /// cgroup's process list is read under a lock that anyone may hold: `may_wait` says whether we may
+    /// wait for it.
     pub(super) fn look(&mut self, may_wait: bool) -> Seen {
         let mut executed = Vec::new();
         self.members.retain(|pid, member| {
@@ -120,11 +122,11 @@ impl Census {
         Seen { executed, started }
     }
 
-    /// Takes in the descendants of programs, a generation at a time until there is none that is new.
+    /// Takes in the descendants of programs, a generation at a time, until it finds none that is new.
     fn follow(&mut self) {
         loop {
             let programs = self.members.values().filter(|member| member.kind == Kind::Program);
-            // Born where their parent is.
+            // A child is born in its parent's cgroup.
             let children: Vec<(i32, bool)> = programs
                 .flat_map(|m| m.threads.children().into_iter().map(|child| (child, m.is_inside)))
                 .collect();
@@ -138,7 +140,7 @@ impl Census {
         }
     }
 
-    /// Gives what it is, if it was not known.
+    /// Takes in a process; gives its kind if it was not known.
     fn take_in(&mut self, pid: i32, kind: Option<Kind>, is_inside: bool) -> Option<Kind> {
         if self.members.contains_key(&pid) || self.members.len() >= MOST_MEMBERS {
             return None;
@@ -159,7 +161,8 @@ impl Census {
     }
 }
 
-/// A hook is a child of the runtime's in our mount namespace, too, but never in the container's cgroup.
+/// A hook is also a child of the runtime in our mount namespace, but it is never in the container's
+/// cgroup.
 fn is_stage(pid: i32, stat: &Stat) -> bool {
     let mounts = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     stat.has_not_executed() || mounts(&pid.to_string()).is_some_and(|ns| Some(ns) == mounts("self"))

@@ -1,12 +1,12 @@
-//! A CPU for the threads that must run, for as long as they must, and for nobody else.
+//! Gives a CPU to the threads that must run, for as long as they must, and to no others.
 //!
-//! A container is starved when its threads get no CPU: its quota is spent, its weight is small, or the
-//! node is busy. The runtime then fails or crawls, since its own work, the threads that must freeze and
-//! the ones that must die are all in there. Those threads, and no others, are lifted above the fair
-//! scheduling class, where no quota and no neighbour holds them, and put back.
+//! A container starves if its threads get no CPU: its quota is spent, its weight is small, or the node
+//! is busy. The runtime then fails or crawls, because its own stages, the threads that must freeze and
+//! the threads that must die all run in that container. These threads, and no others, are lifted above
+//! the fair scheduling class, where neither quota nor neighbour holds them up, and then put back.
 //!
-//! Here an operation looks whether somebody waits. Only when it has seen that does it start a lifter, a
-//! process of its own, which does the rest. docs/unable-to-freeze.md has the measurements.
+//! This module is the operation's side. It looks whether a thread waits. Only then does it start a
+//! lifter, a process of its own, which does the rest. docs/unable-to-freeze.md has the measurements.
 
 mod census;
 mod kin;
@@ -43,61 +43,63 @@ use config::Config;
 use state::state_dir::{self, StateDir};
 
 const LOOK_AT_THE_STARVED: Duration = Duration::from_millis(3);
-/// What is due within so long is looked at with what is due now.
+/// A look that is due within this time is made at once.
 const AT_ONCE: Duration = Duration::from_micros(150);
-/// Who has himself been kept from a CPU for so long by now is on a busy node, and his runtime with him.
-/// Of `cat /proc/thread-self/schedstat` on two CPUs it was 1 ms at most in 200 on an idle machine, and 3.3
-/// in the median at load 20.
+/// If this process itself has waited for a CPU for so long by now, the node is busy and the runtime
+/// waits too. `cat /proc/thread-self/schedstat` on two CPUs showed 1 ms at most in 200 runs on an idle
+/// machine, and a median of 3.3 ms at load 20.
 const BUSY_NODE: Duration = Duration::from_millis(3);
-/// Who has just been killed may be about to run anyhow.
+/// A thread that has just been killed may be about to run without help.
 const DYING_LOOK: Duration = Duration::from_micros(500);
-/// Where a freeze is to come: runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws it
-/// again (fs/freezer.go).
+/// How often to look for a freeze: runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws
+/// it again (fs/freezer.go).
 pub(crate) const FREEZE_LOOK: Duration = Duration::from_micros(300);
-/// In one that is being made there are few threads to freeze, and much else to be looked at before.
+/// A container that is being created has few threads to freeze, and there is much else to look at
+/// first.
 pub(crate) const FREEZE_LOOK_OF_A_NEW_ONE: Duration = Duration::from_millis(1);
-/// An exec in the foreground is looked at for so long after its command has started.
+/// How long a foreground exec is still watched after its command has started.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// There is no runtime any more; no process has this number.
+/// Stands for the runtime after its end: no process has this pid.
 const NOBODY: i32 = i32::MAX;
 
-/// What a lifter has time for to put its operation's threads back and to say what it has lifted. It is
-/// above the fair class as long as there are any.
+/// How long a lifter has to put its operation's threads back and to say what it lifted. While it has
+/// threads lifted, it is above the fair class itself.
 const ANSWER_WAIT: Duration = Duration::from_millis(100);
 
-/// Whatever a lifter may have to wait for, it is gone by then: twice its own limit and some more.
+/// A lifter ends by then, whatever it waits for: twice its own limit and some more.
 const LONGEST_OF_ALL: Duration = Duration::from_secs(12);
 
-/// Whoever kills lifters is not given any more of them.
+/// After so many killed lifters, an operation starts no more.
 const MOST_LOST: u32 = 3;
 
-/// When one has come to a limit, the next one has to wait for so long, and there are no more than these.
+/// After a lifter has come to a limit, the next one waits for `REST`; there are at most `MOST_TURNS`.
 const REST: Duration = Duration::from_secs(1);
 const MOST_TURNS: u32 = 8;
 
-/// Of the node's share, the part that may be used at once.
+/// The node's burst is what its share yields in this time.
 const NODE_BURST_MS: u64 = 500;
 
-/// What an operation would have lifted.
+/// What an operation wants lifted.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// For a person: verb and container.
+    /// For people: verb and container.
     pub(crate) what: String,
-    /// The container's.
+    /// The container's cgroup files.
     pub(crate) files: Option<Reader>,
-    /// Its first process, where that waits to be started.
+    /// The container's first process, if it waits to be started.
     pub(crate) init: Option<i32>,
-    /// Whose account a program's time is booked to.
+    /// The pod whose account a program's time is booked to.
     pub(crate) pod: Option<PathBuf>,
-    /// What an exec'd command may use, zero for none.
+    /// What an exec'd command may use; zero if it gets nothing.
     pub(crate) program: Duration,
-    /// How often to look whether it is about to freeze, if it may.
+    /// How often to look for a freeze, if the operation may freeze.
     pub(crate) freezes: Option<Duration>,
     pub(crate) kills: bool,
-    /// The container or its pod has been throttled so far: else it freezes in microseconds, but on a
-    /// busy node, where its runtime is seen to wait.
+    /// The container or its pod has been throttled so far. A container that has not freezes in
+    /// microseconds, except on a busy node, and there its runtime is seen to wait.
     pub(crate) is_throttled: bool,
-    /// It has been throttled in more than a tenth of its periods: who seems to wait in there does.
+    /// It has been throttled in more than a tenth of its periods: a thread in it that seems to wait
+    /// does wait.
     pub(crate) is_starved: bool,
 }
 
@@ -106,11 +108,11 @@ pub(crate) struct Lift<'a> {
     plan: Option<Plan>,
     config: &'a Config,
     state: &'a StateDir,
-    /// Writes down what was lifted after the operation's own record.
+    /// Records what was lifted after the operation's own record was written.
     afterwards: Box<dyn Fn(Summary) + 'a>,
     suspicion: Suspicion,
     at_work: Option<AtWork>,
-    /// How many lifters have been killed, and how many have come to a limit.
+    /// How many lifters were killed, and how many came to a limit.
     lost: u32,
     turns: u32,
     rests_until: Option<Instant>,
@@ -124,28 +126,28 @@ impl std::fmt::Debug for Lift<'_> {
     }
 }
 
-/// A lifter.
+/// A lifter at work.
 #[derive(Debug)]
 struct AtWork {
     stream: UnixStream,
     process: Process,
-    /// For what the operation has set going, and does not wait for.
+    /// It works for what the operation has started but does not wait for.
     is_for_after: bool,
 }
 
-/// What was seen of those who may have to wait.
+/// What was seen of the processes that may wait for a CPU.
 #[derive(Debug)]
 struct Suspicion {
     outside: Pace,
     inside: BTreeMap<i32, Pace>,
     saw_dying: bool,
-    /// The runtime has only just been started.
+    /// The runtime has just been started.
     is_first: bool,
-    /// All of them were taken when somebody was seen to wait.
+    /// All slots were taken when a process was seen to wait.
     waits_for_a_slot: bool,
     next: Instant,
     began: Instant,
-    /// That there is no reason to look any more, and from when on.
+    /// Whether there is no reason to look any more, and from when on.
     is_over: bool,
     ends: Option<Instant>,
 }
@@ -173,7 +175,7 @@ impl<'a> Lift<'a> {
         state: &'a StateDir,
         afterwards: Box<dyn Fn(Summary) + 'a>,
     ) -> Lift<'a> {
-        // Under other numbers than those of /proc nobody could be found.
+        // Without the pids of /proc no process can be found.
         let plan = plan.filter(|_| process::pids_are_of_proc());
         Lift {
             plan,
@@ -200,12 +202,12 @@ impl<'a> Lift<'a> {
         self.lost >= MOST_LOST || self.turns >= MOST_TURNS || self.summary.refused.is_some()
     }
 
-    /// What to wake up for: the end of a lifter.
+    /// The file descriptor to poll for the end of a lifter.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
         self.at_work.as_ref().map(|at_work| at_work.stream.as_fd())
     }
 
-    /// Looks whether somebody waits, and starts a lifter if so. Gives the time of the next look.
+    /// Looks whether a thread waits, and starts a lifter if so. Gives the time until the next look.
     pub(crate) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
         self.see_to_the_lifter();
         if self.at_work.is_some() {
@@ -238,7 +240,7 @@ impl<'a> Lift<'a> {
         if waits != Waits::default() {
             return self.start(runtime, plan.init, waits);
         }
-        // Who is kept from a CPU himself need not look twice.
+        // A process that is itself kept from a CPU need not look twice.
         if is_suspect && late > pace::tick() * LATE_TICKS {
             return self.start(runtime, plan.init, Waits { outside: true, inside: false });
         }
@@ -254,7 +256,7 @@ impl<'a> Lift<'a> {
         Some(self.until_next(now))
     }
 
-    /// The same after the runtime's end, for what it has set going.
+    /// Looks once more after the runtime's end, for what the runtime has started.
     pub(crate) fn look_without_runtime(&mut self) {
         self.see_to_the_lifter();
         if self.at_work.is_some() || self.rest_left(Instant::now()).is_some() {
@@ -277,17 +279,18 @@ impl<'a> Lift<'a> {
         plan.and_then(|plan| plan.freezes).map_or(next, |look| next.min(look))
     }
 
-    /// Lets go of what an attempt had, and keeps what it says; a program or a kill goes on alone.
+    /// Ends the lifter of an attempt and keeps its summary. A lifter for a program or a kill continues
+    /// alone.
     pub(crate) fn end_attempt(&mut self) {
         let Some(mut at_work) = self.at_work.take() else { return };
         let limit = if at_work.is_for_after { Duration::ZERO } else { ANSWER_WAIT };
         match peer::end(&mut at_work.stream, limit) {
             Ok(summary) => self.summary.add(summary),
             Err(NoAnswer::Gone) => self.recover(at_work.process),
-            // It says so in a record of its own.
+            // The lifter writes a record of its own.
             Err(NoAnswer::Late) => {}
         }
-        // Its end, if it has come to it, is not to be left to our caller.
+        // If the lifter has ended, it must not be left to our caller to reap.
         let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
     }
 
@@ -306,7 +309,7 @@ impl<'a> Lift<'a> {
             }
         }
         self.suspicion.is_over |= self.has_had_enough();
-        // A moment later it is another's to reap.
+        // If it ends a moment later, its next parent reaps it.
         let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
     }
 
@@ -314,8 +317,8 @@ impl<'a> Lift<'a> {
         self.recovered.extend(notes::recover_of(&self.state.lifts(), lifter));
     }
 
-    /// A killed container's threads have to run once more to die. Nobody waits for that: the lifter is
-    /// left to it.
+    /// The threads of a killed container must run once more to die. The operation does not wait for
+    /// that; the lifter does it alone.
     pub(crate) fn see_to_the_dying(&mut self) {
         let Some(files) = self.plan.as_ref().and_then(|plan| plan.files.as_ref()) else { return };
         let wait_to_die = || lifter::waiting_to_die(files);
@@ -328,7 +331,7 @@ impl<'a> Lift<'a> {
         }
     }
 
-    /// The runtime of a detached exec has ended, and its process has yet to be loaded.
+    /// Lifts for a detached exec whose runtime has ended and whose program is not loaded yet.
     pub(crate) fn see_to_the_program(&mut self, pid: i32) {
         if self.at_work.is_none() {
             self.start(NOBODY, Some(pid), Waits::default());
@@ -342,8 +345,8 @@ impl<'a> Lift<'a> {
         }
     }
 
-    /// The process of a foreground command runs: the runtime has little left to do, and a container's
-    /// own program is not ours to look at.
+    /// The process of a foreground command runs. The runtime has little left to do, and a container's
+    /// own program is not ours to watch.
     pub(crate) fn wind_up(&mut self) {
         let gives = self.plan.as_ref().is_some_and(|plan| !plan.program.is_zero());
         self.suspicion.ends = Some(Instant::now() + if gives { LAST_LOOK } else { Duration::ZERO });
@@ -353,17 +356,17 @@ impl<'a> Lift<'a> {
         std::mem::take(&mut self.summary)
     }
 
-    /// What a lifter that died had left.
+    /// What a dead lifter had left lifted and was put back.
     pub(crate) fn take_recovered(&mut self) -> Vec<String> {
         std::mem::take(&mut self.recovered)
     }
 
-    /// Why nothing was lifted that should have been.
+    /// Why nothing was lifted although it should have been.
     pub(crate) fn refused(&self) -> Option<&str> {
         self.summary.refused.as_deref()
     }
 
-    /// Gives the time of the next look, where it was not to be.
+    /// Starts a lifter. If all slots are taken, gives the time until the next look.
     fn start(&mut self, runtime: i32, process: Option<i32>, waits: Waits) -> Option<Duration> {
         match self.try_to_start(runtime, process, waits) {
             Ok(true) => None,
@@ -383,13 +386,13 @@ impl<'a> Lift<'a> {
         Some(look)
     }
 
-    /// Or will hear why not.
+    /// Also true if the slots cannot be read: `start` then reports the error.
     fn has_a_slot(&self) -> bool {
         let slots = self.state.lifts().join("slots");
         !matches!(Slot::take(&slots, Use::Lift, sys::online_cpus()), Ok(None))
     }
 
-    /// Whether there was a slot for it.
+    /// Gives `false` if there was no slot.
     fn try_to_start(
         &mut self,
         runtime: i32,
@@ -403,8 +406,8 @@ impl<'a> Lift<'a> {
         let (ours, theirs) = UnixStream::pair()?;
         let own = lifter::own_class()?;
         let Some(pid) = sys::fork()? else { self.be_the_lifter(task, slot, theirs, own) };
-        // While we have a CPU: it would have to wait for one to raise itself. Where that is refused it
-        // will find so itself.
+        // Raised here, while this process has a CPU: the lifter would have to wait for one to raise
+        // itself. If the kernel refuses, the lifter will find that out itself.
         let _ = class::raise(pid, &own);
         let process = Process::of(pid).ok_or(std::io::ErrorKind::NotFound)?;
         self.at_work = Some(AtWork { stream: ours, process, is_for_after: false });
@@ -440,8 +443,8 @@ impl<'a> Lift<'a> {
         })
     }
 
-    /// Has nothing of its operation's but its end of the socket and a slot: neither the container's
-    /// output nor a lock, which would stay until our end.
+    /// Keeps nothing of the operation but its end of the socket and a slot. The container's output or a
+    /// lock would otherwise stay open until the lifter ends.
     fn be_the_lifter(&self, task: Task, slot: Slot, stream: UnixStream, own: Before) -> ! {
         let _ = nix::unistd::setsid();
         sys::end_ourselves_after(LONGEST_OF_ALL);
@@ -473,17 +476,17 @@ impl<'a> Lift<'a> {
     }
 }
 
-/// When to look at what may be a wait once more: a process that runs is credited with its time at the
-/// scheduler's ticks, and looks like one that waits in between.
+/// When to look again at a thread that may wait. The scheduler credits a running process with its time
+/// at each tick; between two ticks it looks like one that waits.
 fn second_look() -> Duration {
     pace::tick() + Duration::from_micros(200)
 }
 
-/// A look that came so much later than it was due was kept from a CPU by more than our own runtime.
+/// A look that was this many ticks late was kept from a CPU by more than our own runtime.
 const LATE_TICKS: u32 = 3;
 
 impl Suspicion {
-    /// Who waits, and whether somebody may.
+    /// Which processes wait, and whether one may.
     fn look(&mut self, family: &Family, plan: &Plan, dying: Option<&Reader>) -> (Waits, bool) {
         let mut waits = Waits::default();
         let mut is_suspect = false;
@@ -495,7 +498,7 @@ impl Suspicion {
         if let Some(runtime) = family.runtime() {
             take(self.outside.look(runtime), &mut waits.outside);
         }
-        // It is our runtime's to start, and not its child.
+        // The init that this runtime starts is not its child.
         let init = plan.init.and_then(|pid| Threads::of(pid).ok());
         for child in family.children().chain(&init) {
             let sight = match self.inside.entry(child.pid()) {

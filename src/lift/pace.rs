@@ -1,7 +1,8 @@
 //! Whether a process waits for a CPU, as seen from outside.
 //!
-//! It may if it has had less than half of the time that went by, and a thread of it is runnable: one
-//! that has just woken is that, too. It does if such a thread has not run until the next look.
+//! It may wait if it got a CPU for less than half of the time that went by and has a runnable thread. A
+//! thread that has just woken is runnable, too. So it does wait only if such a thread has not run by
+//! the next look.
 
 use std::time::{Duration, Instant};
 
@@ -16,28 +17,29 @@ pub(super) struct Pace {
     at: Instant,
     /// The threads that were runnable at the last look, and how far they had run.
     suspects: Vec<(i32, Option<Ran>)>,
-    /// At how many looks in a row there were some.
+    /// In how many looks in a row there were suspects.
     in_a_row: u32,
 }
 
-/// Who gets short turns only has run at each look, and waits all the same.
+/// After so many looks: a process that only gets short turns has run at each look, and waits all the
+/// same.
 const ENOUGH: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sight {
     Runs,
-    /// To be looked at again soon.
+    /// Look again soon.
     Suspect,
     Waits,
 }
 
 impl Pace {
-    /// From the beginning of a process that has just begun.
+    /// For a process that has just begun.
     pub(super) fn begin() -> Pace {
         Pace { used: Duration::ZERO, at: Instant::now(), suspects: Vec::new(), in_a_row: 0 }
     }
 
-    /// Of one that was there before we looked.
+    /// For a process that was there before we looked.
     pub(super) fn first_seen(process: &Threads) -> Pace {
         let used = process::cpu_time(process.pid()).unwrap_or_default();
         Pace { used, at: Instant::now(), suspects: runnable(process), in_a_row: 0 }
@@ -69,11 +71,11 @@ fn runnable(process: &Threads) -> Vec<(i32, Option<Ran>)> {
     process.runnable().map(|thread| (thread.tid, Ran::of(thread.tid))).collect()
 }
 
-/// How often the scheduler counts what a thread that runs has used, CONFIG_HZ: what the coarse clock
-/// goes by, too.
+/// How often the scheduler counts a running thread's time (CONFIG_HZ). The coarse clock has the same
+/// resolution.
 pub(super) fn tick() -> Duration {
     clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(LONGEST_TICK, Duration::from)
 }
 
-/// Of 100 Hz.
+/// The tick at 100 Hz.
 const LONGEST_TICK: Duration = Duration::from_millis(10);

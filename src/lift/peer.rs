@@ -1,4 +1,4 @@
-//! The line between an operation and its lifter: one word, and one answer.
+//! The connection between an operation and its lifter: one byte there, one answer back.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,14 +17,14 @@ pub(super) struct Peer(pub(super) Option<UnixStream>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
     Nothing,
-    /// The operation has ended, and wants to know what was lifted for it.
+    /// The operation has ended and asks what was lifted for it.
     End,
-    /// It was killed, or has ended after that.
+    /// The operation was killed, or has exited after its `End`.
     HangUp,
 }
 
 impl Peer {
-    /// Waits for at most so long.
+    /// Waits for at most `limit`.
     pub(super) fn hear(&mut self, limit: Duration) -> Heard {
         let Some(stream) = &mut self.0 else {
             std::thread::sleep(limit);
@@ -43,33 +43,33 @@ impl Peer {
         }
     }
 
-    /// Whether it was heard.
+    /// Gives whether the answer was sent.
     pub(super) fn answer(&mut self, summary: &Summary) -> bool {
         let Some(stream) = &mut self.0 else { return false };
-        // The buffer of a socket takes it whole.
+        // The socket's buffer takes the whole line, so this does not block.
         let mut line = serde_json::to_vec(summary).unwrap_or_default();
         line.push(b'\n');
         stream.write_all(&line).is_ok()
     }
 }
 
-/// Why there is no answer.
+/// Why there was no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoAnswer {
-    /// It has died.
+    /// The lifter has died.
     Gone,
-    /// It takes too long.
+    /// The lifter takes too long.
     Late,
 }
 
-/// Tells the lifter of the end, and waits for its answer if there is a limit.
+/// Tells the lifter that the operation has ended, and waits for its answer for at most `limit`.
 pub(super) fn end(stream: &mut UnixStream, limit: Duration) -> Result<Summary, NoAnswer> {
-    // If it is about to end by itself, its words are there to be read.
+    // A lifter that is about to end by itself has already written its summary.
     let _ = stream.write_all(b"e");
     last_words(stream, limit)
 }
 
-/// What it says at its end.
+/// Reads the summary that the lifter sends at its end.
 pub(super) fn last_words(stream: &mut UnixStream, limit: Duration) -> Result<Summary, NoAnswer> {
     let since = Instant::now();
     let mut line = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn last_words(stream: &mut UnixStream, limit: Duration) -> Result<Sum
     serde_json::from_slice(&line).map_err(|_| NoAnswer::Gone)
 }
 
-/// Whether the lifter has died, or has come to a limit and says so.
+/// Whether the lifter has died, or has come to a limit and reports it.
 pub(super) fn ends(stream: &UnixStream) -> bool {
     is_readable(stream.as_fd(), Duration::ZERO)
 }

@@ -1,11 +1,11 @@
-//! Threads of the workload that have but one step to go: into the freezer.
+//! Pushes threads of the workload that have one step left to go: into the freezer.
 //!
-//! A few at a time, and we do not let go of our CPU while they are lifted: should the freeze be called
-//! off in between, each of them runs on in its own program, and on a machine whose CPUs are all taken
-//! by them we would get back to it after turns of 100 ms each (sched_rr_get_interval). So nothing is
-//! done meanwhile that may wait for another: freezer.state on v1 is read under a mutex, and whoever has
-//! that may be the runtime, which those threads keep from its CPU (met: eight of them ran for a second);
-//! a name in /proc is waited for while another looks it up.
+//! It lifts a few at a time and keeps its own CPU while they are lifted. If the freeze is called off in
+//! between, each of them continues in its own program. On a machine whose CPUs they all take, we would
+//! get back to them only after turns of 100 ms each (sched_rr_get_interval). So we do nothing meanwhile
+//! that may block. A read of freezer.state on v1 takes a mutex, and its holder may be the runtime,
+//! which those threads keep from its CPU (seen: eight of them ran for a second). A look-up of a name in
+//! /proc may wait for a concurrent look-up of the same name.
 
 use std::fs::File;
 use std::io;
@@ -16,20 +16,20 @@ use super::set::Set;
 use cgroup::process::{self, Stat};
 use cgroup::threads::Candidate;
 
-/// How many, for each CPU but our own.
+/// How many threads, for each CPU but our own.
 const AT_A_TIME: usize = 8;
 
-/// How long they have: a thread that is not frozen after that sleeps, or is stopped.
+/// How long they have. A thread that is not frozen by then sleeps or is stopped.
 const TURN: Duration = Duration::from_micros(500);
 
-/// All of them together, until the bounds are looked at.
+/// How long to push, in all, before the limits are checked again.
 const PASS: Duration = Duration::from_millis(20);
 
-/// Where there is one CPU we have to leave it to them.
+/// With one CPU we must leave it to them.
 const NAP: Duration = Duration::from_micros(50);
 
-/// While it is to freeze, which is asked while none is lifted. Leaves those that it has not come to, and
-/// gives how many were lifted.
+/// Pushes while the freeze is under way; asks that only while no thread is lifted. Leaves the threads
+/// that it has not got to in `tids`, and gives how many it lifted.
 pub(super) fn into_the_freezer(
     set: &mut Set,
     tids: &mut Vec<i32>,
@@ -52,21 +52,21 @@ pub(super) fn into_the_freezer(
     Ok(lifted)
 }
 
-/// A thread that has not frozen, and its line in /proc, to be read again.
+/// A thread that has not frozen, and its open stat file in /proc, which is read again.
 struct Due {
     candidate: Candidate,
     file: File,
 }
 
 impl Due {
-    /// `process` is whose the last one was.
+    /// `process` is the process of the last thread.
     fn of(tid: i32, process: &mut i32) -> Option<Due> {
         let of_the_last = File::open(format!("/proc/{process}/task/{tid}/stat")).ok();
         let is_new = of_the_last.is_none();
         let file = of_the_last.or_else(|| Stat::open_of_thread(tid).ok())?;
         let stat = Stat::from(&file).filter(Stat::is_runnable)?;
         if is_new {
-            // One that executes a program meanwhile goes on under the number of its process.
+            // A thread that executes a program meanwhile continues under the pid of its process.
             *process = process::of_thread(tid)?;
         }
         Some(Due { candidate: Candidate { tid, process: *process, stat }, file })

@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 /// Whose threads they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Whose {
-    /// The runtime's own, inside the container and out of it.
+    /// The runtime's own, inside the container and outside.
     Runtime,
-    /// An exec'd command's, and its descendants'. The one that gives the workload something.
+    /// An exec'd command's, and its descendants'. The only use that gives the workload something.
     Program,
-    /// On their way into the freezer.
+    /// Threads on their way into the freezer.
     Freeze,
-    /// Killed, and on their way out.
+    /// Killed threads on their way out.
     Kill,
-    /// Ours, while something else is lifted.
+    /// The lifter itself, while it has lifted others.
     Watcher,
 }
 
 impl Whose {
-    /// Whether they may try to stay lifted: they run on in a program that somebody else has written,
-    /// or are about to execute one, and may have done so before we look. Who dies runs nothing more.
+    /// Whether the threads may try to stay lifted. These run in a program that somebody else wrote, or
+    /// are about to execute one and may have done so before we look. A dying thread runs no user code
+    /// any more.
     pub(crate) fn may_resist(self) -> bool {
         matches!(self, Whose::Runtime | Whose::Program | Whose::Freeze)
     }
@@ -37,14 +38,14 @@ impl Whose {
     }
 }
 
-/// Why they are fair again.
+/// Why they were put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
-    /// What it was for was done.
+    /// The work was done.
     Done,
-    /// A thread had used as much CPU time as one may.
+    /// A thread had used as much CPU time as one thread may.
     ThreadLimit,
-    /// The operation had, or it took too long.
+    /// The operation had used as much as one may, or it took too long.
     OperationLimit,
     PodLimit,
     NodeLimit,
@@ -64,34 +65,34 @@ impl Ended {
     }
 }
 
-/// One use of one operation.
+/// What one use of one operation has lifted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub whose: Whose,
     pub threads: u32,
-    /// While they were lifted. Of threads that ended between two looks the time since the last one is
-    /// taken for used, on all CPUs at most: never less than it was.
+    /// CPU time while they were lifted, never too low: threads that ended between two looks count as
+    /// having run since the last look, on all CPUs at most.
     pub cpu: Duration,
     /// From the first lift to the last put-back.
     pub took: Duration,
     pub ended: Ended,
 }
 
-/// Of one operation.
+/// What one operation has lifted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     pub lifts: Vec<Report>,
-    /// Why the kernel, or we, would not.
+    /// Why the kernel or frostlock refused.
     pub refused: Option<String>,
 }
 
 impl Summary {
-    /// What was used for one use.
+    /// The CPU time of one use.
     pub(crate) fn cpu(&self, whose: Whose) -> Duration {
         self.lifts.iter().filter(|report| report.whose == whose).map(|report| report.cpu).sum()
     }
 
-    /// With what a further attempt has seen.
+    /// Adds what a further attempt has lifted.
     pub(crate) fn add(&mut self, other: Summary) {
         for report in other.lifts {
             match self.lifts.iter_mut().find(|known| known.whose == report.whose) {

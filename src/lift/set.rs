@@ -1,6 +1,6 @@
-//! The threads that are lifted: each with what it was, for whom it was lifted and what it has used.
+//! The lifted threads: for each, what it was before, for whom it was lifted and what it has used.
 //!
-//! Whoever drops the set puts everything back.
+//! Dropping the set puts everything back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,11 +18,12 @@ use state::lifted::class::{self, Before};
 use state::lifted::hold::Hold;
 use state::lifted::notes::Note;
 
-/// What one thread may use above the fair class, in CPU time; a program's have a limit of their own. runc's busiest thread of a create or an
-/// exec used 9 ms here; this also ends whatever loop the kernel has got a lifted thread into.
+/// What one thread may use above the fair class, in CPU time; a program's threads have a limit of their
+/// own. runc's busiest thread of a create or an exec used 9 ms here. This limit also ends any loop that
+/// a lifted thread is in inside the kernel.
 const THREAD_LIMIT: Duration = Duration::from_millis(40);
 
-/// Of the work of one use.
+/// What the work of one use has cost.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
     threads: u32,
@@ -32,8 +33,8 @@ struct Tally {
     ended: Ended,
 }
 
-/// The CPU time of a process with all its threads, those that have ended too, as far as it is known
-/// whose it is: what is new is the most that one may have used that has ended since.
+/// The CPU time of a process with all its threads, including ended ones, as far as it is known which
+/// thread used it. The rest, `unknown`, is the most that threads which have ended since can have used.
 #[derive(Debug)]
 struct Total {
     clock: ClockId,
@@ -46,7 +47,7 @@ impl Total {
         Some(Total { clock, known: Duration::from(clock.now().ok()?) })
     }
 
-    /// None if it is gone.
+    /// None if the process is gone.
     fn unknown(&self) -> Option<Duration> {
         Some(Duration::from(self.clock.now().ok()?).saturating_sub(self.known))
     }
@@ -58,16 +59,16 @@ struct Lifted {
     start: u64,
     whose: Whose,
     before: Before,
-    /// All of its life.
+    /// CPU time over its whole life.
     used: Duration,
-    /// Since it was lifted.
+    /// CPU time since it was lifted.
     gained: Duration,
     looked: Instant,
     clock: Clock,
     slack: Option<File>,
 }
 
-/// What there is to know of a thread before it is lifted.
+/// What must be known of a thread before it is lifted.
 struct Ready {
     before: Before,
     used: Duration,
@@ -87,9 +88,10 @@ impl Ready {
     }
 }
 
-/// A thread that was put back, until it is certain that it stays so: one that calls sched_setscheduler
-/// all the time to keep what it has may have passed the kernel's check before and be given it after
-/// (__sched_setscheduler, 6.18). It has no such call under way when it has run, and is fair.
+/// A thread that was put back, until it is certain that it stays fair. One that calls
+/// sched_setscheduler all the time to keep its class may have passed the kernel's check before it was
+/// put back, and be given the class afterwards (__sched_setscheduler, 6.18). Once it has run as a fair
+/// thread, it has no such call under way.
 #[derive(Debug)]
 struct Settling {
     lifted: Lifted,
@@ -112,7 +114,7 @@ impl Settling {
         self.let_go();
     }
 
-    /// As soon as it has stopped.
+    /// Lets the thread go once it has stopped.
     fn let_go(&mut self) {
         let before = &self.lifted.before;
         self.hold = self.hold.take().filter(|hold| !hold.lower(before));
@@ -124,29 +126,29 @@ pub(super) struct Set {
     note: Note,
     lifted: BTreeMap<i32, Lifted>,
     settling: BTreeMap<i32, Settling>,
-    /// What has had its share; by start time, as a pid comes again.
+    /// Threads that have had their share; with the start time, because pids are reused.
     spent: BTreeSet<(i32, u64)>,
     tallies: BTreeMap<Whose, Tally>,
-    /// What stands in earlier reports.
+    /// CPU time in earlier reports.
     reported: BTreeMap<Whose, Duration>,
-    /// Used since it was last asked for.
+    /// CPU time used since it was last charged.
     uncharged: Duration,
     uncharged_program: Duration,
     found: u64,
-    /// When all were counted last, and what those that have ended since may have used together.
+    /// When all were last counted, and what the threads that have ended since may have used together.
     metered: Instant,
     unseen: Duration,
-    /// Of those whose threads are lifted.
+    /// The processes whose threads are lifted.
     processes: BTreeMap<i32, Total>,
     cpus: u32,
     default_slice: u64,
-    /// A thread that resists is held still. Not while the runtime is: a tracer may have to wait for what
-    /// a thread beside it executes.
+    /// Whether a thread that resists may be held still. Not while the runtime is held: ptrace may have
+    /// to wait while another thread of the same process executes a program.
     may_hold: bool,
 }
 
 impl Set {
-    /// Without a note nothing is lifted.
+    /// Without a note nothing may be lifted.
     pub(super) fn begin(directory: &Path, what: &str) -> io::Result<Set> {
         Ok(Set {
             note: Note::begin(directory, what)?,
@@ -183,7 +185,7 @@ impl Set {
         self.lifted.values().filter(|lifted| lifted.whose == whose).count()
     }
 
-    /// How often one was lifted, in all.
+    /// How many times a thread was lifted, in all.
     pub(super) fn found(&self) -> u64 {
         self.found
     }
@@ -192,8 +194,8 @@ impl Set {
         self.lifted.contains_key(&tid)
     }
 
-    /// Lifts those that may be and are not yet. Between the first that is lifted and the last there is
-    /// nothing that we could have to wait for.
+    /// Lifts those candidates that may be lifted and are not yet. Between the first and the last raise
+    /// it does nothing that may block.
     pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
         let mut prepared = Vec::new();
         let mut noted = None;
@@ -202,7 +204,7 @@ impl Set {
             if self.has(*tid) || is_held || self.spent.contains(&(*tid, stat.start)) {
                 continue;
             }
-            // Gone meanwhile, or above the fair class by itself.
+            // The thread has ended, or it is above the fair class by itself.
             let Some(ready) = Ready::of(*tid, self.default_slice) else { continue };
             self.note.add(*tid, stat.start, &ready.before);
             if process != tid && noted != Some((*process, ready.before)) {
@@ -243,11 +245,11 @@ impl Set {
         self.tallies.entry(whose).or_insert(none)
     }
 
-    /// Counts what they have used, and puts back who has used too much.
+    /// Counts what the lifted threads have used, and puts back those that have used too much.
     pub(super) fn meter(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.metered);
         (self.unseen, self.metered) = (passed * self.cpus, now);
-        // Those that live first: what they have used is none of those that have ended.
+        // Living threads first: what they have used was not used by the ended ones.
         let mut readings: Vec<_> =
             self.lifted.iter().map(|(tid, lifted)| (*tid, lifted.clock.read())).collect();
         readings.sort_by_key(|(_, used)| used.is_none());
@@ -257,7 +259,7 @@ impl Set {
                     lifted.whose != Whose::Program && lifted.gained >= THREAD_LIMIT
                 };
                 if let Some(lifted) = self.lifted.get(&tid).filter(has_its_share) {
-                    // It is not lifted again by this lifter.
+                    // This lifter does not lift it again.
                     self.spent.insert((tid, lifted.start));
                     self.put_back(tid, Ended::ThreadLimit);
                 }
@@ -270,7 +272,7 @@ impl Set {
         });
     }
 
-    /// Whether it is still there.
+    /// Counts one thread; gives whether it still exists.
     fn count_one(&mut self, tid: i32, used: Option<Duration>, now: Instant) -> bool {
         let Some(lifted) = self.lifted.get_mut(&tid) else { return false };
         let (is_there, mut gained) = (used.is_some(), lifted.gain(used, now));
@@ -293,7 +295,7 @@ impl Set {
         is_there
     }
 
-    /// A thread that executes a program takes the number of its process, and keeps its class.
+    /// A thread that executes a program takes the pid of its process and keeps its class.
     fn follow_into_its_program(&mut self, tid: i32, lifted: Lifted) {
         let process = lifted.process;
         if process == tid || self.has(process) || !class::lower_firmly(process, &lifted.before) {
@@ -325,7 +327,7 @@ impl Set {
         }
         let whose = lifted.whose;
         let is_there = self.count_one(tid, lifted.clock.read(), Instant::now());
-        // One that sleeps, or is frozen, has no call under way.
+        // A thread that sleeps or is frozen has no such call under way.
         let is_settled =
             |tid| !whose.may_resist() || !Stat::of_thread(tid).is_some_and(|s| s.is_runnable());
         if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && !is_settled(tid)) {
@@ -338,7 +340,8 @@ impl Set {
         }
     }
 
-    /// Looks again at those that were put back; puts back again who is not what he was.
+    /// Looks again at the threads that were put back, and puts back again any that is not what it was
+    /// before.
     pub(super) fn settle(&mut self, now: Instant) {
         let mut gains = Vec::new();
         let may_hold = self.may_hold;
@@ -365,7 +368,8 @@ impl Set {
         self.settling.is_empty()
     }
 
-    /// Puts back all that are so: first all of them, and then it is counted what they have used.
+    /// Puts back all threads for which `is_so` holds: first all of them, and only then counts what they
+    /// used.
     pub(super) fn put_back_if(&mut self, ended: Ended, is_so: impl Fn(i32, Whose) -> bool) {
         let those = self.lifted.iter().filter(|(tid, lifted)| is_so(**tid, lifted.whose));
         let tids: Vec<i32> = those
@@ -383,7 +387,7 @@ impl Set {
         self.put_back_if(ended, |_, _| true);
     }
 
-    /// CPU time of our own that was used above the fair class.
+    /// Books CPU time that the lifter itself used above the fair class.
     pub(super) fn book_watcher(&mut self, cpu: Duration) {
         let now = Instant::now();
         let tally = self.tally(Whose::Watcher, now);
@@ -393,19 +397,19 @@ impl Set {
         self.uncharged += cpu;
     }
 
-    /// What was used since this was asked last: by all, and by programs.
+    /// What was used since the last call: by all, and by programs.
     pub(super) fn take_uncharged(&mut self) -> (Duration, Duration) {
         let all = std::mem::take(&mut self.uncharged);
         (all, std::mem::take(&mut self.uncharged_program))
     }
 
-    /// What they have used so far, reported already or not.
+    /// What they have used so far, whether reported or not.
     pub(super) fn used(&self, whose: Whose) -> Duration {
         let reported = self.reported.get(&whose).copied().unwrap_or_default();
         reported + self.tallies.get(&whose).map_or(Duration::ZERO, |tally| tally.cpu)
     }
 
-    /// What there is to say since this was asked last.
+    /// What is new since the last call.
     pub(super) fn take_reports(&mut self) -> Vec<Report> {
         let reports = self.reports();
         for report in &reports {
@@ -431,11 +435,11 @@ impl Set {
     }
 }
 
-/// At how many looks a thread is to have run as a fair one, or to sleep.
+/// In how many looks a thread must have run as a fair one, or have slept.
 const ENOUGH_LOOKS: u32 = 2;
 
 impl Lifted {
-    /// What it has used since the last look, if it is there; else the most that it can have.
+    /// What it has used since the last look. If it is gone, the most that it can have used.
     fn gain(&mut self, used: Option<Duration>, now: Instant) -> Duration {
         let gained = match used {
             Some(used) => used.saturating_sub(self.used),
@@ -451,7 +455,7 @@ impl Lifted {
 impl Drop for Set {
     fn drop(&mut self) {
         self.put_all_back(Ended::Done);
-        // Whoever comes next looks at one that could not be put back.
+        // If a thread could not be put back, the note stays for the next recovery.
         if !self.settling.keys().any(|tid| class::is_lifted(*tid)) {
             self.note.remove();
         }

@@ -1,7 +1,7 @@
-//! How many operations of a node may have something lifted at once.
+//! How many operations of a node may lift at once.
 //!
-//! A byte of a file for each, locked by the open file (fcntl(2), F_OFD_SETLK): a lifter inherits it from
-//! its wrapper, and whatever kills the two gives it back.
+//! A slot is one byte of a file, locked through the open file (fcntl(2), F_OFD_SETLK). The lifter
+//! inherits the slot from its operation. Whatever kills the two gives it back.
 
 use std::fs::File;
 use std::io;
@@ -12,12 +12,12 @@ use nix::fcntl::{FcntlArg, fcntl};
 /// What a slot is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// Any lift: two for each CPU, as most of the time an operation waits for something else.
+    /// Any lift: two for each CPU, because an operation waits for something else most of the time.
     Lift,
-    /// A program's: one CPU less, so that on a machine of two one stays with what is ours.
+    /// A program: one fewer than CPUs, so that on a machine of two, one CPU is left to us.
     Program,
-    /// A push into the freezer's: one CPU less, as he who pushes keeps his own and those whom he pushes
-    /// need another. Two of them on two CPUs kept both, for all that a watcher may use.
+    /// A push into the freezer: one fewer than CPUs. The pusher keeps its own CPU, and the threads that
+    /// it pushes need another. Two pushers on two CPUs kept both until they reached a watcher's limit.
     Push,
 }
 
@@ -34,11 +34,11 @@ impl Use {
     }
 }
 
-/// A slot, until it is dropped by all who have it.
+/// A slot, until every process that has it drops it.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) file: File,
-    /// How many were taken before it, at least.
+    /// How many other slots were taken, at least.
     pub(super) others: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Threads that have been killed, until they are gone.
+//! Lifts killed threads until they are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -11,17 +11,18 @@ use cgroup::freeze;
 use cgroup::process::Stat;
 use cgroup::threads::Candidate;
 
-/// At a time: each has some tenths of a millisecond to run, and we want a CPU, too.
+/// At a time. Each needs some tenths of a millisecond, and we need a CPU, too.
 const MOST_DYING: usize = 16;
-/// How many of a cgroup's threads are looked up by name at one look, and after how many looks again.
+/// How many of a cgroup's threads are looked up by name in one look, and after how many looks the
+/// threads that were alive are looked up again.
 const MOST_NAMES: usize = 256;
 const ALIVE_LOOKS: u32 = 10;
 
 pub(super) struct Dying {
     files: Reader,
-    /// What was about to die at the last look, by its file in /proc.
+    /// The threads that were dying at the last look, each with its open stat file in /proc.
     known: BTreeMap<i32, File>,
-    /// Who was seen not to die, for some looks.
+    /// Threads that were seen not to be dying, for some looks.
     alive: BTreeSet<i32>,
     looks: u32,
 }
@@ -35,8 +36,8 @@ impl Dying {
         self.known.is_empty()
     }
 
-    /// Who has been killed stays lifted until it is gone: it runs nothing of its own any more. Put back
-    /// halfway it would wait for its cgroup's next period, and no list of the cgroup's has it by then.
+    /// A killed thread stays lifted until it is gone: it runs no user code any more. Put back halfway,
+    /// it would wait for its cgroup's next period, and by then none of the cgroup's lists shows it.
     pub(super) fn lift(&mut self, work: &mut Work, waits_inside: bool) -> io::Result<()> {
         let mut due = self.look_again();
         due.extend(self.find_more(work).into_iter().filter(|_| waits_inside));
@@ -48,7 +49,7 @@ impl Dying {
         work.lift(&due, Whose::Kill)
     }
 
-    /// Those of the known that wait for a CPU.
+    /// Known threads that wait for a CPU.
     fn look_again(&mut self) -> Vec<Candidate> {
         let mut due = Vec::new();
         self.known.retain(|tid, file| {
@@ -59,7 +60,7 @@ impl Dying {
         due
     }
 
-    /// Those of the new that wait for a CPU.
+    /// New threads that wait for a CPU.
     fn find_more(&mut self, work: &Work) -> Vec<Candidate> {
         let mut due = Vec::new();
         self.looks = self.looks.wrapping_add(1);
@@ -95,12 +96,12 @@ fn is_here(stat: &Stat) -> bool {
     stat.is_dying() && !matches!(stat.state, b'Z' | b'X')
 }
 
-/// Each is counted alone: its process may be gone before it.
+/// Each is counted by itself: its process may be gone before it.
 fn by_itself(tid: i32, stat: Stat) -> Candidate {
     Candidate { tid, process: tid, stat }
 }
 
-/// Whether a thread of a cgroup has been killed and waits for a CPU to die.
+/// Whether a thread of the cgroup has been killed and waits for a CPU to die.
 pub(crate) fn waiting_to_die(files: &Reader) -> bool {
     let some = freeze::threads(files).into_iter().take(MOST_NAMES);
     some.filter_map(Stat::of_thread).any(|stat| stat.is_dying() && stat.is_runnable())

@@ -1,4 +1,4 @@
-//! Threads on their way into the freezer, and the runtime, which must not take the freeze back.
+//! Pushes threads into the freezer, and holds the runtime so that it does not call the freeze off.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,27 +11,27 @@ use cgroup::process::Stat;
 use cgroup::{Freezer, Reader};
 use state::lifted::hold::Hold;
 
-/// For how long the runtime may be held, and for more than how many threads it is.
+/// The runtime may be held for so long, and only if more than `FEW` threads must freeze.
 const HOLD_LIMIT: Duration = Duration::from_millis(500);
 const FEW: usize = 24;
-/// How many are looked at to see whether there is one to be pushed.
+/// How many threads are looked at to find one to push.
 const MOST_ASKED: usize = 64;
-/// How often its threads are listed, to hold them all.
+/// How often the runtime's threads are listed, to hold them all.
 const HOLD_ROUNDS: u32 = 3;
 const LET_GO_WITHIN: Duration = Duration::from_millis(3);
 const LET_GO_EVERY: Duration = Duration::from_micros(100);
 
 pub(super) struct Freezing {
     files: Reader,
-    /// How often it is looked whether there is a freeze.
+    /// How often to look for a freeze.
     pub(super) every: Duration,
     held: Held,
 }
 
-/// The runtime's threads, while it must not take back the freeze that it waits for.
+/// The runtime's held threads. Held, the runtime cannot call off the freeze that it waits for.
 struct Held {
     threads: Vec<Hold>,
-    /// For how long it may be so, in all.
+    /// For how much longer it may be held, in all.
     left: Duration,
 }
 
@@ -40,8 +40,8 @@ impl Freezing {
         Freezing { files, every, held: Held { threads: Vec::new(), left: HOLD_LIMIT } }
     }
 
-    /// While the freeze is written and not yet one. The runtime only looks on meanwhile: it must not
-    /// stand in the way of those threads.
+    /// Pushes while the freeze has been written and is not complete. The runtime only polls meanwhile;
+    /// it must not stand in the way of those threads.
     pub(super) fn push(&mut self, work: &mut Work) -> io::Result<()> {
         let began = Instant::now();
         let pushed = self.push_while_it_freezes(work, began);
@@ -58,17 +58,17 @@ impl Freezing {
         if !is_freezing() {
             return Ok(());
         }
-        // Whoever gets none comes back at the next look.
+        // Without a slot, try again at the next look.
         let slot = Slot::take(&work.slots, Use::Push, sys::online_cpus())?;
         let Some(_slot) = slot else { return Ok(()) };
-        // Those that are frozen are not asked once more before all have been.
+        // No frozen thread is asked again before all have been asked.
         let mut tids = Vec::new();
         let mut pushed = 1;
         while is_freezing() && files.is_told_to_freeze() {
             work.put_back_outside();
             if tids.is_empty() {
                 if pushed == 0 {
-                    // Who is left does not freeze for being given a CPU, but may for a thaw.
+                    // More CPU does not freeze the threads that are left, but a thaw may.
                     held.left = Duration::ZERO;
                     break;
                 }
@@ -95,7 +95,7 @@ impl Freezing {
         !self.held.threads.is_empty()
     }
 
-    /// Who has yet to stop is let go at one of the next looks.
+    /// A thread that has not stopped yet is let go at one of the next looks.
     pub(super) fn let_the_runtime_go(&mut self, work: &mut Work) {
         self.held.let_go(work);
     }
@@ -103,13 +103,14 @@ impl Freezing {
 
 impl Held {
     /// runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms, thaws it again, and so on for a quarter of a
-    /// second (fs/freezer.go): of many threads the first ones have left the freezer before the last ones
-    /// are in it. By the files that we have of it: its number may be another's by now.
+    /// second (fs/freezer.go). If there are many threads, the first ones have left the freezer before
+    /// the last ones are in it. The runtime is checked through its open files: its pid may belong to
+    /// another process by now.
     fn hold_the_runtime(&mut self, work: &mut Work) {
         let Some(runtime) = work.census.runtime.as_mut().filter(|_| self.threads.is_empty()) else {
             return;
         };
-        // One that is not held yet may start another.
+        // A thread that is not held yet may start another.
         for _ in 0..HOLD_ROUNDS {
             if runtime.stat().is_none_or(|stat| stat.state == b'Z') {
                 return;
@@ -131,7 +132,7 @@ impl Held {
         work.set.may_hold(self.threads.is_empty());
     }
 
-    /// While we have a CPU: a thread that wakes up to stop needs one first.
+    /// Let go while we have a CPU: a thread that wakes up to stop needs one first.
     fn let_go_at_once(&mut self, work: &mut Work) {
         let since = Instant::now();
         self.let_go(work);

@@ -1,9 +1,10 @@
-//! The process that lifts: it finds who must run, raises them, counts what they use, and puts them back.
+//! The process that lifts. It finds the threads that must run, raises them, counts what they use, and
+//! puts them back.
 //!
-//! A process of its own, since its operation may be killed at any moment: it then finds the end of a
-//! socket and puts everything back. While something is lifted it is above the fair class itself, beside
-//! what it has lifted and not above; it reaps nothing, writes no log, and takes no lock that it would
-//! have to wait for.
+//! It is a process of its own, because its operation may be killed at any moment. It then sees the end
+//! of the socket and puts everything back. While something is lifted, it is above the fair class
+//! itself, at the same priority as what it has lifted and not above. It reaps nothing, writes no log,
+//! and takes no lock that it would have to wait for.
 
 mod dying;
 mod freezing;
@@ -35,43 +36,43 @@ use runtime::Runtime;
 pub(super) use runtime::Waits;
 use work::{LONGEST, Work};
 
-/// Every 1 to 2 ms is as good as every 0.15 and costs less: new threads and children are not lifted,
-/// and each has to be found.
+/// Every 1 to 2 ms is as good as every 0.15 ms and costs less. New threads and children are not lifted,
+/// so each has to be found.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-/// Where the last looks have found nobody new; a program is never left alone for so long.
+/// If the last looks found nobody new. A program is never left alone for so long.
 const LOOK_LESS: Duration = Duration::from_millis(3);
 const LOOK_SELDOM: Duration = Duration::from_millis(10);
-/// Of the time, of one CPU, and down to a quarter of that the more of us there are for each CPU: a look
-/// at many threads, or on a machine where many look, costs more.
+/// Looks may take this part of one CPU's time, and down to a quarter of that the more lifters there are
+/// for each CPU. A look at many threads, or on a machine where many look, costs more.
 const LOOKS_ARE_A_PART: u32 = 8;
-/// A look that has lifted many is no measure for the next one.
+/// A look that lifted many is no measure for the next one.
 const MOST_COST: Duration = Duration::from_micros(200);
-/// So many looks without anybody new are a while.
+/// How many looks without anybody new are a while.
 const A_WHILE: u32 = 4;
 const A_LONG_WHILE: u32 = 20;
-/// How often it is tried at the end to write down what was used, a millisecond apart.
+/// How often, at the end, the lifter tries to write down what was used, a millisecond apart.
 const MOST_CHARGES: u32 = 20;
-/// Left to it alone, we end when there has been nothing to do for so long: a slot is others', too.
+/// Alone, the lifter ends after so long without work: others need the slot, too.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// What one lifter is for.
 #[derive(Debug)]
 pub(super) struct Task {
-    /// For a person.
+    /// For people.
     pub(super) what: String,
     pub(super) runtime: i32,
     pub(super) files: Option<Reader>,
-    /// Of a container that is to be started, or of an exec whose runtime has ended.
+    /// A container's process that waits to be started, or an exec's whose runtime has ended.
     pub(super) process: Option<i32>,
-    /// What an exec'd command and its descendants may use together; none of a container's own program.
+    /// What an exec'd command and its descendants may use together; zero for a container's own program.
     pub(super) program_limit: Duration,
     pub(super) freezes: Option<Duration>,
     pub(super) kills: bool,
-    /// What its operation has seen.
+    /// What the operation has seen.
     pub(super) waits: Waits,
     pub(super) pod: Account,
     pub(super) node: Account,
-    /// Of the node's account, for threads in a container alone.
+    /// The part of the node's account that is kept for threads in a container.
     pub(super) kept: Duration,
     pub(super) directory: PathBuf,
     pub(super) slots: PathBuf,
@@ -83,31 +84,31 @@ pub(super) struct Lifter {
     program: Program,
     freezing: Option<Freezing>,
     dying: Option<Dying>,
-    /// One of those that the node has.
+    /// One of the node's slots.
     slot: Option<Slot>,
     inside_refused: bool,
     refused: Option<String>,
-    /// What its operation did not wait to hear.
+    /// What the operation did not wait to hear.
     unsaid: Summary,
-    /// Since when there is nobody lifted or to be lifted.
+    /// Since when no thread has been lifted or has had to be.
     idle_since: Option<Instant>,
     looks: Looks,
-    /// Its operation has ended and left us to it.
+    /// The operation has ended; the lifter works on alone.
     is_alone: bool,
-    /// Why there is to be nothing lifted any more.
+    /// Why nothing may be lifted any more.
     over: Option<Ended>,
 }
 
-/// When the next is, and what the last ones have found.
+/// When the next look is due, and what the last ones found.
 struct Looks {
     next: Instant,
     quiet: u32,
-    /// How many were lifted so far.
+    /// How many threads have been lifted so far.
     found: u64,
 }
 
 impl Lifter {
-    /// `own` is its class before whoever has started it has raised it.
+    /// `own` is the lifter's class before its operation raised it.
     pub(super) fn begin(task: Task, slot: Slot, own: Before) -> io::Result<Lifter> {
         let cgroup = task.files.as_ref().and_then(Reader::cpu_dir).map(|(_, dir)| dir);
         let follows = !task.program_limit.is_zero();
@@ -134,7 +135,7 @@ impl Lifter {
         })
     }
 
-    /// Until there is no more to do; gives what its operation has not been told of.
+    /// Runs until there is no more to do; gives what the operation has not been told.
     pub(super) fn run(mut self, mut peer: Peer) -> Summary {
         loop {
             match self.look() {
@@ -179,7 +180,7 @@ impl Lifter {
         self.program.give_the_slot_back();
     }
 
-    /// For all until now, and ourselves if there is nothing left to be above the fair class for.
+    /// Charges for all until now, and lowers the lifter itself if nothing is lifted any more.
     fn charge(&mut self) {
         self.work.charge();
         if self.work.set.is_empty() && !self.is_holding() {
@@ -187,7 +188,7 @@ impl Lifter {
         }
     }
 
-    /// A limit is reached, and the operation goes on: after a rest it may have another lifter.
+    /// A limit is reached while the operation continues: after a rest it may get another lifter.
     fn has_had_its_turn(&self) -> bool {
         let is_limited = self.over.is_some_and(|ended| ended != Ended::Done);
         is_limited && !self.is_alone && self.work.set.is_settled()
@@ -201,7 +202,7 @@ impl Lifter {
         }
     }
 
-    /// For those that we have put back to be seen fair.
+    /// Waits until the threads that were put back have been seen fair.
     fn wait_until_settled(&mut self) {
         let since = Instant::now();
         self.let_the_runtime_go();
@@ -211,7 +212,7 @@ impl Lifter {
             self.work.set.settle(Instant::now());
             self.work.charge();
         }
-        // Others may be at the accounts.
+        // Other lifters may be writing the accounts.
         for _ in 0..MOST_CHARGES {
             if self.work.write_accounts() {
                 return;
@@ -232,7 +233,7 @@ impl Lifter {
         self.over = Some(Ended::Done);
     }
 
-    /// What is for the operation alone ends with it.
+    /// Puts back what was lifted for the operation alone.
     fn put_the_operation_back(&mut self) {
         let members = self.work.census.members().filter(|_| self.program.is_due());
         let inside: BTreeSet<i32> = members.flat_map(|m| m.threads.tids()).collect();
@@ -337,7 +338,7 @@ impl Lifter {
     }
 
     fn wait_for_credit(&mut self) {
-        // Those who die have little left to do, and would wait halfway.
+        // Dying threads have little left to do, and put back they would wait halfway.
         let asleep = self.work.stages_asleep();
         let stays = |tid, whose| whose == Whose::Kill || asleep.contains(&tid);
         self.work.set.put_back_if(Ended::NodeLimit, |tid, whose| !stays(tid, whose));
@@ -373,7 +374,7 @@ impl Lifter {
         }
         let work = &mut self.work;
         match runtime::lift_stages(work).and_then(|()| self.program.lift(work)) {
-            // Its cgroup may have no real-time runtime where ours has.
+            // The container's cgroup may have no real-time runtime although ours has.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && work.is_up() => {
                 self.refused = Some(class::refusal(&error));
                 self.inside_refused = true;
@@ -385,7 +386,7 @@ impl Lifter {
     }
 }
 
-/// Of this process, which is about to start a lifter.
+/// The class of this process, which is about to start a lifter.
 pub(super) fn own_class() -> io::Result<Before> {
     let own = process::own_pid();
     let before = Before::of(own, class::default_slice())?;

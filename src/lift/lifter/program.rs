@@ -1,4 +1,4 @@
-//! What an exec runs in the container, with its descendants.
+//! Lifts what an exec runs in the container, and its descendants.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::super::slots::{Slot, Use};
 use super::work::Work;
 
 pub(super) struct Program {
-    /// What they may use together; none of a container's own program.
+    /// What they may use together; zero for a container's own program.
     limit: Duration,
     slot: Option<Slot>,
 }
@@ -20,7 +20,7 @@ impl Program {
         Program { limit, slot: None }
     }
 
-    /// Whether it may still have something.
+    /// Whether the program may still use something.
     pub(super) fn is_due(&self) -> bool {
         !self.limit.is_zero()
     }
@@ -29,8 +29,8 @@ impl Program {
         self.slot = None;
     }
 
-    /// One thread at a time, and on one CPU less than there are: what spins there cannot keep us from
-    /// putting it back.
+    /// Lifts one thread at a time, and on one CPU fewer than there are: a thread that spins cannot keep
+    /// us from putting it back.
     pub(super) fn lift(&mut self, work: &mut Work) -> io::Result<()> {
         if !self.is_due() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The runtime's own work: its process outside the container, and its stages inside.
+//! Lifts the runtime's own work: its process outside the container, and its stages inside.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use cgroup::threads::Threads;
 /// 36 ms here, an exec 24.
 const RUNTIME_LIMIT: Duration = Duration::from_millis(200);
 
-/// Who has been seen to wait for a CPU.
+/// Where the runtime has been seen to wait for a CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Waits {
     pub(crate) outside: bool,
@@ -25,8 +25,8 @@ pub(crate) struct Waits {
 pub(super) struct Runtime {
     pub(super) waits: Waits,
     paces: BTreeMap<i32, Pace>,
-    /// The part of the node's account that is for threads in a container alone: where many runtimes
-    /// run at once they keep each other from a CPU, and to lift them all is to lift none.
+    /// The part of the node's account that is kept for threads in a container. Where many runtimes run
+    /// at once, they keep each other from a CPU, and to lift them all is to lift none.
     kept: Duration,
 }
 
@@ -36,7 +36,7 @@ impl Runtime {
         Runtime { waits, paces: BTreeMap::new(), kept }
     }
 
-    /// The runtime's own process, where a busy node keeps it from a CPU.
+    /// Lifts the runtime's own process if a busy node keeps it from a CPU.
     pub(super) fn lift_outside(&mut self, work: &mut Work) -> io::Result<()> {
         if is_spent(work) || !work.node.holds_more_than(self.kept) {
             work.put_back_outside();
@@ -54,7 +54,7 @@ impl Runtime {
         work.lift(&runnable, Whose::Runtime)
     }
 
-    /// Whether anybody in the container has been seen to wait.
+    /// Whether a process in the container has been seen to wait.
     pub(super) fn waits_inside(&mut self, work: &Work) -> bool {
         for member in work.census.members().filter(|member| member.is_inside) {
             if !self.waits.inside {
@@ -80,8 +80,8 @@ pub(super) fn lift_stages(work: &mut Work) -> io::Result<()> {
     work.lift(&stages, Whose::Runtime)
 }
 
-/// Whoever of the runtime's own process sleeps for a while, as it waits for another, need not be
-/// lifted. In the container they stay.
+/// Puts back threads of the runtime's own process that sleep for a while because they wait for another.
+/// Stages in the container stay lifted.
 pub(super) fn put_back_sleepers(work: &mut Work) {
     let Some(runtime) = work.census.runtime.as_ref() else { return };
     let runnable: BTreeSet<i32> = runtime.runnable().map(|thread| thread.tid).collect();

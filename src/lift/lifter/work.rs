@@ -1,4 +1,4 @@
-//! What the four uses of a lifter share: whom it sees, whom it has lifted, and who pays.
+//! What the four uses of a lifter share: which threads it sees, which it has lifted, and who pays.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,21 +14,21 @@ use cgroup::threads::{Candidate, Threads};
 use state::account::Account;
 use state::lifted::class::{self, Before};
 
-/// Threads that freeze need microseconds each.
+/// Threads need microseconds each to freeze.
 const FREEZE_LIMIT: Duration = Duration::from_millis(200);
-/// Threads that die need some tenths of a millisecond, and what they have to unmap.
+/// Threads need some tenths of a millisecond each to die, and time to unmap their memory.
 const KILL_LIMIT: Duration = Duration::from_millis(500);
-/// What we may use above the fair class ourselves.
+/// What the lifter itself may use above the fair class.
 const WATCHER_LIMIT: Duration = Duration::from_millis(80);
-/// Where there are many to freeze, at 0.2 ms each.
+/// The same if many threads must freeze, at 0.2 ms each.
 const HOLDER_LIMIT: Duration = Duration::from_millis(300);
-/// From our beginning, whatever it is for.
+/// How long a lifter may lift, from its beginning, whatever it does.
 pub(super) const LONGEST: Duration = Duration::from_secs(5);
 
 pub(super) struct Work {
     pub(super) set: Set,
     pub(super) census: Census,
-    /// In the container's cgroup, and no part of its workload.
+    /// Processes in the container's cgroup that are not part of its workload.
     pub(super) kin: Kin,
     pub(super) pod: Account,
     pub(super) node: Account,
@@ -39,25 +39,25 @@ pub(super) struct Work {
     began: Instant,
 }
 
-/// Our own process.
+/// The lifter's own process.
 struct Own {
     before: Before,
     is_up: bool,
-    /// Its CPU time when it was looked at last.
+    /// Its CPU time at the last look.
     time: Duration,
 }
 
 impl Own {
     fn find(before: Before) -> Own {
         let is_up = class::is_lifted(process::own_pid());
-        // What was used above the fair class before this is counted, too.
+        // What was used above the fair class before this point counts, too.
         let time = if is_up { Duration::ZERO } else { process::thread_time() };
         Own { before, is_up, time }
     }
 }
 
 impl Work {
-    /// `own` is the class of this process before whoever has started it has raised it.
+    /// `own` is the class of this process before its operation raised it.
     pub(super) fn begin(
         set: Set,
         census: Census,
@@ -82,7 +82,7 @@ impl Work {
         self.own.is_up
     }
 
-    /// Above the fair class while something else is, and before it is.
+    /// Raises the lifter above the fair class, before it raises others.
     pub(super) fn rise(&mut self) -> io::Result<()> {
         if !self.own.is_up {
             class::raise(0, &self.own.before)?;
@@ -91,18 +91,18 @@ impl Work {
         Ok(())
     }
 
-    /// Also where we were raised by another, and have not seen that.
+    /// Also if another process raised the lifter and it does not know.
     pub(super) fn step_down(&mut self) {
         class::lower(process::own_pid(), &self.own.before);
         self.own.is_up = false;
     }
 
-    /// To a stage that somebody lifted has started: it is to be what we were.
+    /// For a stage that a lifted thread has started: gives it the class that ours was.
     pub(super) fn inherit(&self, tid: i32) {
         class::inherit(tid, &self.own.before);
     }
 
-    /// Of our own since it was charged last.
+    /// CPU time of the lifter since it was last charged.
     pub(super) fn own_time(&self) -> Duration {
         process::thread_time().saturating_sub(self.own.time)
     }
@@ -117,7 +117,7 @@ impl Work {
         self.pod.charge(program);
     }
 
-    /// Whether all that was charged stands in the accounts.
+    /// Gives whether everything that was charged has been written to the accounts.
     pub(super) fn write_accounts(&mut self) -> bool {
         let (node, pod) = (self.node.write_down(), self.pod.write_down());
         node && pod
@@ -144,17 +144,17 @@ impl Work {
         members.flat_map(|member| member.threads.runnable_but(&but)).collect()
     }
 
-    /// Of the runtime's own process.
+    /// Puts back the threads of the runtime's own process.
     pub(super) fn put_back_outside(&mut self) {
         let runtime = self.census.runtime.iter();
         let outside: BTreeSet<i32> = runtime.flat_map(Threads::tids).collect();
         self.set.put_back_if(Ended::Done, |tid, _| outside.contains(&tid));
     }
 
-    /// Those threads of the runtime's in the container that do not run just now, and are put back when
-    /// they do: one that was lifted while it was throttled, and is put back while it does not run, goes
-    /// back to where throttled threads wait, whatever lock of the kernel it holds (enqueue_throttled_task,
-    /// kernel/sched/fair.c, 6.18).
+    /// The runtime's threads in the container that are not running just now; they are put back once
+    /// they run. A thread that was lifted while it was throttled, and is put back while it does not
+    /// run, goes back to where throttled threads wait, whatever kernel lock it holds
+    /// (enqueue_throttled_task, kernel/sched/fair.c, 6.18).
     pub(super) fn stages_asleep(&self) -> BTreeSet<i32> {
         let stages = self.census.members().filter(|m| m.is_inside && m.kind == Kind::Stage);
         let asleep = stages.flat_map(|stage| {
