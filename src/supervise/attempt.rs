@@ -24,54 +24,55 @@ use cgroup::freeze::Tasks;
 use cgroup::{Freezer, Identity, Reader, Throttled};
 use state::intent::{self, Intent};
 
-/// How often to look: neither v1's freezer.state nor the kernel's wait queues tell of a change.
+/// How often to look: neither v1's freezer.state nor the kernel's wait queues announce a change.
 const THAW_LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// crun writes the file of a pause and does not look; a throttled cgroup takes some periods to freeze.
+/// crun writes the file of a pause and does not check it; a throttled cgroup takes some periods to
+/// freeze.
 const FROZEN_WAIT: Duration = Duration::from_secs(1);
 
-/// runc tries for about 250 ms to freeze a cgroup, and thaws it then.
+/// runc tries for about 250 ms to freeze a cgroup and then thaws it.
 const THAW_WAIT: Duration = Duration::from_millis(300);
 
 /// CONFIG_CFS_BANDWIDTH's default period.
 const DEFAULT_PERIOD: Duration = Duration::from_millis(100);
 
-/// Everything that the attempts need, and the lock that they run under.
+/// Everything that the attempts need, and the lock under which they run.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     pub(super) operation: &'a Operation<'a>,
-    /// When the deadline began to run: a caller that is slow to write our standard input does not
-    /// use it up.
+    /// When the deadline began to run: after standard input was read, so a slow caller does not use it
+    /// up.
     pub(super) since: Instant,
     pub(super) runtime: Runtime,
     pub(super) channels: &'a mut Channels,
     pub(super) hold: Hold,
     pub(super) relief: Relief<'a>,
-    /// Stands while a freeze of ours may be left behind.
+    /// The note that stands while a freeze of ours may be left behind.
     pub(super) intent: Option<Intent>,
-    /// What was undone on the way.
+    /// What was undone so far.
     pub(super) recovered: Vec<String>,
-    /// That the container was frozen, or about to be, at some time since the first attempt began.
+    /// Whether the container was frozen or freezing at some time since the first attempt began.
     pub(super) saw_freeze: bool,
-    /// The longest of them, with what we waited for ourselves: one more will take about that.
+    /// The longest attempt so far, with our own waits: one more takes about as long.
     pub(super) longest: Duration,
-    /// Before the first one.
+    /// The counters before the first attempt.
     pub(super) throttled_before: Throttled,
-    /// In mode "observe".
+    /// Only in mode "observe".
     pub(super) watched: Option<Watched>,
 }
 
-/// How they ended.
+/// How the attempts ended.
 #[derive(Debug)]
 pub(super) struct Attempted<'a> {
     pub(super) exit: Exit,
-    /// After how long the process of a foreground verb ran.
+    /// How long it took until the process of a foreground verb ran.
     pub(super) started: Option<Duration>,
-    /// All attempts together, without the delays.
+    /// All attempts together, without the delays between them.
     pub(super) took: Duration,
     pub(super) attempts: Vec<Attempt>,
     pub(super) gave_up: Option<Reason>,
-    /// The last words of the runtime, and what else is to be said.
+    /// The last words of the runtime, and our own remarks.
     pub(super) notes: Vec<String>,
     pub(super) signals: Signals,
     pub(super) hold: Hold,
@@ -82,13 +83,14 @@ pub(super) struct Attempted<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// Until one succeeds, or the next would be unsafe, no use, or too late.
+    /// Runs until an attempt succeeds, or the next would be unsafe, pointless or too late.
     pub(super) fn run(mut self, container: &mut Container) -> io::Result<Attempted<'a>> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut owner = Owner::Nobody;
         loop {
-            // Of one that is thawed it says that somebody has resumed it without us.
+            // If the container is thawed although it is on record as paused, somebody has resumed it
+            // without us.
             let paused_before = container.is_paused();
             owner = owner.before_attempt(container.is_told_to_freeze(), paused_before);
             let end = self.attempt(&signals, container);
@@ -100,8 +102,8 @@ impl<'a> Attempts<'a> {
             attempts.push(Attempt { took: end.took, failure: judged.failure, delay: None });
             self.undo(container, end.exit, owner, paused_before);
             owner = owner.after_attempt(container.is_told_to_freeze());
-            // What one that may freeze leaves so under the lock is another's pause, or about to be: an
-            // attempt on that would find it frozen before.
+            // If the lock is held and the freeze stands after `undo`, it is another's pause, or is
+            // about to become one. A repeated attempt would take it for a freeze from before.
             let leaves_it = owner == Owner::Ourselves && self.hold.is_held();
             let may_freeze = self.operation.policy.freezes.is_some();
             let may_repeat = end.started.is_none() && !(leaves_it && may_freeze);
@@ -146,15 +148,15 @@ impl<'a> Attempts<'a> {
         true
     }
 
-    /// We are going to be the runtime, and nobody will be there to say that its pause had succeeded:
-    /// whoever came next would take it for one that was cut short.
+    /// This process is going to become the runtime, and no one will be left to record that its pause
+    /// succeeded: the next operation would take it for one that was cut short.
     fn leave_no_note(&mut self) {
         if let Some(intent) = self.intent.take() {
             intent.done();
         }
     }
 
-    /// What an attempt means.
+    /// What the end of an attempt means.
     fn judge(&mut self, end: &End) -> Judged {
         if let Some(unconfirmed) = &end.unconfirmed {
             let last_error = Some(unconfirmed.clone());
@@ -169,7 +171,7 @@ impl<'a> Attempts<'a> {
         Judged { failure, last_error }
     }
 
-    /// Why it did not freeze, where that is what failed.
+    /// Why the cgroup did not freeze, if that is what failed.
     fn explain(
         &self,
         container: &Container,
@@ -177,13 +179,13 @@ impl<'a> Attempts<'a> {
         attempts: &[Attempt],
     ) -> Option<String> {
         let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
-        // That it is paused, as it was asked to be, needs no explanation.
+        // A container that was paused on request needs no explanation.
         let is_refused_rightly = failure == Some(Failure::Paused) && container.is_paused();
         if !is_of_a_freeze || is_refused_rightly || !self.operation.policy.mends {
             return None;
         }
         let files = container.files();
-        // What has been thawed and sleeps all the same could not have been frozen.
+        // Of a thawed cgroup, tasks in uninterruptible sleep are those that could not have been frozen.
         let stuck = files
             .filter(|files| files.freezer() == Freezer::Thawed)
             .map(|files| Tasks::in_state(files, b"D"))
@@ -201,7 +203,7 @@ impl<'a> Attempts<'a> {
         Some(explanation.to_string())
     }
 
-    /// To the caller, in the words of the runtime and ours; gives both.
+    /// Passes the error on to the caller, in the runtime's words and ours; gives both.
     fn pass_error_on(
         &mut self,
         end: &End,
@@ -231,7 +233,7 @@ impl<'a> Attempts<'a> {
         may_repeat: bool,
     ) -> Result<Duration, Reason> {
         match self.next_step(signals, container, failure, attempts, may_repeat) {
-            // While it was waited for a freeze or a thaw.
+            // A signal came while we waited for a freeze or a thaw.
             Step::Again { .. } if signals.have_come() => Err(Reason::Interrupted),
             Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
             Step::Stop(reason) => Err(reason),
@@ -242,7 +244,7 @@ impl<'a> Attempts<'a> {
         self.operation.invocation.verb
     }
 
-    /// One start of the runtime, and what is done while it works.
+    /// Starts the runtime once, and does what is due while it works.
     fn attempt(&mut self, signals: &Signals, container: &mut Container) -> io::Result<End> {
         let began = Instant::now();
         self.channels.begin_attempt()?;
@@ -273,7 +275,7 @@ impl<'a> Attempts<'a> {
         Ok(End { exit, took, started, unconfirmed })
     }
 
-    /// A pause is one when the kernel says so: crun writes the file and does not look.
+    /// A pause has succeeded only if the kernel says so: crun writes the file and does not check it.
     fn unconfirmed(
         &mut self,
         signals: &Signals,
@@ -306,7 +308,7 @@ impl<'a> Attempts<'a> {
             None => {}
             Some(Afterwards::Dying) => self.relief.lift.see_to_the_dying(),
             Some(Afterwards::Program) => {
-                // It runs: whoever wants to freeze does not wait for it.
+                // The program runs: an operation that wants to freeze need not wait for this one.
                 self.hold.let_go();
                 let was_throttled =
                     throttled(container).throttled_us > self.throttled_before.throttled_us;
@@ -318,10 +320,10 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Leaves the cgroup as it was before an attempt that failed: runc on cgroup v2 leaves
-    /// `cgroup.freeze` at 1, with which every later command hangs for 10 s and fails, and a second
-    /// pause is told that the container is not running. Without the lock it may be another's pause,
-    /// and the modes below "full" change nothing.
+    /// Leaves the cgroup as it was before a failed attempt. runc on cgroup v2 leaves `cgroup.freeze` at
+    /// 1; then every later command hangs for 10 s and fails, and a second pause is told that the
+    /// container is not running. Without the lock the freeze may be another's pause, and the modes
+    /// below "full" change nothing.
     fn undo(&self, container: &Container, exit: Exit, owner: Owner, paused_before: bool) {
         let is_ours = self.hold.is_held() && self.operation.policy.notes_freeze();
         let state = container.freezer();
@@ -334,7 +336,8 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether a pause that did not get the lock came between: on record by now, or still at it.
+    /// Whether a pause that did not get the lock came in between: it is on record by now, or still at
+    /// work.
     fn is_of_another_pause(&self, container: &Container, paused_before: bool) -> bool {
         let is_at_it = |cgroup: &Identity| intent::another_pauses(self.operation.state, cgroup);
         container.is_paused() && !paused_before
@@ -349,7 +352,7 @@ impl<'a> Attempts<'a> {
         attempts: &[Attempt],
         may_repeat: bool,
     ) -> Step {
-        // What has to be waited for comes last.
+        // The checks that wait come last.
         let repeatable = may_repeat
             && self.channels.is_repeatable()
             && match failure {
@@ -372,27 +375,27 @@ impl<'a> Attempts<'a> {
         )
     }
 
-    /// How long may be waited before one more attempt.
+    /// How long we may wait before one more attempt.
     fn left(&self) -> Duration {
         self.operation.policy.retries_for.saturating_sub(self.since.elapsed() + self.longest)
     }
 
-    /// Whether a freeze that nobody asked for is over: somebody's update, or a `kill --all` of runc
-    /// 1.1, which freezes for the time of the kill. A pause that was asked for stays. The runtime's
-    /// word alone is not believed: for what nobody has seen there is nothing to wait.
+    /// Whether a freeze that nobody asked for is over: that of an update, or of a `kill --all` of runc
+    /// 1.1, which freezes during the kill. A pause that was asked for stays. The runtime's word alone
+    /// does not count: if nobody has seen a freeze, there is no thaw to wait for.
     fn has_thawed(&mut self, signals: &Signals, container: &Container) -> bool {
         if self.verb() != Verb::Exec || container.is_paused() || !self.was_frozen(container) {
             return false;
         }
         self.recovered.extend(self.hold.recover(self.operation, container));
-        // Whoever thaws it may need the lock.
+        // The operation that thaws the cgroup may need the lock.
         self.hold.let_go();
         let limit = THAW_WAIT.min(self.left());
         self.wait_until(signals, limit, || container.freezer() == Freezer::Thawed)
     }
 
-    /// Now, or as far as we have seen since; or somebody is at it, as his note says or his hold on the
-    /// lock that we waited for in vain.
+    /// Whether the cgroup is frozen now or was seen frozen. Also if another operation may be freezing
+    /// it: its note says so, or it holds the lock that we could not get.
     fn was_frozen(&mut self, container: &Container) -> bool {
         self.look_for_freeze(container);
         let is_noted = |cgroup: &Identity| intent::another_may_freeze(self.operation.state, cgroup);
@@ -411,7 +414,7 @@ impl<'a> Attempts<'a> {
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
     }
 
-    /// The backoff releases the lock: whoever is in the way may be waiting for it.
+    /// Releases the lock during the backoff: the operation in the way may be waiting for it.
     fn wait_for_next(
         &mut self,
         signals: &Signals,
@@ -425,8 +428,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// What is done while the runtime works: a terminal is handed on, and a foreground verb gives the
-/// lock back as soon as its process runs.
+/// What happens while the runtime works: a terminal is handed on, and a foreground verb gives the lock
+/// back as soon as its process runs.
 struct Meanwhile<'a, 'b> {
     attempts: &'a mut Attempts<'b>,
     container: &'a mut Container,
@@ -468,7 +471,7 @@ impl Watch for Meanwhile<'_, '_> {
 }
 
 impl Meanwhile<'_, '_> {
-    /// From here on the runtime only waits for its process, or nobody is to wait for it any longer.
+    /// From here on the runtime only waits for its process, or no one should wait for it any longer.
     fn let_go(&mut self) {
         if let Some(intent) = self.attempts.intent.take() {
             intent.done();
@@ -495,7 +498,7 @@ struct End {
     exit: Exit,
     took: Duration,
     started: Option<Duration>,
-    /// What there is to say of a pause that was none.
+    /// Why a pause that returned success is not one.
     unconfirmed: Option<String>,
 }
 
@@ -509,7 +512,7 @@ pub(super) fn throttled(container: &Container) -> Throttled {
     sum(&throttled_levels(container))
 }
 
-/// Each by itself.
+/// The same for each level.
 pub(super) fn throttled_levels(container: &Container) -> Vec<Throttled> {
     container.levels().into_iter().filter_map(Reader::throttled).collect()
 }
@@ -522,7 +525,7 @@ pub(super) fn sum(levels: &[Throttled]) -> Throttled {
     })
 }
 
-/// The longest period of those that throttle the container.
+/// The longest period of the quotas that throttle the container.
 fn period(container: &Container) -> Duration {
     let quotas = container.quotas();
     [quotas.container, quotas.pod]
@@ -533,7 +536,7 @@ fn period(container: &Container) -> Duration {
         .unwrap_or(DEFAULT_PERIOD)
 }
 
-/// Good enough to keep two wrappers apart; nothing depends on it.
+/// Good enough to keep two wrappers apart; nothing else depends on it.
 fn jitter() -> f64 {
     let nanoseconds = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

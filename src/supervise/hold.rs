@@ -1,4 +1,4 @@
-//! The lock of one operation: what it holds of it, and what became of it.
+//! The lock of one operation: which mode it holds, and how the wait for it ended.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,18 @@ use cgroup::Identity;
 use state::intent;
 use state::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 
-/// Less is what it takes to lock a file that nobody holds.
+/// A shorter time is what locking a free file takes.
 const A_WAIT: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Hold {
     guard: Option<Guard>,
-    /// Of the last time that it was asked for.
+    /// From the last attempt to take it.
     lock: LockUse,
 }
 
 impl Hold {
-    /// As the policy says; gives how long that took.
+    /// Takes the lock that the policy asks for; gives how long that took.
     pub(super) fn take(operation: &Operation<'_>, container: &mut Container) -> (Hold, Duration) {
         let wanted = operation.policy.lock.zip(container.identity());
         let Some((lock, identity)) = wanted else { return (Hold::default(), Duration::ZERO) };
@@ -51,7 +51,7 @@ impl Hold {
         Hold { guard, lock }
     }
 
-    /// After it was let go, for the next attempt.
+    /// Takes it again after `let_go`, for the next attempt.
     pub(super) fn take_again(
         &mut self,
         operation: &Operation<'_>,
@@ -84,8 +84,9 @@ impl Hold {
         self.lock
     }
 
-    /// Undoes what operations that were killed have left, if there are any: only under the exclusive
-    /// lock, which is taken for it where this operation has another, or, as `kill`, none.
+    /// Undoes what killed operations have left, if there is anything, and only under the exclusive
+    /// lock. If this operation has a shared one, or none, like `kill`, the exclusive lock is taken just
+    /// for this.
     pub(super) fn recover(
         &mut self,
         operation: &Operation<'_>,
@@ -99,7 +100,7 @@ impl Hold {
         if self.is_exclusive() {
             return recover();
         }
-        // Who waited in vain for his own lock does not wait again.
+        // An operation whose own wait for the lock timed out does not wait again.
         let since = Instant::now();
         let limit = match (self.guard.take(), operation.policy.lock) {
             (Some(_), Some(lock)) => lock.wait,
@@ -118,14 +119,14 @@ impl Hold {
         recovered
     }
 
-    /// Gives it back; the files go with the cgroup, unless somebody else uses them.
+    /// Gives the lock back and removes its files, unless another operation uses them.
     pub(super) fn retire(&mut self, operation: &Operation<'_>, container: &Container) {
         if let Some(guard) = self.alone(operation, container) {
             guard.retire();
         }
     }
 
-    /// The same, with our record of the container, which goes under the lock.
+    /// The same, with our record of the container, which is removed under the lock.
     pub(super) fn forget(&mut self, operation: &Operation<'_>, container: &Container) {
         let guard = self.alone(operation, container);
         container.forget();
@@ -134,11 +135,11 @@ impl Hold {
         }
     }
 
-    /// The lock for ourselves alone. Those who do not have it so, as one who shared it or a foreground
-    /// `run` that gave it back long before, get it only if nobody uses it.
+    /// The lock for this operation alone. An operation that shares it, or a foreground `run` that gave
+    /// it back long before, gets it only if no other operation uses it.
     fn alone(&mut self, operation: &Operation<'_>, container: &Container) -> Option<Guard> {
         let guard = self.guard.take();
-        // A kill has one only while it helps to die.
+        // An operation whose policy has no lock, such as `kill`, takes none here either.
         let may_lock = guard.is_some() || operation.policy.lock.is_some();
         guard.filter(Guard::is_exclusive).or_else(|| {
             let identity = container.identity().filter(|_| may_lock)?;
@@ -150,7 +151,7 @@ impl Hold {
     }
 }
 
-/// Whether there is nothing to wait for and, of those who had the lock before, nothing to undo.
+/// Whether the lock is free, and earlier holders have left nothing to undo.
 pub(super) fn is_open(operation: &Operation<'_>, container: &Container) -> bool {
     let identity = container.identity().filter(|_| operation.policy.lock.is_some());
     let Some(identity) = identity else { return false };
@@ -159,8 +160,9 @@ pub(super) fn is_open(operation: &Operation<'_>, container: &Container) -> bool 
         && !intent::is_due(operation.state, &identity)
 }
 
-/// Whoever was ahead of us may have deleted the container, and somebody made it again, perhaps in
-/// another cgroup: whose lock is then the one to have. Without a wait there was no time for that.
+/// The operation ahead of us may have deleted the container, and another may have made it again,
+/// perhaps in another cgroup. Then that cgroup's lock is the right one. Without a wait there was no
+/// time for that.
 fn has_moved(operation: &Operation<'_>, container: &mut Container, waited: Duration) -> bool {
     if waited < A_WAIT || operation.invocation.verb.makes_a_container() {
         return false;

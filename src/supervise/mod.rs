@@ -26,14 +26,14 @@ use cgroup::{Freezer, Identity, process, text};
 use state::intent::{self, Intent};
 use state::lock::Mode;
 
-/// The operation has ended; what the runtime said is still to be passed on.
+/// How the operation ended. What the runtime said has yet to be passed on.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
     pub(crate) signals: Signals,
 }
 
-/// What there is to say of a lock that was taken for no longer than a wait.
+/// What became of a lock that was taken only to wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Waited {
     pub(crate) cgroup: Option<Identity>,
@@ -42,7 +42,7 @@ pub(crate) struct Waited {
     pub(crate) recovered: Vec<String>,
 }
 
-/// What stands before the first attempt.
+/// What is prepared before the first attempt.
 #[derive(Debug)]
 struct Ready {
     hold: Hold,
@@ -50,28 +50,28 @@ struct Ready {
     recovered: Vec<String>,
     quotas: Quotas,
     figures: Option<LastFigures>,
-    /// That this resume thaws what was paused through us.
+    /// Whether this resume thaws a pause that was made through us.
     was_paused: bool,
     intent: Option<Intent>,
 }
 
 impl Operation<'_> {
-    /// The whole of it. An error means that the runtime could not be started beside us. The channels are
-    /// the caller's to keep: they hold what the runtime says, and must survive a panic in here.
+    /// Runs the whole operation. An error means that the runtime could not be started as our child. The
+    /// caller owns the channels: they hold what the runtime says and must survive a panic in here.
     pub(crate) fn supervise(&self, channels: &mut Option<Channels>) -> io::Result<Ended> {
-        // Not even tried: the end of the first child would be the end of that namespace.
+        // Not even tried: when the first child in that namespace ends, the namespace ends.
         if process::children_are_elsewhere() {
             return Err(io::Error::other("it would be in another pid namespace"));
         }
         let mut container = self.container();
-        // Before the lock: it reads the caller's standard input to its end.
+        // Before the lock, because this reads the caller's standard input to its end.
         let (opened, runtime) = self.channels();
         let channels = channels.insert(opened);
         let since = Instant::now();
         let prepare = self.began.elapsed();
         let Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent } =
             self.make_ready(&mut container);
-        // What is to be lifted is not asked where nothing is.
+        // Where nothing may be lifted, the counters are not read.
         let throttled = match self.policy.mends {
             true => attempt::throttled_levels(&container),
             false => Vec::new(),
@@ -101,7 +101,7 @@ impl Operation<'_> {
         Ok(self.ended(&container, attempted, stages, quotas, figures))
     }
 
-    /// Takes the lock, undoes what others have left, and notes what this operation may leave.
+    /// Takes the lock, undoes what others have left, and notes what this operation may leave behind.
     fn make_ready(&self, container: &mut Container) -> Ready {
         let (mut hold, mut lock_wait) = Hold::take(self, container);
         if self.invocation.verb.makes_a_container() {
@@ -115,13 +115,13 @@ impl Operation<'_> {
             lock_wait += since.elapsed();
         }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
-        // First, so that a resume that is killed leaves nothing that says paused; nor an operation that
-        // may freeze what somebody has resumed without us.
+        // Done first: a resume that is killed must leave no record that says paused, nor may an
+        // operation that could freeze a container that somebody has resumed without us.
         if was_paused || self.is_paused_no_more(container, &hold) {
             container.set_paused(false);
         }
         let intent = self.intent(container);
-        // A delete removes them.
+        // `delete` removes them, so they are read now.
         let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
         Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent }
     }
@@ -165,7 +165,7 @@ impl Operation<'_> {
         Ended { outcome, signals: attempted.signals }
     }
 
-    /// For a command that is handed over once nobody is in its way.
+    /// For a command that is handed over once no operation is in its way.
     pub(crate) fn wait_for_lock(&self) -> Waited {
         let mut container = self.container();
         let prepare = self.began.elapsed();
@@ -176,7 +176,8 @@ impl Operation<'_> {
             return Waited { cgroup, lock, stages, recovered };
         }
         let (mut hold, lock_wait) = Hold::take(self, &mut container);
-        // Else runc would wait for ever: it waits until a cgroup that is FREEZING has frozen.
+        // runc waits for ever for a cgroup that is FREEZING, so a dead operation's freeze is undone
+        // first.
         recovered.extend(hold.recover(self, &container));
         if hold.is_held() && container.is_gone() {
             hold.retire(self, &container);
@@ -192,8 +193,8 @@ impl Operation<'_> {
             && container.freezer() == Freezer::Thawed
     }
 
-    /// Writes down that this operation may leave a freeze behind. Without the note it goes ahead all
-    /// the same.
+    /// Notes that this operation may leave a freeze behind. If the note cannot be written, the
+    /// operation goes ahead all the same.
     fn intent(&self, container: &Container) -> Option<Intent> {
         if !self.policy.notes_freeze() {
             return None;
@@ -206,7 +207,7 @@ impl Operation<'_> {
         Intent::write(self.state, &cgroup, verb, id, files).ok()
     }
 
-    /// Whatever of ours was killed, and on whichever container: a thread that is left lifted is in
+    /// Undoes the lifts of any dead lifter, on whichever container: a thread left lifted is in
     /// everybody's way.
     fn put_back_lifted(&self) -> Vec<String> {
         match self.policy.mends {
@@ -215,7 +216,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Removes what a runtime that deleted the container has left of its cgroups.
+    /// Removes the cgroups that the runtime has left of a container that it deleted.
     fn remove_leftovers(
         &self,
         container: &Container,
@@ -236,7 +237,8 @@ impl Operation<'_> {
         leftovers.report()
     }
 
-    /// Nothing of ours is to be undone from here on.
+    /// Records how the pause or resume ended, and removes the note if this operation has left nothing
+    /// to undo.
     fn finish(&self, container: &mut Container, attempted: &mut Attempted<'_>, was_paused: bool) {
         match self.invocation.verb {
             Verb::Pause if attempted.exit == Exit::Code(0) => container.set_paused(true),
@@ -245,9 +247,9 @@ impl Operation<'_> {
             }
             _ => {}
         }
-        // Without the lock there is nothing to undo it under, nor is it undone while somebody is at a
-        // pause: whoever comes next finds the note, and undoes it unless it has turned out to be another's
-        // pause. To a cgroup that is gone nobody comes.
+        // Without the lock we may not undo the freeze, nor while another operation is pausing. Then the
+        // note stays: the next operation finds it, and undoes the freeze unless it has become another's
+        // pause. If the cgroup is gone, there is no next operation.
         let is_at_it = |cgroup: &Identity| intent::another_pauses(self.state, cgroup);
         let may_have_left_one = attempted.exit != Exit::Code(0)
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing)
@@ -259,7 +261,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Brings our record up to date and gives the lock back; its files go with the cgroup.
+    /// Brings our record up to date and gives the lock back; the lock's files go with the cgroup.
     fn settle(&self, container: &mut Container, exit: Exit, hold: &mut Hold) {
         let verb = self.invocation.verb;
         if verb.makes_a_container() && !container.came_to_nothing() {
@@ -267,9 +269,9 @@ impl Operation<'_> {
                 container.made(&self.invocation.id);
             }
         } else if !container.is_gone() {
-            // Nothing has changed that anybody must know of.
+            // Nothing has changed that another operation must know.
         } else if !verb.makes_a_container() && verb != Verb::Delete {
-            // Whoever waited behind its delete has made the files anew.
+            // An operation that waited behind the delete has made the files anew.
             hold.retire(self, container);
         } else if container.identity().is_some() {
             // A `delete` that found no such container has nothing to forget.

@@ -1,4 +1,4 @@
-//! What one operation is made of.
+//! What one operation consists of.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ impl Operation<'_> {
         Container::find(self.kind, self.globals, self.invocation, self.state)
     }
 
-    /// What has to stand between the runtime and its caller.
+    /// Opens what lies between the runtime and its caller.
     pub(super) fn channels(&self) -> (Channels, Runtime) {
         let (channels, args) = Channels::open(
             self.policy.degree,

@@ -1,9 +1,9 @@
-//! Whose a freeze is that an attempt meets or leaves. Pure.
+//! Whose a freeze is that an attempt finds or leaves. Pure.
 //!
-//! Only what nobody else may want is undone: a freeze that was there before the first attempt, or that
-//! came with somebody's pause, stays.
+//! Only a freeze that no one else may want is undone. A freeze that was there before the first attempt,
+//! or that came with somebody's pause, stays.
 
-/// Of the cgroup's own freeze, not of one above.
+/// About the cgroup's own freeze, not that of an ancestor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     /// It is not told to freeze.
@@ -14,7 +14,7 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    /// What the next attempt meets, after the one before has left `self`.
+    /// Who owns the freeze that the next attempt finds, after the one before has left `self`.
     pub(super) fn before_attempt(self, is_told_to_freeze: bool, is_paused: bool) -> Owner {
         match (is_told_to_freeze, self) {
             (false, _) => Owner::Nobody,
@@ -24,7 +24,7 @@ impl Owner {
         }
     }
 
-    /// What an attempt leaves that has met `self`.
+    /// Who owns the freeze that an attempt leaves, after it has found `self`.
     pub(super) fn after_attempt(self, is_told_to_freeze: bool) -> Owner {
         match (is_told_to_freeze, self) {
             (false, _) => Owner::Nobody,
@@ -43,7 +43,7 @@ mod tests {
         for (left, is_told, is_paused, met) in [
             (Nobody, false, false, Nobody),
             (Nobody, false, true, Nobody),
-            // Between two attempts, or before the first one.
+            // Frozen between two attempts, or before the first one.
             (Nobody, true, false, Somebody),
             (Nobody, true, true, Somebody),
             (Ourselves, false, false, Nobody),

@@ -1,5 +1,5 @@
-//! What is done for the runtime while it works: who of the container must run is lifted, and of a
-//! freeze that is slow it is found out who keeps it.
+//! What is done for the runtime while it works. Threads of the container that must run are lifted, and
+//! if a freeze is slow, the threads that hold it up are found.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use cgroup::Throttled;
 use cgroup::freeze::{FreezeWatch, Tasks};
 use cgroup::process::Process;
 
-/// How often to look where nothing wakes us.
+/// How often to look while nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// One operation's.
+/// The relief of one operation.
 #[derive(Debug)]
 pub(super) struct Relief<'a> {
     pub(super) lift: Lift<'a>,
@@ -53,7 +53,7 @@ impl<'a> Relief<'a> {
         });
         let (cgroup, pod) = (container.identity(), container.pod());
         let afterwards = move |summary: Summary| {
-            // After the record of the operation.
+            // Written after the record of the operation.
             operation.record(&Outcome {
                 lift_of: Some(invocation.verb),
                 cgroup: cgroup.clone(),
@@ -67,14 +67,14 @@ impl<'a> Relief<'a> {
         Relief { lift, freeze }
     }
 
-    /// Does what is to be done now, and says when to look again at the latest.
+    /// Does what is due now, and gives the time until the next look at the latest.
     pub(super) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
         let watched = self.freeze.as_mut().map(|watch| watch.look(now));
         self.lift.look(family, now).into_iter().chain(watched).min()
     }
 
-    /// Waits until something is so, at most for `limit`, or until a signal that would have ended the
-    /// runtime. Whether it is so.
+    /// Waits until `is_so` holds, for at most `limit`, or until a signal that would have ended the
+    /// runtime. Gives whether it holds.
     pub(super) fn until(
         &mut self,
         signals: &Signals,
@@ -93,14 +93,14 @@ impl<'a> Relief<'a> {
         }
     }
 
-    /// Who keeps the freeze from being one, where the runtime did not stay to see it.
+    /// Finds the threads that hold up the freeze, for a runtime that did not stay to see it.
     pub(super) fn look_closely(&mut self) {
         if let Some(watch) = &mut self.freeze {
             watch.ask_closely();
         }
     }
 
-    /// The process runs, or was not seen to: no freeze of the runtime's is to come.
+    /// The process runs, or was never seen to: the runtime makes no freeze any more.
     pub(super) fn wind_up(&mut self) {
         self.freeze = None;
         self.lift.wind_up();
@@ -112,7 +112,7 @@ impl<'a> Relief<'a> {
     }
 }
 
-/// A process that a detached exec has started, and that may have to wait for a CPU.
+/// The process that a detached exec has started, which may have to wait for a CPU.
 pub(super) fn started_by(invocation: &Invocation) -> Option<Process> {
     let text = cgroup::json::read_text(invocation.pid_file.as_deref()?).ok()?;
     Process::of(text.trim().parse().ok()?)

@@ -1,11 +1,11 @@
-//! How long the cgroups of an operation were throttled while its runtime worked, and what of its time that
-//! explains: what mode "observe" records. A few files are read before and after; nothing is changed, and
-//! nobody is looked at meanwhile.
+//! How long the cgroups of an operation were throttled while its runtime worked, and how much of its
+//! time that explains. Mode "observe" records it. A few files are read before and after; nothing is
+//! changed, and no process is looked at meanwhile.
 //!
-//! The kernel adds to `throttled_time` when a throttle ends, its whole length, on each CPU by itself
-//! (unthrottle_cfs_rq, kernel/sched/fair.c). So a throttle that began before the runtime counts whole, and
-//! two CPUs count twice: what is read is the most that it can have been. Nothing is missing, as a throttle
-//! that held the runtime up was over when the runtime ended.
+//! The kernel adds a throttle to `throttled_time` when the throttle ends, with its whole length, for
+//! each CPU separately (unthrottle_cfs_rq, kernel/sched/fair.c). So a throttle that began before the
+//! runtime counts in full, and two CPUs count twice: the figure is an upper bound. Nothing is missing,
+//! because a throttle that held the runtime up was over when the runtime ended.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use cgroup::{Reader, Throttled};
 
 #[derive(Debug)]
 pub(super) struct Watched {
-    /// As they were before.
+    /// The counters from before.
     limits: Vec<(Reader, Throttled)>,
     children: Duration,
     seen: Option<Throttling>,
 }
 
 impl Watched {
-    /// Of a container whose cgroup is known.
+    /// For a container whose cgroup is known.
     pub(super) fn begin(container: &Container) -> Option<Watched> {
-        // One that is not made yet has not been throttled.
+        // A cgroup that is not made yet has not been throttled.
         let before = |limit: Reader| {
             let throttled = limit.throttled().unwrap_or_default();
             (limit, throttled)
@@ -34,13 +34,13 @@ impl Watched {
         Some(Watched { limits, children: process::children_time(), seen: None })
     }
 
-    /// The runtime has been waited for.
+    /// The runtime has ended and was waited for.
     pub(super) fn end(&mut self, took: Duration) {
         let before = self.children;
         self.see(took, || process::children_time().saturating_sub(before));
     }
 
-    /// It stays for the container that it has started.
+    /// The runtime stays in the foreground for the container that it has started.
     pub(super) fn end_of_start(&mut self, took: Duration, runtime: i32) {
         self.see(took, || process::cpu_time(runtime).unwrap_or_default());
     }
@@ -51,7 +51,7 @@ impl Watched {
 
     fn see(&mut self, took: Duration, cpu: impl Fn() -> Duration) {
         if self.seen.is_none() {
-            // One that is gone says nothing.
+            // A cgroup that is gone gives no figures.
             let now =
                 |(limit, before): &(Reader, Throttled)| Some(limit.throttled()?.since(*before));
             let levels: Vec<Throttled> = self.limits.iter().filter_map(now).collect();
@@ -60,7 +60,7 @@ impl Watched {
     }
 }
 
-/// A cgroup and one above it may have been throttled one after the other.
+/// A cgroup and its ancestor may have been throttled one after the other, so their times are added.
 fn judge(levels: &[Throttled], took: Duration, cpu: Duration) -> Throttling {
     let us = levels.iter().map(|level| level.throttled_us).fold(0, u64::saturating_add);
     let most = levels.iter().max_by_key(|level| level.nr_throttled).copied().unwrap_or_default();
@@ -91,9 +91,9 @@ mod tests {
             (&[level(1, 10)], 50, 30, 10, 10),
             // Both CPUs, all the time.
             (&[level(20, 4000)], 2000, 35, 2000, 1965),
-            // A throttle that began long before, beside a runtime that ran all the time.
+            // A throttle that began long before, while the runtime ran all the time.
             (&[level(1, 900)], 40, 60, 40, 0),
-            // The container, and then its pod.
+            // The container, and after that its pod.
             (&[level(3, 300), level(5, 500)], 1000, 50, 800, 800),
         ] {
             let seen = judge(levels, ms(took), ms(cpu));
