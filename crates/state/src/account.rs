@@ -1,8 +1,8 @@
 //! What lifted threads may use of a CPU over time: one number in a small file.
 //!
-//! The number is the moment (ns since boot) at which the account would be full again, less what it
-//! holds: whoever uses CPU time moves it on, by as much more as the rate is below a whole CPU. There
-//! is credit while it lies in the past. A file that is lost is a full account.
+//! The number is the time (ns since boot) at which the account stands at zero. If it lies in the past,
+//! there is credit; if it lies in the future, there is debt. Using CPU time moves it on, by the time in
+//! which the rate yields as much. A missing file is a full account.
 
 use std::fs::File;
 use std::io;
@@ -14,16 +14,16 @@ use crate::lock;
 use crate::state_dir::{self, StateDir};
 use cgroup::{Identity, process};
 
-/// A rate, and how much there is at once after a while without use.
+/// A rate, and how much may be used at once after a while without use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Of one CPU.
+    /// Per cent of one CPU.
     pub percent: u64,
     pub burst: Duration,
 }
 
 impl Rate {
-    /// The time in which so much comes in.
+    /// The time in which the rate yields this much CPU time.
     fn time_for(self, cpu: Duration) -> u64 {
         let ns = cpu.as_nanos().saturating_mul(100) / u128::from(self.percent.max(1));
         u64::try_from(ns).unwrap_or(u64::MAX)
@@ -31,30 +31,30 @@ impl Rate {
 
     fn charged(self, due: u64, now: u64, cpu: Duration) -> u64 {
         let full = now.saturating_sub(self.time_for(self.burst));
-        // Nobody has used a CPU for longer than the longest of operations: it is not ours, or of
-        // another boot.
+        // No operation runs long enough to owe that much: the number is not ours, or is from before a
+        // reboot.
         let due = if due > now.saturating_add(LONGEST_DEBT_NS) { full } else { due };
         due.max(full).saturating_add(self.time_for(cpu))
     }
 }
 
-/// Above what our own bounds let anybody owe: half a second of CPU time at one percent.
+/// More than our own limits let anyone owe: half a second of CPU time at one per cent takes 50 s.
 const LONGEST_DEBT_NS: u64 = 60_000_000_000;
 
-/// What the lifted programs of one pod may use at once, after a while without.
+/// What the lifted programs of one pod may use at once, after a while without use.
 pub const POD_BURST: Duration = Duration::from_millis(1000);
 
 #[derive(Debug)]
 pub struct Account {
     path: PathBuf,
     rate: Rate,
-    /// Used, and not yet written down: too little to be worth it, or somebody else was at the file.
+    /// Used but not written yet: too little to be worth it, or another process was at the file.
     pending: Duration,
-    /// To be read at every look.
+    /// Kept open, because it is read at every look.
     file: Option<File>,
 }
 
-/// What is worth a write.
+/// How much is worth a write.
 const WORTH_A_WRITE: Duration = Duration::from_millis(2);
 
 impl Account {
@@ -67,7 +67,7 @@ impl Account {
         self.file.as_ref().map_or(0, parse)
     }
 
-    /// How long there is none, if so. What is still to be written down counts.
+    /// How long there is no credit; `None` if there is some. What is not written yet counts.
     pub fn without_credit_for(&mut self) -> Option<Duration> {
         if self.rate.percent == 0 {
             return Some(Duration::from_secs(1));
@@ -77,7 +77,7 @@ impl Account {
         due.checked_sub(now).filter(|&left| left > 0).map(Duration::from_nanos)
     }
 
-    /// Whether there is more in it than a part of the burst that is kept for others.
+    /// Whether the account holds more than the part of the burst that is kept for others.
     pub fn holds_more_than(&mut self, kept: Duration) -> bool {
         let now = process::since_boot_ns();
         let due = self.rate.charged(self.read(), now, self.pending + kept);
@@ -91,13 +91,13 @@ impl Account {
         }
     }
 
-    /// Whether all that was charged stands in the file then. Never waits: what cannot be written now
-    /// is with the next charge.
+    /// Gives whether everything charged is in the file. Never waits: what cannot be written now goes
+    /// with the next charge.
     pub fn write_down(&mut self) -> bool {
         if self.pending.is_zero() || self.rate.percent == 0 {
             return true;
         }
-        // It may have been swept away since it was opened.
+        // The file may have been swept away since it was opened.
         self.file = None;
         let is_written = self.add_pending().is_ok();
         if is_written {
@@ -110,7 +110,7 @@ impl Account {
         let file = lock::open(&self.path, true)?;
         sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
         let due = self.rate.charged(parse(&file), process::since_boot_ns(), self.pending);
-        // Always of one length: what is there is written over, and never half of it.
+        // Always the same length, so that an overwrite leaves no remainder of the old number.
         file.write_all_at(format!("{due:020}\n").as_bytes(), 0)
     }
 }
@@ -122,13 +122,13 @@ fn parse(file: &File) -> u64 {
     number.unwrap_or(0)
 }
 
-/// In which any account fills up, also at one percent.
+/// In this time any account fills up, even at one per cent.
 const LONG_AGO_NS: u64 = 600_000_000_000;
 
-/// A node has as many accounts as pods that were lifted; the rest is for the next one.
+/// A node has as many accounts as pods that were lifted; the next sweep does the rest.
 const MOST_SWEPT: usize = 64;
 
-/// Removes the accounts that are full again: as good as none. Not in anybody's way.
+/// Removes accounts that are full again, which equal a missing file. Blocks no one.
 pub fn sweep(directory: &Path) {
     let now = process::since_boot_ns();
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -139,13 +139,13 @@ pub fn sweep(directory: &Path) {
     }
 }
 
-/// The pods and containers among these whose account holds nothing, and for how long: what is
-/// executed in them is not lifted before that.
+/// The pods and containers among `of` whose account is spent, and for how long. Until then, commands
+/// executed in them are not lifted.
 pub fn spent(state: &StateDir, pod_percent: u64, of: &[Identity]) -> Vec<(Identity, Duration)> {
     let rate = Rate { percent: pod_percent, burst: POD_BURST };
     let spent = |it: &Identity| {
         let path = state.accounts().join(state_dir::file_name(it.as_path().as_os_str()));
-        // A share of 0 is somebody's wish, and no account that was spent.
+        // A share of 0 was configured; it is not a spent account.
         let is_kept = pod_percent > 0 && path.exists();
         is_kept.then(|| Account::new(path, rate).without_credit_for()).flatten()
     };
@@ -184,12 +184,12 @@ mod tests {
     #[test]
     fn a_full_account_holds_the_burst_and_fills_at_the_rate() {
         let now = 1000 * SECOND;
-        // The burst at once, and not a microsecond more.
+        // The whole burst at once, and not a microsecond more.
         assert_eq!(RATE.charged(0, now, Duration::from_secs(1)), now);
         // Half of it leaves half of it.
         let due = RATE.charged(0, now, Duration::from_millis(500));
         assert_eq!(RATE.charged(due, now, Duration::from_millis(500)), now);
-        // 50 ms a second come in.
+        // The rate yields 50 ms a second.
         let later = RATE.charged(now, now + SECOND, Duration::from_millis(50));
         assert_eq!(later, now + SECOND);
     }

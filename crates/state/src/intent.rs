@@ -1,13 +1,13 @@
-//! Notes of what has to be undone if we are killed.
+//! Notes of what must be undone if we are killed.
 //!
-//! What an operation can leave behind is a freeze: runc killed between FROZEN and THAWED, a pause on
-//! cgroup v2 that never froze. The caller kills us with SIGKILL at any point, and the runtime dies
-//! with us. So before an operation that may freeze there is a note in a directory of its cgroup's,
-//! and after it there is none. Whoever comes next and finds the note of a dead process thaws.
-//! Without such a note nothing is thawed: it may be somebody's pause. For the same reason a note of the
-//! dead does not wait for a freeze to come: it goes when its cgroup is seen thawed, and when we are
-//! switched off, as nobody writes down then what is paused and resumed. To remove a file takes no room,
-//! which a full /run has not.
+//! An operation can leave a freeze behind: runc was killed between FROZEN and THAWED, or a pause on
+//! cgroup v2 never froze. The caller can kill us with SIGKILL at any point, and the runtime dies with
+//! us. So an operation that may freeze writes a note into a directory of its cgroup first, and removes
+//! it afterwards. An operation that finds the note of a dead process thaws the cgroup. Without a note
+//! nothing is thawed, since the freeze may be somebody's pause. For the same reason the note of a dead
+//! process does not wait for a freeze to come. It is removed when its cgroup is seen thawed, and when
+//! frostlock is switched off, because from then on nobody records pauses and resumes. Removing a file
+//! needs no space, of which a full /run has none.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
@@ -22,30 +22,30 @@ use cgroup::process::{self, Process};
 use cgroup::{Freezer, Identity, Reader};
 use cgroup::{freeze, json, text};
 
-/// More than there can be operations on one cgroup at a time; the rest waits for the next one.
+/// More than there can be operations on one cgroup at a time; the next call reads the rest.
 const MOST_READ: usize = 256;
 
-/// Others who end at the same time remove the directory, which is empty for a moment.
+/// Operations that end at the same time remove the directory, which is empty for a moment.
 const WRITE_TRIES: u32 = 16;
 
-/// What stands in a note.
+/// The contents of a note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Note {
     verb: String,
     id: String,
     #[serde(flatten)]
     process: Process,
-    /// A pid and its start time mean nothing after the next boot, and neither does a freeze.
+    /// After a reboot a pid and its start time mean nothing, and no freeze is left.
     boot_id: Option<String>,
-    /// Whose lock it is under; its processes may be in one below it.
+    /// The cgroup whose lock covers it; the processes may be in a cgroup below.
     #[serde(default)]
     cgroup: PathBuf,
     files: Reader,
-    /// By somebody who had every right to.
+    /// The freeze came from somebody who had a right to it.
     frozen_before: bool,
 }
 
-/// A note that stands.
+/// A note on disk.
 #[derive(Debug)]
 pub struct Intent {
     path: PathBuf,
@@ -53,7 +53,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Writes down that this cgroup may be frozen by us from here on.
+    /// Notes that this operation may freeze the cgroup from here on.
     pub fn write(
         state: &StateDir,
         cgroup: &Identity,
@@ -72,13 +72,14 @@ impl Intent {
             frozen_before: files.is_told_to_freeze(),
         };
         let directory = directory(state, cgroup);
-        // With the time of start: a pid comes again, and a note of the dead must not be written over.
+        // With the start time, because pids are reused, and a dead process's note must not be
+        // overwritten.
         let path = directory.join(format!("{}-{}.json", process.pid, process.start));
         let bytes = serde_json::to_vec(&note)?;
         let mut written = write(state, &directory, &path, &bytes);
         for _ in 1..WRITE_TRIES {
             match &written {
-                // Somebody has just removed the empty directory.
+                // Another operation has just removed the empty directory.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     written = write(state, &directory, &path, &bytes);
                 }
@@ -88,12 +89,12 @@ impl Intent {
         written.map(|()| Intent { path, frozen_before: note.frozen_before })
     }
 
-    /// Whether it was thawed when the operation began.
+    /// Whether the cgroup was thawed when the operation began.
     pub fn is_of_a_thawed_cgroup(&self) -> bool {
         !self.frozen_before
     }
 
-    /// There is nothing to undo any more.
+    /// Nothing has to be undone any more.
     pub fn done(self) {
         self.remove();
     }
@@ -107,8 +108,8 @@ impl Intent {
 }
 
 impl Drop for Intent {
-    /// After a panic there is nobody left to say that a pause had succeeded: whoever came next would take
-    /// it for one that was cut short. A process that is killed drops nothing.
+    /// After a panic no one is left to record that a pause succeeded: the next operation would take it
+    /// for one that was cut short. A killed process drops nothing.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.remove();
@@ -124,7 +125,7 @@ fn directory(state: &StateDir, cgroup: &Identity) -> PathBuf {
     state.intents().join(state_dir::file_name(cgroup.as_path().as_os_str()))
 }
 
-/// Whole or not at all.
+/// Writes the note whole or not at all.
 fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     state_dir::make_private(state.path())?;
     state_dir::make_private(&state.intents())?;
@@ -132,15 +133,15 @@ fn write(state: &StateDir, directory: &Path, path: &Path, bytes: &[u8]) -> io::R
     state_dir::write_whole(path, &path.with_extension("new"), bytes)
 }
 
-/// Whether there are notes of operations on this cgroup whose process is gone.
+/// Whether there are notes of operations on this cgroup whose process is dead.
 pub fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     let directory = directory(state, cgroup);
-    // Most often it is not there.
+    // Most often the directory does not exist.
     let Ok(entries) = std::fs::read_dir(&directory) else { return false };
     let paths = first_of(entries);
     if paths.is_empty() {
-        // Of one that was killed before it wrote its note, or right after it had removed it. Whoever is
-        // about to write one makes the directory again.
+        // The operation was killed before it wrote its note, or right after it removed it. An operation
+        // that is about to write one makes the directory again.
         let _ = std::fs::remove_dir(&directory);
     }
     let mut is_due = false;
@@ -153,8 +154,8 @@ pub fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     is_due
 }
 
-/// One that has nothing to undo any more is removed: whatever freezes that cgroup from here on is
-/// another's. Of a process that is seen dead the runtime has been killed, too.
+/// A note with nothing left to undo is removed: a later freeze of that cgroup is somebody else's. If
+/// the process is dead, its runtime has been killed, too.
 fn is_due_by(path: &Path) -> bool {
     match judge(path) {
         Judged::Alive => false,
@@ -167,8 +168,8 @@ fn is_due_by(path: &Path) -> bool {
     }
 }
 
-/// While we are switched off: what is frozen afterwards may be so by somebody's wish, and no note from
-/// before says otherwise.
+/// For the time while frostlock is switched off: a later freeze may be somebody's wish, and no older
+/// note may say otherwise.
 pub fn forget_the_dead(state: &StateDir) {
     let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
     for directory in directories.map(|entry| entry.path()).take(MOST_READ) {
@@ -181,14 +182,14 @@ pub fn forget_the_dead(state: &StateDir) {
     }
 }
 
-/// Whether somebody else is at a pause of this cgroup, who did not get the lock.
+/// Whether another operation, which did not get the lock, is pausing this cgroup.
 pub fn another_pauses(state: &StateDir, cgroup: &Identity) -> bool {
     let is_alive_at_a_pause =
         |note: Note| note.verb == Verb::Pause.as_str() && note.process.is_alive();
     of_others(state, cgroup).any(is_alive_at_a_pause)
 }
 
-/// Whether somebody else is at an operation that may freeze this cgroup, or has died over it.
+/// Whether another operation that may freeze this cgroup is at work, or has died over it.
 pub fn another_may_freeze(state: &StateDir, cgroup: &Identity) -> bool {
     of_others(state, cgroup).next().is_some()
 }
@@ -201,8 +202,8 @@ fn of_others(state: &StateDir, cgroup: &Identity) -> impl Iterator<Item = Note> 
     notes.filter(|note| note.process.pid.unsigned_abs() != std::process::id())
 }
 
-/// Thaws what operations that were killed have left frozen, unless it was a pause that had succeeded.
-/// To be called under the exclusive lock. Says what was done, for the journal.
+/// Thaws what killed operations have left frozen, unless it was a pause that succeeded. Must be called
+/// under the exclusive lock. Gives what was done, for the journal.
 pub fn recover(state: &StateDir, cgroup: &Identity, is_paused: impl Fn() -> bool) -> Vec<String> {
     let directory = directory(state, cgroup);
     let mut said = Vec::new();
@@ -213,7 +214,7 @@ pub fn recover(state: &StateDir, cgroup: &Identity, is_paused: impl Fn() -> bool
             Judged::Dead(note) => said.extend(undo(&note, &is_paused)),
         }
         let _ = std::fs::remove_file(&path);
-        // Somebody's joke, or a crash of the file system's.
+        // Not a file: somebody's joke, or a crash of the file system.
         let _ = std::fs::remove_dir_all(&path);
     }
     let _ = std::fs::remove_dir(&directory);
@@ -224,7 +225,7 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
     if note.frozen_before || note.boot_id != process::boot_id() {
         return None;
     }
-    // A pause may have succeeded after it: one that did not get the lock recovers nothing first.
+    // A pause may have succeeded since: a pause that did not get the lock does not recover first.
     if !is_frozen(note.files.freezer()) || is_paused() {
         return None;
     }
@@ -237,11 +238,11 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
 #[derive(Debug)]
 pub struct Left {
     pub path: PathBuf,
-    /// `None` of what is no note.
+    /// `None` if the file is not a note.
     pub note: Option<(String, i32, PathBuf, Reader)>,
 }
 
-/// All of them, of all cgroups.
+/// The notes of all cgroups.
 pub(crate) fn all_left(state: &StateDir) -> Vec<Left> {
     let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
     let notes = directories.flat_map(|directory| paths(&directory.path()));
@@ -260,14 +261,14 @@ pub(crate) fn all_left(state: &StateDir) -> Vec<Left> {
 enum Judged {
     Alive,
     Dead(Box<Note>),
-    /// Nothing that we have written, or half of it.
+    /// Not written by us, or cut short.
     Garbage,
 }
 
 fn judge(path: &Path) -> Judged {
     let note = match json::read_text(path) {
         Ok(text) => serde_json::from_str::<Note>(&text).ok(),
-        // It is there, and we are short of descriptors or memory: for another to judge.
+        // The file exists, but we lack descriptors or memory: another operation will judge it.
         Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)) => {
             return Judged::Alive;
         }
@@ -278,7 +279,7 @@ fn judge(path: &Path) -> Judged {
             Judged::Alive
         }
         Some(note) => Judged::Dead(Box::new(note)),
-        // It may be about to be written.
+        // Its process may be about to write it.
         None if names_a_living_process(path) => Judged::Alive,
         None => Judged::Garbage,
     }
@@ -346,7 +347,7 @@ mod tests {
         assert!(intent.path.exists());
         intent.done();
         assert!(!directory(&state, &cgroup).exists());
-        // As one leaves it that is killed between making it and its note.
+        // The state of an operation that was killed between making the directory and writing its note.
         std::fs::create_dir(directory(&state, &cgroup)).unwrap();
         assert!(!is_due(&state, &cgroup));
         assert!(!directory(&state, &cgroup).exists());

@@ -1,5 +1,6 @@
-//! What must be known between two operations: the state directory, the locks and notes in it, our records of
-//! containers, the accounts of what was lifted. Starts no runtime and decides nothing about one.
+//! What must survive between two operations: the state directory, the locks and notes in it, our
+//! records of containers, the accounts of what was lifted. Starts no runtime and decides nothing about
+//! one.
 
 pub mod account;
 pub mod intent;

@@ -1,8 +1,8 @@
-//! What we write down of a container, so that the next operation on it need not find out anew: where its
-//! cgroup is, which process began it, whether it was paused through us.
+//! Our record of a container, so that the next operation on it need not find everything out again: its
+//! cgroup, its first process, whether it was paused through us.
 //!
-//! A record is believed only while the runtime's state directory is the very one that it was written
-//! for. Who may believe it, and what holds instead, is for the operation to say.
+//! A record is valid only while the runtime's state directory is the one that it was written for.
+//! Whether to trust it, and what holds instead, is for the operation to decide.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,18 +18,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::state_dir::{self, StateDir};
 
-/// What we know of a container, between two operations on it.
+/// What we know of a container between two operations on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// As it was given to the runtime: the file's name has only what a person can recognise.
+    /// As it was given to the runtime; the file's name has only a readable form of it.
     #[serde(default)]
     pub id: String,
     pub cgroup: PathBuf,
-    /// Where its figures and its pod's are; finding out anew would mean to parse mountinfo, which
-    /// takes 3 ms on a node with 5000 mounts.
+    /// The files of its figures and its pod's. To find them again we would have to parse mountinfo,
+    /// which takes 3 ms on a node with 5000 mounts.
     pub files: Reader,
     pub pod_files: Option<Reader>,
-    /// Where its limits are, if not in the cgroup that its processes are in: crun can put them into
+    /// The files of its limits, if they are not in the cgroup of its processes: crun can put them into
     /// one below (`run.oci.systemd.subgroup`).
     #[serde(default)]
     pub limits_files: Option<Reader>,
@@ -40,10 +40,10 @@ pub struct Record {
     pub init: Option<Process>,
     /// The runtime's state directory of this container; none while it is being created.
     pub made_as: Option<Inode>,
-    /// That it was paused through us, and not resumed since: its freeze is one that was asked for.
+    /// Whether it was paused through us and not resumed since: somebody asked for that freeze.
     #[serde(default)]
     pub paused: bool,
-    /// Who is creating or has created it.
+    /// The process that is creating it or has created it.
     pub creator: Option<Process>,
 }
 
@@ -51,7 +51,7 @@ pub struct Record {
 pub struct Inode {
     pub dev: u64,
     pub ino: u64,
-    /// ext4 gives the number of a removed directory to the next one.
+    /// ext4 reuses the inode number of a removed directory for the next one.
     pub born: Option<SystemTime>,
 }
 
@@ -63,7 +63,7 @@ impl Inode {
 }
 
 impl Record {
-    /// Whether it is the same cgroup or one below it, in any hierarchy.
+    /// Whether its cgroup is the same as the outer one's or below it, in any hierarchy.
     pub fn is_in(&self, outer: &Record) -> bool {
         self.cgroup.starts_with(&outer.cgroup)
             || self.dirs.iter().any(|dir| outer.dirs.iter().any(|outer| dir.starts_with(outer)))
@@ -96,12 +96,13 @@ impl Record {
         }
     }
 
-    /// `None` of one that is missing, torn or of another version: the runtime's own state is read instead.
+    /// `None` if the record is missing, torn or of another version; then the runtime's own state is
+    /// read.
     pub fn read(path: &Path) -> Option<Record> {
         serde_json::from_str(&json::read_text(path).ok()?).ok()
     }
 
-    /// Whole or not at all: readers take no lock.
+    /// Writes the record whole or not at all: readers take no lock.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         if let Some(state) = directory.parent() {
@@ -112,7 +113,7 @@ impl Record {
     }
 }
 
-/// Our record of some container, found without the runtime's root: a hook is told only the id.
+/// Our record of a container, found without the runtime's root: a hook is told only the id.
 #[derive(Debug)]
 pub struct Recorded {
     record: Record,
@@ -120,7 +121,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Under whatever roots there are containers of this id.
+    /// All containers of this id, under whatever roots.
     pub fn of_id(state: &StateDir, id: &OsStr) -> Vec<Recorded> {
         if id.is_empty() {
             return Vec::new();
@@ -136,7 +137,7 @@ impl Recorded {
             .collect()
     }
 
-    /// All that there are.
+    /// All records.
     pub fn all(state: &StateDir) -> Vec<Recorded> {
         let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
         let paths = files.map(|file| file.path());
@@ -156,7 +157,7 @@ impl Recorded {
         &self.path
     }
 
-    /// Whether a directory of its cgroup's is there.
+    /// Whether a directory of its cgroup exists.
     pub(crate) fn has_a_cgroup(&self) -> bool {
         self.record.dirs.iter().any(|dir| dir.is_dir())
     }
@@ -173,7 +174,7 @@ impl Recorded {
         self.record.paused
     }
 
-    /// Whether the container runs, or is being made.
+    /// Whether the container runs or is being created.
     pub fn is_in_use(&self) -> bool {
         let Record { init, creator, .. } = self.record;
         [init, creator].into_iter().flatten().any(Process::is_alive)
@@ -184,23 +185,23 @@ impl Recorded {
     }
 }
 
-/// Whether a container of this id was paused through us, and not resumed since.
+/// Whether a container of this id was paused through us and not resumed since.
 pub fn is_paused_on_record(state: &StateDir, id: &OsStr) -> bool {
     Recorded::of_id(state, id).iter().any(|recorded| recorded.is_paused() && recorded.is_in_use())
 }
 
-/// An id in a record. Runtimes take only plain ones.
+/// An id as a record has it. Runtimes accept only plain ones.
 pub fn known_as(id: &OsStr) -> String {
     id.to_string_lossy().into_owned()
 }
 
-/// An id that is not one name would lead out of the root; no runtime accepts it.
+/// An id that is not a single name would lead out of the root; no runtime accepts it.
 pub fn plain(id: &OsStr) -> &OsStr {
     let is_one_name = Path::new(id).file_name() == Some(id);
     if is_one_name { id } else { OsStr::new("-") }
 }
 
-/// The root is part of it, resolved: docker names its own through /var/run, which is a link.
+/// The path contains the resolved root: docker names its own through /var/run, which is a link.
 pub fn path(state: &StateDir, runtime_state: &Path) -> PathBuf {
     let resolved = runtime_state.parent().and_then(resolve);
     let path = match (resolved, runtime_state.file_name()) {
@@ -210,7 +211,8 @@ pub fn path(state: &StateDir, runtime_state: &Path) -> PathBuf {
     state.containers().join(format!("{}.json", state_dir::file_name(path.as_os_str())))
 }
 
-/// As far as it is there: the first `create` makes the root, and those after it must come to the same.
+/// Resolves as much as exists: the first `create` makes the root, and later ones must get the same
+/// result.
 fn resolve(root: &Path) -> Option<PathBuf> {
     let root = std::path::absolute(root).ok()?;
     root.ancestors().find_map(|there| {
@@ -219,15 +221,14 @@ fn resolve(root: &Path) -> Option<PathBuf> {
     })
 }
 
-/// A record of a container that is gone, and what was begun of the next one.
+/// Removes the record of a container that is gone, and an unfinished next one.
 pub fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
     let _ = std::fs::remove_file(unfinished(path));
 }
 
-/// One name per container, so that of many writers that were killed one file is left and not many.
-/// Two at once, which only a lock that timed out allows, can spoil a record, no more: the runtime's
-/// own state is read instead.
+/// One name per container, so that many killed writers leave one file. Two writers at once, which only
+/// a lock that timed out allows, can at most spoil a record: then the runtime's own state is read.
 pub fn unfinished(path: &Path) -> PathBuf {
     path.with_extension("new")
 }

@@ -1,5 +1,5 @@
-//! What operations that were killed, and containers that are gone, have left in our state directory;
-//! for whoever looks after a node rather than after one container.
+//! What killed operations and removed containers have left in our state directory, for those who look
+//! after a node and not after one container.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -17,14 +17,14 @@ use cgroup::bundle::PodNames;
 use cgroup::process::Process;
 use cgroup::{Freezer, Identity};
 
-/// A file of ours that is younger may be of an operation that has just begun.
+/// A younger file may belong to an operation that has just begun.
 const IS_OLD: Duration = Duration::from_secs(60);
 
-/// A note of an operation that did not live to take it back.
+/// The note of an operation that did not live to remove it.
 #[derive(Debug)]
 pub struct Unfinished {
     pub note: PathBuf,
-    /// The verb and the container; `None` of a file that is no note.
+    /// The verb and the container; `None` if the file is not a note.
     pub operation: Option<String>,
     pub pid: i32,
     pub cgroup: Option<Identity>,
@@ -32,7 +32,7 @@ pub struct Unfinished {
     pub age: Option<Duration>,
 }
 
-/// Every such note.
+/// All such notes.
 pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
     let left = intent::all_left(state).into_iter();
     left.map(|left| {
@@ -77,8 +77,8 @@ impl Error for NotDone {
     }
 }
 
-/// Undoes what they have left frozen, as the next operation on the cgroup would, under its lock.
-/// Says what was done.
+/// Undoes what killed operations have left frozen, under the cgroup's lock, as the next operation on it
+/// would. Gives what was done.
 pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<String>, NotDone> {
     let directory = state.locks().map_err(NotDone::NoLock)?;
     let files = LockFiles::of(cgroup, &directory);
@@ -94,7 +94,7 @@ pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<S
     }
 }
 
-/// Whether a pause through us holds.
+/// Whether a pause that was made through us stands.
 pub fn is_paused(state: &StateDir, cgroup: &Identity) -> bool {
     let recorded = Recorded::all(state).into_iter();
     recorded.filter(|it| it.cgroup().as_ref() == Some(cgroup)).any(|it| it.is_paused())
@@ -110,7 +110,7 @@ pub struct Known {
     pub paused: bool,
 }
 
-/// Our records, of those that are gone as well.
+/// Our records, including those of containers that are gone.
 pub fn known(state: &StateDir) -> Vec<Known> {
     let recorded = Recorded::all(state).into_iter();
     recorded
@@ -140,7 +140,7 @@ pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
     locks.chain(records.map(|it| it.path().to_owned())).collect()
 }
 
-/// Those who have held a lock for at least so long, and the file of it.
+/// Holders that have had a lock for at least so long, each with the lock's file.
 pub fn held(state: &StateDir, at_least: Duration) -> Vec<(PathBuf, Holder)> {
     let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
     let locks = files.map(|file| file.path());
@@ -184,8 +184,8 @@ fn is_old(path: &Path) -> bool {
     age(path).is_some_and(|age| age > IS_OLD)
 }
 
-/// By the clock that nobody sets, as far as its name tells: `PID-START.json`, in ticks since boot. Its
-/// process began a moment before it wrote the note, so the shorter of the two is nearer.
+/// By the monotonic clock, as far as the file's name tells: `PID-START.json`, in ticks since boot. The
+/// process began a moment before it wrote the note, so the shorter of the two ages is nearer.
 fn age_of_note(path: &Path) -> Option<Duration> {
     const TICKS_A_SECOND: u64 = 100;
     let start = path.file_stem()?.to_str()?.split_once('-').and_then(|(_, it)| it.parse().ok());

@@ -1,8 +1,8 @@
-//! The directory that holds what must be known between two operations: locks, records of
-//! containers, the journal.
+//! The directory that holds what must survive between two operations: locks, records of containers, the
+//! journal.
 //!
-//! Everything in it can be lost without harm to a container; without it operations run as they
-//! would without us.
+//! Losing its contents harms no container; without them, operations run as they would without
+//! frostlock.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ pub struct StateDir(PathBuf);
 
 impl StateDir {
     /// `FROSTLOCK_STATE_DIR`, or `/run/frostlock`; without root `$XDG_RUNTIME_DIR/frostlock`. Rootless
-    /// podman calls its runtime as root of a user namespace, to which /run is somebody else's.
+    /// podman calls its runtime as root of a user namespace, where /run belongs to somebody else.
     pub fn from_env() -> StateDir {
         if let Some(path) = absolute_env("FROSTLOCK_STATE_DIR") {
             return StateDir(path);
@@ -37,12 +37,12 @@ impl StateDir {
         StateDir(path)
     }
 
-    /// Whether it is the one that all of a node's wrappers share.
+    /// Whether it is the directory that all wrappers of a node share.
     pub fn is_the_nodes(&self) -> bool {
         self.0 == Path::new(DEFAULT)
     }
 
-    /// While this file exists, every command is the bare runtime's.
+    /// While this file exists, every command goes to the bare runtime.
     pub fn kill_switch(&self) -> PathBuf {
         self.0.join("off")
     }
@@ -55,35 +55,35 @@ impl StateDir {
         self.0.join("containers")
     }
 
-    /// Private console sockets; a short name, since a socket's path must fit into 108 bytes.
+    /// Private console sockets; a short name, because a socket's path must fit into 108 bytes.
     pub fn consoles(&self) -> PathBuf {
         self.0.join("tty")
     }
 
-    /// The directory of the lock files, made if need be. Refused when somebody else could put files
-    /// there: a lock file that others can hold would stop the node.
+    /// The directory of the lock files, made if needed. Refused if others can put files there: a lock
+    /// file that others can hold would stop the node.
     pub fn locks(&self) -> io::Result<PathBuf> {
         self.private(LOCKS)
     }
 
-    /// Why it could not be used as it is; one that is not there yet can.
+    /// Why the directory cannot be used as it is. One that does not exist yet can.
     pub fn complaint(&self) -> Option<io::Error> {
         let there = std::fs::symlink_metadata(&self.0);
         let error = check(&self.0, there).err()?;
         (error.kind() != io::ErrorKind::NotFound).then_some(error)
     }
 
-    /// The same, if it is there.
+    /// The directory of the lock files, which may not exist.
     pub fn lock_files(&self) -> PathBuf {
         self.0.join(LOCKS)
     }
 
-    /// What is lifted now, and by whom.
+    /// What is lifted now, and by which lifter.
     pub fn lifts(&self) -> PathBuf {
         self.0.join(LIFTS)
     }
 
-    /// The same, made if need be.
+    /// The same, made if needed.
     pub fn lifts_made(&self) -> io::Result<PathBuf> {
         self.private(LIFTS)
     }
@@ -93,12 +93,12 @@ impl StateDir {
         self.0.join("accounts")
     }
 
-    /// Notes of what is to be undone, a directory for each cgroup.
+    /// Notes of what must be undone, one directory for each cgroup.
     pub fn intents(&self) -> PathBuf {
         self.0.join("intents")
     }
 
-    /// Makes the directory itself, if it is not there.
+    /// Makes the directory itself if it does not exist.
     pub fn make(&self) -> io::Result<()> {
         make_private(&self.0)
     }
@@ -115,8 +115,8 @@ impl StateDir {
     }
 }
 
-/// Whether root is who owns it, or may make it. Others must not be sent to where root's state is, be
-/// it not there yet.
+/// Whether root owns it or would own it if it were made. Non-root users must not be sent to root's
+/// state directory, even if it does not exist yet.
 fn is_ours(path: &Path) -> bool {
     let mut owners = path.ancestors().filter_map(|path| std::fs::symlink_metadata(path).ok());
     nix::unistd::geteuid().is_root() && owners.next().is_some_and(|nearest| nearest.uid() == 0)
@@ -126,9 +126,9 @@ fn absolute_env(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// Makes the directory with mode 0700, or checks that the one that is there is ours alone.
+/// Makes the directory with mode 0700, or checks that the existing one is ours alone.
 pub fn make_private(path: &Path) -> io::Result<()> {
-    // Most often it is there; an attempt to make it would lock its parent first.
+    // Most often it exists; an attempt to make it would lock its parent first.
     let there = std::fs::symlink_metadata(path);
     if there.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -140,14 +140,14 @@ pub fn make_private(path: &Path) -> io::Result<()> {
     check(path, there.or_else(|_| std::fs::symlink_metadata(path)))
 }
 
-/// Whole or not at all: what is at `next` becomes the file.
+/// Writes a file whole or not at all: first as `next`, which then replaces it.
 pub(crate) fn write_whole(path: &Path, next: &Path, bytes: &[u8]) -> io::Result<()> {
     let written = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        // A FIFO in its place must not block us.
+        // If a FIFO is in its place, the open must not block.
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(next)
         .and_then(|mut file| file.write_all(bytes))
@@ -173,15 +173,15 @@ fn explain(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot use {}: {error}", path.display()))
 }
 
-/// A file name for a cgroup or a container: what a person can recognise, and a hash of the whole,
-/// as a path may be longer than a file name. FNV-1a rather than std's hasher, which may change with
-/// the compiler: two releases of ours must agree while both are running. Should two names meet,
-/// they share a lock.
+/// A file name for a cgroup or a container: a part that people recognise, and a hash of the whole,
+/// because a path may be longer than a file name. FNV-1a and not std's hasher, which may change with
+/// the compiler: two releases of ours must agree while both run. Two paths with the same name share a
+/// lock.
 pub fn file_name(name: &OsStr) -> String {
     format!("{}-{:032x}", readable(name), fnv1a(name.as_bytes()))
 }
 
-/// What such a name begins with, the same for all paths that end in the same name.
+/// What such a name begins with: the same for all paths with the same last part.
 pub fn readable(name: &OsStr) -> String {
     const READABLE_BYTES: usize = 80;
     let last = Path::new(name).file_name().unwrap_or_default().as_bytes();

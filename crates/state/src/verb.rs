@@ -1,8 +1,8 @@
-//! The commands of a runtime that we have a part in.
+//! The runtime commands in which we have a part.
 
 use std::fmt;
 
-/// A command that is not simply handed on.
+/// A command that is not just handed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     Create,

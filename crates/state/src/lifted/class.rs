@@ -1,9 +1,9 @@
-//! The scheduling class of one thread: above the fair one, and back.
+//! The scheduling class of one thread: above the fair class, and back.
 //!
-//! SCHED_RR, priority 1, for everything that is ever lifted: a real-time thread that waits in a loop of
-//! the kernel for one below it waits for ever. RESET_ON_FORK, so that what a lifted thread starts is
-//! fair again. What is real-time or deadline already is left alone, and what a program has changed
-//! itself stays as it is.
+//! SCHED_RR, priority 1, for everything that is ever lifted: if one real-time thread in the kernel
+//! spins for another of lower priority, it spins for ever. RESET_ON_FORK, so that what a lifted thread
+//! starts is fair again. A thread that is already real-time or deadline is left alone, and what a
+//! program has changed itself stays as it is.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,13 +23,14 @@ pub struct Before {
     policy: u32,
     nice: i32,
     flags: u64,
-    /// In ns; 0 is the kernel's own.
+    /// In ns; 0 is the kernel's default.
     slice: u64,
-    /// In ns. Since 6.12 a real-time thread has none, and gets the one of its birth back, not its last.
+    /// In ns. Since 6.12 a real-time thread has none, and after that gets the value of its birth, not
+    /// its last one.
     timer_slack: u64,
 }
 
-/// Lifts a thread that was as said.
+/// Lifts a thread whose class was `before`.
 pub fn raise(tid: i32, before: &Before) -> io::Result<()> {
     let lifted = SchedAttr {
         policy: libc::SCHED_RR as u32,
@@ -40,7 +41,7 @@ pub fn raise(tid: i32, before: &Before) -> io::Result<()> {
     sys::set_sched_attr(tid, &lifted)
 }
 
-/// Puts a thread back, if it is still as it was lifted; whether it was.
+/// Puts a thread back if it still has the class that `raise` gave it; gives whether it had.
 pub fn lower(tid: i32, before: &Before) -> bool {
     if !is_lifted(tid) {
         return false;
@@ -48,9 +49,9 @@ pub fn lower(tid: i32, before: &Before) -> bool {
     sys::set_sched_attr(tid, &before.attr()).is_ok()
 }
 
-/// The same for one that may do what it can to keep its class: a call of it that has passed the kernel's
-/// check while it was lifted is carried out after a put-back. Of 20 that called all the time 19 stayed
-/// fair after so many put-backs in a row, all after three rows.
+/// The same for a thread that may do what it can to keep its class. A call of its own that passed the
+/// kernel's check while it was lifted is carried out after a put-back. Of 20 threads that called all
+/// the time, 19 stayed fair after so many put-backs in a row, and all after three rows.
 pub fn lower_firmly(tid: i32, before: &Before) -> bool {
     const AT_ONCE: u32 = 50;
     let was_lifted = lower(tid, before);
@@ -62,29 +63,29 @@ pub fn lower_firmly(tid: i32, before: &Before) -> bool {
     was_lifted
 }
 
-/// What else the class has changed.
+/// Restores the timer slack, which the class has changed.
 pub fn mend(tid: i32, before: &Before) {
     if let Ok(slack) = open_slack(tid) {
         mend_in(&slack, before);
     }
 }
 
-/// The same by an open file.
+/// The same through an open file.
 pub fn mend_in(slack: &File, before: &Before) {
     if read_slack(slack).is_some_and(|now| now != before.timer_slack) {
-        // Not at an offset, which the file does not take.
+        // The file does not take writes at an offset.
         let mut slack = slack;
         let _ = slack.write_all(before.timer_slack.to_string().as_bytes());
     }
 }
 
-/// The slice of a fair thread that has none of its own, in ns; ours, before we are lifted.
+/// The slice, in ns, of a fair thread that has none of its own: ours, before we are lifted.
 pub fn default_slice() -> u64 {
     sys::sched_attr(0).map_or(0, |ours| ours.runtime)
 }
 
-/// What a lifted thread has started is an ordinary one, whatever it was started as itself
-/// (sched_fork, kernel/sched/core.c). Of the runtime's work all is what we are.
+/// A thread that a lifted thread has started is an ordinary one, whatever its parent was before
+/// (sched_fork, kernel/sched/core.c). A stage of the runtime must be what this process is.
 pub fn inherit(tid: i32, ours: &Before) {
     let is_ordinary = |now: &Before| (now.policy, now.nice) == (libc::SCHED_OTHER as u32, 0);
     let is_other = (ours.policy, ours.nice) != (libc::SCHED_OTHER as u32, 0);
@@ -96,9 +97,10 @@ pub fn inherit(tid: i32, ours: &Before) {
     }
 }
 
-/// Whether a thread is what [`raise`] has made of it. Without RESET_ON_FORK it is what a program has
-/// made of itself, if it may; if not, it has kept its class over our put-back: the kernel looks at the
-/// old class before it has the lock, and at the flag after that (user_check_sched_setscheduler, 6.18).
+/// Whether a thread has the class that [`raise`] gave it. Without RESET_ON_FORK a thread that has the
+/// capability gave itself that class. A thread without it has kept the class over our put-back: the
+/// kernel looks at the old class before it has the lock, and at the flag after that
+/// (user_check_sched_setscheduler, 6.18).
 pub fn is_lifted(tid: i32) -> bool {
     sys::sched_attr(tid).is_ok_and(|now| {
         now.policy == libc::SCHED_RR as u32
@@ -118,14 +120,15 @@ impl Before {
         }
     }
 
-    /// The same with the timer slack, as an open file has it.
+    /// The same with the timer slack, read from an open file.
     pub fn with_slack(self, slack: &File) -> Before {
         let known = read_slack(slack).filter(|&slack| slack > 0);
         Before { timer_slack: known.unwrap_or(ORDINARY_SLACK), ..self }
     }
 
-    /// As a thread is now; `None` if it is not fair. The kernel says its own slice of one that has none
-    /// (since 6.12), and would take that for one: `default_slice` is that of a fair thread of ours.
+    /// A thread's class now; `None` if it is not fair. Since 6.12 the kernel reports its default slice
+    /// for a thread that has none, and would take that as one that was set: `default_slice` is that of
+    /// a fair thread of ours.
     pub fn of(tid: i32, default_slice: u64) -> io::Result<Option<Before>> {
         let now = sys::sched_attr(tid)?;
         let fair = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE, SCHED_EXT];
@@ -143,11 +146,11 @@ impl Before {
     }
 }
 
-/// Of the first process (init/init_task.c), and so of all that have not asked for another. A child of
-/// a lifted thread is born without any.
+/// That of the first process (init/init_task.c), and so of all that have not asked for another. A child
+/// of a lifted thread is born with none.
 const ORDINARY_SLACK: u64 = 50_000;
 
-/// Of a thread, for reading and writing (CAP_SYS_NICE).
+/// Opens the timer slack of a thread for reading and writing (CAP_SYS_NICE).
 pub fn open_slack(tid: i32) -> io::Result<File> {
     std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/timerslack_ns"))
 }
@@ -158,7 +161,7 @@ fn read_slack(slack: &File) -> Option<u64> {
     std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
 }
 
-/// As it stands in a note.
+/// The form in a note.
 impl std::fmt::Display for Before {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Before { policy, nice, flags, slice, timer_slack } = self;
@@ -183,8 +186,8 @@ impl FromStr for Before {
     }
 }
 
-/// Why the kernel has refused. With the capability it can only be that the thread's cgroup has no
-/// real-time runtime (sched_setscheduler, kernel/sched/syscalls.c).
+/// Why the kernel has refused. With the capability, the only reason can be that the thread's cgroup has
+/// no real-time runtime (sched_setscheduler, kernel/sched/syscalls.c).
 pub fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EPERM) if has_sys_nice("self") => "RT_GROUP_SCHED".to_owned(),
@@ -193,8 +196,9 @@ pub fn refusal(error: &io::Error) -> String {
     }
 }
 
-/// Whether a thread has the capability, as far as that can be read; in the first user namespace, which
-/// has always had this number (PROC_USER_INIT_INO). One of another namespace is none to the scheduler.
+/// Whether a thread has the capability in the initial user namespace, as far as /proc tells. That
+/// namespace has always had this number (PROC_USER_INIT_INO). The scheduler ignores a capability in
+/// another namespace.
 fn has_sys_nice(who: &str) -> bool {
     const CAP_SYS_NICE: u32 = 23;
     let namespace = std::fs::read_link(format!("/proc/{who}/ns/user"));

@@ -1,12 +1,12 @@
-//! Threads that are held still for a moment.
+//! Threads that are held still for a moment, for one of two reasons.
 //!
-//! A program that calls sched_setscheduler all the time passes the kernel's check as the real-time thread
-//! that it still is, waits for the lock that our put-back has, and makes itself a real-time thread again
-//! after that: from another CPU that goes well for it nearly every time. In a stop it has no such call
-//! under way. A runtime takes back the freeze that it waits for, and what has frozen with it.
+//! A program that calls sched_setscheduler all the time passes the kernel's check as the real-time
+//! thread that it still is, waits for the lock that our put-back holds, and then makes itself real-time
+//! again. From another CPU this succeeds nearly every time. A stopped thread has no such call under
+//! way. And a runtime calls off the freeze that it waits for, which thaws what has frozen already.
 //!
-//! In a stop of ptrace nobody but its tracer sees a thread (ptrace(2), PTRACE_INTERRUPT), and should we
-//! die, the kernel lets it go. A program that has a tracer already is stopped by a signal.
+//! In a ptrace stop no process but the tracer notices (ptrace(2), PTRACE_INTERRUPT), and if we die, the
+//! kernel lets the thread go. A program that has a tracer already is stopped by a signal.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::class::{self, Before};
 use cgroup::process::Stat;
 
-/// A thread that runs stops within microseconds.
+/// A running thread stops within microseconds.
 const STOPS_WITHIN: Duration = Duration::from_millis(1);
 
 /// A thread that was told to stop.
@@ -28,7 +28,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// None where it is gone, or it is not for us to stop it.
+    /// None if the thread is gone, or we may not stop it.
     pub fn of(tid: i32) -> Option<Hold> {
         let by_signal = || {
             kill(Pid::from_raw(tid), Signal::SIGSTOP).ok()?;
@@ -37,7 +37,7 @@ impl Hold {
         Hold::by_trace(tid).or_else(by_signal)
     }
 
-    /// The same, and nobody is to see it.
+    /// The same, but only in a way that no other process notices.
     pub fn by_trace(tid: i32) -> Option<Hold> {
         let pid = Pid::from_raw(tid);
         ptrace::seize(pid, ptrace::Options::empty()).ok()?;
@@ -49,7 +49,7 @@ impl Hold {
         self.tid == tid
     }
 
-    /// Puts it back, once it has stopped; whether that is done.
+    /// Puts the thread back once it has stopped; gives whether it has.
     pub fn lower(&self, before: &Before) -> bool {
         let since = Instant::now();
         while !self.has_stopped() {
@@ -62,13 +62,14 @@ impl Hold {
         true
     }
 
-    /// Or is gone.
+    /// Also true if it is gone.
     fn has_stopped(&self) -> bool {
         let stat = Stat::of_thread(self.tid);
         stat.is_none_or(|stat| matches!(stat.state, b't' | b'T' | b'Z' | b'X'))
     }
 
-    /// Whether it is free to go on. One that has yet to stop cannot be let go, and would stop then.
+    /// Gives whether the thread runs free. A thread that has not stopped yet cannot be let go, and
+    /// would stop afterwards.
     pub fn let_go(&self) -> bool {
         if self.is_ours_to_trace {
             return sys::stop_tracing(self.tid);
@@ -78,18 +79,18 @@ impl Hold {
     }
 }
 
-/// Whatever came of it: nobody else would let go of one that a signal has stopped.
+/// Lets go in any case: no other process would let go of a thread that a signal has stopped.
 impl Drop for Hold {
     fn drop(&mut self) {
         self.let_go();
     }
 }
 
-/// What a thread may keep us from by what it executes: a tracer waits for that (cred_guard_mutex).
+/// How long to wait: ptrace blocks while the thread executes a program (cred_guard_mutex).
 const LOWERED_WITHIN: Duration = Duration::from_millis(20);
 
-/// The same at once, by somebody who goes on to live: a tracer that ends lets go. It is not waited for
-/// any longer than it takes.
+/// Holds a thread, puts it back and lets it go, for a caller that lives on. A thread of its own does
+/// it, and whatever it still traces is let go when it ends. Waits for at most `LOWERED_WITHIN`.
 pub fn lower(tid: i32, before: &Before) {
     let before = *before;
     let (done, is_done) = std::sync::mpsc::channel();
@@ -117,7 +118,7 @@ mod tests {
         }
     }
 
-    /// A signal of the kind that no enumeration has, too.
+    /// Also with a signal that no enumeration has.
     #[test]
     fn a_signal_that_comes_to_a_held_thread_is_not_lost() {
         for signal in [libc::SIGTERM, libc::SIGRTMIN() + 3] {

@@ -1,8 +1,8 @@
-//! What is lifted right now, written down before it is: for whoever comes when its lifter is gone.
+//! What is lifted right now, noted before it is lifted, for recovery after the lifter's death.
 //!
-//! Nothing in the kernel takes the class away again, and a busy thread that is left with it stands
-//! above its quota and above the node. A note is a file named by its lifter, `PID-START`, with a line
-//! for each thread; the lifter removes it at its end.
+//! Nothing in the kernel takes the class away again, and a busy thread that keeps it runs above its
+//! quota and above the whole node. A note is a file named after its lifter, `PID-START`, with a line
+//! for each thread. The lifter removes it at its end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,12 +21,12 @@ use cgroup::{json, text};
 pub struct Note {
     path: PathBuf,
     file: File,
-    /// Not written yet.
+    /// Lines that are not written yet.
     lines: String,
 }
 
 impl Note {
-    /// `what` says for a person whose threads they are.
+    /// `what` tells people whose threads they are.
     pub fn begin(directory: &Path, what: &str) -> io::Result<Note> {
         let lifter = Process::ourselves().ok_or(io::ErrorKind::NotFound)?;
         state_dir::make_private(directory)?;
@@ -45,7 +45,7 @@ impl Note {
         self.lines.push_str(&format!("{tid} {start} {before}\n"));
     }
 
-    /// What was added since.
+    /// Writes the lines that were added since the last call.
     pub fn write_down(&mut self) -> io::Result<()> {
         if self.lines.is_empty() {
             return Ok(());
@@ -63,27 +63,27 @@ fn path(directory: &Path, lifter: Process) -> PathBuf {
     directory.join(format!("{}-{}", lifter.pid, lifter.start))
 }
 
-/// What a lifter that is dead has left lifted.
+/// What a dead lifter has left lifted.
 #[derive(Debug)]
 pub struct Left {
     pub path: PathBuf,
-    /// Of the lifter.
+    /// The lifter's pid.
     pub pid: i32,
     /// What it lifted for.
     pub what: String,
-    /// Their ids, and what to put back.
+    /// Thread ids, and the class to put back.
     threads: Vec<(i32, Before)>,
 }
 
 impl Left {
-    /// Those that are above the fair class still.
+    /// The threads that are still above the fair class.
     pub fn threads(&self) -> Vec<i32> {
         let lifted = self.threads.iter().filter(|(tid, _)| class::is_lifted(*tid));
         lifted.map(|(tid, _)| *tid).collect()
     }
 }
 
-/// More than there are lifters at a time; the rest is for the next one.
+/// More than there are lifters at a time; the next recovery reads the rest.
 const MOST_READ: usize = 64;
 
 /// The notes of dead lifters.
@@ -102,18 +102,18 @@ fn lifter_of(path: &Path) -> Option<Process> {
     Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
 }
 
-/// What cannot be read now, as there is no descriptor to be had, stays for the next one.
+/// A note that cannot be read now, for lack of a descriptor, stays for the next recovery.
 fn read_of(path: &Path, lifter: Process) -> Option<Left> {
     let text = json::read_text(path).ok()?;
     let (what, lines) = text.split_once('\n').unwrap_or_default();
-    // The last line of one that was killed may be half of one, of a thread that was not lifted yet.
-    // Of a thread that was lifted twice the second line holds: it may have changed in between.
+    // If the lifter was killed, the last line may be cut short; its thread was not lifted yet. For a
+    // thread that was lifted twice the second line counts: the thread may have changed in between.
     let threads: BTreeMap<i32, Before> = lines.lines().filter_map(thread).collect();
     let threads = threads.into_iter().collect();
     Some(Left { path: path.to_owned(), pid: lifter.pid, what: what.to_owned(), threads })
 }
 
-/// A thread that is still the one that the line is about.
+/// The thread, if it is still the one that the line is about.
 fn thread(line: &str) -> Option<(i32, Before)> {
     let (tid, rest) = line.split_once(' ')?;
     let (start, before) = rest.split_once(' ')?;
@@ -122,7 +122,8 @@ fn thread(line: &str) -> Option<(i32, Before)> {
     is_same.then_some((tid, before.parse().ok()?))
 }
 
-/// Puts them back and removes the note, unless one has kept its class; gives how many it was.
+/// Puts the threads back, and removes the note unless one of them has kept its class; gives how many it
+/// put back.
 pub fn put_back(left: &Left) -> usize {
     let lowered = left.threads.iter().filter(|(tid, before)| class::lower_firmly(*tid, before));
     let lowered = lowered.inspect(|(tid, before)| class::mend(*tid, before)).count();
@@ -135,12 +136,12 @@ pub fn put_back(left: &Left) -> usize {
     lowered
 }
 
-/// Puts back what any dead lifter has left, and says so for the journal.
+/// Puts back what any dead lifter has left; the journal gets the answer.
 pub fn recover(state: &StateDir) -> Vec<String> {
     left(state).iter().filter_map(|left| say(left, put_back(left))).collect()
 }
 
-/// The same for one that has hung up: it is about to end, if /proc does not say so yet.
+/// The same for a lifter that has hung up: it is about to end, even if /proc does not say so yet.
 pub fn recover_of(directory: &Path, lifter: Process) -> Option<String> {
     let path = path(directory, lifter);
     let left = read_of(&path, lifter)?;
@@ -188,7 +189,7 @@ mod tests {
         let path = note_of(dir.path(), dead, &lines);
         let left = read(&path).unwrap();
         assert_eq!((left.what.as_str(), left.threads.len()), ("exec c", 1));
-        // It is not lifted, so there is nothing to put back.
+        // The thread is not lifted, so there is nothing to put back.
         assert_eq!((left.threads(), put_back(&left)), (Vec::new(), 0));
         assert!(!path.exists());
     }

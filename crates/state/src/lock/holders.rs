@@ -1,12 +1,12 @@
-//! Who holds a lock, written into the lock file itself, for the message of the one that timed out
-//! and for hooks that ask whether the holder is an ancestor of theirs.
+//! The holders of a lock, written into the lock file itself. The message of an operation that timed out
+//! names them, and a hook uses them to see whether the holder is its ancestor.
 //!
-//! A file has a fixed number of slots of a fixed size, so that any number of shared holders can
-//! write without a lock of their own and the file does not grow. A holder takes the first free slot
-//! from the one that its pid names. Should two find the same one free at the same moment, or should
-//! there be more of them than slots, a name is lost: from a message, or for a hook of that holder,
-//! which then waits its time for it. A holder that was killed leaves its line; readers drop lines
-//! whose process is gone.
+//! A file has a fixed number of slots of a fixed size, so that any number of shared holders can write
+//! without another lock and the file does not grow. A holder takes the first free slot, starting at the
+//! one that its pid selects. If two find the same slot free at the same moment, or there are more
+//! holders than slots, one name is lost: a message lacks it, or a hook of that holder waits for it in
+//! vain until its time is up. A holder that was killed leaves its line; readers drop lines whose
+//! process is gone.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -23,10 +23,10 @@ use cgroup::text;
 
 const SLOT_BYTES: usize = 256;
 const SLOTS: usize = 32;
-/// Leaves room in a slot for the other fields, also when every byte of the id is escaped.
+/// Leaves room in a slot for the other fields, even if every byte of the id is escaped.
 const ID_BYTES: usize = 80;
 
-/// One who holds a lock.
+/// One holder of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     #[serde(flatten)]
@@ -47,13 +47,13 @@ impl Holder {
         })
     }
 
-    /// Everybody who is named in a lock file of these bytes, also the dead.
+    /// All holders that the bytes of a lock file name, including dead ones.
     pub fn all_in(bytes: &[u8]) -> Vec<Holder> {
         let slots = bytes.chunks(SLOT_BYTES).take(SLOTS);
         slots.filter_map(|slot| serde_json::from_slice(slot).ok()).collect()
     }
 
-    /// By the wall clock; nothing where that went back.
+    /// By the wall clock; zero if that went back.
     pub fn held_for(&self) -> Duration {
         Duration::from_millis(now_ms().saturating_sub(self.since))
     }
@@ -64,7 +64,7 @@ impl Holder {
 }
 
 impl fmt::Display for Holder {
-    /// One line, whatever the file says: this ends up in logs.
+    /// One line, whatever the file contains: this ends up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -85,12 +85,12 @@ fn now_ms() -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot(u64);
 
-/// Writes who holds the lock. A full disk costs the name in a message.
+/// Writes who holds the lock. If the disk is full, a message lacks the name.
 pub(super) fn write(lock: &File, mode: Mode, holder: &Holder) -> Slot {
     let slot = match mode {
         Mode::Shared => free_slot(lock, holder.process.pid as usize % SLOTS),
         Mode::Exclusive => {
-            // Nobody else is in, so whatever stands there is of the dead.
+            // No other operation is in, so whatever the file holds is from dead ones.
             let _ = lock.set_len(0);
             Slot(0)
         }
@@ -118,7 +118,7 @@ fn read_slot(lock: &File, slot: Slot) -> Option<Holder> {
     serde_json::from_slice(&line[..length]).ok()
 }
 
-/// Blanks our line; one that another has written over it stays.
+/// Blanks our line, unless another holder has written over it.
 pub(super) fn erase(lock: &File, slot: Slot) {
     let pid = process::own_pid();
     if read_slot(lock, slot).is_some_and(|holder| holder.process.pid != pid) {
@@ -131,7 +131,7 @@ pub(super) fn erase(lock: &File, slot: Slot) {
 
 /// The holders that are still alive.
 pub(super) fn read(path: &Path) -> Vec<Holder> {
-    // A FIFO in its place must not block us.
+    // If a FIFO is in its place, the open must not block.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)

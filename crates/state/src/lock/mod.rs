@@ -1,13 +1,13 @@
 //! The per-cgroup lock: flock on a pair of files, shared or exclusive, with a bounded wait.
 //!
-//! flock(2) alone is not fair: measured with four exec loops beside updates, 150 updates were not
-//! done after 200 s, since some exec held the lock at every moment. So there is a second file, a
-//! turnstile, that everybody passes one at a time, in the order of arrival, on the way to the lock.
-//! Whoever waits for the lock stands in it, and those who come later queue behind.
+//! flock(2) alone is not fair. With four exec loops beside updates, 150 updates were not done after
+//! 200 s, because some exec held the lock at every moment. So there is a second file, a turnstile.
+//! Every operation passes it, one at a time and in the order of arrival, on the way to the lock. The
+//! operation that waits for the lock stands in the turnstile, and later ones queue behind it.
 //!
 //! The lock is advisory: systemd, kubelet and a runtime started without us do not take it. It lives
-//! with the open file, so a descriptor that leaked into a container would hold it for the
-//! container's life: every file here is closed on exec.
+//! with the open file, so a descriptor that leaked into a container would hold it for the container's
+//! life. Every file here is therefore closed on exec.
 
 mod holders;
 mod mode;
@@ -27,11 +27,12 @@ use wait::{Refusal, Wait};
 
 use cgroup::Identity;
 
-/// How the wait for a lock ended. None of these keeps the operation from going ahead.
+/// How the wait for a lock ended. The operation goes ahead in each case.
 #[derive(Debug)]
 pub enum Acquired {
     Held(Guard),
-    /// An operation of ours that started this process holds it: a hook is not a stranger.
+    /// An operation of ours that started this process holds it: a hook need not wait for its own
+    /// parent.
     Nested(Holder),
     TimedOut {
         holders: Vec<Holder>,
@@ -39,7 +40,7 @@ pub enum Acquired {
     Unavailable(io::Error),
 }
 
-/// The two files of one cgroup.
+/// The two files of one cgroup's lock.
 #[derive(Debug, Clone)]
 pub struct LockFiles {
     lock: PathBuf,
@@ -55,13 +56,13 @@ impl LockFiles {
         }
     }
 
-    /// The pair that one of them is of.
+    /// The pair to which one of the files belongs.
     pub fn at(path: &Path) -> LockFiles {
         LockFiles { lock: path.with_extension("lock"), turnstile: path.with_extension("turn") }
     }
 
-    /// Takes the lock, waiting for at most `limit`. Whoever gives it back at once need not say who it
-    /// is.
+    /// Takes the lock and waits for at most `limit`. Without a `holder` no name is written; that is for
+    /// a caller that gives the lock back at once.
     pub fn acquire(&self, mode: Mode, limit: Duration, holder: Option<&Holder>) -> Acquired {
         match self.pass(mode, limit) {
             Ok(Ok(lock)) => {
@@ -74,10 +75,10 @@ impl LockFiles {
         }
     }
 
-    /// Whether a shared lock could be had and given back at once, which takes a third of the system
-    /// calls of [`LockFiles::acquire`] and leaves no file of a container that is gone. Nobody is
-    /// overtaken: whoever waits stands in the turnstile, and is seen there by all who come later.
-    /// Where there is no file, nobody is in. What is odd is a no, and for `acquire` to explain.
+    /// Whether a shared lock could be taken and given back at once. This takes a third of the system
+    /// calls of [`LockFiles::acquire`] and leaves no file for a container that is gone. It overtakes no
+    /// one: an operation that waits stands in the turnstile, where later ones see it. If there is no
+    /// file, no operation is in. Any odd case is a no, which `acquire` then explains.
     pub fn is_open_to_shared(&self) -> bool {
         self.look_in().unwrap_or_else(|error| error.kind() == io::ErrorKind::NotFound)
     }
@@ -93,8 +94,8 @@ impl LockFiles {
         Ok(wait::is_still_at(&lock, &self.lock))
     }
 
-    /// Through the turnstile to the lock. The turn is given back only once the lock is ours: a
-    /// stream of newcomers would overtake us for ever otherwise.
+    /// Passes the turnstile on the way to the lock. The turn is given back only once the lock is ours;
+    /// otherwise a stream of newcomers would overtake us for ever.
     fn pass(&self, mode: Mode, limit: Duration) -> io::Result<Result<File, Refusal>> {
         let mut wait = Wait::new(limit, &self.lock);
         let _turn = match turnstile::enter(&mut wait, &self.turnstile)? {
@@ -104,23 +105,24 @@ impl LockFiles {
         wait.lock(&self.lock, mode)
     }
 
-    /// The operation of ours that holds the lock and has, at some remove, started this process.
+    /// The operation of ours that holds the lock and that has started this process, directly or
+    /// indirectly.
     pub fn holder_above_us(&self) -> Option<Holder> {
         self.holders().into_iter().find(Holder::is_above_us)
     }
 
-    /// Whether there is a file to be removed.
+    /// Whether there is a file to remove.
     pub fn are_there(&self) -> bool {
         [&self.lock, &self.turnstile].iter().any(|path| path.symlink_metadata().is_ok())
     }
 
-    /// Who holds the lock now, as far as they have said.
+    /// The holders of the lock now, as far as they have written their names.
     pub fn holders(&self) -> Vec<Holder> {
         holders::read(&self.lock)
     }
 }
 
-/// The lock, held. Dropping it lets the next one in.
+/// The held lock. Dropping it lets the next operation in.
 #[derive(Debug)]
 pub struct Guard {
     lock: File,
@@ -134,10 +136,10 @@ impl Guard {
         self.mode == Mode::Exclusive
     }
 
-    /// Removes the files of a cgroup that is gone. Whoever waits for the lock finds out, by the inode,
-    /// that its file has been removed, and starts again on a new one; the turnstile stays for him, and
-    /// it is he who removes it. If somebody has removed our file already, the one in its place may be
-    /// locked by another.
+    /// Removes the files of a cgroup that is gone. An operation that waits for the lock sees by the
+    /// inode that its file was removed, and starts again on a new one. The turnstile stays for that
+    /// operation, which then removes it. If our file has been removed already, another operation may
+    /// hold the lock of the one in its place.
     pub fn retire(self) {
         if self.is_exclusive() && wait::is_still_at(&self.lock, &self.files.lock) {
             let _ = std::fs::remove_file(&self.files.lock);
@@ -148,8 +150,8 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // A foreground operation lives on after it gave the lock back; its name must not stand
-        // there as a holder's.
+        // A foreground operation lives on after it gave the lock back; it must not be listed as a
+        // holder.
         if let Some(slot) = self.slot {
             holders::erase(&self.lock, slot);
         }

@@ -1,6 +1,6 @@
 //! Shared or exclusive.
 
-/// Who may be in at the same time.
+/// Which operations may be in at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Shared,

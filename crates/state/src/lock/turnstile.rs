@@ -1,13 +1,13 @@
 //! The queue in front of a lock: first come, first served.
 //!
-//! flock gives a lock that is free to whoever tries first, and wakes all who wait: with eight exec
-//! loops beside four updaters, up to five updates had their turn while another one waited. So there
-//! are tickets. Drawing one locks the byte of its number in the turnstile file; whoever holds it waits
-//! until no lower byte is locked. The kernel unlocks the byte of one that dies, and no two wait for
-//! the same turn, so nobody can push in.
+//! flock gives a free lock to whichever process tries first, and wakes all that wait. With eight exec
+//! loops beside four updaters, up to five updates had their turn while another one waited. So there are
+//! tickets. Drawing a ticket locks the byte of its number in the turnstile file; its holder waits until
+//! no lower byte is locked. The kernel unlocks the byte of a holder that dies, and no two wait for the
+//! same turn, so nobody can jump the queue.
 //!
-//! These are open file description locks (Linux 3.15): they end with the descriptor, where the
-//! classic record locks end with any descriptor of the process for that file.
+//! These are open file description locks (Linux 3.15). They end with the descriptor; the classic record
+//! locks end with any descriptor of the process for that file.
 
 use std::fs::File;
 use std::io;
@@ -19,22 +19,22 @@ use nix::fcntl::{FcntlArg, fcntl};
 use super::mode::Mode;
 use super::wait::{self, Refusal, Wait, is_still_at};
 
-/// A place at the head of the queue; the next one has it when this is dropped.
+/// A place at the head of the queue; dropping it lets the next one move up.
 #[derive(Debug)]
 pub(super) struct Turn {
     _file: File,
 }
 
-/// Queues up, and waits until it is our turn.
+/// Joins the queue and waits for our turn.
 pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn, Refusal>> {
     loop {
-        // For the time of drawing a ticket alone.
+        // Held only while a ticket is drawn.
         let file = match wait.lock(path, Mode::Exclusive)? {
             Ok(file) => file,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let Some(ticket) = draw(&file) else {
-            // On a full disk: whoever has the file is the one whose turn it is, in no order.
+            // On a full disk there are no tickets: the holder of the flock has the turn, in no order.
             return Ok(Ok(Turn { _file: file }));
         };
         sys::flock(&file, libc::LOCK_UN)?;
@@ -51,16 +51,16 @@ pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn,
     }
 }
 
-/// Whether somebody has a ticket. One who got none on a full disk is not seen.
+/// Whether someone has a ticket. An operation that got none on a full disk is not seen.
 pub(super) fn is_taken(path: &Path) -> io::Result<bool> {
     has_tickets(&wait::open(path, false)?)
 }
 
-/// Removes the file, unless somebody stands in it: those who came later would queue in a new one, and
-/// only flock(2) would say who of the two queues is next.
+/// Removes the file, unless someone stands in it: later ones would queue in a new file, and then only
+/// flock(2) would decide which of the two queues is next.
 pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
     let file = wait::open(path, false)?;
-    // Nobody draws a ticket meanwhile.
+    // No one can draw a ticket meanwhile.
     sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
     if is_still_at(&file, path) && !has_tickets(&file)? {
         std::fs::remove_file(path)?;
@@ -74,13 +74,14 @@ fn has_tickets(file: &File) -> io::Result<bool> {
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// Where a length of 0 would mean "to the end of the file", there is no ticket.
+/// The first ticket. No one is ahead of it, and a range of length 0 would mean "to the end of the
+/// file".
 const FIRST: i64 = 1;
 
-/// Takes the next number, and locks its byte. The last number drawn stands in the file.
+/// Takes the next number and locks its byte. The file contains the last number drawn.
 fn draw(file: &File) -> Option<i64> {
     let mut last = [0; 8];
-    // A new file is shorter, and one that somebody emptied starts again.
+    // A new file is shorter; one that was emptied starts again.
     let last = match file.read_exact_at(&mut last, 0) {
         Ok(()) => i64::from_le_bytes(last),
         Err(_) => 0,
@@ -154,8 +155,8 @@ mod tests {
         let path = dir.path().join("turn");
         let turn = enter_within(&path, Duration::ZERO).unwrap();
         std::fs::write(&path, "").unwrap();
-        // Draws the same number, which is taken, so it queues without one; the lock itself keeps
-        // exclusion, this is only about order.
+        // It draws the same number, which is taken, so it queues without one. The lock itself still
+        // excludes; only the order is lost.
         drop(enter_within(&path, Duration::ZERO));
         drop(turn);
         assert!(enter_within(&path, Duration::ZERO).is_some());

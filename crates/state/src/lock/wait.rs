@@ -16,13 +16,13 @@ pub(super) enum Refusal {
     TimedOut,
 }
 
-/// A deadline that covers all flocks on the way. Nothing is set up for it until somebody is in the
-/// way, which is the rare case.
+/// A deadline for all flocks on the way. Nothing is set up for it until an operation is in the way,
+/// which is rare.
 pub(super) struct Wait<'a> {
     deadline: Instant,
     limit: Duration,
     interrupt: Option<sys::Interrupt>,
-    /// Where holders have written who they are.
+    /// The file in which holders have written who they are.
     lock: &'a Path,
 }
 
@@ -31,8 +31,8 @@ impl<'a> Wait<'a> {
         Wait { deadline: Instant::now() + limit, limit, interrupt: None, lock }
     }
 
-    /// Locks the file at `path`, which is created if need be, and makes sure that what was locked is
-    /// still the file at that path: a `delete` may have removed it while we waited.
+    /// Locks the file at `path`, which it creates if needed, and makes sure that the locked file is
+    /// still the one at that path: a `delete` may have removed it while we waited.
     pub(super) fn lock(&mut self, path: &Path, mode: Mode) -> io::Result<Result<File, Refusal>> {
         loop {
             let file = open(path, true)?;
@@ -55,7 +55,7 @@ impl<'a> Wait<'a> {
         })
     }
 
-    /// Takes some lock, by a function that is told whether it may block.
+    /// Takes a lock through a function that is told whether it may block.
     pub(super) fn until(
         &mut self,
         take: impl Fn(bool) -> io::Result<()>,
@@ -64,8 +64,8 @@ impl<'a> Wait<'a> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             other => return other.map(|()| None),
         }
-        // Also when it is only the turnstile that is taken: the one who stands there may be waiting
-        // for the operation that started us, which waits for us.
+        // Also if only the turnstile is taken: the operation in it may be waiting for the one that
+        // started us, which waits for us.
         if let Some(holder) = holders::read(self.lock).into_iter().find(Holder::is_above_us) {
             return Ok(Some(Refusal::Nested(holder)));
         }
@@ -96,8 +96,8 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// Opens a lock file. Never through a symbolic link and never anything but a regular file: the
-/// contents are written to, and opening a FIFO would block.
+/// Opens a lock file, never through a symbolic link, and never anything but a regular file: we write to
+/// it, and opening a FIFO would block.
 pub fn open(path: &Path, create: bool) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
