@@ -1,6 +1,6 @@
-//! What we need to know of a bundle before the runtime runs: a tolerant reader of `config.json`.
+//! What must be known of a bundle before the runtime runs: a tolerant reader of `config.json`.
 //!
-//! It is not a validator: the runtime reads the same file and says what is wrong with it. Here an
+//! It is not a validator: the runtime reads the same file and reports what is wrong with it. Here an
 //! unknown field or a wrong type loses just that one value.
 
 use std::path::{Path, PathBuf};
@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::Unknown;
 use crate::json::{self, Object};
 
-/// The fields of `config.json` that matter here; what is missing or odd has its default.
+/// The fields of `config.json` that matter here; missing or odd ones have their default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bundle {
-    /// `linux.cgroupsPath` as written: empty, relative and `slice:prefix:name` are the kind's.
+    /// `linux.cgroupsPath` as written. What an empty, a relative or a `slice:prefix:name` one means
+    /// depends on the kind of runtime.
     pub cgroups_path: Option<PathBuf>,
     /// `process.terminal`: the runtime will send a pty over the console socket.
     pub terminal: bool,
@@ -32,8 +33,8 @@ pub struct PodNames {
     pub sandbox: bool,
 }
 
-/// Kubernetes allows 253 bytes for a name; what is much longer is not one, and these values end up in
-/// log lines of bounded length.
+/// Kubernetes allows 253 bytes for a name; anything much longer is not one. These values end up in log
+/// lines of bounded length.
 const MAX_NAME: usize = 512;
 
 impl Bundle {

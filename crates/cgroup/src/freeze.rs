@@ -1,4 +1,4 @@
-//! A freeze as it happens: watching it, waiting for it, taking it back, saying what kept it.
+//! Watches a freeze, waits for it, calls it off, and says which threads held it up.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +12,18 @@ use crate::{process, text};
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A freeze that takes longer than this, thaws in between included, is worth asking who keeps it; and
-/// once more after as long again.
+/// If a freeze takes longer than this, thaws in between included, ask which threads hold it up; ask
+/// again after as long again.
 const IS_SLOW: Duration = Duration::from_millis(60);
 
 /// Asking costs two reads for each thread.
 const MOST_ASKED: u32 = 3;
-/// Where a second has gone by already.
+/// For a freeze that has already taken a second.
 const MOST_ASKED_CLOSELY: u32 = 20;
 const ASK_AGAIN: Duration = Duration::from_millis(3);
 const MOST_ASKED_OF: usize = 512;
 
-/// Asks for a thaw and does not wait for it. A cgroup that is gone needs none.
+/// Asks for a thaw and does not wait for it. A removed cgroup needs none.
 pub fn thaw(files: &Reader) {
     let Some((version, dir)) = files.freezer_dir() else { return };
     let (file, thawed) = match version {
@@ -44,7 +44,7 @@ pub fn freeze(files: &Reader) -> std::io::Result<()> {
     }
 }
 
-/// The watch over one cgroup's freezer while the runtime works: who keeps it from being frozen.
+/// Watches one cgroup's freezer while the runtime works, for threads that keep it from being frozen.
 #[derive(Debug)]
 pub struct FreezeWatch {
     files: Reader,
@@ -59,7 +59,7 @@ impl FreezeWatch {
         FreezeWatch { files, first_seen: None, asked: 0, running }
     }
 
-    /// Looks, and says when to look again.
+    /// Looks, and gives the time until the next look.
     pub fn look(&mut self, now: Instant) -> Duration {
         if self.files.freezer() == Freezer::Freezing {
             let first = *self.first_seen.get_or_insert(now);
@@ -71,10 +71,10 @@ impl FreezeWatch {
         LOOK_EVERY
     }
 
-    /// Finds out who runs, or wants to, while it is to freeze.
+    /// Finds the threads that run or want to while the cgroup freezes.
     pub fn ask(&mut self) {
         let states: &[u8] = match self.files.freezer_dir() {
-            // On v2 what has frozen sleeps interruptibly (`S`), so the others can be told from it.
+            // On v2 a frozen thread sleeps interruptibly (`S`), so the others can be told from it.
             Some((Version::V2, _)) => b"RD",
             _ => b"R",
         };
@@ -82,8 +82,8 @@ impl FreezeWatch {
         self.running = Tasks::in_state(&self.files, states).placed_as(&before);
     }
 
-    /// The same where there is time for it: a task that sleeps is for a moment not said to wait anywhere,
-    /// while the scheduler has yet to take it off its queue (delayed dequeue, Linux 6.12).
+    /// The same where there is time. For a moment the kernel does not say where a sleeping task waits,
+    /// because the scheduler has yet to take it off its queue (delayed dequeue, Linux 6.12).
     pub fn ask_closely(&mut self) {
         for _ in 0..MOST_ASKED_CLOSELY {
             self.ask();
@@ -104,14 +104,14 @@ struct Task {
     pid: i32,
     comm: String,
     state: u8,
-    /// Where in the kernel it waits.
+    /// Where in the kernel the task waits.
     wchan: String,
 }
 
 impl Tasks {
-    /// Those of a cgroup and the ones below it that are in one of these states. While it freezes, what
-    /// runs or waits for the CPU (`R`) is what has not frozen; what sleeps uninterruptibly (`D`) cannot
-    /// be told on v1 from what has frozen, so that one is to be asked after the thaw.
+    /// The threads of a cgroup and those below it that are in one of these states. During a freeze, a
+    /// thread that runs or waits for the CPU (`R`) is not frozen. On v1 a thread in uninterruptible
+    /// sleep (`D`) cannot be told from a frozen one, so ask for those after the thaw.
     pub fn in_state(files: &Reader, states: &[u8]) -> Tasks {
         let Some((version, dir)) = files.freezer_dir() else { return Tasks::default() };
         let threads = threads_in(version, dir, MOST_ASKED_OF);
@@ -123,7 +123,7 @@ impl Tasks {
         self.0.is_empty()
     }
 
-    /// Where it was seen to wait is told of one that is just now not.
+    /// If a task is now not seen to wait, take the place where it was last seen to wait.
     fn placed_as(mut self, before: &Tasks) -> Tasks {
         for task in self.0.iter_mut().filter(|task| task.wchan.is_empty()) {
             let same =
@@ -135,7 +135,7 @@ impl Tasks {
         self
     }
 
-    /// Whether of each that sleeps it is known where.
+    /// Whether it is known where each sleeping task waits.
     fn are_placed(&self) -> bool {
         self.0.iter().all(|task| task.state != b'D' || !task.wchan.is_empty())
     }
@@ -158,7 +158,7 @@ impl Task {
 }
 
 impl fmt::Display for Tasks {
-    /// At most five, then how many more.
+    /// At most five tasks, then how many more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 5;
         for (number, task) in self.0.iter().take(SHOWN).enumerate() {
@@ -176,7 +176,7 @@ impl fmt::Display for Tasks {
     }
 }
 
-/// More are left to themselves.
+/// Threads beyond these are left alone.
 const MOST_THREADS: usize = 32_768;
 
 /// The threads of a cgroup and of those below it.
@@ -185,7 +185,7 @@ pub fn threads(files: &Reader) -> Vec<i32> {
     threads_in(version, dir, MOST_THREADS)
 }
 
-/// v1 lists threads in `tasks`; v2's `cgroup.threads` has them also where a domain is not threaded.
+/// v1 lists threads in `tasks`; v2's `cgroup.threads` does so also where a domain is not threaded.
 fn threads_in(version: Version, dir: &Path, most: usize) -> Vec<i32> {
     let file = if version == Version::V1 { "tasks" } else { "cgroup.threads" };
     let mut threads = Vec::new();
@@ -204,7 +204,7 @@ fn threads_in(version: Version, dir: &Path, most: usize) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    /// A container may have been given its cgroup to delegate, and make as many below it as it likes.
+    /// A container may have its cgroup delegated, and make any number below it.
     #[test]
     fn of_very_many_cgroups_some_are_asked() {
         const MANY: usize = 3000;

@@ -1,4 +1,4 @@
-//! A cgroup's path in the tree, and what its name says of it.
+//! A cgroup's path in the tree, and what its name tells.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 pub struct Identity(PathBuf);
 
 impl Identity {
-    /// `None` for what cannot be a path of the kernel's: a NUL in it, or longer than PATH_MAX.
+    /// `None` if it cannot be a path in the kernel: it contains a NUL or is longer than PATH_MAX.
     pub fn new(path: impl AsRef<Path>) -> Option<Identity> {
         let bytes = path.as_ref().as_os_str().as_bytes();
         let usable = !bytes.contains(&0) && bytes.len() <= 4096;
@@ -25,13 +25,13 @@ impl Identity {
         self.0 == Path::new("/")
     }
 
-    /// kubelet's root of all pods, under either driver and at any depth.
+    /// kubelet's root of all pods, with either driver and at any depth.
     pub fn is_kubepods_root(&self) -> bool {
         is_kubepods_root(&self.0)
     }
 
-    /// The uid of the pod that this cgroup is, as kubelet writes it in the name: with `_` for `-` under
-    /// systemd.
+    /// The uid of the pod whose cgroup this is, as kubelet writes it in the name: with `_` for `-`
+    /// under systemd.
     pub fn pod_uid(&self) -> Option<&str> {
         if !is_kube_pod(&self.0) {
             return None;

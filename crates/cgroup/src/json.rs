@@ -1,9 +1,9 @@
-//! Fields of interest from JSON that other programs wrote.
+//! Reads the fields of interest from JSON that other programs wrote.
 //!
-//! It never judges a document: a key that is missing, or has a type we did not expect, is `None`,
-//! and the rest stays readable. Derived deserializers cannot do that: one wrong type anywhere, or
-//! a key that occurs twice, loses the whole document, while Go's decoder (runc, containerd) takes
-//! the last one.
+//! It never rejects a document: a key that is missing, or has an unexpected type, is `None`, and the
+//! rest stays readable. Derived deserializers cannot do that. With them one wrong type anywhere, or a
+//! key that occurs twice, loses the whole document, while Go's decoder (runc, containerd) takes the
+//! last one.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -23,11 +23,11 @@ pub struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     pub fn parse(json: &'a str) -> serde_json::Result<Self> {
-        // Some tools write a byte order mark; serde_json takes it for garbage.
+        // Some tools write a byte order mark, which serde_json does not accept.
         serde_json::from_str(json.trim_start_matches('\u{feff}'))
     }
 
-    /// The first value of a text in which more may follow.
+    /// The first value of a text after which more may follow.
     pub fn first(json: &'a str) -> serde_json::Result<Self> {
         Self::deserialize(&mut serde_json::Deserializer::from_str(
             json.trim_start_matches('\u{feff}'),
@@ -80,9 +80,9 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     if length > MAX_FILE {
         return Err(io::Error::other("larger than 16 MiB"));
     }
-    // At once: starting from nothing, a record of ours takes six reads.
+    // All at once: growing from nothing, a record of ours takes six reads.
     let mut bytes = Vec::with_capacity(length as usize + 1);
-    // It may grow while we read.
+    // The file may grow while we read.
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other("larger than 16 MiB"));
@@ -94,8 +94,8 @@ pub fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
-/// Opening a FIFO would block for as long as nobody writes to it, hence `O_NONBLOCK`; it means nothing
-/// for regular files. Gives the length, too.
+/// Opening a FIFO would block until someone writes to it, hence `O_NONBLOCK`, which has no effect on
+/// regular files. Gives the length, too.
 fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

@@ -1,4 +1,5 @@
-//! Which runtime it is: each names its cgroups, keeps its state and reads its command line in its own way.
+//! Which runtime it is. Each names its cgroups, keeps its state and reads its command line in its own
+//! way.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,8 +15,8 @@ pub enum RuntimeKind {
 }
 
 impl RuntimeKind {
-    /// By the runtime's file name. Anything unknown is taken for runc, whose command line kata,
-    /// runsc and the rest imitate.
+    /// Judged by the file name. Anything unknown is treated as runc, whose command line kata, runsc and
+    /// the rest imitate.
     pub fn of(runtime: &Path) -> Self {
         let name = runtime.file_name().unwrap_or_default().as_bytes();
         if name.windows(5).any(|part| part == b"youki") {

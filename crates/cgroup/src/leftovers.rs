@@ -1,15 +1,15 @@
-//! Cgroups that a runtime gave up on when it deleted their container.
+//! Cgroups that a runtime did not remove when it deleted their container.
 //!
-//! A directory cannot be removed while a task is in it, and a throttled task takes seconds to die:
-//! runc tries for a moment, says `device or resource busy` and returns 0 (1.1), or an error and
-//! keeps its state (1.2 and newer).
+//! A directory cannot be removed while a task is in it, and a throttled task takes seconds to die. runc
+//! tries for a moment, says `device or resource busy` and returns 0 (1.1), or an error and keeps its
+//! state (1.2 and newer).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::read::{MOST_CGROUPS, children, tree};
 
-/// The directories of one cgroup that are still there, in all hierarchies.
+/// The directories of one cgroup that still exist, in all hierarchies.
 #[derive(Debug)]
 pub struct Leftovers {
     dirs: Vec<PathBuf>,
@@ -24,7 +24,7 @@ impl Leftovers {
         Leftovers { dirs, since: Instant::now(), found }
     }
 
-    /// Tries once. Whether all is gone now.
+    /// Tries once; gives whether all are gone now.
     pub fn remove(&mut self) -> bool {
         self.dirs.retain(|dir| !remove_tree(dir, &mut { MOST_CGROUPS }));
         self.dirs.is_empty()
@@ -51,7 +51,7 @@ impl Leftovers {
     }
 }
 
-/// Some of the processes in it and below.
+/// Some of the processes in the cgroup and below.
 fn collect_pids(dir: &Path, into: &mut Vec<String>) {
     const SHOWN: usize = 5;
     for dir in tree(dir) {
@@ -64,8 +64,9 @@ fn collect_pids(dir: &Path, into: &mut Vec<String>) {
     into.truncate(SHOWN);
 }
 
-/// As runc does it, cgroups below first; one with a task in it stays. Whether it is gone. Of very many
-/// some go with each call: it goes down to the last before it goes on to the next.
+/// Removes a cgroup as runc does, after the cgroups below it; one with a task in it stays. Gives
+/// whether it is gone. Each call removes some of very many: it goes down to the last before it goes on
+/// to the next.
 fn remove_tree(dir: &Path, left: &mut usize) -> bool {
     let below: Vec<PathBuf> = children(dir).take(*left).collect();
     for below in below {

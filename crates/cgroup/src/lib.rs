@@ -1,8 +1,8 @@
-//! What the kernel says of a container: its cgroup, that cgroup's state, the processes in it; and the files
-//! in which runtimes and callers say where it is. Knows nothing of what frostlock keeps or does.
+//! What the kernel says of a container: its cgroup, that cgroup's state, the processes in it. Also the
+//! files in which runtimes and callers say where it is. Knows nothing of what frostlock keeps or does.
 //!
-//! The identity of a cgroup is its path in the tree, the same whichever driver made it and through
-//! whichever hierarchy, mount or state file we learnt of it. It is predicted before `create`
+//! The identity of a cgroup is its path in the tree. It is the same whichever driver made it, and
+//! through whichever hierarchy, mount or state file we find it. It is predicted before `create`
 //! ([`predict`]) and read from the runtime's own records afterwards ([`state_file`]).
 
 pub mod bundle;

@@ -9,12 +9,12 @@ use super::Identity;
 use super::mounts::{Hierarchies, Proc};
 use super::places::NAMING_ORDER;
 
-/// The lines of one `/proc/PID/cgroup`; lines we cannot read are left out.
+/// The lines of one `/proc/PID/cgroup`; unreadable ones are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership(Vec<(Vec<String>, PathBuf)>);
 
 impl Membership {
-    /// Of `who`: `self` or a pid.
+    /// Of the process `who`: `self` or a pid.
     pub fn of(proc: &Proc, who: &str) -> io::Result<Membership> {
         Ok(Membership::parse(&proc.read(&format!("{who}/cgroup"))?))
     }
@@ -28,10 +28,11 @@ impl Membership {
         self.0.iter().find(|(all, _)| all.iter().any(|c| c == controller)).map(|(_, p)| p.as_path())
     }
 
-    /// The identity as the runtimes would name it. `None` if it lies outside our cgroup namespace,
-    /// where the kernel shows only how many levels up (cgroup_namespaces(7)).
+    /// The identity as the runtimes would name it. `None` if the cgroup lies outside our cgroup
+    /// namespace, where the kernel shows only how many levels up (cgroup_namespaces(7)).
     ///
-    /// The file lists every hierarchy of the kernel, also those that are not mounted here: hence `mounts`.
+    /// The file lists every hierarchy of the kernel, including those that are not mounted here: hence
+    /// `mounts`.
     pub fn identity(&self, mounts: &Hierarchies) -> Option<Identity> {
         let v1 = NAMING_ORDER.iter().find_map(|c| mounts.v1(c).and(self.path(c)));
         let path = if mounts.unified() { self.path("") } else { v1 }?;
@@ -39,8 +40,8 @@ impl Membership {
     }
 }
 
-/// `12:cpu,cpuacct:/path`: the path may hold colons itself, and " (deleted)" ends that of a cgroup
-/// that is gone while the process is a zombie.
+/// `12:cpu,cpuacct:/path`. The path may contain colons, and ends in " (deleted)" for a zombie whose
+/// cgroup is gone.
 fn line(bytes: &[u8]) -> Option<(Vec<String>, PathBuf)> {
     let mut parts = bytes.splitn(3, |&b| b == b':');
     let number = parts.next()?;

@@ -12,7 +12,7 @@ use super::identity::clean;
 use super::places::NAMING_ORDER;
 use super::{Identity, Places};
 
-/// Where runc, crun and youki look for a pure v2 system, and nowhere else.
+/// The only place where runc, crun and youki look for a pure v2 system.
 const UNIFIED: &str = "/sys/fs/cgroup";
 
 /// procfs, or a recorded tree in its place.
@@ -30,9 +30,10 @@ impl Proc {
         Proc(root.into())
     }
 
-    /// A node with thousands of mounts has a mountinfo of some MB; more than 64 MiB is not one.
+    /// A node with thousands of mounts has a mountinfo of some MB; more than 64 MiB is not a mountinfo.
     pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        // Each read makes the file anew from the first mount on that does not fit.
+        // Each read makes the kernel start again with the first mount that does not fit, so read a lot
+        // at once.
         let mut bytes = Vec::with_capacity(32 * 1024);
         File::open(self.0.join(name))?.take(64 << 20).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -44,7 +45,7 @@ impl Proc {
 pub struct V1 {
     pub controllers: Vec<String>,
     pub mountpoint: PathBuf,
-    /// The cgroup that the mountpoint shows; not `/` where a part of the tree was bind-mounted.
+    /// The cgroup that the mountpoint shows; not `/` if a part of the tree is bind-mounted.
     pub root: PathBuf,
 }
 
@@ -55,10 +56,10 @@ pub struct V2 {
     pub root: PathBuf,
 }
 
-/// Every cgroup mount that can be reached by its path.
+/// All cgroup mounts that can be reached by their path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hierarchies {
-    /// Best first: below /sys/fs/cgroup and showing the whole tree.
+    /// Best first: below /sys/fs/cgroup, and showing the whole tree.
     pub v1: Vec<V1>,
     pub v2: Option<V2>,
 }
@@ -82,13 +83,13 @@ impl Hierarchies {
         }
     }
 
-    /// Runtimes take the v2 path only if v2 is what is mounted at /sys/fs/cgroup (runc's
-    /// IsCgroup2UnifiedMode); a v2 tree beside v1 is "hybrid" and v1 to them.
+    /// Runtimes take the v2 path only if v2 is mounted at /sys/fs/cgroup (runc's IsCgroup2UnifiedMode).
+    /// A v2 tree beside v1 is "hybrid", and v1 to them.
     pub fn unified(&self) -> bool {
         self.v2.as_ref().is_some_and(|v2| v2.mountpoint == Path::new(UNIFIED) || self.v1.is_empty())
     }
 
-    /// The cgroup that runtimes take for the root: what their mountpoint shows.
+    /// The cgroup that runtimes take for the root: the one that their mountpoint shows.
     pub fn naming_root(&self) -> &Path {
         let v1 = NAMING_ORDER.iter().find_map(|c| self.v1(c)).map(|v1| &v1.root);
         let v2 = self.v2.as_ref().map(|v2| &v2.root);
@@ -130,11 +131,12 @@ impl Hierarchies {
         self.dirs_at(&Places::of(id.clone()))
     }
 
-    /// The same of one whose path is not the same in all; not a root that it shares with everybody.
+    /// The same for a cgroup whose path differs between hierarchies; leaves out a root that it shares
+    /// with others.
     pub fn dirs_at(&self, places: &Places) -> Vec<PathBuf> {
         let own =
             |place| Option::filter(place, |id: &&Identity| *id == places.named() || !id.is_root());
-        // Of a unified host's v1 hierarchies the runtimes know nothing.
+        // Runtimes ignore the v1 hierarchies of a unified host.
         let v1 = self.v1.iter().filter(|_| !self.unified()).filter_map(|v1| {
             let id = own(places.of_any(v1.controllers.iter().map(String::as_str)))?;
             directory(&v1.mountpoint, &v1.root, id)
@@ -147,7 +149,7 @@ impl Hierarchies {
     }
 }
 
-/// The mountpoints of reachable cgroup mounts that nobody can write to, by the mount or by its superblock.
+/// The mountpoints of reachable cgroup mounts that are read-only, by the mount or by its superblock.
 pub fn read_only(mountinfo: &[u8]) -> Vec<PathBuf> {
     let mounts = cgroup_mounts(mountinfo).into_iter();
     mounts.filter(|mount| mount.read_only).map(|mount| mount.mountpoint).collect()
@@ -216,7 +218,7 @@ impl Mount {
     }
 }
 
-/// cgroup1_show_options() of kernel 6.18, and the flags common to all file systems.
+/// See cgroup1_show_options() of kernel 6.18, and the flags common to all file systems.
 fn is_mount_option(option: &str) -> bool {
     let flags =
         ["", "rw", "ro", "sync", "dirsync", "mand", "lazytime", "seclabel", "noprefix", "none"];
@@ -224,11 +226,12 @@ fn is_mount_option(option: &str) -> bool {
     flags.contains(&option) || more.contains(&option) || option.starts_with("release_agent=")
 }
 
-/// The reachable cgroup mounts, best first. One that another mount covers is left out: after
-/// `unshare -m; mount -t cgroup2 none /sys/fs/cgroup` the v1 lines are all still there.
+/// The reachable cgroup mounts, best first. A mount that another covers is left out: after
+/// `unshare -m; mount -t cgroup2 none /sys/fs/cgroup` the v1 lines are all still in the file.
 fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let lines: Vec<&[u8]> = mountinfo.split(|&b| b == b'\n').collect();
-    // A node has thousands of mounts: only cgroup mounts, and those at or above one, are parsed whole.
+    // A node has thousands of mounts: only cgroup mounts, and those at or above one, are parsed in
+    // full.
     let maybe_cgroup = |line: &&[u8]| {
         line.rsplit(|&b| b == b' ').nth(2).is_some_and(|fs_type| fs_type.starts_with(b"cgroup"))
     };
@@ -247,17 +250,17 @@ fn cgroup_mounts(mountinfo: &[u8]) -> Vec<Mount> {
     cgroups
 }
 
-/// `Path::starts_with` of paths as the kernel writes them, without taking both apart: it was a quarter of what a
-/// command computes, as each mount of the node is asked.
+/// Like `Path::starts_with`, for paths as the kernel writes them, and without splitting them. Splitting
+/// was a quarter of a command's computing time, because every mount of the node is compared.
 fn is_at_or_below(path: &Path, top: &Path) -> bool {
     let (path, top) = (path.as_os_str().as_bytes(), top.as_os_str().as_bytes());
     let rest = path.strip_prefix(top);
     rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || top.ends_with(b"/"))
 }
 
-/// `over` lies at or above `mount`'s mountpoint, on a mount that `mount` belongs to, and `mount` is not
-/// within `over`. Not told by the order of lines, which mount --move and kernel 6.8 (sorted by
-/// mount id) change.
+/// Whether `over` lies at or above `mount`'s mountpoint, on a mount that `mount` belongs to, and
+/// `mount` is not within `over`. The order of lines does not tell: mount --move and kernel 6.8 (sorted
+/// by mount id) change it.
 fn covers(over: &Mount, mount: &Mount, above: &[Mount]) -> bool {
     over.id != mount.id
         && is_at_or_below(&mount.mountpoint, &over.mountpoint)
@@ -267,7 +270,7 @@ fn covers(over: &Mount, mount: &Mount, above: &[Mount]) -> bool {
 
 fn is_within(mount: &Mount, ancestor: u64, above: &[Mount]) -> bool {
     let mut parent = mount.parent;
-    // Bounded: a torn or invented file may have a cycle.
+    // Bounded: a torn or made-up file may have a cycle.
     for _ in 0..above.len() + 1 {
         if parent == ancestor {
             return true;
@@ -284,7 +287,7 @@ fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// The kernel writes blank, tab, newline and backslash as `\040`, `\011`, `\012`, `\134`.
+/// The kernel writes space, tab, newline and backslash as `\040`, `\011`, `\012`, `\134`.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -314,7 +317,7 @@ fn octal(at: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// By its whole names, and not by their first letters.
+    /// By whole names, and not by their first letters.
     #[test]
     fn a_path_is_below_another_as_the_standard_library_has_it() {
         let paths = ["/", "/sys", "/sys/fs", "/sys/fs/cgroup", "/sys/fs/cgroup2", "/sysfs", "/s"];

@@ -1,41 +1,42 @@
-//! Where one cgroup is in each hierarchy.
+//! Where one cgroup is, in each hierarchy.
 
 use super::Identity;
 
-/// Where v1 hierarchies disagree on the path (a relative `cgroupsPath`, and a caller that sits in
-/// different cgroups of them), the first of these that knows the container names it. The freezer comes
-/// first, since freezing is what must not collide; predict and state_file must share the order.
+/// If v1 hierarchies disagree on the path (a relative `cgroupsPath` and a caller that sits in different
+/// cgroups in them), the first of these that knows the container names it. The freezer comes first,
+/// because freezes must not collide. predict and state_file must share the order.
 pub(crate) const NAMING_ORDER: [&str; 7] =
     ["freezer", "cpu", "memory", "devices", "pids", "cpuset", "name=systemd"];
 
-/// The path is the same in all, but for a container of runc's on v1 whose `cgroupsPath` is relative or
-/// missing: it is below its creator's own cgroup, which each hierarchy has another one of.
+/// The path is the same in all hierarchies, except for a container of runc on v1 whose `cgroupsPath` is
+/// relative or missing. Such a container lies below its creator's own cgroup, which may differ between
+/// hierarchies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
     named: Identity,
-    /// By controller, `""` being v2; empty where all are the same.
+    /// By controller, `""` for v2; empty if all are the same.
     apart: Vec<(String, Identity)>,
 }
 
 impl Places {
-    /// The same in all.
+    /// The same in all hierarchies.
     pub fn of(named: Identity) -> Places {
         Places { named, apart: Vec::new() }
     }
 
-    /// As somebody lists them. If they are not the same, nothing is known of a hierarchy that is not
-    /// listed: at the name's path there may be a stranger.
+    /// As a runtime lists them. If they differ, nothing is known of a hierarchy that is not listed:
+    /// another cgroup may be at the name's path there.
     pub fn listed(named: Identity, listed: Vec<(String, Identity)>) -> Places {
         let is_one = listed.iter().all(|(_, place)| *place == named);
         Places { named, apart: if is_one { Vec::new() } else { listed } }
     }
 
-    /// The identity, by which it is locked.
+    /// The identity that the lock goes by.
     pub fn named(&self) -> &Identity {
         &self.named
     }
 
-    /// In the hierarchy of these controllers.
+    /// The place in the hierarchy that has one of these controllers.
     pub(crate) fn of_any<'a>(
         &self,
         controllers: impl IntoIterator<Item = &'a str>,
@@ -50,7 +51,7 @@ impl Places {
         })
     }
 
-    /// The pod's, where it is below one.
+    /// The pod's places, if it is below a pod.
     pub fn pod(&self) -> Option<Places> {
         let pods = self.apart.iter();
         let pods = pods.filter_map(|(controller, place)| Some((controller.clone(), place.pod()?)));

@@ -1,13 +1,13 @@
 //! Where a runtime is going to put a container, from `linux.cgroupsPath`, the driver and the runtime's
 //! own kind, before anything exists.
 //!
-//! Read in, by commit: runc libcontainer/cgroups/fs/paths.go (1441fb88), fs2/defaultpath.go (037668e5),
-//! systemd/common.go (006ce465), systemd/{v1,v2}.go (001e0405), specconv/spec_linux.go (00168668); crun
-//! src/libcrun/cgroup-cgroupfs.c (05926f5f), cgroup-systemd.c (016329d7); youki crates/libcgroups/src/
-//! common.rs (0958ddc8), v1/manager.rs (4e862a2a), v2/manager.rs (2eb44fe9), systemd/manager.rs
-//! (0598fa65), crates/libcontainer/src/utils.rs (00850ded). Held against real runc 1.1.5 (v1 hybrid and
-//! v2) and crun 1.8.1 (v2), both cgroupfs, by tests/kernel_identity.rs. What a runtime refuses is
-//! [`Unknown`] here: it makes no cgroup.
+//! The sources, by commit: runc libcontainer/cgroups/fs/paths.go (1441fb88), fs2/defaultpath.go
+//! (037668e5), systemd/common.go (006ce465), systemd/{v1,v2}.go (001e0405), specconv/spec_linux.go
+//! (00168668); crun src/libcrun/cgroup-cgroupfs.c (05926f5f), cgroup-systemd.c (016329d7); youki
+//! crates/libcgroups/src/common.rs (0958ddc8), v1/manager.rs (4e862a2a), v2/manager.rs (2eb44fe9),
+//! systemd/manager.rs (0598fa65), crates/libcontainer/src/utils.rs (00850ded). tests/kernel_identity.rs
+//! compares the result with real runc 1.1.5 (v1 hybrid and v2) and crun 1.8.1 (v2), both cgroupfs. What
+//! a runtime refuses is [`Unknown`] here, because it makes no cgroup.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -25,13 +25,13 @@ pub struct Plan<'a> {
     /// `--systemd-cgroup`.
     pub systemd: bool,
     pub cgroups_path: Option<&'a Path>,
-    /// The caller's uid if it is not the real root: its containers are with its own systemd.
+    /// The caller's uid if it is not real root: its containers belong to its own systemd.
     pub rootless: Option<u32>,
 }
 
 impl Plan<'_> {
-    /// For crun with systemd this is the scope: whether the container is in it or in a child
-    /// (`run.oci.systemd.subgroup`, by default `container` on v2 in some versions) is not to be
+    /// Predicts the path. For crun with systemd it is the scope. Whether the container is in it or in a
+    /// child (`run.oci.systemd.subgroup`, by default `container` on v2 in some versions) cannot be
     /// known yet, and the lock must not depend on it.
     pub fn predict(&self, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, Unknown> {
         let place = Place { plan: self, mounts, proc };
@@ -45,7 +45,7 @@ impl Plan<'_> {
         Identity::new(path?).ok_or_else(|| refused("cgroupsPath is not a path"))
     }
 
-    /// In each hierarchy.
+    /// Predicts the path in each hierarchy.
     pub fn places(&self, mounts: &Hierarchies, proc: &Proc) -> Result<Places, Unknown> {
         let named = self.predict(mounts, proc)?;
         let place = Place { plan: self, mounts, proc };
@@ -71,7 +71,7 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// fs/paths.go: an absolute path is below the mountpoint, a relative one below runc's own cgroup;
+    /// fs/paths.go: an absolute path is below the mountpoint, a relative one below runc's own cgroup.
     /// fs2/defaultpath.go: a relative one is below the *parent* of runc's own cgroup.
     fn runc_cgroupfs(&self) -> Result<PathBuf, Unknown> {
         let inner = self.inner();
@@ -88,8 +88,8 @@ impl Place<'_> {
         own.map(|own| own.join(inner)).ok_or_else(|| refused("no usable line in /proc/self/cgroup"))
     }
 
-    /// On v1, of a relative path: GetOwnCgroupPath() has no place of its own for the v2 tree of a hybrid
-    /// host, where the container is at the top.
+    /// For v1 and a relative path: GetOwnCgroupPath() has no place for the v2 tree of a hybrid host,
+    /// where the container lies at the top.
     fn below_the_caller(&self) -> Result<Vec<(String, Identity)>, Unknown> {
         let own = self.own()?;
         let inner = cannot_climb(self.inner());
@@ -111,7 +111,7 @@ impl Place<'_> {
             .map_err(|e| Unknown::file(Path::new("/proc/self/cgroup"), e))
     }
 
-    /// specconv: exactly `slice:prefix:name`, or nothing; systemd/common.go getUnitName: a name that
+    /// specconv: exactly `slice:prefix:name`, or nothing. systemd/common.go getUnitName: a name that
     /// ends in .slice is the unit itself.
     fn runc_systemd(&self) -> Result<PathBuf, Unknown> {
         let (slice, unit) = match self.plan.given() {
@@ -125,13 +125,13 @@ impl Place<'_> {
         Ok(self.systemd_root().join(expand_slice(&slice)?).join(unit))
     }
 
-    /// make_cgroup_path(): an empty path is the root, unlike in runc.
+    /// make_cgroup_path(): an empty path is the root, unlike with runc.
     fn crun_cgroupfs(&self) -> PathBuf {
         self.below_mount(self.plan.cgroups_path.unwrap_or(Path::new(self.plan.id)))
     }
 
-    /// get_systemd_scope_and_slice(): what follows the first colon names the scope, its first colon
-    /// becoming a dash; always a scope. Without a colon the path is slice and scope at once.
+    /// get_systemd_scope_and_slice(): the part after the first colon names the scope, and its own first
+    /// colon becomes a dash. Without a colon the path is slice and scope at once.
     fn crun_systemd(&self) -> Result<PathBuf, Unknown> {
         let Some(path) = self.plan.given() else {
             let unit = scope(b"crun", self.plan.id.as_bytes());
@@ -149,8 +149,8 @@ impl Place<'_> {
         Ok(self.systemd_root().join(expand_slice(&slice)?).join(os(&name)))
     }
 
-    /// common.rs: on v1 always cgroupfs, whatever the flag says; on v2 systemd only for a path that is
-    /// not absolute. No path is `:youki:ID` with either driver.
+    /// common.rs: on v1 always cgroupfs, whatever the flag says. On v2 systemd only for a path that is
+    /// not absolute. No path means `:youki:ID` with either driver.
     fn youki(&self) -> Result<PathBuf, Unknown> {
         let mut default = OsString::from(":youki:");
         default.push(self.plan.id);
@@ -163,7 +163,7 @@ impl Place<'_> {
             [slice, prefix, name] => (slice, prefix, name),
             _ => return Err(refused("expected [slice:]prefix:name")),
         };
-        // extract_sub_cgroup(): `id/sub/init` is unit `id` and a cgroup below it.
+        // extract_sub_cgroup(): `id/sub/init` is the unit `id` and a cgroup below it.
         let cut = name.iter().position(|&b| b == b'/').unwrap_or(name.len());
         let slice = if slice.is_empty() { self.default_slice() } else { os(slice) };
         let unit = self.systemd_root().join(expand_slice(&slice)?).join(unit(prefix, &name[..cut]));
@@ -175,15 +175,15 @@ impl Place<'_> {
         slice.into()
     }
 
-    /// The mountpoint need not show the root of the tree (a container without a cgroup namespace).
+    /// The mountpoint need not show the root of the tree (in a container without a cgroup namespace).
     fn below_mount(&self, path: &Path) -> PathBuf {
         let below = clean(path);
         self.mounts.naming_root().join(below.strip_prefix("/").unwrap_or(&below))
     }
 
-    /// The cgroup that systemd has its slices in. v1: pid 1's cgroup of the
-    /// hierarchy that names the container, without init.scope (systemd 226 and newer).
-    /// A user's own systemd: runc asks it for ControlGroup; we read it off our own cgroup.
+    /// The cgroup that has systemd's slices. v1: pid 1's cgroup in the hierarchy that names the
+    /// container, without init.scope (systemd 226 and newer). A user's own systemd: runc asks it for
+    /// ControlGroup; we read it from our own cgroup.
     fn systemd_root(&self) -> PathBuf {
         if let Some(uid) = self.plan.rootless {
             let service = format!("user@{uid}.service");
@@ -204,7 +204,7 @@ impl Place<'_> {
     }
 }
 
-/// CleanPath: a relative path cannot climb.
+/// CleanPath: a relative path cannot climb out.
 fn cannot_climb(path: &Path) -> PathBuf {
     let cleaned = clean(path);
     cleaned.strip_prefix("/").map(Path::to_owned).unwrap_or(cleaned)

@@ -1,4 +1,4 @@
-//! What /proc says of processes: who they are beyond a pid that may have been given to another.
+//! What /proc says of processes. Identifies them by more than a pid, which is reused.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,19 +26,19 @@ impl Process {
         Process::of(own_pid())
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether it still runs. A zombie does not.
     pub fn is_alive(self) -> bool {
         Stat::of(self.pid).is_some_and(|stat| stat.start == self.start && stat.state != b'Z')
     }
 
-    /// The letter of its state in /proc; `None` if it is gone or its pid is another's.
+    /// The letter of its state in /proc; `None` if it is gone or its pid is reused.
     pub fn state(self) -> Option<char> {
         let stat = Stat::of(self.pid).filter(|stat| stat.start == self.start)?;
         Some(char::from(stat.state))
     }
 
-    /// Whether it is an ancestor of the calling process. A hook that an operation of ours has
-    /// started is below it; a caller that only shares a session is not.
+    /// Whether it is an ancestor of the calling process. A hook that our operation started is its
+    /// descendant; a caller in the same session is not.
     pub fn is_ancestor_of_ours(self) -> bool {
         let is_above = ancestors(own_pid()).into_iter().skip(1).any(|pid| pid == self.pid);
         is_above && Process::of(self.pid) == Some(self)
@@ -53,13 +53,13 @@ pub struct Stat {
     pub state: u8,
     pub parent: i32,
     pub start: u64,
-    /// How many the process has.
+    /// How many threads the process has.
     pub threads: usize,
     flags: u64,
     pending: u64,
 }
 
-/// include/linux/sched.h: the same since 2.6.
+/// From include/linux/sched.h; the same since 2.6.
 const PF_EXITING: u64 = 0x4;
 const PF_FORKNOEXEC: u64 = 0x40;
 
@@ -68,8 +68,8 @@ impl Stat {
         Stat::read(&format!("/proc/{pid}/stat"))
     }
 
-    /// Of a thread alone: the file of a process sums up all of its threads, which takes the longer the
-    /// more there are.
+    /// Of one thread: the file of a process sums up all its threads, which takes longer the more there
+    /// are.
     pub fn of_thread(tid: i32) -> Option<Stat> {
         Stat::read(&format!("/proc/{tid}/task/{tid}/stat"))
     }
@@ -78,20 +78,20 @@ impl Stat {
         Stat::from(&std::fs::File::open(path).ok()?)
     }
 
-    /// To be read as often as wanted, without looking its name up again.
+    /// Opens the file, which can then be read again and again without a look-up of its name.
     pub fn open_of_thread(tid: i32) -> std::io::Result<std::fs::File> {
         std::fs::File::open(format!("/proc/{tid}/task/{tid}/stat"))
     }
 
-    /// As it is now; `None` of a process that is gone.
+    /// The state now; `None` if the process is gone.
     pub fn from(file: &std::fs::File) -> Option<Stat> {
-        // One read; the 52 fields of a line do not fill the buffer.
+        // One read: the 52 fields of a line do not fill the buffer.
         let mut line = [0; 2048];
         let length = std::os::unix::fs::FileExt::read_at(file, &mut line, 0).ok()?;
         Stat::parse(&line[..length])
     }
 
-    /// The comm in parentheses may itself hold spaces and parentheses, so fields are counted from
+    /// The comm in parentheses may itself contain spaces and parentheses, so fields are counted from
     /// the last one.
     pub fn parse(text: &[u8]) -> Option<Stat> {
         let after_comm = text.iter().rposition(|&byte| byte == b')')? + 1;
@@ -106,18 +106,18 @@ impl Stat {
         Some(Stat { state, parent, start, threads, flags, pending })
     }
 
-    /// It runs, or waits for a CPU.
+    /// The thread runs or waits for a CPU.
     pub fn is_runnable(&self) -> bool {
         self.state == b'R'
     }
 
-    /// A copy of its parent that has not executed anything yet. Only the kernel can say so: not even a
-    /// program that takes the name of a runtime's stage can look like one.
+    /// It is a copy of its parent that has not executed anything yet. Only the kernel can set that: a
+    /// program that takes the name of a runtime's stage cannot pass for one.
     pub fn has_not_executed(&self) -> bool {
         self.flags & PF_FORKNOEXEC != 0
     }
 
-    /// It has been killed and can but die: every thread of a process gets its own SIGKILL
+    /// It has been killed and must die: every thread of a process gets its own SIGKILL
     /// (complete_signal, kernel/signal.c).
     pub fn is_dying(&self) -> bool {
         self.flags & PF_EXITING != 0 || self.pending & (1 << (libc::SIGKILL - 1)) != 0
@@ -130,7 +130,7 @@ pub fn comm(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
 }
 
-/// The same, and the letter of the state that it is in; of a thread, too.
+/// The same with the letter of its state; also of a thread.
 pub(crate) fn comm_and_state(pid: i32) -> Option<(String, u8)> {
     Some((comm(pid)?, Stat::of(pid)?.state))
 }
@@ -140,25 +140,25 @@ pub fn parent_of(pid: i32) -> Option<i32> {
     Stat::of(pid).map(|stat| stat.parent)
 }
 
-/// Our own pid as /proc has it. In a pid namespace that was entered without a /proc of its own, as by
-/// `unshare --pid` or by `nsenter --mount` from a container, the number that we know ourselves by is
-/// another process's there; the link is resolved by the /proc that it stands in.
+/// Our own pid as /proc shows it. In a pid namespace that was entered without a /proc of its own, as by
+/// `unshare --pid` or by `nsenter --mount` from a container, the pid that we know ourselves by is
+/// another process's in /proc. The link is resolved by the /proc in which it stands.
 pub fn own_pid() -> i32 {
     let link = std::fs::read_link("/proc/self").ok();
     let pid = link.and_then(|link| link.to_str()?.parse().ok());
     pid.unwrap_or(std::process::id() as i32)
 }
 
-/// Whether a pid that a system call gave us is the one of /proc.
+/// Whether a pid that a system call gave us is the one in /proc.
 pub fn pids_are_of_proc() -> bool {
     own_pid() == std::process::id() as i32
 }
 
-/// A process and those above it, as far as /proc shows them.
+/// A process and its ancestors, as far as /proc shows them.
 pub fn ancestors(pid: i32) -> Vec<i32> {
     let mut family = Vec::new();
     let mut next = Some(pid);
-    // Parents cannot form a circle, but pids read one after the other can.
+    // Parents cannot form a cycle, but pids that are read one after the other can.
     while let Some(pid) = next.filter(|pid| *pid > 0 && family.len() < MAX_GENERATIONS) {
         family.push(pid);
         next = parent_of(pid);
@@ -166,7 +166,7 @@ pub fn ancestors(pid: i32) -> Vec<i32> {
     family
 }
 
-/// As /proc has it, too.
+/// Our parent, also as /proc shows it.
 pub fn parent() -> i32 {
     let own = own_pid();
     let known = nix::unistd::getppid().as_raw();
@@ -176,14 +176,15 @@ pub fn parent() -> i32 {
     Stat::of(own).map_or(known, |stat| stat.parent)
 }
 
-/// Whether what we start would be in another pid namespace than we are, as with a caller that executed
-/// us by `unshare --pid` or by `nsenter --pid --no-fork`. A runtime would not find its containers there,
-/// which know their processes by our numbers.
+/// Whether our children would be in another pid namespace than we are, as with a caller that executed
+/// us through `unshare --pid` or `nsenter --pid --no-fork`. A runtime would not find its containers
+/// there, because they know their processes by our pids.
 pub fn children_are_elsewhere() -> bool {
     let Ok(ours) = std::fs::read_link("/proc/self/ns/pid") else { return false };
     match std::fs::read_link("/proc/self/ns/pid_for_children") {
         Ok(theirs) => theirs != ours,
-        // As long as nobody is in it (pidns_for_children_get); older than 4.12, it is unknown.
+        // While no process is in it (pidns_for_children_get). On a kernel older than 4.12 the answer is
+        // unknown.
         Err(error) => {
             error.kind() == std::io::ErrorKind::NotFound
                 && std::fs::symlink_metadata("/proc/self/ns/pid_for_children").is_ok()
@@ -191,21 +192,21 @@ pub fn children_are_elsewhere() -> bool {
     }
 }
 
-/// The process that a thread is of.
+/// The process that a thread belongs to.
 pub fn of_thread(tid: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     process.trim().parse().ok()
 }
 
-/// The CPU time that a process has had, to this moment.
+/// The CPU time that a process has used so far.
 pub fn cpu_time(pid: i32) -> Option<Duration> {
     let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid)).ok()?;
     clock.now().ok().map(Duration::from)
 }
 
-/// How far a thread has run: its CPU time as of the scheduler's last tick, and how often it was given a
-/// CPU. All zero where the kernel does not count it (CONFIG_SCHED_INFO).
+/// How far a thread has run: its CPU time at the scheduler's last tick, and how often it was given a
+/// CPU. All zero if the kernel does not count it (CONFIG_SCHED_INFO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ran {
     used: Duration,
@@ -220,40 +221,40 @@ impl Ran {
     }
 }
 
-/// The CPU time in a `schedstat`; `None` of a thread that is gone.
+/// The CPU time in a `schedstat`; `None` if the thread is gone.
 pub(crate) fn cpu_time_in(schedstat: &std::fs::File) -> Option<Duration> {
     let mut line = [0; 128];
     let length = std::os::unix::fs::FileExt::read_at(schedstat, &mut line, 0).ok()?;
     cpu_time_of(&line[..length])
 }
 
-/// The same of its text.
+/// The same from its text.
 pub fn cpu_time_of(schedstat: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(schedstat).ok()?;
     text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
-/// For how long our own thread has waited for a CPU since it began, throttled or behind others:
-/// `run_delay` of `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
+/// How long our own thread has waited for a CPU since it began, throttled or behind others: `run_delay`
+/// of `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
 pub fn own_wait() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let ns = text.split_ascii_whitespace().nth(1).and_then(|ns| ns.parse().ok());
     Duration::from_nanos(ns.unwrap_or(0))
 }
 
-/// Which boot of the machine this is: a pid and its start time mean nothing after the next one.
+/// Identifies the boot: after a reboot a pid and its start time mean nothing.
 pub fn boot_id() -> Option<String> {
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
-/// CLOCK_BOOTTIME, which goes on while the machine sleeps and does not jump.
+/// CLOCK_BOOTTIME, which runs while the machine sleeps and does not jump.
 pub fn since_boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
-/// The CPU time of those of our children that have ended and were waited for, and of theirs. Whoever
+/// The CPU time of our children that have ended and were waited for, and of theirs. The program that
 /// executed us may have had some before.
 pub fn children_time() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
@@ -261,7 +262,7 @@ pub fn children_time() -> Duration {
     Duration::from_micros(u64::try_from(us).unwrap_or(0))
 }
 
-/// The CPU time that the calling thread has had.
+/// The CPU time that the calling thread has used.
 pub fn thread_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,9 +1,9 @@
 //! CPU limits, throttling, OOM kills and freezer state of a cgroup.
 //!
-//! A file that is not there, or vanishes while it is read (ENODEV), is no error but `None`: cgroups come
-//! and go beside us. Each controller is looked for in its v1 hierarchy, then in v2: on a hybrid host
-//! they are spread over both. On a unified host all is v2's, as it is to the runtimes: a v1 hierarchy
-//! that somebody has mounted there as well, as Slurm does with the freezer, has no containers in it.
+//! A file that does not exist, or vanishes while it is read (ENODEV), gives `None` and no error:
+//! cgroups come and go. Each controller is looked for in its v1 hierarchy, then in v2: on a hybrid host
+//! they are spread over both. On a unified host all are v2's, as for the runtimes: a v1 hierarchy that
+//! somebody has mounted there as well, as Slurm does with the freezer, contains no containers.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,13 +17,13 @@ use super::{Hierarchies, Identity, Places};
 /// A CPU bandwidth limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuQuota {
-    /// `None` is no limit.
+    /// `None` means no limit.
     pub quota_us: Option<i64>,
     pub period_us: u64,
 }
 
 impl CpuQuota {
-    /// From v1's `cpu.cfs_quota_us`, where -1 is no limit, and `cpu.cfs_period_us`.
+    /// From v1's `cpu.cfs_quota_us`, where -1 means no limit, and `cpu.cfs_period_us`.
     pub(crate) fn from_v1(quota: &str, period: &str) -> Option<CpuQuota> {
         let quota: i64 = quota.trim().parse().ok()?;
         let period_us = period.trim().parse().ok()?;
@@ -37,16 +37,16 @@ impl CpuQuota {
         Some(CpuQuota { quota_us, period_us: period.parse().ok()? })
     }
 
-    /// How much of one CPU it is; no limit is infinitely many.
+    /// How many CPUs it is; no limit is infinitely many.
     pub fn cpus(self) -> f64 {
         self.quota_us.map_or(f64::INFINITY, |quota| quota as f64 / self.period_us.max(1) as f64)
     }
 }
 
-/// How often, and for how long in all CPUs together, a cgroup had to wait for its next period.
+/// How often a cgroup had to wait for its next period, and for how long, summed over all CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttled {
-    /// In which it had something to run.
+    /// Periods in which it had something to run.
     pub nr_periods: u64,
     pub nr_throttled: u64,
     pub throttled_us: u64,
@@ -65,10 +65,10 @@ impl Throttled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freezer {
     Thawed,
-    /// Asked for, and some task has not stopped yet.
+    /// A freeze is asked for, and some task has not stopped yet.
     Freezing,
     Frozen,
-    /// No freezer, no such cgroup, or a state we do not know.
+    /// No freezer, no such cgroup, or an unknown state.
     Unknown,
 }
 
@@ -95,7 +95,7 @@ impl Reader {
     /// Of a cgroup whose path is not the same in all hierarchies.
     pub fn at(mounts: &Hierarchies, places: &Places) -> Reader {
         let place = |controller| {
-            // With the controller in v1 the v2 directory has no files of it.
+            // If v1 has the controller, the v2 directory has no files of it.
             if !mounts.unified() && mounts.v1(controller).is_some() {
                 let dir = mounts.v1_dir(controller, places.of_any([controller])?)?;
                 return Some((Version::V1, dir));
@@ -124,16 +124,16 @@ impl Reader {
         }
     }
 
-    /// The CPU files of this cgroup and of those above it, the innermost first: of those that have a quota,
-    /// and of those that are not made yet. A cgroup without a quota is throttled only with one above it,
-    /// and on v2 `cpu.stat` takes the longer the more there is below (cgroup_rstat_flush): that of a
-    /// node's pods together is not read for nothing.
+    /// The CPU files of this cgroup and those above it, the innermost first: those with a quota, and
+    /// those that are not made yet. A cgroup without a quota is throttled only together with one above
+    /// it. On v2 reading `cpu.stat` takes longer the more cgroups are below (cgroup_rstat_flush), so
+    /// that of all pods of a node together is not read without need.
     pub fn limits(&self) -> Vec<Reader> {
         let Some((version, dir)) = self.cpu_dir() else { return Vec::new() };
         let (mut limits, mut is_there) = (Vec::new(), false);
         for dir in dir.ancestors() {
             let has_quota = has_quota(version, dir);
-            // Above the root of the hierarchy.
+            // We are above the root of the hierarchy.
             if is_there && has_quota.is_none() {
                 break;
             }
@@ -158,7 +158,7 @@ impl Reader {
         Some(Throttled { nr_periods, nr_throttled, throttled_us })
     }
 
-    /// Kills by the OOM killer in this cgroup; kernel 4.13 or newer.
+    /// Kills by the OOM killer in this cgroup; needs kernel 4.13.
     pub fn oom_kill(&self) -> Option<u64> {
         let (version, dir) = self.memory.as_ref()?;
         let file = if *version == Version::V1 { "memory.oom_control" } else { "memory.events" };
@@ -173,7 +173,7 @@ impl Reader {
         Reader { cpu: below(&self.cpu), memory: below(&self.memory), freezer: below(&self.freezer) }
     }
 
-    /// Whether there is a process in it or in those below, as far as that can be read.
+    /// Whether a process is in it or below, as far as that can be read.
     pub fn is_populated(&self) -> bool {
         self.cpu_dir().or(self.freezer_dir()).is_some_and(|(version, dir)| {
             let told = (version == Version::V2).then(|| populated_v2(dir)).flatten();
@@ -181,7 +181,7 @@ impl Reader {
         })
     }
 
-    /// What is frozen, or to be frozen, above this cgroup by its own wish: the nearest such directory.
+    /// The nearest cgroup above this one that was told to freeze, whether frozen yet or not.
     pub fn frozen_ancestor(&self) -> Option<PathBuf> {
         let (version, dir) = self.freezer_dir()?;
         let file = wish_file(version);
@@ -189,7 +189,7 @@ impl Reader {
         above.find(|dir| text(dir, file).is_some_and(|wish| wish.trim() == "1")).map(Path::to_owned)
     }
 
-    /// Whether this very cgroup was told to freeze, and not only one above it.
+    /// Whether this cgroup itself was told to freeze, and not only one above it.
     pub fn is_told_to_freeze(&self) -> bool {
         let Some((version, dir)) = self.freezer_dir() else { return false };
         text(dir, wish_file(version)).is_some_and(|wish| wish.trim() == "1")
@@ -223,9 +223,9 @@ fn wish_file(version: Version) -> &'static str {
     }
 }
 
-/// A walk looks at no more cgroups than these, the upper ones first. A container that may delegate its
-/// own can make very many, and it is not to keep us at them; a node that runs as a container has some
-/// hundreds.
+/// A walk looks at no more cgroups than these, the upper ones first. A container with a delegated
+/// cgroup can make very many, and must not keep us busy with them; a node that runs as a container has
+/// some hundreds.
 pub const MOST_CGROUPS: usize = 1024;
 
 /// A cgroup and those below it.
@@ -241,9 +241,10 @@ pub fn tree(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The cgroups right below one, as many as are asked for.
+/// The cgroups directly below one.
 pub fn children(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    // It has two links, and one for each below it (kernfs_refresh_inode, fs/kernfs/inode.c).
+    // A directory has two links, and one for each cgroup below (kernfs_refresh_inode,
+    // fs/kernfs/inode.c).
     let has_none = std::fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() == 2);
     let entries = (!has_none).then(|| std::fs::read_dir(dir)).into_iter().flatten();
     let entries = entries.flatten().flatten();
@@ -255,12 +256,12 @@ fn has_processes(dir: &Path) -> bool {
     text(dir, "cgroup.procs").is_some_and(|procs| !procs.is_empty())
 }
 
-/// In it or below, as the kernel counts it; the root has no such file.
+/// Whether a process is in it or below, as the kernel counts it; the root has no such file.
 fn populated_v2(dir: &Path) -> Option<bool> {
     Some(value(&text(dir, "cgroup.events")?, "populated")? != 0)
 }
 
-/// `frozen` also tells of a frozen ancestor, while `cgroup.freeze` is this cgroup's own wish.
+/// `frozen` also tells of a frozen ancestor; `cgroup.freeze` is what this cgroup itself was told.
 fn frozen_v2(dir: &Path) -> Option<Freezer> {
     let frozen = value(&text(dir, "cgroup.events")?, "frozen")?;
     let wish = text(dir, "cgroup.freeze")?;

@@ -1,7 +1,7 @@
-//! The container's cgroup, init process and bundle as the runtime recorded them.
+//! A container's cgroup, init process and bundle as the runtime recorded them.
 //!
-//! Formats as written by runc 1.1.5 (state.json) and crun 1.8.1 (status, and status.c at 0138c64f), and as
-//! read in youki's source (libcontainer/src/config.rs at 2fc14fc8, nested in newer ones).
+//! Formats as written by runc 1.1.5 (state.json) and crun 1.8.1 (status, and status.c at 0138c64f), and
+//! as read in youki's source (libcontainer/src/config.rs at 2fc14fc8; newer versions nest them).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use super::predict::Plan;
 use super::{Hierarchies, Identity, Places, Proc, RuntimeKind, Unknown};
 use crate::json::{self, Object};
 
-/// What of the process's surroundings decides on the default root.
+/// What in the process's surroundings decides the default root.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     pub euid: u32,
@@ -24,7 +24,8 @@ pub struct Surroundings {
 
 impl Surroundings {
     pub fn ours(proc: &Proc) -> Surroundings {
-        // Of the initial namespace, or mapped one to one: no reason to call it rootless.
+        // A user namespace that is the initial one, or mapped one to one, is not a reason to call the
+        // caller rootless.
         let map = proc.read("self/uid_map").unwrap_or_default();
         Surroundings {
             euid: nix::unistd::geteuid().as_raw(),
@@ -40,7 +41,7 @@ impl Surroundings {
     }
 }
 
-/// Directories that may hold the containers' state, best first; `root` is what `--root` said.
+/// Directories that may hold the containers' state, best first; `root` is the value of `--root`.
 pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec<PathBuf> {
     if let Some(root) = root {
         return vec![root.to_path_buf()];
@@ -54,7 +55,7 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
                 || env.user_namespace && env.user.as_deref() != Some(OsStr::new("root"));
             vec![xdg.filter(|_| honours).unwrap_or("/run".into()).join("runc")]
         }
-        // crun status.c get_run_directory(): the variable wins for everybody.
+        // crun status.c get_run_directory(): the variable wins for everyone.
         RuntimeKind::Crun => vec![xdg.unwrap_or("/run".into()).join("crun")],
         RuntimeKind::Youki if !env.rootless() => vec!["/run/youki".into()],
         // youki determine_root_path(): the first that can be made.
@@ -72,11 +73,11 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
     }
 }
 
-/// What the runtime recorded; each field on its own.
+/// What the runtime recorded; each field independently of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {
     pub places: Option<Places>,
-    /// The cgroup the container is in, where it is a child of the identity (crun with systemd).
+    /// The cgroup of the container, if it is a child of the identity's (crun with systemd).
     pub leaf: Option<Identity>,
     pub init_pid: Option<i32>,
     /// In clock ticks since boot, as in /proc/PID/stat.
@@ -108,7 +109,7 @@ pub fn read(
     texts.parse(kind, id, mounts, proc).map_err(|e| Unknown::file(&file, e))
 }
 
-/// The texts of the files that a runtime keeps of one container.
+/// The texts of the files that a runtime keeps for one container.
 #[derive(Clone, Copy, Debug)]
 pub struct Texts<'a> {
     /// runc's and youki's state.json, crun's status.
@@ -136,7 +137,7 @@ impl Texts<'_> {
     }
 }
 
-/// Runtimes allow far fewer characters; this only keeps us below the root.
+/// Runtimes allow far fewer characters; this only keeps the path below the root.
 fn is_file_name(id: &OsStr) -> bool {
     let bytes = id.as_bytes();
     let odd = bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.len() > 255;
@@ -161,8 +162,8 @@ fn runc(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     }
 }
 
-/// On a pure v2 host `""` is all there is; on a hybrid one it stands beside the v1 paths and is only
-/// the shadow of them.
+/// On a pure v2 host `""` is all there is. On a hybrid one it stands beside the v1 paths and only
+/// mirrors them.
 fn runc_places(paths: &Object<'_>, mounts: &Hierarchies) -> Option<Places> {
     let known = NAMING_ORDER.into_iter();
     let others = paths.keys().filter(|k| !k.is_empty() && !NAMING_ORDER.contains(k));
@@ -176,8 +177,8 @@ fn runc_places(paths: &Object<'_>, mounts: &Hierarchies) -> Option<Places> {
     Some(Places::listed(named.clone(), listed))
 }
 
-/// `cgroup-path` is below every hierarchy's mountpoint. With systemd it may go on below the unit
-/// (`SCOPE/container`); the unit is what the container's limits and its name belong to.
+/// `cgroup-path` is below every hierarchy's mountpoint. With systemd it may continue below the unit
+/// (`SCOPE/container`); the container's limits and name belong to the unit.
 fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     let path: Option<PathBuf> =
         state.get("cgroup-path").filter(|p: &PathBuf| !p.as_os_str().is_empty());
@@ -192,13 +193,13 @@ fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
         leaf: whole.filter(|w| Some(w) != identity.as_ref()),
         places: identity.map(Places::of),
         init_pid: state.get("pid").filter(|pid| *pid > 0),
-        // 0 stands for a process that was gone when the file was written.
+        // 0 means that the process was gone when the file was written.
         init_start: state.get("process-start-time").filter(|start| *start > 0),
         bundle: state.get("bundle"),
     }
 }
 
-/// youki keeps the `cgroupsPath` it was given, and works the place out again in every command.
+/// youki keeps the `cgroupsPath` that it was given, and works the place out anew in every command.
 fn youki(
     state: &Object<'_>,
     config: &str,

@@ -1,12 +1,13 @@
-//! Text of others (ids, paths, messages) made fit for one line of a log.
+//! Makes text from outside (ids, paths, messages) fit for one line of a log.
 
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 
-/// One line without control characters, at most `limit` bytes: an id with a newline could else forge
-/// a record, and one with an escape sequence could rewrite the screen of whoever reads the log.
+/// One line without control characters, at most `limit` bytes. An id with a newline could otherwise
+/// forge a record, and one with an escape sequence could rewrite the screen of a person who reads the
+/// log.
 pub fn one_line(text: &OsStr, limit: usize) -> String {
     let mut line = String::new();
     for chunk in text.as_bytes().utf8_chunks() {
@@ -27,7 +28,7 @@ pub fn one_line(text: &OsStr, limit: usize) -> String {
     truncate(line, limit)
 }
 
-/// An error with those that led to it, as one line.
+/// An error and its causes, as one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
@@ -38,7 +39,7 @@ pub fn chain(error: &dyn Error) -> String {
     line
 }
 
-/// Cuts at a character, and shows that it did.
+/// Cuts between characters, and marks the cut.
 fn truncate(mut line: String, limit: usize) -> String {
     const MARK: &str = "...";
     if line.len() > limit {

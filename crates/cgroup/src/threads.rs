@@ -1,8 +1,9 @@
-//! A process and its threads, by files of /proc that are opened once.
+//! A process and its threads, through files of /proc that are opened only once.
 //!
-//! By name only what is new is looked up. A name of /proc that stands for a dead thread is taken out of
-//! the kernel's cache by whoever looks it up, and he waits in a loop for all others who are at it
-//! (d_invalidate, fs/dcache.c): above the fair class that takes until a turn of 100 ms is over (met).
+//! Only new threads are looked up by name. The kernel keeps a name of /proc that stands for a dead
+//! thread in a cache, and whoever looks it up removes it and waits in a loop for all others doing the
+//! same (d_invalidate, fs/dcache.c). Above the fair class that takes until a turn of 100 ms is over
+//! (seen).
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use crate::process::{self, Stat};
 
-/// A Go program has some ten; of more of them the rest is left to itself.
+/// A Go program has some ten; threads beyond this number are left alone.
 const MOST_THREADS: usize = 64;
 
 /// A process.
@@ -24,27 +25,27 @@ pub struct Threads {
     stat: File,
     directory: File,
     threads: BTreeMap<i32, Thread>,
-    /// Looks since they were listed.
+    /// Looks since the threads were listed.
     looks: u32,
 }
 
-/// As many as there were may be others: one has ended and one has begun.
+/// The same number may hide a change: one has ended and one has begun.
 const LISTED_EVERY: u32 = 4;
 
 /// A thread that may be lifted.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     pub tid: i32,
-    /// Whose it is, if that is known: a thread that executes a program takes that number.
+    /// The process it belongs to, if known: a thread that executes a program takes that number.
     pub process: i32,
     pub stat: Stat,
 }
 
-/// Its files, each opened when it is first wanted.
+/// The files of one thread, each opened on first use.
 #[derive(Debug, Default)]
 struct Thread {
     stat: OnceCell<Option<File>>,
-    /// None where the kernel lacks CONFIG_PROC_CHILDREN.
+    /// None if the kernel lacks CONFIG_PROC_CHILDREN.
     children: OnceCell<Option<File>>,
 }
 
@@ -61,12 +62,12 @@ impl Threads {
         Ok(threads)
     }
 
-    /// As the process is now; none if it is gone.
+    /// The process's state now; none if it is gone.
     pub fn stat(&self) -> Option<Stat> {
         Stat::from(&self.stat)
     }
 
-    /// Finds those that are new, and forgets those that are gone; `now` is the process at this moment.
+    /// Finds new threads and forgets those that are gone; `now` is the state of the process.
     pub fn look(&mut self, now: &Stat) {
         self.looks += 1;
         if now.threads != self.threads.len() || self.looks >= LISTED_EVERY {
@@ -76,7 +77,7 @@ impl Threads {
 
     pub fn list(&mut self) {
         self.looks = 0;
-        // Another file than ours has another place in the list.
+        // A directory that is opened anew is listed from its beginning.
         let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
         let tids = entries.into_iter().flatten().flatten();
         let now: Vec<i32> =
@@ -102,12 +103,12 @@ impl Threads {
         self.threads.keys().copied()
     }
 
-    /// Those that run or wait for a CPU.
+    /// The threads that run or wait for a CPU.
     pub fn runnable(&self) -> impl Iterator<Item = Candidate> {
         self.runnable_but(|_| false)
     }
 
-    /// The same, and some are not looked at.
+    /// The same, except those that are known.
     pub fn runnable_but(&self, is_known: impl Fn(i32) -> bool) -> impl Iterator<Item = Candidate> {
         let others = self.threads.iter().filter(move |(tid, _)| !is_known(**tid));
         others.filter_map(|(tid, thread)| {
@@ -117,7 +118,7 @@ impl Threads {
         })
     }
 
-    /// The children of all of its threads.
+    /// The children of all its threads.
     pub fn children(&self) -> Vec<i32> {
         let open = |(tid, thread): (&i32, &'_ Thread)| {
             self.open(*tid, "children", &thread.children).map(pids)
@@ -126,7 +127,7 @@ impl Threads {
     }
 }
 
-/// As many as one page holds.
+/// As many as fit in one page.
 fn pids(file: &File) -> Vec<i32> {
     let mut list = [0; 4096];
     let length = file.read_at(&mut list, 0).unwrap_or(0);
@@ -143,7 +144,7 @@ impl Clock {
         File::open(format!("/proc/{tid}/schedstat")).map(Clock)
     }
 
-    /// None if the thread is gone. Of one that runs just now it is that of the scheduler's last tick.
+    /// None if the thread is gone. While it runs, the time is that of the scheduler's last tick.
     pub fn read(&self) -> Option<Duration> {
         process::cpu_time_in(&self.0)
     }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::Path;
 
-/// Why something could not be learnt; for the log, nobody branches on it.
+/// Why something could not be learnt. For the log only; no code branches on it.
 #[derive(Debug)]
 pub struct Unknown {
     what: String,
