@@ -1,8 +1,8 @@
 //! Every raw system call that nix does not offer safely, and nothing else.
 //!
-//! Every other crate denies unsafe code. What is here: starting the runtime as a child that is
-//! as close to a bare start as can be, replacing ourselves by it, dying of the signal it died of,
-//! and a timer that interrupts a blocking flock.
+//! Every other crate denies unsafe code. This one starts the runtime as a child as close to a bare
+//! start as possible, replaces this process by the runtime, dies of the signal that the runtime died
+//! of, and has a timer that interrupts a blocking flock, among others.
 
 #![allow(unsafe_code)]
 
@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 
-/// Turns the -1 of a system call into the error that it stands for.
+/// Turns the -1 of a system call into its error.
 fn cvt(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What the runtime is started with. Everything is laid out before the fork, since a child that
+/// What the runtime is started with. Everything is laid out before the fork, because a child that
 /// shares our memory may not allocate.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -31,9 +31,9 @@ pub struct Launch<'a> {
     pub listen_pid: Option<usize>,
     pub stdout: Option<BorrowedFd<'a>>,
     pub stderr: Option<BorrowedFd<'a>>,
-    /// The signal mask that we were started with.
+    /// The signal mask with which we were started.
     pub mask: &'a SigSet,
-    /// The action of SIGCHLD that we were started with.
+    /// The action of SIGCHLD with which we were started.
     pub sigchld: &'a SavedAction,
 }
 
@@ -59,22 +59,22 @@ impl SavedAction {
     }
 }
 
-/// Gives SIGCHLD its default action: with the ignored one that a caller may have left us, the
-/// kernel would reap the runtime before we could read its status.
+/// Gives SIGCHLD its default action. A caller may have left us one that ignores it, and then the kernel
+/// would reap the runtime before we could read its status.
 pub fn default_sigchld() -> io::Result<SavedAction> {
     swap_action(libc::SIGCHLD, libc::SIG_DFL)
 }
 
-/// What SIGPIPE and SIGXFSZ did when we were started.
+/// The actions of SIGPIPE and SIGXFSZ with which we were started.
 static WRITE_SIGNALS: OnceLock<[SavedAction; 2]> = OnceLock::new();
 
-/// From here on a write of ours that fails is an error that we pass over, not our death: neither a
-/// caller that closed the pipe nor a limit on file sizes is to cost anybody a container. The runtime
-/// finds both signals as the caller left them.
+/// From here on a failed write of ours is an error that we ignore and not our death: neither a caller
+/// that closed the pipe nor a limit on file sizes may cost a container. The runtime finds both signals
+/// as the caller left them.
 pub fn ignore_write_signals() {
     let ignore = |signal| swap_action(signal, libc::SIG_IGN);
     if let (Ok(pipe), Ok(size)) = (ignore(libc::SIGPIPE), ignore(libc::SIGXFSZ)) {
-        // Only the first time it is the caller's choice.
+        // Only the first call sees the caller's choice.
         let _ = WRITE_SIGNALS.set([pipe, size]);
     }
 }
@@ -86,7 +86,7 @@ fn restore_write_signals() {
     }
 }
 
-/// Whether a limit on file sizes is set; it holds for anonymous files, too.
+/// Whether a limit on file sizes is set; it also holds for anonymous files.
 pub fn file_size_is_limited() -> bool {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` lives across the call.
@@ -107,22 +107,22 @@ fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<S
 /// Starts the runtime as a child that is killed when we die. Returns its pid once the exec has
 /// succeeded.
 ///
-/// std's `Command` would not do: it empties the signal mask and resets SIGPIPE in the child, where a
-/// bare run inherits both from the caller, and it cannot write the child's own pid into LISTEN_PID.
+/// std's `Command` cannot be used: it empties the signal mask and resets SIGPIPE in the child, although
+/// a bare run inherits both from the caller, and it cannot write the child's own pid into LISTEN_PID.
 ///
-/// As vfork does it: until its exec the child lives in our memory and we stand still. To copy the
-/// page tables, and then every page that either of the two writes to, took a tenth of a millisecond.
+/// Like vfork: until its exec the child lives in our memory and we stand still. Copying the page
+/// tables, and then every page that either of the two writes to, took a tenth of a millisecond.
 ///
-/// Must be called from the main thread: PR_SET_PDEATHSIG fires at the end of the thread that forked.
-/// No signal may have a handler that does more than return, as the child would run it in our memory.
+/// Must be called from the main thread: PR_SET_PDEATHSIG fires when the thread that forked ends. No
+/// signal may have a handler that does more than return, because the child would run it in our memory.
 pub fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
-    // Tells the child whether we are still alive. And to pass on what the runtime says and to record
-    // its end takes as many descriptors: where there are none left, the caller is to find out while it
-    // can still become the runtime.
+    // Tells the child whether we are still alive. To relay what the runtime says and to record its end
+    // takes as many descriptors: if there are none left, the caller finds out while it can still become
+    // the runtime.
     let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let argv = pointers(launch.argv.iter().map(|s| s.as_ptr()));
     let mut env = pointers(launch.env.iter().map(|s| s.as_ptr()));
-    // The child writes a shorter string over it, which must not be freed as a CString.
+    // The child writes a shorter string over it, so it must not be freed as a CString.
     let mut entry =
         launch.listen_pid.map(|at| std::mem::take(&mut launch.env[at]).into_bytes_with_nul());
     let listen_pid = entry.as_mut().map(|entry| entry.as_mut_ptr());
@@ -132,10 +132,10 @@ pub fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
     let mut stack = vec![MaybeUninit::<Frame>::uninit(); STACK_BYTES / size_of::<Frame>()];
     let parent = [alive.as_raw_fd(), ours.as_raw_fd()];
     let mut child = Child { launch, argv: &argv, env: &env, listen_pid, parent, failed: 0 };
-    // SAFETY: the stack is aligned, large enough for a few calls of libc, and nobody else's.
-    // CLONE_VFORK lets us go on only when the child has executed the runtime or has ended, so all
-    // that it borrows outlives it and there is nobody to race with; its descriptors, signal mask and
-    // signal actions are copies.
+    // SAFETY: the stack is aligned, large enough for a few calls of libc, and used by nothing else.
+    // CLONE_VFORK lets us continue only when the child has executed the runtime or has ended. So
+    // everything that the child borrows outlives it, and nothing races with it; its descriptors, signal
+    // mask and signal actions are copies.
     let pid = cvt(unsafe {
         libc::clone(
             run_child,
@@ -144,7 +144,7 @@ pub fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
             (&raw mut child).cast(),
         )
     })?;
-    // SAFETY: `child` is alive. Volatile, since another process has written it.
+    // SAFETY: `child` is alive. Volatile, because another process has written it.
     match unsafe { (&raw const child.failed).read_volatile() } {
         0 => Ok(pid),
         errno => {
@@ -154,7 +154,7 @@ pub fn spawn(launch: &mut Launch<'_>) -> io::Result<libc::pid_t> {
     }
 }
 
-/// What stacks are aligned to.
+/// The alignment of stacks.
 #[derive(Clone, Copy)]
 #[repr(align(16))]
 struct Frame {
@@ -163,15 +163,15 @@ struct Frame {
 
 const STACK_BYTES: usize = 64 * 1024;
 
-/// What the child of [`spawn`] works on.
+/// The data that the child of [`spawn`] works on.
 struct Child<'a> {
     launch: &'a Launch<'a>,
     argv: &'a [*const libc::c_char],
     env: &'a [*const libc::c_char],
     listen_pid: Option<*mut u8>,
-    /// Both ends of a pipe that nobody else has: the one to read from, the one to write to.
+    /// Both ends of a pipe that no other process has: the one to read from, the one to write to.
     parent: [RawFd; 2],
-    /// The errno of what failed.
+    /// The errno of the call that failed.
     failed: libc::c_int,
 }
 
@@ -180,7 +180,7 @@ extern "C" fn run_child(child: *mut libc::c_void) -> libc::c_int {
     unsafe {
         let child = &mut *child.cast::<Child<'_>>();
         child.failed = exec_in_child(child);
-        // Runs no destructor of the parent's.
+        // This runs none of the parent's destructors.
         libc::_exit(127);
     }
 }
@@ -189,13 +189,13 @@ fn pointers(strings: impl Iterator<Item = *const libc::c_char>) -> Vec<*const li
     strings.chain(std::iter::once(std::ptr::null())).collect()
 }
 
-/// Returns the errno of what failed.
+/// Returns the errno of the call that failed.
 fn exec_in_child(child: &Child<'_>) -> libc::c_int {
     let launch = child.launch;
     // SAFETY: only async-signal-safe calls on memory that was laid out before the fork. `listen_pid`
-    // points to "LISTEN_PID=" and eleven bytes, as `write_pid` needs. From where the mask is the
-    // caller's, a signal ends or stops the child or is ignored: whatever had a handler when we were
-    // executed has lost it, and we set none but `noop`.
+    // points to "LISTEN_PID=" and eleven bytes, as `write_pid` needs. Once the mask is the caller's, a
+    // signal ends or stops the child or is ignored: exec has reset every handler that we were started
+    // with, and we set none but `noop`.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         if has_died(child.parent) {
@@ -221,13 +221,14 @@ fn exec_in_child(child: &Child<'_>) -> libc::c_int {
 }
 
 /// Whether the parent died before PR_SET_PDEATHSIG took effect: a process that ends closes its files
-/// before it signals its children. Not by getppid, which is 0 in another pid namespace than the parent's.
+/// before it signals its children. getppid cannot tell, because it is 0 in another pid namespace than
+/// the parent's.
 ///
 /// # Safety
-/// To be called in the child of [`spawn`], with its copies of both ends.
+/// Must be called in the child of [`spawn`], with its copies of both ends.
 unsafe fn has_died([alive, ours]: [RawFd; 2]) -> bool {
     let mut hang_up = libc::pollfd { fd: alive, events: 0, revents: 0 };
-    // SAFETY: `hang_up` lives across the call; the end that is closed is the child's own copy.
+    // SAFETY: `hang_up` lives across the call; the closed end is the child's own copy.
     unsafe {
         libc::close(ours);
         libc::poll(&mut hang_up, 1, 0);
@@ -254,7 +255,7 @@ unsafe fn write_pid(at: *mut u8, pid: u32) {
         // SAFETY: at most ten digits, as the caller promises.
         unsafe { at.add(place).write(digits[count - 1 - place]) };
     }
-    // SAFETY: the eleventh byte at the latest.
+    // SAFETY: at most the eleventh byte.
     unsafe { at.add(count).write(0) };
 }
 
@@ -262,17 +263,17 @@ unsafe extern "C" {
     static environ: *const *const libc::c_char;
 }
 
-/// For the runtime and what it calls. Must be called while there is no other thread.
+/// Sets a variable for the runtime and what it calls. Must be called while there is no other thread.
 pub fn set_variable(name: &str, value: &std::ffi::OsStr) {
-    // SAFETY: nobody else reads or writes the environment.
+    // SAFETY: no other thread reads or writes the environment.
     unsafe { std::env::set_var(name, value) };
 }
 
 /// The environment byte for byte; std's iterator leaves out entries without `=`.
 pub fn environment() -> Vec<CString> {
     let mut entries = Vec::new();
-    // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer,
-    // and nobody changes it meanwhile.
+    // SAFETY: `environ` is null or an array of NUL-terminated strings that ends in a null pointer, and
+    // it does not change meanwhile.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
@@ -283,19 +284,19 @@ pub fn environment() -> Vec<CString> {
     entries
 }
 
-/// Whether an error of [`spawn`] is about the program, so that [`exec`] has it, too.
+/// Whether an error of [`spawn`] is about the program, so that [`exec`] would fail with it, too.
 pub fn is_of_exec(error: &io::Error) -> bool {
     let about_the_program =
         [libc::ENOENT, libc::EACCES, libc::EPERM, libc::ENOEXEC, libc::ENOTDIR, libc::ELOOP];
     error.raw_os_error().is_some_and(|errno| about_the_program.contains(&errno))
 }
 
-/// Replaces this process by the runtime; returns only if that failed.
+/// Replaces this process by the runtime; returns only on failure.
 pub fn exec(program: &CStr, argv: &[CString]) -> io::Error {
     let argv = pointers(argv.iter().map(|s| s.as_ptr()));
     restore_write_signals();
-    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings; nobody changes
-    // `environ` meanwhile, as there is no other thread.
+    // SAFETY: both arrays end in a null pointer and point to NUL-terminated strings. No one changes
+    // `environ` meanwhile, because there is no other thread.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environ) };
     let error = io::Error::last_os_error();
     ignore_write_signals();
@@ -308,7 +309,7 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Ends this process by `signal`, as its child was, so that the caller's wait status is the one of a
+/// Ends this process by `signal`, as its child ended, so that the caller's wait status is that of a
 /// bare run; without a second core file.
 pub fn die_of(signal: i32) -> ! {
     let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -321,18 +322,18 @@ pub fn die_of(signal: i32) -> ! {
         libc::sigaddset(&mut set, signal);
         libc::kill(libc::getpid(), signal);
         libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
-        // The shell's convention, should the signal not have killed us.
+        // The shell's convention, if the signal has not killed us.
         libc::_exit(128 + signal)
     }
 }
 
-/// Sends any signal, real-time ones too, which nix's enum lacks.
+/// Sends any signal, including real-time ones, which nix's enum lacks.
 pub fn kill(pid: libc::pid_t, signal: i32) {
-    // SAFETY: no memory is involved. A child that is gone already is not an error to anyone.
+    // SAFETY: no memory is involved. If the child is gone already, that is no error for any caller.
     unsafe { libc::kill(pid, signal) };
 }
 
-/// What wait(2) says of a child.
+/// What wait(2) reports of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Running,
@@ -360,10 +361,11 @@ pub fn wait(pid: libc::pid_t, options: libc::c_int) -> io::Result<Wait> {
     })
 }
 
-/// Whatever we wait for by then, as long as a signal that kills can end it.
+/// Ends this process after `limit`, whatever it waits for, as long as a killing signal can end the
+/// wait.
 pub fn end_ourselves_after(limit: Duration) {
     let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
-    // SAFETY: the default action is no handler of ours, and alarm takes a number.
+    // SAFETY: the default action is not a handler of ours, and alarm takes a number.
     unsafe {
         libc::signal(libc::SIGALRM, libc::SIG_DFL);
         libc::alarm(seconds);
@@ -371,8 +373,8 @@ pub fn end_ourselves_after(limit: Duration) {
     unblock(libc::SIGALRM);
 }
 
-/// Lets a thread go on that we trace, with the signal that it has stopped for, if it was that. False of
-/// one that has not stopped; true of one that is gone, whose parent may now hear of it.
+/// Lets a thread that we trace continue, with the signal it stopped for, if it stopped for one. False
+/// if it has not stopped; true if it is gone, whose parent may now learn of its end.
 pub fn stop_tracing(tid: libc::pid_t) -> bool {
     let mut status = 0;
     // SAFETY: `status` lives across the call.
@@ -391,7 +393,7 @@ pub fn stop_tracing(tid: libc::pid_t) -> bool {
 }
 
 /// Stops this process as its child was stopped; returns when it is continued. The caller passes the
-/// SIGCONT on: where signals are blocked it is taken here, or the child would be sent it twice.
+/// SIGCONT on: where signals are blocked it is taken here, or else the child would get it twice.
 pub fn stop_ourselves() {
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `set` is initialised by sigemptyset before use and lives across the calls, as does
@@ -405,13 +407,13 @@ pub fn stop_ourselves() {
     }
 }
 
-/// Opens /dev/null over those of the descriptors 0 to 2 that the caller left closed, closed on
-/// exec: else a file of ours could become what the runtime takes for its stderr, and what we write
-/// to fd 2 could end in a lock file. The child still finds them closed.
+/// Opens /dev/null, closed on exec, over those of the descriptors 0 to 2 that the caller left closed.
+/// Otherwise a file of ours could become what the runtime takes for its stderr, and what we write to
+/// our stderr could end up in a lock file. The child still finds them closed.
 pub fn occupy_closed_stdio() {
     for fd in 0..=2 {
-        // SAFETY: F_GETFD only reads; open takes the lowest free number, which is `fd`, since the
-        // ones below are taken by now.
+        // SAFETY: F_GETFD only reads. open takes the lowest free number, which is `fd`, because the
+        // lower ones are taken by now.
         unsafe {
             if libc::fcntl(fd, libc::F_GETFD) == -1 {
                 libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
@@ -420,7 +422,7 @@ pub fn occupy_closed_stdio() {
     }
 }
 
-/// As many descriptors as this process may have.
+/// Raises the limit to as many descriptors as this process may have.
 pub fn allow_more_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives across both calls.
@@ -432,7 +434,7 @@ pub fn allow_more_files() {
     }
 }
 
-/// `struct sched_attr` as sched_setattr(2) has had it since Linux 3.14.
+/// `struct sched_attr` as sched_setattr(2) has defined it since Linux 3.14.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SchedAttr {
@@ -441,13 +443,13 @@ pub struct SchedAttr {
     pub flags: u64,
     pub nice: i32,
     pub priority: u32,
-    /// Of a fair thread its slice in ns, since Linux 6.12.
+    /// For a fair thread, its slice in ns, since Linux 6.12.
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
 }
 
-/// The scheduling class of a thread; 0 is the calling one.
+/// The scheduling class of a thread; 0 means the calling thread.
 pub fn sched_attr(tid: libc::pid_t) -> io::Result<SchedAttr> {
     let mut attr = SchedAttr::default();
     let size = size_of::<SchedAttr>();
@@ -463,7 +465,7 @@ pub fn set_sched_attr(tid: libc::pid_t, attr: &SchedAttr) -> io::Result<()> {
     cvt(result as libc::c_int).map(|_| ())
 }
 
-/// How many CPUs there are to run on; never less than one.
+/// How many CPUs are online; never less than one.
 pub fn online_cpus() -> u64 {
     // SAFETY: sysconf only reads.
     let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
@@ -475,11 +477,11 @@ pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     let create = |flags| -> io::Result<OwnedFd> {
         // SAFETY: `name` is NUL-terminated.
         let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
-        // SAFETY: a new descriptor that nobody else owns.
+        // SAFETY: a new descriptor that nothing else owns.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     };
-    // Kernels 6.3 to 6.5 refuse files that could be executed where vm.memfd_noexec is 2, and newer ones
-    // complain about callers that do not say whether theirs are. Older ones do not know the flag.
+    // Kernels 6.3 to 6.5 refuse files that could be executed if vm.memfd_noexec is 2, and newer ones
+    // warn about callers that do not say whether theirs are. Older kernels do not know the flag.
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     match create(flags | libc::MFD_NOEXEC_SEAL) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags),
@@ -487,8 +489,8 @@ pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     }
 }
 
-/// fork(2); gives the child's pid, and none in the child, which is to end with [`exit_now`] and may
-/// outlive us. There must be no second thread, whose locks the child would find taken.
+/// fork(2). Gives the child's pid, and none in the child, which must end with [`exit_now`] and may
+/// outlive us. There must be no second thread: the child would find its locks taken.
 pub fn fork() -> io::Result<Option<libc::pid_t>> {
     // SAFETY: this program has one thread.
     let pid = cvt(unsafe { libc::fork() })?;
@@ -497,14 +499,14 @@ pub fn fork() -> io::Result<Option<libc::pid_t>> {
 
 extern "C" fn noop(_: libc::c_int) {}
 
-/// How often the timer fires again after its deadline: a tick that fell just before the flock call
-/// interrupts nothing, the next one does.
+/// How often the timer fires again after its deadline: a tick just before the flock call interrupts
+/// nothing, but the next one does.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Interrupts blocking system calls with EINTR once `after` has passed, until dropped.
 ///
-/// flock has no timeout. setitimer would do, but it would take away an alarm that the caller set
-/// before it executed us, and its timer survives exec; a POSIX timer does neither.
+/// flock has no timeout. setitimer would do, but it would remove an alarm that the caller set before it
+/// executed us, and its timer survives exec. A POSIX timer does neither.
 #[derive(Debug)]
 pub struct Interrupt {
     timer: libc::timer_t,
@@ -514,11 +516,11 @@ pub struct Interrupt {
 
 impl Interrupt {
     pub fn after(after: Duration) -> io::Result<Interrupt> {
-        // The last real-time signal: nothing that a caller would send to a runtime.
+        // The last real-time signal: nothing that a caller sends to a runtime.
         let signal = libc::SIGRTMAX();
         let action = swap_action(signal, noop as *const () as libc::sighandler_t)?;
-        // SAFETY: an all-zero sigevent is valid and completed below; the timer's id is written by
-        // timer_create before it is used.
+        // SAFETY: an all-zero sigevent is valid and completed below; timer_create writes the timer's id
+        // before it is used.
         let timer = unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_SIGNAL;
@@ -538,7 +540,7 @@ impl Interrupt {
     }
 
     fn arm(&self, after: Duration) -> io::Result<()> {
-        // A value of zero would disarm the timer.
+        // Zero would disarm the timer.
         let first = after.max(Duration::from_nanos(1));
         let spec = libc::itimerspec { it_interval: timespec(TICK), it_value: timespec(first) };
         // SAFETY: the timer exists until drop; a null old value is allowed.
@@ -549,8 +551,8 @@ impl Interrupt {
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        // SAFETY: the timer was created by `after` and is deleted once. A tick that is still pending
-        // is delivered to `noop` before the mask and action of the caller come back.
+        // SAFETY: the timer was created by `after` and is deleted once. A pending tick goes to `noop`
+        // before the caller's mask and action come back.
         unsafe { libc::timer_delete(self.timer) };
         let _ = self.mask.thread_set_mask();
         self.action.restore();
@@ -564,7 +566,7 @@ fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-/// Unblocks one signal, real-time ones included; returns the mask as it was.
+/// Unblocks one signal, real-time ones included; returns the old mask.
 fn unblock(signal: libc::c_int) -> SigSet {
     // SAFETY: both sets are initialised by the calls before they are read.
     unsafe {
@@ -596,12 +598,12 @@ pub fn close_all_but(keep: &mut [RawFd]) {
     close_range(first, libc::c_uint::MAX);
 }
 
-/// For kernels before 5.9, which do not close ranges: as many as a process usually may have.
+/// For kernels before 5.9, which do not close ranges: as many as a process may have by default.
 const DESCRIPTORS: libc::c_uint = 65_536;
 
 fn close_range(first: libc::c_uint, last: libc::c_uint) {
-    // SAFETY: whoever owns one of them does not use or drop it before the end of this process, which
-    // its caller sees to.
+    // SAFETY: the caller ensures that no owner of such a descriptor uses or drops it before this
+    // process ends.
     unsafe {
         if libc::syscall(libc::SYS_close_range, first, last, 0) == -1 {
             (first..=last.min(DESCRIPTORS)).for_each(|fd| {
@@ -611,9 +613,9 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) {
     }
 }
 
-/// Takes a descriptor that the kernel has just given us in a message.
+/// Takes ownership of a descriptor that the kernel has just given us in a message.
 pub fn own(received: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg has installed it for us, and its number is used nowhere else.
+    // SAFETY: recvmsg has installed it for us, and its number is not used elsewhere.
     unsafe { OwnedFd::from_raw_fd(received) }
 }
 
@@ -635,12 +637,12 @@ mod tests {
     fn a_parent_that_has_closed_its_end_has_died() {
         let (alive, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let child_copy = || ours.try_clone().unwrap().into_raw_fd();
-        // SAFETY: the end that is closed is a copy that nobody owns.
+        // SAFETY: the closed end is a copy that nothing owns.
         let has_died = |copy| unsafe { has_died([alive.as_raw_fd(), copy]) };
         assert!(!has_died(child_copy()));
         let last = child_copy();
         drop(ours);
-        // A child of another test may have one more until its exec.
+        // Another test's child may have one more until its exec.
         let pause = || std::thread::sleep(Duration::from_millis(1));
         assert!(has_died(last) || (0..1000).any(|_| has_died(-1) || (pause(), false).1));
     }
