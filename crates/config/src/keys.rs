@@ -1,11 +1,11 @@
-//! The keys: their names, units and ranges, and what each is.
+//! The keys: their names, units and ranges, and what each does.
 
 use std::ffi::OsString;
 use std::fmt;
 
 use crate::values::{Config, Mode, Syslog};
 
-/// What a key holds, and where it goes.
+/// What a key contains, and where its value goes.
 enum Kind {
     Name { unset: &'static str, field: fn(&mut Config) -> &mut Option<OsString> },
     Mode,
@@ -15,14 +15,14 @@ enum Kind {
 }
 
 pub(crate) struct Key {
-    /// With its table.
+    /// Includes the name of its table.
     pub(crate) name: &'static str,
     kind: Kind,
     pub(crate) about: &'static str,
 }
 
-/// The upper bounds keep every wait below the deadlines of the callers: containerd asks for a state
-/// within 2 s and cleans up after a dead shim within 5 s.
+/// The upper bounds keep every wait below the callers' deadlines: containerd asks for a state within
+/// 2 s and cleans up after a dead shim within 5 s.
 pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "runtime",
@@ -170,7 +170,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
 ];
 
-/// A value that a key cannot have, by what it was to be.
+/// A wrong value, by the kind of value that its key needs.
 #[derive(Debug)]
 pub(crate) enum WrongValue {
     Name,
@@ -227,7 +227,7 @@ impl Key {
         Ok(())
     }
 
-    /// As TOML. A name has none: what happens without it depends.
+    /// As TOML. A name has no fixed default: this is what applies in most places without one.
     pub(crate) fn default(&self) -> String {
         match &self.kind {
             Kind::Name { unset, .. } => format!("\"{unset}\""),
@@ -235,7 +235,7 @@ impl Key {
         }
     }
 
-    /// As TOML; none is a name that is not set.
+    /// As TOML; none for a name that is not set.
     pub(crate) fn value(&self, config: &mut Config) -> Option<String> {
         Some(match &self.kind {
             Kind::Name { field, .. } => format!("{:?}", field(config).as_ref()?.to_string_lossy()),
@@ -259,7 +259,7 @@ fn mode(value: &toml::Value) -> Option<Mode> {
     Mode::ALL.into_iter().find(|mode| mode.as_str() == word)
 }
 
-/// It was a switch, for every operation.
+/// `log.syslog` was once a switch, for all operations.
 fn syslog(value: &toml::Value) -> Option<Syslog> {
     match (value.as_bool(), value.as_str()) {
         (Some(true), _) | (_, Some("all")) => Some(Syslog::All),

@@ -1,7 +1,7 @@
 //! The configuration: every limit with its unit, range and default, from one table.
 //!
-//! A file that cannot be read, or a value out of range, never stops an operation: the default
-//! stands, and one line says so.
+//! A file that cannot be read, or a value out of range, never stops an operation. The default stands,
+//! and one line reports it.
 
 mod keys;
 pub mod locate;

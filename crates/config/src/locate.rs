@@ -1,4 +1,4 @@
-//! Which runtime does the work, and never ourselves.
+//! Finds the runtime that does the work, which is never frostlock.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -6,27 +6,27 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// podman calls `state` with nothing but XDG_RUNTIME_DIR in the environment, and others with a PATH
-/// that lacks the sbin directories in which Debian keeps runc.
+/// podman calls `state` with only XDG_RUNTIME_DIR in the environment. Others have a PATH without the
+/// sbin directories in which Debian keeps runc.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const DEFAULT_RUNTIMES: &[&str] = &["runc", "crun"];
 
-/// Those whose containers any other program of the name can go on with.
+/// Runtimes of which any other program of the same name can manage the containers.
 const KINDS: &[&str] = &["runc", "crun", "youki"];
 
 const LINK_PREFIX: &str = "frostlock-";
 
-/// The name of a section in every binary of ours (src/main.rs). A copy of another version, installed as
-/// `runc`, has another inode and other contents; without this mark two copies could execute each other
-/// for ever.
+/// The name of a section in every binary of ours (src/main.rs). A copy of another version that is
+/// installed as `runc` has another inode and other contents; without this mark two copies could execute
+/// each other for ever.
 const MARK: &str = ".frostlock";
 
 /// Why there is no runtime to run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRuntime {
     tried: Vec<String>,
-    /// One was there that has called us.
+    /// One of the runtimes found is one that has called us.
     is_a_loop: bool,
 }
 
@@ -50,30 +50,30 @@ impl fmt::Display for NoRuntime {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
     pub path: PathBuf,
-    /// Why it is another than the configuration names, for the log.
+    /// Why it is not the one that the configuration names; for the log.
     pub fell_back: Option<String>,
 }
 
-/// What names the runtime, strongest first.
+/// What can name the runtime, strongest first.
 #[derive(Debug)]
 pub struct Choice<'a> {
-    /// FROSTLOCK_RUNTIME.
+    /// The variable FROSTLOCK_RUNTIME.
     pub env: Option<OsString>,
-    /// How we were called: a link `frostlock-crun` runs crun.
+    /// The name by which we were called: a link `frostlock-crun` runs crun.
     pub argv0: &'a OsStr,
     pub config: Option<&'a OsStr>,
-    /// PATH.
+    /// The variable PATH.
     pub path: Option<OsString>,
-    /// [`ABOVE`].
+    /// The variable [`ABOVE`].
     pub above: Option<OsString>,
 }
 
-/// The scripts that a frostlock above has run as its runtime, by device and inode. One that calls
-/// `runc` and finds us would be called by us, and so on without an end.
+/// The scripts that a frostlock above us has run as its runtime, by device and inode. If such a script
+/// calls `runc` and finds us, we would call it again, and so on without end.
 pub const ABOVE: &str = "FROSTLOCK_RUN_BY";
 
 impl Choice<'_> {
-    /// Named for this one process, by its environment or by the link that it was called by.
+    /// The runtime named for this one process, by its environment or by the link that called it.
     fn asked_for(&self) -> Option<OsString> {
         let by_name = Path::new(self.argv0)
             .file_name()
@@ -84,8 +84,8 @@ impl Choice<'_> {
         self.env.clone().filter(|name| !name.is_empty()).or(by_name)
     }
 
-    /// The path of the runtime, as found: a link to it keeps its name, from which crun takes its
-    /// handler.
+    /// The path of the runtime, as found. A link keeps its name, because crun picks its handler by
+    /// that.
     pub fn find(&self) -> Result<PathBuf, NoRuntime> {
         match self.asked_for().or_else(|| self.config.map(OsString::from)) {
             Some(name) => self.first_of([name]),
@@ -93,8 +93,8 @@ impl Choice<'_> {
         }
     }
 
-    /// The same, but a runtime that the configuration names and that is not there costs the node nothing:
-    /// another of its kind is looked for. Not so one that a single caller has asked for.
+    /// The same, but a missing runtime from the configuration costs the node nothing: another of its
+    /// kind is looked for. Not so for a runtime that a single caller asked for.
     pub fn find_or_fall_back(&self) -> Result<Found, NoRuntime> {
         let error = match self.find() {
             Ok(path) => return Ok(Found { path, fell_back: None }),
@@ -103,7 +103,7 @@ impl Choice<'_> {
         let Some(config) = self.config.filter(|_| self.asked_for().is_none()) else {
             return Err(error);
         };
-        // That one is there, and to run another would not end the loop that it has made.
+        // That runtime exists, and another would not end the loop that it has made.
         if error.is_a_loop {
             return Err(error);
         }
@@ -118,7 +118,7 @@ impl Choice<'_> {
         Ok(Found { path, fell_back: Some(fell_back) })
     }
 
-    /// The first that there is of these names.
+    /// The first of these names that exists.
     fn first_of(&self, names: impl IntoIterator<Item = OsString>) -> Result<PathBuf, NoRuntime> {
         let mut tried = Vec::new();
         let mut is_a_loop = false;
@@ -141,7 +141,7 @@ impl Choice<'_> {
             }
             tried.push(match candidates.as_slice() {
                 [] => format!("{} is neither a name nor an absolute path", name.to_string_lossy()),
-                // Already said why.
+                // A reason is given already.
                 [_] if tried.len() > before => continue,
                 [one] if one.as_os_str() == name => {
                     format!("{} is not there", name.to_string_lossy())
@@ -159,7 +159,7 @@ impl Choice<'_> {
             .is_some_and(|(above, one)| above.split(' ').any(|it| it == one))
     }
 
-    /// What [`ABOVE`] is for a runtime that is a script.
+    /// The value of [`ABOVE`] for a runtime that is a script.
     pub fn above_next(&self, runtime: &Path) -> Option<OsString> {
         let number = is_script(runtime).then(|| number(runtime))??;
         Some(match &self.above {
@@ -185,10 +185,10 @@ impl Choice<'_> {
     }
 }
 
-/// What is looked for in the place of a runtime that is not there: one of its name elsewhere, then the one
-/// whose name it has but for a version. None for any other name: it may be that of a sandbox, which nothing
-/// else is; and a container that a runtime of another kind has made is lost when the right one is back, as
-/// neither knows the other's and each deletes what it does not know.
+/// What to look for instead of a missing runtime: one of its name elsewhere, then one whose name lacks
+/// the version. None for any other name, which may belong to a sandbox with no substitute. A container
+/// that a runtime of another kind made is lost when the right one is back: neither knows the other's
+/// containers, and each deletes what it does not know.
 fn substitutes(named: &OsStr) -> Vec<OsString> {
     let name = Path::new(named).file_name().and_then(OsStr::to_str).unwrap_or_default();
     let is_version = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || "-._v".contains(c));
@@ -209,7 +209,7 @@ fn examine(path: &Path) -> Candidate {
     let file = match open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Candidate::Absent,
-        // One that may be executed but not read is no copy of ours that we could tell.
+        // A file that may be executed but not read is not recognised as a copy of ours.
         Err(error) => {
             return match nix::unistd::access(path, nix::unistd::AccessFlags::X_OK) {
                 Ok(()) => Candidate::Runtime,
@@ -224,19 +224,19 @@ fn examine(path: &Path) -> Candidate {
     if metadata.permissions().mode() & 0o111 == 0 {
         return Candidate::Unusable("is not executable".to_owned());
     }
-    // Every file of ours has the mark, unless it lost all its sections.
+    // Every file of ours has the mark, unless it has been stripped of all sections.
     if carries_mark(&file).unwrap_or_else(|| is_this_process(&metadata)) {
         return Candidate::Unusable("is frostlock itself".to_owned());
     }
     Candidate::Runtime
 }
 
-/// Whether this file is frostlock. A link to it is, too.
+/// Whether this file is frostlock, also by a link.
 pub fn is_frostlock(path: &Path) -> bool {
     open(path).is_ok_and(|file| carries_mark(&file) == Some(true))
 }
 
-/// The version that a binary of ours has written into its mark; none before there was one in it.
+/// The version in the mark of a binary of ours; none if the mark is from before it had one.
 pub fn version_of(path: &Path) -> Option<String> {
     const MOST: usize = 64;
     let file = open(path).ok().filter(|file| carries_mark(file) == Some(true))?;
@@ -265,19 +265,19 @@ pub fn version_of(path: &Path) -> Option<String> {
     text.trim_end_matches('\0').strip_prefix("frostlock ").map(str::to_owned)
 }
 
-/// Tells files apart, which may have several names.
+/// Identifies a file that may have several names.
 fn number(path: &Path) -> Option<String> {
     let metadata = std::fs::metadata(path).ok()?;
     Some(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// Whether it is run by another program, which it names.
+/// Whether it is a script, run by a program that it names.
 fn is_script(path: &Path) -> bool {
     let mut start = [0u8; 2];
     open(path).and_then(|file| file.read_exact_at(&mut start, 0)).is_ok() && start == *b"#!"
 }
 
-/// A FIFO in its place must not block us.
+/// If a FIFO is in its place, the open must not block.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -288,7 +288,7 @@ fn is_this_process(metadata: &std::fs::Metadata) -> bool {
         .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
 }
 
-/// Whether an ELF file has a section with our name; none if it is no such file or has no sections.
+/// Whether an ELF file has a section with our name; none if it is not an ELF file or has no sections.
 /// Three short reads: the file header, the header of the section that holds the names, the names.
 fn carries_mark(file: &File) -> Option<bool> {
     const NAMES_MAX: usize = 4096;
@@ -310,7 +310,7 @@ fn carries_mark(file: &File) -> Option<bool> {
     let mut names = [0u8; NAMES_MAX];
     let names = &mut names[..NAMES_MAX.min(size as usize)];
     let length = file.read_at(names, offset).ok()?;
-    // As text, since std searches that by the word and bytes one by one.
+    // As text: std searches text by machine words, and bytes one by one.
     let names = String::from_utf8_lossy(&names[..length]);
     Some(names.contains(&format!("\0{}\0", MARK)))
 }
@@ -348,8 +348,8 @@ mod tests {
         assert_eq!(Choice { argv0: OsStr::new("frostlock"), ..link }.find(), Ok(three));
     }
 
-    /// The shortest ELF file with a section of our name: a header, those of the section that holds the
-    /// names and of ours, the names, and what ours says.
+    /// The shortest ELF file with a section of our name: a header, the headers of the section of names
+    /// and of our section, the names, and the contents of our section.
     fn marked(path: &Path, says: &str) -> PathBuf {
         const HEADER: usize = 0x40;
         let names = format!("\0{MARK}\0");
@@ -474,7 +474,7 @@ mod tests {
         assert!(is_script(&script) && !is_script(&std::env::current_exe().unwrap()));
         let path = std::env::join_paths([one.path(), two.path()]).unwrap();
         let above = choice(one.path(), "frostlock-zrunc").above_next(&script);
-        // Of two names.
+        // The same script under two names.
         symlink(&script, one.path().join("zcrun")).unwrap();
         let choice = Choice { path: Some(path), above, ..choice(one.path(), "frostlock-zrunc") };
         let link = Choice { argv0: OsStr::new("frostlock-zcrun"), ..choice };

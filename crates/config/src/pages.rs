@@ -6,11 +6,11 @@ use crate::values::Config;
 /// A key and its value, for people.
 #[derive(Debug)]
 pub struct Setting {
-    /// With its table, as `lock.shared_wait_ms`.
+    /// Includes the name of its table, as `lock.shared_wait_ms`.
     pub name: String,
-    /// As TOML; none is a name that is not set.
+    /// As TOML; none for a name that is not set.
     pub value: Option<String>,
-    /// As TOML; of a name, what holds without one in most places.
+    /// As TOML; for a name, what applies in most places if it is not set.
     pub default: String,
     /// With its unit.
     pub range: Option<String>,
@@ -48,7 +48,7 @@ impl Config {
         text
     }
 
-    /// The same as a table for docs/configuration.md.
+    /// The same, as a table for docs/configuration.md.
     pub fn table() -> String {
         let mut text = String::from("| key | default | range | what it is |\n|---|---|---|---|\n");
         for key in KEYS {

@@ -1,4 +1,4 @@
-//! From the file to the values: what is wrong is said, and costs only itself.
+//! Turns the file into values. Each mistake is reported and costs only its own value.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
@@ -11,11 +11,11 @@ use crate::values::Config;
 const PATH: &str = "FROSTLOCK_CONFIG";
 const DEFAULT_PATH: &str = "/etc/frostlock/config.toml";
 
-/// The example with every key is 3 KB; what is larger than this is not a configuration, and every
+/// The example with every key is 3 KB; anything larger than this is not a configuration, and every
 /// command reads it.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Keys of earlier versions, which a file may still have, and tables that are gone as a whole.
+/// Keys of earlier versions, which a file may still have, and tables that no longer exist at all.
 const RETIRED: &[(&str, &str)] = &[
     ("refill", "lift has taken its place"),
     ("kill", "nobody waits for a kill any more"),
@@ -28,33 +28,33 @@ const RETIRED: &[(&str, &str)] = &[
     ("delete", "delete.leftovers_wait_ms is always 1000 ms"),
 ];
 
-/// What a file comes to.
+/// The result of reading a file.
 #[derive(Debug, Default)]
 pub struct Reading {
     pub config: Config,
     pub mistakes: Vec<Mistake>,
-    /// The full names of the keys that have their value from the file.
+    /// The full names of the keys whose value comes from the file.
     pub set: Vec<String>,
 }
 
-/// Something that a file has wrong.
+/// A mistake in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The table, if it is in one, and the key; empty: the file cannot be read as a whole.
+    /// The table, if it is in one, and the key. Empty if the file cannot be read at all.
     pub at: Vec<String>,
-    /// The byte where reading came to its end, of a file that cannot be read.
+    /// The byte at which the parser gave up, if it did.
     pub offset: Option<usize>,
     pub what: String,
 }
 
-/// The file that is read.
+/// The file to read.
 pub fn path() -> PathBuf {
     std::env::var_os(PATH).unwrap_or_else(|| DEFAULT_PATH.into()).into()
 }
 
 impl Config {
-    /// `FROSTLOCK_CONFIG`, or /etc/frostlock/config.toml. What was wrong with it comes back as lines
-    /// for the log.
+    /// Reads `FROSTLOCK_CONFIG`, or /etc/frostlock/config.toml. Its mistakes come back as lines for the
+    /// log.
     pub fn load() -> (Config, Vec<String>) {
         let (path, named) = (path(), std::env::var_os(PATH).is_some());
         match text(&path) {
@@ -67,13 +67,13 @@ impl Config {
         }
     }
 
-    /// What a file with this text configures; `path` only names it in the complaints.
+    /// The configuration in this text; `path` is only for the messages.
     pub fn parse(text: &str, path: &Path) -> (Config, Vec<String>) {
         let Reading { config, mistakes, .. } = Config::read(text);
         (config, mistakes.iter().map(|mistake| mistake.complaint(path)).collect())
     }
 
-    /// The same for somebody who wants to know what comes from where.
+    /// The same for a caller that wants to know which value comes from where.
     pub fn read(text: &str) -> Reading {
         match text.parse::<toml::Table>() {
             Ok(table) => Config::from_table(&table),
@@ -106,8 +106,8 @@ impl Config {
 
 /// The text of a configuration file.
 ///
-/// Opening a FIFO would block for as long as nobody writes to it, hence `O_NONBLOCK`. /dev/null is
-/// how a configuration is switched off.
+/// Opening a FIFO would block until someone writes to it, hence `O_NONBLOCK`. /dev/null is how a
+/// configuration is switched off.
 pub fn text(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)
@@ -145,7 +145,7 @@ impl Mistake {
     }
 }
 
-/// Those of earlier versions are said first: whoever has set them expects something of them.
+/// Keys of earlier versions come first: whoever has set one expects it to work.
 fn unknown_keys(file: &toml::Table) -> Vec<Mistake> {
     let (mut retired, mut unknown) = (Vec::new(), Vec::new());
     for at in places(file).into_iter().filter(|at| !is_known(at)) {
@@ -160,8 +160,8 @@ fn unknown_keys(file: &toml::Table) -> Vec<Mistake> {
     retired
 }
 
-/// Where a file has a value: a key at the top, a key in a table that we have or had keys in, or a
-/// table that we do not know as a whole.
+/// All places in a file that have a value: a key at the top, a key in a table with present or retired
+/// keys, or an unknown table as a whole.
 fn places(file: &toml::Table) -> Vec<Vec<String>> {
     let has_keys = |table: &str| {
         let retired = RETIRED.iter().filter_map(|(name, _)| name.split_once('.'));

@@ -1,11 +1,11 @@
-//! The values that hold, in the shape of the file.
+//! The values that apply, in the shape of the file.
 
 use std::ffi::OsString;
 
-/// How much of what we can do is done, so that an operator can grow trust.
+/// How much frostlock does, so that an operator can build trust step by step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Runs as bare, only records.
+    /// Runs like a bare runtime, only records.
     Observe,
     /// Serializes and records.
     Lock,
@@ -13,11 +13,11 @@ pub enum Mode {
     Full,
 }
 
-/// Which operations syslog hears of.
+/// Which operations syslog reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Syslog {
     Off,
-    /// Those that a person may have to look at.
+    /// Those that a person may need to look at.
     #[default]
     Remarkable,
     All,
