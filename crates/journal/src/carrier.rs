@@ -1,8 +1,8 @@
-//! The process that carries records on to the disk, so that no operation waits for one.
+//! The process that carries records to the disk, so that no operation has to wait for it.
 //!
-//! At most one for a state directory: the operation that finds none starts it and does not wait for
-//! it. It lets records gather for a second, copies what is new, and ends. A disk that hangs holds
-//! nobody but the carrier: the operations after it find it at work and leave it alone.
+//! There is at most one for a state directory. An operation that finds none starts one and does not
+//! wait for it. The carrier lets records gather for a second, copies what is new, and ends. A hanging
+//! disk blocks only the carrier: later operations see it at work and leave it alone.
 
 use std::fs::File;
 use std::io;
@@ -21,24 +21,27 @@ use super::copy::Copy;
 use super::history::History;
 use cgroup::process;
 
-/// How long records gather: one fork a second at most, and as much is behind when the power goes.
+/// How long records gather: at most one fork a second, and at most this much is lost when the power
+/// goes.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// How often what was written meanwhile is fetched, too, before that is left to the next carrier.
+/// How often the carrier also fetches what was written meanwhile before it leaves that to the next one.
 const ROUNDS: u32 = 16;
 
-/// Called after a record was written, so that either a carrier is still to look, or this one starts it.
+/// Called after a record was written. Afterwards either a carrier has yet to look, or this call has
+/// started one.
 pub(crate) fn see_to(journal: &Path, history: &History) {
     let path = note_path(journal);
     let Some(note) = claim(&path) else { return };
-    // It would be the first process of a namespace that ends with it, and the runtime the next; or, as
-    // with a hook that runc's init runs, a process of ours in somebody's container.
+    // The carrier would be the first process of a namespace that ends with it, and the runtime the
+    // next. Or, with a hook that runc's init runs, it would be a process of ours in somebody's
+    // container.
     if process::children_are_elsewhere() || !process::pids_are_of_proc() {
         return;
     }
     if let Ok(None) = sys::fork() {
-        // Somebody may wait for the end of a pipe, and a lock lasts as long as its descriptors. The
-        // lock of `note` is now the carrier's.
+        // A caller may wait for the end of a pipe, and a lock lasts as long as its descriptors. The
+        // lock of `note` now belongs to the carrier.
         sys::close_all_but(&mut [note.as_raw_fd()]);
         let copy = Copy { journal, history, note: &note, note_path: &path };
         let _ = catch_unwind(AssertUnwindSafe(|| carry(&copy)));
@@ -46,9 +49,9 @@ pub(crate) fn see_to(journal: &Path, history: &History) {
     }
 }
 
-/// Adds a line of somebody else's, who may wait, after what the wrappers have written before it: readers
-/// take an exit for that of a container which they know. Waits for a carrier that copies, as its write
-/// would for the disk, and for none that lets records gather.
+/// Adds a line for a caller that may wait, after all that the wrappers wrote before it: readers count
+/// an exit for the container that they know. Waits for a carrier that copies, as its own write would
+/// for the disk, but not for one that only lets records gather.
 pub fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Result<()> {
     let path = note_path(journal);
     if let Ok(note) = state::lock::open(&path, true) {
@@ -76,11 +79,11 @@ fn carry(copy: &Copy<'_>) -> io::Result<()> {
     detach();
     gather()?;
     for _ in 0..ROUNDS {
-        // An error is not tried again here: the next operation starts the next carrier, which waits
-        // first, so that a full disk is asked once a second at most.
+        // An error is not tried again here. The next operation starts the next carrier, which waits
+        // first, so that a full disk is asked at most once a second.
         let seen = copy.all()?;
         sys::flock(copy.note, libc::LOCK_UN)?;
-        // Who has written before this line found us at work; who writes after it starts another.
+        // A writer before this line found us at work; a writer after it starts another carrier.
         if copy.ends()? == seen || lock(copy.note).is_err() {
             break;
         }
@@ -88,8 +91,8 @@ fn carry(copy: &Copy<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Of what the caller gave its command, a process that outlives it keeps nothing that anybody waits
-/// for: neither the terminal and its signals nor the directory, which may be to be unmounted.
+/// A process that outlives its command keeps nothing of what the caller gave the command and may wait
+/// for: neither the terminal and its signals nor the directory, which someone may want to unmount.
 fn detach() {
     sys::occupy_closed_stdio();
     let _ = nix::unistd::setsid();
@@ -97,8 +100,8 @@ fn detach() {
     let _ = nix::sys::prctl::set_name(c"frostlock-carry");
 }
 
-/// Until there may be enough, or somebody ends us, as the end of a service or of the machine does:
-/// then there is still time to carry what there is.
+/// Waits until enough may have gathered, or until we are asked to end, as when a service or the machine
+/// stops: there is still time to carry what there is.
 fn gather() -> io::Result<()> {
     let mut ending = SigSet::empty();
     ending.add(Signal::SIGTERM);

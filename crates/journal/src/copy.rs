@@ -1,8 +1,9 @@
-//! What is new in the short journal into the long one: each record once, whoever was killed.
+//! Copies what is new in the short journal to the long one, each record once, even if the copying is
+//! killed.
 //!
-//! How far it came is noted after the data. What the long journal has beyond the note was either
-//! copied by one that was killed before it could say so, or written by others; a line that is there
-//! is not copied again.
+//! The note of how far it came is written after the data. Whatever the long journal has beyond the note
+//! was either copied by a carrier that was killed before it could note it, or written by others. A line
+//! that is already there is not copied again.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -20,10 +21,10 @@ use super::history::{self, History};
 use super::reader::{self, LINE_BYTES};
 use super::{Stamp, VERSION, file};
 
-/// One write to the disk, unless a line is longer.
+/// The size of one write to the disk, unless a line is longer.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// The journal may be set aside, and set aside again, while its two files are opened.
+/// The journal may be set aside, even twice, while its two files are opened.
 const OPEN_TRIES: u32 = 4;
 
 pub(crate) struct Copy<'a> {
@@ -34,8 +35,8 @@ pub(crate) struct Copy<'a> {
     pub note_path: &'a Path,
 }
 
-/// A byte of a file. tmpfs gives no inode's number twice; other file systems do, but know when the file
-/// was made.
+/// A byte of a file. tmpfs never reuses an inode number; other file systems do, but record when the
+/// file was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
     dev: u64,
@@ -56,23 +57,23 @@ impl Place {
     }
 }
 
-/// How far the short journal is copied, and where the long one ended then.
+/// How far the short journal has been copied, and where the long one ended then.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Position {
     sources: Vec<Copied>,
     history: Option<Place>,
 }
 
-/// How far one file of the short journal is copied.
+/// How far one file of the short journal has been copied.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Copied {
     to: Place,
-    /// That it was set aside and copied to its end, so that it may go.
+    /// Whether the file was set aside and copied to its end, so that it may be removed.
     is_whole: bool,
 }
 
 impl Position {
-    /// One that cannot be read is none.
+    /// An unreadable one counts as none.
     fn read(note: &File) -> Position {
         let mut text = [0; 4096];
         let length = note.read_at(&mut text, 0).unwrap_or(0);
@@ -80,7 +81,7 @@ impl Position {
         serde_json::from_slice(line).unwrap_or_default()
     }
 
-    /// Within one page, which a kill does not divide.
+    /// Fits in one page, which a kill does not divide.
     fn write(&self, note: &File) -> io::Result<()> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');
@@ -97,7 +98,7 @@ impl Position {
         self.sources.push(Copied { to, is_whole });
     }
 
-    /// Forgets the files that are gone; whether one of them may have held more than was copied.
+    /// Forgets files that are gone; gives whether one of them may have had more than was copied.
     fn retain(&mut self, sources: &[Source]) -> bool {
         let is_there = |it: &Copied| sources.iter().any(|source| it.to.is_in(&source.metadata));
         let (there, gone): (Vec<_>, Vec<_>) = self.sources.drain(..).partition(is_there);
@@ -114,7 +115,8 @@ struct Source {
 }
 
 impl Copy<'_> {
-    /// Copies all that is new; where the files of the short journal ended then. One process at a time.
+    /// Copies all that is new; gives where the files of the short journal ended then. One process at a
+    /// time.
     pub(crate) fn all(&self) -> io::Result<Vec<Place>> {
         self.lock(libc::F_WRLCK)?;
         let copied = self.all_locked();
@@ -122,7 +124,7 @@ impl Copy<'_> {
         copied
     }
 
-    /// Not by flock, which says that there is a carrier, be it one that still waits.
+    /// Not with flock, which says that there is a carrier, even one that still waits.
     fn lock(&self, kind: libc::c_int) -> io::Result<()> {
         let lock = libc::flock {
             l_type: kind as libc::c_short,
@@ -174,7 +176,7 @@ impl Copy<'_> {
     }
 
     fn append(&self, text: &[u8]) -> io::Result<Place> {
-        // Somebody has removed our state, and another may be at work with a note of its own.
+        // Somebody has removed our state, and another carrier may be at work with a note of its own.
         if !file::is_at(self.note, self.note_path) {
             return Err(ErrorKind::NotFound.into());
         }
@@ -182,7 +184,7 @@ impl Copy<'_> {
         Ok(Place::of(&written, written.len()))
     }
 
-    /// The older one first.
+    /// The older one comes first.
     fn sources(&self) -> io::Result<Vec<Source>> {
         for _ in 0..OPEN_TRIES {
             let newer = reader::open(self.journal)?;
@@ -199,8 +201,8 @@ impl Copy<'_> {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// The lines that the long journal has beyond the position. Most often there are none; without a
-    /// position, all that it could have of the short one.
+    /// The lines that the long journal has beyond the position. Most often there are none. Without a
+    /// position, all lines that it could have from the short one.
     fn known(&self, position: &Position, sources: &[Source]) -> io::Result<HashSet<u64>> {
         let noted = |file: &Metadata| position.history.filter(|place| place.is_in(file));
         let (mut later, mut known) = (Vec::new(), HashSet::new());
@@ -214,7 +216,7 @@ impl Copy<'_> {
             }
             later.push((file, metadata.len()));
         }
-        // Records of others may stand in between, but not as many.
+        // Records of others may be in between, but not as many as ours.
         let mut left = sources.iter().map(|source| source.metadata.len()).sum::<u64>() * 2;
         for (file, length) in &later {
             let from = length.saturating_sub(left);
@@ -225,9 +227,9 @@ impl Copy<'_> {
     }
 }
 
-/// What is at `at`, and how much of it is lines for one write.
+/// The bytes at `at`, and how many of them make up whole lines for one write.
 fn read_lines(file: &File, at: u64) -> io::Result<(Vec<u8>, usize)> {
-    // Most often there is little, and to clear a large buffer would be most of the carrier's work.
+    // Most often there is little, and clearing a large buffer would be most of the carrier's work.
     let there = file.metadata()?.len().saturating_sub(at).min(LINE_BYTES as u64);
     let mut bytes = vec![0; there as usize];
     let mut length = 0;
@@ -245,14 +247,14 @@ fn read_lines(file: &File, at: u64) -> io::Result<(Vec<u8>, usize)> {
     let last = within.iter().rposition(is_end).or_else(|| bytes.iter().position(is_end));
     let whole = match last {
         Some(last) => last + 1,
-        // Too long to be a record; its end is none, either.
+        // Too long to be a record, and so is its end.
         None if length == LINE_BYTES => length,
         None => 0,
     };
     Ok((bytes, whole))
 }
 
-/// Without the halves that killed writers have left.
+/// Leaves out torn lines that killed writers have left.
 fn new_lines(piece: &[u8], known: &HashSet<u64>, misses_some: &mut bool) -> Vec<u8> {
     let mut text = Vec::new();
     let lines = piece.split_inclusive(|byte| *byte == b'\n');
@@ -267,7 +269,7 @@ fn new_lines(piece: &[u8], known: &HashSet<u64>, misses_some: &mut bool) -> Vec<
     text
 }
 
-/// The last one, too, should only its end be missing: whoever writes next adds that.
+/// Also the last line, if only its end is missing: the next writer adds that.
 fn add_lines(file: &File, mut at: u64, known: &mut HashSet<u64>) -> io::Result<()> {
     loop {
         let (bytes, whole) = read_lines(file, at)?;
@@ -287,7 +289,7 @@ fn hash(line: &[u8]) -> u64 {
 }
 
 /// The record that says that others are missing, with the time of the first one that is not: readers
-/// pass over what is out of order.
+/// ignore what is out of order.
 #[derive(Serialize)]
 struct Gap {
     v: u32,
@@ -335,7 +337,7 @@ mod tests {
 
     impl Node {
         fn new() -> Node {
-            // Where, as in /run, a new file is never taken for one that is gone.
+            // In a file system where, as in /run, a new file is never mistaken for an old one.
             let directory = tempfile::tempdir_in("/dev/shm").unwrap();
             let disk = Some(directory.path().join("history").into());
             let config = Config {
@@ -366,7 +368,7 @@ mod tests {
             Copy { journal, history: &self.history, note: &note, note_path: &path }.all()
         }
 
-        /// Killed when only a part of what was copied was written, and before any of it was noted.
+        /// A copy that was killed after a part of the data was written, before any of it was noted.
         fn copy_killed(&self, share: f64) {
             let current = self.history.directory().join("history.jsonl");
             let length = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
@@ -387,7 +389,7 @@ mod tests {
             records.filter(|record: &Value| record["foreign"].is_null()).collect()
         }
 
-        /// The numbers of the records in the long journal; where one is missing, it says so.
+        /// The numbers of the records in the long journal; a missing one must be marked as a gap.
         fn numbers(&self) -> Vec<u64> {
             let (mut numbers, mut is_gap) = (Vec::new(), false);
             for record in self.disk() {
@@ -409,7 +411,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Write(u8),
-        /// By `frostctl record`.
+        /// With `frostctl record`.
         WriteToDisk,
         Copy,
         CopyKilled(f64),

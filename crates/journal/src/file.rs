@@ -1,4 +1,4 @@
-//! Appending to a file of lines that many processes write and any of them may set aside.
+//! Appends to a file of lines that many processes write and any of them may set aside.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use state::state_dir;
 
-/// When a file has had enough, and where it goes then.
+/// When a file is full, and where it goes then.
 pub(crate) trait Rotation {
     fn is_full(&self, file: &Metadata, line: usize) -> bool;
     /// Called by one process at a time.
     fn set_aside(&self, path: &Path) -> io::Result<()>;
 }
 
-/// A file is set aside, and removed, at most this often while one line is added.
+/// How often a file may be set aside and removed while one line is added.
 const APPEND_TRIES: u32 = 4;
 
-/// Adds a line, which brings its own end, or several; the file that has them now. Waits for no other writer, and for a disk only as any write
-/// to the page cache does: there is no fsync.
+/// Adds one line or several, each with its newline. Gives the file that has them now. Waits for no
+/// other writer. It waits for a disk only as any write to the page cache does: there is no fsync.
 pub(crate) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::Result<Metadata> {
     if let Some(directory) = path.parent() {
         state_dir::make_private(directory)?;
@@ -33,10 +33,10 @@ pub(crate) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::
         let line = if ends_torn(&file) { [b"\n", line].concat() } else { line.to_vec() };
         // One write: with O_APPEND, lines of several writers do not mix.
         if file.write(&line)? != line.len() {
-            // A full disk; the next one sees that the line is torn.
+            // The disk is full; the next writer sees that the line is torn.
             return Err(io::ErrorKind::WriteZero.into());
         }
-        // Two rotations since it was opened: nobody reads that file any more.
+        // The file was rotated twice since it was opened: nobody reads it any more.
         let metadata = file.metadata()?;
         if metadata.nlink() > 0 {
             return Ok(metadata);
@@ -45,10 +45,10 @@ pub(crate) fn append(path: &Path, line: &[u8], rotation: &impl Rotation) -> io::
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Moves the full file aside, once: of several that find it full, one has the lock and the others
-/// find a new file there. Who has opened the old one before writes into it all the same, where it
-/// is now, so that nothing is lost. Where it cannot be moved it is emptied: what happens now is
-/// worth more than what happened then, and the file stays bounded.
+/// Moves the full file aside, once: of several writers that find it full, one has the lock and the
+/// others find a new file in its place. A writer that had opened the old one still writes into it,
+/// where it is now, so nothing is lost. If it cannot be moved, it is emptied: what happens now is worth
+/// more than what happened then, and the file stays bounded.
 fn rotate(full: File, path: &Path, rotation: &impl Rotation) -> io::Result<File> {
     if sys::flock(&full, libc::LOCK_EX | libc::LOCK_NB).is_ok() && is_at(&full, path) {
         rotation.set_aside(path).or_else(|_| full.set_len(0))?;
@@ -78,8 +78,8 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether a full disk or a kill has left half a line, with which ours would melt into one. tmpfs
-/// shows half a line, too, while somebody writes one that spans two pages; then the file grows.
+/// Whether a full disk or a kill has left half a line, with which ours would merge. tmpfs also shows
+/// half a line while somebody writes one that spans two pages; then the file grows.
 fn ends_torn(file: &File) -> bool {
     let torn = torn_at(file);
     torn.is_some() && {
@@ -96,7 +96,7 @@ fn torn_at(file: &File) -> Option<u64> {
     (last[0] != b'\n').then_some(length)
 }
 
-/// Where a full journal is until the next one is full.
+/// Where a full journal stays until the next one is full.
 pub(crate) fn older(path: &Path) -> PathBuf {
     let mut older = path.as_os_str().to_owned();
     older.push(".1");

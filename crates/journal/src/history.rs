@@ -1,8 +1,7 @@
-//! The long journal: the same records on disk, bounded in size and age, so that a reboot does not lose
-//! the answer.
+//! The long journal: the same records on disk, bounded in size and age, so that they survive a reboot.
 //!
-//! `history.jsonl` is the file that is written; full ones are numbered. A number is given under the
-//! lock of the file that gets it and is one more than the greatest there is, so that none is given
+//! `history.jsonl` is the file that is written; full ones are numbered. A number is chosen while
+//! holding the lock of the file that gets it. It is one more than the greatest, so no number is used
 //! twice, whatever the clock does.
 
 use std::fs::Metadata;
@@ -18,7 +17,7 @@ const CURRENT: &str = "history.jsonl";
 const PREFIX: &str = "history-";
 const SUFFIX: &str = ".jsonl";
 
-/// Records go file by file, so this is how exactly the limits are kept.
+/// Records are removed by whole files, so this is how exactly the limits are kept.
 const FILES: u64 = 16;
 
 const DEFAULT: &str = "/var/log/frostlock";
@@ -32,8 +31,8 @@ pub struct History {
 }
 
 impl History {
-    /// `None` if it is off, or if only /var/log could be meant and our state is not the node's own,
-    /// as without root.
+    /// `None` if it is off. Also `None` if the directory would be /var/log and our state is not the
+    /// node's own, as without root.
     pub fn of(config: &Config, state: &StateDir) -> Option<History> {
         let named = config.history.directory.as_ref().map(PathBuf::from);
         let directory = named.or_else(|| state.is_the_nodes().then(|| PathBuf::from(DEFAULT)))?;
@@ -48,12 +47,12 @@ impl History {
         &self.directory
     }
 
-    /// Adds one record, a whole line.
+    /// Adds one record as a whole line.
     pub fn append(&self, line: &[u8]) -> io::Result<()> {
         self.append_all(line).map(drop)
     }
 
-    /// Adds whole lines; the file that has them now.
+    /// Adds whole lines; gives the file that has them now.
     pub(crate) fn append_all(&self, lines: &[u8]) -> io::Result<Metadata> {
         file::append(&self.directory.join(CURRENT), lines, self)
     }
@@ -63,7 +62,7 @@ impl History {
         time.ok().and_then(|time| time.elapsed().ok()).is_some_and(|elapsed| elapsed > age)
     }
 
-    /// Removes what is too old, and then the oldest until the rest and one more full file fit.
+    /// Removes what is too old, and then the oldest files until the rest and one more full file fit.
     fn prune(&self) {
         let mut left = 0;
         for (_, path) in numbered(&self.directory).into_iter().rev() {
@@ -84,7 +83,7 @@ impl file::Rotation for History {
     }
 
     fn set_aside(&self, path: &Path) -> io::Result<()> {
-        // A directory that cannot be read is not one without files: theirs would be overwritten.
+        // An unreadable directory is not an empty one: its files would be overwritten.
         std::fs::read_dir(&self.directory)?;
         let greatest = numbered(&self.directory).last().map_or(0, |(number, _)| *number);
         let name = format!("{PREFIX}{:08}{SUFFIX}", greatest + 1);
@@ -94,7 +93,7 @@ impl file::Rotation for History {
     }
 }
 
-/// Every file of a history, oldest first; the last is the one that grows.
+/// Every file of a history, oldest first; the last one grows.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = numbered(directory).into_iter().map(|(_, path)| path).collect();
     files.push(directory.join(CURRENT));

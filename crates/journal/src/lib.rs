@@ -1,7 +1,7 @@
-//! The journal: one JSON object a line, one write a line, in a file of bounded size; and the long one on
-//! disk, to which records are carried on.
+//! The journal: one JSON object a line, one write a line, in a file of bounded size. Also the long
+//! journal on disk, to which records are carried.
 //!
-//! Never changes the result of an operation: what cannot be written is lost. Readers skip what they
+//! It never changes the result of an operation: what cannot be written is lost. Readers skip what they
 //! cannot parse, such as the last line of a machine that lost power ([`reader`]).
 
 mod carrier;
@@ -40,9 +40,9 @@ impl Journal {
         Journal { history, ..self }
     }
 
-    /// Adds one record. What goes wrong is dropped: there is nowhere left to say it that is not
-    /// somebody's log, and the operation has ended. `starts_no_process` where nothing of ours may stay
-    /// behind: whoever writes next carries the record on.
+    /// Adds one record. Errors are dropped: the operation has ended, and the only place to report them
+    /// is somebody's log. With `starts_no_process`, no process of ours may stay behind; then the next
+    /// writer carries the record on.
     pub fn append(&self, record: &impl Serialize, starts_no_process: bool) {
         let Ok(mut line) = serde_json::to_vec(record) else { return };
         line.push(b'\n');

@@ -1,7 +1,7 @@
 //! Reads a journal back, whatever state it is in.
 //!
 //! A line that is torn, too long or not a record is one [`Skipped`] among the records; a missing file
-//! is an empty one. Nothing here blocks, and a line of any length costs bounded memory.
+//! is an empty one. Nothing here blocks, and a line of any length takes bounded memory.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use cgroup::bundle::PodNames;
 
-/// The writer's longest record is some 10 KiB.
+/// The longest record that is written is some 10 KiB.
 pub const LINE_BYTES: usize = 64 * 1024;
 
-/// One line of the journal; docs/journal.md has the keys. Whatever a later or an earlier version does
-/// not write is absent, and keys that are not known here are passed over.
+/// One line of the journal; docs/journal.md has the keys. A key that a version does not write is
+/// absent, and unknown keys are ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub v: u32,
@@ -44,12 +44,12 @@ pub struct Record {
     pub exit: Option<Exit>,
     pub verdict: Option<String>,
     pub quota: Option<Quotas>,
-    /// Of a record `lift`: the verb that it was lifted for.
+    /// In a record `lift`: the verb for which it was lifted.
     pub of: Option<String>,
     #[serde(default)]
     pub lifts: Vec<Lift>,
     pub lift_refused: Option<String>,
-    /// Of versions before there were lifts.
+    /// From versions before there were lifts.
     #[serde(default)]
     pub refills: Vec<Refill>,
     #[serde(default)]
@@ -58,7 +58,7 @@ pub struct Record {
     pub oom_kill: Option<u64>,
     pub nr_throttled: Option<u64>,
     pub throttled_us: Option<u64>,
-    /// Of mode "observe".
+    /// In mode "observe".
     pub throttling: Option<Throttling>,
     pub pod: Option<PodNames>,
     pub hook: Option<Hook>,
@@ -113,7 +113,7 @@ pub struct Throttling {
     pub explained_ms: Option<f64>,
 }
 
-/// Us as a hook.
+/// What frostlock did as a hook.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hook {
     pub stage: Option<String>,
@@ -137,18 +137,18 @@ pub struct Quotas {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
-    /// `None` is no limit.
+    /// `None` means no limit.
     pub quota_us: Option<i64>,
     pub period_us: Option<u64>,
 }
 
-/// Something in a journal that is not a record.
+/// Part of a journal that is not a record.
 #[derive(Debug)]
 pub enum Skipped {
     /// A line of more than 64 KiB.
     TooLong,
     NotARecord(serde_json::Error),
-    /// The file cannot be read, or not further; the last of its items.
+    /// The file cannot be read, or not any further; the last item.
     Unreadable(io::Error),
 }
 
@@ -169,7 +169,7 @@ pub fn history(path: &Path) -> impl Iterator<Item = Result<Record, Skipped>> + u
     let mut newer = open(path);
     let older = open(&super::file::older(path));
     if is_same(&older, &newer) {
-        // Moved aside between the two.
+        // The file was moved aside between the two opens.
         newer = open(path);
     }
     [older, newer].into_iter().flat_map(|file| {
@@ -181,7 +181,7 @@ pub fn history(path: &Path) -> impl Iterator<Item = Result<Record, Skipped>> + u
     })
 }
 
-/// A missing file is `None`. A FIFO in its place must not block us.
+/// A missing file is `None`. If a FIFO is in its place, the open must not block.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     let opened = OpenOptions::new()
         .read(true)
@@ -203,7 +203,7 @@ fn is_same(one: &io::Result<Option<File>>, other: &io::Result<Option<File>>) -> 
     inode(one).is_some_and(|one| inode(other) == Some(one))
 }
 
-/// The records of one file, in its order.
+/// The records of one file, in order.
 #[derive(Debug)]
 pub struct Records<R> {
     input: R,
@@ -215,7 +215,7 @@ impl<R: BufRead> Records<R> {
         Records { input, ended: false }
     }
 
-    /// One line into `line`, without its end. False at the end of the file.
+    /// Reads one line into `line`, without its newline. False at the end of the file.
     fn line(&mut self, line: &mut Vec<u8>) -> Result<bool, Skipped> {
         let (mut length, mut any) = (0usize, false);
         loop {

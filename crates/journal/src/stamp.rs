@@ -1,4 +1,4 @@
-//! When a record was written.
+//! The time at which a record was written.
 
 use std::time::SystemTime;
 
@@ -22,7 +22,7 @@ fn format(time: OffsetDateTime) -> String {
     time.format(FORMAT).unwrap_or_default()
 }
 
-/// What a record that somebody else adds says of its time.
+/// The time in a record that another program adds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stamp {
     pub boot_id: Option<String>,
@@ -31,7 +31,8 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of something that happened a while ago; now if that is in the future, `None` before this boot.
+    /// The time of something that happened a while ago; now if it is in the future, `None` if before
+    /// this boot.
     pub fn of(at: SystemTime) -> Option<Stamp> {
         let ago = at.elapsed().unwrap_or_default();
         let mono_ns = process::since_boot_ns().checked_sub(ago.as_nanos() as u64)?;
