@@ -1,5 +1,5 @@
-//! GNU argp with ARGP_IN_ORDER, which is glibc's getopt_long: abbreviations, clusters, and an end
-//! at the first word.
+//! GNU argp with ARGP_IN_ORDER, which is glibc's getopt_long: abbreviations, clusters, and flags only
+//! up to the first word.
 
 use super::flag::{Flag, Takes};
 use super::grammar::Table;

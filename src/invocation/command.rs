@@ -1,4 +1,4 @@
-//! A command line as it was read.
+//! A command line after it was read.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -22,17 +22,17 @@ pub enum CgroupManager {
     Disabled,
 }
 
-/// Where in the argument vector a value stands.
+/// Where a value is in the argument vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Index of the argument.
     pub arg: usize,
-    /// First byte of the value inside it: 0 for `--f v`, 4 for `--f=v`. It reaches to the end.
+    /// The first byte of the value in it: 0 for `--f v`, 4 for `--f=v`. The value reaches to the end.
     pub from: usize,
 }
 
-/// A flag's value and its place, so that exactly this one may be exchanged (only `--log` and
-/// `--console-socket` ever are). Of a repeated flag this is the last: it is the one that counts.
+/// A flag's value and its place, so that exactly this value can be replaced (only `--log` and
+/// `--console-socket` ever are). If a flag is repeated, this is the last one, which counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     pub text: OsString,
@@ -40,7 +40,8 @@ pub struct Value {
 }
 
 impl Value {
-    /// The same command line with `new` in this value's place. `args` must be what was read.
+    /// The same command line with `new` in place of this value. `args` must be the vector that was
+    /// read.
     pub fn replaced(&self, args: &[OsString], new: &OsStr) -> Vec<OsString> {
         let mut args = args.to_vec();
         if let Some(arg) = args.get_mut(self.at.arg) {
@@ -53,10 +54,10 @@ impl Value {
     }
 }
 
-/// What stands before the command and holds for every command.
+/// What comes before the command and applies to every command.
 ///
-/// Best effort, filled in also when the rest cannot be read: an error of our own must reach the
-/// caller's log.
+/// Best effort, filled in even if the rest cannot be read: an error of our own must reach the caller's
+/// log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Globals {
     pub root: Option<PathBuf>,
@@ -64,15 +65,15 @@ pub struct Globals {
     pub log: Option<Value>,
     pub log_format: LogFormat,
     pub debug: bool,
-    /// In crun, `--cgroup-manager` sets this too; the last of both flags counts.
+    /// In crun, `--cgroup-manager` sets this, too; the last of both flags counts.
     pub systemd_cgroup: bool,
     pub cgroup_manager: Option<CgroupManager>,
-    /// crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not follow).
+    /// crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not copy).
     pub rootless: Option<OsString>,
 }
 
 impl Globals {
-    /// The file that `--log` names, if it names one: crun knows `file:`, `journald:`, `syslog:`.
+    /// The file that `--log` names, if any: crun knows `file:`, `journald:`, `syslog:`.
     pub fn log_file(&self, grammar: RuntimeKind) -> Option<PathBuf> {
         let text = self.log.as_ref()?.text.as_bytes();
         let path = match grammar {
@@ -90,10 +91,10 @@ impl Globals {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     pub verb: Verb,
-    /// Never empty, `.` or `..`, has no `/` and no leading dash: safe as a file name.
+    /// Never empty, `.` or `..`; contains no `/` and no leading dash: safe as a file name.
     pub id: OsString,
     pub bundle: Option<PathBuf>,
-    /// crun's `--config`: the name of the file that stands in for config.json.
+    /// crun's `--config`: the name of the file that replaces config.json.
     pub config: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub console_socket: Option<Value>,
@@ -106,15 +107,14 @@ pub struct Invocation {
     pub ignore_paused: bool,
     /// update: a file, or `-`.
     pub resources: Option<OsString>,
-    /// kill: `None` is the default, SIGTERM.
+    /// kill: `None` means the default, SIGTERM.
     pub signal: Option<OsString>,
     pub all: bool,
     pub force: bool,
 }
 
 impl Invocation {
-    /// Whether the runtime will read standard input to its end, so that a second attempt needs a
-    /// copy.
+    /// Whether the runtime will read standard input to its end, so that a second attempt needs a copy.
     pub fn reads_stdin(&self) -> bool {
         self.verb == Verb::Update && self.resources.as_deref() == Some(OsStr::new("-"))
     }
@@ -136,9 +136,9 @@ impl Invocation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Supervised(Invocation),
-    /// Not ours: queries about no container in particular, help, and words we do not know.
+    /// Not for us: queries without a particular container, help, and unknown words.
     PassThrough,
-    /// Ours by its verb, but not understood. `reason` is one printable ASCII line.
+    /// For us by its verb, but not understood. `reason` is one line of printable ASCII.
     Unreadable {
         reason: String,
     },

@@ -1,19 +1,19 @@
-//! What a flag is, in all of the grammars.
+//! What a flag is, in all grammars.
 
 /// What may follow a flag's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Takes {
-    /// Nothing (Go: or `=` and a boolean).
+    /// Nothing (in Go: or `=` and a boolean).
     Switch,
     Value,
     /// argp's OPTION_ARG_OPTIONAL: a value only if it is attached.
     Attached,
 }
 
-/// What a flag is to us.
+/// What a flag means to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Means {
-    /// Known, so that its value is not taken for something else, and of no interest.
+    /// Known, so that its value is not mistaken for something else, but of no interest.
     Nothing,
     /// The runtime prints something and ends: help, version.
     Info,
@@ -42,7 +42,7 @@ pub(super) enum Means {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Flag {
-    /// Without dashes. argp and clap take a name of one letter for a short flag; Go does not care.
+    /// Without dashes. For argp and clap a name of one letter is a short flag; Go makes no difference.
     pub(super) names: &'static [&'static str],
     pub(super) takes: Takes,
     pub(super) means: Means,

@@ -1,4 +1,4 @@
-//! Go's flag package, and what urfave/cli v1 does to the arguments before it.
+//! Go's flag package, and what urfave/cli v1 does to the arguments first.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +8,8 @@ use super::grammar::Table;
 use super::trouble::{Trouble, shown};
 use super::walk::{Step, Walk};
 
-/// One place, as `flag.FlagSet.parseOne` reads it: one dash or two, no clusters, and a switch
-/// takes a value only with `=`.
+/// Reads one place as `flag.FlagSet.parseOne` does: one dash or two, no clusters, and a switch takes a
+/// value only with `=`.
 pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     let arg = walk.bytes(place);
     if arg.len() < 2 || arg[0] != b'-' {
@@ -45,17 +45,17 @@ fn boolean(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// The orders in which Go's flag package gets to see the arguments from `from` on.
+/// The orders in which Go's flag package may see the arguments from `from` on.
 ///
-/// urfave/cli v1 moves flags to the front, and the way it guesses at values changed between
-/// 1.22.1 (in runc up to 1.1) and 1.22.14 (in runc from 1.2; Debian's runc 1.1.5 has it as well).
-/// We cannot know which is at work, so the caller has to make sense of both.
+/// urfave/cli v1 moves flags to the front, and its way of guessing at values changed between 1.22.1 (in
+/// runc up to 1.1) and 1.22.14 (in runc from 1.2; Debian's runc 1.1.5 also has it). We cannot know
+/// which one is at work, so the caller must make sense of both.
 pub(super) fn orders(args: &[OsString], from: usize, table: Table) -> [Vec<usize>; 2] {
     [order_1_22_1(args, from), order_1_22_14(args, from, table)]
 }
 
-/// Whatever has a dash moves, and so does the word behind it, unless it has a dash or there was a
-/// `=`. A `-` is never a value, which goes well as long as it comes last of the flags.
+/// Moves whatever has a dash, and also the word after it, unless that has a dash or there was a `=`. A
+/// `-` is never a value, which works as long as it is the last of the flags.
 fn order_1_22_1(args: &[OsString], from: usize) -> Vec<usize> {
     let (mut moved, mut left) = (Vec::new(), Vec::new());
     let mut value_next = false;
@@ -81,8 +81,8 @@ fn order_1_22_1(args: &[OsString], from: usize) -> Vec<usize> {
     moved
 }
 
-/// Only known flags move, and with each of them, be it a switch, whatever follows it and is not
-/// itself a known flag.
+/// Moves only known flags, and with each of them, even a switch, whatever follows it and is not itself
+/// a known flag.
 fn order_1_22_14(args: &[OsString], from: usize, table: Table) -> Vec<usize> {
     let (mut moved, mut left) = (Vec::new(), Vec::new());
     let mut value_next = false;
@@ -106,7 +106,7 @@ fn order_1_22_14(args: &[OsString], from: usize, table: Table) -> Vec<usize> {
     moved
 }
 
-/// urfave/cli's `argIsFlag`. It takes `---all` for a flag as well, which Go then refuses.
+/// urfave/cli's `argIsFlag`. It also accepts `---all` as a flag, which Go then refuses.
 fn is_known_flag(arg: &[u8], table: Table) -> bool {
     let Some(name) = arg.strip_prefix(b"-") else { return false };
     let name = match name.strip_prefix(b"-") {

@@ -1,11 +1,11 @@
 //! What the caller typed: verb, container, and the few flags that matter to us.
 //!
-//! Pure: no file, no environment, no clock. The argument vector is never spelt anew; what we hand
-//! to the runtime is the caller's own, byte for byte, but for the one value that
-//! [`Value::replaced`] exchanges. Whatever cannot be read with certainty is said to be
-//! [`Command::Unreadable`] rather than guessed: such a command still runs, only unserialized.
+//! Pure: no file, no environment, no clock. The argument vector is never rebuilt. The runtime gets the
+//! caller's own, byte for byte, except for the one value that [`Value::replaced`] exchanges. Whatever
+//! cannot be read with certainty is [`Command::Unreadable`] and not guessed: such a command still runs,
+//! only unserialized.
 //!
-//! What is read here is what *this* runtime will do with the line, not what the line looks like:
+//! This reads what *this* runtime will do with the line, not what the line looks like:
 //! `runc kill ID --all 9` signals the container `9`, and so it is read.
 
 mod argp;

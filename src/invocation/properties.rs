@@ -1,4 +1,4 @@
-//! What holds for every command line, and for every right one however it is ordered.
+//! What holds for every command line, and for every correct one in any order.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,7 +11,7 @@ use super::*;
 
 const GRAMMARS: [RuntimeKind; 3] = [RuntimeKind::Runc, RuntimeKind::Crun, RuntimeKind::Youki];
 
-/// Words that are near enough to the truth to get past the first check.
+/// Words that are near enough to correct ones to get past the first check.
 fn likely_word() -> impl Strategy<Value = OsString> {
     let known = prop::sample::select(vec![
         "-",
@@ -56,7 +56,7 @@ fn id() -> impl Strategy<Value = String> {
     "[a-z0-9][a-z0-9_.+-]{0,20}"
 }
 
-/// A flag in the ways of writing it that all three grammars share.
+/// A flag in the notations that all three grammars share.
 fn value_flag(name: &'static str) -> impl Strategy<Value = Vec<String>> {
     ("/[a-z/=]{0,9}", any::<bool>()).prop_map(move |(value, joined)| {
         if joined { vec![format!("--{name}={value}")] } else { vec![format!("--{name}"), value] }

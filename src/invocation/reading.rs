@@ -1,4 +1,4 @@
-//! From flags and words to what they mean.
+//! Turns flags and words into their meaning.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -72,8 +72,8 @@ pub(super) fn command(
     read(&order)
 }
 
-/// One reading out of two. If only one version of the runtime accepts the line, the other will
-/// refuse it and no reading can do harm; so the accepted one counts.
+/// One reading out of two. If only one version of the runtime accepts the line, the other will refuse
+/// it and no reading can do harm; so the accepted one counts.
 fn both(old: Result<Command, Trouble>, new: Result<Command, Trouble>) -> Result<Command, Trouble> {
     match (old, new) {
         (Ok(old), Ok(new)) if old == new => Ok(new),
@@ -105,7 +105,7 @@ fn meaning(
     }
     match verb {
         Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
-        // The file says what to execute; without it the command line has to.
+        // The file says what to execute; without it the command line must.
         Verb::Exec if invocation.process.is_none() && scan.words.len() < 2 => {
             return Err(Trouble::NothingToExecute);
         }
@@ -114,9 +114,9 @@ fn meaning(
     Ok(Command::Supervised(invocation))
 }
 
-/// The id becomes a part of paths of ours. No runtime has a container by one of the refused names,
-/// save perhaps one with a dash, which is far more often a flag that went astray: runc up to 1.1
-/// reads `update ID -r -` as an update of `-`.
+/// The id becomes a part of our paths. No runtime has a container with one of the refused names, except
+/// perhaps one with a dash, and that is far more often a misplaced flag: runc up to 1.1 reads
+/// `update ID -r -` as an update of `-`.
 fn id(word: &OsStr) -> Result<OsString, Trouble> {
     let bytes = word.as_bytes();
     match bytes {
@@ -130,7 +130,7 @@ fn id(word: &OsStr) -> Result<OsString, Trouble> {
     }
 }
 
-/// A leading dash is either a flag of a version to come, or something no version takes (`-9`).
+/// A leading dash is either a flag of a future version, or something that no version accepts (`-9`).
 fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, Trouble> {
     let Some(&at) = at else { return Ok(None) };
     let word = &args[at];
@@ -189,8 +189,8 @@ fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(),
     Ok(())
 }
 
-/// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one
-/// means none.
+/// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one means
+/// none.
 fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, Trouble> {
     let number = text.to_str().and_then(|text| {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Which arguments are flags, whose are the values, which words remain.
+//! Which arguments are flags, which are their values, and which words remain.
 
 use std::ffi::OsString;
 
@@ -18,7 +18,7 @@ fn step(walk: &Walk<'_>, kind: RuntimeKind, place: usize) -> Step {
     step.unwrap_or_else(Step::Trouble)
 }
 
-/// What was found behind the command.
+/// What was found after the command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scan {
     pub(super) given: Vec<Given>,
@@ -36,8 +36,8 @@ pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Tro
                 scan.given.extend(given);
                 place += used;
             }
-            // Only clap looks for flags behind a word. (urfave/cli does so too, but by moving them
-            // to the front before Go's flag package sees them.)
+            // Only clap looks for flags after a word. (urfave/cli does so, too, but by moving them to
+            // the front before Go's flag package sees them.)
             Step::Word if grammar == RuntimeKind::Youki => {
                 scan.words.push(walk.order[place]);
                 place += 1;
@@ -65,15 +65,15 @@ pub(super) struct Front {
 pub(super) enum FrontEnd {
     /// Index of the command.
     Command(usize),
-    /// No command of ours, or one that is not looked at: help, version.
+    /// Not a command of ours, or one that needs no look: help, version.
     Nothing,
     Trouble(Trouble),
 }
 
 /// Reads the flags before the command.
 ///
-/// After a flag we do not know it goes on, for the sake of `--log`, up to the first word that is a
-/// verb of ours. If none comes, there was nothing to serialize and so nothing to complain of.
+/// After an unknown flag it continues, to find `--log`, up to the first word that is a verb of ours. If
+/// none comes, there was nothing to serialize and so nothing to report.
 pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
     let order: Vec<usize> = (0..args.len()).collect();
     let walk = Walk { args, order: &order, table: Table::of(grammar, None) };
@@ -91,7 +91,7 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
             }
             Step::Word => place += 1,
             Step::EndOfFlags => {
-                // clap wants no words on this level, and a command only before `--`.
+                // clap accepts no words on this level, and a command only before `--`.
                 if grammar == RuntimeKind::Youki {
                     trouble.get_or_insert(Trouble::EndOfFlagsBeforeCommand);
                 }

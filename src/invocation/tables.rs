@@ -1,7 +1,7 @@
 //! The flags of every command, as data: the union over the versions we know.
 //!
-//! A flag that one version lacks does no harm here: that version refuses the line, with us or
-//! without.
+//! A flag that one version lacks does no harm here: that version refuses the line, with us or without
+//! us.
 
 use cgroup::RuntimeKind;
 use state::Verb;
@@ -28,7 +28,7 @@ const fn other_value(names: &'static [&'static str]) -> Flag {
     value(names, Means::Nothing)
 }
 
-/// The flags that a command defines itself; no verb: those before the command.
+/// The flags that a command defines itself; without a verb: those before the command.
 pub(super) fn own(grammar: RuntimeKind, verb: Option<Verb>) -> &'static [Flag] {
     match grammar {
         RuntimeKind::Runc => runc(verb),
@@ -94,7 +94,7 @@ const HELP: &[Flag] = &[switch(&["help", "h"], Means::Info)];
 const ARGP_HELP: &[Flag] = &[
     switch(&["help", "?"], Means::Info),
     switch(&["usage"], Means::Info),
-    // Hidden, but an abbreviation can hit them (`--pro`).
+    // Hidden, but an abbreviation can match them (`--pro`).
     other_value(&["program-name"]),
     attached(&["HANG"], Means::Info),
 ];
@@ -144,7 +144,7 @@ const RUNC_RESTORE: &[Flag] = &[
     switch(&["detach", "d"], Means::Detach),
     other_value(&["image-path"]),
     other_value(&["work-path"]),
-    // go-runc has it in its options; runc's restore does not, up to 1.5.
+    // go-runc has it in its options; runc's restore up to 1.5 does not.
     other_value(&["parent-path"]),
     other_value(&["manage-cgroups-mode"]),
     other_value(&["empty-ns"]),
@@ -321,7 +321,7 @@ const CRUN_UPDATE: &[Flag] = &[
     other_value(&["memory-reservation"]),
     other_value(&["memory-swap"]),
     other_value(&["pids-limit"]),
-    // After 1.8; the older ones refuse them.
+    // After 1.8; older versions refuse them.
     other_value(&["l3-cache-schema"]),
     other_value(&["mem-bw-schema"]),
 ];

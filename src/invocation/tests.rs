@@ -1,7 +1,7 @@
 //! One line per command line: who types it, and how it must be read.
 //!
-//! A reading is written as `verb id` and then, in a fixed order, whatever is not the default;
-//! `->` is handed on, `?` is not readable, with a part of the reason behind it.
+//! A reading is written as `verb id` followed, in a fixed order, by whatever is not the default. `->`
+//! means handed on; `?` means unreadable, with a part of the reason after it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -308,8 +308,8 @@ fn runc_not_ours_or_not_readable() {
             ("create --bundle /b", "? create: no container id"),
             ("create --bundle", "? no value for flag --bundle"),
             ("create c1 c2", "? too many arguments: c2"),
-            // Go's flag package stops at c1, urfave/cli having moved it before --bundle. runc 1.1.5:
-            // "create" requires exactly 1 argument(s).
+            // Go's flag package stops at c1, because urfave/cli has moved it before --bundle. runc
+            // 1.1.5: "create" requires exactly 1 argument(s).
             ("create --no-pivot c1 --bundle /b", "? too many arguments"),
             ("update c1 --resources -- -", "? flag in place of a container id: -"),
             ("create --bundle=/b --frob c1", "? unknown flag --frob"),
@@ -371,7 +371,7 @@ fn crun_by_hand() {
             ("create --preserve-fds=010 c1", "create c1 fds=10"),
             ("run -db /b --keep c1", "run c1 bundle=/b detach"),
             ("exec -t c1 sh -c x", "exec c1 tty"),
-            // The d is --tty's value.
+            // The d is the value of --tty.
             ("exec -td c1 sh", "exec c1 tty"),
             ("exec -dt c1 sh", "exec c1 detach tty"),
             ("exec --tty=false c1 sh", "exec c1"),

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-/// Each with the word that it is about, as [`shown`] renders it.
+/// Each with the word it is about, as [`shown`] renders it.
 #[derive(Debug)]
 pub(super) enum Trouble {
     BadSyntax(String),
@@ -61,7 +61,7 @@ impl fmt::Display for Trouble {
 
 impl Error for Trouble {}
 
-/// A foreign word for a message of ours: printable ASCII, and short.
+/// A word of the caller for a message of ours: printable ASCII, and short.
 pub(super) fn shown(word: &[u8]) -> String {
     const LONGEST: usize = 60;
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! A stretch of the argument vector, as the three grammars step along it.
 //!
-//! The walk goes over a list of places in the argument vector, not over the vector itself, so that
-//! urfave/cli's habit of moving arguments about is a permutation and values keep their true place.
+//! The walk goes over a list of places in the argument vector, not over the vector itself. So
+//! urfave/cli's habit of moving arguments is a permutation, and values keep their true place.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
 use super::trouble::{Trouble, shown};
 
-/// A flag as it was met.
+/// A flag as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Given {
     pub(super) flag: &'static Flag,
@@ -21,13 +21,13 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The runtime will print something and look no further.
+    /// Whether the runtime will print something and look no further.
     pub(super) fn is_info(&self) -> bool {
         self.on && self.flag.means == Means::Info
     }
 }
 
-/// What stands at one place.
+/// What is at one place.
 #[derive(Debug)]
 pub(super) enum Step {
     /// One flag, or a cluster of short ones, that covers `used` places.
@@ -54,8 +54,8 @@ impl<'a> Walk<'a> {
         self.args[self.order[place]].as_bytes()
     }
 
-    /// A switch or the value after the name, for a flag that stands at `place` with `attached`
-    /// being the offset of what is attached to it.
+    /// A switch, or the value after the name, for a flag at `place`; `attached` is the offset of the
+    /// text attached to it.
     pub(super) fn taken(
         &self,
         flag: &'static Flag,
