@@ -1,4 +1,4 @@
-//! The standard input of a hook, whatever comes, or does not.
+//! The standard input of a hook, whatever comes or does not come.
 
 use std::error::Error;
 use std::fmt;
@@ -10,28 +10,28 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
 
-/// A state is some hundred bytes, and annotations may add what kubelet accepts of them: 256 KiB.
+/// A state is some hundred bytes; annotations may add what kubelet accepts, 256 KiB.
 const MAX_STATE: usize = 1024 * 1024;
-/// A configuration is 10 to 50 KB; beyond this somebody is writing without end.
+/// A configuration is 10 to 50 KB; a caller that writes more is writing without end.
 const MAX_CONFIG: usize = 64 * 1024 * 1024;
 
-/// Runtimes write the state at once and close. A caller that does neither is not waited for.
+/// Runtimes write the state at once and close. A caller that does neither is not waited for longer.
 const WAIT_FOR_STATE: Duration = Duration::from_secs(1);
-/// What is missing of a configuration is missing in the container, so there is more patience for it.
+/// What the configuration lacks, the container lacks, so there is more patience for it.
 const WAIT_FOR_CONFIG: Duration = Duration::from_secs(10);
 
-/// A write of this size to a pipe that poll calls writable does not block (POSIX, PIPE_BUF).
+/// A write of this size does not block if poll calls the pipe writable (POSIX, PIPE_BUF).
 const PIECE: usize = 4096;
 
-/// What there was to read.
+/// What could be read.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
-    /// Why it may not be all.
+    /// Why it may be incomplete.
     pub(super) incomplete: Option<Incomplete>,
 }
 
-/// Why what was read may not be all that the caller had to say.
+/// Why the input may be incomplete.
 #[derive(Debug)]
 pub(super) enum Incomplete {
     NoInput(io::Error),
@@ -66,7 +66,7 @@ impl Error for Incomplete {
     }
 }
 
-/// Reads a state; or a configuration, which goes to the standard output as it comes.
+/// Reads a state; or a configuration, which goes to standard output as it comes.
 pub(super) fn read(filters_config: bool) -> Input {
     let stdin = std::io::stdin();
     let stdout = std::io::stdout();
@@ -92,8 +92,8 @@ impl Copy<'_> {
         input
     }
 
-    /// To the end, or to that of the one JSON value that a state is: a caller that keeps its end open
-    /// has said all the same what we need.
+    /// Copies to the end, or to the end of the one JSON value that a state is: a caller that keeps its
+    /// end open has still said all that we need.
     fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), Incomplete> {
         let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
         let mut from = open(self.from).map_err(Incomplete::NoInput)?;
@@ -120,7 +120,7 @@ impl Copy<'_> {
         }
     }
 
-    /// Asked only when there is a pause: to read it all again for every piece would take long.
+    /// Checked only at a pause: parsing everything again for every piece would take long.
     fn has_said_enough(&self, bytes: &[u8]) -> bool {
         let pauses = || !is_ready(self.from, PollFlags::POLLIN, Duration::ZERO);
         self.to.is_none() && pauses() && is_decided(bytes)
@@ -144,7 +144,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// What is ready when the time is up is still taken: we may have been frozen meanwhile.
+    /// What is ready when the time is up is still read: we may have been frozen meanwhile.
     fn await_ready(&self, fd: BorrowedFd<'_>, what: PollFlags) -> bool {
         is_ready(fd, what, self.deadline.saturating_duration_since(Instant::now()))
     }
@@ -154,9 +154,9 @@ fn is_passing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Interrupted | ErrorKind::WouldBlock)
 }
 
-/// An error, or a writer that is gone, is for the read to find.
+/// An error, or a writer that is gone, is left for the read to find.
 fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> bool {
-    // Rounded up: the last millisecond would be one of looking again and again.
+    // Rounded up: otherwise the last millisecond would be spent polling.
     let timeout = PollTimeout::try_from(limit + Duration::from_micros(999));
     let mut fds = [PollFd::new(fd, what)];
     match poll(&mut fds, timeout.unwrap_or(PollTimeout::ZERO)) {
@@ -165,7 +165,7 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags, limit: Duration) -> bool {
     }
 }
 
-/// Whether there is a whole JSON value, whatever follows it.
+/// Whether the text has a whole JSON value, whatever follows it.
 fn is_decided(text: &[u8]) -> bool {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
     matches!(values.next(), Some(Ok(_)))

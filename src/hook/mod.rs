@@ -1,12 +1,13 @@
-//! `frostlock hook [--strict] [STAGE]`: as a hook of the OCI runtime or of the container engine.
+//! `frostlock hook [--strict] [STAGE]`: frostlock as a hook of the OCI runtime or of the container
+//! engine.
 //!
-//! Before a container starts it waits, for a bounded time, until neither its cgroup nor one above is
-//! frozen; after its end it removes our files of it. Both go to the journal. It holds on its own,
-//! where the runtime is not run through us: inside an operation of ours, which has the cgroup's lock
-//! and removes the files itself, it only writes its record.
+//! Before a container starts, the hook waits, for a bounded time, until neither its cgroup nor one
+//! above is frozen. After the container's end it removes our files about it. Both go to the journal. It
+//! also works where the runtime does not run through us. Inside an operation of ours, which has the
+//! cgroup's lock and removes the files itself, it only writes its record.
 //!
-//! A hook that fails costs the container. So it succeeds whatever happens, unless `--strict` was
-//! asked for; and the runtime that waits for it must not wait for long, so everything is bounded.
+//! A hook that fails costs the container. So it succeeds whatever happens, unless `--strict` is given;
+//! and the runtime that waits for it must not wait for long, so everything is bounded.
 
 mod input;
 mod oci_state;
@@ -38,7 +39,7 @@ pub(crate) use request::Request;
 use request::Task;
 use told::Told;
 
-/// For a person: 1 where it could not be written, but not where the reader has left.
+/// For people: 1 if it could not be written, but not if the reader has gone.
 fn print(answer: &str) -> i32 {
     let mut stdout = std::io::stdout();
     match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
@@ -51,7 +52,7 @@ fn print(answer: &str) -> i32 {
     }
 }
 
-/// One call of us as a hook.
+/// One call of frostlock as a hook.
 pub(crate) struct Hook<'a> {
     pub(crate) began: Instant,
     pub(crate) request: &'a Request,
@@ -60,7 +61,7 @@ pub(crate) struct Hook<'a> {
 }
 
 impl Hook<'_> {
-    /// Runs to the exit status; `record` gets what there is to write down.
+    /// Runs the hook; gives the exit status. `record` gets what is to be recorded.
     pub(crate) fn run(&self, record: impl FnOnce(Outcome)) -> i32 {
         match catch_unwind(AssertUnwindSafe(|| self.outcome(record))) {
             Ok(code) => code,
@@ -72,14 +73,14 @@ impl Hook<'_> {
         if let Some(answer) = self.request.answer {
             return print(answer);
         }
-        // First of all: whoever wrote it may be waiting for somebody to read it, or, of a filter of
-        // configurations, for what comes out.
+        // First of all: the writer may wait until somebody reads it, or, for a filter of
+        // configurations, for the output.
         let input = input::read(self.request.filters_config());
         if self.state.kill_switch().exists() {
             return 0;
         }
         if let Some(complaint) = self.request.wrong_stage() {
-            // Where an engine runs the hook nobody reads its standard error.
+            // If an engine runs the hook, nobody reads its standard error.
             log::warn!("{complaint}");
             let _ = writeln!(std::io::stderr(), "frostlock: {complaint}");
             return i32::from(self.request.strict);
@@ -124,7 +125,7 @@ impl Hook<'_> {
         seen
     }
 
-    /// The operation of ours that we are a part of, if it holds the lock of this cgroup.
+    /// Our operation to which this hook belongs, if it holds the lock of this cgroup.
     fn operation_above(&self, cgroup: &Identity) -> Option<Holder> {
         LockFiles::of(cgroup, &self.state.lock_files()).holder_above_us()
     }
@@ -140,8 +141,8 @@ impl Hook<'_> {
         seen.waited = since.elapsed();
     }
 
-    /// Removes what we have of a container that has ended. Nothing of one that lives under the same
-    /// name, with another root of the runtime's.
+    /// Removes our files about a container that has ended, but nothing of a live one of the same name
+    /// under another root of the runtime.
     fn clean_up(&self, records: &[Recorded], place: Option<&Place>) -> Vec<String> {
         let (live, ended): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.is_in_use());
         let was_paused = ended.iter().any(|record| record.is_paused());
@@ -157,7 +158,7 @@ impl Hook<'_> {
         recovered
     }
 
-    /// The lock's files, if nobody uses them, and the notes of operations that have died.
+    /// Removes the lock's files, if no operation uses them, and the notes of dead operations.
     fn remove_files(&self, cgroup: &Identity, was_paused: bool) -> Vec<String> {
         let files = LockFiles::of(cgroup, &self.state.lock_files());
         if !files.are_there() && !intent::is_due(self.state, cgroup) {
@@ -218,7 +219,7 @@ impl Hook<'_> {
     }
 }
 
-/// What came of it.
+/// What the hook found.
 struct Seen {
     prepare: Duration,
     place: Option<Place>,

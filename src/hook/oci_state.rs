@@ -1,4 +1,4 @@
-//! The state that a runtime hands to its hooks, from 0.1.0 of the specification to 1.2.
+//! The state that a runtime gives to its hooks, from version 0.1.0 of the specification to 1.2.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use oci_spec::runtime::{self, ContainerState};
 use cgroup::bundle::PodNames;
 use cgroup::json::{self, Object};
 
-/// The fields of it that are there and are what they should be. Not by the deserializer of
-/// oci-spec, for which one status that it does not know, or one key that is written twice, loses the
-/// whole; and before 1.0 the bundle was a `bundlePath`.
+/// The fields that are present and of the right type. oci-spec's deserializer is not used: one unknown
+/// status, or one key that is written twice, loses everything. And before 1.0 the bundle was a
+/// `bundlePath`.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     known: runtime::State,
@@ -18,7 +18,7 @@ pub struct State {
 }
 
 impl State {
-    /// What is not JSON has no fields.
+    /// Input that is not JSON has no fields.
     pub fn parse(bytes: &[u8]) -> (State, PodNames) {
         let text = json::text(bytes.to_vec());
         let Ok(all) = Object::first(&text) else {
@@ -38,7 +38,7 @@ impl State {
         OsStr::new(self.known.id())
     }
 
-    /// The container's init; crun writes 0 for one that is gone.
+    /// The container's init; crun writes 0 if it is gone.
     pub fn pid(&self) -> Option<i32> {
         *self.known.pid()
     }
@@ -65,8 +65,8 @@ mod tests {
         State::parse(json.as_bytes()).0
     }
 
-    /// As runc wrote them: `HookState` of libcontainer in 0.1.1 and 1.0.0-rc2, `specs.State` since;
-    /// the last two by crun 1.8.1 and 1.28.
+    /// As runc wrote them: `HookState` of libcontainer in 0.1.1 and 1.0.0-rc2, `specs.State` since
+    /// then; the last two by crun 1.8.1 and 1.28.
     #[test]
     fn every_version_is_read() {
         for json in [

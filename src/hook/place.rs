@@ -1,4 +1,4 @@
-//! Which cgroup the hook's container is in.
+//! In which cgroup the hook's container is.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use cgroup::state_file::Surroundings;
 use cgroup::{Hierarchies, Identity, Membership, Proc, Reader, RuntimeKind, Unknown};
 use state::record::Recorded;
 
-/// A container's cgroup, and what we came across on the way to it.
+/// A container's cgroup, and what was found on the way to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) identity: Identity,
@@ -20,7 +20,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// By the cgroup of its init, which is where it really is; else by our record; else by its
+    /// Finds it by the cgroup of its init, which is where it really is; else by our record; else by its
     /// configuration.
     pub(super) fn find(told: &Told, records: &[Recorded]) -> Result<Place, Unknown> {
         let proc = Proc::default();
@@ -35,7 +35,7 @@ impl Place {
     }
 }
 
-/// Not of a container that has stopped: its pid may be another's by now.
+/// Not for a stopped container: its pid may be another process's by now.
 fn of_init(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Option<Identity> {
     let lives = told.state.status() != Some(ContainerState::Stopped);
     let pid = told.state.pid().filter(|_| lives)?;
@@ -48,8 +48,8 @@ fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, U
         (None, Some(bundle)) => Bundle::read(bundle)?,
         (None, None) => return Err(Unknown::new("neither a pid nor a bundle that could be read")),
     };
-    // Only a path that is given tells the same of every runtime. Its own default is below runc's own
-    // cgroup, and that of a hook's caller may be another.
+    // Only an explicit path means the same to every runtime. The default is below runc's own cgroup,
+    // which may not be that of the hook's caller.
     let path = bundle.cgroups_path.filter(|path| !path.as_os_str().is_empty());
     let path = path.ok_or_else(|| Unknown::new("the configuration names no cgroup"))?;
     let surroundings = Surroundings::ours(proc);
@@ -63,7 +63,7 @@ fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, U
     plan.predict(mounts, proc)
 }
 
-/// `slice:prefix:name`; which driver the runtime uses is on its command line, that we do not have.
+/// `slice:prefix:name`. Which driver the runtime uses is on its command line, which we do not have.
 fn is_of_systemd(path: &Path) -> bool {
     let text = path.to_string_lossy();
     !path.is_absolute() && text.split(':').count() == 3 && !text.contains('/')

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// What a hook has found of the container's cgroup and those above it.
+/// What a hook has found about the container's cgroup and those above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// None was frozen.
+    /// No cgroup was frozen.
     Thawed,
-    /// One was, and is not any more.
+    /// One was frozen, and is not any more.
     ThawedMeanwhile,
     StillFrozen,
     /// The cgroup is not known, or there is no freezer.
     Unknown,
-    /// The stage is not one to look at, or an operation of ours does.
+    /// The hook does not look at this stage, or an operation of ours does.
     NotAsked,
 }
 
@@ -28,12 +28,12 @@ impl Found {
     }
 }
 
-/// What the journal says of a hook beyond what it says of every operation.
+/// What the journal says of a hook in addition to what it says of every operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub stage: String,
     pub found: Found,
     pub waited: Duration,
-    /// What was frozen: the directory whose own wish it was, where that can be told.
+    /// What was frozen: the directory that itself was told to freeze, where that can be determined.
     pub frozen: Option<String>,
 }

@@ -6,14 +6,14 @@ use oci_spec::runtime::ContainerState;
 
 use cgroup::text;
 
-/// The first word that makes us a hook. No runtime has a command of this name, so it is one also
-/// where we are installed as `runc`.
+/// The first word that makes this a hook. No runtime has a command of this name, so this works even if
+/// we are installed as `runc`.
 const ROLE: &str = "hook";
 
-/// A stage is a word; what is longer than this ends in a log line all the same.
+/// A stage is a word; a longer one also ends up in a log line.
 const WORD_BYTES: usize = 64;
 
-/// Those of the OCI specification, and podman's own.
+/// The stages of the OCI specification, and podman's own.
 const STAGES: [&str; 7] = [
     "precreate",
     "prestart",
@@ -50,13 +50,13 @@ The exit status is 0 else: a hook that fails costs the container.
 pub(crate) struct Request {
     pub(crate) strict: bool,
     stage: Option<String>,
-    /// What a person asked, who is no runtime.
+    /// The answer to a person, who is not a runtime.
     pub(crate) answer: Option<&'static str>,
-    /// What we did not understand, for the journal: refusing it would cost a container.
+    /// What we did not understand, for the journal: to refuse it would cost a container.
     pub(crate) odd: Option<String>,
 }
 
-/// What there is to do.
+/// What the hook does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     WaitForThaw,
@@ -92,15 +92,15 @@ impl Request {
         }
     }
 
-    /// What to say of a stage that is none.
+    /// The message about an unknown stage.
     pub(crate) fn wrong_stage(&self) -> Option<String> {
         let stage = self.stage.as_deref().filter(|stage| !STAGES.contains(stage))?;
         let known = STAGES.join(", ");
         Some(format!("hook: there is no stage {stage}, nothing was done; the stages are {known}"))
     }
 
-    /// podman's stage before there is a container: the configuration comes in, and whatever comes out
-    /// replaces it.
+    /// podman's stage before the container exists: the configuration comes in, and the output replaces
+    /// it.
     pub(crate) fn filters_config(&self) -> bool {
         self.stage.as_deref() == Some("precreate")
     }
@@ -113,7 +113,7 @@ impl Request {
         }
     }
 
-    /// Without a word of it, the state tells the two ends of a container's life apart.
+    /// Without a stage on the command line, the state distinguishes the two ends of a container's life.
     pub(crate) fn stage_name(&self, status: Option<ContainerState>) -> String {
         match (&self.stage, status) {
             (Some(stage), _) => stage.clone(),

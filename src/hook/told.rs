@@ -1,14 +1,14 @@
-//! What we were told.
+//! What the hook was told.
 
 use super::input;
 use super::oci_state::State;
 use super::request::Request;
 use cgroup::bundle::{Bundle, PodNames};
 
-/// What we were told on standard input.
+/// What the hook was told on standard input.
 pub(crate) struct Told {
     pub(crate) state: State,
-    /// A filter of configurations gets the configuration itself, and no state.
+    /// A filter of configurations gets the configuration itself and no state.
     pub(crate) bundle: Option<Bundle>,
     pub(crate) pod: PodNames,
 }

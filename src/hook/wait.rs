@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::report::Found;
 use cgroup::{Freezer, Reader};
 
-/// A look is one to a handful of reads. cgroup v1 has nothing to wait on, and a container's start is
-/// not held up by more than this.
+/// A look is one to a handful of reads. cgroup v1 offers nothing to wait on, and a container's start
+/// must not be delayed by more than this.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Waits until nothing is frozen, or to be, for at most `limit`; says also what was.
+/// Waits until nothing is frozen or freezing, for at most `limit`; also gives what was.
 pub(super) fn until_thawed(files: &Reader, limit: Duration) -> (Found, Option<String>) {
     if files.freezer_dir().is_none() {
         return (Found::Unknown, None);
@@ -19,7 +19,7 @@ pub(super) fn until_thawed(files: &Reader, limit: Duration) -> (Found, Option<St
     let mut was: Option<String> = None;
     loop {
         // Before the look: we may be in the frozen cgroup ourselves (podman puts conmon, and so its
-        // hooks, below the container's parent), and when it is thawed the time is long over.
+        // hooks, below the container's parent), and when it is thawed, the time is long over.
         let left = deadline.saturating_duration_since(Instant::now());
         match frozen(files) {
             None if was.is_none() => return (Found::Thawed, None),
@@ -33,8 +33,8 @@ pub(super) fn until_thawed(files: &Reader, limit: Duration) -> (Found, Option<St
     }
 }
 
-/// The directory that is frozen, or freezing, of the container's and all above. It need not be there
-/// yet, or any more.
+/// The directory that is frozen or freezing: the container's or one above. It may not exist yet, or not
+/// any more.
 fn frozen(files: &Reader) -> Option<PathBuf> {
     let above = files.frozen_ancestor();
     let own = || files.freezer_dir().map(|(_, dir)| Path::to_owned(dir));
