@@ -1,10 +1,10 @@
 //! The runtime's stdout and stderr, held back until it has ended and then passed on byte for byte.
 //!
-//! Into anonymous files rather than pipes: nothing has to be read meanwhile, and a process that the
+//! They go into anonymous files and not pipes: nothing has to be read meanwhile, and a process that the
 //! runtime left behind with its stderr neither blocks us nor dies of a closed pipe. What such a process
-//! writes after the runtime's end is refused, and what it wrote before is given free: it may be a
-//! daemon that a hook has started, and the file is memory. A terminal is not captured, since runc's
-//! logger changes its format when stderr is none.
+//! writes after the runtime's end is refused, and the memory of what it wrote before is freed: it may
+//! be a daemon that a hook has started. A terminal is not captured, because runc's logger changes its
+//! format when stderr is not one.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
@@ -18,15 +18,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::runtime::Outputs;
 use crate::runtime_log;
 
-/// How long a caller that does not read what the runtime said may keep us.
+/// How long a caller that does not read the runtime's output may block us.
 const REPLAY_MAX: Duration = Duration::from_secs(1);
 
-/// What the runtime writes.
+/// The runtime's output.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
     stdout: Option<File>,
     stderr: Option<File>,
-    /// Both are one pipe of the caller's, where the order counts.
+    /// Both go into one pipe of the caller, in which their order matters.
     joined: bool,
 }
 
@@ -36,7 +36,7 @@ impl Capture {
         Capture::default()
     }
 
-    /// Without a file to capture into, or with a limit on what fits into one, stdio is left alone.
+    /// Leaves stdio alone if there is no file to capture into, or a limit on file sizes.
     pub(crate) fn begin() -> Capture {
         if sys::file_size_is_limited() {
             return Capture::nothing();
@@ -62,7 +62,7 @@ impl Capture {
         }
     }
 
-    /// Drops what an earlier attempt has written.
+    /// Drops what an earlier attempt wrote.
     pub(crate) fn begin_attempt(&mut self) -> io::Result<()> {
         for file in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             file.set_len(0)?;
@@ -71,10 +71,10 @@ impl Capture {
         Ok(())
     }
 
-    /// Passes everything on, once. A caller that has gone away is no error of the operation's.
+    /// Passes everything on, once. If the caller has gone away, that is no error of the operation.
     pub(crate) fn replay(&mut self) {
         let (out, err) = (self.stdout.take(), self.stderr.take());
-        // Before a caller that does not read may keep us until it kills us.
+        // Before the replay, because a caller that does not read may block us until it kills us.
         out.iter().chain(&err).for_each(close_to_writers);
         if let Some(mut out) = out {
             let _ = pass_on(&mut out, io::stdout().as_fd());
@@ -86,13 +86,13 @@ impl Capture {
         }
     }
 
-    /// Adds to the last error that the runtime has printed. Whether there was one that we hold.
+    /// Adds `why` to the last error that the runtime has printed. Gives whether we hold one.
     pub(crate) fn explain(&mut self, why: &str) -> bool {
         let Some(file) = self.stderr.as_mut().or(self.stdout.as_mut()) else { return false };
         runtime_log::explain_in(file, why).unwrap_or(false)
     }
 
-    /// The last line on stderr, which is where a runtime says why it failed.
+    /// The last line on stderr, where a runtime says why it failed.
     pub(crate) fn last_words(&self) -> Option<String> {
         const TAIL_BYTES: u64 = 2048;
         let file = self.stderr.as_ref().or(self.stdout.as_ref())?;
@@ -101,7 +101,7 @@ impl Capture {
         tail.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
     }
 
-    /// All of it, of one that is short enough for an error.
+    /// All of the output, if it is short enough for an error.
     pub(crate) fn all_words(&self) -> Option<String> {
         const MOST: u64 = 64 * 1024;
         let file = self.stderr.as_ref().or(self.stdout.as_ref())?;
@@ -110,7 +110,7 @@ impl Capture {
     }
 }
 
-/// It can still be made shorter.
+/// Refuses further growth; the file can still be truncated.
 fn close_to_writers(said: &File) {
     let _ = fcntl(said, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW));
 }
@@ -133,7 +133,7 @@ fn pass_on(from: &mut File, to: BorrowedFd<'_>) -> io::Result<()> {
     let deadline = Instant::now() + REPLAY_MAX;
     let mut to = File::from(to.try_clone_to_owned()?);
     from.rewind()?;
-    // A runtime says a line or two, and to zero 16 KiB was a twentieth of what `update` computes.
+    // A runtime prints a line or two; zeroing 16 KiB took a twentieth of `update`'s computing time.
     let mut buffer = [0; 4 * 1024];
     loop {
         let length = from.read(&mut buffer)?;
@@ -144,7 +144,7 @@ fn pass_on(from: &mut File, to: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// The caller's pipe may be one that does not block.
+/// The caller's pipe may be non-blocking.
 fn write_all_until(to: &mut File, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {

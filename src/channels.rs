@@ -1,5 +1,5 @@
-//! What stands between the runtime and its caller, so that an attempt can be repeated without the
-//! caller seeing the failed one: the runtime's log, a terminal, standard input, and what it prints.
+//! What lies between the runtime and its caller, so that an attempt can be repeated without the caller
+//! seeing the failed one: the runtime's log, a terminal, standard input, and printed output.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,28 +24,28 @@ pub(crate) struct Channels {
     console: Option<Console>,
     stdin: Option<File>,
     said: Capture,
-    /// That the caller gets something directly that a second attempt would repeat.
+    /// Whether the caller directly gets something that a second attempt would repeat.
     leaks: bool,
-    /// That the status is the one of a process in the foreground.
+    /// Whether the status is that of a process in the foreground.
     is_in_foreground: bool,
     /// An error of our own, with the caller's log and its format.
     complaint: Option<(String, Option<PathBuf>, LogFormat)>,
 }
 
-/// How much stands in between.
+/// How much lies in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Degree {
     /// Nothing: the caller sees the runtime itself.
     Nothing,
-    /// What is printed is held back until the end.
+    /// Printed output is held back until the end.
     Output,
-    /// As much as a second attempt needs.
+    /// Everything that a second attempt needs.
     All,
 }
 
 impl Channels {
-    /// Returns the arguments for the runtime, too: in place of the caller's log and console socket
-    /// they name ours.
+    /// Also returns the arguments for the runtime, in which our log and console socket replace the
+    /// caller's.
     pub(crate) fn open(
         degree: Degree,
         kind: RuntimeKind,
@@ -85,7 +85,7 @@ impl Channels {
         args: &mut Vec<OsString>,
     ) {
         let Some(socket) = &invocation.console_socket else { return };
-        // Nothing is connected to when there will be no second attempt anyway.
+        // Without a possible second attempt nothing is put in between.
         let stand_in =
             if self.leaks { None } else { Console::stand_in(socket, &state.consoles(), args) };
         match stand_in {
@@ -119,7 +119,7 @@ impl Channels {
         self.said.outputs()
     }
 
-    /// Takes back what the attempt before has left.
+    /// Removes what the attempt before has left.
     pub(crate) fn begin_attempt(&mut self) -> io::Result<()> {
         if let Some(stdin) = &mut self.stdin {
             stdin.rewind()?;
@@ -133,7 +133,7 @@ impl Channels {
         self.said.begin_attempt()
     }
 
-    /// What to wait for beside the runtime's end.
+    /// What to wait for besides the runtime's end.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
         let console = self.console.as_ref().filter(|console| !console.is_delivered());
         console.map(Console::waits_on)
@@ -145,13 +145,13 @@ impl Channels {
         }
     }
 
-    /// What the runtime gave as its error: in its log, or on a stderr that we hold.
+    /// The runtime's error: from its log, or from a stderr that we hold.
     pub(crate) fn last_error(&mut self) -> Option<String> {
         let logged = self.log.as_mut().and_then(RuntimeLog::last_error);
         logged.or_else(|| self.said.last_words())
     }
 
-    /// The same, whole: what is judged, where [`Channels::last_error`] is for people.
+    /// The same, complete. This one is judged; [`Channels::last_error`] is for people.
     pub(crate) fn whole_error(&mut self) -> Option<String> {
         let logged = self.log.as_mut().and_then(RuntimeLog::whole_error);
         logged
@@ -164,7 +164,7 @@ impl Channels {
         !self.leaks && self.console.as_ref().is_none_or(|console| !console.is_delivered())
     }
 
-    /// There will be no further attempt: what the log has so far is the caller's.
+    /// No further attempt will follow: the caller gets what the log has so far.
     pub(crate) fn commit(&mut self) {
         self.pass_log_on(true);
     }
@@ -175,7 +175,7 @@ impl Channels {
         }
     }
 
-    /// Adds to the error that the runtime gave as its last.
+    /// Adds `why` to the last error of the runtime.
     pub(crate) fn explain(&mut self, why: &str) {
         let logged = self.log.as_mut().is_some_and(|log| log.explain(why));
         let said = self.said.explain(why);
@@ -184,12 +184,12 @@ impl Channels {
         }
     }
 
-    /// What we have to say ourselves, where the runtime has said nothing, after all that it said.
+    /// Sets an error of our own, for a runtime that has reported none; it follows all its output.
     pub(crate) fn complain(&mut self, message: String, log: Option<PathBuf>, format: LogFormat) {
         self.complaint = Some((message, log, format));
     }
 
-    /// Gives the caller all that the last attempt has left.
+    /// Gives the caller everything that the last attempt has left.
     pub(crate) fn pass_on(&mut self, exit: Exit) {
         self.pass_log_on(may_have_opened_its_log(self.is_in_foreground, exit));
         self.said.replay();
@@ -199,11 +199,11 @@ impl Channels {
     }
 }
 
-/// Whether a log that is still empty was opened at all: containerd tells "no log" from "no reason
-/// given". Before that end those who cannot be loaded (126, 127) and those who refuse their command
-/// line (1, in runc and crun); after it they say in the log why they fail, but for a crash (2 in Go)
-/// and for a status that is the process's own. To know for certain, by inotify, took every command 8
-/// to 16 ms.
+/// Whether a log that is still empty was opened at all: containerd distinguishes "no log" from "no
+/// reason given". A runtime that cannot be loaded (126, 127) or refuses its command line (1, in runc
+/// and crun) ends before it opens its log. Later failures are explained in the log, except for a crash
+/// (2 in Go) and for a status that is the process's own. To know for certain, with inotify, took every
+/// command 8 to 16 ms.
 fn may_have_opened_its_log(is_in_foreground: bool, exit: Exit) -> bool {
     match exit {
         Exit::Code(1) => is_in_foreground,
@@ -212,10 +212,10 @@ fn may_have_opened_its_log(is_in_foreground: bool, exit: Exit) -> bool {
     }
 }
 
-/// Of these a container inherits stdio; what it writes is not ours to hold. With a console socket it
-/// has a terminal instead, and what comes on stderr is the runtime's: conmon would show the user of
-/// a terminal the errors of attempts that were repeated. Only runc refuses a console socket without
-/// a terminal (seen with 1.1.5, 1.1.15 and 1.3.6).
+/// A container inherits stdio from these; what it writes is not ours to hold. With a console socket it
+/// has a terminal instead, and stderr has the runtime's messages: conmon would show the user of a
+/// terminal the errors of repeated attempts. Only runc refuses a console socket without a terminal
+/// (seen with 1.1.5, 1.1.15 and 1.3.6).
 fn gives_stdio_away(kind: RuntimeKind, invocation: &Invocation) -> bool {
     let has_a_process = invocation.verb.makes_a_container() || invocation.verb == Verb::Exec;
     let has_a_terminal = kind == RuntimeKind::Runc && invocation.console_socket.is_some();

@@ -1,7 +1,7 @@
-//! The one error of our own that a caller must see: that there is no runtime to run.
+//! The one error of our own that a caller must see: there is no runtime to run.
 //!
-//! containerd shows the last `error` entry of the log that it asked for and drops stderr; conmon
-//! and people read stderr. So it is said in both, in the caller's format.
+//! containerd shows the last `error` entry of the log that it asked for and drops stderr; conmon and
+//! people read stderr. So the error goes to both, in the caller's format.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,7 +20,7 @@ pub(crate) fn make(message: &str, log: Option<&Path>, format: LogFormat) {
     log::error!("{message}");
 }
 
-/// As logrus writes it, whose readers our callers are.
+/// In logrus's format, which our callers read.
 fn entry(message: &str, format: LogFormat) -> String {
     let time = journal::now();
     match format {
@@ -31,7 +31,7 @@ fn entry(message: &str, format: LogFormat) -> String {
     }
 }
 
-/// Only to a regular file, or a new one: opening a FIFO without a reader would block us.
+/// Only to a regular file or a new one: opening a FIFO without a reader would block.
 fn append(log: &Path, entry: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new()
         .append(true)

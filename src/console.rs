@@ -1,15 +1,14 @@
-//! A terminal on its way from the runtime to the caller.
+//! Relays a terminal from the runtime to the caller.
 //!
-//! Callers accept one connection on their console socket and take one message from it: containerd
-//! after `create` has returned, conmon at once. A runtime connects early, before the stage in which
-//! it may fail to freeze. So every attempt gets a private socket to send its terminal to, and the
-//! first that arrives is handed on the moment it does, through the one connection of ours to the
-//! caller's socket.
+//! Callers accept one connection on their console socket and take one message from it: containerd after
+//! `create` has returned, conmon at once. A runtime connects early, before the stage in which it may
+//! fail to freeze. So every attempt sends its terminal to a private socket. The first terminal that
+//! arrives is handed on at once, through our single connection to the caller's socket.
 //!
-//! That is made when the first attempt connects, as the bare runtime's would be, and hung up at our
-//! end: a caller in accept(2) hears of a runtime that fails without a terminal, and one that gives up
-//! after a while does not give up on a long hook. Should we become the runtime after a failed attempt,
-//! the caller finds that first connection hung up, as after the bare runtime's failure.
+//! That connection is made when the first attempt connects, as the bare runtime's would be, and closed
+//! when we end. So a caller in accept(2) learns of a runtime that fails without a terminal, and one
+//! with a timeout does not give up on a long hook. If we become the runtime after a failed attempt, the
+//! caller finds that first connection closed, as after a failure of the bare runtime.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -28,30 +27,30 @@ use crate::invocation::Value;
 use cgroup::process;
 use state::state_dir;
 
-/// sun_path holds 108 bytes with the final NUL.
+/// sun_path has 108 bytes, including the final NUL.
 const SOCKET_PATH_BYTES: usize = 107;
 
-/// runc sends the name of the terminal along, a path below /dev/pts or what it was in /proc/self/fd.
+/// runc sends the name of the terminal along: a path below /dev/pts, or its name in /proc/self/fd.
 const MESSAGE_BYTES: usize = 4096;
 
-/// How long a caller whose queue is full may keep us, in seconds.
+/// How long a caller whose queue is full may block us, in seconds.
 const CONNECT_MAX_SECONDS: i64 = 1;
 
-/// Between the runtime and the caller's console socket.
+/// Stands between the runtime and the caller's console socket.
 #[derive(Debug)]
 pub(crate) struct Console {
-    /// Until the terminal is delivered.
+    /// None once the terminal has been delivered.
     caller: Option<Caller>,
     listener: UnixListener,
     path: PathBuf,
-    /// The runtime's connection, from its accept until its message.
+    /// The runtime's connection, from its accept to its message.
     runtime: Option<UnixStream>,
 }
 
 impl Console {
-    /// Stands in for the caller's console socket. Returns the arguments for the runtime. `None`
-    /// leaves the runtime to connect itself, and means that no attempt can be repeated: when the
-    /// caller's socket is not one, or a private path would be too long for a socket.
+    /// Stands in for the caller's console socket. Returns the arguments for the runtime. `None` leaves
+    /// the connection to the runtime, and then no attempt can be repeated. That happens if the caller's
+    /// socket is not a socket, or a private path would be too long for one.
     pub(crate) fn stand_in(
         socket: &Value,
         directory: &Path,
@@ -63,7 +62,7 @@ impl Console {
         Some((Console { caller: Some(caller), listener, path, runtime: None }, args))
     }
 
-    /// What to wait for.
+    /// The descriptor to wait for.
     pub(crate) fn waits_on(&self) -> BorrowedFd<'_> {
         match &self.runtime {
             Some(connection) => connection.as_fd(),
@@ -71,7 +70,7 @@ impl Console {
         }
     }
 
-    /// Does what can be done without waiting. Whether the terminal has reached the caller.
+    /// Does what can be done without waiting. Gives whether the terminal has reached the caller.
     pub(crate) fn relay(&mut self) -> bool {
         if self.caller.is_none() {
             return true;
@@ -82,15 +81,15 @@ impl Console {
         let Some(connection) = &self.runtime else { return false };
         match receive(connection) {
             Ok((name, terminal)) => {
-                // Whether the caller is still there is its own affair; a bare runtime's message
-                // would have been lost as well.
+                // It is up to the caller whether it is still there; a bare runtime's message would be
+                // lost as well.
                 if let Some(caller) = self.caller.take() {
                     let _ = caller.send(&name, &terminal);
                 }
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            // It hung up without a terminal: this attempt is failing.
+            // The runtime closed the connection without a terminal: this attempt is failing.
             Err(_) => {
                 self.runtime = None;
                 false
@@ -98,7 +97,7 @@ impl Console {
         }
     }
 
-    /// Takes the runtime's connection, if it has made one, and makes ours to the caller.
+    /// Accepts the runtime's connection, if it has made one, and then connects to the caller.
     fn accept(&mut self) {
         let Ok((connection, _)) = self.listener.accept() else { return };
         let _ = connection.set_nonblocking(true);
@@ -108,7 +107,7 @@ impl Console {
         }
     }
 
-    /// Whether the caller has its terminal, so that no further attempt can be made.
+    /// Whether the caller has its terminal. Then no further attempt can be made.
     pub(crate) fn is_delivered(&self) -> bool {
         self.caller.is_none()
     }
@@ -142,7 +141,7 @@ fn listen(directory: &Path) -> io::Result<(UnixListener, PathBuf)> {
     Ok((listener, path))
 }
 
-/// Removes the sockets of wrappers that were killed.
+/// Removes the sockets of killed wrappers.
 fn sweep(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -154,21 +153,21 @@ fn sweep(directory: &Path) {
     }
 }
 
-/// Who listens on the caller's console socket.
+/// The listener on the caller's console socket.
 #[derive(Debug)]
 struct Caller {
     address: UnixAddr,
-    /// Made before it is connected, as there may be no descriptor to be had when it is needed.
+    /// Made before it is connected, because there may be no descriptor left when it is needed.
     socket: OwnedFd,
     is_connected: bool,
 }
 
 impl Caller {
-    /// An error where there is nobody to connect to, which the runtime is to say in its own words.
+    /// An error if no one listens, which the runtime then reports in its own words.
     fn find(path: &Path) -> io::Result<Caller> {
         let address = UnixAddr::new(path)?;
         let socket = |kind| socket::socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None);
-        // A socket of another type finds out who is there without taking the one connection.
+        // A socket of another type finds out who is there without using up the one connection.
         match socket::connect(socket(SockType::Datagram)?.as_raw_fd(), &address) {
             Err(Errno::EPROTOTYPE) => {}
             Err(error) => return Err(error.into()),
@@ -180,7 +179,7 @@ impl Caller {
         Ok(Caller { address, socket, is_connected: false })
     }
 
-    /// Once, whatever further attempts do.
+    /// Connects once, whatever further attempts do.
     fn connect(&mut self) -> io::Result<()> {
         if !self.is_connected {
             socket::connect(self.socket.as_raw_fd(), &self.address)?;

@@ -1,9 +1,9 @@
-//! The container that an operation is about: its cgroup, its names, our record of it.
+//! The container of an operation: its cgroup, its names, our record of it.
 //!
-//! Before `create` the bundle says where it is going to be; afterwards a small record of ours does,
-//! or the runtime's own state file. The record is believed only while the runtime's state directory
-//! is the very one it was written for: a container that was deleted and made again without us may
-//! be in another cgroup.
+//! Before `create` the bundle says where the container will be; afterwards a small record of ours does,
+//! or the runtime's own state file. The record is valid only while the runtime's state directory is the
+//! one it was written for: a container that was deleted and made again without us may be in another
+//! cgroup.
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
@@ -25,14 +25,14 @@ use state::record::{self, Inode, Record};
 #[derive(Debug)]
 pub(crate) struct Container {
     record: Option<Record>,
-    /// Where our record of it is.
+    /// The path of our record.
     path: PathBuf,
-    /// Where the runtime keeps its state.
+    /// The directory of the runtime's state.
     runtime_state: PathBuf,
-    /// That this operation has written the record, of a container that was not there before.
+    /// Whether this operation has written the record of a container that did not exist before.
     announced: bool,
     lookup: Lookup,
-    /// Why its cgroup is not known, if somebody should hear of it.
+    /// Why its cgroup is not known, if that should be reported.
     pub(crate) unknown: Option<Unknown>,
 }
 
@@ -42,7 +42,7 @@ struct Lookup {
     kind: RuntimeKind,
     roots: Vec<PathBuf>,
     proc: Proc,
-    /// Where cgroups are mounted, once somebody had to know: mountinfo grows with the node.
+    /// The mounted hierarchies, read on first use: mountinfo grows with the node.
     mounts: OnceCell<Hierarchies>,
 }
 
@@ -55,7 +55,7 @@ impl Container {
         state: &StateDir,
     ) -> Container {
         let proc = Proc::default();
-        // Reading the map of users costs as much as reading our record.
+        // Reading the uid map costs as much as reading our record.
         let surroundings = match globals.root {
             Some(_) if !invocation.verb.makes_a_container() => Surroundings::default(),
             _ => Surroundings::ours(&proc),
@@ -81,8 +81,8 @@ impl Container {
         };
         match found {
             Ok(record) => container.record = Some(record),
-            // That there is no such container is for the runtime to say; a container's second
-            // `delete` is nothing to warn of.
+            // The runtime itself reports that there is no such container, and a second `delete` of a
+            // container is not worth a warning.
             Err(why) => {
                 let expected = !invocation.verb.makes_a_container() && container.is_gone();
                 container.unknown = (!expected).then_some(why);
@@ -91,8 +91,8 @@ impl Container {
         container
     }
 
-    /// Our record, if it is of this container; else the runtime's state; else a record without a
-    /// state, which is one of a container that is being made or whose creation was cut short.
+    /// Our record, if it belongs to this container; else the runtime's state; else a record without a
+    /// state, of a container that is being made or whose creation was cut short.
     fn recorded(&self, id: &OsStr) -> Result<Record, Unknown> {
         let record = Record::read(&self.path);
         let now = Inode::of(&self.runtime_state);
@@ -102,8 +102,8 @@ impl Container {
         }
         match self.lookup.runtimes_own(id, now) {
             Ok(record) => Ok(record),
-            // Also one that a delete of ours was killed over, when the runtime had removed it already:
-            // the next one clears away what is left of it.
+            // Also the record of a container whose `delete` through us was killed after the runtime had
+            // removed it: the next `delete` clears away what is left.
             Err(why) => {
                 record.filter(|record| record.made_as.is_none() || now.is_none()).ok_or(why)
             }
@@ -131,7 +131,7 @@ impl Container {
         }
     }
 
-    /// The cgroups whose quotas hold for it, outermost first.
+    /// The cgroups whose quotas apply to it, outermost first.
     pub(crate) fn levels(&self) -> Vec<&Reader> {
         let Some(record) = &self.record else { return Vec::new() };
         let above = record.pod_files.iter().chain(&record.limits_files);
@@ -142,7 +142,7 @@ impl Container {
         self.record.as_ref().map(|record| &record.files)
     }
 
-    /// Its directories in all hierarchies; none where another container shares them, or sits below.
+    /// Its directories in all hierarchies; none if another container shares them or lies below.
     pub(crate) fn own_dirs(&self) -> Vec<PathBuf> {
         let Some((record, cgroup)) = self.record.as_ref().zip(self.identity()) else {
             return Vec::new();
@@ -168,16 +168,15 @@ impl Container {
         Some(LastFigures { throttled: files.throttled(), oom_kill: files.oom_kill() })
     }
 
-    /// As it is written down now: what was read before we had the lock is older than a pause that we
-    /// waited for.
+    /// As recorded now: a pause that we waited for is newer than what we read before we had the lock.
     pub(crate) fn is_paused(&self) -> bool {
         let Some(known) = &self.record else { return false };
         let now = Record::read(&self.path).filter(|now| now.made_as == known.made_as);
         now.as_ref().unwrap_or(known).paused
     }
 
-    /// Keeps what was learnt of a container that was made without us: should we be killed, the next
-    /// operation finds by it what is to be undone, also when the runtime knows it no more.
+    /// Keeps what we found out about a container that was made without us. If we are killed, the next
+    /// operation finds what to undo, even if the runtime no longer knows the container.
     pub(crate) fn remember(&self) {
         if let Some(record) = self.record.as_ref().filter(|_| !self.path.exists()) {
             let _ = record.write(&self.path);
@@ -187,10 +186,10 @@ impl Container {
     /// After a pause or a resume that succeeded.
     pub(crate) fn set_paused(&mut self, paused: bool) {
         let Some(record) = &mut self.record else { return };
-        // One that was learnt from the runtime just now is worth keeping.
+        // What was just read from the runtime is worth keeping.
         record.paused = paused;
-        // Where there is no room for the new one the old one is not to stand: while it says "paused",
-        // no freeze that is left behind would be undone. The runtime's own state is read instead.
+        // If there is no room for the new record, the old one must not stand: while it says "paused",
+        // no freeze that is left behind would be undone. Without it the runtime's own state is read.
         if record.write(&self.path).is_err() && !paused {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -200,21 +199,20 @@ impl Container {
         self.record.as_ref().map_or(Freezer::Unknown, |record| record.files.freezer())
     }
 
-    /// Itself, and not by way of an ancestor.
+    /// Whether the cgroup itself was told to freeze, and not an ancestor.
     pub(crate) fn is_told_to_freeze(&self) -> bool {
         self.files().is_some_and(Reader::is_told_to_freeze)
     }
 
-    /// Takes back what a freeze that failed has left.
+    /// Undoes what a failed freeze has left.
     pub(crate) fn thaw(&self) {
         if let Some(record) = &self.record {
             freeze::thaw(&record.files);
         }
     }
 
-    /// Before `create`: writes down where the container is going to be, so that whoever comes
-    /// meanwhile, or after a create that was cut short, finds its lock. A container that is there
-    /// already keeps its record.
+    /// Before `create`: records where the container will be. So an operation that comes meanwhile, or
+    /// after a create that was cut short, finds its lock. An existing container keeps its record.
     pub(crate) fn announce(&mut self) {
         let Some(record) = &mut self.record else { return };
         let somebody_is_at_it = Record::read(&self.path)
@@ -226,7 +224,7 @@ impl Container {
         self.announced = record.write(&self.path).is_ok();
     }
 
-    /// After the container was made: the runtime's own word on where it is replaces the plan.
+    /// After the container was made: the runtime's own information on where it is replaces the plan.
     pub(crate) fn made(&mut self, id: &OsStr) {
         let now = Inode::of(&self.runtime_state);
         if now.is_none() {
@@ -238,7 +236,7 @@ impl Container {
                 *planned = Record { pod, creator: planned.creator, ..actual };
             }
             (Ok(actual), None) => self.record = Some(actual),
-            // The plan stands, without an inode, until somebody can read the state.
+            // The plan stands, without an inode, until an operation can read the state.
             (Err(_), _) => return,
         }
         if let Some(record) = &self.record {
@@ -246,13 +244,14 @@ impl Container {
         }
     }
 
-    /// Whether the runtime has no state of it any more.
+    /// Whether the runtime no longer has a state of it.
     pub(crate) fn is_gone(&self) -> bool {
         Inode::of(&self.runtime_state).is_none()
     }
 
-    /// Removes our record of a container that is gone, but not that of one of the same name which
-    /// another is making: until its runtime has got so far, nothing else tells where that will be.
+    /// Removes our record of a container that is gone. Keeps the record of one with the same name that
+    /// another operation is making: until its runtime has got that far, nothing else tells where that
+    /// will be.
     pub(crate) fn forget(&self) {
         let is_anothers = |record: Record| {
             let creator = record.creator.filter(|_| record.made_as.is_none());
@@ -264,8 +263,8 @@ impl Container {
         record::remove(&self.path);
     }
 
-    /// That a failed create of ours has left nothing of the runtime's behind, and that nobody was
-    /// there before.
+    /// Whether a failed create of ours has left nothing of the runtime's, and there was no such
+    /// container before.
     pub(crate) fn came_to_nothing(&self) -> bool {
         self.announced && self.is_gone()
     }
@@ -285,7 +284,7 @@ impl Lookup {
         rootless: Option<u32>,
     ) -> Result<Record, Unknown> {
         let bundle = match (&invocation.config, &invocation.bundle) {
-            // Not below the bundle, unless it has the usual name (crun's create.c).
+            // The file is not below the bundle, unless it has the usual name (crun's create.c).
             (Some(config), _) if config != "config.json" => Bundle::read_file(config),
             (_, Some(bundle)) => Bundle::read(bundle),
             (_, None) => Bundle::read(Path::new(".")),
@@ -366,7 +365,7 @@ mod tests {
         };
         container.set_paused(true);
         assert!(container.is_paused() && Record::read(&container.path).is_some());
-        // As on a full /run: the next record cannot be begun.
+        // As on a full /run, the next record cannot be begun.
         std::fs::create_dir(record::unfinished(&container.path)).unwrap();
         container.set_paused(false);
         assert!(!container.is_paused() && Record::read(&container.path).is_none());

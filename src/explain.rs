@@ -1,4 +1,4 @@
-//! Why a freeze failed, in one line, for the person who reads the runtime's error.
+//! Why a freeze failed, in one line, for people who read the runtime's error.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use cgroup::freeze::Tasks;
 use cgroup::text;
 
-/// What there is to say beyond the runtime's own text.
+/// What we can say beyond the runtime's own text.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Explanation {
     pub(crate) attempts: usize,
@@ -16,9 +16,9 @@ pub(crate) struct Explanation {
     pub(crate) tasks: Tasks,
     /// How many periods of the CPU controller ended with the container or its pod throttled.
     pub(crate) throttled: u64,
-    /// An ancestor that somebody has frozen.
+    /// An ancestor cgroup that somebody has frozen.
     pub(crate) ancestor: Option<PathBuf>,
-    /// Why they were not lifted.
+    /// Why the threads were not lifted.
     pub(crate) lift: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The runtime at work and its children, as /proc shows them: looked at once for all who want to know.
+//! The runtime at work and its children, as /proc shows them; read once for all that ask.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(3);
 const LOOK_OFTEN: Duration = Duration::from_millis(2);
 const LOOK_SELDOM: Duration = Duration::from_millis(20);
 
-/// When to look next at one that has worked for so long: often enough not to be later by more than a
-/// half of that. Where many start at once each takes long, and their looks would be much of the work.
+/// When to look again at a runtime that has worked for so long: often enough to be late by at most half
+/// of that time. When many start at once, each takes long, and their looks would be much of the work.
 pub(crate) fn look_again_in(worked: Duration) -> Duration {
     (worked / 2).clamp(LOOK_OFTEN, LOOK_SELDOM)
 }
@@ -33,7 +33,7 @@ impl Family {
         self.pid
     }
 
-    /// Once for all who are there at this time.
+    /// Reads the family, once for all callers at this time.
     pub(crate) fn look(&mut self, now: Instant) {
         if self.looked.replace(now) == Some(now) {
             return;
@@ -45,7 +45,7 @@ impl Family {
         };
         runtime.look(&now);
         let pids = runtime.children();
-        // A number comes again.
+        // Pids are reused.
         self.children.retain(|pid, child| match child.stat() {
             Some(now) if pids.contains(pid) => {
                 child.look(&now);

@@ -1,5 +1,5 @@
-//! An OCI runtime wrapper: serializes what changes or freezes a cgroup, hands everything to the
-//! real runtime, and records how it ended. See docs/architecture.md.
+//! An OCI runtime wrapper. It serializes commands that change or freeze a cgroup, hands everything to
+//! the real runtime, and records how each command ended. See docs/architecture.md.
 
 mod capture;
 mod channels;

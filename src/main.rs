@@ -1,15 +1,15 @@
 //! The binary: everything is in the library.
 //!
-//! No Rust entry point: the one of std ignores SIGPIPE and opens closed descriptors before we could
-//! see how the caller left them, and the container would inherit both.
+//! There is no Rust entry point: std's ignores SIGPIPE and opens closed descriptors before we could see
+//! how the caller left them, and the container would inherit both.
 
 #![no_main]
-// For the names of the entry point and of the mark.
+// Needed for the names of the entry point and of the mark.
 #![allow(unsafe_code)]
 
-/// The section by which another frostlock knows this one, whatever it is called, and reads its version,
-/// as to run it would run the runtime (`config::locate`). It is here and in no library, as a section ends
-/// up in every program that a library is linked into.
+/// The section by which another frostlock recognises this one, whatever its name, and reads its
+/// version; to run it for that would run the runtime (`config::locate`). It is here and not in a
+/// library, because a section ends up in every program that links a library.
 #[used]
 #[unsafe(link_section = ".frostlock")]
 static MARK: [u8; MARKED_WITH.len()] = bytes(MARKED_WITH);

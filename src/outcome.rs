@@ -1,4 +1,4 @@
-//! How one operation ended: one value, of which journal, syslog and exit status are renderings.
+//! How one operation ended: one value, from which journal, syslog and exit status are made.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,10 +23,10 @@ pub enum Exit {
     NotStarted,
 }
 
-/// What became of the lock.
+/// How the lock was used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum LockUse {
-    /// The verb takes none, the mode asks for none, or there is no cgroup that we know of.
+    /// The verb takes no lock, the mode asks for none, or the cgroup is not known.
     #[default]
     None,
     Held(Mode),
@@ -35,7 +35,7 @@ pub enum LockUse {
     Unavailable(String),
 }
 
-/// What we make of the end.
+/// How we classify the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Ok,
@@ -43,9 +43,9 @@ pub enum Verdict {
     /// The runtime was killed by a signal.
     Killed,
     NotStarted,
-    /// A command line that we could not read: handed to the runtime by execve, unserialized.
+    /// We could not read the command line: handed to the runtime by execve, unserialized.
     Unreadable,
-    /// Handed to the runtime by execve; its end is not ours to know.
+    /// Handed to the runtime by execve; we do not learn its end.
     HandedOver,
 }
 
@@ -76,14 +76,14 @@ impl Verdict {
 pub struct Attempt {
     pub took: Duration,
     pub failure: Option<Failure>,
-    /// The delay after it, if another followed.
+    /// The delay after this attempt, if another followed.
     pub delay: Option<Duration>,
 }
 
-/// How long each part took. `None` is a part that there was not.
+/// How long each part took. `None` if the part did not happen.
 #[derive(Debug, Clone, Default)]
 pub struct Stages {
-    /// From our start to the first try for the lock.
+    /// From our start to the first attempt to take the lock.
     pub prepare: Duration,
     pub lock_wait: Duration,
     /// From the runtime's start until its container or exec process ran; foreground verbs only.
@@ -92,43 +92,43 @@ pub struct Stages {
     pub run: Duration,
 }
 
-/// The CPU limits that the operation met.
+/// The CPU limits that applied to the operation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quotas {
     pub container: Option<CpuQuota>,
     pub pod: Option<CpuQuota>,
 }
 
-/// What a cgroup had been through, read before `delete` removed it.
+/// The figures of a cgroup, read before `delete` removed it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LastFigures {
     pub throttled: Option<Throttled>,
     pub oom_kill: Option<u64>,
 }
 
-/// What throttling has cost an operation that nothing was done for.
+/// What throttling has cost an operation in mode "observe".
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Throttling {
-    /// How long a cgroup of the operation's was throttled while the runtime worked: at most so long, since
-    /// the kernel adds up the CPUs.
+    /// How long a cgroup of the operation was throttled while the runtime worked: an upper bound,
+    /// because the kernel adds up the CPUs.
     pub throttled: Duration,
-    /// Of the one that was throttled in the most of its periods.
+    /// From the cgroup that was throttled in the most periods.
     pub nr_periods: u64,
     pub nr_throttled: u64,
-    /// The CPU time of the runtime and of what it has waited for.
+    /// The CPU time of the runtime and of the children it has waited for.
     pub cpu: Duration,
-    /// What of the runtime's time was throttled and had no CPU: at most so much.
+    /// How much of the runtime's time was throttled and without a CPU: an upper bound.
     pub explained: Duration,
 }
 
-/// One operation, ended.
+/// One operation that has ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub verb: Option<Verb>,
     pub id: OsString,
     pub cgroup: Option<Identity>,
     pub runtime: PathBuf,
-    /// The command of our caller.
+    /// The command of the caller.
     pub requested_by: Option<String>,
     /// The signal that `kill` was asked to send.
     pub signal: Option<OsString>,
@@ -136,7 +136,7 @@ pub struct Outcome {
     pub stages: Stages,
     /// Every start of the runtime.
     pub attempts: Vec<Attempt>,
-    /// Why there was no further one, after a failure.
+    /// Why no further attempt followed a failure.
     pub gave_up: Option<Reason>,
     pub exit: Option<Exit>,
     pub verdict: Verdict,
@@ -145,21 +145,21 @@ pub struct Outcome {
     /// In mode "observe".
     pub throttling: Option<Throttling>,
     pub lifts: lift::Summary,
-    /// That this is no operation, but what was lifted after one had ended: of this verb.
+    /// Set for a record of what was lifted after an operation of this verb had ended.
     pub lift_of: Option<Verb>,
-    /// What earlier operations that were killed had left behind, and was undone.
+    /// What earlier, killed operations had left, and was undone.
     pub recovered: Vec<String>,
     pub init: Option<Process>,
     pub pod: PodNames,
-    /// That this was no command, but us as a hook.
+    /// Set if frostlock ran as a hook and not as a command.
     pub hook: Option<hook::Report>,
-    /// What a reader should know beyond the fields: complaints about the configuration, the
-    /// runtime's last words.
+    /// What a reader should know beyond the fields: mistakes in the configuration, the runtime's last
+    /// words.
     pub notes: Vec<String>,
 }
 
 impl Outcome {
-    /// Of this container, with nothing known but that nothing went wrong.
+    /// The outcome for this container, with nothing known except that nothing went wrong.
     pub fn of(id: OsString) -> Outcome {
         Outcome {
             verb: None,
@@ -187,7 +187,7 @@ impl Outcome {
         }
     }
 
-    /// The word for what was done, if there is one.
+    /// The word for what was done, if known.
     pub fn command(&self) -> Option<&'static str> {
         match (&self.hook, self.lift_of) {
             (Some(_), _) => Some("hook"),

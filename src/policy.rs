@@ -1,5 +1,5 @@
-//! What each command gets: its lock, its channels, its retries, its lift, its undoing. Pure, and the one
-//! place that asks for the mode; docs/architecture.md has it as a table.
+//! What each command gets: its lock, its channels, its retries, its lift, its undoing. Pure, and the
+//! only place that looks at the mode; docs/architecture.md has it as a table.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use crate::channels::Degree;
 use crate::invocation::Invocation;
 use crate::retry;
 
-/// What a runtime leaves is gone within some periods of the CPU controller, and containerd gives a
-/// cleanup 5 s.
+/// What a runtime leaves can be removed within some periods of the CPU controller, and containerd gives
+/// a cleanup 5 s.
 const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) lock: Option<Lock>,
     pub(crate) degree: Degree,
-    /// What the runtime may freeze.
+    /// Which cgroup the runtime may freeze.
     pub(crate) freezes: Option<Freezes>,
-    /// That what operations that were killed have left is undone, and what this one may leave is noted
-    /// and undone.
+    /// Whether what killed operations have left is undone, and what this one may leave is noted and
+    /// undone.
     pub(crate) mends: bool,
-    /// That nothing is done but to record what throttling has cost the operation.
+    /// Whether nothing is done except to record what throttling has cost the operation.
     pub(crate) observes: bool,
-    /// That success is believed only when the kernel says FROZEN.
+    /// Whether success is accepted only if the kernel says FROZEN.
     pub(crate) confirms_freeze: bool,
     pub(crate) lift: Option<Lift>,
-    /// What all attempts together may take; zero is no retry.
+    /// How long all attempts together may take; zero means no retry.
     pub(crate) retries_for: Duration,
-    /// How long cgroups that the runtime has left are removed.
+    /// How long to try to remove cgroups that the runtime has left.
     pub(crate) removes_leftovers_for: Duration,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Lock {
     pub(crate) held: Held,
 }
 
-/// For how long a lock is held.
+/// How long a lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Held {
     /// It is given back before the runtime starts.
@@ -54,13 +54,13 @@ pub(crate) enum Held {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Freezes {
-    /// The cgroup of a container that is being made.
+    /// The cgroup of a container that is being created.
     ANewOne,
-    /// The cgroup of a container that is there.
+    /// The cgroup of an existing container.
     AnExistingOne,
 }
 
-/// Whose threads are lifted beside the runtime's own.
+/// Which threads may be lifted besides the runtime's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lift {
     /// The CPU time of the command and its descendants.
@@ -69,12 +69,13 @@ pub(crate) struct Lift {
     pub(crate) afterwards: Option<Afterwards>,
 }
 
-/// What the runtime has set going and does not wait for.
+/// What the runtime starts and does not wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Afterwards {
-    /// The death of what was killed.
+    /// The death of what it has killed.
     Dying,
-    /// The process of a detached exec, most of whose probe's second passes after the runtime's end.
+    /// The process of a detached exec. Most of the second that a probe has passes after the runtime's
+    /// end.
     Program,
 }
 
@@ -103,7 +104,7 @@ impl Policy {
         }
     }
 
-    /// That it writes down what it may leave frozen, and undoes that.
+    /// Whether it notes the freeze that it may leave, and undoes it.
     pub(crate) fn notes_freeze(&self) -> bool {
         self.mends && self.freezes.is_some()
     }
@@ -124,7 +125,8 @@ fn lock(invocation: &Invocation, config: &Config) -> Option<Lock> {
         | Verb::Delete => (lock::Mode::Exclusive, config.lock.exclusive_wait_ms),
     };
     let held = match invocation.verb {
-        // What it reads of the freezer may be another's passing freeze: it waits, no more.
+        // The freezer that it reads may be in another operation's short freeze: it waits for that, no
+        // more.
         Verb::State => Held::NotAtAll,
         _ if invocation.stays_in_foreground() => Held::UntilStarted,
         _ => Held::ToTheEnd,
@@ -140,15 +142,16 @@ fn degree(verb: Verb, config: &Config) -> Degree {
     }
 }
 
-/// Which operations freeze, on which cgroup version and with which driver, differs from runtime to
-/// runtime (docs/unable-to-freeze.md); these may.
+/// Which operations freeze, on which cgroup version and with which driver, differs between runtimes
+/// (docs/unable-to-freeze.md). These may.
 fn freezes(invocation: &Invocation) -> Option<Freezes> {
     match invocation.verb {
         Verb::Create | Verb::Run | Verb::Restore => Some(Freezes::ANewOne),
         Verb::Update | Verb::Pause | Verb::Checkpoint | Verb::Delete => {
             Some(Freezes::AnExistingOne)
         }
-        // runc 1.1 freezes for any signal to all, later ones for SIGKILL of a shared pid namespace.
+        // runc 1.1 freezes for any signal to all processes; later versions for SIGKILL in a shared pid
+        // namespace.
         Verb::Kill if invocation.all || invocation.is_sigkill() => Some(Freezes::AnExistingOne),
         Verb::Kill | Verb::Start | Verb::Exec | Verb::State | Verb::Resume => None,
     }

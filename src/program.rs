@@ -1,5 +1,5 @@
-//! The program: finds the runtime, reads the command line, and either becomes the runtime or
-//! supervises it. Whatever of ours fails, the runtime runs.
+//! The program. It finds the runtime, reads the command line, and either becomes the runtime or
+//! supervises it. Whatever fails in frostlock, the runtime runs.
 
 use std::ffi::{OsStr, OsString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +36,7 @@ pub fn main() -> ! {
     let state = StateDir::from_env();
     let (config, complaints) = Config::load();
     syslog::install(config.log.syslog);
-    // The hook of std writes to stderr, which may be a container's log, or what a caller parses.
+    // std's hook writes to stderr, which may be a container's log or be parsed by the caller.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let mut program = Program { began, state, config, complaints };
     if let Some(request) = Request::of(&args) {
@@ -54,7 +54,7 @@ struct Program {
 }
 
 impl Program {
-    /// The runtime to run; without one there is nothing left to do but to say so.
+    /// The runtime to run. Without one, all that is left is to report it.
     fn runtime(&mut self, argv0: &OsStr, args: Vec<OsString>) -> Runtime {
         let choice = Choice {
             env: std::env::var_os("FROSTLOCK_RUNTIME"),
@@ -87,7 +87,7 @@ impl Program {
         }
     }
 
-    /// Needs no runtime, and there may be none in the empty environment of a hook.
+    /// A hook needs no runtime, and in its empty environment there may be none.
     fn hook(&self, request: &Request) -> ! {
         let (began, config, state) = (self.began, &self.config, &self.state);
         let code = Hook { began, request, config, state }.run(|mut outcome| {
@@ -149,10 +149,10 @@ impl Program {
         match operation.supervise(channels) {
             Ok(mut ended) => {
                 ended.outcome.notes.extend(self.complaints.iter().cloned());
-                // First, as a caller that does not read can keep us at the replay until it kills us.
+                // First, because a caller that does not read can block the replay until it kills us.
                 self.record(&ended.outcome);
-                // From here on a signal may end us, as it would have ended the runtime at its last
-                // words: the caller's pipe may be full.
+                // From here on a signal may end us, as it could have ended the runtime while it wrote
+                // its last words: the caller's pipe may be full.
                 ended.signals.give_back();
                 let exit = ended.outcome.exit.unwrap_or(Exit::NotStarted);
                 if let Some(channels) = channels {
@@ -161,7 +161,7 @@ impl Program {
                 exit
             }
             Err(error) => {
-                // No descriptor or process to be had for a second one, or no such runtime.
+                // No descriptor or process was left for a second one, or there is no such runtime.
                 let note = format!("cannot run beside us: {error}");
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
                 let waited = Waited { stages, ..Waited::default() };
@@ -176,7 +176,7 @@ impl Program {
         }
     }
 
-    /// `state` leaves a record only if something was in its way: it is asked for all the time.
+    /// `state` leaves a record only if something was in its way, because it is called all the time.
     fn note_wait(&self, runtime: &Runtime, invocation: &Invocation, waited: Waited) {
         let had_trouble = matches!(waited.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_));
         if had_trouble || !waited.recovered.is_empty() {
@@ -187,14 +187,14 @@ impl Program {
         }
     }
 
-    /// What is wrong with the configuration, for an operation that leaves no record to say it in.
+    /// Reports mistakes in the configuration for an operation that leaves no record.
     fn complain(&self) {
         for complaint in &self.complaints {
             log::warn!("{complaint}");
         }
     }
 
-    /// A command that we hand over for good.
+    /// The outcome of a command that we hand over for good.
     fn unserialized(
         &self,
         runtime: &Runtime,
@@ -227,9 +227,9 @@ impl Program {
 const TELLS_SYSTEMD: &str =
     "executed without a record of its end: with NOTIFY_SOCKET systemd listens to its main process";
 
-/// With it `run` and `start` wait until the container says that it is ready, for which nobody else
-/// is to wait, and tell systemd, which by default (NotifyAccess=main) believes only the process that
-/// it has started (runc, notify_socket.go).
+/// If NOTIFY_SOCKET is set, `run` and `start` wait until the container says that it is ready; no other
+/// operation should wait for that. Then they tell systemd, which by default (NotifyAccess=main) accepts
+/// this only from the process that it started (runc, notify_socket.go).
 fn tells_systemd(verb: Verb) -> bool {
     matches!(verb, Verb::Run | Verb::Start) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
@@ -245,8 +245,8 @@ fn no_runtime(message: &str, kind: RuntimeKind, line: &CommandLine) -> ! {
     sys::exit_now(1)
 }
 
-/// A mistake of ours is not to cost anybody a container, or its caller the runtime's words. `run` puts
-/// the channels where they outlive it.
+/// A bug of ours must not cost anyone a container, nor its caller the runtime's words. `run` puts the
+/// channels where they survive it.
 fn guarded(runtime: &Runtime, run: impl FnOnce(&mut Option<Channels>) -> Exit) -> Exit {
     let mut channels = None;
     match catch_unwind(AssertUnwindSafe(|| run(&mut channels))) {
@@ -255,8 +255,8 @@ fn guarded(runtime: &Runtime, run: impl FnOnce(&mut Option<Channels>) -> Exit) -
     }
 }
 
-/// If the runtime has not been started, it is now; if it runs, its end is waited for; then the caller
-/// gets what that end was, and what was held back for it.
+/// If the runtime has not been started, starts it now. If it runs, waits for its end. The caller then
+/// gets that end, and what was held back for it.
 fn after_panic(runtime: &Runtime, mut channels: Option<Channels>) -> Exit {
     log::error!("frostlock has a bug: it panicked; going on with the bare runtime");
     let relay = |channels: &mut Option<Channels>| channels.iter_mut().for_each(Channels::relay);
@@ -268,7 +268,7 @@ fn after_panic(runtime: &Runtime, mut channels: Option<Channels>) -> Exit {
         Last::Runs(pid) => runtime::wait_plainly(pid, || relay(&mut channels)),
         Last::Ended(exit) => exit,
     };
-    // Should the mistake be in there, the end still counts.
+    // If the bug is in the channels, the runtime's end still counts.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         relay(&mut channels);
         channels.iter_mut().for_each(|channels| channels.pass_on(exit));
@@ -302,13 +302,13 @@ mod tests {
             Vec::new()
         }
 
-        /// Often: of the threads of a test another may have taken the signal of the runtime's end.
+        /// Often: another thread of the test program may have taken the signal of the runtime's end.
         fn look(&mut self, _: &Child) -> Option<Duration> {
             Some(Duration::from_millis(5))
         }
     }
 
-    /// In a process of its own, which it ends.
+    /// Runs in a process of its own, and ends it.
     #[test]
     #[ignore = "the program of the test below"]
     fn a_mistake() {
@@ -352,7 +352,7 @@ mod tests {
                 let Output { status, stdout, stderr } = program.output().unwrap();
                 let stdout = String::from_utf8_lossy(&stdout);
                 assert_eq!(status.code(), Some(code), "{moment}");
-                // After what the harness of this test says.
+                // The test harness has written something before.
                 assert!(stdout.ends_with("update of c\n"), "{moment}: {stdout}");
                 assert_eq!(String::from_utf8_lossy(&stderr), "said\n", "{moment}");
             }

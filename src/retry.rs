@@ -1,44 +1,46 @@
-//! Whether to try again, and when. Pure: time comes in as a value, and nobody sleeps here.
+//! Whether to try again, and when. Pure: time comes in as a value, and nothing sleeps here.
 //!
-//! Why retry at all: what keeps a cgroup from freezing is over within some periods of the CPU
-//! controller, or with the end of somebody else's update, while the callers above us take a failure
-//! for final: a failed create is a failed pod. Where the delays come from: runc's own loop on
-//! cgroup v1 gives up after about 0.25 s, and a throttled task needs whole periods of 100 ms, so they
-//! start at one period. How long is up to the caller, who has other deadlines for other verbs; see
-//! [`time_for`]. When it is hopeless: where the runtime has gone past the stage that may be repeated,
-//! or waited 10 s itself, as runc does on v2. The real fix is in the kernel: a freezer that does not
-//! need CPU time.
+//! Why retry? What keeps a cgroup from freezing is over within some periods of the CPU controller, or
+//! when another's update ends. But the callers above us treat a failure as final: a failed create is a
+//! failed pod.
+//!
+//! Why these delays? runc's own loop on cgroup v1 gives up after about 0.25 s, and a throttled task
+//! needs whole periods of 100 ms, so delays start at one period. How long to retry depends on the
+//! caller, which has another deadline for each verb; see [`time_for`].
+//!
+//! When is it pointless? If the runtime has passed the stage that may be repeated, or has waited 10 s
+//! itself, as runc does on v2. The real fix belongs in the kernel: a freezer that needs no CPU time.
 
 use std::time::Duration;
 
 use crate::invocation::Verb;
 use crate::verdict::Failure;
 
-/// More have not been seen to help, and each start of the runtime costs a node that may be short of CPU
-/// time some 15 ms of it.
+/// More attempts have not been seen to help, and each start of the runtime costs some 15 ms of CPU time
+/// on a node that may be short of it.
 pub const ATTEMPTS_MAX: u32 = 3;
 
-/// kubelet gives a create two minutes, but containerd's shim works on one request of a pod at a time
-/// while it creates, and the exit of a neighbour is to be handled within 10 s. On a node at load 10 the
+/// kubelet gives a create two minutes. But containerd's shim handles one request of a pod at a time
+/// while it creates, and the exit of a neighbour must be handled within 10 s. On a node at load 10 the
 /// first attempt took 1.5 to 2.4 s: there is room for three of these.
 pub const CREATE_MAX: Duration = Duration::from_secs(9);
 
 /// A shim answers no other request for the container meanwhile, and containerd waits 2 s for its state.
-/// Three attempts of runc's own 0.25 s are over within 1.1 s; where we wait a second for crun's freeze
-/// there are two.
+/// Three attempts of runc, at 0.25 s each, are over within 1.1 s; where we wait a second for crun's
+/// freeze, there are two.
 pub const FREEZE_MAX: Duration = Duration::from_secs(3);
 
-/// kubelet gives a probe one second by default, in which its command has to run as well.
+/// kubelet gives a probe one second by default, and its command must run within that second, too.
 pub const EXEC_MAX: Duration = Duration::from_millis(800);
 
-/// The freeze that an exec was refused for has been waited out, and what else is to be had of a delay
-/// is that no two attempts follow at once.
+/// The freeze that refused the exec has been waited out; the delay only keeps two attempts from
+/// following at once.
 const AFTER_THAW: Duration = Duration::from_millis(10);
 
-/// One period of the CPU controller as nearly all have it: what is throttled gets no further in less.
+/// One period of the CPU controller, as nearly all nodes have it: less does not help a throttled task.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// What an operation may take in all: lock wait, every attempt, and the delays between.
+/// How long an operation may take in all: the lock wait, every attempt, and the delays in between.
 pub fn time_for(verb: Verb) -> Duration {
     match verb {
         Verb::Create | Verb::Run => CREATE_MAX,
@@ -47,20 +49,20 @@ pub fn time_for(verb: Verb) -> Duration {
     }
 }
 
-/// What there is to decide on.
+/// The facts to decide on.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation {
     pub verb: Verb,
     pub failure: Failure,
-    /// How many attempts there were.
+    /// How many attempts there have been.
     pub attempts: u32,
-    /// How long the longest of them took: one more will take about that.
+    /// How long the longest of them took: one more will take about as long.
     pub attempt: Duration,
     /// Time used so far.
     pub used: Duration,
-    /// One period of the CPU controller: less is no use to a throttled cgroup.
+    /// One period of the CPU controller: less does not help a throttled cgroup.
     pub period: Duration,
-    /// That nothing of this attempt reached the caller that a second one would repeat.
+    /// Whether the caller has seen nothing of this attempt that a second one would repeat.
     pub repeatable: bool,
     /// Between 0 and 1.
     pub jitter: f64,
@@ -74,9 +76,9 @@ pub enum Step {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// This verb with this failure is not one to repeat.
+    /// This verb is not retried after this failure.
     NotRetried,
-    /// It would be, but something has reached the caller already.
+    /// It would be, but something has already reached the caller.
     NotRepeatable,
     OutOfTime,
     OutOfAttempts,
@@ -96,7 +98,7 @@ impl Reason {
     }
 }
 
-/// Which failures of which verbs may be repeated at all.
+/// Which failures may be retried, for each verb.
 pub fn is_retried(verb: Verb, failure: Failure) -> bool {
     match verb {
         Verb::Update | Verb::Pause => failure == Failure::Freeze,
@@ -106,12 +108,12 @@ pub fn is_retried(verb: Verb, failure: Failure) -> bool {
     }
 }
 
-/// Whether any failure of it is.
+/// Whether any failure of this verb is retried.
 pub fn is_ever_retried(verb: Verb) -> bool {
     Failure::ALL.into_iter().any(|failure| is_retried(verb, failure))
 }
 
-/// `deadline` is when the last attempt has to have ended; 0 is no retry.
+/// `deadline` is when the last attempt must have ended; 0 means no retry.
 pub fn decide(deadline: Duration, situation: &Situation) -> Step {
     if !is_retried(situation.verb, situation.failure) || deadline.is_zero() {
         return Step::Stop(Reason::NotRetried);
@@ -129,8 +131,8 @@ pub fn decide(deadline: Duration, situation: &Situation) -> Step {
     Step::Again { delay }
 }
 
-/// Doubles with every attempt, and spreads by a quarter either way: several containers of a pod that
-/// failed together would else meet again.
+/// Doubles with every attempt, and varies by a quarter either way: otherwise several containers of a
+/// pod that failed together would collide again.
 fn delay(situation: &Situation) -> Duration {
     let doublings = situation.attempts.saturating_sub(1).min(ATTEMPTS_MAX);
     let (first, least) = match situation.failure {
@@ -223,8 +225,8 @@ mod tests {
         }
     }
 
-    /// What the callers' deadlines come to: after how many attempts of a length, behind a wait for the
-    /// lock, it ends.
+    /// What the callers' deadlines allow: the number of attempts of a given length, after a wait for
+    /// the lock.
     #[test]
     fn as_many_attempts_as_there_is_time_for() {
         const CREATE: (Verb, Failure) = (Verb::Create, Failure::FreezeInProcHooks);
@@ -232,7 +234,7 @@ mod tests {
         const EXEC: (Verb, Failure) = (Verb::Exec, Failure::Paused);
         for ((verb, failure), lock_wait, attempt, expected) in [
             (CREATE, 0, 270, 3),
-            // Of a node at load 10.
+            // Seen on a node at load 10.
             (CREATE, 0, 1500, 3),
             (CREATE, 0, 2000, 3),
             (CREATE, 0, 2400, 3),
@@ -244,7 +246,7 @@ mod tests {
             (UPDATE, 0, 1000, 2),
             (UPDATE, 0, 1400, 2),
             (UPDATE, 0, 2000, 1),
-            // runc on v2 has waited 10 s by itself.
+            // runc on v2 has waited 10 s itself.
             (UPDATE, 0, 10_000, 1),
             (CREATE, 0, 10_000, 1),
             (EXEC, 0, 30, 3),

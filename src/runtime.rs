@@ -1,7 +1,7 @@
 //! One start of the runtime: its stdio, its signals, its end.
 //!
-//! A child that is as close to a bare start as can be, since a container's init inherits much of
-//! what its runtime was started with: signal mask and dispositions, limits, umask, descriptors.
+//! The child is as close to a bare start as possible, because a container's init inherits much of what
+//! its runtime was started with: signal mask and dispositions, limits, umask, descriptors.
 
 use std::cell::Cell;
 use std::ffi::{CString, OsString};
@@ -20,7 +20,7 @@ use nix::unistd::{getpid, getsid};
 
 use crate::outcome::Exit;
 
-/// The runtime and the command line that is its.
+/// The runtime and its command line.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     pub path: PathBuf,
@@ -28,7 +28,7 @@ pub struct Runtime {
     pub args: Vec<OsString>,
 }
 
-/// What the runtime writes to; the caller's own where there is none.
+/// Where the runtime writes to; `None` is the caller's own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outputs<'a> {
     pub(crate) stdout: Option<BorrowedFd<'a>>,
@@ -36,8 +36,8 @@ pub(crate) struct Outputs<'a> {
 }
 
 impl Runtime {
-    /// Its path is what a bare run would have as `argv[0]`: runc prints it in its usage messages and
-    /// crun takes its handler from it.
+    /// `argv[0]` is the path, as in a bare run: runc prints it in its usage messages and crun picks its
+    /// handler by it.
     fn argv(&self) -> io::Result<Vec<CString>> {
         std::iter::once(self.path.as_os_str())
             .chain(self.args.iter().map(OsString::as_os_str))
@@ -45,7 +45,7 @@ impl Runtime {
             .collect()
     }
 
-    /// Becomes the runtime; returns only if that failed.
+    /// Becomes the runtime; returns only on failure.
     pub fn exec(&self) -> io::Error {
         let program = CString::new(self.path.as_os_str().as_bytes());
         match (program, self.argv()) {
@@ -55,13 +55,13 @@ impl Runtime {
         }
     }
 
-    /// Starts it beside us.
+    /// Starts the runtime as our child.
     pub(crate) fn start(&self, signals: &Signals, outputs: Outputs<'_>) -> io::Result<Child> {
         let program = CString::new(self.path.as_os_str().as_bytes())?;
         let argv = self.argv()?;
         let mut env = sys::environment();
         let listen_pid = reserve_listen_pid(&mut env);
-        // Before the fork: a short runtime may be through before we are told that it was executed.
+        // Before the fork: a short runtime may have ended before we learn that it was executed.
         let since = Instant::now();
         let pid = sys::spawn(&mut sys::Launch {
             program: &program,
@@ -78,8 +78,8 @@ impl Runtime {
     }
 }
 
-/// systemd's socket activation names the process that the sockets are for; if that is us, it is to
-/// be the runtime. Makes room for the child's pid, which only the child knows.
+/// systemd's socket activation names the process that gets the sockets. If that is us, it must be the
+/// runtime. Makes room for the child's pid, which only the child knows.
 fn reserve_listen_pid(env: &mut [CString]) -> Option<usize> {
     const NAME: &[u8] = b"LISTEN_PID=";
     let ours = std::process::id().to_string();
@@ -90,7 +90,8 @@ fn reserve_listen_pid(env: &mut [CString]) -> Option<usize> {
     Some(at)
 }
 
-/// What has become of the runtime, should something of ours go wrong. The kernel tells of its end once.
+/// What has become of the runtime, in case something of ours fails. The kernel reports its end only
+/// once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Last {
     NotStarted,
@@ -100,7 +101,7 @@ pub(crate) enum Last {
 
 static LAST: Mutex<Last> = Mutex::new(Last::NotStarted);
 
-/// Of the last attempt that was started.
+/// The last attempt that was started.
 pub(crate) fn last() -> Last {
     *LAST.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -109,14 +110,14 @@ fn remember(last: Last) {
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = last;
 }
 
-/// Signals blocked, and read from a descriptor instead, from before the runtime's start until our
-/// end: one that arrives in between is forwarded, not lost and not deadly.
+/// Blocks signals and reads them from a descriptor, from before the runtime's start until our end. So a
+/// signal that arrives in between is forwarded, and is neither lost nor deadly.
 #[derive(Debug)]
 pub(crate) struct Signals {
     at_entry: SigSet,
     sigchld: sys::SavedAction,
     arrivals: SignalFd,
-    /// One that came while there was no runtime to have it.
+    /// A signal that came while there was no runtime to send it to.
     held: Cell<Option<i32>>,
 }
 
@@ -133,14 +134,13 @@ impl Signals {
         Ok(Signals { at_entry, sigchld, arrivals, held: Cell::new(None) })
     }
 
-    /// Gives them back as they were, for a runtime that we become after all.
+    /// Restores the signals, because we become the runtime after all.
     pub(crate) fn give_back(&self) {
         self.sigchld.restore();
         let _ = self.at_entry.thread_set_mask();
     }
 
-    /// Waits for signals or for something to read, at most until `timeout`, and forwards the
-    /// signals.
+    /// Waits for signals or for something to read, at most until `timeout`, and forwards the signals.
     fn forward(&self, to: i32, timeout: Option<Duration>, also: &[BorrowedFd<'_>]) {
         if let Some(signal) = self.held.take() {
             sys::kill(to, signal);
@@ -153,8 +153,8 @@ impl Signals {
         }
     }
 
-    /// Sleeps while there is no runtime. A signal that would have ended one ends the sleep, and every
-    /// later one; should there be another runtime, it gets the signal.
+    /// Sleeps while no runtime runs. A signal that would have ended one ends this sleep, and every
+    /// later one; if another runtime starts, it gets the signal.
     pub(crate) fn sleep(&self, duration: Duration) -> Result<(), Interrupted> {
         let until = Instant::now() + duration;
         loop {
@@ -175,12 +175,12 @@ impl Signals {
         }
     }
 
-    /// Whether a signal has ended a sleep, which no runtime has got.
+    /// Whether a signal has ended a sleep and no runtime has got it yet.
     pub(crate) fn have_come(&self) -> bool {
         self.held.get().is_some()
     }
 
-    /// Nothing can interrupt this but a stop and its continuation; the callers look again.
+    /// Only a stop and its continuation can interrupt this; the callers look again.
     fn wait(&self, timeout: Option<Duration>, also: &[BorrowedFd<'_>]) {
         let wakers = std::iter::once(self.arrivals.as_fd()).chain(also.iter().copied());
         let mut wakers: Vec<PollFd<'_>> =
@@ -190,8 +190,8 @@ impl Signals {
 }
 
 impl Drop for Signals {
-    /// After a panic the bare runtime may be executed; else they stay blocked until our end, as one
-    /// that came while the runtime ended could kill us before there is a record.
+    /// After a panic the bare runtime may be executed. Otherwise the signals stay blocked until our
+    /// end: one that came while the runtime ended could kill us before there is a record.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.give_back();
@@ -199,11 +199,11 @@ impl Drop for Signals {
     }
 }
 
-/// A terminal's signals, which the kernel sends, have reached the whole process group; one for a write
-/// of ours that failed is marked as sent by ourselves. An alarm that the caller set before it executed
-/// us has reached us alone. So has a hangup of the terminal, with the SIGCONT that comes with it, if we
-/// lead the session (tty_signal_session_leader, drivers/tty/tty_jobctrl.c); the group in the foreground
-/// hears of it at the end of its leader, which here is our own.
+/// The kernel sends a terminal's signals to the whole process group. A signal for a failed write of
+/// ours is marked as sent by ourselves. An alarm that the caller set before it executed us has reached
+/// only us. So has a hangup of the terminal, with the SIGCONT that follows, if we lead the session
+/// (tty_signal_session_leader, drivers/tty/tty_jobctrl.c); the foreground group gets it when its leader
+/// ends, which here is our own end.
 fn has_reached_us_alone(arrived: &siginfo) -> bool {
     let from_a_process = arrived.ssi_code <= 0 && arrived.ssi_pid != std::process::id();
     match arrived.ssi_signo as i32 {
@@ -236,9 +236,9 @@ pub(crate) struct Child {
     since: Instant,
 }
 
-/// What the one who waits wants to do meanwhile.
+/// What the caller does while it waits.
 pub(crate) trait Watch {
-    /// What else to wake up for.
+    /// Descriptors that wake it up, besides signals.
     fn waits_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Called after every event, and no later than the time that it asked for.
@@ -254,7 +254,7 @@ impl Child {
         self.since.elapsed()
     }
 
-    /// Until its end.
+    /// Waits for the runtime's end.
     pub(crate) fn wait(&self, signals: &Signals, watch: &mut dyn Watch) -> Exit {
         loop {
             if let Some(exit) = reap(self.pid, libc::WNOHANG) {
@@ -267,8 +267,8 @@ impl Child {
     }
 }
 
-/// The runtime's end, if it has ended. When its terminal has stopped it we stop, too, so that a shell
-/// with job control sees the job stopped. Not for a SIGSTOP, which somebody has sent to the runtime
+/// The runtime's end, if it has ended. If its terminal has stopped it, we stop, too, so that a shell
+/// with job control sees the job stopped. Not after a SIGSTOP, which somebody sent to the runtime
 /// alone: they continue it alone, and would leave us stopped, with the lock.
 fn reap(pid: i32, options: i32) -> Option<Exit> {
     match sys::wait(pid, options | libc::WUNTRACED) {
@@ -282,15 +282,15 @@ fn reap(pid: i32, options: i32) -> Option<Exit> {
         }
         Ok(sys::Wait::Running) => None,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
-        // Somebody has taken the status from us; that the runtime succeeded is not to be claimed.
+        // Something has taken the status from us; we must not claim that the runtime succeeded.
         Err(_) => Some(Exit::Code(1)),
     }
 }
 
-/// How often to look where there is no descriptor that would tell.
+/// How often to look where no descriptor would wake us.
 const LOOK_PLAINLY_EVERY: Duration = Duration::from_millis(10);
 
-/// Waits with nothing but this to do meanwhile.
+/// Waits without anything but `meanwhile` to do.
 pub(crate) fn wait_plainly(pid: i32, mut meanwhile: impl FnMut()) -> Exit {
     loop {
         if let Some(exit) = reap(pid, libc::WNOHANG) {

@@ -1,9 +1,9 @@
 //! The runtime's own log (`--log`), kept apart for each attempt.
 //!
-//! containerd shows the last `error` entry of the whole file as *the* error, also one of an earlier
-//! command; an attempt that was followed by a success must leave none. So the runtime writes into an
-//! anonymous file of ours, which it opens by its path under /proc, and what the last attempt wrote
-//! is appended to the caller's file. Nothing is left in the bundle, whenever we are killed, and no
+//! containerd shows the last `error` entry of the whole file as *the* error, even one of an earlier
+//! command. An attempt that was followed by a success must leave none. So the runtime writes into an
+//! anonymous file of ours, which it opens by its path under /proc, and what the last attempt wrote is
+//! appended to the caller's file. Nothing stays in the bundle, whenever we are killed, and no
 //! descriptor of ours gets into a container.
 
 use std::ffi::{OsStr, OsString};
@@ -28,14 +28,14 @@ const TAIL_BYTES: u64 = 64 * 1024;
 pub(crate) struct RuntimeLog {
     callers: Callers,
     attempt: File,
-    /// How much of the attempt's log the caller has.
+    /// How much of the attempt's log the caller already has.
     passed_on: u64,
 }
 
 impl RuntimeLog {
-    /// Redirects `--log`, if there is one that is a plain file. Returns the arguments for the
-    /// runtime. `None` leaves the runtime to its own devices: without a log, with one that is a
-    /// journal or a FIFO, and with one that cannot be opened, which the runtime will say itself.
+    /// Redirects `--log`, if it names a plain file. Returns the arguments for the runtime. `None`
+    /// leaves the log to the runtime: without a log, with one that is a journal or a FIFO, and with one
+    /// that cannot be opened, which the runtime will report itself.
     pub(crate) fn redirect(
         kind: RuntimeKind,
         globals: &Globals,
@@ -45,7 +45,7 @@ impl RuntimeLog {
         let callers = Callers::find(path).ok()?;
         let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
         let ours = format!("/proc/{}/fd/{}", process::own_pid(), attempt.as_raw_fd());
-        // What somebody else has open under that number must not be written to.
+        // A file that another process has open under that number must not be written to.
         File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
         Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
@@ -57,10 +57,10 @@ impl RuntimeLog {
         self.attempt.set_len(0)
     }
 
-    /// Gives the caller what there is of the current attempt and it does not have yet; nothing is
-    /// retried from here on. One append each, so that no other writer's line falls in between.
-    /// Where the runtime has `opened` its log the file is there afterwards, be it empty: containerd
-    /// tells "no log" from "no reason given".
+    /// Gives the caller what the current attempt has logged and the caller does not have yet; from here
+    /// on nothing is retried. It appends all at once, so that no other writer's line falls in between.
+    /// If the runtime has `opened` its log, the file exists afterwards, even if empty: containerd
+    /// distinguishes "no log" from "no reason given".
     pub(crate) fn pass_on(&mut self, opened: bool) {
         let _ = self.try_pass_on(opened);
     }
@@ -79,13 +79,13 @@ impl RuntimeLog {
         Ok(())
     }
 
-    /// What the runtime gave as its error, in whatever format.
+    /// The runtime's error, in whatever format.
     pub(crate) fn last_error(&mut self) -> Option<String> {
         let (tail, _) = self.tail()?;
         last_error(&tail)
     }
 
-    /// The same, from its first character to its last; nothing where that cannot be told.
+    /// The same, complete from the first character to the last; nothing if that cannot be determined.
     pub(crate) fn whole_error(&mut self) -> Option<String> {
         let (tail, is_cut) = self.tail()?;
         match tail.split_once('\n') {
@@ -95,7 +95,7 @@ impl RuntimeLog {
         }
     }
 
-    /// The end of the attempt's log, and whether there is more before it.
+    /// The end of the attempt's log, and whether more comes before it.
     fn tail(&mut self) -> Option<(String, bool)> {
         let length = self.attempt.metadata().ok()?.len();
         self.attempt.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
@@ -106,13 +106,13 @@ impl RuntimeLog {
 }
 
 impl RuntimeLog {
-    /// Adds to the last error of the attempt. Whether there was one.
+    /// Adds `why` to the last error of the attempt. Gives whether there was one.
     pub(crate) fn explain(&mut self, why: &str) -> bool {
         self.passed_on == 0 && explain_in(&mut self.attempt, why).unwrap_or(false)
     }
 }
 
-/// Adds to the last error in a file that the runtime has written; whether there was one.
+/// Adds `why` to the last error in a file that the runtime has written; gives whether there was one.
 pub(crate) fn explain_in(file: &mut File, why: &str) -> io::Result<bool> {
     let mut log = Vec::new();
     file.seek(SeekFrom::Start(0))?;
@@ -124,8 +124,8 @@ pub(crate) fn explain_in(file: &mut File, why: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A log in which ` (why)` follows the last error's text, before its closing quote where it has one.
-/// Not a byte of the runtime's own is changed.
+/// The log with ` (why)` after the text of its last error, before the closing quote if it has one. None
+/// of the runtime's own bytes changes.
 pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
     // crun 1.28 writes an entry over several lines.
     if let Some((offset, addition)) = place_in_entries(log, why) {
@@ -147,7 +147,7 @@ pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
     Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat())
 }
 
-/// Where it goes in a log that holds nothing but entries in JSON.
+/// Where to insert it in a log that has only entries in JSON.
 fn place_in_entries(log: &[u8], why: &str) -> Option<(usize, String)> {
     let text = std::str::from_utf8(log).ok()?;
     let mut last_error = None;
@@ -167,10 +167,10 @@ fn place_in_entry(entry: &Quoted<'_>, text: &str, why: &str) -> Option<(usize, S
     is_error.then(|| (start + message.len() - 1, quoted[1..quoted.len() - 1].to_owned()))
 }
 
-/// Where in a line an explanation would go, and as what.
+/// Where in a line an explanation goes, and in which form.
 enum Place {
     Error(usize, String),
-    /// A line that names no level, as crun's do.
+    /// A line that names no level, as crun's lines do.
     Line(usize, String),
     None,
 }
@@ -202,7 +202,7 @@ fn place_in(line: &[u8], why: &str) -> Place {
     Place::Line(text.len(), format!(" ({why})"))
 }
 
-/// An entry whose message is as it stands there.
+/// An entry whose message is left as it is written.
 #[derive(Deserialize)]
 struct Quoted<'a> {
     level: String,
@@ -215,8 +215,8 @@ fn is_same(one: &File, other: &File) -> bool {
     inode(one).is_some() && inode(one) == inode(other)
 }
 
-/// The file that the runtime was to append to. One that is not there is not made before there is
-/// reason to: a runtime that refuses its command line ends before it opens its log.
+/// The file that the runtime was to append to. A missing one is not made before it is needed: a runtime
+/// that refuses its command line ends before it opens its log.
 #[derive(Debug)]
 enum Callers {
     Open(File),
@@ -224,13 +224,13 @@ enum Callers {
 }
 
 impl Callers {
-    /// An error where the runtime would have one, or where the log has a reader.
+    /// An error if the runtime would have one, or if the log has a reader.
     fn find(path: PathBuf) -> io::Result<Callers> {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => Ok(Callers::Open(open(&path)?)),
             Ok(_) => Err(io::Error::other("not a regular file")),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Where a link leads that leads to nothing is not worth finding out.
+                // It is not worth finding out where a dangling link leads.
                 if std::fs::symlink_metadata(&path).is_ok() {
                     return Ok(Callers::Open(open(&path)?));
                 }
@@ -253,8 +253,8 @@ impl Callers {
     }
 }
 
-/// With the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644); but never waiting
-/// for the reader of a FIFO.
+/// Opens it with the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644), but never
+/// waits for the reader of a FIFO.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -264,15 +264,15 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether a log that could not be redirected has a reader who would see every attempt's errors, as
-/// that of a FIFO does. /dev/null has none, and crun's journals are for people.
+/// Whether a log that could not be redirected has a reader who would see every attempt's errors, as a
+/// FIFO does. /dev/null has none, and crun's journals are for people.
 pub(crate) fn is_read_as_it_comes(kind: RuntimeKind, globals: &Globals) -> bool {
     globals.log_file(kind).is_some_and(|path| {
         !std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_char_device())
     })
 }
 
-/// An entry as logrus (runc) and crun write it, and as youki's tracing does.
+/// An entry as logrus (runc), crun and youki's tracing write it.
 #[derive(Deserialize)]
 struct Entry {
     level: String,
@@ -280,8 +280,8 @@ struct Entry {
     msg: String,
 }
 
-/// The last error of a log: of JSON entries the last one of that level; of text the last line that
-/// names it, or the last line of all, as crun's text names no level.
+/// The last error of a log. With JSON entries it is the last entry of that level. With text it is the
+/// last line that names the level, or simply the last line, because crun's text names no level.
 pub fn last_error(log: &str) -> Option<String> {
     let mut last_line = None;
     let mut last_error = None;
@@ -304,9 +304,9 @@ fn unquoted(line: &str) -> String {
     quoted.map_or_else(|| message.to_owned(), |inner| inner.replace("\\\"", "\""))
 }
 
-/// The last error of a log, whole. Of a line alone it cannot be said where it comes from: crun's text
-/// and what runc prints beside its log have line breaks as they are, also those in the output of a
-/// hook. So either all of it is entries, in which they are quoted, or all of it is one message.
+/// The last error of a log, complete. A single line does not tell where it comes from: crun's text, and
+/// what runc prints beside its log, contain raw line breaks, and so may the output of a hook. So either
+/// all of it is entries, in which line breaks are quoted, or all of it is one message.
 pub fn whole_error(log: &str) -> Option<String> {
     let lines = || log.lines().filter(|line| !line.trim().is_empty());
     let last_of = |entries: Vec<Entry>| {
@@ -329,7 +329,7 @@ impl Entry {
         self.level.eq_ignore_ascii_case("error")
     }
 
-    /// `time="..." level=error msg="..."`, with further fields where runc was told to debug.
+    /// `time="..." level=error msg="..."`, with further fields if runc was told to debug.
     fn of_logrus(line: &str) -> Option<Entry> {
         let (_time, rest) = line.strip_prefix("time=\"")?.split_once("\" level=")?;
         let (level, message) = rest.split_once(" msg=")?;
@@ -341,8 +341,8 @@ impl Entry {
     }
 }
 
-/// As Go quotes (strconv.Quote), from behind the opening quote to the closing one. Control characters
-/// with a number are no part of what is looked for, and stay as they stand there.
+/// Undoes Go's quoting (strconv.Quote), from behind the opening quote to the closing one. Control
+/// characters with a number do not occur in the messages we look for, and stay as written.
 fn unquote(quoted: &str) -> Option<String> {
     let mut text = String::new();
     let mut characters = quoted.chars();
@@ -368,7 +368,7 @@ mod tests {
 
     use super::*;
 
-    /// Lines that are not errors, and what a crash or a full disk makes of lines.
+    /// Lines that are not errors, and remains of lines after a crash or on a full disk.
     fn other_lines() -> impl Strategy<Value = String> {
         let line = prop_oneof![
             Just("{\"level\":\"debug\",\"msg\":\"level=error\"}".to_owned()),
@@ -412,10 +412,10 @@ mod tests {
         for log in [
             "{\"level\":\"error\",\"msg\":\"exec failed: cannot \\\"exec\\\"\",\"time\":\"t\"}\n",
             "{\"level\":\"error\",\"msg\":\"old\"}\n{\"level\":\"error\",\"msg\":\"exec failed: cannot \\\"exec\\\"\"}\n{\"level\":\"debug\",\"msg\":\"bye\"}\n",
-            // crun 1.28.
+            // As crun 1.28 writes it.
             "{\n  \"msg\": \"exec failed: cannot \\\"exec\\\"\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n",
             "time=\"t\" level=warning msg=w\ntime=\"t\" level=error msg=\"exec failed: cannot \\\"exec\\\"\"\n",
-            // runc that was told to debug.
+            // As runc writes it with debug on.
             "time=\"t\" level=error msg=\"exec failed: cannot \\\"exec\\\"\" func=\"main.fatalWithCode()\" file=\"utils.go:62\"\n",
             "exec failed: cannot \"exec\"\n",
         ] {
@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(whole_error("time=\"t\" level=info msg=\"m\"\n"), None);
     }
 
-    /// What runc prints beside its log when a hook fails that says so.
+    /// What runc prints beside its log when a hook fails with such an output.
     #[test]
     fn a_line_of_a_hooks_is_no_error() {
         for line in [

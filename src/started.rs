@@ -1,8 +1,8 @@
-//! When has the process started that a foreground `run`, `restore` or `exec` stays for?
+//! Has the process started for which a foreground `run`, `restore` or `exec` stays?
 //!
-//! From then on the runtime only waits, and nothing of its work can collide with a freeze: the lock
-//! is given back. The kernel tells nobody that a process has executed something, so this looks, for
-//! a bounded time.
+//! From then on the runtime only waits, and nothing it does can collide with a freeze: the lock is
+//! given back. The kernel does not announce that a process has executed a program, so this looks for
+//! it, for a bounded time.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,37 +14,37 @@ use crate::runtime::Child;
 use cgroup::process;
 use cgroup::threads::Threads;
 
-/// How long the lock is kept of a process in the foreground that we do not see start: longer than one
-/// on a node at load 10 takes to start, and shorter than a shim waits.
+/// How long to keep the lock for a foreground process that we do not see start: longer than it takes on
+/// a node at load 10, and shorter than a shim waits.
 const HOLD_MAX: Duration = Duration::from_secs(2);
-/// kubelet waits no longer for anything of a container.
+/// kubelet does not wait longer for anything of a container.
 const LOOK_MAX: Duration = Duration::from_secs(120);
 
-/// What is to be seen of a start.
+/// Watches for the start.
 #[derive(Debug)]
 pub(crate) struct StartWatch {
     pid_file: Option<(PathBuf, Option<Stamp>)>,
-    /// Else /proc would show us a stranger under the runtime's pid.
+    /// Otherwise /proc would show us another process under the runtime's pid.
     sees_pids: bool,
-    /// What was restored never does.
+    /// A restored process never does.
     executes: bool,
 }
 
-/// Tells a pid file from the one that was there before.
+/// Distinguishes a pid file from the one that was there before.
 type Stamp = (u64, Option<SystemTime>, u64);
 
-/// What the last look showed.
+/// The result of the last look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sight {
     NotYet {
         look_again_in: Duration,
     },
     Started,
-    /// Not yet, and for longer than anybody is to wait for it.
+    /// Not yet, and for longer than any operation should wait for it.
     Overdue {
         look_again_in: Duration,
     },
-    /// It is not to be seen.
+    /// It cannot be seen.
     GivenUp,
 }
 
@@ -71,8 +71,8 @@ impl StartWatch {
         }
     }
 
-    /// The process is a child of the runtime's, in the container's cgroup, and no longer a stage of the
-    /// runtime's own. A hook is a child, too, but stays in the runtime's cgroup.
+    /// Whether the process is a child of the runtime, in the container's cgroup, and no longer one of
+    /// the runtime's own stages. A hook is a child, too, but stays in the runtime's cgroup.
     fn process_started(&self, family: &mut Family, now: Instant) -> bool {
         family.look(now);
         let cgroup = |pid: i32| std::fs::read(format!("/proc/{pid}/cgroup")).ok();
@@ -102,10 +102,10 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.ino(), metadata.modified().ok(), metadata.len()))
 }
 
-/// The names of a runtime's own stages on the way to the container's process: runc and youki name
-/// them `runc:[2:INIT]`; before that the kernel takes the name from how it was executed, which is
-/// `exe` for /proc/self/exe and the number of a descriptor for fexecve (runc's and crun's sealed
-/// copies of themselves).
+/// The names of a runtime's own stages on the way to the container's process. runc and youki name them
+/// `runc:[2:INIT]`. Before that the kernel takes the name from how the stage was executed: `exe` for
+/// /proc/self/exe, and the number of a descriptor for fexecve (runc's and crun's sealed copies of
+/// themselves).
 fn is_stage(name: &str) -> bool {
     (name.contains(":[") && name.ends_with(']'))
         || matches!(name, "exe" | "runc" | "crun" | "youki")

@@ -14,14 +14,14 @@ use serde::de::IgnoredAny;
 use cgroup::RuntimeKind;
 use cgroup::json;
 
-/// Resources are some kilobytes; beyond this somebody is writing without end.
+/// Resources are some kilobytes; a caller that writes more is writing without end.
 const KEPT_MAX: u64 = json::MAX_FILE;
 
 const PIECE: usize = 16 * 1024;
 
-/// Takes all that the runtime would read into an anonymous file, which becomes our standard input for
-/// good: should we become the runtime after all, it reads the same. After an error, too, all of it is
-/// on our standard input, but for one attempt alone.
+/// Reads all that the runtime would read into an anonymous file, which replaces our standard input for
+/// good: if we become the runtime after all, it reads the same. After an error all of it is on our
+/// standard input, too, but for one attempt only.
 pub(crate) fn take(kind: RuntimeKind) -> io::Result<File> {
     if sys::file_size_is_limited() {
         return Err(io::Error::other("it may not fit into a file"));
@@ -42,16 +42,16 @@ pub(crate) fn take(kind: RuntimeKind) -> io::Result<File> {
             dup2_stdin(all)?;
             return Err(error);
         }
-        // Any other error ends it as it ends the runtime's reading.
+        // Any other error ends the input, as it would end the runtime's reading.
         Err(_) | Ok(()) => {}
     }
     dup2_stdin(&kept)?;
     Ok(kept)
 }
 
-/// runc decodes one JSON value and waits neither for the end of its input nor, once a byte is wrong,
-/// for another (update.go): a caller that keeps its end open would wait for us, and we for it. crun
-/// and youki read to the end.
+/// runc decodes one JSON value. It waits neither for the end of its input nor, after a wrong byte, for
+/// another (update.go): a caller that keeps its end open would wait for us, and we for it. crun and
+/// youki read to the end.
 fn read(copy: &mut Copy<'_>, kind: RuntimeKind) -> io::Result<()> {
     if kind != RuntimeKind::Runc {
         return io::copy(copy, &mut io::sink()).map(drop);
@@ -68,12 +68,12 @@ struct Copy<'a> {
     from: BorrowedFd<'a>,
     to: &'a File,
     length: u64,
-    /// That there is no room for more.
+    /// Whether there is no room for more.
     is_cut: bool,
 }
 
 impl Copy<'_> {
-    /// Before it is read, or it would be lost.
+    /// Makes room before reading, or the bytes would be lost.
     fn make_room(&self, length: usize) -> io::Result<()> {
         if self.length + length as u64 > KEPT_MAX {
             return Err(io::Error::other("larger than 16 MiB"));
@@ -93,7 +93,7 @@ impl Read for Copy<'_> {
     }
 }
 
-/// The caller's pipe may be one that does not block.
+/// The caller's pipe may be non-blocking.
 fn read_waiting(from: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         match nix::unistd::read(from, bytes).map_err(io::Error::from) {
@@ -106,21 +106,21 @@ fn read_waiting(from: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// What was read and then what comes, through a pipe. A process of its own fills it: a thread would
-/// end when we become the runtime.
+/// Hands on what was read, and then what follows, through a pipe. A separate process fills it: a thread
+/// would end when we become the runtime.
 fn hand_on(kept: &File, rest: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     if sys::fork()?.is_none() {
         let kept_open = [rest.as_raw_fd(), kept.as_raw_fd(), writer.as_raw_fd()];
         sys::close_all_but(&mut { kept_open });
-        // Not to go on as our parent does.
+        // The child must not continue as its parent does.
         let _ = catch_unwind(AssertUnwindSafe(|| fill(&mut File::from(writer), kept, rest)));
         sys::exit_now(0);
     }
     Ok(reader)
 }
 
-/// Until there is no more, or nobody who reads it.
+/// Until the input ends or its reader is gone.
 fn fill(pipe: &mut File, mut kept: &File, rest: BorrowedFd<'_>) -> io::Result<()> {
     io::copy(&mut kept, pipe)?;
     let mut bytes = [0; PIECE];
@@ -146,7 +146,7 @@ fn fill(pipe: &mut File, mut kept: &File, rest: BorrowedFd<'_>) -> io::Result<()
 mod tests {
     use super::*;
 
-    /// What is kept of an input whose writer does not hang up.
+    /// What is kept of an input whose writer keeps it open.
     fn kept(input: &[u8]) -> Vec<u8> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let mut writer = File::from(writer);

@@ -1,7 +1,6 @@
-//! Syslog: a remarkable operation in one line, or all of them, and what we have to say of ourselves.
+//! Syslog: one line for each remarkable operation, or for all of them, and our own messages.
 //!
-//! Never blocks: a datagram that the daemon has no room for is lost. An absent daemon is not an
-//! error.
+//! Never blocks: a datagram for which the daemon has no room is lost. A missing daemon is not an error.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -14,10 +13,10 @@ use crate::hook::report::Report;
 use crate::outcome::{Exit, LockUse, Outcome};
 use cgroup::text;
 
-/// Where C libraries look, too.
+/// The path that C libraries use, too.
 const SOCKET: &str = "/dev/log";
 
-/// A line of syslog is cut here: many daemons do so at 1024 bytes or a little above.
+/// A line is cut at this length: many daemons cut at 1024 bytes or a little above.
 const LINE_BYTES: usize = 960;
 
 /// The sink of the `log` facade.
@@ -28,7 +27,7 @@ struct Syslog {
 
 static SYSLOG: Syslog = Syslog { socket: OnceLock::new() };
 
-/// Sends what is logged from now on to syslog. What is not remarkable has level info.
+/// From now on sends what is logged to syslog. What is not remarkable has level info.
 pub fn install(which: config::Syslog) {
     let level = match which {
         config::Syslog::Off => return,
@@ -72,7 +71,7 @@ fn connect() -> io::Result<UnixDatagram> {
 fn formatter() -> Formatter3164 {
     Formatter3164 {
         facility: Facility::LOG_DAEMON,
-        // As syslog(3) does it: over the local socket the daemon knows the host.
+        // As syslog(3) does: on the local socket the daemon knows the host.
         hostname: None,
         process: "frostlock".to_owned(),
         pid: std::process::id(),
@@ -88,13 +87,13 @@ fn severity(level: Level) -> Severity {
     }
 }
 
-/// Says how an operation ended.
+/// Reports how an operation ended.
 pub fn report(outcome: &Outcome) {
     let level = if is_remarkable(outcome) { Level::Warn } else { Level::Info };
     log::log!(level, "{}", line(outcome));
 }
 
-/// A node has more than a million good probes a day, and nobody looks at a log of these.
+/// A node has more than a million successful probes a day, and nobody reads a log of those.
 fn is_remarkable(outcome: &Outcome) -> bool {
     !matches!(outcome.exit, Some(Exit::Code(0)))
         || matches!(outcome.lock, LockUse::TimedOut(_) | LockUse::Unavailable(_))

@@ -1,27 +1,27 @@
-//! What a failed attempt means: a table of the messages that runtimes are known to end with.
+//! What a failed attempt means: a table of the messages with which runtimes are known to end.
 //!
-//! There is nothing but text to go by: runc exits with 1 whatever went wrong, and says "unable to
-//! freeze" on cgroup v1 and something else on v2. But an error also quotes what a tenant gave: the
-//! name of a program that does not exist, a directory, the output of a hook. So a message counts
-//! only as a whole, from its first character to its last. No part of it is looked for. What may
-//! vary in it are numbers, words of capital letters and ids of containers, and no tenant's text
-//! passes for one of these. Pure; fed with recorded messages in the tests.
+//! Only the text tells: runc exits with 1 whatever went wrong, and says "unable to freeze" on cgroup v1
+//! and something else on v2. But an error also quotes what a tenant gave: the name of a missing
+//! program, a directory, the output of a hook. So a message counts only as a whole, from its first
+//! character to its last, and no part of it is searched for. Only numbers, words of letters and ids of
+//! containers may vary in it, and the reason why there is no freezer; no tenant's text passes for one
+//! of these. Pure; the tests feed it recorded messages.
 
 use crate::invocation::Verb;
 
-/// A failure of a kind that we know.
+/// A kind of failure that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// A cgroup did not freeze in time.
     Freeze,
-    /// The same while runc set a new container's limits: no hook has run, no terminal was sent, no
-    /// pid file written.
+    /// The same while runc set a new container's limits: no hook has run, no terminal was sent, and no
+    /// pid file was written.
     FreezeInProcHooks,
     /// Refused because the container is, or just was, frozen.
     Paused,
     /// systemd's bus went away under the runtime.
     Bus,
-    /// There is no freezer; trying again is no use.
+    /// There is no freezer; trying again is pointless.
     NoFreezer,
     /// Anything else.
     Other,
@@ -49,8 +49,8 @@ impl Failure {
     }
 }
 
-/// What a freezer says; see [`matches()`] for the holes. `pause` and `update` of runc pass it on as it
-/// is.
+/// What a freezer reports; see [`matches()`] for the placeholders. `pause` and `update` of runc pass it
+/// on unchanged.
 const FREEZER: &[(&str, Failure)] = &[
     // runc v1 (libcontainer/cgroups/fs/freezer.go, 1.0 to 1.5) and youki, which ported it.
     ("unable to freeze", Failure::Freeze),
@@ -61,14 +61,14 @@ const FREEZER: &[(&str, Failure)] = &[
     // runc 1.0 on v2, as Go prints the quotes; youki prints the names of its own states.
     ("expected \"cgroup.freeze\" to be in state \"FROZEN\" but was in \"{word}\"", Failure::Freeze),
     ("expected \"cgroup.freeze\" to be in state Frozen but was in {word}", Failure::Freeze),
-    // runc, all versions: a kernel or a configuration without freezer.
+    // runc, all versions: a kernel or a configuration without a freezer.
     ("freezer not supported: {rest}", Failure::NoFreezer),
     ("cannot toggle freezer: cgroups not configured for container", Failure::NoFreezer),
 ];
 
-/// What runc puts before that while it creates a container, and nothing between the two: the stage
-/// has its name since 1.0 (process_linux.go). The variant `ready process` of 1.1 and older comes after
-/// hooks and terminal, and is not this; neither is a container whose init was OOM-killed.
+/// What runc puts directly before that while it creates a container. The stage has had its name since
+/// 1.0 (process_linux.go). The variant `ready process` of 1.1 and older comes after hooks and terminal,
+/// so it is not in this list; neither is a container whose init was OOM-killed.
 const PROC_HOOKS: &[&str] = &[
     // 1.1 and newer.
     "runc create failed: unable to start container process: error during container init: \
@@ -80,7 +80,7 @@ const PROC_HOOKS: &[&str] = &[
      caused: process_linux.go:{n}: setting cgroup config for procHooks process caused: ",
 ];
 
-/// Refusals, whole.
+/// Refusals, complete.
 const REFUSALS: &[&str] = &[
     // runc 1.1 and newer; 1.0 has no such check.
     "exec failed: cannot exec in a paused container (use --ignore-paused to override)",
@@ -89,7 +89,7 @@ const REFUSALS: &[&str] = &[
     "runc create failed: container's cgroup unexpectedly frozen",
     "runc run failed: container's cgroup unexpectedly frozen",
     "cannot delete container {id} that is not stopped: paused",
-    // crun, with a full stop in its newest.
+    // crun; its newest version adds a full stop.
     "the container `{id}` is paused",
     "the container `{id}` is paused.",
 ];
@@ -132,21 +132,21 @@ fn of_freezer(message: &str) -> Failure {
     known.map_or(Failure::Other, |(_, failure)| *failure)
 }
 
-/// The last line, which in a chain as youki prints it is the innermost error, numbered where there are
-/// several. Only of `pause` and `update`: to these a tenant gives no text but the id, and no error ends
-/// with that. What a runtime prints may stand before it, where its caller takes both from one pipe.
+/// The last line. In a chain as youki prints it, that is the innermost error, numbered if there are
+/// several. Used only for `pause` and `update`: a tenant gives them no text but the id, and no error
+/// ends with the id. The runtime's output may come before it, if its caller takes both from one pipe.
 fn last_cause(message: &str) -> &str {
     let line = message.lines().next_back().unwrap_or_default().trim_start();
     after("{n}: ", line).unwrap_or(line)
 }
 
-/// Whether a message is of a form, whole. In it `{n}` stands for digits, `{word}` for letters, `{id}`
-/// for the id of a container, `{rest}` for all that follows.
+/// Whether a message matches a form as a whole. In the form, `{n}` stands for digits, `{word}` for
+/// letters, `{id}` for the id of a container, `{rest}` for all that follows.
 fn matches(form: &str, message: &str) -> bool {
     after(form, message).is_some_and(str::is_empty)
 }
 
-/// What follows the form that a message begins with. A hole takes as much as it can.
+/// What follows the form at the start of a message. A placeholder takes as much as it can.
 fn after<'a>(form: &str, message: &'a str) -> Option<&'a str> {
     let Some((literal, rest)) = form.split_once('{') else { return message.strip_prefix(form) };
     let (hole, form) = rest.split_once('}')?;
@@ -158,7 +158,7 @@ fn after<'a>(form: &str, message: &'a str) -> Option<&'a str> {
         _ => true,
     };
     let length = message.bytes().take_while(|byte| fits(byte)).count();
-    // `{rest}` may be cut, but a container without an id is none.
+    // No placeholder may match nothing: a container without an id does not exist.
     (length > 0).then(|| after(form, &message[length..]))?
 }
 
@@ -257,8 +257,8 @@ mod tests {
         }
     }
 
-    /// As runc 1.1.5, 1.1.15 and 1.3.6 and crun 1.8.1 to 1.28 were seen to build them, around what a
-    /// tenant gave: `{}` is that as it is, `{q}` as Go quotes it.
+    /// As runc 1.1.5, 1.1.15 and 1.3.6 and crun 1.8.1 to 1.28 were seen to build them around a tenant's
+    /// text: `{}` is that text as it is, `{q}` as Go quotes it.
     const AROUND: &[(Verb, &str)] = &[
         (
             Verb::Exec,
@@ -342,7 +342,7 @@ mod tests {
     }
 
     fn go_quoted(text: &str) -> String {
-        // As far as it matters here: no quote and no line break stays as it is.
+        // As far as it matters here: no quote and no line break stays unescaped.
         format!("{:?}", text).replace("\\'", "'")
     }
 

@@ -16,7 +16,7 @@ use crate::retry::Reason;
 use crate::verdict::Failure;
 use crate::{hook, lift};
 
-/// Longer texts are cut: a record should stay below what one write puts on disk as a whole.
+/// Longer texts are cut: a record should fit into what one write puts on disk as a whole.
 const TEXT_BYTES: usize = 1024;
 
 /// An outcome as the journal shows it. The keys are documented in docs/journal.md.
@@ -131,7 +131,7 @@ struct Quota {
     pod: Option<QuotaUs>,
 }
 
-/// Microseconds in each period, as the kernel has them; no quota is `null`.
+/// Microseconds in each period, as the kernel counts them; no quota is `null`.
 #[derive(Debug, Serialize)]
 struct QuotaUs {
     quota_us: Option<i64>,
@@ -249,7 +249,7 @@ fn hook(report: &hook::report::Report) -> HookRecord {
     }
 }
 
-/// Of a single attempt that succeeded there is nothing more to say.
+/// A single attempt that succeeded needs no details.
 fn tries(outcome: &Outcome) -> Vec<TryRecord> {
     let tries = outcome.attempts.iter();
     let tries = tries.filter(|attempt| outcome.attempts.len() > 1 || attempt.failure.is_some());
@@ -262,7 +262,7 @@ fn tries(outcome: &Outcome) -> Vec<TryRecord> {
         .collect()
 }
 
-/// Only where there could have been another attempt.
+/// Only if another attempt was possible.
 fn gave_up(outcome: &Outcome) -> Option<&'static str> {
     outcome.gave_up.filter(|reason| *reason != Reason::NotRetried).map(Reason::as_str)
 }
@@ -302,7 +302,7 @@ pub(crate) fn add(journal: &Journal, outcome: &Outcome) {
     journal.append(&Record::of(outcome), runs_in_a_container(outcome));
 }
 
-/// The stages whose hooks the container's own first process runs: nothing of ours is to stay there.
+/// The stages whose hooks are run by the container's own first process: nothing of ours may stay there.
 fn runs_in_a_container(outcome: &Outcome) -> bool {
     let stage = outcome.hook.as_ref().map(|hook| hook.stage.as_str());
     matches!(stage, Some("createContainer" | "startContainer"))

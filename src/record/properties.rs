@@ -1,4 +1,4 @@
-//! What the writer writes is read back, and nothing else hinders the reader.
+//! What the writer writes is read back, and nothing else disturbs the reader.
 
 use std::ffi::OsString;
 use std::io::BufReader;
@@ -153,7 +153,7 @@ prop_compose! {
     }
 }
 
-/// Without what is absent: the writer leaves out some of it and writes `null` for the rest.
+/// Without absent fields: the writer omits some of them and writes `null` for the rest.
 fn present(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -188,7 +188,7 @@ proptest! {
             let sandbox = record.pod.take().map(|pod| serde_json::to_value(pod).unwrap());
             let mut read = serde_json::to_value(record).unwrap();
             if let Some(Value::Object(mut pod)) = sandbox {
-                // The one that the journal does not have.
+                // The one field that the journal does not have.
                 pod.remove("sandbox");
                 read["pod"] = Value::Object(pod);
             }
