@@ -1,5 +1,5 @@
-//! The API server, as a pod of the cluster sees it. The token is read for each request: kubelet replaces
-//! it while the pod runs.
+//! The API server, as a pod of the cluster sees it. The token is read again for each request, because
+//! kubelet replaces it while the pod runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use ureq::Agent;
 use ureq::http::{Method, Request};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// Of one request. Whoever waits for something asks again.
+/// For one request. A step that waits for something asks again.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -46,12 +46,12 @@ pub(crate) struct Api {
     node: String,
 }
 
-/// What the API server said of an object.
+/// The API server's answer about an object.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Object(Value),
     NotFound,
-    /// Somebody else has changed it meanwhile.
+    /// Another client has changed it meanwhile.
     Conflict,
 }
 
@@ -111,7 +111,7 @@ impl Api {
         Ok(!matches!(self.get(&format!("/api/v1/nodes/{name}"))?, Answer::NotFound))
     }
 
-    /// None takes the label away.
+    /// None removes the label.
     pub(crate) fn label(&self, label: &str, value: Option<&str>) -> anyhow::Result<()> {
         let path = format!("/api/v1/nodes/{}", self.node);
         let patch = json!({ "metadata": { "labels": { label: value } } });
@@ -130,7 +130,7 @@ impl Api {
         self.ask(Method::DELETE, path, JSON, "")
     }
 
-    /// Of an object with a `resourceVersion`, and only if it still has that one.
+    /// Replaces an object that has a `resourceVersion`, and only if it still has that version.
     pub(crate) fn replace(&self, path: &str, object: &Value) -> anyhow::Result<Answer> {
         self.ask(Method::PUT, path, JSON, &object.to_string())
     }
@@ -161,7 +161,7 @@ impl Api {
     }
 }
 
-/// Of a `Status`, which is what the API server answers with if it refuses.
+/// The message of a `Status`, the API server's answer if it refuses.
 fn message(text: &str) -> String {
     let status: Option<Value> = serde_json::from_str(text).ok();
     let said = status.as_ref().and_then(|it| it["message"].as_str()).unwrap_or(text);

@@ -1,5 +1,5 @@
-//! What is done on the node, by its own frostctl. An engine is restarted only where something changes,
-//! and after a restart that failed never again by itself.
+//! What the node's own frostctl does on the node. An engine is restarted only if something changes, and
+//! never again by itself after a restart that failed.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -14,19 +14,19 @@ use crate::{node, say};
 
 const PROGRAMS: [&str; 2] = ["frostlock", "frostctl"];
 
-/// configure has 160 s for a restart and as long for the one that puts all back.
+/// configure has 160 s for a restart, and as long for the restart that undoes it.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(400);
 const STATUS_LIMIT: Duration = Duration::from_secs(60);
 const UNINSTALL_LIMIT: Duration = Duration::from_secs(60);
-/// kubelet starts the container again after it.
+/// After that, kubelet starts the container again.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const IDLE_POLL: Duration = Duration::from_secs(10);
 
-/// In /run: after a reboot the node is another one, and worth another try.
+/// In /run: a reboot changes the node, so it is worth another try.
 const FAILED: &str = "/run/frostlock-restart-failed";
-/// What frostctl says of a restart that was taken back (frostctl/src/configure/restart.rs).
+/// What frostctl says of a restart that was undone (frostctl/src/configure/restart.rs).
 const TAKEN_BACK: &str = "was restarted with its files as they were";
-/// Where the exporter reads what the watch writes.
+/// The exporter reads here what the watch writes.
 const METRICS: &str = "/run/frostlock-metrics";
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ impl Engine {
         self.dir.join("frostctl").exists()
     }
 
-    /// unconfigure refuses with 3 while containers run through frostlock, with --dry-run too.
+    /// unconfigure refuses with 3 while containers run through frostlock, even with --dry-run.
     pub(crate) fn await_idle(&self) -> anyhow::Result<()> {
         node::enter()?;
         let deadline = Instant::now() + IDLE_LIMIT;
@@ -76,8 +76,8 @@ impl Engine {
         Ok(())
     }
 
-    /// With a `configure` or `unconfigure`: kubelet would try again for ever, and each try restarts the
-    /// engine twice.
+    /// Runs a `configure` or `unconfigure`, but not again after it failed: kubelet would try again for
+    /// ever, and each try restarts the engine twice.
     fn change(&self, verb: &str, args: &[String], failed: &Path) -> anyhow::Result<()> {
         let what = format!("{} {verb} {} {}", version(), self.runtime, args.join(" "));
         let before = fs::read_to_string(failed).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Install {
         fs::create_dir_all(METRICS).context(METRICS)
     }
 
-    /// The programs go last, so that it can be done again.
+    /// The programs go last, so that the step can be repeated.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         node::enter()?;
         let engine = &self.engine;
@@ -157,7 +157,7 @@ fn temporary(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".{name}.new"))
 }
 
-/// A program in use cannot be written to, but another can take its name.
+/// A program in use cannot be written to, but another file can take its name.
 fn put(dir: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let path = dir.join(name);
     if fs::read(&path).is_ok_and(|there| there == bytes) {

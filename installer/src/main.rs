@@ -1,5 +1,6 @@
-//! The steps of the Helm chart's pods. Each is one command, so that a container has the rights of its
-//! step alone: who may change the node has no token of the API server, and who has one may not.
+//! The steps of the Helm chart's pods. Each is one command, so that a container has only the rights of
+//! its step: a step that may change the node has no token for the API server, and one that has a token
+//! may not.
 
 mod api;
 mod install;
@@ -126,13 +127,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Into the log of the container, and that of a failed one into the status of the pod
+/// Writes to the log of the container; that of a failed container goes into the status of the pod
 /// (`terminationMessagePolicy: FallbackToLogsOnError`).
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "frostlock-installer: {line}");
 }
 
-/// Where the programs of the image are.
+/// The directory of the programs in the image.
 fn image() -> PathBuf {
     let own = std::env::current_exe().ok();
     own.and_then(|it| it.parent().map(PathBuf::from)).unwrap_or_else(|| "/usr/bin".into())

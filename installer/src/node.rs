@@ -1,4 +1,5 @@
-//! The node, from a privileged container with `hostPID`: its first process's namespaces.
+//! The node, from a privileged container with `hostPID`, through the namespaces of the node's first
+//! process.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,19 +14,19 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Of the pid namespace the pod is already.
+/// The pod is in the node's pid namespace already.
 const NAMESPACES: [(&str, CloneFlags); 5] = [
     ("cgroup", CloneFlags::CLONE_NEWCGROUP),
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("uts", CloneFlags::CLONE_NEWUTS),
     ("net", CloneFlags::CLONE_NEWNET),
-    // The last: /proc is another one then.
+    // The last one, because /proc changes with it.
     ("mnt", CloneFlags::CLONE_NEWNS),
 ];
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// From here on all paths are the node's.
+/// Enters the node's namespaces: from here on all paths are the node's.
 pub(crate) fn enter() -> anyhow::Result<()> {
     let open = |(name, flag): (&str, CloneFlags)| {
         let path = format!("/proc/1/ns/{name}");
@@ -40,7 +41,7 @@ pub(crate) fn enter() -> anyhow::Result<()> {
     std::env::set_current_dir("/").context("/")
 }
 
-/// Never returns, if all is well.
+/// Does not return, unless it fails.
 pub(crate) fn become_command(command: &[OsString]) -> anyhow::Result<()> {
     enter()?;
     let Some((program, args)) = command.split_first() else { bail!("no command") };
@@ -51,12 +52,12 @@ pub(crate) fn become_command(command: &[OsString]) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) status: ExitStatus,
-    /// What it wrote to standard error.
+    /// What the command wrote to standard error.
     pub(crate) error: String,
 }
 
-/// Its output goes to the log of the container. At the limit it gets SIGTERM, with which `configure`
-/// puts all back, and then as much time again.
+/// Runs a command; its output goes to the log of the container. At the limit it gets SIGTERM, on which
+/// `configure` undoes its changes, and then as much time again.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<Said> {
     let name = Path::new(command.get_program()).display().to_string();
     let mut child = command

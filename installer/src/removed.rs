@@ -16,7 +16,7 @@ pub(crate) fn wait(api: &Api, name: &str, wait: Duration) -> anyhow::Result<()> 
             bail!("there is no DaemonSet {name}");
         };
         let Some(left) = left(&daemonset) else {
-            // Helm would take it away at once, as a hook that has succeeded.
+            // Helm would delete it at once, as a hook that has succeeded.
             api.delete(&api.daemonset(name))?;
             return Ok(());
         };
@@ -31,7 +31,7 @@ pub(crate) fn wait(api: &Api, name: &str, wait: Duration) -> anyhow::Result<()> 
     }
 }
 
-/// A pod of the installer that is started again does not put back what was just taken off its node.
+/// A restarted pod of the installer must not put back what was just removed from its node.
 pub(crate) fn is_not_under_way(api: &Api, name: &str) -> anyhow::Result<()> {
     if let Answer::Object(_) = api.get(&api.daemonset(name))? {
         bail!(
@@ -42,7 +42,7 @@ pub(crate) fn is_not_under_way(api: &Api, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// None once it is done everywhere. A status of an earlier generation says nothing.
+/// None once it is done everywhere. A status of an earlier generation does not count.
 fn left(daemonset: &Value) -> Option<String> {
     let number = |field: &str| daemonset["status"][field].as_u64();
     let seen = number("observedGeneration");

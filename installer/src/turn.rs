@@ -1,5 +1,6 @@
-//! One node at a time: the Lease is a lock without an end. Who holds it gives it back once the node works,
-//! so a node that fails stops the roll-out until somebody has looked at it. A clock decides nothing.
+//! One node at a time: the Lease is a lock that never expires. Its holder gives it back once the node
+//! works. So a node that fails stops the roll-out until somebody has looked at it. No clock decides
+//! anything.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use crate::api::{Answer, Api};
 use crate::say;
 
-/// Between two looks. With 1,000 nodes that is 67 requests a second.
+/// The time between two looks. With 1,000 nodes that is 67 requests a second.
 const POLL: Duration = Duration::from_secs(15);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ fn whose(lease: &Value, node: &str) -> Turn {
     }
 }
 
-/// All else of the object stays, above all its `resourceVersion`.
+/// Keeps all other fields of the object, above all its `resourceVersion`.
 fn held_by(mut lease: Value, node: Option<&str>, now: SystemTime) -> Value {
     let transitions = lease["spec"]["leaseTransitions"].as_u64().unwrap_or(0);
     lease["spec"] = match node {
@@ -80,7 +81,7 @@ pub(crate) fn take(api: &Api, name: &str, wait: Duration) -> anyhow::Result<()> 
     }
 }
 
-/// Nothing to give back is no error: the step may run twice.
+/// Having nothing to give back is no error: the step may run twice.
 pub(crate) fn give(api: &Api, name: &str) -> anyhow::Result<()> {
     const TRIES: usize = 5;
     for _ in 0..TRIES {

@@ -1,4 +1,4 @@
-//! A command of the node on a timer.
+//! Runs a command of the node on a timer.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,10 +9,10 @@ use anyhow::bail;
 
 use crate::{node, say};
 
-/// `frostctl metrics --audit` asks containerd and each runtime, with bounds of its own.
+/// `frostctl metrics --audit` asks containerd and each runtime, within limits of its own.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// A command that fails is said and tried again at its next time.
+/// A failed command is reported, and runs again at its next time.
 pub(crate) fn watch(every: Duration, command: &[OsString]) -> anyhow::Result<()> {
     let Some((program, args)) = command.split_first() else { bail!("no command") };
     let name = Path::new(program);
