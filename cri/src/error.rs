@@ -1,4 +1,4 @@
-//! Why a call came to nothing.
+//! Why a call failed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 pub enum Error {
     /// No client can be made for this socket.
     Unusable { socket: PathBuf, why: String },
-    /// Nobody answers there, or not any longer: whether the call has had an effect is not known.
+    /// No server answers there, or not any longer: whether the call has had an effect is not known.
     Unreachable { call: &'static str, socket: PathBuf, why: String },
     /// No answer in time; whether the call has had an effect is not known.
     TimedOut { call: &'static str, limit: Duration },
@@ -34,7 +34,7 @@ impl Error {
         }
     }
 
-    /// The server's code, if it was the server that failed.
+    /// The server's code, if the server failed.
     pub fn code(&self) -> Option<Code> {
         match self {
             Error::Failed { code, .. } => Some(*code),
@@ -42,7 +42,7 @@ impl Error {
         }
     }
 
-    /// What it was asked for is not there.
+    /// Whether what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(Code::NotFound)
     }

@@ -1,8 +1,8 @@
 //! A small blocking client of the Container Runtime Interface, CRI v1, on a unix socket.
 //!
-//! Every call has a time limit; what the server says is passed on with its gRPC code, word for word.
-//! A [`Client`] finds a server that was started anew by itself. It is one caller at a time: threads
-//! have one each.
+//! Every call has a time limit. The server's errors are passed on with their gRPC code, word for word.
+//! A [`Client`] finds a restarted server by itself. It serves one caller at a time: each thread has its
+//! own.
 //!
 //! The messages are those of [`v1`], generated from Kubernetes' own definition.
 
@@ -25,18 +25,18 @@ use tonic::{Request, Response, Status};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// kubelet's `--runtime-request-timeout`.
+/// The default of kubelet's `--runtime-request-timeout`.
 const REQUEST: Duration = Duration::from_secs(120);
-/// kubelet allows a sandbox twice as much.
+/// kubelet allows twice as much for a sandbox.
 const SANDBOX: Duration = Duration::from_secs(240);
-/// Of what only looks.
+/// For calls that only look.
 const LOOK: Duration = Duration::from_secs(20);
-/// What a stop or an exec may take beyond the time that it was given.
+/// How long a stop or an exec may take beyond the time that it was given.
 const BEYOND: Duration = Duration::from_secs(30);
-/// After the server's own deadline, which has the better error text.
+/// Later than the server's own deadline, whose error text is better.
 const LATE: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(5);
-/// As kubelet has it; a list of a full node is more than gRPC's 4 MiB.
+/// As kubelet has it; the list of a full node is larger than gRPC's 4 MiB.
 const ANSWER_BYTES: usize = 16 << 20;
 
 /// A connection to a CRI server, such as containerd or CRI-O.
@@ -48,7 +48,7 @@ pub struct Client {
     most: Duration,
 }
 
-/// What a command in a container has come to.
+/// The result of a command in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executed {
     pub exit_code: i32,
@@ -63,14 +63,14 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Of the server at this socket, which has to answer.
+    /// Connects to the server at this socket, which must answer.
     pub fn connect(socket: &Path) -> Result<Client> {
         let client = Client::lazy(socket)?;
         client.version()?;
         Ok(client)
     }
 
-    /// The same without asking: its first call finds out whether there is a server.
+    /// The same without a request: the first call finds out whether there is a server.
     pub fn lazy(socket: &Path) -> Result<Client> {
         let unusable = |why: String| Error::Unusable { socket: socket.to_owned(), why };
         let path = socket.to_str().ok_or_else(|| unusable("its path is not UTF-8".to_owned()))?;
@@ -91,7 +91,7 @@ impl Client {
         Ok(Client { socket: socket.to_owned(), runtime, service, images, most: Duration::MAX })
     }
 
-    /// No call takes longer than this, whatever its own limit.
+    /// Limits every call to this time, whatever its own limit.
     #[must_use]
     pub fn at_most(mut self, limit: Duration) -> Client {
         self.most = limit;
@@ -102,7 +102,7 @@ impl Client {
         &self.socket
     }
 
-    /// Who the server is; of CRI version v1.
+    /// Asks who the server is; for CRI version v1.
     pub fn version(&self) -> Result<v1::VersionResponse> {
         let request = v1::VersionRequest { version: "v1".to_owned() };
         self.call(
@@ -113,7 +113,7 @@ impl Client {
         )
     }
 
-    /// With `verbose`, containerd's `info` has under `config` the configuration that it runs with.
+    /// With `verbose`, containerd's `info` has its running configuration under `config`.
     pub fn status(&self, verbose: bool) -> Result<v1::StatusResponse> {
         let request = v1::StatusRequest { verbose };
         self.call(
@@ -124,7 +124,7 @@ impl Client {
         )
     }
 
-    /// Of containerd, those of its namespace `k8s.io`, with the sandbox's.
+    /// With containerd, the images of its namespace `k8s.io`, including the sandbox's.
     pub fn list_images(&self) -> Result<Vec<v1::Image>> {
         let request = v1::ListImagesRequest::default();
         let mut images = self.images.clone();
@@ -137,7 +137,7 @@ impl Client {
         self.run_pod_sandbox_by("", config)
     }
 
-    /// The same by the runtime that a RuntimeClass names as its handler.
+    /// The same with the runtime that a RuntimeClass names as its handler.
     pub fn run_pod_sandbox_by(
         &self,
         handler: &str,
@@ -151,14 +151,14 @@ impl Client {
         Ok(self.call("RunPodSandbox", SANDBOX, request, send)?.pod_sandbox_id)
     }
 
-    /// Ends every process of a sandbox; a sandbox that is gone is no error.
+    /// Ends every process of a sandbox; a missing sandbox is no error.
     pub fn stop_pod_sandbox(&self, sandbox: &str) -> Result<()> {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
         let send = |mut to: Service, request| async move { to.stop_pod_sandbox(request).await };
         self.call("StopPodSandbox", REQUEST, request, send).map(drop)
     }
 
-    /// Removes a sandbox with its containers; a sandbox that is gone is no error.
+    /// Removes a sandbox with its containers; a missing sandbox is no error.
     pub fn remove_pod_sandbox(&self, sandbox: &str) -> Result<()> {
         let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
         let send = |mut to: Service, request| async move { to.remove_pod_sandbox(request).await };
@@ -171,7 +171,7 @@ impl Client {
         Ok(self.call("ListPodSandbox", LOOK, request, send)?.items)
     }
 
-    /// With `verbose`, the server's own account of it is in `info`.
+    /// With `verbose`, `info` has the server's own description of it.
     pub fn pod_sandbox_status(
         &self,
         sandbox: &str,
@@ -182,7 +182,7 @@ impl Client {
         self.call("PodSandboxStatus", LOOK, request, send)
     }
 
-    /// Creates a container in a sandbox and gives its id; `pod` is what the sandbox was made with.
+    /// Creates a container in a sandbox and gives its id; `pod` is the configuration of the sandbox.
     pub fn create_container(
         &self,
         sandbox: &str,
@@ -204,7 +204,7 @@ impl Client {
         self.call("StartContainer", REQUEST, request, send).map(drop)
     }
 
-    /// SIGTERM, and after `grace` SIGKILL; a container that is gone is no error.
+    /// SIGTERM, and after `grace` SIGKILL; a missing container is no error.
     pub fn stop_container(&self, container: &str, grace: Duration) -> Result<()> {
         let request = v1::StopContainerRequest {
             container_id: container.to_owned(),
@@ -214,7 +214,7 @@ impl Client {
         self.call("StopContainer", grace + REQUEST, request, send).map(drop)
     }
 
-    /// A container that is gone is no error; one that runs is stopped by force.
+    /// A missing container is no error; a running one is stopped by force.
     pub fn remove_container(&self, container: &str) -> Result<()> {
         let request = v1::RemoveContainerRequest { container_id: container.to_owned() };
         let send = |mut to: Service, request| async move { to.remove_container(request).await };
@@ -227,8 +227,8 @@ impl Client {
         Ok(self.call("ListContainers", LOOK, request, send)?.containers)
     }
 
-    /// With `verbose`, the server's own account of it is in `info`: for containerd JSON with the pid and
-    /// the runtime's spec.
+    /// With `verbose`, `info` has the server's own description of it: for containerd JSON with the pid
+    /// and the runtime's spec.
     pub fn container_status(
         &self,
         container: &str,
@@ -255,7 +255,7 @@ impl Client {
         self.call("UpdateContainerResources", REQUEST, request, send).map(drop)
     }
 
-    /// Runs a command in a container to its end; the server kills it after `timeout`, in whole seconds
+    /// Runs a command in a container to its end. The server kills it after `timeout`, in whole seconds
     /// and at least one.
     pub fn exec_sync(
         &self,
@@ -266,7 +266,7 @@ impl Client {
         let request = v1::ExecSyncRequest {
             container_id: container.to_owned(),
             cmd: command.iter().map(|&word| word.to_owned()).collect(),
-            // 0 is none.
+            // 0 means no timeout.
             timeout: whole_seconds(timeout).max(1),
         };
         let send = |mut to: Service, request| async move { to.exec_sync(request).await };
@@ -301,10 +301,10 @@ impl Client {
     }
 }
 
-/// Between two calls nobody reads from the connection: that the server has closed it meanwhile has to be
-/// seen before a request goes into it and fails.
+/// Between two calls nothing reads from the connection. If the server has closed it meanwhile, we must
+/// notice before a request goes into it and fails.
 async fn notice() {
-    // One turn is for the driver, one for the task of the connection, one for the channel's.
+    // One turn is for the driver, one for the task of the connection, one for that of the channel.
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
@@ -312,7 +312,7 @@ async fn notice() {
 
 type Service = RuntimeServiceClient<Channel>;
 
-/// CRI counts in them; a part of one is a whole one.
+/// CRI counts in whole seconds, so a part of a second is rounded up.
 fn whole_seconds(time: Duration) -> i64 {
     let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     i64::try_from(seconds).unwrap_or(i64::MAX)
