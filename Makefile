@@ -1,26 +1,28 @@
-# The two commands of the README are `make demo` and `make test`; both install what they need.
+# The README's two commands are `make demo` and `make test`; both install what they
+# need.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 CARGO ?= cargo
-# Static: the dynamic loader would cost a quarter of a millisecond on every command. Named by an
-# explicit target, since cargo would else build procedural macros with the same flags, and a static
-# one cannot be loaded.
+# Static: the dynamic loader would cost a quarter of a millisecond on every command.
+# With an explicit target, because cargo would otherwise build procedural macros
+# with the same flags, and a static macro cannot be loaded.
 TARGET = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 STATIC = RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	$(CARGO) build --locked --target $(TARGET) --target-dir target/static
 BINARY = $(CURDIR)/target/static/$(TARGET)/release/frostlock
 FROSTCTL = $(CURDIR)/target/static/$(TARGET)/tool/frostctl
-# Most kernels let SCHED_RR into a cgroup; what must run where one refuses says so itself.
+# Most kernels let SCHED_RR into a cgroup; for one that refuses, the targets that
+# need it say so.
 TEST = FROSTLOCK_BIN=$(BINARY) scripts/with-realtime $(CARGO) test --locked
 
 .PHONY: build
 build: wrapper setup-build
 	$(STATIC) --profile tool --package frostctl
 
-# The tests run it as it is installed, since they measure it; frostctl they run as cargo builds it,
-# which saves two minutes.
+# The tests run frostlock as it is installed, because they measure it. They run
+# frostctl as cargo builds it, which saves two minutes.
 .PHONY: wrapper
 wrapper: setup-compiler
 	$(STATIC) --release --package frostlock
@@ -37,7 +39,7 @@ PREFIX ?= /usr/local
 bindir = $(DESTDIR)$(PREFIX)/bin
 share = $(DESTDIR)$(PREFIX)/share
 
-# By `install` into a temporary name and `mv`: what runs is not written over.
+# `install` under a temporary name, then `mv`: a running program is not overwritten.
 .PHONY: install
 install:
 	@test -x $(BINARY) -a -x $(FROSTCTL) || { echo 'nothing to install, try: make build' >&2; exit 1; }
@@ -57,12 +59,14 @@ install:
 dist: setup-dist
 	scripts/dist $(ARCH)
 
-# Everything once more from two clones in other places, and the same bytes.
+# Builds everything twice, here and in a clone in another place, and compares the
+# bytes.
 .PHONY: dist-check
 dist-check: setup-dist
 	scripts/dist-check $(ARCH)
 
-# The packages in Debian 12 and 13, and under containers that run: docs/proof/dist.txt.
+# The packages in Debian 12 and 13, and under running containers:
+# docs/proof/dist.txt.
 .PHONY: dist-test
 dist-test: setup-dist lab
 	scripts/with-realtime scripts/dist-test
@@ -88,15 +92,15 @@ lab: setup-build
 	@scripts/make-image target/lab
 	@scripts/make-node target/lab/node
 
-# With the host's runc and no lab, if there is none.
+# With the host's runc and no lab, if there is no lab.
 .PHONY: demo
 demo: wrapper
 	@scripts/setup demo
 	@FROSTLOCK=$(BINARY) scripts/demo
 	@FROSTLOCK=$(BINARY) scripts/demo-at-once
 
-# What has failed is said once more at the end, where a long log is looked at first, and so is what
-# needs cgroup v1 on a host that has none.
+# Failures are repeated at the end, where people first look in a long log. So are
+# the tests that need cgroup v1, on a host that has none.
 NOT_RUN = $(CURDIR)/target/not-run
 RUNNER = CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUNNER=$(CURDIR)/scripts/run-suite
 .PHONY: test
@@ -113,48 +117,52 @@ test: wrapper lab check fuzz-short v2-short
 		printf '\nnot run here, as they need cgroup v1 (tests/needs-v1 says why):\n'; sort $(NOT_RUN); }; \
 	exit $$status
 
-# Where the tests see v2 themselves, a second one adds nothing.
+# If the tests see v2 themselves, a second run adds nothing.
 .PHONY: v2-short
 v2-short: wrapper lab
 	@grep -qsw cpu /sys/fs/cgroup/cgroup.controllers || $(MAKE) --no-print-directory vm-short
 
-# Functions on cgroup v2 in User-Mode Linux, for a host that has v1; its times mean nothing.
+# Functions on cgroup v2 in User-Mode Linux, for a host with v1; its times mean
+# nothing.
 .PHONY: vm-short
 vm-short: wrapper lab
 	@scripts/setup uml
 	@FROSTLOCK_BIN=$(BINARY) scripts/uml-test $(SUITES)
 
-# The runtime inside a node with systemd, alone.
+# Only the runtime, inside a node with systemd.
 .PHONY: node-test
 node-test: wrapper lab
 	$(TEST) --test node
 
-# Every containerd with every runc that fails, bare and wrapped: a container in a pod starts and ends.
+# Every containerd with every runc that fails, bare and wrapped: a container in a
+# pod starts and ends.
 .PHONY: node-matrix
 node-matrix: wrapper lab
 	@scripts/make-versions target/lab
 	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
-# A real CRI-O, which is built from its Go module; not part of `make test`.
+# A real CRI-O, built from its Go module; not part of `make test`.
 .PHONY: crio-test
 crio-test: build lab
 	@scripts/setup crio
 	@scripts/make-crio
 	FROSTCTL_BIN=$(FROSTCTL) $(TEST) -p frostctl --test configure -- crio:: --ignored --nocapture
 
-# The Helm chart, rendered and checked by helm, which is built from its Go module; not part of `make test`.
+# The Helm chart, rendered and checked by a helm built from its Go module; not part
+# of `make test`.
 .PHONY: chart-test
 chart-test: setup-build
 	@scripts/setup lab helm
 	@scripts/make-helm
 	$(CARGO) test --locked -p frostctl --test deploy -- --include-ignored
 
-# A real cluster of one node, bare and with frostlock: under 40 minutes, once its programs are built.
+# A real cluster of one node, bare and with frostlock: under 40 minutes once its
+# programs are built.
 .PHONY: kube-test
 kube-test: wrapper lab kube
 	@FROSTLOCK_BIN=$(BINARY) scripts/with-realtime scripts/kube-test $(SIDES)
 
-# The Helm chart on it, with an image of what is built here.
+# The Helm chart on that cluster, with an image of what is built here.
 .PHONY: kube-chart-test
 kube-chart-test: build lab kube
 	@scripts/setup helm
@@ -176,19 +184,20 @@ vm-test: wrapper lab
 	@scripts/make-vm target/lab/vm
 	@FROSTLOCK_BIN=$(BINARY) scripts/vm-test $(SUITES)
 
-# The counts that are claimed; the results go to docs/proof/. One alone: make proof SUITES=death
+# The counts that the documents claim; the results go to docs/proof/. Only one: make
+# proof SUITES=death
 .PHONY: proof
 proof: build lab
 	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) scripts/with-realtime scripts/proof $(SUITES)
 
-# Each target for so long; the results of one run are in docs/proof/fuzz.md.
+# Each target for a given time; the results of one run are in docs/proof/fuzz.md.
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz:
 	@scripts/setup compiler build fuzz
 	scripts/fuzz all $(FUZZ_SECONDS)
 
-# A minute for all of them together, from the inputs that are known: part of `make test`.
+# A minute for all targets together, from the known inputs: part of `make test`.
 FUZZ_SHORT_SECONDS ?= 60
 .PHONY: fuzz-short
 fuzz-short:
@@ -204,8 +213,9 @@ check: setup-build
 	shellcheck $$(scripts/list-scripts)
 	scripts/deny
 
-# Known vulnerabilities in what we build on. Not part of `check`: the database is fetched from GitHub
-# each time. A machine that cannot reach it fails here and has no answer, which is not the answer "none".
+# Known vulnerabilities in our dependencies. Not part of `check`, because the
+# database is fetched from GitHub each time. A machine that cannot reach GitHub
+# fails here and has no answer, which is not the answer "none".
 CARGO_DENY ?= 0.20.2
 .PHONY: advisories
 advisories:
