@@ -11,12 +11,12 @@ use super::versions::Versions;
 use super::{runtimes, truth};
 use crate::defects::{self, Defect};
 
-/// As it is printed; the keys are stable.
+/// Serialized as it is; the keys are stable.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Account {
     pub(crate) kind: Kind,
     pub(crate) id: String,
-    /// containerd's.
+    /// containerd's namespace.
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) says: Vec<Claim>,
@@ -39,7 +39,7 @@ pub(crate) fn of(divergence: &Divergence, versions: &mut Versions) -> Account {
     }
 }
 
-/// How many processes are named.
+/// At most this many processes are named.
 const MOST_NAMED: usize = 5;
 
 fn evidence(divergence: &Divergence) -> Vec<String> {
@@ -101,7 +101,7 @@ fn of_freezer(container: &Container) -> Option<String> {
 }
 
 fn population(divergence: &Divergence) -> String {
-    // Of a cgroup that others share, or whose processes only another hierarchy shows.
+    // For a cgroup that is shared, or whose processes appear only in another hierarchy.
     let inhabitants = divergence.container().map_or(&[][..], |it| &it.truth.inhabitants);
     let members = match divergence.members() {
         [] => inhabitants,
@@ -134,7 +134,7 @@ fn of_supervisor(divergence: &Divergence) -> Option<String> {
     }
 }
 
-/// What a person can do; the first line is what we would do.
+/// What a person can do. If `heal` acts on this kind, the first line is the command for it.
 fn remedy(divergence: &Divergence) -> Vec<String> {
     let container = match &divergence.subject {
         Subject::Container(container) => container,
@@ -151,7 +151,7 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
             let stopped = divergence.supervisor().filter(|shim| shim.stopped);
             lines.extend(stopped.map(|shim| format!("kill -CONT {}", shim.process.pid)));
             lines.extend(by_hand(container, &id));
-            // 4.3 says "Stopping" for ever, and neither starts nor stops it.
+            // podman 4.3 then says "Stopping" forever, and neither starts nor stops the container.
             let is_lost = container.owner == Owner::Podman && container.truth.supervisor.is_none();
             lines.extend(is_lost.then(|| {
                 format!("podman rm --force {id}, if nothing else helps: its files go, too")
@@ -185,7 +185,7 @@ fn of_engine(asked: &Asked) -> String {
 fn by_hand(container: &Container, id: &str) -> Option<String> {
     if container.owner.is_kubernetes() {
         let stop = if container.is_sandbox { "stopp" } else { "stop" };
-        // Its default endpoint is containerd's.
+        // crictl's default endpoint is containerd's.
         let socket = container.socket.as_deref().filter(|_| container.owner == Owner::Crio);
         let endpoint = socket.map(|it| format!("--runtime-endpoint unix://{} ", it.display()));
         return Some(format!("crictl {}{stop} {id}", endpoint.unwrap_or_default()));
@@ -216,7 +216,7 @@ fn delete_by_runtime(container: &Container, id: &str) -> Option<String> {
     Some(format!("{} --root {} delete --force {id}", quoted(&binary), quoted(&root)))
 }
 
-/// Nobody thaws for you what may be somebody's pause.
+/// frostctl thaws nothing by itself: the freeze may be somebody's pause.
 fn thaw(container: &Container, id: &str) -> String {
     if let Some(state) = container.state.as_ref().filter(|_| container.truth.frozen_itself) {
         let (binary, root) = (state.binary.to_string_lossy(), state.root.to_string_lossy());
@@ -226,7 +226,7 @@ fn thaw(container: &Container, id: &str) -> String {
     format!("frostctl doctor --fix --thaw {}", quoted(&place.unwrap_or_default()))
 }
 
-/// For a shell.
+/// Quotes a word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     let is_path =
         |word: &str| word.split('/').all(|part| part.is_empty() || runtimes::is_plain(part));

@@ -1,4 +1,4 @@
-//! What each program says of a container, and what is true of it.
+//! What each program says about a container, and what is true.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use cgroup::process::Process;
 use cgroup::{Freezer, Identity};
 use serde::Serialize;
 
-/// Who says it.
+/// Who makes a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Source {
@@ -15,7 +15,7 @@ pub(crate) enum Source {
     Containerd,
     Cri,
     Podman,
-    /// Itself; what it says of its containers is of [`Source::Cri`].
+    /// CRI-O itself; its claims about containers have [`Source::Cri`].
     Crio,
     Kernel,
 }
@@ -40,13 +40,13 @@ pub(crate) enum Status {
     Running,
     Paused,
     Stopped,
-    /// It has the container, and cannot say: its shim does not answer.
+    /// The source has the container but does not know its status: the shim does not answer.
     Silent,
     Unknown,
 }
 
 impl Status {
-    /// Whether there has to be a process.
+    /// Whether a container with this status must have a process.
     pub(crate) fn needs_process(self) -> bool {
         matches!(self, Status::Running | Status::Paused | Status::Silent)
     }
@@ -56,21 +56,21 @@ impl Status {
 pub(crate) struct Claim {
     pub(crate) source: Source,
     pub(crate) status: Status,
-    /// In its own word.
+    /// In the source's own words.
     pub(crate) said: String,
-    /// A socket, a file or a command: where it can be asked again.
+    /// A socket, a file or a command: where the source can be asked again.
     pub(crate) place: String,
 }
 
-/// To whom the container belongs, as far as its places tell.
+/// To whom the container belongs, as far as its paths tell.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Owner {
     Nobody,
-    /// A namespace of containerd's.
+    /// A containerd namespace.
     Containerd(String),
     Podman,
     Crio,
-    /// An engine that is not known here.
+    /// An engine that frostctl does not know.
     Unknown,
 }
 
@@ -82,20 +82,20 @@ impl Owner {
         }
     }
 
-    /// kubelet stands behind these.
+    /// Whether kubelet manages this owner's containers.
     pub(crate) fn is_kubernetes(&self) -> bool {
         *self == Owner::Crio || self.namespace() == Some(KUBERNETES)
     }
 }
 
-/// The namespace of containerd that its CRI uses.
+/// The containerd namespace that CRI uses.
 pub(crate) const KUBERNETES: &str = "k8s.io";
 
 /// Where the runtime keeps the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RuntimeState {
     pub(crate) root: PathBuf,
-    /// A name, or a path where containerd knows it.
+    /// A name, or a path if containerd knows the path.
     pub(crate) binary: PathBuf,
 }
 
@@ -103,23 +103,23 @@ pub(crate) struct RuntimeState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Init {
     pub(crate) pid: i32,
-    /// Only the runtime writes it down; without it a pid that is another's by now looks alive, unless
-    /// its cgroup tells.
+    /// Only the runtime records it. Without it, a reused pid looks alive, unless its cgroup gives
+    /// it away.
     pub(crate) start: Option<u64>,
 }
 
 /// What became of the first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Nobody has said which it was.
+    /// Nobody has said which process it was.
     Unknown,
     Alive,
-    /// Dead, and its parent has not taken note.
+    /// Dead, but not yet reaped by its parent.
     Zombie {
         parent: Option<i32>,
     },
     Gone,
-    /// Its pid is another process's.
+    /// The pid now belongs to another process.
     Reused,
 }
 
@@ -129,16 +129,16 @@ impl Fate {
     }
 }
 
-/// A shim, or conmon: who has to take note of a container's end.
+/// A shim or conmon: the process that must notice a container's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Supervisor {
     pub(crate) process: Process,
     pub(crate) name: String,
-    /// The socket of its containerd, as it knows it.
+    /// The socket of its containerd, as given on the shim's command line.
     pub(crate) address: Option<PathBuf>,
-    /// Stopped by a signal or a debugger: it takes note of nothing.
+    /// Stopped by a signal or a debugger: it notices nothing.
     pub(crate) stopped: bool,
-    /// It has other mounts than we: its paths are not ours.
+    /// It is in another mount namespace: its paths are not ours.
     pub(crate) foreign: bool,
 }
 
@@ -147,20 +147,20 @@ pub(crate) struct Supervisor {
 pub(crate) struct Truth {
     pub(crate) fate: Fate,
     pub(crate) supervisor: Option<Supervisor>,
-    /// Living processes in the cgroup and in those below it; nothing where it is shared with others.
+    /// Living processes in the cgroup and below it; empty if other containers share the cgroup.
     pub(crate) members: Vec<Process>,
     pub(crate) freezer: Freezer,
-    /// The cgroup that was told to freeze: its own directory or one above it.
+    /// The cgroup that was told to freeze: the container's own directory or one above it.
     pub(crate) frozen_at: Option<PathBuf>,
-    /// By its own wish, and not for one above it.
+    /// The container's own cgroup was told to freeze, not only one above it.
     pub(crate) frozen_itself: bool,
-    /// Paused through frostlock, which wrote it down.
+    /// frostlock's record says that it was paused.
     pub(crate) paused_on_record: bool,
-    /// Others of these containers have the same cgroup.
+    /// Other containers have the same cgroup.
     pub(crate) shared: bool,
-    /// All living processes in the cgroup and below it, in whatever hierarchy, whosever they are.
+    /// All living processes in the cgroup and below it, in any hierarchy, whoever owns them.
     pub(crate) inhabitants: Vec<Process>,
-    /// The units of systemd that these are in, by their names.
+    /// The names of the systemd units that these processes are in.
     pub(crate) units: Vec<String>,
 }
 
@@ -181,7 +181,7 @@ impl Default for Truth {
     }
 }
 
-/// One container, as everybody sees it.
+/// One container, as each source sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Container {
     pub(crate) id: String,
@@ -189,20 +189,20 @@ pub(crate) struct Container {
     /// `namespace/pod/container` in Kubernetes.
     pub(crate) name: Option<String>,
     pub(crate) pod_uid: Option<String>,
-    /// Where its configuration is, which names it if nobody else does.
+    /// The directory of its configuration, which names the container if no source does.
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) is_sandbox: bool,
-    /// The pod that it is in, whose shim is its own.
+    /// The pod that it is in; the pod's shim is also this container's shim.
     pub(crate) sandbox: Option<String>,
     pub(crate) claims: Vec<Claim>,
     pub(crate) state: Option<RuntimeState>,
-    /// Its runtime is one whose files we can read: not kata's or gVisor's.
+    /// frostctl can read its runtime's files: it is not kata or gVisor.
     pub(crate) has_runc: bool,
-    /// containerd has a record of it, with or without a task.
+    /// containerd has a record of the container, with or without a task.
     pub(crate) is_recorded: bool,
     pub(crate) init: Option<Init>,
     pub(crate) cgroup: Option<Identity>,
-    /// The socket of the containerd or the CRI-O that has it, or should.
+    /// The socket of the containerd or CRI-O that has the container, or should have it.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) truth: Truth,
 }
@@ -232,12 +232,12 @@ impl Container {
         self.claims.iter().find(|claim| claim.source == source).map(|claim| claim.status)
     }
 
-    /// Of those above the runtime, who have a state of their own to be wrong in.
+    /// Claims of the sources above the runtime, each of which keeps its own state and can be wrong.
     pub(crate) fn managers(&self) -> impl Iterator<Item = &Claim> {
         self.claims.iter().filter(|claim| claim.source != Source::Runtime)
     }
 
-    /// A pod of CRI-O's that needs no infra container: nothing of it runs.
+    /// A CRI-O pod without an infra container: it has no process.
     pub(crate) fn is_only_a_pod(&self) -> bool {
         self.owner == Owner::Crio && self.is_sandbox && self.state.is_none()
     }
@@ -247,23 +247,23 @@ impl Container {
     }
 }
 
-/// Processes in a container's cgroup that is nobody's.
+/// Processes in a cgroup named like a container's that belongs to no known container.
 #[derive(Debug, Clone)]
 pub(crate) struct Stray {
     pub(crate) id: String,
-    /// As far as its pod tells.
+    /// As far as its pod or frostlock's record tells.
     pub(crate) name: Option<String>,
     pub(crate) cgroup: Identity,
     pub(crate) members: Vec<Process>,
     pub(crate) supervisor: Option<Supervisor>,
 }
 
-/// How it went with one of those that were asked.
+/// The answer of one source that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) source: Source,
     pub(crate) place: String,
-    /// What it is, or why there is no answer.
+    /// A summary of what it has, or why there is no answer.
     pub(crate) answer: Result<String, NoAnswer>,
 }
 
@@ -274,7 +274,7 @@ pub(crate) struct NoAnswer {
 }
 
 impl NoAnswer {
-    /// Of a socket that was asked: the fault may be its owner's or ours.
+    /// For a socket: access rights decide whether the socket's owner or frostctl is at fault.
     pub(crate) fn of(socket: &Path, why: String) -> NoAnswer {
         let may_ask = rustix::fs::access(socket, rustix::fs::Access::WRITE_OK);
         let how = match may_ask {
@@ -288,11 +288,11 @@ impl NoAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Missed {
-    /// It is there, or has to be, and does not answer.
+    /// It is there, or must be, and does not answer.
     Silent,
-    /// We may not ask it.
+    /// frostctl has no permission to ask it.
     Denied,
-    /// It is there, and we know no way to ask it.
+    /// It is there, but frostctl has no way to ask it.
     NotAsked,
     /// It was never there.
     Absent,
@@ -308,30 +308,30 @@ impl Asked {
         Asked { source, place: place.into(), answer: Err(NoAnswer { how, why: why.into() }) }
     }
 
-    /// Whether what it says is only not known just now.
+    /// Whether its claims are only missing at the moment.
     pub(crate) fn may_answer_later(&self) -> bool {
         self.answer.as_ref().is_err_and(|it| matches!(it.how, Missed::Silent | Missed::Denied))
     }
 
-    /// Whether it has something to say that is not known.
+    /// Whether it may have claims that are missing.
     pub(crate) fn is_missed(&self) -> bool {
         self.answer.as_ref().is_err_and(|it| it.how != Missed::Absent)
     }
 }
 
-/// Everything that was seen at one look.
+/// Everything that one look saw.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) containers: Vec<Container>,
     pub(crate) strays: Vec<Stray>,
     pub(crate) asked: Vec<Asked>,
-    /// Files that could not be read, and the like.
+    /// For example, files that could not be read.
     pub(crate) notes: Vec<String>,
-    /// What each containerd that answered is, by its socket.
+    /// The version of each containerd that answered, by its socket.
     pub(crate) versions: BTreeMap<PathBuf, String>,
-    /// Owners of whom all containers are known.
+    /// Owners whose containers are all known.
     pub(crate) complete: Vec<Owner>,
-    /// Engines that run and whose containers are not known.
+    /// Engines that run but whose containers are not known.
     pub(crate) unread: Vec<String>,
     /// The sockets that answered.
     pub(crate) answered: Vec<PathBuf>,

@@ -1,4 +1,4 @@
-//! Commands of others, in bounded time.
+//! Runs other programs, for a bounded time.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::program;
 
-/// Its output. A terminal's ^C is for us, who end after the step at hand.
+/// Returns the output. The command has its own process group: ^C on a terminal reaches only
+/// frostctl, which ends after the current step.
 pub(crate) fn run(path: &Path, words: &[&str], limit: Duration) -> anyhow::Result<Vec<u8>> {
     program::output(Command::new(path).args(words).process_group(0), limit)
 }

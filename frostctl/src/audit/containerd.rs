@@ -1,4 +1,4 @@
-//! containerd's own API: what it has in all namespaces, and the means to end a task.
+//! containerd's own API: the containers in all its namespaces, and calls that end a task.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,14 +24,14 @@ use tonic::{Code, Request};
 use super::claim::Status;
 use crate::node::containerd;
 
-/// Each costs containerd a call to a shim; one that hangs holds its place until the limit.
+/// Each costs containerd a call to a shim; a shim that hangs occupies its place until the limit.
 const AT_ONCE: usize = 64;
 const SIGKILL: u32 = 9;
 
-/// How long is waited, for one call and for everything that a look asks.
+/// Time limits: for one call, and for a whole look.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// containerd itself gives a shim 2 s to say its state.
+    /// containerd itself waits 2 s for a shim to report its state.
     pub(crate) task: Duration,
     pub(crate) all: Duration,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Known {
     pub(crate) namespace: String,
     pub(crate) id: String,
     pub(crate) labels: HashMap<String, String>,
-    /// What `--root` of the runtime is, and the runtime, as the shim was told.
+    /// The runtime's `--root` and the runtime's binary, as the shim was told.
     pub(crate) root: Option<PathBuf>,
     pub(crate) binary: Option<PathBuf>,
     pub(crate) has_runc: bool,
@@ -76,7 +76,7 @@ impl Containerd {
         Ok(Containerd { socket: socket.to_owned(), runtime })
     }
 
-    /// Everything, in bounded time: shims that do not answer are in it as such.
+    /// Everything, in bounded time. A shim that does not answer appears as [`Status::Silent`].
     pub(crate) fn look(&self, limits: Limits) -> anyhow::Result<Answer> {
         self.within(limits.all, async {
             let channel = containerd::connect(&self.socket).await?;
@@ -104,7 +104,7 @@ impl Containerd {
         })
     }
 
-    /// SIGKILL to everything in it. One that has ended already is no error.
+    /// Sends SIGKILL to everything in the task. A task that has already ended is no error.
     pub(crate) fn kill(&self, namespace: &str, id: &str, limit: Duration) -> anyhow::Result<()> {
         self.within(limit, async {
             let request = KillRequest {
@@ -119,7 +119,7 @@ impl Containerd {
         })
     }
 
-    /// Takes an ended task away, and its shim with it.
+    /// Removes an ended task and its shim.
     pub(crate) fn delete(&self, namespace: &str, id: &str, limit: Duration) -> anyhow::Result<()> {
         self.within(limit, async {
             let request = DeleteTaskRequest { container_id: id.to_owned() };
@@ -146,7 +146,7 @@ impl Containerd {
     }
 }
 
-/// What our own limit is later than containerd's answer.
+/// Our own limit is this much later than containerd's answer.
 const LATE: Duration = Duration::from_millis(500);
 
 /// A request in a namespace.
@@ -157,7 +157,7 @@ fn of<T>(message: T, namespace: &str) -> anyhow::Result<Request<T>> {
     Ok(request)
 }
 
-/// What containerd says; of a connection that failed, the last cause alone.
+/// containerd's message; for a failed connection, only the root cause.
 fn why(status: tonic::Status) -> anyhow::Error {
     let said = status.message().to_owned();
     match anyhow::Error::from(status) {
@@ -169,7 +169,7 @@ fn why(status: tonic::Status) -> anyhow::Error {
 fn done_or_gone(result: Result<(), tonic::Status>) -> anyhow::Result<()> {
     match result {
         Err(status) if status.code() != Code::NotFound => {
-            // "process already finished" is what a kill of an ended one says.
+            // A kill of an ended process says "process already finished".
             let ended = status.message().contains("already finished");
             if ended { Ok(()) } else { Err(why(status)) }
         }
@@ -183,7 +183,7 @@ async fn namespaces(channel: &Channel) -> anyhow::Result<Vec<String>> {
     Ok(answer.into_inner().namespaces.into_iter().map(|namespace| namespace.name).collect())
 }
 
-/// One message each: the list of a full node is more than one message may be.
+/// One message per container: the list of a full node exceeds the maximum size of a message.
 async fn records(channel: &Channel, namespace: &str) -> anyhow::Result<Vec<Known>> {
     let request = of(ListContainersRequest::default(), namespace)?;
     let stream = ContainersClient::new(channel.clone()).list_stream(request).await;
@@ -210,7 +210,7 @@ fn known(namespace: &str, record: Record) -> Known {
         namespace: namespace.to_owned(),
         id: record.id,
         labels: record.labels,
-        // The shim adds the namespace.
+        // The shim appends the namespace.
         root: root.map(|root| root.join(namespace)),
         binary,
         has_runc,
@@ -222,7 +222,7 @@ fn is_runc_options(any: &prost_types::Any) -> bool {
     any.type_url.ends_with("containerd.runc.v1.Options")
 }
 
-/// Of containerd.runc.v1.Options, which the client crate does not have, what we need.
+/// The fields we need of containerd.runc.v1.Options, which the client crate does not have.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Options {
     #[prost(string, tag = "6")]
@@ -231,7 +231,8 @@ struct Options {
     root: String,
 }
 
-/// All at once: a list has containerd ask one shim after the other, 2 s each where they hang.
+/// All at once: for a list, containerd asks one shim after the other, and waits 2 s for each that
+/// hangs.
 async fn ask_tasks(channel: &Channel, containers: &mut [Known], limit: Duration) {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked = JoinSet::new();
@@ -277,7 +278,7 @@ fn said(status: TaskStatus, pid: Option<i32>) -> Task {
         TaskStatus::Running => Status::Running,
         TaskStatus::Stopped => Status::Stopped,
         TaskStatus::Paused | TaskStatus::Pausing => Status::Paused,
-        // What containerd 1.6 and 1.7 make of a shim that did not answer.
+        // containerd 1.6 and 1.7 report this for a shim that did not answer.
         TaskStatus::Unknown => Status::Silent,
     };
     let said = match meant {
@@ -298,9 +299,9 @@ mod tests {
         let limit = Duration::from_millis(300);
         let limits = Limits { task: limit, all: limit };
         let look = || format!("{:#}", Containerd::at(&socket).unwrap().look(limits).unwrap_err());
-        // Whoever asks knows which socket it is; and tonic has the cause three times.
+        // The caller knows which socket it is, and tonic repeats the cause three times.
         assert_eq!(look(), "No such file or directory (os error 2)");
-        // It takes connections, in the kernel, and never reads.
+        // The kernel accepts connections for it, but nobody reads.
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let began = std::time::Instant::now();
         assert_eq!(look(), "no answer within 0.3 s");

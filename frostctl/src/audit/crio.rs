@@ -1,5 +1,5 @@
-//! The CRI-O of the node: what it says over CRI, and whether the state of its runtime was read, without
-//! which each container that it is just making looks like one of nobody's.
+//! The node's CRI-O: what it says over CRI, and whether the state of its runtime was read. Without
+//! that state, every container that CRI-O is creating looks like a stray.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Source};
 use super::{fate, kubernetes, supervisor};
 use crate::node::crio::{Configured, configured};
 
-/// One that runs, or that has left containers behind.
+/// A CRI-O that runs, or that has left containers behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Crio {
     Here(Configured),
-    /// Its files and its socket are not to be seen from here.
+    /// Its files and its socket cannot be seen from here.
     Elsewhere {
         pid: i32,
     },
@@ -27,7 +27,7 @@ pub(crate) struct Said {
     pub(crate) containers: Option<Vec<Container>>,
 }
 
-/// A `crio config` is a second one here, for a moment.
+/// `crio config` also runs as `crio` for a moment and is counted here.
 pub(crate) fn running() -> Vec<Crio> {
     let is_crio = |pid: &i32| cgroup::process::comm(*pid).is_some_and(|name| name == "crio");
     let (elsewhere, here): (Vec<i32>, Vec<i32>) =
@@ -37,7 +37,7 @@ pub(crate) fn running() -> Vec<Crio> {
     here.into_iter().chain(elsewhere).collect()
 }
 
-/// The one that should run: it has gone, and a container of it lives on.
+/// CRI-O is expected if a container of it lives but no CRI-O runs.
 pub(crate) fn missing(crios: &[Crio], containers: &[Container]) -> Option<Crio> {
     let runs = crios.iter().any(|it| matches!(it, Crio::Here(_)));
     let is_left = |it: &Container| {
@@ -48,7 +48,7 @@ pub(crate) fn missing(crios: &[Crio], containers: &[Container]) -> Option<Crio> 
 }
 
 impl Crio {
-    /// Those that are to be read, too.
+    /// Its runtime's roots, to be read like the others.
     pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
         let roots = match self {
             Crio::Here(it) => it.roots.as_slice(),
@@ -77,8 +77,8 @@ impl Crio {
         Said { asked, containers }
     }
 
-    /// Why one of its containers may be none that is known here; `None` if the state of its runtime was
-    /// read. CRI lists no container before it is made.
+    /// Why a cgroup may belong to one of CRI-O's containers that is not known here. `None` if its
+    /// runtime's state was read: CRI does not list a container before it is created.
     pub(crate) fn unread(&self, asked: &[Asked], containers: &[Container]) -> Option<String> {
         if let Crio::Elsewhere { pid } = self {
             return Some(format!("CRI-O (pid {pid}) runs in another mount namespace"));
@@ -88,7 +88,7 @@ impl Crio {
             asked.iter().find(is_it).is_some_and(|it| it.answer.is_ok())
         };
         let mut roots = self.roots().peekable();
-        // A runtime makes its root with its first container.
+        // A runtime creates its root with its first container.
         let has_none = || !containers.iter().any(|it| it.owner == Owner::Crio);
         let is_known = if roots.peek().is_some() { roots.all(was_read) } else { has_none() };
         (!is_known).then(|| "the state of CRI-O's runtime was not read (--root DIR)".to_owned())

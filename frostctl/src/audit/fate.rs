@@ -1,4 +1,4 @@
-//! What has become of a process that was recorded.
+//! What became of a process that was recorded.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use cgroup::process::{self, Process};
 
 use super::claim::{Fate, Init};
 
-/// A pid and its start time are a process; a pid alone may be another's by now.
+/// A pid with a start time identifies a process; a pid alone may have been reused.
 pub(crate) fn of(init: Init) -> Fate {
     let Some(now) = Process::of(init.pid) else { return Fate::Gone };
     if init.start.is_some_and(|start| start != now.start) {
@@ -14,7 +14,7 @@ pub(crate) fn of(init: Init) -> Fate {
     }
     match now.state() {
         None => Fate::Gone,
-        // The first thread may have ended before the others, as Go's and Java's sometimes do.
+        // The main thread may end before the others, as it sometimes does in Go and Java.
         Some('Z' | 'X') if !has_living_thread(init.pid) => {
             Fate::Zombie { parent: process::parent_of(init.pid) }
         }

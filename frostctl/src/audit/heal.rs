@@ -1,5 +1,5 @@
-//! Brings containerd and the runtime to the truth by their own means: kill and delete. Their state is
-//! never edited.
+//! Makes containerd and the runtime agree with the kernel, by their own means: kill and delete.
+//! Never edits their state.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -16,17 +16,17 @@ use super::containerd::Containerd;
 use super::judge::{Divergence, Kind, Subject};
 use super::{command, fate, runtimes, truth};
 
-/// containerd gives the end of a task 10 s.
+/// containerd allows 10 s for the end of a task.
 const CALL_LIMIT: Duration = Duration::from_secs(12);
 /// runc's `delete --force` tries for 10 s.
 const DELETE_LIMIT: Duration = Duration::from_secs(15);
-/// containerd gives it 2 s.
+/// containerd allows 2 s.
 const SHIM_STATE_LIMIT: Duration = Duration::from_secs(3);
-/// How long containerd may take to notice that a shim has gone.
+/// How long containerd may take to notice that a shim is gone.
 const SHIM_LIMIT: Duration = Duration::from_secs(10);
-/// How long conmon may take to write down an end.
+/// How long conmon may take to record a container's end.
 const CONMON_LIMIT: Duration = Duration::from_secs(5);
-/// How long a killed process may take to die; a throttled one takes long.
+/// How long a killed process may take to die; a throttled process takes long.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -35,7 +35,7 @@ const NOT_KNOWN: &str = "it is of an engine that frostctl does not know";
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A shim that is stopped, which cannot note anything.
+    /// SIGCONT to a stopped shim, which could not notice anything.
     Continue(Process),
     StopContainer {
         socket: PathBuf,
@@ -60,7 +60,7 @@ pub(crate) enum Step {
         root: PathBuf,
         id: String,
     },
-    /// Without a conmon, nobody tells podman.
+    /// Without a conmon, nobody tells podman that the container ended.
     StopByPodman {
         id: String,
     },
@@ -99,13 +99,13 @@ impl Step {
         }
     }
 
-    /// Whether it goes through a shim, which may not answer.
+    /// Whether the step goes through a shim, which may not answer.
     fn needs_shim(&self) -> bool {
         matches!(self, Step::StopContainer { .. } | Step::StopPod { .. } | Step::KillTask { .. })
     }
 }
 
-/// What would be done, or why nothing is. Pure.
+/// The steps to take, or why none is taken. Pure.
 pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<Step>, String> {
     let container = divergence.container();
     if container.is_some_and(|container| container.owner == Owner::Unknown) {
@@ -116,7 +116,7 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
             spares_the_living(container, kill_orphans)?;
             end(container)
         }
-        // Whose first process is known to be dead is a phantom; what is left may live.
+        // With a first process known to be dead, it would be a phantom; here it may live.
         (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
         (Kind::FrozenButRunning, _) => {
             Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
@@ -138,7 +138,7 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
     }
 }
 
-/// A delete takes with it whatever lives in the cgroup or below, be it a service of systemd's.
+/// A delete kills everything that lives in the cgroup or below, even a service of systemd's.
 fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
     let truth = &container.truth;
     if truth.inhabitants.is_empty() {
@@ -215,7 +215,8 @@ fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
     Ok(vec![Step::DeleteByRuntime { binary, root, id }])
 }
 
-/// Then what the runtime still has of it. Those of pods are kubelet's to clear away.
+/// Kills the processes, then deletes what the runtime still has of the container. kubelet deletes
+/// the containers of pods.
 fn kill_members(divergence: &Divergence) -> Result<Vec<Step>, String> {
     let members = divergence.members().to_vec();
     let cgroup = match &divergence.subject {
@@ -235,7 +236,7 @@ fn kill_members(divergence: &Divergence) -> Result<Vec<Step>, String> {
     Ok(steps)
 }
 
-/// Does all of it, and tells what was done. `seen` is of just before.
+/// Takes all the steps and records them in `done`. `seen` is from just before.
 pub(crate) fn carry_out(
     divergence: &Divergence,
     steps: &[Step],
@@ -258,7 +259,8 @@ pub(crate) fn carry_out(
     Ok(())
 }
 
-/// Everything goes by the id, and a restart monitor may have started a container of that id meanwhile.
+/// The steps go by id, and a restart monitor may meanwhile have started a container with the same
+/// id.
 fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
     let Some(container) = divergence.container() else { return Ok(()) };
     let recorded = container.state.as_ref().and_then(|it| runtimes::init(&it.root, &container.id));
@@ -278,7 +280,7 @@ fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
     }
 }
 
-/// Whether that is a living process, and not the one that was judged.
+/// Whether `now` is a living process other than the one that was judged.
 fn is_another(now: Init, judged: Option<Init>) -> bool {
     let same = judged.is_some_and(|judged| {
         let starts = now.start.zip(judged.start);
@@ -306,8 +308,8 @@ fn take(step: &Step) -> anyhow::Result<()> {
             command::run(binary, &words, DELETE_LIMIT).map(drop)
         }
         Step::StopByPodman { id } => {
-            // It finds out that the container has ended, writes that down, and then (4.3) fails since
-            // conmon's file is not there. Whether it was of use, the next step tells.
+            // podman finds out that the container has ended and records it. Then (4.3) it fails,
+            // since conmon's file is not there. The next step tells whether this helped.
             let _ = podman(&["stop", "--time", "1", id]);
             Ok(())
         }
@@ -320,7 +322,7 @@ fn podman(words: &[&str]) -> anyhow::Result<()> {
     command::run(Path::new("podman"), words, DELETE_LIMIT).map(drop)
 }
 
-/// podman refuses until conmon has written down the end, which it may be about to do.
+/// podman refuses until conmon has recorded the end, which conmon may be about to do.
 fn clean_up_podman(id: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + CONMON_LIMIT;
     loop {
@@ -333,7 +335,7 @@ fn clean_up_podman(id: &str) -> anyhow::Result<()> {
     }
 }
 
-/// And waits until containerd has taken note.
+/// Also waits until containerd has noticed.
 fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
     let containerd = Containerd::at(socket)?;
     containerd.kill(namespace, id, CALL_LIMIT)?;
@@ -347,11 +349,11 @@ fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The last resort, where the shim answers nobody: containerd clears up after one that dies. Not while
-/// a container lives below it.
+/// The last resort if the shim answers nobody: containerd cleans up after a shim that dies. Not
+/// done while a container lives below the shim.
 fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<String>> {
     let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
-    // A shim of a pod is kubelet's and CRI's to end.
+    // CRI and kubelet end the shim of a pod.
     let own = divergence.container().filter(|container| !container.owner.is_kubernetes());
     if !own.is_some_and(is_silent) {
         return Ok(None);
@@ -381,7 +383,7 @@ fn is_silent(container: &Container) -> bool {
 fn kill(cgroup: &Identity, members: &[Process]) -> anyhow::Result<()> {
     let mounts = Hierarchies::read(&Proc::default())?;
     let now = truth::members(&mounts, cgroup);
-    // One that has left the cgroup meanwhile is another affair.
+    // A process that has left the cgroup meanwhile is not touched.
     let still: Vec<_> = members.iter().filter(|member| now.contains(member)).copied().collect();
     for member in &still {
         signal(*member, Signal::KILL)?;
@@ -389,7 +391,8 @@ fn kill(cgroup: &Identity, members: &[Process]) -> anyhow::Result<()> {
     await_deaths(&still, DEATH_LIMIT)
 }
 
-/// Through a descriptor, which stays that process; what its pid was is looked at after it was opened.
+/// Sends through a pidfd, which always means the same process. Its identity is checked after
+/// opening.
 fn signal(process: Process, signal: Signal) -> anyhow::Result<()> {
     let pid = Pid::from_raw(process.pid).ok_or_else(|| anyhow!("no pid: {}", process.pid))?;
     let descriptor = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -452,7 +455,8 @@ mod tests {
             it.truth.inhabitants = vec![Process { pid: 7, start: 7 }];
             it.truth.units = vec!["sshd.service".to_owned()];
         };
-        // On v1 in systemd's own hierarchy alone: the runtime's freezer shows nothing.
+        // As on v1, if only systemd's own hierarchy has the processes: the runtime's freezer shows
+        // none.
         assert!(stopped(Kind::Phantom, busy).members().is_empty());
         for kind in [Kind::Phantom, Kind::StoppedButPopulated] {
             assert!(plan(&stopped(kind, empty), false).is_ok(), "{kind:?}");

@@ -1,4 +1,4 @@
-//! One divergence after the other, each looked at again just before.
+//! Heals one divergence after the other, and looks at each again just before.
 
 use serde::Serialize;
 
@@ -9,14 +9,14 @@ use super::look::{self, Patience, Places};
 use crate::held::Held;
 use crate::progress;
 
-/// What came of one.
+/// What came of healing one divergence.
 #[derive(Debug, Serialize)]
 pub(crate) struct Healing {
     pub(crate) kind: Kind,
     pub(crate) id: String,
     pub(crate) name: Option<String>,
     pub(crate) result: Ended,
-    /// Done, or with --dry-run what would be.
+    /// Steps that were taken, or with --dry-run would be.
     pub(crate) steps: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Healing {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Ended {
     Healed,
-    /// It passed before we did anything.
+    /// It was gone before we did anything.
     Passed,
     WouldBeHealed,
     /// On purpose.
@@ -66,7 +66,7 @@ impl Wish {
     }
 }
 
-/// A signal ends it after the one at hand: none is left half done.
+/// A signal stops the loop after the current divergence: none is left half done.
 pub(crate) fn all(
     places: &Places,
     found: &[Divergence],

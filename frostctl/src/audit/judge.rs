@@ -1,4 +1,4 @@
-//! What does not fit together. Pure: claims and truth in, divergences out.
+//! What does not agree. Pure: claims and truth in, divergences out.
 
 use cgroup::Freezer;
 use cgroup::process::Process;
@@ -11,19 +11,19 @@ use super::claim::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// Somebody says that it runs, and its process is gone.
+    /// A source says that the container runs, but its process is gone.
     Phantom,
-    /// Processes of a container that is nobody's.
+    /// Processes of a container that no engine has.
     Orphan,
-    /// Somebody says that it runs, and it is frozen, and nobody has paused it.
+    /// A source says that the container runs, but it is frozen and nobody has paused it.
     FrozenButRunning,
-    /// Everybody says that it has ended, and there are processes in its cgroup.
+    /// Every source says that the container has ended, but its cgroup has processes.
     StoppedButPopulated,
-    /// Runtime, containerd and CRI say different things.
+    /// Runtime, containerd and CRI contradict each other.
     Disagreement,
-    /// It lives, and its shim or conmon is stopped: nobody would notice its end.
+    /// The container lives, but its shim or conmon is stopped: nobody would notice its end.
     StoppedSupervisor,
-    /// An engine is there and does not answer: nothing is known of its containers.
+    /// An engine is there but does not answer: nothing is known of its containers.
     Unanswered,
 }
 
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// What it is about.
+/// What a divergence is about.
 #[derive(Debug, Clone)]
 pub(crate) enum Subject {
     Container(Box<Container>),
@@ -65,7 +65,7 @@ pub(crate) struct Divergence {
     pub(crate) subject: Subject,
 }
 
-/// The same divergence at another time.
+/// Recognizes the same divergence at another time.
 pub(crate) type Key = (Kind, Option<Owner>, String);
 
 impl Divergence {
@@ -105,7 +105,7 @@ impl Divergence {
         self.container().map_or(&[], |container| &container.claims)
     }
 
-    /// The living processes that it is about.
+    /// The living processes that the divergence is about.
     pub(crate) fn members(&self) -> &[Process] {
         match &self.subject {
             Subject::Container(container) => &container.truth.members,
@@ -142,7 +142,7 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Divergence> {
 
 type Check = fn(&Container, &Seen) -> bool;
 
-/// One container has one trouble; the gravest is named.
+/// A container has at most one divergence: the gravest.
 fn of_container(container: &Container, seen: &Seen) -> Option<Kind> {
     let checks: [(Kind, Check); 6] = [
         (Kind::Phantom, |container, _| is_phantom(container)),
@@ -160,8 +160,8 @@ fn is_phantom(container: &Container) -> bool {
     is_claimed && container.truth.fate.is_dead()
 }
 
-/// The runtime has it, alive, and those who must have started it do not. One that waits for its start
-/// may be on its way into their books.
+/// The runtime has the container alive, but the engine that must have started it does not know it.
+/// A container that is only created may not be on the engine's list yet.
 fn is_disowned(container: &Container, seen: &Seen) -> bool {
     let runs = matches!(container.status(Source::Runtime), Some(Status::Running | Status::Paused));
     let is_known = container.managers().next().is_some();
@@ -172,26 +172,27 @@ fn is_disowned(container: &Container, seen: &Seen) -> bool {
         && was_asked(container.truth.supervisor.as_ref(), seen)
 }
 
-/// A process below the shim of a containerd that we have not asked is not ours to judge.
+/// A process below the shim of a containerd that we did not ask is not ours to judge.
 fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
     let Some(shim) = supervisor else { return true };
     let address = shim.address.as_ref();
     !shim.foreign && address.is_some_and(|address| seen.answered.contains(address))
 }
 
-/// Whoever is there has to answer; who was never there, or may not be asked by us, is no trouble.
+/// An engine that is there must answer. One that was never there, or that we may not ask, is no
+/// trouble.
 fn is_unanswered(asked: &Asked) -> bool {
     let is_an_engine = !matches!(asked.source, Source::Runtime | Source::Kernel);
     is_an_engine && asked.answer.as_ref().is_err_and(|it| it.how == Missed::Silent)
 }
 
-/// With a debugger at it, too.
+/// Also if a debugger stopped it.
 fn has_a_stopped_supervisor(container: &Container) -> bool {
     let supervisor = container.truth.supervisor.as_ref();
     container.is_in_use() && supervisor.is_some_and(|it| it.stopped && !it.foreign)
 }
 
-/// Not where an engine runs whose containers are not known: any of them would look like this.
+/// Not if an engine runs whose containers are not known: any of them would look like an orphan.
 fn is_orphan(stray: &Stray, seen: &Seen) -> bool {
     seen.unread.is_empty()
         && !stray.members.is_empty()
@@ -201,7 +202,8 @@ fn is_orphan(stray: &Stray, seen: &Seen) -> bool {
 fn is_frozen_but_running(container: &Container) -> bool {
     let truth = &container.truth;
     let is_frozen = matches!(truth.freezer, Freezer::Frozen | Freezer::Freezing);
-    // The runtime's "paused" is only what it reads from the freezer, unless nobody stands above it.
+    // The runtime's "paused" is only what it reads from the freezer. It counts if no manager has a
+    // claim.
     let has_managers = container.managers().next().is_some();
     let voices =
         || container.claims.iter().filter(|claim| claim.source != Source::Runtime || !has_managers);
@@ -222,7 +224,7 @@ fn is_stopped_but_populated(container: &Container) -> bool {
 fn disagree(container: &Container, seen: &Seen) -> bool {
     let of = |source| container.status(source);
     let (cri, task, runtime) = (of(Source::Cri), of(Source::Containerd), of(Source::Runtime));
-    // A pod of `sandboxer = "shim"` has neither record nor task, by design.
+    // A pod with `sandboxer = "shim"` has neither record nor task, by design.
     let needs_task =
         container.owner != Owner::Crio && (!container.is_sandbox || container.is_recorded);
     let cri_alone = cri == Some(Status::Running)
@@ -231,7 +233,8 @@ fn disagree(container: &Container, seen: &Seen) -> bool {
     let resumed = task == Some(Status::Paused)
         && container.is_in_use()
         && container.truth.freezer == Freezer::Thawed;
-    // "container does not exist", says the runtime to every kill, and the pod stays Terminating.
+    // The runtime answers every kill with "container does not exist", and the pod stays
+    // Terminating.
     let forgotten = needs_state(container, seen)
         && container.managers().any(|claim| claim.status == Status::Running)
         && container.truth.fate == Fate::Alive
@@ -239,7 +242,8 @@ fn disagree(container: &Container, seen: &Seen) -> bool {
     cri_alone || cri_ended || resumed || forgotten
 }
 
-/// Whether its runtime is one whose files we can read, and have read. CRI-O has a conmon for those alone.
+/// Whether frostctl can read its runtime's files, and has read them. CRI-O starts a conmon only for
+/// such runtimes.
 fn needs_state(container: &Container, seen: &Seen) -> bool {
     let above = container.truth.supervisor.as_ref();
     let has_conmon = above.is_some_and(|it| it.name.starts_with("conmon"));
@@ -296,15 +300,15 @@ mod tests {
             (Fate::Gone, &[(TASK, ENDED)]),
             (Fate::Unknown, &[(CRI, Status::Created)]),
             (Fate::Unknown, &[(CRI, ENDED)]),
-            // A shim that is slow, of a container that is well.
+            // A healthy container with a slow shim.
             (LIVES, &[(RUNTIME, RUNS), (TASK, Status::Silent)]),
             (LIVES, &[(RUNTIME, Status::Created), (TASK, Status::Created)]),
-            // Its task is not in containerd's books yet.
+            // containerd does not list its task yet.
             (LIVES, &[(RUNTIME, Status::Created)]),
             (Fate::Unknown, &[]),
         ] {
             let claims: Vec<_> = claims.to_vec();
-            // Plain runc's own; the one that is being created is containerd's.
+            // The first is plain runc's; the created one is containerd's.
             let mut container = container(fate, &claims);
             if claims == [(RUNTIME, RUNS)] {
                 container.owner = Owner::Nobody;
@@ -342,14 +346,14 @@ mod tests {
         assert_eq!(frozen(unnoticed, |_| {}), Some(Kind::FrozenButRunning));
         assert_eq!(frozen(unnoticed, |it| it.truth.paused_on_record = true), None);
         assert_eq!(frozen(&[(RUNTIME, Status::Paused), (TASK, Status::Paused)], |_| {}), None);
-        // `ctr task pause` in a pod: CRI has no word for it.
+        // `ctr task pause` in a pod: CRI has no such state.
         assert_eq!(
             frozen(&[(RUNTIME, Status::Paused), (TASK, Status::Paused), (CRI, RUNS)], |_| {}),
             None
         );
         let plain: fn(&mut Container) = |it| it.owner = Owner::Nobody;
         assert_eq!(frozen(&[(RUNTIME, Status::Paused)], plain), None);
-        // By a cgroup above, which runc does not look at.
+        // Frozen by a cgroup above, which runc does not check.
         assert_eq!(frozen(&[(RUNTIME, RUNS)], plain), Some(Kind::FrozenButRunning));
     }
 
@@ -406,7 +410,7 @@ mod tests {
         // In a node in a container, which has the same paths.
         assert_eq!(judged(Some(shim("/run/c.sock", true))), 0);
         assert_eq!(judged(Some(shim("/run/d.sock", false))), 0);
-        // Any container of it would look like this.
+        // Any of its containers would look like this.
         let unread = vec!["CRI-O (pid 7)".to_owned()];
         let strays = vec![stray(None)];
         assert!(judge(&Seen { strays, unread, ..Seen::default() }).is_empty());
@@ -423,7 +427,7 @@ mod tests {
         assert_eq!(below(shim("/run/c.sock", false)), None);
         assert_eq!(below(stopped(false)), Some(Kind::StoppedSupervisor));
         assert_eq!(below(stopped(true)), None);
-        // The graver one is named.
+        // The graver kind is named.
         let mut dead = container(Fate::Gone, &[(RUNTIME, ENDED), (TASK, RUNS)]);
         dead.truth.supervisor = Some(stopped(false));
         assert_eq!(judged(dead), Some(Kind::Phantom));
@@ -461,7 +465,7 @@ mod tests {
         let unnoted = of_crio(LIVES, &[(RUNTIME, RUNS), (CRI, ENDED)]);
         assert_eq!(judged(unnoted), Some(Kind::StoppedButPopulated));
         assert_eq!(judged(of_crio(LIVES, &[(RUNTIME, RUNS)])), Some(Kind::Orphan));
-        // Of kata the runtime has no state that we could read.
+        // For kata, the runtime has no state that we could read.
         let mut forgotten = of_crio(LIVES, &[(CRI, RUNS)]);
         assert_eq!(judged(forgotten.clone()), None);
         forgotten.truth.supervisor = Some(Supervisor {

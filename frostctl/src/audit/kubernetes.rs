@@ -1,4 +1,4 @@
-//! What CRI says of pods: containerd's, which keeps a state of its own, and CRI-O's.
+//! What CRI says of pods: the CRI of containerd, which keeps its own state, and that of CRI-O.
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) fn counted(all: &[Container]) -> String {
     format!("{pods_too}, {}", runtimes::counted(all.len() - pods))
 }
 
-/// The pid that it believes in: CRI gives it only when asked for one container.
+/// The pid that CRI has for one container: it gives the pid only if asked for that container alone.
 pub(crate) fn believed(socket: &Path, limit: Duration, of: &Container) -> Option<Init> {
     let client = Client::lazy(socket).ok()?.at_most(limit);
     let info = if of.is_sandbox {

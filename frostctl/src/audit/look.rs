@@ -1,4 +1,4 @@
-//! One look at everything: all sources at once, each with a bound, none needed.
+//! One look at everything: all sources at once, each for a bounded time, none required.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ use crate::node::containerd::{self, SOCKETS};
 /// Where to look.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// In place of the usual ones, if there are any.
+    /// Used in place of the usual ones, if not empty.
     pub(crate) sockets: Vec<PathBuf>,
-    /// Beside the usual ones.
+    /// Read in addition to the usual ones.
     pub(crate) roots: Vec<PathBuf>,
     pub(crate) podman: bool,
 }
@@ -33,8 +33,9 @@ impl Places {
         Places { sockets: Vec::new(), roots: Vec::new(), podman: podman::was_used() }
     }
 
-    /// At each look: a containerd may have been started since the last one. One that runs may have been
-    /// told another place; running shims know theirs, also when it has gone with its socket.
+    /// Evaluated at each look, since a containerd may have started meanwhile. A containerd may
+    /// listen elsewhere; running shims know its socket, even after it has gone and its socket with
+    /// it.
     fn sockets_now(&self) -> Vec<PathBuf> {
         let resolved = |it: PathBuf| it.canonicalize().unwrap_or(it);
         if !self.sockets.is_empty() {
@@ -50,13 +51,13 @@ impl Places {
     }
 }
 
-/// Each once: docker's shims know its socket below /var/run.
+/// Each socket once: docker's shims know its socket below /var/run.
 fn there(paths: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
     let there: BTreeSet<PathBuf> = paths.filter_map(|path| path.canonicalize().ok()).collect();
     there.into_iter().collect()
 }
 
-/// How long each may take.
+/// Time limits per source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     pub(crate) containerd: Limits,
@@ -65,13 +66,13 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// containerd gives a shim 2 s.
+    /// containerd waits 2 s for a shim.
     pub(crate) const CALM: Patience = Patience {
         containerd: Limits { task: Duration::from_millis(2500), all: Duration::from_secs(8) },
         cri: Duration::from_secs(5),
         podman: Duration::from_secs(15),
     };
-    /// Two looks have to fit into 2 s.
+    /// Two looks must fit into 2 s.
     pub(crate) const HASTY: Patience = Patience {
         containerd: Limits { task: Duration::from_millis(400), all: Duration::from_millis(700) },
         cri: Duration::from_millis(500),
@@ -79,7 +80,7 @@ impl Patience {
     };
 }
 
-/// What one containerd said, as itself and as CRI.
+/// What one containerd said through its own API and through CRI.
 struct Said<'a> {
     socket: &'a Path,
     own: anyhow::Result<Answer>,
@@ -149,7 +150,7 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
     Ok(seen)
 }
 
-/// Where nobody who was asked has named it, as when its containerd does not answer.
+/// Names the container if no source did, for example because its containerd does not answer.
 fn name(container: &mut Container) {
     let is_of_pods = container.owner.is_kubernetes() || container.owner == Owner::Unknown;
     if container.name.is_some() || !is_of_pods {
@@ -162,8 +163,9 @@ fn name(container: &mut Container) {
     });
 }
 
-/// One that has run since the node was booted was stopped: its socket has gone with it, and the directory
-/// of its shims is still there (`state` in its configuration, runtime/v2/manager.go, 1.7).
+/// A containerd that has run since the boot is stopped, not absent: its socket is gone, but the
+/// directory of its shims is still there (`state` in its configuration, runtime/v2/manager.go,
+/// 1.7).
 fn no_containerd(sockets: &[&Path]) -> Asked {
     let has_run = |socket: &&&Path| socket.with_file_name("io.containerd.runtime.v2.task").is_dir();
     match sockets.iter().find(has_run) {
@@ -191,7 +193,7 @@ fn ask_containerd(socket: &Path, patience: Patience) -> Said<'_> {
     Said { socket, own, cri }
 }
 
-/// Of the containerd at this socket; `None` if it has no CRI.
+/// Asks the containerd at this socket; `None` if it has no CRI.
 fn pods(socket: &Path, limit: Duration) -> Result<Option<Vec<Container>>, frostlock_cri::Error> {
     let client = Client::lazy(socket)?.at_most(limit);
     kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))
@@ -257,7 +259,7 @@ fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
     if let Some(task) = known.task {
         let (source, place) = (Source::Containerd, place.to_owned());
         container.claims.push(Claim { source, status: task.status, said: task.said, place });
-        // The runtime's record is better: it has the start time.
+        // The runtime's record replaces this one: it has the start time.
         container.init = task.pid.map(|pid| super::claim::Init { pid, start: None });
     }
     container
@@ -276,12 +278,12 @@ fn take_podman(said: anyhow::Result<Vec<Container>>, seen: &mut Seen) {
     seen.asked.push(Asked { source: Source::Podman, place: "podman ps --all".to_owned(), answer });
 }
 
-/// What the sources say of one container, together.
+/// Merges what the sources say of each container.
 fn merge(all: Vec<Container>) -> Vec<Container> {
     let mut merged: Vec<Container> = Vec::new();
     let mut places: HashMap<(Owner, String), usize> = HashMap::new();
     for container in all {
-        // Two roots of plain runc may each have one of that name.
+        // Two roots of plain runc may each have a container with the same name.
         let is_plain = container.owner == Owner::Nobody;
         let key = (container.owner.clone(), container.id.clone());
         match places.get(&key).and_then(|at| merged.get_mut(*at)).filter(|_| !is_plain) {
@@ -311,8 +313,8 @@ fn add(known: &mut Container, other: Container) {
     known.init = other.init.filter(with_start).or(known.init).or(other.init);
 }
 
-/// Where neither runtime nor containerd has a pid any more and CRI says that it runs. All of them
-/// together have the time of one: a CRI that hangs would have it for each.
+/// For containers that run according to CRI and have no pid from runtime or containerd. All of them
+/// together get the time of one, or a CRI that hangs would take it for each.
 fn ask_for_pids(seen: &mut Seen, patience: Patience) {
     let deadline = Instant::now() + patience.cri;
     let mut late = BTreeMap::new();

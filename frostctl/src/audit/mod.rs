@@ -1,4 +1,4 @@
-//! Containers that are not what somebody says they are.
+//! Finds containers that are not what some source says they are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +36,8 @@ mod truth;
 mod versions;
 mod watch;
 
-/// What is being stopped just now looks like a phantom for a moment, so everything is looked at twice.
+/// A container that is being stopped looks like a phantom for a moment, so everything is looked at
+/// twice.
 const SETTLES: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -93,7 +94,7 @@ pub(crate) struct Audit {
     root: Vec<PathBuf>,
 }
 
-/// What lasts.
+/// What was found at both looks.
 #[derive(Debug)]
 struct Findings {
     seen: Seen,
@@ -101,40 +102,41 @@ struct Findings {
 }
 
 impl Findings {
-    /// How many of each kind; each kind is in it.
+    /// How many divergences of each kind; kinds without any are included, as 0.
     fn counts(&self) -> BTreeMap<Kind, usize> {
         let count = |kind| self.divergences.iter().filter(|it| it.kind == kind).count();
         Kind::ALL.into_iter().map(|kind| (kind, count(kind))).collect()
     }
 }
 
-/// A scrape that has given up leaves its audit behind; the next ones must not pile up on it.
+/// A scrape that gave up leaves its audit running; later scrapes must not pile up behind it.
 static COUNTING: Mutex<()> = Mutex::new(());
 
-/// How many of each kind there are on this node, for a scrape that has no time to wait for a shim.
+/// How many divergences of each kind this node has, for a scrape that has no time to wait for a
+/// shim.
 pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
     let Ok(_only) = COUNTING.try_lock() else {
         anyhow::bail!("the audit of an earlier scrape is still on its way")
     };
     supervisor::check_namespaces()?;
     let findings = find(&Places::usual(), Patience::HASTY)?;
-    // Who was not asked has nothing wrong, by that count, and an alert would be resolved.
-    // What is never asked, as a CRI-O in another mount namespace, is not counted by anybody.
+    // A source that was not asked would count as healthy and resolve an alert. A source that can
+    // never be asked, such as a CRI-O in another mount namespace, does not make the count fail.
     let failed = findings.seen.asked.iter().find(|asked| asked.may_answer_later());
     if let Some((place, no)) = failed.and_then(|it| Some((&it.place, it.answer.as_ref().err()?))) {
         anyhow::bail!("{place}: {}", no.why);
     }
     let mut counts = findings.counts();
-    // Of somebody who is silent there is no sample at all.
+    // A silent source gives no sample at all.
     counts.remove(&Kind::Unanswered);
     Ok(counts.into_iter().map(|(kind, count)| (kind.name(), count)).collect())
 }
 
-/// Looks twice, if there is something at the first look.
+/// Looks a second time if the first look found something.
 fn find(places: &Places, patience: Patience) -> anyhow::Result<Findings> {
     let seen = look::look(places, patience)?;
     let first = judge::judge(&seen);
-    // Who has been silent for seconds is not being stopped just now.
+    // A source that was silent for seconds is not just being stopped.
     if first.iter().all(|found| found.kind == Kind::Unanswered) {
         return Ok(Findings { seen, divergences: first });
     }

@@ -1,4 +1,4 @@
-//! What podman says: it has no daemon, so its command is asked.
+//! What podman says: it has no daemon, so frostctl runs its command.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,11 +12,11 @@ use serde::Deserialize;
 use super::claim::{Claim, Container, Init, Owner, Source, Status};
 use super::command;
 
-/// Where podman keeps its database; without one it was never used, and asking would make one.
+/// podman's databases. Without one podman was never used, and running it would create one.
 const DATABASES: [&str; 2] =
     ["/var/lib/containers/storage/libpod/bolt_state.db", "/var/lib/containers/storage/db.sql"];
 
-/// Both podman and CRI-O write down here which of them made a container.
+/// Both podman and CRI-O record here which of them created a container.
 const MANAGER: &str = "io.container.manager";
 const MOST_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -24,7 +24,7 @@ pub(crate) fn was_used() -> bool {
     DATABASES.iter().any(|path| Path::new(path).exists())
 }
 
-/// Whose a bundle in the store is: CRI-O has its own there, and podman knows nothing of those.
+/// Who owns a bundle in the store: CRI-O has its own there, which podman does not know.
 pub(crate) fn owner(bundle: &Path) -> Owner {
     #[derive(Deserialize)]
     struct Config {

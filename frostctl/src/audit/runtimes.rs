@@ -1,4 +1,4 @@
-//! What the runtimes have written down: runc, crun and youki.
+//! The state files of the runtimes: runc, crun and youki.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,12 +12,12 @@ use super::claim::{
 };
 use super::{fate, podman};
 
-/// A root of more is somebody else's directory; a node has some hundred containers.
+/// A larger root is some other directory; a node has some hundred containers.
 const MOST_CONTAINERS: usize = 20_000;
 
-/// Roots in themselves.
+/// Each is a root.
 const ROOTS: [&str; 4] = ["/run/runc", "/run/crun", "/run/youki", "/run/crio/runc"];
-/// Directories with a root for each namespace of containerd's.
+/// Each has one root for each containerd namespace.
 const PARENTS: [&str; 3] =
     ["/run/containerd/runc", "/run/docker/runtime-runc", "/run/docker/runtime-crun"];
 /// A shim's bundle is `.../io.containerd.runtime.v2.task/NAMESPACE/ID`.
@@ -30,7 +30,7 @@ pub(crate) struct Root {
     pub(crate) binary: Option<PathBuf>,
 }
 
-/// The usual ones that are there, and those that users of their own have.
+/// The usual roots that exist, and those of users.
 pub(crate) fn usual_roots() -> Vec<Root> {
     let below = |parent: &Path| {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -78,7 +78,7 @@ fn ids(root: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
     Ok(dirs.map(|entry| entry.file_name()).take(MOST_CONTAINERS).collect())
 }
 
-/// `None` if there is no state of it, as while it is being created.
+/// `None` if the container has no state, as during its creation.
 fn container(
     root: &Root,
     id: &OsStr,
@@ -91,7 +91,7 @@ fn container(
     let state = match state_file::read(&roots, grammar, id, mounts, &Proc::default()) {
         Ok(state) => state,
         Err(why) => {
-            // Deleted while we looked.
+            // No note if it was deleted while we looked.
             if file.exists() {
                 notes.push(why.to_string());
             }
@@ -115,7 +115,7 @@ fn container(
     Some(container)
 }
 
-/// The first process as it is written down now.
+/// The first process, as recorded now.
 pub(crate) fn init(root: &Path, id: &str) -> Option<Init> {
     let (grammar, _) = kind(&root.join(id))?;
     let mounts = Hierarchies::read(&Proc::default()).ok()?;
@@ -143,7 +143,7 @@ fn default_binary(grammar: RuntimeKind) -> PathBuf {
     })
 }
 
-/// Whose it is, by its bundle, or by the root.
+/// Who owns the container, by its bundle, or else by the root.
 fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
     if let Some(bundle) = bundle {
         let mut parts = bundle.iter().skip_while(|part| *part != SHIM_BUNDLES).skip(1);
@@ -165,7 +165,7 @@ fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
     }
 }
 
-/// As runc works it out, in the same order: paused comes first, even when the process is gone
+/// Computed as runc does it, in the same order: paused comes first, even if the process is gone
 /// (libcontainer's refreshState, 1.0 to 1.5); a frozen cgroup above does not count.
 fn status(container: &Container, dir: &Path, mounts: &Hierarchies) -> Status {
     let reader = container.cgroup.as_ref().map(|cgroup| Reader::new(mounts, cgroup));
@@ -191,7 +191,7 @@ fn word(status: Status) -> &'static str {
     }
 }
 
-/// Whether a name is one that a container can have; a directory may have any.
+/// Whether a container can have this name; a directory can have any.
 pub(crate) fn is_plain(id: &str) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_+.-".contains(byte);
     !id.is_empty() && OsStr::new(id).as_bytes().iter().all(plain) && !id.starts_with('-')

@@ -36,10 +36,10 @@ struct LookedAt<'a> {
     source: Source,
     place: &'a str,
     answered: bool,
-    /// If it did not: whose fault that is.
+    /// How it was missed, if it did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     missed: Option<Missed>,
-    /// What it said in short, or why there was no answer.
+    /// A summary of its answer, or why there was none.
     what: &'a str,
 }
 
@@ -179,7 +179,7 @@ fn summary(healing: Option<&[Healing]>) -> String {
     format!("{}{}", told("healed", healed), told("not healed", failed))
 }
 
-/// A line each.
+/// Each event is one line.
 pub(crate) fn event(
     to: &mut dyn Write,
     time: &str,
@@ -213,7 +213,7 @@ fn colour(colour: AnsiColor) -> Style {
     Style::new().bold().fg_color(Some(colour.into()))
 }
 
-/// Of others, on one line.
+/// Text of other programs, on one line.
 fn plain(text: &str) -> String {
     cgroup::text::one_line(std::ffi::OsStr::new(text), 400)
 }

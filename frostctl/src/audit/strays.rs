@@ -1,4 +1,4 @@
-//! Processes in a cgroup that is named as a container's, and is none that anybody knows.
+//! Processes in a cgroup that is named like a container's, of a container that no source knows.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,9 +11,9 @@ use state::remains::Known;
 use super::claim::{Container, Seen, Stray};
 use super::{supervisor, truth};
 
-/// A node with 500 pods has some thousand; more is a leak of another kind.
+/// A node with 500 pods has a few thousand; a tree with more has another kind of leak.
 const MOST_DIRS: usize = 100_000;
-/// Of the generated ids of containerd's CRI, docker, podman and CRI-O.
+/// The length of the ids that containerd's CRI, docker, podman and CRI-O generate.
 const ID_LENGTH: usize = 64;
 const PREFIXES: [&str; 4] = ["cri-containerd-", "docker-", "libpod-", "crio-"];
 
@@ -38,7 +38,7 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
     seen.strays = strays;
 }
 
-/// By our own record of it, or by the pod whose cgroup it is in.
+/// From frostlock's own record, or from the pod whose cgroup it is in.
 fn name(stray: &Stray, containers: &[Container], recorded: &[Known]) -> Option<String> {
     let names = |pod: &PodNames| {
         let container = pod.container.as_ref().map_or_else(String::new, |it| format!("/{it}"));
@@ -53,7 +53,7 @@ fn name(stray: &Stray, containers: &[Container], recorded: &[Known]) -> Option<S
     known.and_then(|it| it.name.clone()).or_else(|| Some(format!("pod {uid}")))
 }
 
-/// The hierarchy in which containers are named; the first that is there.
+/// The hierarchy in which containers are named: the first that is mounted.
 fn tree(mounts: &Hierarchies) -> Option<(PathBuf, &'static str)> {
     let mut names = ["freezer", "cpu"].into_iter().filter(|_| !mounts.unified());
     let v1 = names.find_map(|name| Some((mounts.v1(name)?, name)));
@@ -71,7 +71,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// What a container makes in its own cgroup is its own affair.
+    /// Does not descend into known containers: what they create in their own cgroup is their
+    /// business.
     fn below(&mut self, dir: &Path) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if self.left == 0 || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -17,7 +17,7 @@ use crate::node::containerd::SOCKETS;
 
 const MAX_GENERATIONS: usize = 64;
 
-/// By the first process, or what is left of it, else by the shims' command lines.
+/// Found above the first process or its zombie, or else by the shims' command lines.
 pub(crate) fn of_container(container: &Container) -> Option<Supervisor> {
     let init = container.init?;
     match fate::of(init) {
@@ -26,7 +26,7 @@ pub(crate) fn of_container(container: &Container) -> Option<Supervisor> {
     }
 }
 
-/// The nearest one among the ancestors of a process.
+/// The nearest supervisor among the ancestors of a process.
 pub(crate) fn above(pid: i32) -> Option<Supervisor> {
     let mut pid = pid;
     for _ in 0..MAX_GENERATIONS {
@@ -49,24 +49,24 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
     let address = after(&words, b"-address").map(|word| PathBuf::from(OsStr::from_bytes(word)));
     let foreign = has_other_mounts(pid);
-    // docker's shims are told of /var/run, which is a link.
+    // docker's shims have a path in /var/run, which is a symlink.
     let resolved = address.as_ref().filter(|_| !foreign).and_then(|it| it.canonicalize().ok());
     let stopped = matches!(process.state(), Some('T' | 't'));
     Some(Supervisor { process, name, address: resolved.or(address), stopped, foreign })
 }
 
-/// conmon-rs calls itself `conmonrs`, and distributions have builds of conmon under names of their own.
+/// conmon-rs calls itself `conmonrs`, and distributions build conmon under other names.
 fn is_supervisor(name: &str) -> bool {
     name.starts_with("containerd-shim") || name.starts_with("conmon")
 }
 
-/// The sockets of those who have started the shims of this node.
+/// The containerd sockets on the command lines of this node's shims.
 pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
     let all = pids().filter_map(supervisor).filter(|shim| !shim.foreign);
     all.filter_map(|shim| shim.address)
 }
 
-/// How many of them hide from us in which mount namespace they are.
+/// How many supervisors do not let us read their mount namespace.
 pub(crate) fn unplaced() -> usize {
     let is_supervisor = |pid: &i32| process::comm(*pid).is_some_and(|it| is_supervisor(&it));
     let is_hidden = |pid: &i32| {
@@ -76,7 +76,7 @@ pub(crate) fn unplaced() -> usize {
     pids().filter(is_supervisor).filter(is_hidden).count()
 }
 
-/// Whether a process has the mounts of neither us nor pid 1.
+/// Whether a process is in another mount namespace than both ours and pid 1's.
 pub(crate) fn is_elsewhere(pid: i32) -> bool {
     has_other_mounts(pid)
 }
@@ -95,14 +95,14 @@ fn after<'a>(words: &[&'a [u8]], option: &[u8]) -> Option<&'a [u8]> {
     words.get(at + 1).copied()
 }
 
-/// A unit with ProtectSystem= has a mount namespace of its own, over the node's files.
+/// A unit with ProtectSystem= has its own mount namespace, on top of the node's files.
 fn has_other_mounts(pid: i32) -> bool {
     let its = mount_namespace(&pid.to_string()).ok();
     let ours = ["self", "1"].map(|who| mount_namespace(who).ok());
     is_foreign(its.as_deref(), [ours[0].as_deref(), ours[1].as_deref()])
 }
 
-/// Neither ours nor that of pid 1; what cannot be told is not ours to judge.
+/// Foreign: neither our namespace nor pid 1's. An unreadable namespace counts as foreign.
 fn is_foreign(its: Option<&Path>, ours: [Option<&Path>; 2]) -> bool {
     its.is_none() || !ours.contains(&its)
 }
@@ -111,7 +111,8 @@ fn mount_namespace(who: &str) -> std::io::Result<PathBuf> {
     fs::read_link(Path::new("/proc").join(who).join("ns/mnt"))
 }
 
-/// In another pid namespace than the engines' every process is gone, and every container would look dead.
+/// In another pid namespace than the engines', no process is visible: every container would look
+/// dead.
 pub(crate) fn check_processes() -> anyhow::Result<()> {
     let elsewhere = SOCKETS.into_iter().find(|socket| has_unseen_owner(Path::new(socket)));
     match elsewhere {
@@ -123,13 +124,13 @@ pub(crate) fn check_processes() -> anyhow::Result<()> {
     }
 }
 
-/// The kernel gives the pid of who listens as 0 to a reader of another pid namespace.
+/// To a reader in another pid namespace, the kernel reports the listener's pid as 0.
 fn has_unseen_owner(socket: &Path) -> bool {
     let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) else { return false };
     getsockopt(&stream, PeerCredentials).is_ok_and(|peer| peer.pid() == 0)
 }
 
-/// Without them every shim is foreign, and what is below shims is not counted.
+/// Without readable mount namespaces every shim is foreign, and what is below shims is not counted.
 pub(crate) fn check_namespaces() -> anyhow::Result<()> {
     check_processes()?;
     mount_namespace("1")
@@ -137,7 +138,7 @@ pub(crate) fn check_namespaces() -> anyhow::Result<()> {
         .context("/proc/1/ns/mnt: to tell which shims are this node's, CAP_SYS_PTRACE is needed")
 }
 
-/// A shim is started with `-namespace NAMESPACE -id ID`; that of a pod with the pod's id.
+/// A shim is started with `-namespace NAMESPACE -id ID`; a pod's shim has the pod's id.
 fn by_command_line(container: &Container) -> Option<Supervisor> {
     let Owner::Containerd(namespace) = &container.owner else { return None };
     let ids = [Some(&container.id), container.sandbox.as_ref()];

@@ -1,4 +1,4 @@
-//! What is true of a container: its first process, its cgroup, its freezer.
+//! What the kernel says of a container: its first process, its cgroup, its freezer.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use state::state_dir::StateDir;
 use super::claim::{Container, Fate, Init, Seen, Status, Truth};
 use super::{fate, supervisor};
 
-/// More are counted, not listed; a fork bomb must not hold us up.
+/// The rest are not read; a fork bomb must not hold us up.
 const MOST_MEMBERS: usize = 4096;
 
 /// Fills in the truth of every container.
@@ -50,7 +50,7 @@ fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir
             state::record::is_paused_on_record(ours, OsStr::new(&container.id));
     }
     truth.shared = shared;
-    // Of one that runs nobody asks, and a look comes every 300 ms.
+    // Not for a container that runs: nobody needs it there, and a look comes every 300 ms.
     let has_ended = container.claims.iter().any(|claim| claim.status == Status::Stopped);
     if has_ended || truth.fate.is_dead() {
         (truth.inhabitants, truth.units) = inhabitants(mounts, cgroup);
@@ -61,7 +61,7 @@ fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir
     truth
 }
 
-/// Whether that process is in a cgroup that is not the container's.
+/// Whether the process is in a cgroup that is not the container's.
 fn is_elsewhere(init: Init, container: &Container, mounts: &Hierarchies) -> bool {
     let Some(cgroup) = &container.cgroup else { return false };
     let there = Membership::of(&Proc::default(), &init.pid.to_string());
@@ -69,8 +69,7 @@ fn is_elsewhere(init: Init, container: &Container, mounts: &Hierarchies) -> bool
     there.is_some_and(|there| !there.as_path().starts_with(cgroup.as_path()))
 }
 
-/// The living processes of a cgroup and of those below it. Zombies stay in theirs until somebody
-/// takes note of them.
+/// The living processes in a cgroup and below it. A zombie stays in its cgroup until it is reaped.
 pub(crate) fn members(mounts: &Hierarchies, cgroup: &Identity) -> Vec<Process> {
     let Some(dir) = naming_dir(mounts, cgroup) else { return Vec::new() };
     let mut members = Vec::new();
@@ -79,9 +78,10 @@ pub(crate) fn members(mounts: &Hierarchies, cgroup: &Identity) -> Vec<Process> {
     members
 }
 
-/// What lives in a cgroup or below it, in all hierarchies: on v1 systemd keeps a unit's processes in
-/// one of its own, where the runtime's freezer does not show them. With the units that they are in,
-/// which are what is named so, as systemd names no cgroup otherwise.
+/// The living processes in a cgroup or below it, in all hierarchies, and the systemd units that
+/// they are in. On v1 systemd keeps a unit's processes in its own hierarchy, and the runtime's
+/// freezer does not show them. Units are recognized by name: systemd names no other cgroup like
+/// that.
 fn inhabitants(mounts: &Hierarchies, cgroup: &Identity) -> (Vec<Process>, Vec<String>) {
     let (mut all, mut units) = (Vec::new(), Vec::new());
     for dir in mounts.dirs(cgroup) {
@@ -131,7 +131,7 @@ fn collect(dir: &Path, into: &mut Vec<Process>) {
 fn collect_own(dir: &Path, into: &mut Vec<Process>) {
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     let pids = procs.lines().filter_map(|line| line.parse().ok());
-    // Those of another pid namespace are 0.
+    // Processes of another pid namespace appear as 0.
     let alive = pids.filter(|pid| *pid > 0).filter_map(Process::of);
     let room = MOST_MEMBERS.saturating_sub(into.len());
     into.extend(alive.filter(|process| fate::of(known(*process)) == Fate::Alive).take(room));

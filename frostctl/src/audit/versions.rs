@@ -1,4 +1,4 @@
-//! Which versions stand behind a container: of its containerd and of its runtime.
+//! The versions of a container's containerd and runtime.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::judge::Divergence;
 use crate::defects::{Shim, Symptom};
 use crate::version::Version;
 
-/// A program that does not say its version in this time is not waited for.
+/// How long to wait for a program's version.
 const SAYS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Each program is asked once.
@@ -25,7 +25,7 @@ impl Versions {
         self.containerds.clone_from(&seen.versions);
     }
 
-    /// What known defects are held against.
+    /// What known defects are compared with.
     pub(crate) fn symptom(&mut self, divergence: &Divergence) -> Symptom {
         let container = divergence.container();
         let containerd = container.filter(|it| it.owner.namespace().is_some());
@@ -41,7 +41,7 @@ impl Versions {
         }
     }
 
-    /// frostlock says that of the runtime behind it.
+    /// If the binary is frostlock, it gives the version of the runtime behind it.
     fn of_runtime(&mut self, binary: &Path) -> Option<(String, Version)> {
         let asked = self.runtimes.entry(binary.to_owned()).or_insert_with(|| {
             let said = command::run(binary, &["--version"], SAYS_WITHIN).ok()?;
@@ -64,7 +64,7 @@ fn shim(supervisor: Option<&Supervisor>) -> Shim {
     }
 }
 
-/// Of containerd; CRI-O has nobody else to say so.
+/// Only for containerd; for CRI-O there is no other source to say so.
 fn only_cri_says_so(container: &Container) -> bool {
     let runs = |source| container.status(source).is_some_and(Status::needs_process);
     container.owner.namespace().is_some() && runs(Source::Cri) && !runs(Source::Containerd)

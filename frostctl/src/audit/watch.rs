@@ -1,4 +1,4 @@
-//! Tells of each divergence within 2 s of its beginning, and of its end.
+//! Reports each divergence within 2 s of its beginning, and its end.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,9 +18,9 @@ use crate::exit::Exit;
 use crate::held::Held;
 use crate::output::{self, Output};
 
-/// Between two looks.
+/// The time between two looks.
 const EVERY: Duration = Duration::from_millis(300);
-/// One that is being stopped looks like this for a moment, too.
+/// A container that is being stopped also looks like a divergence for a moment.
 const SETTLES: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize)]
@@ -31,7 +31,7 @@ struct Event<'a> {
     account: &'a Account,
 }
 
-/// Until SIGINT or SIGTERM, or until nobody reads on.
+/// Runs until SIGINT or SIGTERM, or until standard output has no reader.
 pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
     let signals = Held::back()?;
     let every = PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::ZERO);
@@ -59,7 +59,7 @@ pub(crate) fn run(places: &Places, output: &Output) -> anyhow::Result<Exit> {
     }
 }
 
-/// What was seen, and since when.
+/// The divergences that were seen, and since when.
 #[derive(Debug, Default)]
 struct Watch {
     since: HashMap<Key, Instant>,
@@ -67,7 +67,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// What has changed with this look. While somebody does not answer, nothing is gone.
+    /// What has changed with this look. While a source does not answer, nothing counts as gone.
     fn next(
         &mut self,
         found: Vec<Divergence>,
@@ -143,7 +143,7 @@ mod tests {
             changes.into_iter().map(|(change, _)| change).collect::<Vec<_>>()
         };
         assert!(at(0, phantom(), false).is_empty());
-        // It was being stopped.
+        // The container was being stopped.
         assert!(at(400, vec![], false).is_empty());
         assert!(at(800, phantom(), false).is_empty());
         assert_eq!(at(1300, phantom(), false), [Change::Appeared]);
