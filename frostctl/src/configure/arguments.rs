@@ -98,7 +98,7 @@ pub(super) struct Target {
     pub(super) root: Option<PathBuf>,
 }
 
-/// The longest file name that there is, less what is put around it.
+/// The maximum length of a file name, minus what frostctl adds around the name.
 const MAX_NAME_BYTES: usize = 200;
 
 impl Target {

@@ -12,7 +12,7 @@ use crate::program;
 
 const USUAL: &str = "/usr/local/bin/frostlock";
 
-/// Where it is put.
+/// Where it is usually installed.
 pub(crate) fn usual() -> Vec<PathBuf> {
     let beside = std::env::current_exe().ok().map(|own| own.with_file_name("frostlock"));
     beside.into_iter().chain([PathBuf::from(USUAL)]).collect()
@@ -22,7 +22,7 @@ pub(crate) fn usual_place() -> PathBuf {
     USUAL.into()
 }
 
-/// Its absolute path. Links are not followed: their name says which runtime it runs.
+/// Its absolute path. Symlinks are not followed: their name says which runtime frostlock runs.
 pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
     let found = match given {
         Some(given) => given.to_owned(),
@@ -48,8 +48,8 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
     }
 }
 
-/// The runtime that it would run. `engine`: a distribution that brings an engine has a runtime beside
-/// it, and the directory in the engine's PATH.
+/// The runtime that this frostlock would run. `engine`: a distribution that ships an engine has a
+/// runtime beside the engine, and that directory is in the engine's PATH.
 pub(crate) fn runtime_of(binary: &str, engine: Option<&Path>) -> anyhow::Result<PathBuf> {
     let (config, _) = Config::load();
     let choice = Choice {
@@ -66,11 +66,11 @@ pub(crate) fn runtime_of(binary: &str, engine: Option<&Path>) -> anyhow::Result<
 fn search_path(path: OsString, engine: Option<&Path>) -> OsString {
     let beside = engine.and_then(Path::parent).map(Path::to_owned);
     let joined = std::env::join_paths(std::env::split_paths(&path).chain(beside));
-    // A directory with a colon in its name cannot be in it.
+    // A directory with a colon in its name cannot be in PATH.
     joined.unwrap_or(path)
 }
 
-/// Why it would run another program than the entry that it stands in for, if so.
+/// If frostlock would run another program than the wrapped entry does: why.
 pub(crate) fn mismatch(
     binary: &str,
     wrapped: &Wrapped,
@@ -87,7 +87,7 @@ pub(crate) fn mismatch(
     let same = if path.is_absolute() {
         path.canonicalize().ok() == runs.canonicalize().ok()
     } else {
-        // A name is looked up in the daemon's PATH, which we do not know.
+        // The daemon looks up a bare name in its own PATH, which we do not know.
         runs.file_name() == Some(OsStr::new(named))
     };
     Ok((!same).then(|| {

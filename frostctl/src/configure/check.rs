@@ -1,4 +1,4 @@
-//! What the engine itself makes of a configuration.
+//! What the engine itself reads from a configuration.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ const MAX_LINES: usize = 12;
 #[derive(Debug)]
 pub(crate) enum Checked {
     By(String),
-    /// Why.
+    /// Why it could not be checked.
     Not(String),
 }
 
-/// The one that runs, else the first in PATH.
+/// The containerd that runs, else the first in PATH.
 fn containerd_program(running: Option<&Path>) -> Option<PathBuf> {
     running.map(Path::to_owned).or_else(|| program::find("containerd"))
 }
@@ -33,9 +33,9 @@ pub(crate) fn containerd_version(running: Option<&Path>) -> Option<Version> {
     Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
 }
 
-/// Of the k3s or rke2 whose containerd this is, else of the one in PATH.
+/// The release of the k3s or rke2 whose containerd this is, else of the one in PATH.
 pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
-    // Below /var/lib/rancher/rke2/data/v1.28.1-rke2r1-HASH, and for k3s a name that says nothing.
+    // Below /var/lib/rancher/rke2/data/v1.28.1-rke2r1-HASH; for k3s the name has no version.
     let parts = running.into_iter().flat_map(Path::components);
     let parts = parts.filter_map(|it| it.as_os_str().to_str()).filter(|it| it.contains(name));
     let in_path = parts.filter_map(Version::find).next_back();
@@ -47,7 +47,7 @@ pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
     in_path.or_else(ask)
 }
 
-/// An error where the engine cannot read its files as they are.
+/// Fails if the engine cannot read its files as they are now.
 pub(crate) fn reads(engine: Engine, files: &Files) -> anyhow::Result<()> {
     match engine {
         Engine::Containerd if files.kind == Kind::Part => Ok(()),
@@ -58,7 +58,7 @@ pub(crate) fn reads(engine: Engine, files: &Files) -> anyhow::Result<()> {
     }
 }
 
-/// What containerd reads in a file and all that it imports; none without a containerd.
+/// What containerd reads from a file and all its imports; `None` without a containerd.
 pub(crate) fn effective(
     path: &Path,
     running: Option<&Path>,
@@ -74,11 +74,11 @@ pub(crate) fn effective(
     toml_file::parse(&text).map(Some).context("what `containerd config dump` prints")
 }
 
-/// What must be the same before and after.
+/// What must hold after the change.
 #[derive(Debug)]
 pub(crate) struct Expected<'a> {
     pub(crate) name: &'a str,
-    /// None: there is to be no entry of that name.
+    /// `None`: there must be no entry with that name.
     pub(crate) binary: Option<&'a str>,
     pub(crate) before: Option<&'a DocumentMut>,
 }
@@ -104,7 +104,7 @@ pub(crate) fn check(
     }
 }
 
-/// What is generated the next time is what was generated the last time, and our block.
+/// The next generated file will be the last generated one plus our block.
 fn generated(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     let [generated, template] = [&files.main, &files.entry].map(|path| file::read(path));
     let template = template?.unwrap_or_default();
@@ -118,8 +118,8 @@ fn generated(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> 
     })
 }
 
-/// An imported file may hide all of a section, and one runtime the built-in ones: nothing but our
-/// entry may be different.
+/// An imported file can hide a whole section, and one configured runtime hides the built-in ones.
+/// So nothing but our entry and the default may differ.
 fn containerd(
     path: &Path,
     running: Option<&Path>,
@@ -151,7 +151,7 @@ fn containerd(
     Ok(Checked::By("containerd config dump".to_owned()))
 }
 
-/// All but our entry, the default, and the list of files that were read.
+/// The document without our entry, the default, and the list of imports.
 fn without(document: &DocumentMut, name: &str) -> anyhow::Result<String> {
     let mut document = document.clone();
     let layout = Layout::of(Engine::Containerd, &document)?;
@@ -164,7 +164,7 @@ fn without(document: &DocumentMut, name: &str) -> anyhow::Result<String> {
     document.remove("imports");
     let has_runtimes = get(document.as_item(), &layout.runtimes).is_some();
     let text = if has_runtimes { document.to_string() } else { String::new() };
-    // What was taken out leaves its empty lines.
+    // A removed table leaves its empty lines.
     Ok(text
         .lines()
         .filter(|line| !line.trim().is_empty())
@@ -193,7 +193,7 @@ fn docker(path: &Path) -> anyhow::Result<Checked> {
     command.arg("--validate").arg("--config-file").arg(path);
     match program::run(&mut command, ANSWERS_WITHIN) {
         Ok(_) => Ok(Checked::By("dockerd --validate".to_owned())),
-        // Before 23.0.
+        // dockerd before 23.0.
         Err(error) if error.to_string().contains("unknown flag: --validate") => {
             Ok(Checked::Not("this dockerd has no --validate".to_owned()))
         }
@@ -224,7 +224,7 @@ fn podman(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     }
 }
 
-/// What CRI-O has where its files say nothing; none without a CRI-O.
+/// CRI-O's settings where its files say nothing; `None` without a CRI-O.
 pub(crate) fn crio_default() -> anyhow::Result<Option<DocumentMut>> {
     let Some(crio) = program::find("crio") else { return Ok(None) };
     let printed = crio_config(Command::new(crio).args(["config", "--default"]))?;
@@ -236,7 +236,7 @@ fn crio_config(command: &mut Command) -> anyhow::Result<DocumentMut> {
     toml_file::parse(&said).context("what `crio config` prints")
 }
 
-/// What CRI-O reads in its files and the directory of our entry; none without a CRI-O.
+/// What CRI-O reads from its files and the directory of our entry; `None` without a CRI-O.
 fn crio_reads(entry: &Path) -> anyhow::Result<Option<DocumentMut>> {
     let Some(crio) = program::find("crio") else { return Ok(None) };
     let mut command = Command::new(crio);

@@ -1,5 +1,5 @@
-//! Where the containerd of each distribution reads what: data, and the choice among it. `node` says
-//! what is there; nothing is read or written here.
+//! Where the containerd of each distribution reads its configuration: a table, and the choice from
+//! it. `node` says what exists; this module reads and writes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -11,32 +11,32 @@ use crate::node::containerd::PLAIN;
 pub(crate) enum Way {
     /// containerd's own file, or one that it imports.
     Edit,
-    /// The file is generated from a Go template beside it, which is there only if somebody wrote one.
+    /// The file is generated from a Go template beside it, which exists only if somebody wrote one.
     GoTemplate,
-    /// The file is generated from this one: TOML with variables in its strings.
+    /// The file is generated from this template: TOML with variables in its strings.
     Template(&'static str),
-    /// The distribution merges the files of this directory as long as its own has this line.
+    /// The distribution merges the files of this directory as long as its own file has this line.
     Parts { directory: &'static str, managed: &'static str },
-    /// It cannot be done from here, but this can.
+    /// frostctl cannot configure it; the text says what to do instead.
     Refuse(&'static str),
 }
 
 #[derive(Debug)]
 pub(crate) struct Distribution {
     pub(crate) name: &'static str,
-    /// Its containerd reads or runs what is below one of these.
+    /// Its containerd has its configuration or its program below one of these.
     below: &'static [&'static str],
     /// `ID` in os-release.
     os: &'static str,
-    /// A file of the node.
+    /// A file that only such a node has.
     mark: &'static str,
     pub(crate) config: &'static str,
     pub(crate) way: Way,
     pub(crate) restart: &'static str,
-    /// Where its containerd answers, if its file does not say.
+    /// The socket of its containerd, if its file does not name one.
     pub(crate) socket: &'static str,
     pub(crate) note: &'static str,
-    /// How it is told the default runtime, if not by containerd's file.
+    /// How to set the default runtime, if not in containerd's file.
     pub(crate) default: &'static str,
 }
 
@@ -53,7 +53,7 @@ const BASE: Distribution = Distribution {
     default: "",
 };
 
-/// A node has one of the units, and `try-restart` fails over the other, which systemd does not know.
+/// A node has one of the units. `try-restart` fails for the other, which systemd does not know.
 macro_rules! restart_active {
     ($units:literal) => {
         concat!(
@@ -64,7 +64,7 @@ macro_rules! restart_active {
     };
 }
 
-/// Those that bring a containerd of their own are known by its places, wherever they run.
+/// Distributions that ship their own containerd are recognized by its paths, on any system.
 pub(crate) const TABLE: &[Distribution] = &[
     Distribution {
         name: "k3s",
@@ -141,10 +141,10 @@ pub(crate) const TABLE: &[Distribution] = &[
     Distribution { name: "Flatcar", os: "flatcar", ..BASE },
 ];
 
-/// Where an image has its defaults, which nobody can write.
+/// Where an image keeps its defaults, on a read-only file system.
 const READ_ONLY: &[&str] = &["/usr/share", "/run/torcx"];
 
-/// What to do where a file of an image would have to be edited. None: it can be written.
+/// What to do if a file of an image would have to be edited; `None` if the file can be written.
 pub(crate) fn of_image(config: &Path) -> Option<String> {
     let is_of_image = READ_ONLY.iter().any(|directory| config.starts_with(directory));
     is_of_image.then(|| {
@@ -162,21 +162,22 @@ pub(crate) struct Running {
     pub(crate) config: PathBuf,
     /// Where it was told to listen, if it was told.
     pub(crate) socket: Option<PathBuf>,
-    /// The unit of systemd that it runs in.
+    /// The systemd unit that it runs in.
     pub(crate) unit: Option<String>,
     pub(crate) program: Option<PathBuf>,
 }
 
-/// What is seen of the node.
+/// What was found on the node.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) os: String,
-    /// Of the files in `places`, those that are there.
+    /// Those of the files in `places` that exist.
     pub(crate) there: Vec<&'static str>,
     pub(crate) running: Vec<Running>,
 }
 
-/// Whose containerd is meant, what it reads, and the one that runs with it.
+/// The chosen distribution, the file that its containerd reads, and the containerd that runs with
+/// it.
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) distribution: &'static Distribution,
@@ -186,7 +187,7 @@ pub(crate) struct Choice {
 
 const NONE: &Distribution = &BASE;
 
-/// Whether a containerd reads what its distribution makes of this file, and not the file.
+/// Whether containerd does not read this file itself but what the distribution generates from it.
 pub(crate) fn is_template(path: &Path) -> bool {
     let templates = TABLE.iter().filter_map(|it| match it.way {
         Template(template) => Path::new(template).file_name(),
@@ -195,7 +196,7 @@ pub(crate) fn is_template(path: &Path) -> bool {
     templates.into_iter().any(|it| path.file_name() == Some(it))
 }
 
-/// What it is worth to look for.
+/// The files whose existence matters.
 pub(crate) fn places() -> Vec<&'static str> {
     let mut places: Vec<_> = TABLE.iter().flat_map(|it| [it.mark, it.config]).collect();
     places.retain(|it| !it.is_empty());
@@ -206,7 +207,7 @@ pub(crate) fn places() -> Vec<&'static str> {
 
 /// The containerd whose file was named, or the only one. An error says what to do.
 pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String> {
-    // Talos has two, and neither can be configured.
+    // Talos has two containerds, and neither can be configured.
     if named.is_none() {
         TABLE.iter().filter(|it| it.is_system(&seen.os)).try_for_each(Distribution::refusal)?;
     }
@@ -218,7 +219,7 @@ pub(crate) fn choose(seen: &Seen, named: Option<&Path>) -> Result<Choice, String
         is_below(&config) || program.is_some_and(is_below)
     };
     let is_node = |it: &&Distribution| it.is_system(&seen.os) || seen.there.contains(&it.mark);
-    // Of a file that is a copy somewhere, the node says nothing.
+    // A file may be a copy from elsewhere; then this node says nothing about it.
     let is_here = named.is_none() || config == Path::new(PLAIN) || program.is_some();
     let distribution = TABLE
         .iter()
@@ -241,14 +242,14 @@ impl Distribution {
         }
     }
 
-    /// What restarts the containerd that reads this file; none of one that nobody is seen to read.
+    /// The command that restarts the containerd reading this file; `None` if no known one reads it.
     pub(crate) fn restart(&self, config: &Path, running: Option<&Running>) -> Option<String> {
         if self.restart != BASE.restart {
             return Some(self.restart.to_owned());
         }
         match running {
             Some(running) => {
-                // In single quotes a backslash of systemd's stands for itself.
+                // In single quotes, a backslash in the unit's name stands for itself.
                 let unit = running.unit.as_deref().filter(|it| !it.contains('\''))?;
                 let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.@:".contains(&it);
                 let is_plain = unit.bytes().all(is_plain);
@@ -307,7 +308,7 @@ mod tests {
     const K0S: &str = "/etc/k0s/containerd.toml";
     const MICROK8S: &str = "/var/snap/microk8s/current/args/containerd.toml";
 
-    /// What is seen, and whose it is taken for.
+    /// What is found on a node, and which distribution it is taken for.
     #[test]
     fn each_is_known_by_what_runs_or_by_its_files() {
         let usual = [running(PLAIN, "/usr/bin/containerd")];
@@ -375,7 +376,7 @@ mod tests {
                 Some(of(Some("a\\x2db.service"))),
                 Some("systemctl restart 'a\\x2db.service'"),
             ),
-            // Neither of these is known to systemd.
+            // systemd knows neither of these.
             (NONE, other, Some(of(None)), None),
             (NONE, other, None, None),
             (k3s, other, Some(of(Some("my.service"))), Some(k3s.restart)),

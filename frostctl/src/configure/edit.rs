@@ -1,4 +1,4 @@
-//! What is asked of an edit and what comes of it, whatever the format of the file.
+//! The input and the result of an edit, for any file format.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use super::record::Ours;
 pub(crate) struct Wish<'a> {
     pub(crate) name: &'a str,
     pub(crate) binary: &'a str,
-    /// The entry to stand in for; none: the default runtime.
+    /// The entry to copy; `None`: the default runtime.
     pub(crate) wrap: Option<&'a str>,
     pub(crate) set_as_default: bool,
-    /// The engine merges the file with others, table by table: it needs to hold our entry alone.
+    /// The engine merges the file with others, table by table: the file needs to hold only our
+    /// entry.
     pub(crate) is_merged: bool,
 }
 
@@ -27,11 +28,12 @@ pub(crate) struct Edited {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wrapped {
     pub(crate) name: String,
-    /// What it runs, if it says so.
+    /// The program of the entry, if it names one.
     pub(crate) binary: Option<String>,
 }
 
-/// Whether what an entry runs is frostlock: by its name, as the file may be gone, or by its mark.
+/// Whether an entry's program is frostlock: by its name, since the file may be gone, or by its
+/// mark.
 pub(crate) fn is_ours(binary: impl AsRef<Path>) -> bool {
     is_named_ours(binary.as_ref()) || config::locate::is_frostlock(binary.as_ref())
 }

@@ -1,12 +1,12 @@
-//! What is configured: whose file it is, where it is, and how its entries are named.
+//! The engines: their files, the paths of these, and the names of their entries.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long an engine may take to say what it makes of its files: each takes less than a second on an
-/// idle machine.
+/// How long an engine may take to check its files: each takes less than a second on an idle
+/// machine.
 pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(
@@ -45,7 +45,7 @@ impl Engine {
         }
     }
 
-    /// What makes it read its configuration again, whatever was taken out of it.
+    /// The command that makes it read its configuration again, whatever was removed from it.
     pub(crate) fn restart(self) -> Option<&'static str> {
         match self {
             Engine::Containerd => Some("systemctl restart containerd"),
@@ -55,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// What makes it read its configuration again, at the least cost.
+    /// The command that makes it read its configuration again, at the least cost.
     pub(crate) fn reload(self) -> Option<&'static str> {
         match self {
             Engine::Docker => Some("systemctl reload docker"),
@@ -63,9 +63,9 @@ impl Engine {
         }
     }
 
-    /// What makes it forget a runtime that its configuration no longer has. A reload of dockerd
-    /// (26.1) changes nothing if the file has no runtimes any more, and fails over a default that it
-    /// has not.
+    /// The command that makes it forget a runtime that was removed from its configuration. A reload
+    /// of dockerd (26.1) changes nothing if the file has no runtimes left, and fails if the default
+    /// is a runtime that dockerd does not have.
     pub(crate) fn forget(self) -> Option<&'static str> {
         match self {
             Engine::Docker => Some(

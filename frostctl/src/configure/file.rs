@@ -1,4 +1,4 @@
-//! Other people's files: read with a bound, and replaced as a whole or not at all.
+//! Files of other programs: read up to a limit, and replaced as a whole or not at all.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Write};
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// No configuration of an engine comes near it.
+/// No engine's configuration comes near this size.
 pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 const DEFAULT_MODE: u32 = 0o644;
 
-/// Its text; none if there is no file.
+/// The text of the file; `None` if there is no file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {path:?}")),
     };
-    // A FIFO would block us.
+    // Opening a FIFO would block.
     if !metadata.is_file() {
         bail!("{path:?} is no regular file; nothing was changed");
     }
@@ -39,8 +39,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Puts `text` in the place of what was read before, in one step. A link stays, and what it points
-/// to is replaced; mode and owner stay as they were.
+/// Replaces what was read before with `text`, in one step. A symlink stays and its target is
+/// replaced; mode and owner stay as they were.
 pub(crate) fn replace(path: &Path, before: Option<&str>, text: &str) -> anyhow::Result<()> {
     let target = resolve(path)?;
     let directory = target.parent().with_context(|| format!("{target:?} has no directory"))?;
@@ -63,15 +63,16 @@ pub(crate) fn replace(path: &Path, before: Option<&str>, text: &str) -> anyhow::
     sync_directory(directory)
 }
 
-/// CRI-O reads every file of its directory of drop-ins, whatever its name: one that a killed frostctl
-/// has left there would be in force, or half of one would keep it from starting.
+/// The directory for the temporary file. CRI-O reads every file in its drop-in directory, whatever
+/// its name: it would apply a file that a killed frostctl left there, or fail to start because of
+/// half of one.
 fn not_read_by_an_engine(directory: &Path) -> &Path {
     let device = |path: &Path| std::fs::metadata(path).ok().map(|it| it.dev());
     let parent = directory.parent().filter(|_| directory.extension().is_some_and(|it| it == "d"));
     parent.filter(|parent| device(parent) == device(directory)).unwrap_or(directory)
 }
 
-/// Only the file itself: its directory may not have been ours.
+/// Removes only the file: its directory may not have been created by us.
 pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -81,7 +82,7 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// As it was before: the text, or no file.
+/// Restores the previous state: the text, or no file.
 pub(crate) fn put_back(path: &Path, now: &str, before: Option<&str>) -> anyhow::Result<()> {
     match before {
         Some(text) => replace(path, Some(now), text),
@@ -101,11 +102,11 @@ fn take_over(file: &File, old: Option<&Metadata>) -> std::io::Result<()> {
     if let Some(old) = old {
         std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))?;
     }
-    // After the owner: a change of that clears set-id bits.
+    // After the owner: changing the owner clears set-id bits.
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
-/// Where a link leads to, also when nothing is there yet.
+/// Where a symlink leads, even if its target does not exist yet.
 fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     match path.canonicalize() {
         Ok(target) => Ok(target),

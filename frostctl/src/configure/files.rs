@@ -1,4 +1,4 @@
-//! The files that are edited, and how they come to the engine.
+//! The files that are edited, and how the engine reads them.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::distribution::Distribution;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// What the engine reads is what our entry is in.
+    /// The engine reads the file that has our entry.
     #[default]
     Own,
     /// The engine's file imports ours.
@@ -23,17 +23,17 @@ pub(crate) enum Kind {
 
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// What the engine reads.
+    /// The file that the engine reads.
     pub(crate) main: PathBuf,
-    /// What our entry is in.
+    /// The file that has our entry.
     pub(crate) entry: PathBuf,
     pub(crate) kind: Kind,
     pub(crate) distribution: Option<&'static Distribution>,
-    /// The program of the containerd that runs.
+    /// The program of the running containerd.
     pub(crate) containerd: Option<PathBuf>,
-    /// Where that one was told to listen.
+    /// Where this containerd was told to listen.
     pub(crate) socket: Option<PathBuf>,
-    /// What restarts the containerd that reads these.
+    /// The command that restarts the containerd that reads these files.
     pub(super) restart: Option<String>,
 }
 
@@ -50,8 +50,8 @@ impl Files {
         }
     }
 
-    /// What makes the engine read them again; an error where it is not known whose they are. `usual` is
-    /// that of an engine of which there is one.
+    /// The command that makes the engine read the files again; an error if the containerd's unit is
+    /// not known. `usual` is the command for an engine that runs only once on a node.
     pub(crate) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
         match (self.distribution, &self.restart) {
             (None, _) => Ok(usual.map(str::to_owned)),
@@ -63,7 +63,7 @@ impl Files {
         }
     }
 
-    /// The same, for a person.
+    /// The same, as advice for a person.
     pub(crate) fn restart_advice(&self, usual: Option<&'static str>) -> Option<String> {
         self.restart(usual).unwrap_or_else(|_| {
             Some(format!("restart the containerd that reads {}", self.main.display()))

@@ -1,5 +1,5 @@
-//! Our part of a Go template of k3s or rke2, from which they generate containerd's file: a block at
-//! its end, whose last line says whose it is. The rest is not TOML and is left as it is.
+//! Our block in a Go template of k3s or rke2, from which they generate containerd's file. The block
+//! is at the end; its last line says whose it is. The rest is not TOML and stays as it is.
 
 use anyhow::{Context, bail};
 use toml_edit::DocumentMut;
@@ -10,11 +10,11 @@ use super::record::Ours;
 use super::toml_file;
 use crate::version::Version;
 
-/// What a template has that somebody has not written yet: all that would be generated without it.
+/// The content of a new template: everything that would be generated without it.
 const BASE: &str = "{{ template \"base\" . }}\n";
 
-/// The first of each line of k3s that knows it (github.com/k3s-io/k3s/pull/7991); rke2 has the numbers
-/// of the k3s in it.
+/// The first version in each k3s release line that knows "base" (github.com/k3s-io/k3s/pull/7991).
+/// rke2 has the version of the k3s that it contains.
 const KNOW_BASE: [Version; 5] = [
     Version::new(1, 24, 17),
     Version::new(1, 25, 13),
@@ -23,7 +23,7 @@ const KNOW_BASE: [Version; 5] = [
     Version::new(1, 28, 1),
 ];
 
-/// Whether the template is to have it; none is there yet.
+/// Whether the template uses "base"; a template that does not exist yet will.
 pub(super) fn has_base(text: Option<&str>) -> bool {
     text.is_none_or(|text| text.contains("template \"base\""))
 }
@@ -44,7 +44,7 @@ fn end(name: &str) -> String {
     format!("# The end of {name}, by `frostctl configure`.\n")
 }
 
-/// `generated` is what was made of the template the last time.
+/// `generated` is the file that was last generated from the template.
 pub(super) fn configure(
     text: Option<&str>,
     wish: &Wish<'_>,
@@ -67,7 +67,7 @@ pub(super) fn configure(
     Ok(Edited { text, ours: Ours::Template, wrapped: edited.wrapped })
 }
 
-/// Without our block; none if there is none.
+/// The text without our block; `None` if there is no block.
 pub(super) fn without(text: &str, name: &str) -> Option<String> {
     let (before, after) = text.split_once(&end(name))?;
     let block = before.rfind(BEGIN)?;
@@ -75,12 +75,12 @@ pub(super) fn without(text: &str, name: &str) -> Option<String> {
     Some(format!("{}{after}", kept.strip_suffix('\n').unwrap_or(kept)))
 }
 
-/// What we alone would have written, and nobody needs without us.
+/// Whether the text is only what we would have written, which nobody needs without us.
 pub(super) fn is_bare(text: &str) -> bool {
     text.trim() == BASE.trim()
 }
 
-/// What containerd will read: what was generated, with our block.
+/// What containerd will read: the file generated last, with our block.
 pub(super) fn rendered(generated: &str, text: &str, name: &str) -> anyhow::Result<String> {
     let generated = toml_file::unconfigure(Engine::Containerd, generated, name, None)?
         .unwrap_or_else(|| generated.to_owned());

@@ -1,4 +1,4 @@
-//! The way in.
+//! `frostctl configure`.
 
 use std::path::{Path, PathBuf};
 
@@ -19,26 +19,26 @@ use super::{
     binary, check, file, go_template, json_file, lines, places, podman, remove, toml_file,
 };
 
-/// What stands in a comment of ours before the runtime that it is about.
+/// Our comment has this text before the name of the wrapped runtime.
 const IN_FRONT_OF: &str = "# By `frostctl configure`, in front of ";
 
-/// One file that is to change.
+/// One file to change.
 #[derive(Debug)]
 struct Change {
     path: PathBuf,
-    /// None: there is no file.
+    /// `None`: there is no file.
     now: Option<String>,
-    /// What it would be without us; none: there would be no file.
+    /// What the file would be without us; `None`: there would be no file.
     base: Option<String>,
     after: String,
     ours: Ours,
     wrapped: Option<String>,
 }
 
-/// What is known of an earlier time.
+/// What an earlier `configure` left.
 #[derive(Debug, Default)]
 struct Standing {
-    /// The text without what is ours. None: there was no file.
+    /// The text without our part. `None`: there was no file.
     base: Option<String>,
     wrapped: Option<String>,
     is_default: bool,
@@ -96,7 +96,8 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// An error where it is known that nothing would be generated; a note where that is not known.
+/// Fails if "base" is known to be unknown, so that nothing would be generated; a note if the
+/// release is not known.
 fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
     let who = files.distribution.map_or("", |it| it.name);
     let known = go_template::known_base();
@@ -112,18 +113,19 @@ fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// An entry of ours that is no longer as it would be written now.
+/// An entry of ours that would be written differently now.
 #[derive(Debug, Clone)]
 pub(crate) struct Drift {
     pub(crate) engine: Engine,
     pub(crate) name: String,
     pub(crate) file: PathBuf,
     pub(crate) wrapped: String,
-    /// What has changed, or why it cannot be told.
+    /// What has changed, or why that is not known.
     pub(crate) what: String,
 }
 
-/// Those whose model was changed since, or is gone. An error is one that it could not be seen.
+/// Entries whose wrapped runtime has changed since, or is gone. An error means that we could not
+/// look.
 pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
     let records = Record::all()?;
     let entries = records.iter().filter(|it| !matches!(it.ours, Ours::Import(_)));
@@ -158,7 +160,7 @@ fn drift(record: &Record) -> anyhow::Result<Option<String>> {
     Ok(differs.map(|it| changed_lines(&diff(&it.path, it.now.as_deref(), Some(&it.after)))))
 }
 
-/// Of a difference, on one line.
+/// The changed lines of a diff, on one line.
 fn changed_lines(diff: &str) -> String {
     let lines = diff.lines().filter(|it| !it.starts_with("---") && !it.starts_with("+++"));
     let changed = lines.filter_map(|it| {
@@ -168,7 +170,7 @@ fn changed_lines(diff: &str) -> String {
     changed.collect::<Vec<_>>().join("; ")
 }
 
-/// Then no pod comes to this containerd.
+/// Without CRI, no pod reaches this containerd.
 fn cri_is_off(engine: Engine, effective: Option<&DocumentMut>) -> Option<String> {
     let off = effective.filter(|_| engine == Engine::Containerd)?.get("disabled_plugins")?;
     let is_cri = |it: &str| it == "cri" || it == "io.containerd.grpc.v1.cri";
@@ -178,7 +180,7 @@ fn cri_is_off(engine: Engine, effective: Option<&DocumentMut>) -> Option<String>
     })
 }
 
-/// Without it in containerd and with it in kubelet, pods crash in a loop.
+/// If kubelet has the systemd driver and containerd does not, pods crash in a loop.
 fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
     let change =
         changes.first().filter(|change| engine == Engine::Containerd && change.is_needed())?;
@@ -191,15 +193,15 @@ fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
     })
 }
 
-/// What the engine makes of its files before we come, as a source of options.
+/// What the engine reads from its files before the change: a source of options.
 fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut>> {
     match engine {
         Engine::Containerd => {
-            // Our own reader says better what is wrong with a file, and where.
+            // Our own parser says more precisely what is wrong with a file, and where.
             if let Some(text) = file::read(&files.main)? {
                 let document =
                     toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
-                // An empty one has the defaults of whatever version.
+                // An empty file gets the defaults of whatever version this is.
                 if !text.trim().is_empty() {
                     Layout::of(engine, &document).with_context(|| format!("{:?}", files.main))?;
                 }
@@ -214,11 +216,11 @@ fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut
     }
 }
 
-/// Its files in the order in which it reads them, over what it has without them: a later one adds runtimes,
-/// and replaces those that it names again. `crio config` would say it in one, but prints as a comment what
-/// is as without files, the default runtime too.
+/// CRI-O's files in the order in which it reads them, on top of its built-in settings: a later file
+/// adds runtimes, and replaces those that it names again. `crio config` would print all in one, but
+/// prints settings that equal the built-in ones as comments, even the default runtime.
 fn crio() -> anyhow::Result<Option<DocumentMut>> {
-    // Where it cannot read its files, ours is refused in the end.
+    // If CRI-O cannot read its files, the check at the end refuses ours.
     let mut all = check::crio_default().unwrap_or_default();
     for path in crate::node::crio::files() {
         let Some(text) = file::read(&path)? else { continue };
@@ -232,8 +234,8 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
     Ok(all)
 }
 
-/// Ours is made anew each time, of what the file would be without it: so it follows the options of
-/// the runtime that it stands in for, and what is asked for now.
+/// Our part is written anew each time, from the file without it. So it follows the options of the
+/// wrapped runtime, and the options of this command.
 fn standing(
     engine: Engine,
     files: &Files,
@@ -251,7 +253,7 @@ fn standing(
             if record.after == text {
                 return Ok(Standing { base: record.before, wrapped, is_default });
             }
-            // Somebody has edited it since: what they wrote is to stay.
+            // Somebody has edited the file since; their edits must stay.
             match remove::taken_out(&record, text).with_context(context)? {
                 Some(base) => Ok(Standing { base: Some(base), wrapped, is_default }),
                 None => Ok(none()),
@@ -277,12 +279,12 @@ fn standing(
     }
 }
 
-/// Our comment above the entry says which runtime it stands in for.
+/// The comment above our entry names the wrapped runtime.
 fn commented(text: &str, name: &str) -> Option<String> {
     let entry = [format!(".{name}]"), format!(".\"{name}\"]"), format!(".'{name}']")];
     let at = entry.iter().find_map(|entry| text.find(entry.as_str()))?;
     let comment = &text[text[..at].rfind(IN_FRONT_OF)? + IN_FRONT_OF.len()..at];
-    // Nothing but the head of the entry is between the two.
+    // Only the header of the entry is between the two.
     (comment.lines().count() == 2).then(|| comment.split(';').next().map(str::to_owned))?
 }
 
@@ -335,7 +337,7 @@ fn edited(
     Ok(edited)
 }
 
-/// What a drop-in may stand in for is in the file that imports it, in few lines.
+/// The file that imports a drop-in has the runtimes that the drop-in can wrap.
 fn main_document(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut>> {
     if engine != Engine::Containerd || files.kind == Kind::Own {
         return Ok(None);
@@ -368,7 +370,7 @@ fn go_edited(
     Ok(edited)
 }
 
-/// What a file that is not there begins with.
+/// The initial content of a file that does not exist yet.
 fn new_file(
     engine: Engine,
     files: &Files,
@@ -379,7 +381,7 @@ fn new_file(
     }
     let mut version = effective.and_then(|it| it.get("version")?.as_integer()).unwrap_or(2);
     if files.kind != Kind::Own {
-        // That of an imported file must not be above that of the file that imports it.
+        // The version of an imported file must not be above that of the importing file.
         let main = file::read(&files.main)?;
         let main = main.with_context(|| {
             format!("there is no {:?} to import it; leave --drop-in away", files.main)
@@ -426,7 +428,7 @@ impl Change {
         FileReport { path: self.path.clone(), action, backup, diff }
     }
 
-    /// Ours may be there already, from an earlier time and with another binary.
+    /// Our entry may already exist, from an earlier time and with another binary.
     fn record(
         &self,
         engine: Engine,
@@ -458,7 +460,7 @@ impl Change {
     }
 }
 
-/// All files or none: what was done before a failure is undone.
+/// All files or none: a failure undoes what was done before it.
 fn apply(
     engine: Engine,
     files: &Files,
@@ -535,7 +537,7 @@ fn undo(done: &[(&Change, Option<Record>)], name: &str, error: anyhow::Error) ->
     }
 }
 
-/// A record that is left over says of a file what is true all the same, and is replaced next time.
+/// A leftover record still describes the file correctly, and the next run replaces it.
 fn restore_record(record: &Record, old: Option<&Record>) {
     let _ = match old {
         Some(old) => old.save().map(|_| ()),

@@ -1,6 +1,7 @@
-//! No signal ends us between the first file and the last: it is kept until it can be obeyed whole.
+//! Holds signals back from the first file to the last, until frostctl can end without half a
+//! change.
 //!
-//! Programs that are started meanwhile inherit that, and are ended by their time limits instead.
+//! Programs started meanwhile inherit the signal mask; their time limits end them instead.
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
@@ -24,7 +25,7 @@ impl Held {
         Ok(Held { before, signals })
     }
 
-    /// An error if we were told to end.
+    /// Fails if a signal told us to end.
     pub(super) fn obey(&self) -> anyhow::Result<()> {
         match self.signals.read_signal() {
             Ok(Some(_)) => anyhow::bail!("interrupted"),
@@ -35,7 +36,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // It cannot fail with a mask that the kernel gave.
+        // It cannot fail with a mask that the kernel returned.
         let _ = self.before.thread_set_mask();
     }
 }

@@ -23,7 +23,7 @@ fn parse(text: &str) -> anyhow::Result<Map<String, Value>> {
 }
 
 pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
-    // `dockerd --validate` lets them pass, and dockerd does not start, or runs its own (26.1).
+    // `dockerd --validate` accepts these names, but dockerd does not start, or runs its own (26.1).
     if wish.name == "runc" || wish.name.starts_with("io.containerd.") {
         bail!(
             "cannot have a runtime {:?}, a name that dockerd keeps for its own; choose another --name; nothing was changed",
@@ -51,7 +51,7 @@ pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
             let name = wish.wrap.or(default.as_deref()).unwrap_or("runc");
             let mut entry = match runtimes.get(name) {
                 Some(model) => model.clone(),
-                // The one that is built in.
+                // The built-in runtime.
                 None if name == "runc" => json!({}),
                 None => bail!("has no runtime {name:?} to stand in for; name one with --wrap"),
             };
@@ -103,7 +103,7 @@ pub(crate) fn unconfigure(
     print(text, &object).map(Some)
 }
 
-/// In place; a text that says nothing yet is written anew.
+/// Edits in place; an empty text is written anew.
 fn print(text: &str, object: &Map<String, Value>) -> anyhow::Result<String> {
     if text.trim().is_empty() {
         return Ok(format!("{}\n", serde_json::to_string_pretty(object)?));

@@ -1,6 +1,6 @@
-//! Edits of a JSON text in place: what is not meant to change keeps every byte.
+//! Edits a JSON text in place: what must not change keeps every byte.
 //!
-//! The text is known to be JSON; the scanner finds its way in it and judges nothing.
+//! The text is known to be valid JSON; the scanner only finds positions and does not validate.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
-/// An object as it stands in the text.
+/// An object's position in the text.
 #[derive(Debug)]
 struct Object {
     /// Between its braces.
@@ -23,7 +23,7 @@ struct Member {
     value: Range<usize>,
 }
 
-/// The text made to say what `new` says; none if it cannot be done in place.
+/// The text, edited to mean `new`; `None` if that cannot be done in place.
 pub(super) fn rewrite(
     text: &str,
     old: &Map<String, Value>,
@@ -31,7 +31,7 @@ pub(super) fn rewrite(
 ) -> Option<String> {
     let at = text.find('{')?;
     let edited = rewrite_at(text, at, 1, old, new)?;
-    // Of two members of the same name the last one counts, and the first one was found.
+    // Of two members with the same name JSON takes the last, but the scanner found the first.
     let says: Value = serde_json::from_str(&edited).ok()?;
     (says.as_object() == Some(new)).then_some(edited)
 }
@@ -76,7 +76,7 @@ fn remove(text: &str, object: &Object, name: &str) -> Option<String> {
     Some(splice(text, range, ""))
 }
 
-/// As the last one, set apart as its neighbours are.
+/// Inserts the member as the last one, with the same spacing as its neighbours.
 fn insert(text: &str, object: &Object, depth: usize, name: &str, value: &Value) -> Option<String> {
     let unit = unit(text);
     let (range, before, after) = match object.members.as_slice() {
@@ -101,7 +101,7 @@ fn insert(text: &str, object: &Object, depth: usize, name: &str, value: &Value) 
     Some(splice(text, range, &member))
 }
 
-/// On one line, or with the indentation of its place and that of a level.
+/// On one line, or indented: the indentation of its position, and of one level.
 fn printed(value: &Value, indent: Option<(&str, &str)>) -> Option<String> {
     let Some((indent, unit)) = indent else { return serde_json::to_string(value).ok() };
     let mut bytes = Vec::new();
@@ -110,13 +110,13 @@ fn printed(value: &Value, indent: Option<(&str, &str)>) -> Option<String> {
     Some(String::from_utf8(bytes).ok()?.replace('\n', &format!("\n{indent}")))
 }
 
-/// The indentation of a level: that of the first line that has one.
+/// The indentation of one level: that of the first indented line.
 fn unit(text: &str) -> &str {
     let line = text.lines().find(|line| line.starts_with([' ', '\t'])).unwrap_or("  ");
     &line[..line.len() - line.trim_start().len()]
 }
 
-/// The object whose brace is at this place.
+/// The object whose opening brace is at this position.
 fn object(text: &str, at: usize) -> Option<Object> {
     let mut members = Vec::new();
     let mut next = skip_space(text, at + 1);

@@ -1,4 +1,4 @@
-//! Where in its TOML each engine keeps its runtimes.
+//! Where each engine's TOML has the runtimes.
 
 use anyhow::bail;
 use toml_edit::{DocumentMut, Item};
@@ -13,9 +13,9 @@ const CRI_VERSION_3: &str = "io.containerd.cri.v1.runtime";
 pub(crate) struct Layout {
     /// The table of all runtimes.
     pub(crate) runtimes: Vec<&'static str>,
-    /// The path of the program in an entry; empty: the entry is a list of paths.
+    /// The path to an entry's program; empty: the entry is a list of paths.
     pub(crate) binary: &'static [&'static str],
-    /// The key that names the default runtime, and the table that it is in.
+    /// The table and the key that name the default runtime.
     pub(crate) default: (Vec<&'static str>, &'static str),
 }
 
@@ -40,7 +40,7 @@ impl Layout {
     fn containerd(document: &DocumentMut) -> anyhow::Result<Layout> {
         let cri = match document.get("version").and_then(Item::as_integer) {
             Some(2) => CRI_VERSION_2,
-            // Of version 4, only what containerd itself listens at is elsewhere.
+            // Version 4 moved only the addresses at which containerd listens.
             Some(3 | 4) => CRI_VERSION_3,
             Some(other) => {
                 bail!("has version {other}; frostctl knows 2, 3 and 4; nothing was changed")
@@ -80,7 +80,7 @@ impl Layout {
     }
 }
 
-/// Where the containerd of a configuration listens.
+/// The socket at which the containerd of a configuration listens.
 pub(crate) fn socket(document: &DocumentMut) -> Option<&str> {
     let of_version_4 = ["plugins", LISTENER, "address"];
     let places: [&[&str]; 2] = [&of_version_4, &["grpc", "address"]];

@@ -1,16 +1,16 @@
-//! What an edit of a text's meaning must not touch: the mark at its head and the ends of its lines.
+//! What an edit must keep in a text: the byte order mark and the line endings.
 
 use similar::{ChangeTag, TextDiff};
 
 const MARK: char = '\u{feff}';
 
-/// Without the mark, and with every line ended by "\n".
+/// Without the mark, and with "\n" as every line's ending.
 pub(crate) fn plain(text: &str) -> String {
     text.strip_prefix(MARK).unwrap_or(text).replace("\r\n", "\n")
 }
 
-/// The edited text with the mark of the original; a line that is in both keeps its end, and a new
-/// one has the end that most lines have.
+/// The edited text with the mark of the original. A line that is in both keeps its ending; a new
+/// line gets the most common ending.
 pub(crate) fn fit(original: &str, edited: &str) -> String {
     let (mark, original) = match original.strip_prefix(MARK) {
         Some(rest) => (Some(MARK), rest),

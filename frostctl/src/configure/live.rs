@@ -1,5 +1,5 @@
-//! Who still calls the binary. A shim keeps the path that it was started with, and so does conmon;
-//! both are read from files, which are there when the daemon is not.
+//! Who still calls the binary. A shim keeps the path that it was started with, and so does conmon.
+//! Both paths are read from files, which exist even if the daemon does not.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::engine::Engine;
 
-/// Where the bundles of containerd are, and of the containerd that dockerd may start itself. Those of
-/// others (k3s, microk8s, a `state` of somebody's choice) are where their shims work.
+/// Where the bundles of containerd are, and of the containerd that dockerd may start itself. For
+/// others (k3s, microk8s, a custom `state`), the working directories of their shims are used.
 const STATES: &[&str] = &["/run/containerd", "/run/docker/containerd/daemon"];
 
 const TASKS: &str = "io.containerd.runtime.v2.task";
@@ -17,26 +17,26 @@ const TASKS: &str = "io.containerd.runtime.v2.task";
 /// dockerd's namespace in containerd.
 const MOBY: &str = "moby";
 
-/// More is no script of dockerd's.
+/// dockerd's scripts are shorter.
 const MAX_SCRIPT_BYTES: u64 = 4096;
 
 /// The kernel cuts `containerd-shim-runc-v2` to 15 bytes.
 const SHIM: &str = "containerd-shim";
 
-/// As many links as the kernel follows.
+/// As many symlinks as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// A container whose shim or monitor names the binary.
+/// A container whose shim or monitor has the path of the binary.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Use {
     pub(crate) of: Engine,
     /// As a person can look it up.
     pub(crate) container: String,
-    /// What it calls: the binary, or a link that leads over it.
+    /// The path that it calls: the binary, or a symlink that leads to it.
     pub(crate) named: PathBuf,
 }
 
-/// All of them.
+/// All containers that use the binary.
 pub(crate) fn uses(binary: &Path) -> Vec<Use> {
     let is_ours = |named: &Path| leads_over(named, binary);
     let states = STATES.iter().map(|state| Path::new(state).join(TASKS));
@@ -51,7 +51,7 @@ pub(crate) fn uses(binary: &Path) -> Vec<Use> {
     found
 }
 
-/// The bundles of one namespace; the paths in them are below `root`.
+/// The bundles of one namespace; paths in them are below `root`.
 fn bundles(
     directory: &Path,
     space: &str,
@@ -68,7 +68,8 @@ fn bundles(
     ours.collect()
 }
 
-/// The shim writes the path of its runtime there, for the cleanup after its own death, and its options.
+/// The runtime's paths in the files of a bundle: `runtime`, which the shim writes for the cleanup
+/// after its own death, and `options.json`.
 fn runtimes(bundle: &Path) -> Vec<PathBuf> {
     let text = |name: &str| std::fs::read_to_string(bundle.join(name)).unwrap_or_default();
     let options: serde_json::Value =
@@ -78,7 +79,7 @@ fn runtimes(bundle: &Path) -> Vec<PathBuf> {
     named.filter(|named| !named.is_empty()).map(PathBuf::from).collect()
 }
 
-/// Of a runtime with arguments, dockerd tells the shim the path of a script: `PATH ARGUMENTS $@`.
+/// For a runtime with arguments, dockerd gives the shim the path of a script: `PATH ARGUMENTS $@`.
 fn behind(root: &Path, script: &Path) -> Option<PathBuf> {
     let script = root.join(script.strip_prefix("/").ok()?);
     let file = script.is_file().then(|| File::open(script).ok()).flatten()?;
@@ -88,7 +89,8 @@ fn behind(root: &Path, script: &Path) -> Option<PathBuf> {
     Some(words.next()?.into())
 }
 
-/// A shim works in a bundle of its; those of its pod's other containers are beside it.
+/// A shim's working directory is one of its bundles; its pod's other containers have theirs beside
+/// it.
 fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
     let mut found = Vec::new();
     for process in entries(proc) {
@@ -113,7 +115,7 @@ fn is_of_this_place(proc: &Path, process: &Path) -> bool {
     place(process) == place(&proc.join("self"))
 }
 
-/// In another mount namespace, as of a node in a container, the same path may be another file.
+/// In another mount namespace, as for a node in a container, the same path may be another file.
 fn is_seen_as(process: &Path, named: &Path, binary: &Path) -> bool {
     let file =
         |path: &Path| std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()));
@@ -154,10 +156,10 @@ fn monitor(line: &str, binary: &Path) -> Option<Use> {
     Some(Use { of, container: container.unwrap_or("?".to_owned()), named: named.to_owned() })
 }
 
-/// Whether the binary is the path itself or a link on its way. Both leading to one file is not
-/// enough: of the link to runc that we leave, those who name runc itself are no callers.
+/// Whether the path is the binary, or reaches it through symlinks. That both end at the same file
+/// is not enough: if we left a link to runc, a caller of runc itself does not use that link.
 pub(crate) fn leads_over(named: &Path, binary: &Path) -> bool {
-    // A name is looked up in the daemon's PATH, which we do not know.
+    // The daemon looks up a bare name in its own PATH, which we do not know.
     if named.components().count() == 1 && named.is_relative() {
         return named.file_name() == binary.file_name();
     }
@@ -176,7 +178,7 @@ pub(crate) fn leads_over(named: &Path, binary: &Path) -> bool {
     false
 }
 
-/// The path with the links in its directory followed, and not the last.
+/// The path with the symlinks of its directory resolved, but not its last part.
 fn place(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }

@@ -1,10 +1,10 @@
-//! What is seen of the node that is configured: its system, its files, the containerds that run.
+//! What is found on the node to configure: its system, its files, the containerds that run.
 
 use super::distribution::{Running, Seen, places};
 use crate::node::root::Root;
 use crate::node::{containerd, processes};
 
-/// dockerd starts one of its own, which no pod sees.
+/// dockerd starts its own containerd, which no pod uses.
 const DOCKERS: &str = "docker/containerd";
 
 pub(super) fn look(root: &Root) -> Seen {
@@ -19,7 +19,7 @@ fn os(root: &Root) -> String {
     id.unwrap_or_default().trim().trim_matches(['"', '\'']).to_owned()
 }
 
-/// One in a container, as of a node within this one, reads other files by these names.
+/// A containerd in a container, as of a node within this one, has other files at these paths.
 fn running(root: &Root) -> Vec<Running> {
     let all = processes::read(root).into_iter().filter(|it| it.comm == "containerd" && it.is_here);
     let all = all.map(|it| Running {
@@ -32,8 +32,8 @@ fn running(root: &Root) -> Vec<Running> {
     all.filter(|it| !it.config.to_string_lossy().contains(DOCKERS)).collect()
 }
 
-/// The unit of systemd that it is the service of, by its cgroup (cgroups(7)): `/system.slice/x.service`,
-/// with the cgroup of its delegated ones below.
+/// The systemd unit of which the process is the service, by its cgroup (cgroups(7)):
+/// `/system.slice/x.service`, or a delegated cgroup below it.
 fn unit(root: &Root, pid: i32) -> Option<String> {
     let text = root.read(format!("/proc/{pid}/cgroup")).ok()?;
     let paths = text.lines().filter_map(|line| {

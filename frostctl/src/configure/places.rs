@@ -1,4 +1,4 @@
-//! Which files are to be edited: what the engine reads, and what our entry is in or is to be in.
+//! Which files to edit: the one that the engine reads, and the one that has our entry or gets it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,16 +14,16 @@ use super::{check, file, layout, node, toml_file};
 use crate::node::root::Root;
 use crate::version::Version;
 
-/// The first containerd that merges what is imported table by table; those before it let an imported
-/// file replace a whole plugin's section.
+/// The first containerd that merges imported files table by table; earlier versions let an imported
+/// file replace a plugin's whole section.
 const MERGES: Version = Version::new(2, 0, 0);
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))
 }
 
-/// A directory that is not there is mistyped, and what we wrote in it no engine would read. One of drop-ins is
-/// made with the first.
+/// A missing directory means a mistyped path: no engine would read what we wrote there. A drop-in
+/// directory is created with its first file.
 fn has_directory(target: &Target) -> anyhow::Result<()> {
     let root = Root::at(target.root.clone());
     for path in target.config.iter().chain(&target.drop_in) {
@@ -42,7 +42,7 @@ fn has_directory(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where it is already; else where it goes.
+/// Where our entry already is, or else where it goes.
 pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     has_directory(target)?;
     let files = chosen(target, no_drop_in)?;
@@ -52,7 +52,7 @@ pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<
     Ok(files)
 }
 
-/// A file of an image stays as it is: then ours has to be in a directory that it imports.
+/// A file of an image cannot be edited. Then our file must be in a directory that it imports.
 fn can_be_written(target: &Target, files: &Files) -> anyhow::Result<()> {
     let main = match &target.root {
         Some(root) => Path::new("/").join(files.main.strip_prefix(root).unwrap_or(&files.main)),
@@ -94,7 +94,7 @@ fn chosen(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     }
 }
 
-/// Where it is, without being told.
+/// Finds our entry by itself.
 pub(super) fn to_unconfigure(target: &Target) -> anyhow::Result<Files> {
     let base = match base(target)? {
         Base::Known(files) => return Ok(files),
@@ -110,10 +110,10 @@ pub(super) fn to_unconfigure(target: &Target) -> anyhow::Result<Files> {
     }
 }
 
-/// Of what was recorded.
+/// The files of a record.
 pub(super) fn of_record(record: &Record) -> Files {
     let main = record.main.clone().unwrap_or_else(|| record.path.clone());
-    // One that imports goes with what it imports; alone, it is a file like any other.
+    // The importing file is recorded with its import; seen alone, it is a file like any other.
     let kind = if matches!(record.ours, Ours::Import(_)) { Kind::Own } else { record.kind };
     let files = Files { main, ..Files::of(record.path.clone()) }.through(kind, record.path.clone());
     if record.engine != Engine::Containerd {
@@ -130,7 +130,8 @@ pub(super) fn of_record(record: &Record) -> Files {
     }
 }
 
-/// The program of the containerd that reads this file, or one that is made from it in its directory.
+/// The program of the containerd that reads this file, or a file generated from it in the same
+/// directory.
 fn running_with(root: &Root, seen: &Seen, main: &Path) -> Option<PathBuf> {
     let its = seen.running.iter().find(|it| it.config == main);
     let its = its.or_else(|| seen.running.iter().find(|it| it.config.parent() == main.parent()))?;
@@ -139,7 +140,7 @@ fn running_with(root: &Root, seen: &Seen, main: &Path) -> Option<PathBuf> {
 
 enum Base {
     Known(Files),
-    /// The choice between it and a drop-in is open.
+    /// The entry may go into containerd's file or into a drop-in.
     Containerd(Files),
 }
 
@@ -150,7 +151,7 @@ fn base(target: &Target) -> anyhow::Result<Base> {
         (Some(_), Engine::Docker) => {
             bail!("dockerd reads one file and no drop-ins; leave --drop-in away")
         }
-        // Of these two, a drop-in is all that there is.
+        // For CRI-O and podman, the drop-in is the only file.
         (Some(drop_in), _) => Ok(Base::Known(Files::of(absolute(drop_in)?))),
         (None, engine) => {
             let root = Root::at(target.root.clone());
@@ -201,7 +202,7 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
     }
 }
 
-/// Of one program that is many, as k3s has it, the name is what tells which.
+/// If one program has several names, as in k3s, the name decides.
 fn program(root: &Root, path: &Path) -> Option<PathBuf> {
     let path = root.path(path);
     let by_name = path.with_file_name("containerd");
@@ -212,7 +213,7 @@ fn file_name(name: &str) -> String {
     format!("99-{name}.toml")
 }
 
-/// The generated file says which version it is of, and whether it imports what others have written.
+/// The generated file tells its version, and whether it imports files that others wrote.
 fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
     let who = files.distribution.map_or("", |it| it.name);
     let text = file::read(&files.main)?.with_context(|| {
@@ -248,8 +249,8 @@ fn entry_at(base: Files, entry: PathBuf) -> anyhow::Result<Files> {
     Ok(base.through(Kind::Import { is_merged }, entry))
 }
 
-/// The default where containerd merges it: the directory that its file imports, or `conf.d` beside
-/// the file. A file that was named is a place of its own, and nothing is written elsewhere.
+/// The default place if containerd merges imports: a directory that its file imports, or `conf.d`
+/// beside the file. If the file was named with --config, nothing is written outside its directory.
 fn drop_in(base: &Files, target: &Target) -> Option<PathBuf> {
     check::containerd_version(base.containerd.as_deref()).filter(|version| *version >= MERGES)?;
     let text = file::read(&base.main).ok()??;
@@ -259,7 +260,7 @@ fn drop_in(base: &Files, target: &Target) -> Option<PathBuf> {
     Some(imported.unwrap_or_else(|| beside.join("conf.d")).join(file_name(&target.name)))
 }
 
-/// Of the imports, `DIRECTORY/*.toml`.
+/// The directories that are imported as `DIRECTORY/*.toml`.
 fn imported_directories(main: &Path, text: &str) -> Vec<PathBuf> {
     let all = imports(main, text);
     let directory =
@@ -274,7 +275,7 @@ fn imports(main: &Path, text: &str) -> Vec<PathBuf> {
     names.map(|name| main.parent().unwrap_or(Path::new("/")).join(name)).collect()
 }
 
-/// The files that a file imports, as containerd takes them: a `*` stands for a part of a name.
+/// The files that a file imports, as containerd expands them: `*` stands for part of a name.
 pub(super) fn imported(main: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for import in imports(main, text) {
@@ -298,7 +299,7 @@ pub(super) fn imported(main: &Path, text: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The file in which our entry is: of those that were recorded, that are read or are imported.
+/// The file that has our entry: a recorded file, the main file, or one that it imports.
 fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let records = Record::all().context("nothing was changed")?;
     let is_of_it = |it: &&Record| {
@@ -311,7 +312,7 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     let text = file::read(main)?.unwrap_or_default();
     let candidates = recorded.chain([main.to_owned()]).chain(imported(main, &text));
     for path in candidates {
-        // What cannot be read is said by those who edit it.
+        // The code that edits a file reports that the file cannot be read.
         let Ok(Some(text)) = file::read(&path) else { continue };
         if named(Engine::Containerd, &text, name).is_some_and(super::edit::is_ours) {
             return Ok(Some(path));

@@ -1,4 +1,4 @@
-//! What podman has to be told of a runtime beside its path.
+//! What podman must know of a runtime besides its path.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,25 +12,25 @@ use super::record::Previous;
 use super::{file, toml_file};
 use crate::program;
 
-/// What podman knows of a runtime by its name alone, and what it knows by itself (4.3 to 5.8); a list
-/// in a file takes the place of those.
+/// Features that podman knows of a runtime only by its name, and the names that are built in (4.3
+/// to 5.8); a list in a file replaces those.
 struct List {
     key: &'static str,
     built_in: &'static [&'static str],
-    /// Ours is in it whatever it stands in for; else as the runtime is that it stands in for.
+    /// Our name is always in the list; otherwise only if the wrapped runtime is.
     is_ours: bool,
 }
 
 const LISTS: [List; 3] = [
-    // Those that get a log. From it podman takes the error of a failed create, and without one
-    // frostlock repeats none.
+    // These get a log, from which podman takes the error of a failed create. Without a log,
+    // frostlock retries no create.
     List {
         key: "runtime_supports_json",
         built_in: &["crun", "runc", "kata", "runsc", "youki", "krun", "ocijail"],
         is_ours: true,
     },
-    // Others are refused with --cgroups=disabled. containers.conf(5) calls it "..._nocgroups", by
-    // which no podman knows it (seen with 4.3; later ones have the same name in their source).
+    // Others are refused with --cgroups=disabled. containers.conf(5) calls the key "..._nocgroups",
+    // which no podman knows (seen with 4.3; later versions have the same name in their source).
     List { key: "runtime_supports_nocgroup", built_in: &["crun", "krun"], is_ours: false },
     List { key: "runtime_supports_kvm", built_in: &["kata", "krun"], is_ours: false },
 ];
@@ -40,8 +40,8 @@ pub(crate) const FILES: [&str; 2] =
     ["/usr/share/containers/containers.conf", "/etc/containers/containers.conf"];
 pub(crate) const DROP_INS: &str = "/etc/containers/containers.conf.d";
 
-/// The runtime that podman takes by itself; none without a podman. Most have crun and runc, and then
-/// it is crun.
+/// podman's default runtime; `None` without a podman. Most nodes have crun and runc; then it is
+/// crun.
 pub(crate) fn effective() -> anyhow::Result<Option<DocumentMut>> {
     let Some(podman) = program::find("podman") else { return Ok(None) };
     let mut info = Command::new(podman);
@@ -86,7 +86,7 @@ pub(crate) fn unconfigure(
     taken.map(unlist).transpose()
 }
 
-/// With the name in the list, which begins as that of the other files, if it is to be there.
+/// Adds the name to the list if it belongs there; a new list starts from the other files' list.
 fn listed(
     text: &str,
     name: &str,

@@ -1,4 +1,4 @@
-//! What frostlock and frostctl have written on a node, or their installation has put there.
+//! What frostlock, frostctl and their installation have put on a node.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use state::state_dir::StateDir;
 use super::{file, record};
 use crate::node::lift;
 
-/// Where engines that are not containerd look for hooks.
+/// Where engines other than containerd look for hooks.
 const HOOKS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];
 
 const SETTINGS: &str = "/etc/frostlock";
 const UNITS: &str = "/etc/systemd/system";
 const COUNTERS: &str = "/var/lib/frostlock";
 
-/// All that is ever in the state directory; what else is there is somebody else's.
+/// All that is ever in the state directory; anything else there belongs to somebody else.
 const STATE: &[&str] =
     &["off", "locks", "containers", "intents", "lifts", "accounts", "tty", "journal.", "metrics."];
 const HISTORY: &[&str] = &["history.", "history-", "journal."];
@@ -39,7 +39,7 @@ const SHARED: &[(&str, &str)] = &[
 pub(super) struct Left {
     pub(super) path: PathBuf,
     pub(super) what: &'static str,
-    /// Whether it is left with --purge, too: it is the operator's.
+    /// Whether it also stays with --purge, because it belongs to the operator.
     #[serde(skip)]
     pub(super) is_theirs: bool,
 }
@@ -48,7 +48,7 @@ fn ours(path: PathBuf, what: &'static str) -> Left {
     Left { path, what, is_theirs: false }
 }
 
-/// All that is there, in the order of its removal.
+/// All that exists, in the order of removal.
 pub(super) fn left(binary: &Path) -> Vec<Left> {
     let state = StateDir::from_env();
     let (config, _) = Config::load();
@@ -87,8 +87,8 @@ pub(super) fn left(binary: &Path) -> Vec<Left> {
     all
 }
 
-/// Whatever is in the directory that is ours by its name alone; in one that somebody else has named, what we
-/// have put there.
+/// Everything in the directory whose name makes it ours. In a directory that somebody else named,
+/// only files that we write.
 fn backups() -> Vec<PathBuf> {
     let mut all = known(&record::directory(), &[""]);
     if std::env::var_os("FROSTCTL_STATE_DIR").is_some() {
@@ -101,13 +101,13 @@ fn backups() -> Vec<PathBuf> {
     all
 }
 
-/// Ourselves, installed beside it.
+/// frostctl itself, if installed beside the binary.
 fn own_program(directory: &Path) -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     (own.parent() == Some(directory) && own.ends_with("frostctl")).then_some(own)
 }
 
-/// Those of these names. One that ends with a stop or a dash, or is empty, is the beginning of a name.
+/// Files with these names. A name that ends with a dot or a dash, or is empty, is a prefix.
 fn known(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
     let is_known = |name: &str| {
         names.iter().any(|known| match known.is_empty() || known.ends_with(['.', '-']) {
@@ -122,7 +122,7 @@ fn known(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
     paths
 }
 
-/// Why nothing may be removed yet: it is what undoes something.
+/// Why nothing may be removed yet: the state still has notes that undo something.
 pub(super) fn needed() -> Option<String> {
     let state = StateDir::from_env();
     let notes = remains::unfinished(&state).len() + lift::left(&state).len();
@@ -139,7 +139,7 @@ pub(super) fn needed() -> Option<String> {
     })
 }
 
-/// Takes it away, and the directories that are empty then.
+/// Removes it, and the directories that are then empty.
 pub(super) fn remove(left: &[Left]) -> anyhow::Result<()> {
     for it in left.iter().filter(|it| !it.is_theirs) {
         if it.path.is_dir() && !it.path.is_symlink() {
@@ -158,13 +158,13 @@ pub(super) fn remove(left: &[Left]) -> anyhow::Result<()> {
         record::directory().parent().filter(|it| it.ends_with("frostlock")).map(Path::to_owned),
     );
     for directory in directories {
-        // What is not empty has files of others, and stays.
+        // A directory that is not empty has files of others, and stays.
         let _ = std::fs::remove_dir(directory);
     }
     Ok(())
 }
 
-/// Hooks that run the binary: without it, no container of theirs starts.
+/// Hooks that run the binary: without the binary, no container with these hooks starts.
 pub(super) fn hooks(binary: &Path) -> Vec<PathBuf> {
     HOOKS.iter().flat_map(|directory| hooks_in(Path::new(directory), binary)).collect()
 }

@@ -1,4 +1,4 @@
-//! What was there before we came, so that it can be put back byte for byte.
+//! The state before our change, so that it can be restored byte for byte.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ pub(crate) struct Record {
     pub(crate) path: PathBuf,
     pub(crate) name: String,
     pub(crate) binary: String,
-    /// Those of earlier times, which containers may still run through.
+    /// Earlier binaries, through which containers may still run.
     #[serde(default)]
     pub(crate) former: Vec<String>,
-    /// What the engine reads, if it is another file.
+    /// The file that the engine reads, if it is another one.
     #[serde(default)]
     pub(crate) main: Option<PathBuf>,
     #[serde(default)]
     pub(crate) kind: Kind,
-    /// The runtime that it stands in for.
+    /// The wrapped runtime.
     #[serde(default)]
     pub(crate) wrapped: Option<String>,
-    /// The directory that was made for the file, with those in it that lead there.
+    /// The topmost directory that was created for the file.
     #[serde(default)]
     pub(crate) made: Option<PathBuf>,
-    /// None: there was no file.
+    /// `None`: there was no file.
     pub(crate) before: Option<String>,
     pub(crate) after: String,
     pub(crate) ours: Ours,
 }
 
-/// What of the file is ours, should it no longer be as we left it.
+/// Which part of the file is ours, in case somebody has edited the file since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Ours {
@@ -55,7 +55,7 @@ pub(crate) enum Ours {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Previous {
-    /// None: the engine's own default.
+    /// `None`: the engine's own default.
     pub(crate) name: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl Record {
         Record::read(&location(path, name, "json"))
     }
 
-    /// All that are configured.
+    /// All records.
     pub(crate) fn all() -> anyhow::Result<Vec<Record>> {
         let directory = directory();
         let files = match std::fs::read_dir(&directory) {
@@ -91,12 +91,12 @@ impl Record {
         })
     }
 
-    /// All that containers of it may run through.
+    /// All binaries through which its containers may run.
     pub(crate) fn binaries(&self) -> impl Iterator<Item = PathBuf> {
         std::iter::once(&self.binary).chain(&self.former).map(PathBuf::from)
     }
 
-    /// Also what was there before as a file of its own, for people; its path.
+    /// Also saves the previous text as a separate file, for people, and returns its path.
     pub(crate) fn save(&self) -> anyhow::Result<Option<PathBuf>> {
         let text = serde_json::to_string_pretty(self)?;
         if text.len() as u64 > file::MAX_BYTES {
@@ -121,7 +121,7 @@ impl Record {
     pub(crate) fn forget(&self) -> anyhow::Result<()> {
         file::remove(&location(&self.path, &self.name, "json"))?;
         file::remove(&location(&self.path, &self.name, "before"))?;
-        // Others may have put their files into it.
+        // Others may have put files into it.
         if let Some(made) = self.made.as_ref().filter(|_| !self.path.exists()) {
             let mut ours = self.path.ancestors().skip(1).take_while(|it| it.starts_with(made));
             let _ = ours.try_for_each(std::fs::remove_dir);
@@ -130,7 +130,7 @@ impl Record {
     }
 }
 
-/// A configuration may hold the passwords of registries.
+/// Readable by root only: a configuration may hold the passwords of registries.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let old = file::read(path)?;
     file::replace(path, old.as_deref(), text)?;
@@ -138,7 +138,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot protect {path:?}"))
 }
 
-/// The path as one name, as systemd escapes them: "-" for "/", and every other unusual byte in hex.
+/// The path as one file name, escaped as in systemd: "-" for "/", and other unusual bytes in hex.
 fn location(path: &Path, name: &str, extension: &str) -> PathBuf {
     let mut flat = String::new();
     for &byte in path.as_os_str().as_encoded_bytes().strip_prefix(b"/").unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! The way out.
+//! `frostctl unconfigure`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,15 +20,15 @@ use super::{check, file, go_template, json_file, layout, lines, live, podman, to
 const LINGER: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
-/// So many containers are named; the rest is counted.
+/// At most this many containers are named; the rest is counted.
 const NAMED: usize = 5;
 
-/// One file and what it is to be.
+/// One file and its new content.
 #[derive(Debug)]
 struct Change {
     path: PathBuf,
     now: Option<String>,
-    /// None: no file.
+    /// `None`: no file.
     after: Option<String>,
     action: Action,
     record: Option<Record>,
@@ -54,15 +54,15 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     removal.run(restart.as_ref())
 }
 
-/// What is to be taken out of which files.
+/// What to take out of which files.
 #[derive(Debug)]
 pub(super) struct Removal<'a> {
     pub(super) engine: Engine,
     pub(super) name: &'a str,
     pub(super) files: &'a Files,
-    /// Although containers run through it.
+    /// Also if containers run through it.
     pub(super) force: bool,
-    /// Although the engine does not take the result.
+    /// Keep the result even if the engine does not accept it.
     pub(super) is_kept: bool,
     pub(super) dry_run: bool,
 }
@@ -80,7 +80,7 @@ impl Removal<'_> {
         }
         report.files = changes.iter().map(Change::report).collect();
         if !self.dry_run {
-            // What was wrong before is nothing that our going does, nor is it ours to put right.
+            // An error from before our change is not caused by the removal, and not ours to fix.
             let is_kept = self.is_kept || check::reads(engine, files).is_err();
             apply(engine, files, &changes, (name, is_kept), restart, &mut report)?;
             if report.changes() && restart.is_none() {
@@ -91,14 +91,14 @@ impl Removal<'_> {
     }
 
     fn changes(&self) -> anyhow::Result<Vec<Change>> {
-        // The file that imports the other first: it must not name one that is gone.
+        // The importing file comes first: it must not name a file that is gone.
         let imports = self.files.is_import().then_some(self.files.main.as_path());
         let paths = imports.into_iter().chain([self.files.entry.as_path()]);
         let plan = |path| plan(self.engine, path, self.name, self.files.kind);
         paths.map(plan).collect()
     }
 
-    /// Who runs through it, if it is there to be taken out.
+    /// Which containers run through it, if there is something to take out.
     pub(super) fn used(&self) -> anyhow::Result<Option<String>> {
         let changes = self.changes()?;
         let binaries: Vec<PathBuf> =
@@ -108,7 +108,7 @@ impl Removal<'_> {
     }
 }
 
-/// A monitor outlives its container for a moment.
+/// Waits, since a monitor outlives its container for a moment.
 fn still_in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let deadline = Instant::now() + LINGER;
     loop {
@@ -120,7 +120,7 @@ fn still_in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     }
 }
 
-/// Pods whose handler is gone cannot be ended by kubelet.
+/// Containers in use matter: kubelet cannot end pods whose handler is gone.
 fn in_use(engine: Engine, binaries: &[PathBuf]) -> Option<String> {
     let mut uses: Vec<String> = binaries
         .iter()
@@ -167,7 +167,7 @@ fn plan(engine: Engine, path: &Path, name: &str, kind: Kind) -> anyhow::Result<C
     }
 }
 
-/// The text without what is ours, and all else as it is; none if nothing of ours is in it.
+/// The text without our part, all else unchanged; `None` if nothing of ours is in it.
 pub(super) fn taken_out(record: &Record, text: &str) -> anyhow::Result<Option<String>> {
     let Ours::Import(import) = &record.ours else {
         return without(record.engine, &record.ours, text, &record.name);
@@ -215,7 +215,7 @@ fn entry_out(
     }
 }
 
-/// Whether nothing is left in a file that was ours alone.
+/// Whether only leftovers of ours remain in the text.
 fn is_bare(engine: Engine, text: &str) -> bool {
     if go_template::is_bare(text) {
         return true;
@@ -254,7 +254,7 @@ impl Change {
     }
 }
 
-/// All files or none, as in the way in.
+/// All files or none, as in `configure`.
 fn apply(
     engine: Engine,
     files: &Files,

@@ -16,7 +16,7 @@ pub(crate) enum Action {
     Unchanged,
     /// Byte for byte as it was before.
     Restored,
-    /// Only ours is gone: the file was edited in between, or we know nothing of what was before.
+    /// Only our part is gone: the file was edited since, or its previous text is not known.
     TakenOut,
     Removed,
 }
@@ -39,11 +39,11 @@ pub(crate) struct Report {
     pub(crate) files: Vec<FileReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checked_by: Option<String>,
-    /// After which the engine had taken the change in.
+    /// The command after which the engine had loaded the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) restarted_by: Option<String>,
     pub(crate) notes: Vec<String>,
-    /// What a person has to do now.
+    /// What a person must do now.
     pub(crate) next: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ fn said(action: Action) -> &'static str {
     }
 }
 
-/// With the names that `patch` wants.
+/// A diff with the names that `patch` expects.
 pub(crate) fn diff(path: &std::path::Path, before: Option<&str>, after: Option<&str>) -> String {
     let name = path.display().to_string();
     let side = |text: Option<&str>| text.map_or("/dev/null".to_owned(), |_| name.clone());

@@ -1,4 +1,4 @@
-//! The restart of an engine that was configured, and whether it has taken the configuration in.
+//! Restarts an engine after a change, and checks that it has loaded the configuration.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -24,18 +24,18 @@ use crate::node::processes;
 use crate::node::root::Root;
 use crate::program;
 
-/// systemd waits 90 s for a unit to start, unless it is told otherwise.
+/// systemd waits 90 s for a unit to start, unless configured otherwise.
 const RESTART_LIMIT: Duration = Duration::from_secs(100);
 /// containerd answers within a second of its start; with thousands of containers within ten.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// Of one question.
+/// The limit of one question.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
 const WITH_SIGNALS: &str = "__with-signals";
 
-/// Us as the program that the command is run by: whoever it starts is not to have our signals held back,
-/// as a daemon would hand that on to every container.
+/// frostctl runs the command through itself, to release the signals that it holds back: a daemon
+/// would pass a blocked mask on to every container.
 pub(crate) fn with_signals(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     args.nth(1).filter(|word| word == WITH_SIGNALS)?;
     let program = args.next()?;
@@ -45,22 +45,22 @@ pub(crate) fn with_signals(mut args: impl Iterator<Item = OsString>) -> Option<E
     Some(ExitCode::from(127))
 }
 
-/// What the engine is to know when it is up again.
+/// What the engine must say of the handler after its restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handler {
     There,
     Gone,
-    /// After a failure: that it answers is enough.
+    /// After a failure: any answer is enough.
     Any,
 }
 
 /// What an engine that answers says of the handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Says {
-    /// With what is otherwise than in its files, if anything is.
+    /// With a difference from its files, if there is one.
     Has(Option<Owed>),
     HasNot,
-    /// It does not tell.
+    /// The engine does not tell.
     Untold,
 }
 
@@ -69,11 +69,11 @@ pub(super) struct Restart<'a> {
     pub(super) engine: Engine,
     pub(super) name: &'a str,
     pub(super) command: String,
-    /// Where it answers.
+    /// The socket at which it answers.
     socket: PathBuf,
 }
 
-/// None for an engine that has no daemon. `usual`: what makes it take the change in.
+/// `None` for an engine without a daemon. `usual`: the command that makes it load the change.
 pub(super) fn plan<'a>(
     engine: Engine,
     name: &'a str,
@@ -96,7 +96,7 @@ pub(super) fn plan<'a>(
 }
 
 impl Restart<'_> {
-    /// Restarts it, and waits until it answers and says of the handler what it should.
+    /// Restarts the engine, and waits until it answers and says of the handler what it should.
     pub(super) fn run(&self, handler: Handler, held: &Held) -> anyhow::Result<()> {
         self.restart()?;
         self.wait(handler, held)
@@ -122,7 +122,8 @@ impl Restart<'_> {
                     within()
                 ))),
             };
-            // Who was told to end while the command ran ends, however well that went.
+            // A signal during the command ends frostctl, unless the engine is only being brought
+            // back.
             if handler != Handler::Any || left.is_some() {
                 held.obey()?;
             }
@@ -134,12 +135,12 @@ impl Restart<'_> {
         }
     }
 
-    /// Whether it says that it has something else loaded than what stands in its files already.
+    /// Whether the engine says that it has something else loaded than its files already have.
     pub(super) fn is_owed(&self, handler: Handler) -> bool {
         self.ask().is_ok_and(|says| self.left(&says, handler).is_some())
     }
 
-    /// What it has not taken in. Of one that does not tell, that it answers is enough.
+    /// What the engine has not loaded. If it does not tell, any answer is enough.
     fn left(&self, says: &Says, handler: Handler) -> Option<String> {
         let (engine, name) = (self.engine.name(), self.name);
         let is_not = |what| {
@@ -157,7 +158,7 @@ impl Restart<'_> {
         }
     }
 
-    /// After the files were put back: with the configuration of before.
+    /// Restarts with the previous configuration, after the files were put back.
     pub(super) fn again(&self, error: anyhow::Error, held: &Held) -> anyhow::Error {
         let name = self.engine.name();
         if let Err(second) = self.restart() {
@@ -180,7 +181,7 @@ impl Restart<'_> {
         }
     }
 
-    /// One question a call: it is asked again and again.
+    /// Asks once; the caller repeats.
     fn ask(&self) -> anyhow::Result<Says> {
         let known = |is_known| if is_known { Says::Has(None) } else { Says::HasNot };
         if self.engine == Engine::Docker {
@@ -215,14 +216,14 @@ impl Restart<'_> {
         Ok(runtimes.get(self.name).is_some())
     }
 
-    /// What the containerd that answers has of the handler otherwise than its files say.
+    /// How the handler that the answering containerd has loaded differs from its files.
     fn differs(&self, has: &[loaded::Handler]) -> Option<Owed> {
         if self.engine != Engine::Containerd {
             return None;
         }
         let node = Root::default();
         let all = containerd::read(&node, &processes::read(&node));
-        // Of files that we cannot read there is nothing to compare.
+        // Files that we cannot read give nothing to compare.
         let own = all.iter().find(|it| {
             it.running.is_some() && it.complaints.is_empty() && it.socket == self.socket
         })?;
@@ -235,7 +236,7 @@ fn within() -> String {
     format!("within {} s of its restart", ANSWER_LIMIT.as_secs())
 }
 
-/// Of those that have this command: what the CRI-O that runs has read.
+/// What the running CRI-O has read, if it has this command.
 fn crio_status(name: &str) -> Option<bool> {
     let crio = program::find("crio")?;
     let said = program::run(Command::new(crio).args(["status", "config"]), ASK_LIMIT).ok()?;
@@ -245,7 +246,7 @@ fn crio_status(name: &str) -> Option<bool> {
 }
 
 impl Files {
-    /// The one that it was told, or is known to have where its file does not say.
+    /// The socket that it was told, or the distribution's if its file names none.
     fn known_socket(&self) -> Option<PathBuf> {
         let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
         self.socket.clone().or_else(|| known.map(PathBuf::from))

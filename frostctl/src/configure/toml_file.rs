@@ -1,4 +1,4 @@
-//! Edits of TOML files: ours goes in and out, all else stays as it is, comments and order too.
+//! Edits of TOML files: our part goes in and out, all else stays as it is, with comments and order.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use super::engine::Engine;
 use super::layout::Layout;
 use super::record::{Ours, Previous};
 
-/// CRI-O wants to be told where the runtime keeps its state.
+/// CRI-O must be told where the runtime keeps its state.
 const CRIO_ROOT: &str = "/run/runc";
 
-/// What a runtime of CRI-O can have (1.34).
+/// The keys that a runtime of CRI-O can have (1.34).
 const CRIO_KEYS: [&str; 15] = [
     "runtime_path",
     "runtime_type",
@@ -41,8 +41,8 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<DocumentMut> {
     })
 }
 
-/// Puts the entry in. What it stands in for is in this text or in one of `others`, the last of which
-/// is what the engine makes of all its files together.
+/// Adds our entry. The wrapped entry is in this text or in one of `others`; the last of these is
+/// what the engine reads from all its files together.
 pub(crate) fn configure(
     engine: Engine,
     text: &str,
@@ -91,7 +91,7 @@ fn add(
     let default = layout
         .default_of(document)
         .or_else(|| defaults.next())
-        // microk8s puts one in there when it generates its file: runc, or a copy of it.
+        // microk8s fills in the variable when it generates its file: runc, or a copy of it.
         .filter(|it| *it != wish.name && !it.contains("${"))
         .unwrap_or("runc");
     let wrap = wish.wrap.unwrap_or(default).to_owned();
@@ -101,7 +101,7 @@ fn add(
     let mut model = layout.entry(document, &wrap).cloned();
     if model.is_none() {
         model = others.iter().find_map(|(layout, it)| layout.entry(it, &wrap)).cloned();
-        // In containerd, one runtime that is configured takes the place of the built-in ones.
+        // In containerd, one configured runtime replaces the built-in ones.
         if let (Engine::Containerd, true, false, Some(model)) =
             (engine, layout.names(document).is_empty(), wish.is_merged, &model)
         {
@@ -132,7 +132,7 @@ fn add(
     Ok(wrapped)
 }
 
-/// The runtimes and the default of what is read later.
+/// Merges the runtimes and the default of a file that is read later.
 pub(super) fn merge(
     into: &mut DocumentMut,
     layout: &Layout,
@@ -148,8 +148,8 @@ pub(super) fn merge(
     Ok(())
 }
 
-/// What `crio config` prints, for its runtimes alone. It prints settings of [crio.runtime] behind the last
-/// runtime, where they are that one's.
+/// The runtimes from the output of `crio config`. It prints settings of [crio.runtime] after the
+/// last runtime, where TOML counts them as that runtime's.
 pub(super) fn of_crio(printed: &DocumentMut) -> anyhow::Result<DocumentMut> {
     let layout = Layout::of(Engine::Crio, printed)?;
     let mut all = DocumentMut::new();
@@ -223,11 +223,11 @@ fn set_default(
     Ok(Some(Previous { name: before }))
 }
 
-/// Keeps what stands around the value.
+/// Keeps the text around the value.
 fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
     let table = table.as_table_like_mut().with_context(|| format!("{key}: not in a table"))?;
     let mut new = Value::from(text);
-    // In its place: an insert would lose the indentation of the key.
+    // Replaced in place: an insert would lose the key's indentation.
     match table.get_mut(key) {
         Some(item) => {
             if let Some(old) = item.as_value() {
@@ -247,7 +247,7 @@ fn set_string(table: &mut Item, key: &str, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// That of the first key.
+/// The indentation of the first key.
 fn indentation(table: &dyn TableLike) -> Option<String> {
     let (first, _) = table.iter().next()?;
     let prefix = table.key(first)?.leaf_decor().prefix()?.as_str()?;
@@ -263,7 +263,7 @@ fn quoted_like(old: &Value, text: &str) -> Option<Value> {
         .then(|| format!("'{text}'").parse().ok())?
 }
 
-/// The table at a path, made where there is none.
+/// The table at a path, created if there is none.
 fn make<'a>(mut item: &'a mut Item, path: &[&str]) -> anyhow::Result<&'a mut Item> {
     for key in path {
         let inline = item.is_inline_table();
@@ -281,7 +281,7 @@ fn make<'a>(mut item: &'a mut Item, path: &[&str]) -> anyhow::Result<&'a mut Ite
     Ok(item)
 }
 
-/// A copy is printed where it is put, and not where its model was.
+/// A copy must be printed at its new position, not at that of its model.
 fn unplaced(mut item: Item) -> Item {
     if let Item::Table(table) = &mut item {
         table.set_position(None);
@@ -292,7 +292,7 @@ fn unplaced(mut item: Item) -> Item {
     item
 }
 
-/// Says who put it there, in the indentation of its model.
+/// Adds a comment that says who wrote the entry, with the indentation of its model.
 fn commented(mut entry: Item, wrapped: &str) -> Item {
     if let Item::Table(table) = &mut entry {
         let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
@@ -305,7 +305,7 @@ fn commented(mut entry: Item, wrapped: &str) -> Item {
     entry
 }
 
-/// Takes the entry out; none if there is nothing of ours in it.
+/// Removes the entry; `None` if the text has nothing of ours.
 pub(crate) fn unconfigure(
     engine: Engine,
     text: &str,
@@ -330,7 +330,7 @@ pub(crate) fn unconfigure(
         let table = make(document.as_item_mut(), &layout.default.0)?;
         match before.and_then(|before| before.name.as_deref()) {
             Some(name) => set_string(table, layout.default.1, name)?,
-            // The engine's own default, which is what it has without the key.
+            // The engine's own default, which it has without the key.
             None => {
                 table.as_table_like_mut().map(|table| table.remove(layout.default.1));
             }
@@ -339,7 +339,7 @@ pub(crate) fn unconfigure(
     Ok(Some(document.to_string()))
 }
 
-/// Has the file at `main` import another one; none if it does already.
+/// Adds an import to the file at `main`; `None` if it is already there.
 pub(crate) fn import(text: &str, main: &Path, path: &Path) -> anyhow::Result<Option<String>> {
     let mut document = parse(text)?;
     Layout::of(Engine::Containerd, &document)?;
@@ -357,7 +357,7 @@ pub(crate) fn import(text: &str, main: &Path, path: &Path) -> anyhow::Result<Opt
     Ok(Some(document.to_string()))
 }
 
-/// `is_ours`: the list, too, if nothing else is in it.
+/// `is_ours`: also removes the list if it is then empty.
 pub(crate) fn unimport(text: &str, path: &str, is_ours: bool) -> anyhow::Result<Option<String>> {
     let mut document = parse(text)?;
     let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) else {
@@ -379,7 +379,7 @@ mod tests {
 
     const BINARY: &str = "/usr/local/bin/frostlock";
 
-    /// What `containerd config default` prints.
+    /// The output of `containerd config default`.
     const DEFAULTS: [&str; 4] = [
         include_str!("../../tests/fixtures/containerd-1.6.20-default.toml"),
         include_str!("../../tests/fixtures/containerd-1.7.24-default.toml"),
@@ -434,7 +434,7 @@ mod tests {
         let effective = parse(DEFAULTS[2]).unwrap();
         let edited =
             configure(Engine::Containerd, "version = 2\n", &wish(false), &[&effective]).unwrap();
-        // Of version 2, as the file, though that is of version 3.
+        // In version 2, like the file, although `effective` has version 3.
         let names = ["runc", "frostlock"].map(|name| {
             format!("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}.options]")
         });

@@ -1,4 +1,4 @@
-//! `frostctl uninstall`: the binary goes only when nobody calls it any more.
+//! `frostctl uninstall`: the binary is removed only when nobody calls it any more.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -64,15 +64,15 @@ struct Done {
     dry_run: bool,
     configurations: Vec<Report>,
     binary: PathBuf,
-    /// The link that is left, and why.
+    /// The target of the link that is left in the binary's place.
     #[serde(skip_serializing_if = "Option::is_none")]
     link_to: Option<PathBuf>,
-    /// Links to the binary that are called, each of which is one to its own runtime now.
+    /// Links to the binary that are still called; each now points to its own runtime.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     other_links: Vec<Link>,
     removed: bool,
     called_by: Vec<String>,
-    /// With --purge, what went with it.
+    /// With --purge, what was removed as well.
     purged: Vec<purge::Left>,
     stays: Vec<purge::Left>,
 }
@@ -97,7 +97,7 @@ impl Uninstall {
         }
         let records = Record::all().context("nothing was changed")?;
         let path = match self.path(&records) {
-            // It may be gone, and the rest may not.
+            // The binary may be gone while the rest is not.
             Err(_) if self.purge && self.binary.is_none() && !binary::usual_place().exists() => {
                 binary::usual_place()
             }
@@ -120,7 +120,7 @@ impl Uninstall {
             if !self.force {
                 may_go(&removals, &path)?;
             }
-            // What undoes a freeze or a lift is not for --force to lose.
+            // Even --force must not lose the notes that undo a freeze or a lift.
             if let Some(why) = self.purge.then(purge::needed).flatten() {
                 bail!("{why}; nothing was changed");
             }
@@ -135,7 +135,7 @@ impl Uninstall {
             })
             .collect::<anyhow::Result<_>>()?;
         let callers = self.callers(&path, &records);
-        // frostlock-crun runs crun: what is left in its place must lead there, too.
+        // frostlock-crun runs crun: the link in its place must lead to crun, too.
         let (directly, by_links): (Vec<&Caller>, Vec<&Caller>) =
             callers.iter().partition(|caller| is_direct(&caller.named, &path));
         let mut aliases: Vec<&Path> = by_links.iter().map(|it| it.named.as_path()).collect();
@@ -143,7 +143,7 @@ impl Uninstall {
         aliases.dedup();
         let other_links = aliases.into_iter().map(link).collect::<anyhow::Result<Vec<Link>>>()?;
         let runtime = if directly.is_empty() { None } else { Some(runtime(&path)?) };
-        // A link that is left from the time before is as it is to be.
+        // A link from an earlier uninstall is already as it should be.
         let is_link = |at: &Path, to: &Path| std::fs::read_link(at).is_ok_and(|it| it == to);
         let goes_now = match &runtime {
             Some(runtime) => !is_link(&path, runtime),
@@ -158,7 +158,7 @@ impl Uninstall {
             }
         }
         let is_called = !callers.is_empty();
-        // Those that call it still have their locks and their records.
+        // Callers still need their locks and their records.
         let goes = self.purge && !is_called;
         let (purged, stays): (Vec<_>, Vec<_>) =
             purge::left(&path).into_iter().partition(|it| goes && !it.is_theirs);
@@ -195,14 +195,14 @@ impl Uninstall {
         if self.keep_configurations {
             callers.extend(kept(path, records));
         }
-        // Ours is still in those that stay, or are only looked at.
+        // Our entry is still in configurations that stay, or are only looked at.
         let ours: &[Record] = if self.dry_run || self.keep_configurations { records } else { &[] };
         callers.extend(by_hand(path, ours));
         callers.extend(loaded(path));
         callers
     }
 
-    /// A link of ours to the runtime may be all that is left of it.
+    /// Only our link to the runtime may be left of it.
     fn path(&self, records: &[Record]) -> anyhow::Result<PathBuf> {
         let is_left = |path: &PathBuf| path.is_symlink() && !config::locate::is_frostlock(path);
         if let Some(given) = self.binary.as_ref().filter(|path| path.is_symlink()) {
@@ -220,7 +220,7 @@ impl Uninstall {
     }
 }
 
-/// With each goes what imports it.
+/// The records without imports whose target has its own record: the two go together.
 fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
     let has_entry = |import: &Record| match &import.ours {
         Ours::Import(path) => records
@@ -231,7 +231,7 @@ fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
     records.iter().filter(move |it| !has_entry(it))
 }
 
-/// All is looked at before anything is changed.
+/// Checks everything before anything is changed.
 fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     let mut used = Vec::new();
     for removal in removals {
@@ -251,7 +251,7 @@ fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a containerd or a CRI-O that runs has loaded, whatever its files say by now: without the program
+/// What a running containerd or CRI-O has loaded, whatever its files say now: without the binary,
 /// none of its pods would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
     engines()
@@ -265,14 +265,14 @@ fn loaded(binary: &Path) -> Vec<Caller> {
         .collect()
 }
 
-/// One that may answer.
+/// An engine that may answer.
 struct Daemon {
     name: &'static str,
     socket: PathBuf,
     runs: bool,
 }
 
-/// Those that run, where they were told to listen, and whoever listens at a usual place.
+/// Engines that run, at the sockets that they were told, and any that listens at a usual socket.
 fn engines() -> Vec<Daemon> {
     let containerd = |socket, runs| Daemon { name: "containerd", socket, runs };
     let told = containerd::listening();
@@ -309,7 +309,7 @@ impl std::fmt::Display for Daemon {
     }
 }
 
-/// Configurations of our making, which stay.
+/// Configurations that we wrote and that stay.
 fn kept(binary: &Path, records: &[Record]) -> Vec<Caller> {
     entries(records)
         .map(|record| Caller {
@@ -320,7 +320,7 @@ fn kept(binary: &Path, records: &[Record]) -> Vec<Caller> {
         .collect()
 }
 
-/// Configurations that name it and are not of our making.
+/// Configurations that name the binary and that we did not write.
 fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
     let mut found = Vec::new();
     for &engine in <Engine as clap::ValueEnum>::value_variants() {
@@ -337,7 +337,7 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
     found
 }
 
-/// The program of every runtime in it.
+/// The programs of all runtimes in a configuration.
 fn programs(engine: Engine, text: &str) -> Vec<String> {
     if engine == Engine::Docker {
         let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -351,7 +351,7 @@ fn programs(engine: Engine, text: &str) -> Vec<String> {
     entries.filter_map(|entry| Some(layout.binary_of(entry)?.to_owned())).collect()
 }
 
-/// By its own path, or by its bare name.
+/// Whether the path is the binary's own, or its bare name.
 fn is_direct(named: &Path, binary: &Path) -> bool {
     !named.is_absolute() || !named.is_symlink() || live::leads_over(binary, named)
 }
@@ -360,7 +360,7 @@ fn link(path: &Path) -> anyhow::Result<Link> {
     Ok(Link { path: path.to_owned(), to: runtime(path)? })
 }
 
-/// What stands for the wrapper in the link that is left.
+/// The runtime to which the remaining link points.
 fn runtime(path: &Path) -> anyhow::Result<PathBuf> {
     if path.is_symlink() && !config::locate::is_frostlock(path) {
         return std::fs::read_link(path).with_context(|| format!("cannot read {path:?}"));
