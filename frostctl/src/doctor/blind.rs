@@ -1,19 +1,19 @@
-//! What a check could not see, and why. Said of each check by its own name: silence would be read as
-//! "nothing is wrong".
+//! What a check could not see, and why. Reported under each check's own name, since silence would
+//! be read as "nothing is wrong".
 
 use std::path::Path;
 
 use super::finding::Finding;
 use super::node::Node;
 
-/// What a check looks at and may not find here.
+/// Something that a check needs to see and that may be missing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// /proc/self/mountinfo: without it there is nothing to judge.
+    /// /proc/self/mountinfo: without it there is nothing to check.
     Mounts,
-    /// The node itself, and not a recorded tree.
+    /// The node itself, not a recorded tree.
     Live,
-    /// What only root may read or try.
+    /// Files and trials that need root.
     Root,
     /// Other processes in /proc.
     Processes,
@@ -21,12 +21,12 @@ pub(crate) enum Need {
     Containerd,
 }
 
-/// What of them is not there, as findings of the check.
+/// The missing needs, as findings of the check.
 pub(crate) fn spots(node: &Node, check: &'static str, needs: &[Need]) -> Vec<Finding> {
     needs.iter().filter_map(|need| need.lacking(node, check)).collect()
 }
 
-/// Whether there is anything left to look at.
+/// Whether nothing can be checked at all.
 pub(crate) fn is_blind(node: &Node, needs: &[Need]) -> bool {
     needs.contains(&Need::Mounts) && node.cgroups.complaint.is_some()
 }
@@ -38,7 +38,7 @@ impl Need {
             let finding = Finding::not_checked(check, what);
             Some(finding.seen(seen.0, seen.1).remedy(remedy))
         };
-        // Which mount namespace another's process is in, only root sees.
+        // Only root sees which mount namespace another user's process is in.
         let is_blind = is_live && !node.is_root;
         let none =
             |seen| if is_blind { "no such file; one that runs only root sees" } else { seen };

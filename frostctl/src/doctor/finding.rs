@@ -1,4 +1,4 @@
-//! What a check has to say.
+//! A finding of a check.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::fix::Fix;
 pub(crate) enum Severity {
     /// Good to know; nothing is wrong.
     Note,
-    /// What could not be seen: neither fine nor wrong.
+    /// Something could not be seen: it is neither fine nor wrong.
     #[serde(rename = "not-checked")]
     NotChecked,
     /// Something will go wrong, or does now and then.
@@ -32,7 +32,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A file or a directory, and what is or is not in it.
+/// A file or directory, with what it contains or lacks.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Evidence {
     #[serde(serialize_with = "lossy")]
@@ -40,7 +40,7 @@ pub(crate) struct Evidence {
     pub(crate) content: String,
 }
 
-/// Paths are bytes, and JSON is text.
+/// Paths are bytes, but JSON is text.
 fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
@@ -54,7 +54,7 @@ pub(crate) struct Finding {
     pub(crate) evidence: Vec<Evidence>,
     pub(crate) consequence: String,
     pub(crate) remedy: String,
-    /// What `--fix` does about it.
+    /// The fix that `--fix` applies.
     #[serde(serialize_with = "as_text")]
     pub(crate) fix: Option<Fix>,
     /// For a line that has no room for `what`.
@@ -62,7 +62,7 @@ pub(crate) struct Finding {
     pub(crate) brief: Option<Brief>,
 }
 
-/// Of whom, and what is with it. Where both do not fit, the name is cut and the state stays.
+/// The name and the state. If both do not fit, the name is cut and the state stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Brief {
     pub(crate) whose: String,

@@ -1,5 +1,5 @@
-//! What `--fix` does: each is looked at again just before it is done, and does nothing that could
-//! take a process or a setting from anybody.
+//! The fixes of `--fix`. Each looks again just before it acts, and does nothing that could take a
+//! process or a setting from anybody.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ const SYSTEMD_WITHIN: Duration = Duration::from_secs(10);
 
 const THAWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A trial's process ends by itself, now that its doctor is gone.
+/// A trial's process ends by itself once its doctor is gone.
 const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub(crate) enum Fix {
-    /// The cgroup, in all hierarchies, with its controllers.
+    /// Makes the cgroup in all hierarchies, with its controllers.
     MakeCgroup(Identity),
     StartSlice {
         unit: String,
@@ -42,22 +42,22 @@ pub(crate) enum Fix {
         controller: String,
         mountpoint: PathBuf,
     },
-    /// What an operation of ours that was killed has left frozen.
+    /// Undoes a freeze that a killed operation of frostlock left.
     Undo(Identity),
-    /// As somebody asked.
+    /// Thaws a cgroup because the user asked for it.
     Thaw(Identity),
     RemoveCgroups {
         pod: String,
         dirs: Vec<PathBuf>,
     },
-    /// A doctor's own, that was killed.
+    /// Removes the cgroup of a trial whose doctor was killed.
     RemoveTrial {
         cgroup: Identity,
         dirs: Vec<PathBuf>,
     },
     RemoveState(Vec<PathBuf>),
     RemoveNote(PathBuf),
-    /// The threads of this note of a lifter that is gone.
+    /// Puts back the threads in the note of a dead lifter.
     PutBack(PathBuf),
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Fix {
 }
 
 impl Fix {
-    /// Does it, and says what was done.
+    /// Applies the fix, and says what was done.
     pub(crate) fn run(&self, node: &Node) -> anyhow::Result<String> {
         match self {
             Fix::MakeCgroup(cgroup) => make(node, cgroup),
@@ -135,8 +135,8 @@ fn make(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
     })
 }
 
-/// With the parents that are missing. A new cpuset of v1 has neither CPUs nor memory, and nothing can
-/// be put into it before it has; runc copies its parent's, too.
+/// Also makes missing parents. A new v1 cpuset has neither CPUs nor memory nodes, and no task can
+/// join it before it has both; like runc, this copies the parent's.
 fn make_below(hierarchy: &Hierarchy, dir: &Path) -> anyhow::Result<()> {
     let Some(parent) = dir.parent().filter(|_| dir != hierarchy.mountpoint) else { return Ok(()) };
     make_below(hierarchy, parent)?;
@@ -158,8 +158,9 @@ fn make_below(hierarchy: &Hierarchy, dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Passes every controller that the root has and kubelet wants down to the cgroup, and into what is
-/// right below kubelet's root, which has no process of its own that would be in the way.
+/// Enables every controller that the root has and kubelet wants, all the way down to the cgroup.
+/// For kubelet's root, also for its children: the root has no processes of its own that would
+/// prevent it.
 fn make_enabled(
     hierarchy: &Hierarchy,
     cgroup: &Identity,
@@ -178,7 +179,7 @@ fn make_enabled(
         let already = words(&file);
         for controller in super::kubelet::wanted_v2(hierarchy) {
             if !already.contains(&controller) {
-                // One at a time: the kernel takes all of a line or nothing.
+                // One at a time: the kernel accepts a line as a whole or not at all.
                 std::fs::write(&file, format!("+{controller}"))
                     .with_context(|| format!("+{controller} to {}", file.display()))?;
                 enabled.push(format!("+{controller} in {}", file.display()));
@@ -188,8 +189,9 @@ fn make_enabled(
     Ok(enabled)
 }
 
-/// A slice needs no unit file. Accounting has systemd put it into the hierarchies; into those that it
-/// does not care for (cpuset, freezer) kubelet and runc put it themselves, and so do we.
+/// A slice needs no unit file. Accounting makes systemd create it in its hierarchies. In those that
+/// systemd does not use (cpuset, freezer), kubelet and runc create it themselves, and so does this
+/// fix.
 fn start_slice(node: &Node, unit: &str, cgroup: &Identity) -> anyhow::Result<String> {
     systemctl(&["start", unit])?;
     let on = ["CPUAccounting=yes", "MemoryAccounting=yes", "TasksAccounting=yes"];
@@ -232,8 +234,8 @@ fn thaw(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
     Ok(format!("thawed {cgroup}"))
 }
 
-/// Not into the midst of an operation of ours, which may have frozen it for a moment. Where there can be
-/// no lock, there is no such operation that has one.
+/// Waits for our own operations, which may have frozen the cgroup for a moment. If the state
+/// directory has no locks, no such operation holds one.
 fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
     let Ok(directory) = node.ours.state.locks() else { return Ok(None) };
     match LockFiles::of(cgroup, &directory).acquire(Mode::Exclusive, LOCK_WAIT, None) {
@@ -247,7 +249,7 @@ fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
     }
 }
 
-/// It is ours by its name and by what runs in it, so nobody has to say that it may be thawed.
+/// The cgroup's name and its process show that it is ours, so it is thawed without asking.
 fn remove_trial(node: &Node, cgroup: &Identity, dirs: &[PathBuf]) -> anyhow::Result<String> {
     let procs = dirs.iter().filter_map(|dir| root::read(&dir.join("cgroup.procs")).ok());
     let procs: Vec<String> =
@@ -271,8 +273,8 @@ fn remove_cgroups(pod: &str, dirs: &[PathBuf]) -> anyhow::Result<String> {
     remove_empty(dirs).map(said).map_err(|(removed, why)| anyhow!("{}; {why}", said(removed)))
 }
 
-/// The kernel itself refuses to remove a cgroup with a process in it; the others are removed all the
-/// same. How many there were, and why the rest stays.
+/// The kernel itself refuses to remove a cgroup that has a process; the others are still removed.
+/// Returns how many were removed, and why the rest stays.
 fn remove_empty(dirs: &[PathBuf]) -> Result<usize, (usize, String)> {
     let mut removed = 0;
     let mut kept = Vec::new();

@@ -1,16 +1,17 @@
-//! root's instances of inotify: how many there may be, and who has them.
+//! root's inotify instances: how many it may have, and which processes hold them.
 
 use std::path::Path;
 
 use crate::node::root::Root;
 
-/// Of each user in each user namespace; those of a namespace count for whoever made it as well.
+/// The limit per user and user namespace; instances in a namespace also count for the user who made
+/// it.
 pub(crate) const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
 
 #[derive(Debug)]
 pub(crate) struct Inotify {
     pub(crate) limit: u64,
-    /// Who has most comes first.
+    /// The process with the most instances comes first.
     pub(crate) holders: Vec<Holder>,
 }
 
@@ -22,13 +23,13 @@ pub(crate) struct Holder {
 }
 
 impl Inotify {
-    /// Those that can be seen. A process that inherited one of another's counts it once more.
+    /// Visible instances. An instance that a process inherited is counted once more.
     pub(crate) fn used(&self) -> u64 {
         self.holders.iter().map(|holder| holder.instances).sum()
     }
 }
 
-/// `None` where the kernel has no inotify, or the tree was recorded without it.
+/// `None` if the kernel has no inotify, or the tree was recorded without it.
 pub(crate) fn read(node: &Root) -> Option<Inotify> {
     let limit = node.read(LIMIT).ok()?.trim().parse().ok()?;
     let entries = std::fs::read_dir(node.path("/proc".as_ref())).into_iter().flatten().flatten();
@@ -53,7 +54,7 @@ fn is_inotify(fd: &Path) -> bool {
     std::fs::read_link(fd).is_ok_and(|file| file == Path::new("anon_inode:inotify"))
 }
 
-/// Of root, or of a container with a user namespace, which root has made.
+/// Whether it is root's, or in a container with a user namespace that root made.
 fn counts_for_root(node: &Root, pid: i32) -> bool {
     let status = node.read(format!("/proc/{pid}/status")).unwrap_or_default();
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));

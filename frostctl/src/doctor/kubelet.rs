@@ -1,4 +1,4 @@
-//! What kubelet was told about cgroups: by its configuration, and by its flags, which win.
+//! kubelet's cgroup settings: from its configuration, and from its flags, which take precedence.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::node::processes::{Running, flag};
 use crate::node::root::Root;
 use crate::node::tree::Driver;
 
-/// On v2 kubelet wants these in `cgroup.controllers`, where the root has them.
+/// On v2 kubelet needs these in `cgroup.controllers`, if the root has them.
 const ON_V2: &[&str] = &["cpu", "cpuset", "memory", "pids", "hugetlb"];
 
 pub(crate) fn wanted_v2(hierarchy: &Hierarchy) -> Vec<String> {
@@ -18,7 +18,7 @@ pub(crate) fn wanted_v2(hierarchy: &Hierarchy) -> Vec<String> {
     wanted.map(|it| (*it).to_owned()).collect()
 }
 
-/// Of kubeadm and most others; k3s, rke2 and k0s keep their own.
+/// The first is kubeadm's and most others'; k3s, rke2 and k0s have their own.
 const CONFIGS: &[&str] = &[
     "/var/lib/kubelet/config.yaml",
     "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf",
@@ -26,10 +26,10 @@ const CONFIGS: &[&str] = &[
     "/var/lib/k0s/kubelet-config.yaml",
 ];
 
-/// microk8s keeps the flags in a file, one a line.
+/// microk8s keeps the flags in a file, one per line.
 const FLAGS: &str = "/var/snap/microk8s/current/args/kubelet";
 
-/// A value and the file or the process that it is from.
+/// A value, and the file or process that it comes from.
 #[derive(Debug, Clone)]
 pub(crate) struct Said<T> {
     pub(crate) value: T,
@@ -38,18 +38,18 @@ pub(crate) struct Said<T> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Kubelet {
-    /// Where its configuration or its flags were found; none, and this is no node.
+    /// Where its configuration or its flags were found; `None`: this is no Kubernetes node.
     pub(crate) config: Option<PathBuf>,
     pub(crate) pid: Option<i32>,
     pub(crate) complaint: Option<String>,
-    /// It reads a file that is not to be seen from here.
+    /// The file that it reads but that cannot be seen from here.
     pub(crate) unseen: Option<PathBuf>,
     pub(crate) driver: Option<Said<Driver>>,
     pub(crate) cgroup_root: Option<String>,
-    /// The socket of the engine that it uses, where it was told one.
+    /// The socket of its engine, if it was told one.
     endpoint: Option<PathBuf>,
     pub(crate) per_qos: Option<Said<bool>>,
-    /// The uids of the pods that it has directories of; none where that is not to be read.
+    /// The uids of the pods that have a directory; `None` if those cannot be read.
     pub(crate) pods: Option<BTreeSet<String>>,
 }
 
@@ -58,12 +58,12 @@ impl Kubelet {
         self.config.is_some() || self.pid.is_some()
     }
 
-    /// A containerd beside it, as dockerd's, has no pods.
+    /// Whether it uses CRI-O. A containerd on the same node, like dockerd's, then has no pods.
     pub(crate) fn uses_crio(&self) -> bool {
         self.endpoint.as_ref().is_some_and(|it| it.ends_with("crio.sock"))
     }
 
-    /// With `cgroupsPerQOS: false` kubelet neither makes a root of all pods nor looks for one.
+    /// With `cgroupsPerQOS: false` kubelet neither makes a root for all pods nor looks for one.
     pub(crate) fn has_no_root(&self) -> bool {
         self.per_qos.as_ref().is_some_and(|said| !said.value)
     }
@@ -103,7 +103,7 @@ impl Kubelet {
                 return;
             }
         };
-        // JSON is YAML, too.
+        // JSON is also YAML.
         let config = match YamlLoader::load_from_str(&text) {
             Ok(documents) => documents.into_iter().find(|it| it.as_hash().is_some()),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! `frostctl doctor`: what is wrong with the cgroups of this node, and what to do about it.
 //!
-//! The node is read once ([`node`]), live or from a recorded tree; the checks ([`checks`]) judge what
-//! was read; what they say can be mended is mended ([`fix`]) only when asked for.
+//! The node is read once ([`node`]), live or from a recorded tree. The checks ([`checks`]) judge
+//! what was read. Fixes ([`fix`]) are applied only when asked for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Doctor {
             return self.as_plugin();
         }
         let (ask, wanted) = self.ask()?;
-        // To the end: what is being mended, and what was mended has to be said.
+        // Signals wait until the end: a fix must be completed, and reported.
         let signals = self.fix.then(Held::back).transpose()?;
         let mut node = Node::read(&ask);
         let mut findings = examine(&node, &wanted);
@@ -128,9 +128,10 @@ impl Doctor {
         Ok((ask, wanted))
     }
 
-    /// A signal ends it after the fix at hand.
+    /// A signal stops it after the current fix.
     fn mend(&self, node: &Node, findings: &[Finding], signals: &Held) -> Vec<Done> {
-        // First, as an empty cgroup that is frozen can be removed all the same, but its processes not.
+        // Requested thaws come first: an empty frozen cgroup can be removed, but frozen processes
+        // cannot end.
         let asked = self.thaw.iter().map(|path| match cgroup_at(node, path) {
             Some(cgroup) => Ok(Fix::Thaw(cgroup)),
             None => Err(path.display().to_string()),
@@ -154,7 +155,8 @@ impl Doctor {
         done.collect()
     }
 
-    /// Exit status 2 is `Unknown` there; what a command line that is wrong exits with, too.
+    /// node-problem-detector takes exit status 2 for `Unknown`; a wrong command line exits with 2,
+    /// too.
     fn as_plugin(&self) -> anyhow::Result<Exit> {
         let (line, exit) = match self.ask() {
             Ok((ask, wanted)) => {
@@ -168,7 +170,7 @@ impl Doctor {
     }
 }
 
-/// By its path in the tree, or by a directory of it.
+/// The cgroup at this path, either in the tree or of a directory.
 fn cgroup_at(node: &Node, path: &Path) -> Option<Identity> {
     let holding = node.cgroups.all.iter().find(|it| path.starts_with(&it.mountpoint));
     match holding {
@@ -177,7 +179,7 @@ fn cgroup_at(node: &Node, path: &Path) -> Option<Identity> {
     }
 }
 
-/// The worst first.
+/// Runs the checks; the worst finding comes first.
 fn examine(node: &Node, wanted: &[&Check]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wanted.iter().flat_map(|check| by(check, node)).collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -1,4 +1,4 @@
-//! The node as it was read, once; the checks judge it and read nothing more.
+//! The node as it was read, once; the checks use only this.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub(crate) struct Node {
     pub(crate) ask: Ask,
     pub(crate) is_root: bool,
     pub(crate) sees_processes: bool,
-    /// None where it is not to be seen, as in a container.
+    /// `None` if that cannot be seen, as in a container.
     pub(crate) has_systemd: Option<bool>,
     pub(crate) cgroups: Cgroups,
     pub(crate) tree: Tree,
@@ -39,7 +39,7 @@ impl Node {
         let cgroups = Cgroups::read(root);
         let mut tree = Tree::read(root, &cgroups);
         if let Some(below) = &ask.cgroup_root {
-            // kind's nodes share the host's tree, and each is to look after its own.
+            // The nodes of kind share the host's tree; each looks after its own part.
             tree.roots.retain(|it| it.path.as_path().starts_with(below));
         }
         let containerds = containerd::read(root, &running);
@@ -74,7 +74,8 @@ impl Node {
         asked.or_else(|| told.map(PathBuf::from)).unwrap_or_else(|| "/".into())
     }
 
-    /// The driver that kubelet uses: as it was told, else as its tree shows, else as there is systemd.
+    /// kubelet's driver: as it was told, else from the kubepods in the tree, else from the cgroup
+    /// root's name.
     pub(crate) fn driver(&self) -> Driver {
         let told = self.kubelet.driver.as_ref().map(|it| it.value);
         let at = self.cgroup_root();
@@ -84,8 +85,8 @@ impl Node {
         told.or_else(seen).unwrap_or(if is_unit { Driver::Systemd } else { Driver::Cgroupfs })
     }
 
-    /// Whether [`Node::driver`] may be wrong: nobody has said it, no tree shows it, and containerd may
-    /// tell kubelet another than kubelet's own default (1.31 on, with containerd 2.0).
+    /// Whether [`Node::driver`] may be wrong: no setting and no tree shows it, and containerd may
+    /// tell kubelet another driver than kubelet's default (from 1.31 on, with containerd 2.0).
     pub(crate) fn is_driver_a_guess(&self) -> bool {
         let kubelet = &self.kubelet;
         if kubelet.complaint.is_some() {
@@ -98,7 +99,7 @@ impl Node {
         kubelet.driver.is_none() && !is_seen && (kubelet.unseen.is_some() || is_contested)
     }
 
-    /// Where kubelet's root has to be. None where there is no kubelet and nobody asked for it, and where
+    /// Where kubelet's root must be. `None` if there is no kubelet and no `--cgroup-root`, or if
     /// kubelet was told to have none.
     pub(crate) fn expected_root(&self) -> Option<Identity> {
         if self.kubelet.has_no_root() {
@@ -110,7 +111,7 @@ impl Node {
         let parent = Identity::new(self.cgroup_root())?;
         match self.driver() {
             Driver::Cgroupfs => parent.join("kubepods"),
-            // With a root `/kubelet` systemd has `/kubelet.slice/kubelet-kubepods.slice`.
+            // With the cgroup root `/kubelet`, systemd has `/kubelet.slice/kubelet-kubepods.slice`.
             Driver::Systemd if parent.is_root() => parent.join("kubepods.slice"),
             Driver::Systemd => {
                 let is_slice = parent.as_path().extension().is_some();

@@ -1,5 +1,5 @@
-//! What the journal says of the last operations, for the age of a freeze and for lifts that were
-//! refused. Its end is read and no more of it: a journal can have any size.
+//! What the journal says of the last operations, for the age of a freeze and for refused lifts.
+//! Only the journal's end is read: it can have any size.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
@@ -12,29 +12,29 @@ use cgroup::process;
 use journal::reader::{Exit, Record, Records};
 use state::state_dir::StateDir;
 
-/// Of each file; some ten thousand records.
+/// Per file; some ten thousand records.
 const MOST_READ: u64 = 8 << 20;
 
-/// What is older than this is no news.
+/// Older refusals are not reported.
 pub(crate) const RECENTLY: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
-    /// What is known of the freezer of a cgroup, by what we did last with it.
+    /// For each cgroup, the last operation of ours that says something about its freezer.
     pub(crate) freezes: HashMap<PathBuf, Last>,
     pub(crate) refusals: BTreeMap<Reason, Refusals>,
     /// Why the journal, or a part of it, could not be read.
     pub(crate) complaint: Option<String>,
 }
 
-/// The last operation that says something about it, and its end in ns since boot.
+/// The last operation that says something about a freezer, and its end in ns since boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Last {
     pub(crate) at: u64,
     pub(crate) verb: String,
 }
 
-/// Why threads that waited were not lifted, or were put back before their time.
+/// Why waiting threads were not lifted, or were put back early.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     RtGroupSched,
@@ -47,7 +47,7 @@ pub(crate) enum Reason {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Refusals {
     pub(crate) count: usize,
-    /// Of the last one: pod or container.
+    /// The pod or container of the last one.
     pub(crate) whose: String,
 }
 
@@ -89,7 +89,7 @@ impl Operations {
     }
 }
 
-/// The last part of a file, from the beginning of a line on; none if it is not there.
+/// The last part of a file; `None` if there is no file.
 fn end_of(path: &Path) -> std::io::Result<Option<std::io::Take<File>>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
     let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -101,13 +101,13 @@ fn end_of(path: &Path) -> std::io::Result<Option<std::io::Take<File>>> {
     if !metadata.is_file() {
         return Err(std::io::Error::other("is not a regular file"));
     }
-    // Half a line at the beginning is no record, and passed over as any other that is torn.
+    // A partial line at the beginning is skipped, like any other torn record.
     file.seek(SeekFrom::Start(metadata.len().saturating_sub(MOST_READ)))?;
     Ok(Some(file.take(MOST_READ)))
 }
 
-/// A pause that succeeded is where a freeze begins. The others of these cannot succeed in a cgroup that
-/// is frozen, so that a freeze is younger. An update or a kill can, and says nothing.
+/// A freeze begins with a successful pause. The other verbs here cannot succeed in a frozen cgroup,
+/// so a freeze is younger than they are. An update or a kill can succeed, and says nothing.
 fn of_freezer(record: &Record) -> Option<Last> {
     let verb = record.verb.as_deref()?;
     let says = matches!(verb, "pause" | "resume" | "create" | "start" | "run" | "restore" | "exec");
@@ -160,7 +160,7 @@ mod tests {
                 Some((5_500_000_000, "exec")),
             ),
             (r#"{"verb":"resume","exit":{"code":0}}"#, Some((5_000_000_000, "resume"))),
-            // What a paused container answers.
+            // A paused container answers like this.
             (r#"{"verb":"exec","exit":{"code":255}}"#, None),
             (r#"{"verb":"pause","exit":{"code":1}}"#, None),
             (r#"{"verb":"pause","exit":{"signal":9}}"#, None),

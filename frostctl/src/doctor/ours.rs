@@ -1,4 +1,4 @@
-//! frostlock itself, as it is set up on the node.
+//! frostlock's own setup on the node.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -27,7 +27,8 @@ use crate::program;
 
 const CONFIG: &str = "/etc/frostlock/config.toml";
 
-/// An operation takes well under a second, with all its retries some; kubelet's own limit is minutes.
+/// An operation takes well under a second, or a few with all retries; kubelet's own limit is
+/// minutes.
 const HELD_LONG: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -41,30 +42,31 @@ pub(crate) struct Ours {
     pub(crate) is_off: bool,
     pub(crate) wants_syslog: bool,
     pub(crate) has_syslog: bool,
-    /// Entries of containerd that run frostlock, by name.
+    /// Names of containerd's entries that run frostlock.
     pub(crate) entries: Vec<String>,
-    /// Entries of containerd whose program is not there or cannot be run: their pods cannot start.
+    /// Entries of containerd whose program is missing or not executable: their pods cannot start.
     pub(crate) broken: Vec<(Entry, Broken)>,
-    /// Copies of frostlock in entries that are of another version than we, and which, if they say it.
+    /// frostlock binaries in entries whose version differs from ours, with their version if they
+    /// report it.
     pub(crate) other_versions: Vec<(PathBuf, Option<String>)>,
-    /// Of each containerd that should run with entries of ours: what a restart would change, or why
-    /// that is not known.
+    /// For each containerd that has entries of ours: what a restart would change, or why that is
+    /// not known.
     pub(crate) owed: Vec<(PathBuf, Result<Vec<Owed>, String>)>,
-    /// Entries that `frostctl configure` would write in another way now.
+    /// Entries that `frostctl configure` would write differently now.
     pub(crate) drifts: anyhow::Result<Vec<Drift>>,
     pub(crate) unfinished: Vec<Unfinished>,
-    /// Threads that a lifter which was killed has left lifted.
+    /// Threads that a killed lifter has left lifted.
     pub(crate) lifted: Vec<Left>,
     pub(crate) stale: Vec<PathBuf>,
     /// Locks that have been held for longer than any operation takes.
     pub(crate) held: Vec<(PathBuf, Holder)>,
     pub(crate) known: Vec<Known>,
     pub(crate) operations: Operations,
-    /// Pods, and containers that are in none, whose account is spent, and for how long.
+    /// Pods, and containers outside pods, whose account is spent, and for how long.
     pub(crate) spent: Vec<(Identity, Duration)>,
 }
 
-/// What is wrong with the program of an entry.
+/// What is wrong with an entry's program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Broken {
     Missing,
@@ -80,7 +82,7 @@ impl Ours {
         running: &[Running],
     ) -> Ours {
         let node = &ask.root;
-        // To others root's own directory looks like one that is not theirs.
+        // To other users, root's own directory looks like a foreign one.
         let is_ours_to_judge = node.is_live() && nix::unistd::geteuid().is_root();
         let state = if node.is_live() {
             StateDir::from_env()
@@ -129,13 +131,13 @@ impl Ours {
                 true => containerds.iter().filter_map(|it| owed(it, is_seen)).collect(),
                 false => Vec::new(),
             },
-            // What was configured is not in a recorded tree.
+            // A recorded tree does not have the records of `configure`.
             drifts: if node.is_live() && ask.loaded { configure::drifts() } else { Ok(Vec::new()) },
             unfinished: remains::unfinished(&state),
             // A recorded tree has no threads.
             lifted: if node.is_live() { lift::left(&state) } else { Vec::new() },
             stale: remains::stale(&state, cgroups),
-            // Those who held it when a tree was recorded are gone.
+            // The holders at the time of a recording are gone.
             held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
             known: remains::known(&state),
             // The journal has megabytes.
@@ -171,7 +173,7 @@ fn programs(containerd: &Containerd) -> impl Iterator<Item = (&Entry, &Path)> {
     containerd.entries.iter().filter_map(|it| Some((it, it.binary.as_deref()?)))
 }
 
-/// A recorded tree has no programs.
+/// A recorded tree has no programs, so there only the name counts.
 fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     match node.is_live() {
         true => edit::is_ours(located(containerd, binary).unwrap_or_else(|| binary.to_owned())),
@@ -179,7 +181,7 @@ fn is_ours(node: &Root, containerd: &Containerd, binary: &Path) -> bool {
     }
 }
 
-/// Entries that run frostlock, and the file of it.
+/// Entries that run frostlock, each with the file of its program.
 fn ours_of<'a>(
     node: &Root,
     containerd: &'a Containerd,
@@ -204,9 +206,9 @@ fn broken(containerd: &Containerd) -> Vec<(Entry, Broken)> {
     all.collect()
 }
 
-/// Who upgrades one of the two has records and state files of both.
+/// After an upgrade of only one of the two, the node has records and state files of both versions.
 fn other_versions(ours: &[(&Entry, PathBuf)]) -> Vec<(PathBuf, Option<String>)> {
-    // One that is not there is broken, and of no version.
+    // A missing file is broken, and has no version.
     let files = ours.iter().map(|(_, file)| file).filter(|file| file.is_file());
     let mut files: Vec<&PathBuf> = files.collect();
     files.dedup();
@@ -214,14 +216,14 @@ fn other_versions(ours: &[(&Entry, PathBuf)]) -> Vec<(PathBuf, Option<String>)> 
     versions.filter(|(_, it)| it.as_deref() != Some(env!("CARGO_PKG_VERSION"))).collect()
 }
 
-/// None where there is nothing that it could have loaded of ours.
+/// `None` if this containerd cannot have loaded an entry of ours.
 fn owed(containerd: &Containerd, is_seen: bool) -> Option<(PathBuf, Result<Vec<Owed>, String>)> {
     let is_ours = |program: &Path| is_ours(&Root::default(), containerd, program);
     let configured = containerd.handlers();
     let has_ours = configured.iter().any(|it| it.binary.as_deref().is_some_and(is_ours));
     let asked = match containerd.running {
         Some(_) => loaded::ask(&containerd.socket),
-        // One that is started later reads the file then.
+        // A containerd that starts later reads the file then.
         None if has_ours && !is_seen => {
             Err(Unasked::NoAnswer("the processes of the node are not to be seen".to_owned()))
         }

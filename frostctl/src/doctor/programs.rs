@@ -1,4 +1,4 @@
-//! Which versions of containerd and of the runtimes are in use.
+//! The versions of containerd and of the runtimes in use.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,24 +10,24 @@ use crate::node::root::Root;
 use crate::program;
 use crate::version::Version;
 
-/// A program that does not say its version in this time is not waited for.
+/// How long to wait for a program's version.
 const SAYS_WITHIN: Duration = Duration::from_secs(2);
 
-/// In a recorded tree: what `NAME --version` printed.
+/// In a recorded tree: the output of `NAME --version`.
 const RECORDED: &str = "/versions";
 
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// `containerd`, `runc` or `crun`, by what it says of itself.
+    /// `containerd`, `runc` or `crun`, as the program calls itself.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
-    /// Nothing, if it did not answer.
+    /// Empty if it did not answer.
     pub(crate) said: String,
     pub(crate) version: Option<Version>,
 }
 
-/// containerd, kubelet, and the runtimes of containerd's entries; `runtime` is the one that frostlock
-/// runs.
+/// containerd, kubelet, and the runtimes of containerd's entries; `runtime` is the one that
+/// frostlock runs.
 pub(crate) fn read(
     node: &Root,
     containerds: &[Containerd],
@@ -49,7 +49,7 @@ pub(crate) fn read(
     let mut programs: Vec<Program> = Vec::new();
     let mut seen = Vec::new();
     for path in paths {
-        // frostlock says the version of the runtime behind it.
+        // frostlock reports the version of the runtime behind it.
         let real = program::find(&path).and_then(|it| std::fs::canonicalize(it).ok());
         let Some(real) = real.filter(|it| !seen.contains(it)) else { continue };
         let said = program::run(Command::new(&real).arg("--version"), SAYS_WITHIN);

@@ -1,4 +1,4 @@
-//! How doctor says it: to a person, to node-problem-detector, and about itself.
+//! doctor's output: for a person, for node-problem-detector, and about the checks.
 
 use std::io::Write;
 
@@ -35,17 +35,17 @@ cgroups of pods that are gone, those of a doctor that was killed, thawed first, 
 frostlock's. It never thaws anything else (--thaw PATH does, one cgroup at a time), ends no
 process, edits no configuration.";
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) cgroup_version: Layout,
     pub(super) cgroup_driver: Driver,
     pub(super) kubepods: Vec<String>,
     pub(super) checks: Vec<&'static str>,
-    /// Those of them that could not see everything.
+    /// Those of the checks that could not see everything.
     pub(super) not_checked: Vec<&'static str>,
     pub(super) findings: Vec<Finding>,
-    /// What `--fix` did; `findings` are those that are left after it.
+    /// What `--fix` did; `findings` are what is left after it.
     pub(super) fixes: Vec<Done>,
 }
 
@@ -53,11 +53,11 @@ pub(super) struct Report {
 pub(super) struct Done {
     pub(super) fix: String,
     pub(super) ok: bool,
-    /// What was done, or why it was not.
+    /// What was done, or why it was not done.
     pub(super) result: String,
 }
 
-/// What is wrong counts, and then what could not be seen.
+/// Warnings and errors decide first, then what could not be seen.
 pub(super) fn verdict(findings: &[Finding]) -> Exit {
     match findings.iter().map(|finding| finding.severity).max() {
         Some(Severity::Warning | Severity::Error) => Exit::Found,
@@ -97,7 +97,7 @@ impl Report {
     }
 }
 
-/// node-problem-detector cuts what a plugin prints there (max_output_length).
+/// node-problem-detector cuts a plugin's output at this length (max_output_length).
 const PLUGIN_BYTES: usize = 80;
 
 fn style(severity: Severity) -> Style {
@@ -148,7 +148,7 @@ fn fixed(done: &Done, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{style}{label}{style:#}  {}", plain(&done.result))
 }
 
-/// What several checks could not see is said once.
+/// What several checks could not see is reported once.
 fn is_the_same(one: &Finding, other: &Finding) -> bool {
     let is_not_checked = one.severity == Severity::NotChecked && other.severity == one.severity;
     std::ptr::eq(one, other) || (is_not_checked && one.what == other.what)
@@ -168,7 +168,7 @@ fn one(finding: &Finding, checks: &str, out: &mut dyn Write) -> std::io::Result<
     writeln!(out, "  do    {}", plain(&finding.remedy))
 }
 
-/// Paths and contents are others': a newline or an escape sequence in them is shown, not obeyed.
+/// Paths and contents come from others: newlines and escape sequences in them are made visible.
 fn plain(text: &str) -> String {
     cgroup::text::one_line(text.as_ref(), 2000)
 }
@@ -223,7 +223,7 @@ pub(super) fn plugin(findings: &[Finding], checks: usize) -> String {
     }
 }
 
-/// Of whom, and its state, where that was said: a path of a pod alone has more than there is room for.
+/// The name and the state, if the finding has them: a pod's path alone would not fit.
 fn line(finding: &Finding, bytes: usize) -> String {
     match &finding.brief {
         Some(Brief { whose, state }) => {

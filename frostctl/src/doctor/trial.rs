@@ -1,5 +1,5 @@
-//! Whether the freezer and a lift work here: tried on a cgroup of our own, with a process of our own
-//! in it. What is left of one that was killed is found by the next doctor, by the name.
+//! Tries whether the freezer and a lift work here, on a cgroup of our own with a process of our
+//! own. If a doctor is killed meanwhile, the next one finds its cgroup by the name.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,21 +17,21 @@ use crate::node::{lift, root};
 
 pub(crate) const PREFIX: &str = "frostlock-doctor-";
 
-/// What the process in it is executed as, also where this program has been replaced meanwhile.
+/// What the process in it is executed as; works even if this program has been replaced.
 const PROGRAM: &str = "/proc/self/exe";
 const SLEEP: &str = "sleep";
 
-/// An idle process freezes in well under a period of the scheduler; a machine with every CPU taken
-/// takes some.
+/// An idle process freezes in well under a scheduler period. A machine with all CPUs busy takes
+/// some periods.
 const FREEZES_WITHIN: Duration = Duration::from_secs(1);
 
 /// The bit of CAP_SYS_NICE in capabilities(7).
 const CAP_SYS_NICE: u64 = 1 << 23;
 
-/// The kernel gives this number to the first of them.
+/// The kernel gives this number to the initial user namespace.
 const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 
-/// How each went; an `Err` says why it could not be tried.
+/// The results; an `Err` says why something could not be tried.
 #[derive(Debug)]
 pub(crate) struct Trials {
     pub(crate) freezer: Result<Froze, String>,
@@ -47,12 +47,12 @@ pub(crate) enum Froze {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lifted {
     Yes,
-    /// We lack CAP_SYS_NICE, so that the kernel would refuse whatever it is.
+    /// Without CAP_SYS_NICE the kernel would refuse in any case.
     NotAllowed,
     Refused(Refused),
 }
 
-/// By a kernel with RT_GROUP_SCHED, and what there is to see of it.
+/// Refused by a kernel with RT_GROUP_SCHED, with the values that explain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) version: Version,
@@ -65,7 +65,7 @@ pub(crate) struct Refused {
 }
 
 pub(crate) fn run(cgroups: &Cgroups) -> Trials {
-    // For a second at most; else its cgroup would be left.
+    // For a second at most; a signal meanwhile would leave the cgroup behind.
     let _signals = Held::back();
     let scratch = match Scratch::make(cgroups) {
         Ok(scratch) => scratch,
@@ -109,7 +109,7 @@ impl Scratch {
             .stderr(Stdio::null())
             .spawn()?;
         let pid = child.id();
-        // The child ends when this is closed, also when we are killed.
+        // The child ends when this pipe is closed, even if we are killed.
         let stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
         scratch.child = Some((child, stdin));
         for dir in &scratch.dirs {
@@ -136,7 +136,7 @@ impl Scratch {
         Ok(Froze::Yes)
     }
 
-    /// From outside, as the wrapper does it; the process sleeps all the while.
+    /// From outside, as frostlock does it; the process sleeps throughout.
     fn lift(&self) -> Result<Lifted, String> {
         let (child, _) = self.child.as_ref().ok_or("there is no process to try it with")?;
         match lift::trial(child.id()) {
@@ -160,7 +160,8 @@ impl Scratch {
     }
 }
 
-/// The kernel asks for it in the first user namespace, where those of a container are none.
+/// The kernel requires the capability in the initial user namespace; a container's own does not
+/// count.
 fn may_lift() -> bool {
     let status = root::read(Path::new("/proc/self/status")).unwrap_or_default();
     let namespace = std::fs::read_link("/proc/self/ns/user");
@@ -187,7 +188,7 @@ impl Drop for Scratch {
     }
 }
 
-/// By its command line; one that is gone is no reason to leave anything.
+/// Recognized by its command line. A process that is gone needs no cgroup.
 pub(crate) fn is_of_a_trial(pid: &str) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut words = line.split(|byte| *byte == 0);

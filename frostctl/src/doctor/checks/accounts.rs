@@ -25,7 +25,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     unread.into_iter().chain(spent(&node.ours.spent)).chain(refused).collect()
 }
 
-/// A note: an account that is spent is full again within 20 s at the default share.
+/// Only a note: at the default share, a spent account is full again within 20 s.
 fn spent(spent: &[(Identity, Duration)]) -> Option<Finding> {
     let (first, rest) = spent.split_first()?;
     let whose = |it: &Identity| match it.pod_uid() {
@@ -57,7 +57,7 @@ fn refused(node: &Node, reason: &Reason, refusals: &Refusals) -> Finding {
     let (how, so, remedy) = told(reason);
     let what = format!("in the last hour {how} {times}");
     let journal = node.ours.state.journal();
-    // That bound is meant to be met, by a pod that is probed beyond its means.
+    // A pod that is probed more than its limits allow is meant to hit this bound.
     let finding = match reason {
         Reason::PodLimit => Finding::note(NAME, what),
         _ => Finding::warning(NAME, what),
@@ -65,7 +65,7 @@ fn refused(node: &Node, reason: &Reason, refusals: &Refusals) -> Finding {
     finding.seen(journal, format!("last: {whose}, {}", key(reason))).so(so).remedy(remedy)
 }
 
-/// As the journal has it.
+/// As the journal writes it.
 fn key(reason: &Reason) -> String {
     match reason {
         Reason::RtGroupSched => "lift_refused: RT_GROUP_SCHED".to_owned(),

@@ -8,8 +8,8 @@ use crate::node::hierarchy::Layout;
 const NAME: &str = "controllers";
 const LIST: &str = "/proc/cgroups";
 
-/// kubelet refuses to start without the first four (pkg/kubelet/cm, `validateSystemRequirements`);
-/// runc without devices; pause, and on v1 every update by runc, needs the freezer.
+/// kubelet refuses to start without the first four (pkg/kubelet/cm, `validateSystemRequirements`),
+/// runc without devices. A pause needs the freezer, as does every update by runc on v1.
 const NEEDED: &[(&str, &str)] = &[
     ("cpu", "kubelet does not start: `required cgroup controllers`; no CPU limit holds"),
     ("cpuacct", "kubelet does not start; the CPU use of pods is not known"),
@@ -23,7 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
     ),
 ];
 
-/// There is no file of these on v2; there, they are in the kernel itself.
+/// v2 has no files for these; it has their function built in.
 const V1_ONLY: &[&str] = &["cpuacct", "devices", "freezer"];
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -81,7 +81,7 @@ fn on_v1(node: &Node, controller: &str, so: &str) -> Option<Finding> {
     Some(finding.fix(Fix::Mount { controller, mountpoint }))
 }
 
-/// What the kernel's own list says of why it cannot be, and what to do then.
+/// Why the kernel's own list says that it cannot be mounted, and what to do then.
 fn why_not(node: &Node, controller: &str) -> Option<(String, String)> {
     match node.cgroups.is_enabled(controller) {
         Some(false) => Some((
@@ -91,7 +91,7 @@ fn why_not(node: &Node, controller: &str) -> Option<(String, String)> {
                  line, or add cgroup_enable={controller}; Raspberry Pi OS needs cgroup_enable=memory"
             ),
         )),
-        // Kernels since 6.12 may leave what is not built for v1 out of the list.
+        // Kernels since 6.12 may omit controllers that are not built for v1 from the list.
         None if !node.cgroups.kernel.is_empty() && node.cgroups.layout != Layout::V2 => Some((
             format!("no line {controller}"),
             format!("this kernel is built without {controller} for v1: use v2, or another kernel"),

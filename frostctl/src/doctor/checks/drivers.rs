@@ -54,7 +54,7 @@ fn against_kubelet(node: &Node, containerd: &Containerd) -> Vec<Finding> {
         if node.kubelet.unseen.is_some() {
             return Vec::new();
         }
-        // Since 1.31 kubelet asks the runtime, which answers from containerd 2.0 on.
+        // Since 1.31 kubelet asks the runtime; containerd answers from 2.0 on.
         let systemd = entries().find(|it| it.is_default && it.driver() == Driver::Systemd);
         return systemd.map(|it| unsaid(node, it)).into_iter().collect();
     };
@@ -125,7 +125,7 @@ fn without_systemd(node: &Node) -> Option<Finding> {
     )
 }
 
-/// Of one parent: kind's nested kubelet has a tree of its own.
+/// Both trees below one parent: the nested kubelet of kind has its own tree.
 fn both_trees(node: &Node) -> Option<Finding> {
     let of = |driver| node.tree.roots.iter().filter(move |root| root.driver == driver);
     let beside = |one: &KubeRoot, other: &KubeRoot| {

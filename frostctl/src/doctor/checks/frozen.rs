@@ -13,7 +13,7 @@ const NAME: &str = "frozen";
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let mut findings: Vec<Finding> = node.tree.frozen.iter().map(|it| one(node, it)).collect();
-    // Notes of what is not frozen any more.
+    // Notes for cgroups that are no longer frozen.
     for left in &node.ours.unfinished {
         let is_frozen = node.tree.frozen.iter().any(|it| is_of(left.cgroup.as_ref(), &it.path));
         if !is_frozen {
@@ -33,8 +33,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// Notes and records name the cgroup of the lock; crun has the processes in one right below it. Deeper
-/// ones are of containers within the container.
+/// Notes and records have the cgroup of the lock; crun puts the processes into a child of it.
+/// Deeper cgroups belong to containers within the container.
 fn is_of(named: Option<&Identity>, frozen: &Identity) -> bool {
     let (Some(named), frozen) = (named, frozen.as_path()) else { return false };
     let named = named.as_path();
@@ -100,9 +100,9 @@ fn name(node: &Node, frozen: &Frozen) -> String {
     }
 }
 
-/// Of the freeze, and not of whatever was tried since: the kernel keeps no time on v1, and on v2 none
-/// of a single freeze. So it is that of the note of who froze it, of our pause, or at most that of the
-/// last operation that a frozen cgroup would have refused.
+/// How long the cgroup has been frozen, whatever was tried since. The kernel keeps no such time on
+/// v1, and none of a single freeze on v2. So the age is that of the freezer's note or of our pause.
+/// Otherwise the last operation that a frozen cgroup would have refused gives an upper bound.
 fn age(node: &Node, frozen: &Frozen, is_paused: bool) -> (String, String) {
     let left = node.ours.unfinished.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
     let of = |path: &Path| node.ours.operations.freezes.get(path);
@@ -112,7 +112,7 @@ fn age(node: &Node, frozen: &Frozen, is_paused: bool) -> (String, String) {
     told(left.and_then(|it| it.age), last, is_paused, now)
 }
 
-/// The age, and how it is known, if that has to be said.
+/// The age, and, if it is only a bound, how it is known.
 fn told(
     of_note: Option<Duration>,
     last: Option<&Last>,
@@ -170,7 +170,8 @@ mod tests {
         for (of_note, last, is_paused, expected) in [
             (note, Some(&exec), false, "for 7 s"),
             (None, Some(&pause), true, "for 40 s"),
-            // The record says that it was resumed by somebody else since, or not by whom it is paused.
+            // The record says that somebody else has resumed it since, or that it was paused by
+            // somebody else.
             (None, Some(&pause), false, "for at most 40 s (it was not before the last pause)"),
             (None, Some(&exec), false, "for at most 40 s (it was not before the last exec)"),
             (None, None, true, "for how long is not known"),

@@ -4,7 +4,7 @@ use super::super::node::Node;
 
 const NAME: &str = "inotify";
 
-/// Of the limit, in percent: with what is left a rollout of some pods may use it up.
+/// In percent of the limit: starting a few pods may use up the rest.
 const NEARLY_ALL: u64 = 75;
 
 const MOST_SHOWN: usize = 5;
@@ -47,7 +47,7 @@ fn judge(inotify: &Inotify) -> Option<Finding> {
     )
 }
 
-/// What distributions of Kubernetes set, or twice as many as there are.
+/// What Kubernetes distributions set, or twice the current limit.
 fn recommended(limit: u64) -> u64 {
     limit.saturating_mul(2).max(8192)
 }

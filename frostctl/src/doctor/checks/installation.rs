@@ -76,7 +76,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// What was copied once does not follow by itself.
+/// A copy does not follow its original by itself.
 fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
     let drifts = match drifts {
         Ok(drifts) => drifts,
@@ -122,7 +122,8 @@ fn broken(entry: &Entry, why: &Broken) -> Finding {
             format!("chmod 0755 {}", file.display()),
         ),
     };
-    // microk8s and others configure runtimes that an addon brings: a red that is always red.
+    // microk8s and others configure runtimes that an addon installs: an error there would never go
+    // away.
     let is_used = entry.is_default || [Path::new(name), &binary].into_iter().any(is_named_ours);
     let finding = if is_used { Finding::error } else { Finding::note };
     finding(NAME, what)
@@ -205,12 +206,12 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
         .remedy("restart containerd (systemctl restart containerd); containers go on meanwhile")
 }
 
-/// Of an option; one that is not there has its zero value.
+/// The value of an option; a missing option has its zero value.
 fn value(said: &Option<String>) -> &str {
     said.as_deref().unwrap_or("not set")
 }
 
-/// Whether a runtime of containerd's goes through it.
+/// Whether one of containerd's runtimes goes through frostlock.
 fn in_the_way(node: &Node) -> Option<Finding> {
     let containerd = node.containerds.first()?;
     let entries = node.containerds.iter().flat_map(|it| &it.entries);

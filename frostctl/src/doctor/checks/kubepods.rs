@@ -1,5 +1,5 @@
-//! kubelet's own words are its `Validate` (pkg/kubelet/cm/cgroup_v1_manager_linux.go and
-//! cgroup_v2_manager_linux.go): which hierarchies have to have a cgroup for it to exist.
+//! Follows kubelet's `Validate` (pkg/kubelet/cm/cgroup_v1_manager_linux.go and
+//! cgroup_v2_manager_linux.go): which hierarchies must have a cgroup for it to exist.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::node::tree::{Driver, KubeRoot};
 
 const NAME: &str = "kubepods";
 
-/// On v1 kubelet looks for the cgroup in these, where they are mounted.
+/// On v1 kubelet looks for the cgroup in these hierarchies, if they are mounted.
 const ON_V1: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "name=systemd"];
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -28,7 +28,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         }
     }
     for root in &node.tree.roots {
-        // Only what kubelet is to use is mended, not what another driver has left.
+        // Only the tree that kubelet must use is fixed, not one that another driver left.
         let is_expected =
             expected.as_ref().is_none_or(|it| *it == root.path) && !node.kubelet.has_no_root();
         if is_expected {
@@ -42,7 +42,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// The root, and those of its levels that are there at all: kubelet makes them in all or none.
+/// The root and its existing levels; kubelet makes a level in all hierarchies or in none.
 fn levels(root: &KubeRoot) -> Vec<Identity> {
     let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
     let there = levels.filter(|it| root.present.contains_key(it));
@@ -71,7 +71,7 @@ fn missing(node: &Node, root: &Identity) -> Finding {
          shutdown, it ends with `Failed to start ContainerManager: root container [kubepods] \
          doesn't exist`, and no pod starts",
     );
-    // The wrong tree would be the proof of the wrong driver from then on.
+    // Once made, the wrong tree would count as proof of the wrong driver.
     if node.is_driver_a_guess() {
         return finding.remedy(
             "which cgroup driver kubelet uses, and so which root it wants, is not known: set \
@@ -86,7 +86,7 @@ fn missing(node: &Node, root: &Identity) -> Finding {
         .fix(mend(root, driver))
 }
 
-/// In some hierarchies, and not in others that kubelet looks at.
+/// The cgroup is in some hierarchies, but not in others that kubelet looks at.
 fn partly(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
     let none = BTreeSet::new();
     let present = root.present.get(cgroup).unwrap_or(&none);
@@ -118,13 +118,13 @@ fn partly(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
     )
 }
 
-/// On v2 a controller is in a cgroup only if every cgroup above it passes it on.
+/// On v2 a controller is in a cgroup only if every cgroup above enables it.
 fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
     let unified = node.cgroups.used().find(|it| it.version == Version::V2)?;
     let dir = unified.dir(cgroup)?;
     let read = |name: &str, dir: &std::path::Path| words(&node.ask.root.path(dir).join(name));
     let has = read("cgroup.controllers", &dir);
-    // What the root lacks is said of the root.
+    // What the root lacks is reported for the root.
     let roots = unified.dir(&root.path).map(|it| read("cgroup.controllers", &it));
     let is_root = *cgroup == root.path;
     let is_its_own =
@@ -154,7 +154,7 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
     )
 }
 
-/// Somebody's choice, which is not undone: kubelet with it wants no root, and would not use one.
+/// Somebody's choice, which is not undone: with it, kubelet wants no root and would not use one.
 fn per_qos(node: &Node) -> Option<Finding> {
     let said = node.kubelet.per_qos.as_ref().filter(|it| !it.value)?;
     Some(
@@ -171,7 +171,7 @@ fn per_qos(node: &Node) -> Option<Finding> {
 
 const MOST_LISTED: usize = 10;
 
-/// Which directories there are; nothing is wrong with it.
+/// The directories that exist; nothing is wrong with them.
 fn listed(root: &KubeRoot) -> Finding {
     let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
     let there: Vec<String> = levels

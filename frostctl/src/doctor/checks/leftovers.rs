@@ -6,7 +6,7 @@ use crate::node::tree::{KubeRoot, Pod};
 
 const NAME: &str = "leftovers";
 
-/// With more than this it is one finding for all: nobody reads 500.
+/// More than these are not listed: nobody reads 500.
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -56,7 +56,8 @@ fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
         "each costs the kernel memory and slows whatever walks the tree, kubelet and cAdvisor above \
          all; a directory of the same name can be in the way of a new pod",
     );
-    // A pod that kubelet is about to fill has no process yet, and who else's root it is we do not know.
+    // A pod that kubelet is about to fill has no process yet, and the root may be another
+    // kubelet's.
     if node.kubelet.pods.is_none() || !is_of_this_kubelet(node, root) {
         return Some(finding.remedy(
             "whose pods these were is not known, so --fix leaves them; if no kubelet uses them: \
@@ -70,7 +71,7 @@ fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
     )
 }
 
-/// Its root, or the one beside it of the driver that it had before. kind's nodes have theirs deeper.
+/// Its root, or a sibling from the driver that it had before. The roots of kind's nodes are deeper.
 fn is_of_this_kubelet(node: &Node, root: &KubeRoot) -> bool {
     let expected = node.expected_root();
     expected.is_some_and(|it| it.as_path().parent() == root.path.as_path().parent())

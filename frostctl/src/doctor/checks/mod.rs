@@ -1,4 +1,4 @@
-//! The checks: each takes the node as it was read and gives its findings.
+//! The checks: each takes the node as it was read and returns its findings.
 
 use super::blind::Need;
 use super::finding::Finding;
@@ -19,10 +19,10 @@ mod trials;
 mod versions;
 
 pub(crate) struct Check {
-    /// Stable: monitoring names it.
+    /// Stable: monitoring uses it.
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// What it says "not checked" for, where it is not there.
+    /// Without these, the check reports "not checked".
     pub(crate) needs: &'static [Need],
     pub(crate) run: fn(&Node) -> Vec<Finding>,
 }

@@ -18,7 +18,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     stale(node).into_iter().chain(held(node)).chain(scratch(node)).collect()
 }
 
-/// Nothing is done by force: the holder is in the midst of an operation.
+/// Nothing is forced: the holder is in the middle of an operation.
 fn held(node: &Node) -> Vec<Finding> {
     let held = node.ours.held.iter();
     held.map(|(file, holder)| {
@@ -62,7 +62,8 @@ fn stale(node: &Node) -> Option<Finding> {
     )
 }
 
-/// A doctor that was killed in its trial. From another pid namespace a living one looks dead.
+/// Leftovers of a doctor killed in its trial. From another pid namespace, a living doctor looks
+/// dead.
 fn scratch(node: &Node) -> Vec<Finding> {
     if !processes::is_first_pid_namespace() {
         return Vec::new();
@@ -77,7 +78,7 @@ fn scratch(node: &Node) -> Vec<Finding> {
         owner.is_some_and(|(pid, start)| !Process { pid, start }.is_alive())
     });
     left.filter_map(|it| {
-        // One that ended while we looked removed it first.
+        // A doctor that ended while we looked has removed its directory first.
         let dirs = node.cgroups.all.iter().filter_map(|h| h.dir(it));
         let dirs: Vec<_> = dirs.filter(|dir| node.ask.root.path(dir).is_dir()).collect();
         (!dirs.is_empty()).then(|| left_behind(it, dirs))

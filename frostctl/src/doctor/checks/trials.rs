@@ -52,7 +52,7 @@ fn of_lift(lifted: &Result<Lifted, String>) -> Option<Finding> {
     }
 }
 
-/// Nothing that we would change by ourselves: each of the ways concerns the whole node.
+/// No automatic fix: each way out concerns the whole node.
 fn refused_by_kernel(name: &'static str, refused: &Refused) -> Finding {
     let finding =
         Finding::warning(name, "this kernel lets no thread in a cgroup be lifted (RT_GROUP_SCHED)");
@@ -72,7 +72,7 @@ fn numbered(ways: &[String]) -> String {
     format!("one of {}", numbered.collect::<Vec<_>>().join("; "))
 }
 
-/// What each means is said with it.
+/// Each says what it means.
 fn ways_out(refused: &Refused) -> Vec<String> {
     let kernel = Version::find(&refused.kernel);
     let is_at_least = |major, minor| kernel.is_none_or(|it| it >= Version::new(major, minor, 0));

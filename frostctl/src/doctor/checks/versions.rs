@@ -1,4 +1,4 @@
-//! Which known defects the versions have that are in use here, and which are out of support.
+//! Known defects of the versions in use here, and versions that are out of support.
 
 use time::{Date, OffsetDateTime};
 
@@ -10,8 +10,8 @@ use crate::version::Version;
 
 const NAME: &str = "versions";
 
-/// All of it notes: a distribution may have mended a defect in its own package, and what is always red
-/// is not looked at.
+/// Only notes: a distribution may have fixed a defect in its own package, and nobody looks at a
+/// check that always fails.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let today = OffsetDateTime::now_utc().date();
     let mut findings: Vec<Finding> =
@@ -26,7 +26,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// Programs of which we know defects, or how long they are supported.
+/// Programs whose defects or support periods we know.
 const KNOWN: &[&str] = &["containerd", "runc", "crun", "kubelet", "Kubernetes"];
 
 fn of_program(node: &Node, program: &Program, today: Date) -> Vec<Finding> {
@@ -130,7 +130,8 @@ fn consequence(program: &str) -> &'static str {
     }
 }
 
-/// The nearest that has none of them: what mends one may come before what mends another.
+/// The next version with none of the defects: the release that fixes one may precede that of
+/// another.
 fn clear_of_all(defects: &[&Defect], version: Version) -> Option<Version> {
     let mended = defects.iter().flat_map(|it| it.fixed_in).copied().filter(|it| *it > version);
     mended.filter(|it| !defects.iter().any(|defect| defect.is_in(*it))).min()
