@@ -1,4 +1,4 @@
-//! The container: this program that spins, in a cgroup with a quota that is too small for it.
+//! The container: this program, spinning, in a cgroup whose quota is too small for it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::program::{self, Shared};
 
-/// A limit of 10m, in µs, as less than 1 ms of quota is refused; and for a node, or a runtime, that is
-/// too slow to make a container with that, 50m and 200m.
+/// A limit of 10m, in µs: the kernel refuses a quota below 1 ms. For a node or a runtime that is
+/// too slow to make a container with it, 50m and 200m.
 pub(super) const QUOTAS_US: [u64; 3] = [1000, 5000, 20_000];
 pub(super) const PERIOD_US: u64 = 100_000;
 
-/// A bundle, and what its runtime and its wrapper are given besides.
+/// A bundle, and further files for the runtime and frostlock.
 #[derive(Debug)]
 pub(super) struct Files {
     directory: PathBuf,
@@ -27,7 +27,7 @@ impl Files {
             std::fs::create_dir_all(files.rootfs().join(name)).with_context(|| files.cannot())?;
         }
         for Shared { to, .. } in &files.shared {
-            // A runtime would make them, but not all do where the root is read-only.
+            // A runtime would create them, but not every runtime does so on a read-only root.
             let place = files.rootfs().join(to.strip_prefix("/").unwrap_or(to));
             let above = place.parent().map(Path::to_owned).unwrap_or_default();
             std::fs::create_dir_all(above)
@@ -41,7 +41,7 @@ impl Files {
         &self.directory
     }
 
-    /// The runtime's own state: `list` of the node's shows none of it.
+    /// The runtime's own state; a `list` of the node's state does not show it.
     pub(super) fn root(&self) -> PathBuf {
         self.directory.join("root")
     }
@@ -54,17 +54,17 @@ impl Files {
         self.directory.join("config.toml")
     }
 
-    /// What `update` is given: the quota once more.
+    /// The input of `update`: the same quota again.
     pub(super) fn resources(&self) -> PathBuf {
         self.directory.join("resources.json")
     }
 
-    /// Where `create` writes the container's first process.
+    /// Where `create` writes the pid of the container's first process.
     pub(super) fn pid_file(&self) -> PathBuf {
         self.directory.join("init.pid")
     }
 
-    /// That process, of the container that was created last.
+    /// The first process of the container that was created last.
     pub(super) fn init(&self) -> Option<Process> {
         Process::of(std::fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?)
     }

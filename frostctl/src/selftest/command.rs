@@ -1,4 +1,4 @@
-//! One command of the runtime, bare or through frostlock: for a bounded time, and until a signal.
+//! One command of the runtime, bare or through frostlock, for a bounded time or until a signal.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -19,31 +19,31 @@ use crate::output::plain;
 /// Differences that count are a hundred times as long.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// Not even SIGKILL ends what waits for a disk, or for a network file system.
+/// Not even SIGKILL ends a process that waits for a disk or a network file system.
 const DIES_WITHIN: Duration = Duration::from_secs(1);
 
 const END: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Of what a runtime says, a line is shown; its log has a stack at most.
+/// Only one line of a runtime's output is shown; its log has a stack trace at most.
 const MOST_SAID: u64 = 64 << 10;
 
-/// A signal to end is held back from here on, so that nothing is left half done.
+/// Holds back signals that would end frostctl, so that nothing is left half done.
 #[derive(Debug)]
 pub(super) struct Interrupts(SignalFd);
 
 impl Interrupts {
-    /// Programs that we start inherit that, and are ended by SIGKILL.
+    /// Programs that we start inherit the mask; SIGKILL ends them.
     pub(super) fn hold() -> anyhow::Result<Interrupts> {
         let set = SigSet::from_iter(END);
         set.thread_block()?;
         Ok(Interrupts(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
-    /// Waits a moment; a signal ends the selftest.
+    /// Waits a moment; fails if a signal has come to end the selftest.
     pub(super) fn pause(&self) -> anyhow::Result<()> {
         let mut waited = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let wait = PollTimeout::try_from(LOOK_EVERY).unwrap_or(PollTimeout::ZERO);
-        // EINTR is of a signal that is none of ours, such as SIGWINCH.
+        // EINTR comes from an unrelated signal, such as SIGWINCH.
         if poll(&mut waited, wait).unwrap_or_default() == 0 {
             return Ok(());
         }
@@ -55,7 +55,7 @@ impl Interrupts {
     }
 }
 
-/// Its process group, which ends with it: a runtime that was ended leaves its stages.
+/// A child whose process group is killed on drop: a killed runtime leaves its stages behind.
 struct Running(Child);
 
 impl Drop for Running {
@@ -71,12 +71,12 @@ impl Drop for Running {
     }
 }
 
-/// Where a command's words go.
+/// Where a command's output goes.
 #[derive(Debug)]
 pub(super) struct Said {
-    /// The runtime's `--log`, of JSON lines.
+    /// The runtime's `--log`, as JSON lines.
     pub(super) log: PathBuf,
-    /// Both streams. A file: the container inherits it, and would hold a pipe open.
+    /// Both streams. A file, since the container inherits it and would hold a pipe open.
     pub(super) streams: PathBuf,
 }
 
@@ -85,7 +85,7 @@ impl Said {
         Said { log: directory.join("log.json"), streams: directory.join("said") }
     }
 
-    /// Why the runtime failed: what an engine would show.
+    /// Why the runtime failed: the text that an engine would show.
     fn why(&self) -> String {
         let read = |path: &Path| {
             let mut text = Vec::new();
@@ -98,7 +98,7 @@ impl Said {
     }
 }
 
-/// The last error of the log, which is the one that containerd takes.
+/// The last error of the log, which containerd reports, too.
 fn logged(log: &str) -> Option<String> {
     let lines = log.lines().filter_map(|it| serde_json::from_str::<serde_json::Value>(it).ok());
     let mut errors = lines.filter(|it| it["level"] == "error");
@@ -109,7 +109,7 @@ fn last_line(text: &str) -> Option<String> {
     text.lines().map(str::trim).rfind(|it| !it.is_empty()).map(str::to_owned)
 }
 
-/// An error is one of ours: it could not be started, or the selftest is to end.
+/// An `Err` is not the command's failure: it could not be started, or the selftest must end.
 pub(super) fn run(
     command: &mut Command,
     said: &Said,
@@ -175,7 +175,7 @@ torn"#;
     fn a_signal_ends_the_wait_for_a_command() {
         let scratch = tempfile::tempdir().unwrap();
         let interrupts = Interrupts::hold().unwrap();
-        // To this thread alone, of which it is held back.
+        // Sent to this thread only, which blocks it.
         nix::sys::signal::raise(Signal::SIGTERM).unwrap();
         let mut command = Command::new("sleep");
         let said = Said::in_directory(scratch.path());

@@ -1,5 +1,6 @@
-//! The same through the containerd that runs: pods of its CRI, by a handler that runs the bare runtime and
-//! by one that runs frostlock in turn. Each pod has a cgroup of its own, whose limit starves all of it.
+//! The same through the running containerd: pods of its CRI, in turn by a handler that runs the
+//! bare runtime and by one that runs frostlock. Each pod has its own cgroup, whose limit starves
+//! all of it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,25 +28,26 @@ use crate::output::plain;
 use crate::program::find as in_path;
 use crate::progress::Progress;
 
-/// The namespace of its pods: whose they are, for a person with crictl and for the next selftest.
+/// The namespace of the test's pods: it identifies them for a person with crictl and for the next
+/// selftest.
 const NAMESPACE: &str = "frostlock-selftest";
 
 const OPERATIONS: [&str; 8] =
     ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"];
 
-/// Those that make a container that runs.
+/// The number of operations until a container runs.
 const MAKING: usize = 3;
 
-/// Of one call that takes a pod away.
+/// The limit of one call that removes a pod.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
-/// Until no sandbox of ours is left: containerd may still be at one that was given up.
+/// How long until none of our sandboxes is left: containerd may still work on one that timed out.
 const CLEAR_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What kubelet gives a container with the smallest CPU request.
 const LEAST_SHARES: i64 = 2;
 
-/// The containerd, and what of it is compared.
+/// The containerd, and its handlers that are compared.
 #[derive(Debug)]
 pub(super) struct Containerd {
     socket: PathBuf,
@@ -72,12 +74,12 @@ impl Containerd {
 
 fn program_of(handler: &Handler) -> PathBuf {
     let named = handler.binary.clone().unwrap_or_else(|| "runc".into());
-    // A name is looked up in containerd's PATH, which is much like ours.
+    // containerd looks up a bare name in its PATH, which resembles ours.
     let found = if named.is_absolute() { None } else { in_path(&named) };
     found.unwrap_or(named)
 }
 
-/// Nothing is made or changed to find it.
+/// Finds the containerd without making or changing anything.
 pub(super) fn find(socket: Option<&Path>, image: Option<&str>) -> anyhow::Result<Containerd> {
     let running = processes::read(&Root::default());
     no_kubelet(&running)?;
@@ -95,7 +97,7 @@ pub(super) fn find(socket: Option<&Path>, image: Option<&str>) -> anyhow::Result
     Ok(Containerd { socket, bare, frostlock, image, driver })
 }
 
-/// It ends each pod that its API server has not told it of, within seconds.
+/// kubelet ends each pod that its API server has not told it of, within seconds.
 fn no_kubelet(running: &[Running]) -> anyhow::Result<()> {
     let Some(it) = running.iter().find(|it| it.comm != "containerd") else { return Ok(()) };
     bail!(
@@ -144,7 +146,7 @@ fn of_sockets(sockets: &[PathBuf]) -> anyhow::Result<(PathBuf, Handler, Handler)
     }
 }
 
-/// The bare one and ours: the default if that is ours.
+/// The bare handler and ours; of several that run frostlock, the default.
 fn pair(handlers: &[Handler]) -> Result<(Handler, Handler), String> {
     let (mut ours, others): (Vec<&Handler>, Vec<&Handler>) =
         handlers.iter().partition(|it| is_ours(program_of(it)));
@@ -152,7 +154,7 @@ fn pair(handlers: &[Handler]) -> Result<(Handler, Handler), String> {
     let Some(ours) = ours.first() else {
         return Err("has no runtime loaded that is frostlock: frostctl configure --runtime containerd --restart".to_owned());
     };
-    // Another one may be a virtual machine, which cannot be compared.
+    // Another handler may be a virtual machine, which cannot be compared.
     let bare = others.iter().find(|it| it.name == "runc");
     let bare = bare.or_else(|| others.iter().find(|it| it.is_default));
     let Some(bare) = bare else {
@@ -176,7 +178,8 @@ fn driver(bare: &Handler, frostlock: &Handler) -> anyhow::Result<Driver> {
     }
 }
 
-/// One that is there: nothing is pulled. frostctl is mounted into it, so that any is good.
+/// An image that the node has: nothing is pulled. Any image works, since frostctl is mounted into
+/// it.
 fn image(client: &Client, told: Option<&str>) -> anyhow::Result<String> {
     let images = client.list_images()?;
     let is_there = |name: &str| {
@@ -187,7 +190,7 @@ fn image(client: &Client, told: Option<&str>) -> anyhow::Result<String> {
     };
     let config = client.status(true)?.info.remove("config").unwrap_or_default();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
-    // Of 2.x it is in another plugin's configuration, which it does not tell.
+    // containerd 2.x has it in another plugin's configuration, which it does not report.
     let sandbox = config["sandboxImage"].as_str().filter(|it| !it.is_empty());
     if let Some(sandbox) = sandbox.filter(|it| !is_there(it)) {
         bail!(
@@ -213,7 +216,7 @@ pub(super) struct Pods<'a> {
     own: Process,
     shared: Vec<Shared>,
     client: Client,
-    /// For what has to go.
+    /// For removals, with a longer limit.
     patient: Client,
 }
 
@@ -246,12 +249,13 @@ impl<'a> Pods<'a> {
         })
     }
 
-    /// What was seen, and the ids of all that was made.
+    /// The measurements, and the ids of everything that was made.
     pub(super) fn measure(&self, progress: &mut Progress) -> anyhow::Result<(Seen, Vec<String>)> {
         let began = Instant::now();
         let ends = began + ROUNDS_WITHIN;
         let (mut seen, mut ids, mut number) = (Seen::of(OPERATIONS), Vec::new(), 0);
-        // As without CRI: what bare is over the limit at once would hide all that follows.
+        // As without CRI: if bare were over the limit from the start, nothing after it would be
+        // measured.
         for quota_us in QUOTAS_US {
             seen.quota_us = quota_us;
             progress.show(|| "selftest: finds a quota".to_owned());
@@ -291,7 +295,7 @@ impl<'a> Pods<'a> {
         Ok(Of { side, handler, config, quota_us, pod })
     }
 
-    /// The first so many operations, up to the first that the others need.
+    /// Runs the first `count` operations, or until one fails that the others need.
     fn run(
         &self,
         of: &Of<'_>,
@@ -303,7 +307,7 @@ impl<'a> Pods<'a> {
     ) -> anyhow::Result<()> {
         let (mut sandbox, mut container) = (String::new(), String::new());
         for operation in OPERATIONS.into_iter().take(count) {
-            // What has less time than the others would not be measured.
+            // An operation with less time than the others would not be comparable.
             if ends.saturating_duration_since(Instant::now()) < LIMIT {
                 break;
             }
@@ -363,14 +367,14 @@ impl<'a> Pods<'a> {
         Ok(())
     }
 
-    /// By its own limit or by that of the pod, which is the same.
+    /// Throttled by its own limit or by the pod's, which is the same.
     fn is_throttled(&self, of: &Of<'_>, container: &str) -> anyhow::Result<bool> {
         let files = [of.pod.files("")?, of.pod.files_of(container)?];
         let before = files[0].throttled().map_or(0, |it| it.nr_throttled);
         let began = Instant::now();
         loop {
             let throttled = files.iter().filter_map(|it| it.throttled()).map(|it| it.nr_throttled);
-            // Making it was throttled, too.
+            // Making the container was already throttled.
             if throttled.max().is_some_and(|it| it >= before + PERIODS) {
                 return Ok(true);
             }
@@ -413,14 +417,15 @@ impl<'a> Pods<'a> {
 
     fn clear_pod(&self, of: &Of<'_>) -> anyhow::Result<()> {
         of.pod.unlimit();
-        // What is frozen, as a runtime leaves it whose freeze fails, containerd does not end in time.
+        // containerd does not end frozen processes in time; a runtime whose freeze failed may leave
+        // some.
         of.pod.clear()?;
         let uid = of.config.metadata.as_ref().map_or("", |it| &it.uid).to_owned();
         self.remove(|it| it == uid)?;
         of.pod.clear()
     }
 
-    /// All that is ours, also what containerd has made after it was given up.
+    /// Removes everything of ours, including what containerd made after the call had timed out.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         let is_ours = |name: &str| pod::is_of(name, self.own);
         place::clear(&self.cgroups, is_ours)?;
@@ -428,8 +433,8 @@ impl<'a> Pods<'a> {
         place::clear(&self.cgroups, is_ours)
     }
 
-    /// What selftests that were killed have left, and what it was. From another pid namespace a living one
-    /// looks dead.
+    /// Removes what killed selftests have left, and says what it was. From another pid namespace a
+    /// living selftest looks dead.
     pub(super) fn clear_leftovers(&self) -> anyhow::Result<Vec<String>> {
         if !processes::is_first_pid_namespace() {
             return Ok(Vec::new());
@@ -443,7 +448,7 @@ impl<'a> Pods<'a> {
         Ok(said)
     }
 
-    /// The sandboxes of these uids, with their containers.
+    /// Removes the sandboxes with these uids, and their containers.
     fn remove(&self, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<Vec<String>> {
         let deadline = Instant::now() + CLEAR_WITHIN;
         let mut removed = Vec::new();
@@ -471,7 +476,7 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// The call gives why its success is none, if so.
+/// If the call succeeded but its operation failed, it returns why.
 fn timed(call: impl FnOnce() -> frostlock_cri::Result<Option<String>>) -> Ended {
     let began = Instant::now();
     let answer = call();
@@ -485,7 +490,8 @@ fn timed(call: impl FnOnce() -> frostlock_cri::Result<Option<String>>) -> Ended 
     }
 }
 
-/// containerd passes on its own deadlines as errors of unknown code; "Timeout expired" is tonic's own.
+/// containerd reports its own deadlines as errors of unknown code; "Timeout expired" is tonic's
+/// own.
 fn is_late(error: &Error) -> bool {
     matches!(error, Error::TimedOut { .. })
         || matches!(error, Error::Unreachable { why, .. } if why == "Timeout expired")
@@ -507,7 +513,7 @@ fn resources(quota_us: u64) -> v1::LinuxContainerResources {
     }
 }
 
-/// With the node's network: no CNI is asked for an address.
+/// With the node's network, so that no CNI is asked for an address.
 fn sandbox(uid: &str, parent: &str) -> v1::PodSandboxConfig {
     let namespaces =
         v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };

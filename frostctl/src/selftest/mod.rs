@@ -1,6 +1,7 @@
-//! `frostctl selftest`: whether frostlock is of use on this node. One container at a time that is out
-//! of its CPU quota is made, probed, changed and ended, by the bare runtime and through frostlock in
-//! turn. The two columns are all that it judges by, and it leaves nothing.
+//! `frostctl selftest`: whether frostlock helps on this node. The bare runtime and frostlock in
+//! turn make, probe, change and end a container that has used up its CPU quota, one container at a
+//! time. The verdict depends only on the two columns of results, and the selftest leaves nothing
+//! behind.
 
 mod bundle;
 mod command;
@@ -100,7 +101,7 @@ impl Selftest {
             note(&format!("removed {left}, which a selftest that was killed had left"));
         }
         let seen = pods.measure(&mut Progress::new());
-        // What was seen is worth nothing where something stays.
+        // Measurements count only if everything was removed.
         pods.clear().context("selftest could not clear away what it made")?;
         let (seen, ids) = seen?;
         if let Some(why) = seen.never("sandbox").or_else(|| seen.never("start")) {
@@ -121,7 +122,7 @@ impl Selftest {
         }
         let place = Place::make(cgroups, driver)?;
         let seen = measure(&place, driver, &frostlock, &runtime, &interrupts);
-        // What was seen is worth nothing where something stays.
+        // Measurements count only if everything was removed.
         place.clear().context("selftest could not clear away what it made")?;
         let (seen, refused) = seen?;
         if let Some(why) = seen.never("create") {
@@ -145,7 +146,7 @@ impl Selftest {
     }
 
     fn driver(&self) -> Driver {
-        // sd_booted(3).
+        // As in sd_booted(3).
         let booted = Path::new("/run/systemd/system").is_dir();
         self.cgroup_driver.unwrap_or(if booted { Driver::Systemd } else { Driver::Cgroupfs })
     }

@@ -1,5 +1,5 @@
-//! Where a selftest takes place: a directory in /run and cgroups at the root of the tree, all named by
-//! the process that owns them. What one that was killed has left is found by that name.
+//! A selftest's place: a directory in /run, and cgroups at the root of the tree, all named after
+//! the process that owns them. By these names, leftovers of a killed selftest are found.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -22,19 +22,19 @@ use crate::program;
 
 const PREFIX: &str = "frostlock-selftest-";
 
-/// Where systemd puts what names no slice.
+/// Where systemd puts a scope without a named slice.
 const SLICE: &str = "system.slice";
 
-/// Where state of the runtime and of the wrapper is on a node, too.
+/// On a node, the state of the runtime and of frostlock is there, too.
 const RUN: &str = "/run";
 
-/// A killed thread of a cgroup that has lost its quota ends at once, beside a busy machine's others.
+/// A killed thread in a cgroup without a quota ends at once, even on a busy machine.
 const CLEAR_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// systemd does it in milliseconds once a scope has no process.
+/// systemd stops a scope without processes in milliseconds.
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
-/// All of it goes when this is dropped; [`Place::clear`] says whether it went.
+/// Everything is removed on drop; [`Place::clear`] reports whether that worked.
 #[derive(Debug)]
 pub(super) struct Place {
     name: String,
@@ -56,12 +56,12 @@ impl Place {
         Path::new(RUN).join(&self.name)
     }
 
-    /// A container, of which there is one at a time.
+    /// The name of a container; there is one at a time.
     pub(super) fn container(&self, number: usize) -> String {
         format!("{}-{number}", self.name)
     }
 
-    /// As the runtime is told it: a path, or slice, prefix and name of a scope.
+    /// As the runtime expects it: a path, or a scope's slice, prefix and name.
     pub(super) fn cgroups_path(&self, container: &str) -> String {
         match (self.driver, container.strip_prefix(PREFIX)) {
             (Driver::Systemd, Some(name)) => {
@@ -85,7 +85,8 @@ impl Place {
         !directories(&self.cgroups, |it| it.starts_with(&self.name)).is_empty()
     }
 
-    /// Everything of ours, containers included, without the runtime: what it has left is to go as well.
+    /// Removes everything of ours without the runtime, including containers: the runtime's
+    /// leftovers, too.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         clear(&self.cgroups, |it| it.starts_with(&self.name))?;
         match std::fs::remove_dir_all(self.directory()) {
@@ -96,7 +97,7 @@ impl Place {
         }
     }
 
-    /// The cgroups alone, between two containers.
+    /// Removes only the cgroups, between two containers.
     pub(super) fn clear_cgroups(&self) -> anyhow::Result<()> {
         clear(&self.cgroups, |it| it.starts_with(&self.name))
     }
@@ -108,8 +109,8 @@ impl Drop for Place {
     }
 }
 
-/// What selftests that were killed have left; says what it was. From another pid namespace a living one
-/// looks dead, so nothing is looked for there.
+/// Removes what killed selftests have left, and says what it was. From another pid namespace a
+/// living selftest looks dead, so there nothing is removed.
 pub(super) fn clear_leftovers(cgroups: &Cgroups) -> anyhow::Result<Vec<String>> {
     if !processes::is_first_pid_namespace() {
         return Ok(Vec::new());
@@ -134,14 +135,14 @@ fn is_of_the_dead(name: &str) -> bool {
     owner(name).is_some_and(|owner| !owner.is_alive())
 }
 
-/// `PREFIX PID-START`, and of a container `-NUMBER`, with systemd `.scope`.
+/// Parses `PREFIX PID-START`, for a container with `-NUMBER`, with systemd also `.scope`.
 fn owner(name: &str) -> Option<Process> {
     let mut numbers = name.strip_prefix(PREFIX)?.split('-');
     let (pid, start) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
     Some(Process { pid, start })
 }
 
-/// In all hierarchies, those below others first.
+/// In all hierarchies, children first.
 pub(super) fn directories(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Some(root) = Identity::new(cgroups.mounts.naming_root()) else { return Vec::new() };
     let roots = cgroups.all.iter().filter_map(|it| it.dir(&root));
@@ -169,7 +170,7 @@ fn below(dir: &Path) -> impl Iterator<Item = (OsString, PathBuf)> {
     dirs.map(|it| (it.file_name(), it.path()))
 }
 
-/// Ends all that is in the cgroups of these names, and removes them.
+/// Ends all processes in the cgroups with these names, and removes the cgroups.
 pub(super) fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + CLEAR_WITHIN;
     loop {
@@ -183,7 +184,7 @@ pub(super) fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyho
         }
         if dirs.iter().all(|dir| pids(dir).is_empty()) {
             stop_units(&dirs);
-            // Each one that can go goes; the next turn sees what is left.
+            // Removes what it can; the next pass sees what is left.
             for dir in &dirs {
                 let _ = std::fs::remove_dir(dir);
             }
@@ -192,25 +193,25 @@ pub(super) fn clear(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) -> anyho
     }
 }
 
-/// Not before its processes are gone, to which systemd would give 90 s; and before its directory is, as
-/// systemd would take the unit for one that runs ever after.
+/// Called when the processes are gone: systemd would give them 90 s. But before the directory is
+/// gone: systemd would consider the unit running forever.
 fn stop_units(dirs: &[PathBuf]) {
     let names = dirs.iter().filter_map(|dir| dir.file_name()?.to_str());
     let is_unit = |it: &&str| it.ends_with(".scope") || it.ends_with(".slice");
     let units: BTreeSet<&str> = names.filter(is_unit).collect();
     for unit in units {
-        // It fails where systemd was quicker.
+        // This fails if systemd was quicker.
         let _ = program::run(Command::new("systemctl").args(["stop", "--", unit]), STOPS_WITHIN);
     }
 }
 
 fn pids(dir: &Path) -> Vec<i32> {
     let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    // 0 is of a process that this pid namespace does not have.
+    // Processes outside this pid namespace appear as 0.
     procs.lines().filter_map(|it| it.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
-/// Ends the processes of a cgroup, be they frozen or out of quota.
+/// Ends the processes of a cgroup, even if frozen or out of quota.
 fn end_all(cgroups: &Cgroups, dir: &Path) {
     let holding = cgroups.all.iter().find(|it| dir.starts_with(&it.mountpoint));
     let below = holding.and_then(|it| Some(it.root.join(dir.strip_prefix(&it.mountpoint).ok()?)));
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(owner(&format!("{name}-3")), Some(own));
         assert_eq!(owner(&format!("{name}-3.scope")), Some(own));
         assert!(!is_of_the_dead(&name));
-        // The same pid, of another time.
+        // The same pid, from another time.
         assert!(is_of_the_dead(&format!("{PREFIX}{}-1", own.pid)));
         for others in ["frostlock-selftest-", "frostlock-selftest-x-1", "kubepods", "frostlock"] {
             assert_eq!(owner(others), None);

@@ -1,5 +1,5 @@
-//! The cgroup of a pod with a CPU limit, made as kubelet makes it: by systemd as a slice, or by hand.
-//! Both are at the root of the tree and named by the process that owns them.
+//! The cgroup of a pod with a CPU limit, made as kubelet makes it: by systemd as a slice, or as
+//! directories. Both are at the root of the tree and named after the process that owns them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,9 +18,9 @@ use crate::program;
 /// No dash: to systemd `a-b.slice` is a slice within `a.slice`.
 const PREFIX: &str = "frostlock_selftest_";
 
-/// systemd does it in milliseconds.
+/// systemd answers in milliseconds.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// It writes the quota after it has answered.
+/// systemd writes the quota after it has answered.
 const STANDS_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -35,7 +35,7 @@ pub(super) struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// `uid` is that of the pod: `PID_START_NUMBER`.
+    /// `uid` is the pod's: `PID_START_NUMBER`.
     pub(super) fn make(
         cgroups: &'a Cgroups,
         driver: Driver,
@@ -56,7 +56,7 @@ impl<'a> Pod<'a> {
         Ok(pod)
     }
 
-    /// As CRI is told it.
+    /// As CRI expects it.
     pub(super) fn parent(&self) -> String {
         match self.driver {
             Driver::Systemd => self.name.clone(),
@@ -64,14 +64,14 @@ impl<'a> Pod<'a> {
         }
     }
 
-    /// The files of the pod, or of what is below it.
+    /// The files of the pod, or of a cgroup below it.
     pub(super) fn files(&self, below: &str) -> anyhow::Result<Reader> {
         let root = Identity::new(self.cgroups.mounts.naming_root());
         let cgroup = root.and_then(|it| it.join(&self.name)?.join(below));
         Ok(Reader::new(&self.cgroups.readable, &cgroup.context("no cgroup is mounted")?))
     }
 
-    /// Of a container, as containerd names it.
+    /// The files of a container, by the name that containerd gives its cgroup.
     pub(super) fn files_of(&self, container: &str) -> anyhow::Result<Reader> {
         self.files(&match self.driver {
             Driver::Systemd => format!("cri-containerd-{container}.scope"),
@@ -79,7 +79,7 @@ impl<'a> Pod<'a> {
         })
     }
 
-    /// Without its limit all that is in it ends at once.
+    /// Removes the limit, so that everything in the pod can end at once.
     pub(super) fn unlimit(&self) {
         for dir in self.directories() {
             for (file, none) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
@@ -94,7 +94,8 @@ impl<'a> Pod<'a> {
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         place::clear(self.cgroups, |it| it == self.name)?;
         if self.driver == Driver::Systemd {
-            // One without a directory is still a unit; it fails where there is none any more.
+            // A slice without a directory is still a unit. The call fails if there is no unit any
+            // more.
             let mut stop = Command::new("systemctl");
             let _ = program::run(stop.args(["stop", "--", &self.name]), ANSWERS_WITHIN);
         }
@@ -114,7 +115,7 @@ impl<'a> Pod<'a> {
         program::run(&mut start, ANSWERS_WITHIN).map(drop)
     }
 
-    /// Where there is a CPU controller; the runtime makes the others.
+    /// In the hierarchies with a CPU controller; the runtime makes the others.
     fn make_directories(&self, quota_us: u64) -> anyhow::Result<()> {
         let pod = Identity::new(self.cgroups.mounts.naming_root())
             .and_then(|it| it.join(&self.name))
@@ -151,7 +152,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// Who has made the pod of this uid, or the cgroup of this name.
+/// The process that made the pod with this uid, or the cgroup with this name.
 pub(super) fn owner(uid: &str) -> Option<Process> {
     let mut numbers = uid.strip_prefix(PREFIX).unwrap_or(uid).split(['_', '.']);
     let (pid, start) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);

@@ -1,6 +1,6 @@
-//! The only program of the container: this one, under a name of its own. A node has no static busybox,
-//! and a copy of somebody's root file system would have to be found or fetched; this executable is
-//! there. It is mounted read-only with all that it has mapped, which for a static build is itself alone.
+//! The only program of the container: frostctl, under another name. A node has no static busybox,
+//! and a root file system would have to be found or fetched, but this executable exists. It is
+//! mounted read-only with all files that it has mapped; a static build has mapped only itself.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// Where it is in the container.
+/// Its path in the container.
 pub(super) const PATH: &str = "/frostlock-selftest";
 pub(super) const SPIN: &str = "spin";
-/// Ends at once, as a good probe does.
+/// Ends at once, like a successful probe.
 pub(super) const TRUE: &str = "true";
 
-/// As few as make the runtime wait its turn behind them.
+/// As few as needed to make the runtime wait for CPU.
 pub(super) const THREADS: usize = 4;
 
-/// They end by themselves, should nobody be left to end them: soon after the longest selftest.
+/// The threads end by themselves if nobody is left to end them: soon after the longest selftest.
 const LIFE: Duration = Duration::from_secs(75);
 
-/// What this program is in the container, before it is frostctl.
+/// Runs as the container's program; checked before frostctl's own command line.
 pub(crate) fn in_container(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     if args.next()? != PATH {
         return None;
@@ -47,14 +47,14 @@ fn spin() {
     });
 }
 
-/// A file of the node, and where the container has to have it.
+/// A file of the node, and its path in the container.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shared {
     pub(super) from: PathBuf,
     pub(super) to: PathBuf,
 }
 
-/// This executable, and of one that is not static its loader and libraries.
+/// This executable, and if it is not static, its loader and libraries.
 pub(super) fn files() -> anyhow::Result<Vec<Shared>> {
     let own = std::env::current_exe().context("cannot tell which file this frostctl is")?;
     let file = std::fs::File::open(&own).with_context(|| {
@@ -94,7 +94,7 @@ fn loader(file: &std::fs::File) -> Option<PathBuf> {
     })
 }
 
-/// Of proc_pid_maps(5), what has a path, but not the executable.
+/// The paths in proc_pid_maps(5) other than the executable.
 fn libraries(maps: &[u8], executable: &Path) -> BTreeSet<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let lines = maps.split(|byte| *byte == b'\n');

@@ -1,4 +1,4 @@
-//! Two columns and a verdict, as text and as JSON.
+//! The two columns and the verdict, as text and as JSON.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const BOLD: Style = Style::new().bold();
 #[derive(Debug, Serialize)]
 pub(super) struct Through {
     pub(super) socket: PathBuf,
-    /// Handlers, as RuntimeClasses name them.
+    /// Handlers, by their names in RuntimeClasses.
     pub(super) bare: String,
     pub(super) frostlock: String,
     pub(super) image: String,
@@ -41,14 +41,14 @@ pub(super) struct Report {
     threads: usize,
     limit_ms: u128,
     rounds: usize,
-    /// Of the containers that were made, how many ran out of their quota.
+    /// How many containers were made, and how many of them ran out of quota.
     containers: usize,
     throttled: usize,
     operations: Vec<Row>,
     lift_refused: Option<String>,
     notes: Vec<String>,
     pub(super) verdict: Verdict,
-    /// The same in words.
+    /// The verdict in words.
     says: String,
 }
 
@@ -184,7 +184,7 @@ fn says(verdict: Verdict, rows: &[Row], lift_refused: Option<&str>, throttled: u
     }
 }
 
-/// The errors themselves are told of before.
+/// The errors themselves are printed before.
 fn wrong(row: &Row) -> Option<String> {
     let how = match row.effect {
         Effect::Fails => "fails through frostlock alone".to_owned(),

@@ -16,13 +16,13 @@ use super::verdict::{Ended, LIMIT, Row};
 use crate::node::tree::Driver;
 use crate::progress::Progress;
 
-/// One of three may be an accident.
+/// One round of three may be an accident.
 pub(super) const MOST_ROUNDS: usize = 3;
 
-/// All rounds; with a last wait for a throttled container and the clearing away it is a minute at most.
+/// For all rounds; with a last wait for throttling and the cleanup, it is a minute at most.
 pub(super) const ROUNDS_WITHIN: Duration = Duration::from_secs(45);
 
-/// How long a container that spins may take until it is throttled: that takes two periods of 100 ms.
+/// How long a spinning container may take until it was throttled in PERIODS periods of 100 ms.
 pub(super) const THROTTLED_WITHIN: Duration = Duration::from_secs(2);
 pub(super) const PERIODS: u64 = 3;
 
@@ -40,9 +40,9 @@ enum Step {
     Update,
     Pause,
     Resume,
-    /// Until no process is left.
+    /// Lasts until no process is left.
     Kill,
-    /// Until no cgroup is left.
+    /// Lasts until no cgroup is left.
     Delete,
 }
 
@@ -71,7 +71,7 @@ impl Step {
         }
     }
 
-    /// Whether those that follow can do without it.
+    /// Whether the steps after it need it.
     fn is_needed(self) -> bool {
         matches!(self, Step::Create | Step::Start | Step::Kill)
     }
@@ -88,14 +88,14 @@ pub(super) struct Rounds<'a> {
     pub(super) interrupts: &'a Interrupts,
 }
 
-/// What was seen.
+/// The measurements.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// All that there are, in their order.
+    /// All operations, in their order.
     operations: Vec<&'static str>,
     samples: Vec<(&'static str, Side, Ended)>,
     pub(super) rounds: usize,
-    /// Of the containers, how many ran out of their quota.
+    /// How many of the containers ran out of quota.
     pub(super) throttled: usize,
     pub(super) containers: usize,
     pub(super) quota_us: u64,
@@ -123,7 +123,7 @@ impl Seen {
         self.operations.iter().map(row).collect()
     }
 
-    /// Why there was not one of these, on either side, if so: that is none of frostlock's doing.
+    /// If this operation never succeeded on either side: why. That is not due to frostlock.
     pub(super) fn never(&self, operation: &str) -> Option<&str> {
         let creates = self.samples.iter().filter(|it| it.0 == operation);
         let mut why = None;
@@ -154,7 +154,7 @@ impl Rounds<'_> {
         Ok(seen)
     }
 
-    /// Where a bare create with this quota is over the limit, nothing that follows would be seen bare.
+    /// If a bare create with this quota is over the limit, no later step could be measured bare.
     fn calibrate(&self, seen: &mut Seen, progress: &mut Progress) -> anyhow::Result<()> {
         for (number, quota_us) in QUOTAS_US.into_iter().enumerate() {
             progress.show(|| "selftest: finds a quota".to_owned());
@@ -200,7 +200,7 @@ impl Rounds<'_> {
             });
             let limit = LIMIT.min(ends.saturating_duration_since(Instant::now()));
             let ended = self.step(step, side, &id, &files, limit)?;
-            // What had less time than the others was not measured.
+            // A step that had less time than the others was not measured.
             if ended == Ended::TooLong && limit < LIMIT {
                 break;
             }
@@ -212,7 +212,8 @@ impl Rounds<'_> {
             match step {
                 Step::Start if self.is_throttled(&files)? => seen.throttled += 1,
                 Step::Pause if is_done => is_paused = true,
-                // On v2 what could not be frozen in time is left to freeze, and what follows with it.
+                // On v2, a cgroup that did not freeze in time keeps freezing, and so would
+                // everything that follows.
                 Step::Pause | Step::Resume if !is_done => freeze::thaw(&files),
                 _ => {}
             }
@@ -238,7 +239,8 @@ impl Rounds<'_> {
         }
         loop {
             let is_over = match step {
-                // Who exits is in no cgroup's list any more, and not dead before it has had the CPU for it.
+                // An exiting process has left its cgroup's list, but is not dead until it gets the
+                // CPU for that.
                 Step::Kill => !files.is_populated() && !init.is_some_and(Process::is_alive),
                 Step::Delete => !self.place.has_cgroups(),
                 _ => return Ok(ended),
@@ -251,7 +253,7 @@ impl Rounds<'_> {
         }
     }
 
-    /// As containerd writes it, but that the exec is one in the foreground: a probe lasts as long as its
+    /// As containerd calls it, but with exec in the foreground: a probe lasts as long as its
     /// command.
     fn command(&self, step: Step, side: Side, id: &str, said: &Said) -> Command {
         let mut command = match side {
@@ -290,7 +292,7 @@ impl Rounds<'_> {
         command
     }
 
-    /// Waits for it, since what comes before would be as fast as without a limit.
+    /// Waits for throttling: before it, operations are as fast as without a limit.
     fn is_throttled(&self, files: &Reader) -> anyhow::Result<bool> {
         let began = Instant::now();
         loop {

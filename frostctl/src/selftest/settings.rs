@@ -1,4 +1,4 @@
-//! frostlock as it is set up on this node, but for where it writes: a selftest leaves no record.
+//! frostlock's settings on this node, except for where it writes: a selftest leaves no record.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use journal::reader;
 use state::state_dir::StateDir;
 use toml_edit::{DocumentMut, Item, Table, value};
 
-/// The node's configuration, without the long journal and syslog. What cannot be read is what frostlock
-/// would take defaults for.
+/// Writes the node's configuration, without the long journal and syslog. If it cannot be read,
+/// frostlock would use defaults, and so does the selftest.
 pub(super) fn write(path: &Path) -> anyhow::Result<()> {
     let of_node = std::fs::read_to_string(config::path()).unwrap_or_default();
     std::fs::write(path, silent(&of_node))
@@ -21,7 +21,7 @@ fn silent(text: &str) -> String {
     for (table, key, off) in [("history", "enabled", value(false)), ("log", "syslog", value("off"))]
     {
         let there = document.entry(table).or_insert(Item::Table(Table::new()));
-        // What is no table says nothing.
+        // A value that is not a table has no settings.
         if !there.is_table_like() {
             *there = Item::Table(Table::new());
         }
@@ -30,8 +30,8 @@ fn silent(text: &str) -> String {
     document.to_string()
 }
 
-/// What keeps frostlock from doing on this node what it does in a selftest, or all that it can. A wrapper
-/// that an engine runs obeys the off switch.
+/// What prevents frostlock on this node from doing what it does in a selftest, or all that it can.
+/// The off switch also works on a frostlock that an engine runs.
 pub(super) fn notes(is_by_engine: bool) -> Vec<String> {
     let state = StateDir::from_env();
     let (config, complaints) = Config::load();
@@ -56,13 +56,13 @@ pub(super) fn notes(is_by_engine: bool) -> Vec<String> {
     notes
 }
 
-/// By the record of an operation, if one of them could not lift what waited.
+/// Why a lift was refused, from the record of an operation, if one was.
 pub(super) fn lift_refused(state: &Path) -> Option<String> {
     let journal = StateDir::at(state.to_owned()).journal();
     reader::history(&journal).flatten().find_map(|record| record.lift_refused)
 }
 
-/// The same of the node's records, of these containers alone.
+/// The same from the node's records, for these containers only.
 pub(super) fn lift_refused_of(ids: &[String]) -> Option<String> {
     let records = reader::history(&StateDir::from_env().journal()).flatten();
     let is_ours = |id: &Option<String>| id.as_ref().is_some_and(|id| ids.contains(id));

@@ -1,14 +1,14 @@
-//! What the two columns say; pure.
+//! Judges the two columns; pure.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a command is given. kubelet's default for a probe is a second.
+/// A command's time limit. kubelet's default for a probe is a second.
 pub(super) const LIMIT: Duration = Duration::from_secs(3);
 
-/// A difference that the scheduler makes by itself: a quota comes once in 100 ms, and who has just
-/// missed it waits for the next. The more periods an operation needs, the more it varies.
+/// The scheduler alone makes such a difference: quota comes once in 100 ms, and whoever has just
+/// missed it waits for the next. The more periods an operation needs, the more its time varies.
 const PERIOD_MS: f64 = 100.0;
 const TIMES_FASTER: f64 = 2.0;
 const TIMES_SLOWER: f64 = 3.0;
@@ -27,26 +27,26 @@ pub(super) enum Ended {
 pub(super) struct Column {
     pub(super) runs: usize,
     pub(super) failed: usize,
-    /// Of those that did not end in time.
+    /// How many did not end in time.
     pub(super) over_limit: usize,
-    /// Of those that did not fail; none if half of these did not end in time.
+    /// Of the runs that did not fail; `None` if more than half of these did not end in time.
     pub(super) median_ms: Option<f64>,
     #[serde(skip)]
     slowest_ms: f64,
-    /// What the last that failed said.
+    /// The message of the last failure.
     pub(super) error: Option<String>,
 }
 
-/// What frostlock makes of an operation.
+/// The effect of frostlock on an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "is", content = "times")]
 pub(super) enum Effect {
-    /// Bare it failed or was over the limit.
+    /// Bare, it failed or was over the limit.
     Cured,
     Faster(f64),
     /// Nothing beyond noise.
     NotShown,
-    /// As it does bare.
+    /// It also fails bare.
     StillFails,
     Slower(f64),
     Fails,
@@ -61,12 +61,12 @@ pub(super) struct Row {
     pub(super) effect: Effect,
 }
 
-/// What it all comes to.
+/// The overall result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
     Works,
-    /// It does no harm, and gives nothing on this node.
+    /// It does no harm, but does not help on this node.
     NotShown,
     DoesNotWork,
 }
@@ -87,7 +87,7 @@ impl Column {
         }
         ms.sort_by(f64::total_cmp);
         column.slowest_ms = ms.last().copied().unwrap_or_default();
-        // Those over the limit are behind all others, wherever.
+        // Runs over the limit count as slower than all others.
         let middle = (ms.len() + column.over_limit).saturating_sub(1) / 2;
         column.median_ms = ms.get(middle).copied();
         column
@@ -110,13 +110,13 @@ fn limit_ms() -> f64 {
     LIMIT.as_secs_f64() * 1000.0
 }
 
-/// What noise may make of the slowest.
+/// How slow a run may get through noise, given the slowest.
 fn as_slow_as(bare: &Column) -> f64 {
     bare.slowest_ms * TIMES_SLOWER + 2.0 * PERIOD_MS
 }
 
-/// Whether it is by chance that it is over the limit through frostlock and bare not yet: where most of
-/// them are, only if bare there are hundreds of ms between.
+/// Whether only chance puts frostlock over the limit and bare not yet. If most runs through
+/// frostlock are over it, only hundreds of ms below the limit bare count as chance.
 fn is_near_limit(bare: &Column, frostlock: &Column) -> bool {
     const NEAR: f64 = 0.8;
     let is_an_exception = frostlock.median_ms.is_some();
@@ -150,8 +150,8 @@ fn effect(bare: &Column, frostlock: &Column) -> Effect {
     }
 }
 
-/// `lift_refused` explains what still fails, and that all is as slow as bare: a freeze or a death that
-/// gets no CPU.
+/// `lift_refused` explains operations that still fail, or are as slow as bare: a freeze or a death
+/// that gets no CPU.
 pub(super) fn verdict(rows: &[Row], lift_refused: bool) -> Verdict {
     let has = |is: fn(Effect) -> bool| rows.iter().any(|row| is(row.effect));
     if has(|it| matches!(it, Effect::Fails | Effect::Slower(_)))
@@ -205,12 +205,12 @@ mod tests {
             (&[9999, 9999, 2800], &[100, 100, 100], Effect::Cured),
             (&[0, 900, 900], &[900, 900, 900], Effect::Cured),
             (&[], &[100], Effect::Cured),
-            // Twice as fast, within a period.
+            // Twice as fast, but within a period.
             (&[100, 100, 100], &[20, 20, 20], Effect::NotShown),
             (&[500, 500, 500], &[300, 300, 300], Effect::NotShown),
             (&[20, 20, 20], &[210, 210, 210], Effect::NotShown),
             (&[20, 20, 20], &[400, 400, 400], Effect::Slower(20.0)),
-            // Slower than the median, not than the slowest.
+            // Slower than the median, but not than the slowest.
             (&[100, 100, 900], &[2800, 2800, 2800], Effect::NotShown),
             (&[400, 400, 400], &[950, 940, 930], Effect::NotShown),
             (&[20, 20, 20], &[20, 0, 20], Effect::Fails),
@@ -239,7 +239,7 @@ mod tests {
             (&[&fast, &fails], false, Verdict::DoesNotWork),
             (&[&fast, &slow], false, Verdict::DoesNotWork),
             (&[&fast, &still], false, Verdict::DoesNotWork),
-            // What is to be known is that nothing can be lifted, be a row faster by luck.
+            // The point is that nothing can be lifted, even if a row is faster by luck.
             (&[&fast, &still], true, Verdict::NotShown),
             (&[&fast, &fails], true, Verdict::DoesNotWork),
         ] {
