@@ -12,10 +12,10 @@ use crate::configure::edit::is_ours;
 
 const SOCKET: &str = "/run/docker.sock";
 
-/// It counts its images for the answer, which on a slow disk takes a while.
+/// For its answer dockerd counts its images, which takes a while on a slow disk.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
-/// An answer is some KB.
+/// An answer has some KB.
 const MOST_BYTES: usize = 4 << 20;
 
 pub(super) fn entries(text: &str) -> anyhow::Result<Entries> {
@@ -59,7 +59,8 @@ fn compare(info: &Value, handlers: &[Handler]) -> Loaded {
     if owed.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(owed) }
 }
 
-/// What it keeps of ours after a reload with a file that has it no more.
+/// Runtimes and default of ours that dockerd keeps after a reload, though its file no longer has
+/// them.
 fn left_over<'a>(info: &'a Value, handlers: &'a [Handler]) -> impl Iterator<Item = String> + 'a {
     let default = info["DefaultRuntime"].as_str().unwrap_or_default();
     let all = info["Runtimes"].as_object().into_iter().flatten();
@@ -71,7 +72,7 @@ fn left_over<'a>(info: &'a Value, handlers: &'a [Handler]) -> impl Iterator<Item
     })
 }
 
-/// What `docker info` prints; none where nobody listens.
+/// The output of `docker info`; `None` if nobody listens.
 fn ask(socket: &Path) -> anyhow::Result<Option<Value>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async { tokio::time::timeout(ANSWERS_WITHIN, get(socket)).await });
@@ -85,7 +86,7 @@ fn ask(socket: &Path) -> anyhow::Result<Option<Value>> {
     }
 }
 
-/// HTTP/1.0, so that the answer is whole and ends with the connection.
+/// HTTP/1.0, so that the answer is not chunked and ends with the connection.
 async fn get(socket: &Path) -> std::io::Result<Vec<u8>> {
     let stream = UnixStream::connect(socket).await?;
     let mut request: &[u8] = b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n";

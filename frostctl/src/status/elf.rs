@@ -1,4 +1,4 @@
-//! Whether a program needs a loader, by its own header.
+//! Whether a program needs a loader, by its ELF header.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// PT_INTERP: the path of the loader.
 const INTERPRETER: u32 = 3;
 
-/// None: it is no ELF file of 64 bits, or a torn one.
+/// `None`: it is no 64-bit ELF file, or a torn one.
 pub(super) fn read(path: &Path) -> io::Result<Option<bool>> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

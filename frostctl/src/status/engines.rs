@@ -1,4 +1,4 @@
-//! Which engines have a runtime that is frostlock: in their files, and in the process.
+//! Which engines have a runtime that is frostlock, in their files and in the process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::node::containerd::{self, Containerd};
 use crate::node::processes::{self, Running};
 use crate::node::root::Root;
 
-/// As far as their files say, and those of them that run.
+/// The engines as their files describe them, and what their processes have loaded.
 pub(super) fn read(running: &[Running]) -> Vec<Engine> {
     let containerds = containerd::read(&Root::default(), running);
-    // Another one's files may say otherwise of one that is configured by hand.
+    // A hand-made configuration without a record may be in another file than the recorded ones.
     let mut records = Vec::new();
     let mut unread = Vec::new();
     match Record::all() {
@@ -60,7 +60,7 @@ pub(super) fn read(running: &[Running]) -> Vec<Engine> {
     engines
 }
 
-/// In the order in which it reads them.
+/// In the order in which the engine reads them.
 fn files(kind: Kind) -> Vec<PathBuf> {
     let (main, drop_ins): (&[&str], _) = match kind {
         Kind::Crio => return node::crio::files(),
@@ -149,7 +149,7 @@ fn of_files(kind: Kind, paths: Vec<PathBuf>, loaded: Loaded) -> Engine {
             Err(error) => engine.unread.push(format!("{}: {error:#}", path.display())),
         }
     }
-    // dockerd's own are runc and shims by their names.
+    // dockerd has built-in runtimes, runc and shims by their names.
     let leads_nowhere = |it: &&String| {
         kind == Kind::Docker
             && is_named_ours(Path::new(it))
@@ -184,9 +184,9 @@ fn entries(kind: Kind, path: &Path) -> anyhow::Result<Entries> {
 
 fn ask(kind: Kind, engine: &Engine) -> Loaded {
     match kind {
-        // One that has nothing of ours is not worth a wait.
+        // An engine with nothing of ours is not worth a wait.
         _ if engine.handlers.is_empty() && kind != Kind::Docker => Loaded::EachTime,
-        // It keeps a default that its file has no more.
+        // dockerd keeps a default that its file no longer has.
         Kind::Docker => docker::loaded(&engine.handlers),
         Kind::Crio => crio(&node::crio::socket(), &engine.handlers),
         Kind::Containerd | Kind::Podman => Loaded::EachTime,
@@ -211,7 +211,7 @@ fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
             name: it.name.clone(),
             binary: Some(it.binary.clone()),
             is_default: it.is_default,
-            // CRI-O has none for a program.
+            // CRI-O's runtimes have no such options.
             options: BTreeMap::new(),
         })
         .collect();
@@ -222,7 +222,7 @@ fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
     }
 }
 
-/// Of one that does not tell its configuration: CRI itself has no more than the names.
+/// For an engine that does not report its configuration: CRI itself reports only the names.
 fn by_name(has: &[String], handlers: &[Handler]) -> Loaded {
     if has.is_empty() {
         return Loaded::NotChecked(
@@ -249,7 +249,7 @@ mod tests {
         };
         let left = of(r#"{"default-runtime": "frostlock"}"#);
         assert!(left.wrong.unwrap().contains("dockerd does not start"));
-        // The last is of somebody else, who may have told dockerd on its command line.
+        // The last one belongs to somebody else, who may have set it on dockerd's command line.
         for fine in [
             r#"{"default-runtime": "frostlock", "runtimes": {"frostlock": {"path": "/x/frostlock"}}}"#,
             r#"{"default-runtime": "runc"}"#,

@@ -1,4 +1,4 @@
-//! What was seen, and nothing about what it means. What could not be looked at is in it as such.
+//! What was seen, without any judgement. What could not be looked at is included as such.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ impl<T> Known<T> {
         Known::Unseen { not_checked: why.into() }
     }
 
-    /// An error is why, with its causes.
+    /// An error becomes the reason, with its causes.
     pub(crate) fn of(result: Result<T, impl Display>) -> Known<T> {
         result.map_or_else(|why| Known::unseen(format!("{why:#}")), Known::Seen)
     }
@@ -30,19 +30,19 @@ impl<T> Known<T> {
 
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Facts {
-    /// Of frostctl, which is that of the wrapper that it came with.
+    /// frostctl's version, which is that of the wrapper installed with it.
     pub(crate) version: &'static str,
-    /// Those that engines call; where none does, the one that would be configured.
+    /// The binaries that engines call; if none is called, the one that would be configured.
     pub(crate) binaries: Vec<Binary>,
     pub(crate) engines: Vec<Engine>,
     pub(crate) config: Known<Configuration>,
     pub(crate) switch: Known<Switch>,
     pub(crate) runtime: Known<Runtime>,
     pub(crate) state: Known<State>,
-    /// How many containers go through it.
+    /// How many containers run through it.
     pub(crate) containers: Known<usize>,
     pub(crate) records: Known<Records>,
-    /// What an engine's environment says otherwise than ours: the wrapper looks elsewhere then.
+    /// Settings in an engine's environment that differ from ours: its wrapper uses other files.
     pub(crate) elsewhere: Vec<String>,
 }
 
@@ -51,10 +51,10 @@ pub(crate) struct Binary {
     pub(crate) path: PathBuf,
     pub(crate) is_there: bool,
     pub(crate) is_executable: bool,
-    /// None: it cannot be read.
+    /// `None`: the file cannot be read.
     pub(crate) is_frostlock: Option<bool>,
     pub(crate) is_static: Option<bool>,
-    /// None of a version that did not write it into its mark yet.
+    /// `None` for versions that did not yet write it into their mark.
     pub(crate) version: Option<String>,
 }
 
@@ -65,14 +65,14 @@ pub(super) type Entries = (Vec<(String, String)>, Option<String>);
 pub(crate) struct Engine {
     pub(crate) name: &'static str,
     pub(crate) file: PathBuf,
-    /// Those that run frostlock.
+    /// The handlers that run frostlock.
     pub(crate) handlers: Vec<Handler>,
     /// Files that could not be read, and why.
     pub(crate) unread: Vec<String>,
     pub(crate) loaded: Loaded,
-    /// What makes it read its files again.
+    /// The command that makes the engine read its files again.
     pub(crate) reload: Option<String>,
-    /// A part of ours that is left in its files and breaks them.
+    /// A leftover of ours in its files that breaks them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) wrong: Option<String>,
 }
@@ -84,18 +84,18 @@ pub(crate) struct Handler {
     pub(crate) is_default: bool,
 }
 
-/// What the process has, whatever its files say.
+/// What the process has loaded, whatever its files say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Loaded {
     /// It has what the files say.
     AsConfigured,
-    /// It has something else, each in a clause.
+    /// It has something else; each difference is a clause.
     Otherwise(Vec<String>),
     /// Each of its commands reads the files anew.
     EachTime,
     NotRunning,
-    /// Its CRI plugin is off, and handlers are CRI's.
+    /// Its CRI plugin is off, and handlers belong to CRI.
     NoCri,
     NotChecked(String),
 }
@@ -109,11 +109,11 @@ pub(crate) struct Configuration {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Runtime {
-    /// None: there is none to run.
+    /// `None`: there is no runtime to run.
     pub(crate) path: Option<PathBuf>,
-    /// What it says of its version.
+    /// The version that it reports.
     pub(crate) says: Known<String>,
-    /// Why it is another than the configuration names.
+    /// Why another runtime is used than the configuration names.
     pub(crate) fell_back: Option<String>,
     /// Why it cannot be run.
     pub(crate) broken: Option<String>,
@@ -123,11 +123,11 @@ pub(crate) struct Runtime {
 pub(crate) struct State {
     pub(crate) directory: PathBuf,
     pub(crate) is_there: bool,
-    /// Why it is not used.
+    /// Why the directory is not used.
     pub(crate) refused: Option<String>,
     /// Why nothing new can be written there.
     pub(crate) full: Option<String>,
-    /// And what to do about that.
+    /// What to do about that.
     #[serde(skip)]
     pub(crate) remedy: Option<String>,
 }
@@ -144,11 +144,11 @@ pub(crate) struct Last {
     pub(crate) container: String,
     pub(crate) verdict: String,
     pub(crate) time: String,
-    /// None: it is of the future, as the clock has jumped.
+    /// `None`: the record is from the future, since the clock has jumped.
     pub(crate) age_s: Option<u64>,
 }
 
-/// Of the last 24 h.
+/// Totals of the last 24 h.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Day {
     pub(crate) operations: u64,
@@ -156,8 +156,8 @@ pub(crate) struct Day {
     pub(crate) repeated: u64,
     pub(crate) lifted: u64,
     pub(crate) lifted_ms: f64,
-    /// Went ahead without the lock.
+    /// Operations that went ahead without the lock.
     pub(crate) without_lock: u64,
-    /// So far back was read, if not all of it: the journal is larger than what is read of it.
+    /// How far back was read, if the day's journal is larger than what is read of it.
     pub(crate) only_s: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! The facts, each read or asked with a bound of its own. Nothing is judged here, and nothing changed.
+//! Gathers the facts, each for a bounded time. Judges nothing, and changes nothing.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,13 +20,13 @@ use crate::node::root::Root;
 use crate::program;
 use crate::switch::Switch;
 
-/// A runtime that does not say its version in this time is not waited for.
+/// How long to wait for a runtime's version.
 const SAYS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Where the wrapper of the node keeps its state.
+/// The state directory of the node's wrapper.
 const STATE: &str = "/run/frostlock";
 
-/// What tells the wrapper to look elsewhere.
+/// Variables that make the wrapper use other files.
 const VARIABLES: &[&str] = &["FROSTLOCK_CONFIG", STATE_DIR, "FROSTLOCK_RUNTIME"];
 
 const NOT_ROOT: &str = "only root can see it";
@@ -52,7 +52,8 @@ pub(super) fn facts() -> Facts {
     }
 }
 
-/// The node's, whoever asks: without root there may be one of the user's own.
+/// The node's state directory, whoever runs frostctl: without root, a user could have one of their
+/// own.
 fn state_dir() -> StateDir {
     let was_named = std::env::var_os(STATE_DIR).is_some();
     if is_root() || was_named { StateDir::from_env() } else { StateDir::at(STATE.into()) }
@@ -72,7 +73,7 @@ fn unreadable(error: &io::Error) -> String {
 fn binaries(engines: &[Engine]) -> Vec<Binary> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for path in engines.iter().flat_map(|it| &it.handlers).map(|it| &it.binary) {
-        // A name is looked up in the engine's PATH, which is much like ours.
+        // The engine looks up a bare name in its PATH, which resembles ours.
         let path = match path.is_absolute() {
             true => path.clone(),
             false => program::find(path).unwrap_or_else(|| path.clone()),
@@ -100,7 +101,7 @@ fn examine(path: PathBuf) -> Binary {
     }
 }
 
-/// Its complaint is not among the mistakes where it is one about us.
+/// A file that only this user cannot read is unseen, not a mistake in the configuration.
 fn configuration() -> (Config, Known<Configuration>) {
     let file = config::path();
     if let Err(error) = config::text(&file)

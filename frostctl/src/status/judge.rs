@@ -1,4 +1,4 @@
-//! What the facts come to: ten answers and a verdict. Pure.
+//! Turns the facts into ten answers and a verdict. Pure.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::output::time;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Judged {
-    /// The question does not arise.
+    /// The question does not apply.
     Moot,
     Good,
     NotChecked,
@@ -34,7 +34,7 @@ pub(crate) struct Answer {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Works,
-    /// Nothing is wrong with what was looked at.
+    /// Nothing is wrong in what could be checked.
     NotKnown,
     Owed,
     Broken,
@@ -59,7 +59,7 @@ impl Verdict {
     }
 }
 
-/// Answered by what the environment names: the wrapper has that of its engine.
+/// Questions whose answers depend on the environment: the wrapper has that of its engine.
 const DEPEND: &[&str] = &["mode", "switch", "runtime", "state", "last record", "last 24 h"];
 
 /// Always the same questions, in this order.
@@ -83,7 +83,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Answer> {
                 .next("run frostctl status with the same environment");
         });
     }
-    // What nothing goes through breaks nothing.
+    // Nothing is broken if no engine uses frostlock.
     for answer in answers.iter_mut().filter(|it| !is_used && it.judged == Judged::Broken) {
         answer.judged = Judged::Owed;
     }
@@ -104,7 +104,7 @@ fn not_checked(question: &'static str, why: &str) -> Answer {
     answer(question, Judged::NotChecked, format!("not checked: {why}"))
 }
 
-/// The worst of several, with what all of them say.
+/// The worst of several answers, with the text of all.
 fn worst(question: &'static str, all: Vec<Answer>) -> Answer {
     let judged = all.iter().map(|it| it.judged).max().unwrap_or(Judged::Moot);
     let said: Vec<&str> = all.iter().map(|it| it.answer.as_str()).collect();
@@ -390,7 +390,7 @@ fn of_day(day: &Day) -> String {
     said
 }
 
-/// The older, the coarser.
+/// Older times are coarser.
 fn spoken(seconds: u64) -> String {
     let unit = match seconds {
         0..120 => 1,

@@ -182,7 +182,7 @@ fn each_fact_has_its_judgement() {
         let found = answers.iter().find(|it| it.question == question).unwrap();
         assert_eq!(found.judged, judged, "{what}: {found:?}");
         assert!(found.answer.contains(what), "{what}: {found:?}");
-        // Whoever reads it is told what to do, and nothing of what was not looked at is called fine.
+        // Each answer says what to do, and nothing unchecked is called fine.
         assert_eq!(found.next.is_some(), judged >= Owed || what == "FROSTLOCK_CONFIG", "{found:?}");
         assert_eq!(found.answer.contains("not checked: "), judged == NotChecked, "{found:?}");
     }
@@ -202,7 +202,7 @@ fn the_worst_answer_is_the_verdict() {
             it.engines[0].loaded = Loaded::NotRunning;
             it.binaries[0].is_there = false;
         }),
-        // Nothing goes through it.
+        // No engine uses it.
         (Verdict::Owed, Exit::Found, |it| {
             it.engines[0].handlers.clear();
             seen(&mut it.runtime).broken = Some("none".into());

@@ -1,4 +1,4 @@
-//! What the journal says of the last day, read from its end for a bounded number of bytes.
+//! What the journal says of the last day. Reads a bounded number of bytes from its end.
 
 use std::io::ErrorKind;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,14 +11,14 @@ use state::state_dir::StateDir;
 use super::facts::{Day, Last, Records};
 use crate::journal::{Journal, Record, unix_ms};
 
-/// A quarter of a second. On a node with more operations a day than that holds, it is said how far
-/// back it goes.
+/// Takes a quarter of a second. If a node has more operations per day than that, the answer says
+/// how far back it goes.
 const MOST_BYTES: u64 = 128 << 20;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 pub(super) fn read(config: &Config, state: &StateDir) -> anyhow::Result<Records> {
-    // What may not be listed looks like what is not there.
+    // A directory that must not be listed looks like a missing one.
     let history = History::of(config, state);
     if let Some(Err(error)) = history.map(|it| std::fs::read_dir(it.directory()))
         && error.kind() != ErrorKind::NotFound
@@ -49,7 +49,7 @@ impl Lately {
         if is_of_the_day && (record.is_operation() || record.is_late_lift()) {
             self.day.add(record);
         }
-        // Records of a boot are in order, whatever its clock has said.
+        // Records of one boot are in order, whatever the clock said.
         if record.is_operation() {
             self.last = Some((at, last(record)));
         }

@@ -1,7 +1,7 @@
 //! `frostctl status`: whether frostlock works on this node.
 //!
-//! What there is to know is gathered once ([`gather`]), each question for a bounded time; what it
-//! means is decided on the facts alone ([`judge`]). It changes nothing.
+//! The facts are gathered once ([`gather`]), each for a bounded time. The judgement uses only the
+//! facts ([`judge`]). Changes nothing.
 
 use std::io::Write;
 
