@@ -1,4 +1,5 @@
-//! The counters, and how far the journal went into them: one file, replaced as a whole, under a lock.
+//! The counters and the journal's position that they reach: one file, replaced as a whole, under a
+//! lock.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +18,7 @@ use super::position::Position;
 
 const VERSION: u32 = 1;
 
-/// 200 pods of the longest names are below 200 KB.
+/// 200 pods with the longest names take less than 200 KB.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A first reading of the whole journal takes a fraction of a second.
@@ -33,7 +34,7 @@ pub(crate) struct Checkpoint {
     pub(crate) pods: Pods,
 }
 
-/// The lock on a checkpoint, and the way to it.
+/// The lock on a checkpoint, and the checkpoint's path.
 #[derive(Debug)]
 pub(crate) struct Store {
     path: PathBuf,
@@ -41,7 +42,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The lock has a file of its own, since the checkpoint is another file each time.
+    /// The lock has its own file, since each new checkpoint is another file.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Store> {
         let directory = directory_of(path);
         std::fs::create_dir_all(directory)
@@ -58,8 +59,8 @@ impl Store {
         Ok(Store { path: path.to_owned(), _lock: lock })
     }
 
-    /// A missing one is an empty one. One that is damaged is set aside: to go on from zero is what
-    /// Prometheus can take, and what was there is not lost. The text says so.
+    /// A missing file is an empty checkpoint. A damaged one is set aside, and the text says so:
+    /// Prometheus can handle counters that restart at zero, and the old content is not lost.
     pub(crate) fn load(&self) -> anyhow::Result<(Checkpoint, Option<String>)> {
         let path = self.path.display();
         let mut bytes = Vec::new();
@@ -98,12 +99,12 @@ impl Store {
     }
 }
 
-/// Readers see the old file or the new one, and so do those after a power failure.
+/// Readers see the old file or the new one, even after a power failure.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file =
             tempfile::Builder::new().prefix(".frostctl-").tempfile_in(directory_of(path))?;
-        // Not by its creation, which the umask takes from.
+        // Not at creation, where the umask would remove bits.
         file.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
         file.write_all(content)?;
         file.as_file().sync_data()?;
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), later);
     }
 
-    /// As the version with refills wrote it.
+    /// As written by the version that had refills.
     #[test]
     fn one_with_refills_is_read_and_goes_on_without_them() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is counted, record by record. Nothing here ever gets smaller.
+//! What is counted, record by record. No counter ever decreases.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Record;
 
-/// From a start that nothing delays to one that containerd gives up on, in seconds.
+/// From an undelayed start to one that containerd gives up on, in seconds.
 pub(crate) const BOUNDS_S: [f64; 12] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -39,14 +39,14 @@ const GIVE_UPS: [&str; 4] = ["interrupted", "not repeatable", "out of attempts",
 const WHOSE: [&str; 5] = ["freeze", "kill", "program", "runtime", "watcher"];
 const ENDS: [&str; 6] =
     ["done", "node limit", "operation limit", "pod limit", "thread limit", "watcher limit"];
-/// The first words of why nothing was lifted: what follows a colon is an error's text.
+/// The first words of the reason for a refused lift; after a colon comes an error's text.
 const REFUSALS: [&str; 3] = ["CAP_SYS_NICE", "RT_GROUP_SCHED", "no note"];
 
-/// A journal is a file that anybody with root can write to: what is not a word of ours is counted
-/// as this, so that no file makes more series than there are words.
+/// Counts all words that are not ours: anybody with root can write to a journal, and no file must
+/// create more series than there are words.
 const OTHER: &str = "other";
 
-/// No operation takes longer; what says so would spoil a sum for ever.
+/// No operation takes longer; a record that says so would spoil a sum forever.
 const LONGEST_MS: f64 = 24.0 * 3600.0 * 1000.0;
 
 pub(crate) type By<T> = BTreeMap<String, T>;
@@ -62,10 +62,10 @@ pub(crate) struct Counters {
     /// By verb and failure.
     pub(crate) failures: By<By<u64>>,
     pub(crate) given_up: By<u64>,
-    /// By whose threads these were, and the end.
+    /// By the threads' owner and by how the lift ended.
     pub(crate) lifts: By<By<u64>>,
     pub(crate) lifted_threads: By<u64>,
-    /// Whole numbers, as a fraction read back from JSON can be a last digit smaller.
+    /// Integers, since a fraction read back from JSON can be smaller in its last digit.
     pub(crate) lifted_us: By<u64>,
     pub(crate) lift_refused: By<u64>,
     /// By verb, in mode "observe".
@@ -73,15 +73,15 @@ pub(crate) struct Counters {
     pub(crate) explained_us: By<u64>,
     pub(crate) recovered: u64,
     pub(crate) oom_kills: u64,
-    /// Lines of the journal that are no records of a version that we know.
+    /// Lines of the journal that are not records of a known version.
     pub(crate) skipped_lines: u64,
-    /// How often the journal no longer had the place up to which it had been read.
+    /// How often the journal no longer had the position up to which it had been read.
     pub(crate) journal_gaps: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Histogram {
-    /// One for each of the bounds, each value in one of them only; what is above is in `count` alone.
+    /// One per bound, and each value in only one bucket; larger values are only in `count`.
     pub(crate) buckets: [u64; BOUNDS_S.len()],
     pub(crate) count: u64,
     pub(crate) sum_us: u64,
@@ -135,8 +135,8 @@ impl Counters {
         self.oom_kills += bounded(record.oom_kill.unwrap_or(0));
     }
 
-    /// What an alert waits for is 0 before it happens: a series that begins with its only event shows
-    /// no increase.
+    /// Series for alerts must be 0 before their event: one that begins with its only event shows no
+    /// increase.
     pub(crate) fn announce(&mut self) {
         self.lock_waits.entry("unavailable".to_owned()).or_default();
         for whose in WHOSE {
@@ -163,17 +163,17 @@ impl Counters {
 }
 
 pub(crate) fn retries(record: &Record<'_>) -> u64 {
-    // A deadline of 4 s has no room for as many.
+    // A deadline of 4 s has no room for that many.
     u64::from(record.attempts.saturating_sub(1).min(1000))
 }
 
-/// What the workload itself had of lifts.
+/// The CPU time that the workload itself got from lifts.
 pub(crate) fn program_us(record: &Record<'_>) -> u64 {
     let program = record.lifts.iter().filter(|lift| lift.is_of_the_program());
     program.map(|lift| microseconds(sound_ms(lift.cpu_ms))).sum()
 }
 
-/// What the caller waited.
+/// How long the caller waited.
 fn took_ms(record: &Record<'_>) -> f64 {
     let delays: f64 = record.tries.iter().map(|attempt| sound_ms(attempt.delay_ms)).sum();
     let stages = [record.stages.prepare, record.stages.lock, record.stages.run];
@@ -184,7 +184,7 @@ fn sound_ms(ms: f64) -> f64 {
     if ms.is_finite() { ms.clamp(0.0, LONGEST_MS) } else { 0.0 }
 }
 
-/// One line must not use up the range of a counter.
+/// One line must not use up a counter's range.
 fn bounded(count: u64) -> u64 {
     count.min(1 << 32)
 }

@@ -202,7 +202,7 @@ pub(crate) fn text(snapshot: &Snapshot) -> anyhow::Result<String> {
 }
 
 impl Family {
-    /// Without a row there is no family: the format has no empty ones.
+    /// `None` without rows: the format has no empty families.
     fn of(&self, snapshot: &Snapshot) -> Option<MetricFamily> {
         let rows = (self.rows)(snapshot);
         let metrics = rows.into_iter().map(|(values, value)| self.metric(&values, value));
@@ -304,7 +304,7 @@ mod tests {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
-    /// Every `frostlock_...` of a text, without what a histogram adds to its name.
+    /// Every `frostlock_...` in a text, without a histogram's suffixes.
     fn names(text: &str) -> BTreeSet<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let names = words.filter(|word| word.starts_with("frostlock_"));

@@ -1,17 +1,17 @@
-//! The cgroups that are frozen now, by the kernel's word.
+//! The cgroups that are frozen now, according to the kernel.
 
 use std::path::{Path, PathBuf};
 
 use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
-/// A node with 500 pods has some 3000 cgroups; a tree of more is not walked to its end.
+/// A node with 500 pods has some 3000 cgroups; a larger tree is not walked to its end.
 const MOST: usize = 50_000;
 
-/// Those that were asked for themselves: what is below is frozen with them.
+/// Counts only cgroups that were themselves told to freeze: those below are frozen with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Frozen {
     pub(crate) frozen: u64,
-    /// Asked for, and some task has not stopped.
+    /// Told to freeze, but some task has not stopped.
     pub(crate) freezing: u64,
 }
 
@@ -51,7 +51,7 @@ fn children(dir: &Path) -> impl Iterator<Item = std::ffi::OsString> {
 mod tests {
     use super::*;
 
-    /// Removes the cgroups, whatever happens.
+    /// Removes the cgroups in any case.
     struct Scratch(PathBuf);
 
     impl Drop for Scratch {

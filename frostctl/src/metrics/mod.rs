@@ -1,6 +1,6 @@
 //! `metrics`: the journal as counters for Prometheus.
 //!
-//! One reading adds what is new in the journal to a checkpoint, under its lock, and prints the sum.
+//! Each reading adds the journal's new records to a checkpoint, under its lock, and prints the sum.
 
 mod checkpoint;
 mod counters;
@@ -24,7 +24,7 @@ use checkpoint::{Checkpoint, Store};
 pub(crate) use counters::known_verb;
 use snapshot::Snapshot;
 
-/// Where it outlives a reboot, which /run does not.
+/// A place that outlives a reboot; /run does not.
 const DEFAULT_STATE: &str = "/var/lib/frostlock/metrics.json";
 
 const NS_PER_HOUR: u64 = 3_600_000_000_000;
@@ -80,7 +80,7 @@ impl Metrics {
         }
         let text = families::text(&snapshot)?;
         match &self.textfile {
-            // node_exporter is seldom root.
+            // node_exporter seldom runs as root.
             Some(path) => checkpoint::replace(path, text.as_bytes(), 0o644)?,
             None => output.print(&snapshot, |to: &mut dyn Write| to.write_all(text.as_bytes()))?,
         }
@@ -123,7 +123,8 @@ impl Source {
         })
     }
 
-    /// A journal that was named is somebody else's, and must not go into the node's counters.
+    /// A journal named on the command line is not the node's, and must not go into the node's
+    /// counters.
     fn checkpoint(&self, state: &StateDir) -> Option<PathBuf> {
         let default = || match std::env::var_os("FROSTLOCK_STATE_DIR") {
             None if state.path() == Path::new("/run/frostlock") => PathBuf::from(DEFAULT_STATE),
@@ -152,7 +153,7 @@ impl Source {
     }
 }
 
-/// Saved before anybody sees it: a number that was shown is never taken back.
+/// Saves before anybody sees a number: a counter that was shown is never taken back.
 fn update(
     path: &Path,
     change: impl FnOnce(&mut Checkpoint) -> anyhow::Result<()>,

@@ -1,4 +1,4 @@
-//! What single pods were helped with: few, and only for a while, as every pod is a series.
+//! Help given to single pods: few pods, and only for a while, since each pod is a series.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 use super::counters::{program_us, retries};
 use crate::journal::Record;
 
-/// A node has 110 pods by default; of more, those that were helped last.
+/// A node has 110 pods by default; of more, those that were helped last are kept.
 pub(crate) const MOST: usize = 200;
 
-/// Kubernetes allows 63 and 253; a foreign record must not carry more into every scrape.
+/// Kubernetes allows 63 and 253 characters; a foreign record must not bring more into every scrape.
 const NAME_CHARS: usize = 253;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Pod {
     pub(crate) retries: u64,
-    /// CPU time that its own programs had while they were lifted.
+    /// The CPU time of its own programs while they were lifted.
     pub(crate) program_us: u64,
-    /// When we last counted something, on CLOCK_BOOTTIME of the checkpoint's boot.
+    /// When something was last counted, on CLOCK_BOOTTIME of the checkpoint's boot.
     counted_ns: u64,
 }
 
-/// By namespace, then name: a pod that comes back under its name goes on counting.
+/// By namespace, then name: a pod that is recreated with its name continues its counters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Pods(BTreeMap<String, BTreeMap<String, Pod>>);
@@ -47,7 +47,7 @@ impl Pods {
         }
     }
 
-    /// After a reboot the clock of `counted_ns` begins anew.
+    /// After a reboot, the clock of `counted_ns` starts again.
     pub(crate) fn rebooted(&mut self) {
         self.0.values_mut().flat_map(BTreeMap::values_mut).for_each(|pod| pod.counted_ns = 0);
     }
@@ -71,7 +71,7 @@ impl Pods {
         }
         times.sort_unstable_by(|one, other| other.cmp(one));
         let last = times.get(MOST - 1).copied().unwrap_or_default();
-        // Of those counted in one reading, as many as there is room for.
+        // Of pods with the same time, as many as fit.
         let mut room = MOST - times.iter().filter(|&&time| time > last).count();
         self.retain(|pod| {
             let equal = pod.counted_ns == last && room > 0;

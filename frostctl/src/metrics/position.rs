@@ -1,4 +1,4 @@
-//! How far the journal has been read: the one place where it is read.
+//! How far the journal has been read: the only place that reads it for the metrics.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::{Data, Record, extents, lines, parse};
 
-/// The first record's boot and time are within these.
+/// These bytes include the first record's boot and time.
 const HEAD_BYTES: usize = 160;
 
-/// Where the last line begins is looked for in steps of this.
+/// The last line's beginning is searched for in steps of this size.
 const STEP_BYTES: u64 = 64 * 1024;
 
-/// A place in one file. The inode alone may come again; what the file begins with does not, as it
-/// has the boot and the time of its first record.
+/// A position in one file. An inode number can be reused; the file's first bytes are unique, since
+/// they have the boot and time of the first record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
     inode: u64,
@@ -25,17 +25,17 @@ pub(crate) struct Position {
     offset: u64,
 }
 
-/// What one reading has found beside the records.
+/// What one reading has found besides records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) files: usize,
     pub(crate) skipped: u64,
-    /// None of the places that were known is there any more.
+    /// None of the known positions exists any more.
     pub(crate) gap: bool,
 }
 
-/// Every record that `positions` has not yet, once, oldest first. Both files are read from where they
-/// were left: a wrapper that had the full file open may still write to it.
+/// Passes each record after `positions` once, oldest first. Both files are read from their last
+/// positions: a wrapper that still has the full file open may write to it.
 pub(crate) fn advance(
     journal: &Path,
     positions: &mut Vec<Position>,
@@ -66,13 +66,13 @@ impl Position {
     }
 }
 
-/// The older one, if there is one, and the one that grows.
+/// The older file, if there is one, and the one that grows.
 fn open_both(journal: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
     let mut older = journal.as_os_str().to_owned();
     older.push(".1");
     let older = PathBuf::from(older);
-    // The growing one first: should it be moved aside now, both are the same file, and what is new
-    // is read the next time.
+    // The growing one first: if it is moved aside now, both names are the same file, and new
+    // records are read the next time.
     let growing = open(journal)?;
     let older = open(&older)?.map(|file| (older, file));
     let inode = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
@@ -81,7 +81,7 @@ fn open_both(journal: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
     Ok(older.into_iter().chain(growing).collect())
 }
 
-/// A missing file is `None`. A FIFO in its place must not block us.
+/// `None` if there is no file. A FIFO in its place must not block us.
 fn open(path: &Path) -> anyhow::Result<Option<File>> {
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
@@ -99,8 +99,8 @@ fn head(file: &File, up_to: u64) -> String {
     String::from_utf8_lossy(&bytes[..got]).into_owned()
 }
 
-/// Reads whole lines, and says where the last of them ends. Half a line is somebody writing, or is
-/// ended by the next writer.
+/// Reads whole lines, and returns where the last one ends. A partial line is still being written,
+/// or the next writer ends it.
 fn read(
     file: &File,
     from: u64,
@@ -116,7 +116,7 @@ fn read(
     Ok(to)
 }
 
-/// Behind the last newline; `from` if there is none behind it.
+/// The offset after the last newline; `from` if there is none after it.
 fn last_end(file: &File, from: u64) -> anyhow::Result<u64> {
     let mut block = Vec::new();
     for extent in extents(file, from, file.metadata()?.len())?.into_iter().rev() {
@@ -195,7 +195,7 @@ mod tests {
         lab.rotate();
         lab.write();
         assert_eq!(lab.read(), (vec![3, 4], Reading { files: 2, skipped: 0, gap: false }));
-        // A writer that had the older one open.
+        // By a writer that had the older file open.
         let line = lab.line();
         lab.append(&lab.path().with_extension("jsonl.1"), &line);
         assert_eq!(lab.read().0, [5]);

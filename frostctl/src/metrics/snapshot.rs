@@ -1,4 +1,4 @@
-//! All that is known at one time.
+//! Everything that is known at one time.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
