@@ -1,5 +1,5 @@
-//! A file without its holes. Whatever made a file long without writing to it, a file can have a
-//! terabyte of zeros, which would be read for half an hour. A hole is read as one zero.
+//! A file without its holes. A file that was extended without being written can have a terabyte of
+//! zeros, which would take half an hour to read. A hole is read as one zero.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-/// What was written between two places, in order.
+/// The written ranges between two offsets, in order.
 pub(crate) fn extents(file: &File, from: u64, to: u64) -> io::Result<VecDeque<Range<u64>>> {
     let mut extents = VecDeque::new();
     let mut at = from;
@@ -25,7 +25,7 @@ pub(crate) fn extents(file: &File, from: u64, to: u64) -> io::Result<VecDeque<Ra
     Ok(extents)
 }
 
-/// `None` behind the last of what is looked for. A file system that knows no holes has data alone.
+/// `None` if there is nothing after `from`. A file system without holes has only data.
 fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     let from_there = i64::try_from(from).map_err(io::Error::other)?;
     match lseek(file, from_there, whence) {
@@ -37,7 +37,7 @@ fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     }
 }
 
-/// Reads what is between two places of a file.
+/// Reads the data between two offsets of a file.
 #[derive(Debug)]
 pub(crate) struct Data<'a> {
     file: &'a File,
@@ -76,7 +76,7 @@ impl Read for Data<'_> {
         if self.at == extent.end {
             self.extents.pop_front();
         }
-        // It was cut off meanwhile.
+        // The file was truncated meanwhile.
         if got == 0 {
             self.at = self.to;
         }
@@ -101,7 +101,7 @@ mod tests {
         file.set_len(TERABYTE).unwrap();
         let mut read = Vec::new();
         Data::of(&file, 0, TERABYTE).unwrap().read_to_end(&mut read).unwrap();
-        // What is written is rounded up to blocks.
+        // Written ranges are rounded up to blocks.
         read.dedup_by(|a, b| *a == 0 && *b == 0);
         assert_eq!(read, b"first\n\0second\n\0");
         assert!(extents(&file, 1 << 20, TERABYTE / 4).unwrap().is_empty());
@@ -114,7 +114,7 @@ mod tests {
         let mut read = String::new();
         Data::of(&file, 3, 7).unwrap().read_to_string(&mut read).unwrap();
         assert_eq!(read, "3456");
-        // Cut off since.
+        // Truncated since.
         let mut read = Vec::new();
         let mut data = Data::of(&file, 3, 9).unwrap();
         file.set_len(5).unwrap();

@@ -1,5 +1,5 @@
-//! The journal as `history`, `report` and `metrics` see it: which files there are, and one record
-//! after another in bounded memory.
+//! The journal for `history`, `report` and `metrics`: its files, and one record after another in
+//! bounded memory.
 
 mod data;
 mod reader;

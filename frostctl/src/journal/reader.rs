@@ -1,5 +1,5 @@
-//! Streams records over several files, whatever state these are in. What is not a record of this
-//! version, or not in its place, is counted and passed over.
+//! Streams records over several files, whatever state these are in. Lines that are not records of
+//! this version, or are out of order, are counted and skipped.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,22 +13,22 @@ use super::record::Record;
 use crate::output::count;
 use crate::progress::Reading;
 
-/// The version of the records that are understood here.
+/// The newest version of records that is understood here.
 const VERSION: u32 = 1;
 
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// As the writer's reader has it; a longer line is none of ours.
+/// The same as in the writer's reader; a longer line is not ours.
 const LINE_BYTES: usize = 64 * 1024;
 
-/// Wrappers that end together may write in another order than that of their clocks. What is further
-/// back is not in its place.
+/// Wrappers that end at the same time may write in another order than that of their clocks. A
+/// record that is further back is out of order.
 const DISORDER_NS: u64 = 60 * 1_000_000_000;
 
-/// What was not used, by reason, and what is not there.
+/// Lines that were not used, by reason, and gaps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Skipped {
-    /// Half a line, or none of JSON.
+    /// A partial line, or one that is not JSON.
     pub(crate) torn: u64,
     /// JSON, but no record.
     pub(crate) foreign: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Skipped {
 }
 
 impl Skipped {
-    /// Of lines.
+    /// How many lines were not used.
     pub(crate) fn total(&self) -> u64 {
         self.torn + self.foreign + self.future_version + self.out_of_order
     }
@@ -83,7 +83,7 @@ pub(crate) enum Unread {
     FutureVersion,
 }
 
-/// Every line, in bounded memory: of one longer than a block, its pieces.
+/// Passes every line, in bounded memory: a line that is longer than a block comes in pieces.
 pub(crate) fn lines(mut input: impl Read, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut filled = 0;
@@ -110,7 +110,7 @@ pub(crate) fn lines(mut input: impl Read, mut each: impl FnMut(&[u8])) -> io::Re
     }
 }
 
-/// `None` is an empty line, with which the writer ends a torn one.
+/// `None` is an empty line, which the writer adds after a torn one.
 pub(crate) fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Unread> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
@@ -118,7 +118,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Unread> {
     if line.len() > LINE_BYTES {
         return Err(Unread::Foreign);
     }
-    // Once for the line, rather than for each of its strings.
+    // Once per line, rather than for each of its strings.
     let line = std::str::from_utf8(line).map_err(|_| Unread::Torn)?;
     match serde_json::from_str::<Record<'_>>(line) {
         Ok(record) if record.v > VERSION => Err(Unread::FutureVersion),
@@ -131,28 +131,28 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Unread> {
     }
 }
 
-/// Where in time the reading is.
+/// The reading's position in time.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) skipped: Skipped,
-    /// Of a pass that a person waits for.
+    /// The progress of a reading that a person waits for.
     reading: Option<Reading>,
     /// Records that were passed on.
     pub(crate) used: u64,
     boot: String,
     latest_ns: u64,
     earlier_boots: HashSet<String>,
-    /// Records of this boot up to this time are passed over without a count: they were read already.
+    /// Records of this boot up to this time were already read: they are skipped without a count.
     known: Option<(String, u64)>,
 }
 
 impl Reader {
-    /// One that says on a terminal how far it is in so many bytes.
+    /// A reader that shows its progress on a terminal, out of this many bytes.
     pub(crate) fn of(bytes: u64) -> Reader {
         Reader { reading: Some(Reading::of(bytes)), ..Reader::default() }
     }
 
-    /// From here on, what was read before is not read again: another file with the same records.
+    /// From here on, skips what was already read: the next file has some of the same records.
     pub(crate) fn only_later(&mut self) {
         self.known = Some((self.boot.clone(), self.latest_ns));
     }
@@ -165,7 +165,7 @@ impl Reader {
         self.read_from(file, 0, each)
     }
 
-    /// From the middle of a file the first line is torn, most likely.
+    /// In the middle of a file, the first line is most likely torn.
     pub(crate) fn read_from(
         &mut self,
         file: &File,
@@ -177,7 +177,7 @@ impl Reader {
 
     pub(crate) fn line(&mut self, line: &[u8], each: &mut impl FnMut(&Record<'_>)) {
         if let Some(reading) = &mut self.reading {
-            // With its end.
+            // Including the newline.
             reading.add(line.len() + 1);
         }
         match parse(line) {
@@ -224,8 +224,9 @@ impl Reader {
     }
 }
 
-/// An end has the time at which it happened, be that hours ago. And whoever tells it does not wait for
-/// the wrappers' records, which a disk that hangs may hold back: it says nothing of what was read.
+/// An end's time is when it happened, possibly hours ago. Its writer also does not wait for the
+/// wrappers' records, which a hanging disk may hold back. So its time says nothing about what was
+/// read.
 fn is_told_apart(record: &Record<'_>) -> bool {
     matches!(&*record.verb, "exit" | "oom")
 }

@@ -1,5 +1,5 @@
-//! One line, borrowed from the buffer it was read into. A million of them are to take seconds, so what
-//! neither a timeline nor a report shows is not read.
+//! One line, borrowed from the buffer it was read into. A million must be read in seconds, so
+//! fields that neither a timeline nor a report shows are not parsed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::ops::{Deref, RangeInclusive};
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-/// docs/journal.md has the keys.
+/// docs/journal.md describes the keys.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(default)]
 pub(crate) struct Record<'a> {
@@ -38,24 +38,24 @@ pub(crate) struct Record<'a> {
     pub(crate) quota: Quotas,
     #[serde(borrow)]
     pub(crate) lifts: Vec<Lift<'a>>,
-    /// Why nothing was lifted though something waited.
+    /// Why nothing was lifted although something waited.
     #[serde(borrow)]
     pub(crate) lift_refused: Text<'a>,
-    /// Of verb `lift` alone: the verb of the operation that it outlived.
+    /// Only for verb `lift`: the verb of the operation that the lift outlived.
     #[serde(borrow)]
     pub(crate) of: Text<'a>,
-    /// What the version before wrote.
+    /// Written by the previous version.
     pub(crate) refills: Vec<Refill>,
     #[serde(borrow)]
     pub(crate) recovered: Vec<Text<'a>>,
     pub(crate) oom_kill: Option<u64>,
-    /// Of mode "observe" alone.
+    /// Only in mode "observe".
     pub(crate) throttling: Option<Throttling>,
     #[serde(borrow)]
     pub(crate) pod: Pod<'a>,
     #[serde(borrow)]
     pub(crate) note: Text<'a>,
-    /// Of verbs `exit` and `oom` alone.
+    /// Only for verbs `exit` and `oom`.
     #[serde(borrow)]
     pub(crate) exec_id: Text<'a>,
     #[serde(borrow)]
@@ -80,7 +80,7 @@ pub(crate) struct Try<'a> {
     pub(crate) delay_ms: f64,
 }
 
-/// Threads above every fair one, and above every quota, until they were put back.
+/// Threads that ran before every fair one, and beyond every quota, until they were put back.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(default)]
 pub(crate) struct Lift<'a> {
@@ -93,7 +93,7 @@ pub(crate) struct Lift<'a> {
 }
 
 impl Lift<'_> {
-    /// A gift to the workload; what else is lifted works for the caller.
+    /// A gift to the workload; everything else that is lifted works for the caller.
     pub(crate) fn is_of_the_program(&self) -> bool {
         &*self.whose == "program"
     }
@@ -105,7 +105,7 @@ pub(crate) struct Refill {
     pub(crate) gained_ms: f64,
 }
 
-/// What throttling has cost, in ms: at most so much.
+/// An upper bound of what throttling has cost, in ms.
 #[derive(Debug, Clone, Copy, Default, serde::Deserialize)]
 #[serde(default)]
 pub(crate) struct Throttling {
@@ -148,7 +148,7 @@ pub(crate) struct Pod<'a> {
 }
 
 impl Record<'_> {
-    /// What the caller waited, in ms.
+    /// How long the caller waited, in ms.
     pub(crate) fn took_ms(&self) -> f64 {
         let delays: f64 = self.tries.iter().map(|attempt| attempt.delay_ms).sum();
         self.stages.prepare + self.stages.lock + self.stages.run + delays
@@ -163,22 +163,22 @@ impl Record<'_> {
         !matches!(&*self.verb, "" | "exit" | "oom" | "hook" | "lift")
     }
 
-    /// What a lift had after its operation's record: no operation of its own.
+    /// A lift that went on after its operation's record: not an operation of its own.
     pub(crate) fn is_late_lift(&self) -> bool {
         &*self.verb == "lift"
     }
 
-    /// CPU time that threads had while they were lifted.
+    /// The CPU time of threads while they were lifted.
     pub(crate) fn lifted_ms(&self) -> f64 {
         self.lifts.iter().map(|lift| lift.cpu_ms).sum()
     }
 
-    /// That of the workload's own.
+    /// The part of it that the workload's own threads had.
     pub(crate) fn program_ms(&self) -> f64 {
         self.lifts.iter().filter(|it| it.is_of_the_program()).map(|lift| lift.cpu_ms).sum()
     }
 
-    /// The same of the version before, which gave the whole container more CPU time.
+    /// The same for the previous version, which gave the whole container more CPU time.
     pub(crate) fn refilled_ms(&self) -> f64 {
         self.refills.iter().map(|refill| refill.gained_ms).sum()
     }
@@ -187,9 +187,9 @@ impl Record<'_> {
         &*self.verdict == "ok"
     }
 
-    /// What it failed of: what the last attempt failed of, else the verdict.
+    /// What the operation failed of: the last attempt's failure, else the verdict.
     pub(crate) fn failure(&self) -> Option<&str> {
-        // Of what was handed over, the end is not known.
+        // The end of an operation that was handed over is not known.
         if matches!(&*self.verdict, "ok" | "handed over") {
             return None;
         }
@@ -197,7 +197,7 @@ impl Record<'_> {
         Some(last.filter(|failure| !failure.is_empty()).unwrap_or(&self.verdict))
     }
 
-    /// Refused because the container was paused, at least once.
+    /// Whether it was refused at least once because the container was paused.
     pub(crate) fn was_refused(&self) -> bool {
         let paused = |attempt: &Try<'_>| &*attempt.failure == "refused as paused";
         self.tries.iter().any(paused) || (!self.is_ok() && self.note.contains("paused"))
@@ -211,7 +211,7 @@ impl Record<'_> {
 }
 
 impl Record<'_> {
-    /// The longest period of the limits of container and pod, in ms.
+    /// The longer period of the limits of container and pod, in ms.
     pub(crate) fn period_ms(&self) -> Option<f64> {
         let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
         limits.map(|limit| limit.period_us as f64 / 1000.0).max_by(f64::total_cmp)
@@ -224,8 +224,8 @@ impl Quota {
     }
 }
 
-/// `Option<Cow<str>>` would be copied each time: serde borrows only what is not wrapped. Null and
-/// absent are empty.
+/// `Option<Cow<str>>` would be copied each time: serde borrows only a plain `Cow`. Null and absent
+/// are empty.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Text<'a>(Cow<'a, str>);
 
@@ -265,7 +265,7 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Milliseconds since 1970 of a time as the journal writes it, always in UTC.
+/// Milliseconds since 1970, from a time as the journal writes it, always in UTC.
 pub(crate) fn unix_ms(time: &str) -> Option<i64> {
     let number = |from: usize, to: usize, range: RangeInclusive<i64>| {
         time.get(from..to)?.parse().ok().filter(|number| range.contains(number))
@@ -273,7 +273,7 @@ pub(crate) fn unix_ms(time: &str) -> Option<i64> {
     let (year, month, day) =
         (number(0, 4, 0..=9999)?, number(5, 7, 1..=12)?, number(8, 10, 1..=31)?);
     let (hour, minute) = (number(11, 13, 0..=23)?, number(14, 16, 0..=59)?);
-    // A leap second is the one before, so that no time is after the year 9999.
+    // A leap second becomes the one before, so that no time is after the year 9999.
     let second = number(17, 19, 0..=60)?.min(59);
     let ms = number(20, 23, 0..=999).unwrap_or(0);
     // The days of a civil date: years begin in March, so that a leap day is the last.

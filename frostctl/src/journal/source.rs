@@ -1,4 +1,4 @@
-//! Which files there are: the long journal on disk, the short one under /run, or what was named.
+//! The journal's files: the long journal on disk, the short one in /run, or the named ones.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -21,13 +21,13 @@ pub(crate) struct Source {
     journal: Option<PathBuf>,
 }
 
-/// The files, oldest first, held open, so that none is lost to a rotation.
+/// The files, oldest first, held open, so that no rotation loses one.
 #[derive(Debug)]
 pub(crate) struct Journal {
     long: Vec<(PathBuf, File)>,
-    /// What the long one does not have yet, as its disk is slow or full.
+    /// Records that the long journal does not have yet, since its disk is slow or full.
     short: Vec<(PathBuf, File)>,
-    /// The file that grows. The long one has all, but may not be there yet.
+    /// The file that grows. The long journal gets all records, but may not exist yet.
     pub(crate) growing: PathBuf,
 }
 
@@ -61,7 +61,7 @@ impl Source {
 }
 
 impl Journal {
-    /// The node's; none where there is none yet.
+    /// The node's journal; `None` if there is none yet.
     pub(crate) fn of(config: &Config, state: &StateDir) -> anyhow::Result<Option<Journal>> {
         let history = History::of(config, state);
         let long = match &history {
@@ -77,8 +77,8 @@ impl Journal {
         Ok(Some(Journal { long, short, growing }))
     }
 
-    /// The same as [`Journal::each`] of the newest bytes alone, so many of each of the two at most.
-    /// Whether that was all.
+    /// Like [`Journal::each`], but only for the newest bytes, at most this many from each of the
+    /// two journals. Returns whether that was everything.
     pub(crate) fn newest(
         &self,
         bytes: u64,
@@ -100,7 +100,7 @@ impl Journal {
         Ok(is_whole)
     }
 
-    /// Each record once, oldest first; then how many there were that could not be used.
+    /// Passes each record once, oldest first; returns how many lines could not be used.
     pub(crate) fn each(&self, mut each: impl FnMut(&Record<'_>)) -> anyhow::Result<Skipped> {
         let mut reader = Reader::of(self.len());
         self.pass(&mut reader, &mut each)?;
@@ -108,7 +108,7 @@ impl Journal {
         Ok(reader.skipped)
     }
 
-    /// Numbers of a file that is no journal would be zeros, and look like an answer.
+    /// Numbers from a file that is no journal would be zeros, and look like an answer.
     pub(crate) fn ensure_records(&self, reader: &Reader) -> anyhow::Result<()> {
         if reader.used > 0 {
             return Ok(());
@@ -128,7 +128,7 @@ impl Journal {
         }
     }
 
-    /// The same, by a reader that then knows what was read.
+    /// The same, with a reader that then knows what was read.
     pub(crate) fn pass(
         &self,
         reader: &mut Reader,
@@ -146,13 +146,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Of all files, in bytes.
+    /// The size of all files, in bytes.
     fn len(&self) -> u64 {
         let files = self.long.iter().chain(&self.short);
         files.filter_map(|(_, file)| Some(file.metadata().ok()?.len())).sum()
     }
 
-    /// How many bytes of what grows have been seen, when it is followed from now on.
+    /// How many bytes of the growing file were read; following starts there.
     pub(crate) fn growing_len(&self) -> u64 {
         let mut files = self.long.iter().chain(&self.short);
         let file = files.find(|(path, _)| *path == self.growing);
@@ -160,7 +160,7 @@ impl Journal {
     }
 }
 
-/// Where in each of the files, oldest first, the last so many bytes of all of them begin.
+/// For each file, oldest first: the offset at which the last `bytes` of all files begin.
 fn starts(files: &[(PathBuf, File)], bytes: u64) -> Vec<u64> {
     let mut left = bytes;
     let mut starts: Vec<u64> = files
@@ -186,7 +186,7 @@ fn read(
     reader.read(file, each).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The one that is written first of all: should it be set aside meanwhile, it is the same file twice.
+/// Opens the file that grows first: if it is rotated meanwhile, it is found under both names.
 fn open_history(directory: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
     let mut numbered = history::files(directory);
     let current = numbered.pop().map(|path| open_all(vec![path])).transpose()?.unwrap_or_default();
@@ -205,7 +205,7 @@ fn pair(path: &Path) -> Vec<PathBuf> {
     vec![older.into(), path.to_owned()]
 }
 
-/// Those that are there. A FIFO in the place of one must not block us.
+/// Opens the files that exist. A FIFO in the place of one must not block us.
 fn open_all(paths: Vec<PathBuf>) -> anyhow::Result<Vec<(PathBuf, File)>> {
     let mut files = Vec::new();
     for path in paths {
