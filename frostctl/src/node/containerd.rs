@@ -1,4 +1,4 @@
-//! The runtimes that containerd was told of.
+//! The runtimes in containerd's configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::root::Root;
 use super::tree::Driver;
 use crate::loaded::{self, Handler, Options};
 
-/// The file that it reads, where its command line names none.
+/// The file that it reads if its command line names none.
 pub(crate) const PLAIN: &str = "/etc/containerd/config.toml";
 
 /// Of containerd itself, of microk8s, k3s, rke2 and k0s.
@@ -23,10 +23,10 @@ const CONFIGS: &[&str] = &[
     "/etc/k0s/containerd.toml",
 ];
 
-/// Where it listens, if it is not told otherwise.
+/// The default socket.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Where containerds of distributions listen.
+/// The sockets of the distributions' containerds.
 pub(crate) const SOCKETS: [&str; 5] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
@@ -38,7 +38,7 @@ pub(crate) const SOCKETS: [&str; 5] = [
 /// The plugin that has the runtimes: from version 3 of the configuration on, and in version 2.
 const PLUGINS: &[&str] = &["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"];
 
-/// What has the socket from version 4 of the configuration on; before, the table `grpc` has it.
+/// The plugin that has the socket from version 4 of the configuration on; before, the table `grpc`.
 pub(crate) const LISTENER: &str = "io.containerd.server.v1.grpc";
 
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl Entry {
 
 #[derive(Debug)]
 pub(crate) struct Containerd {
-    /// The file that it reads; where it is not there, the defaults hold.
+    /// The file that it reads; if the file does not exist, the defaults hold.
     pub(crate) config: PathBuf,
     pub(crate) running: Option<Running>,
     pub(crate) socket: PathBuf,
@@ -67,17 +67,18 @@ pub(crate) struct Containerd {
     pub(crate) complaints: Vec<(PathBuf, String)>,
 }
 
-/// The file that the command line names, or the one that is read without it.
+/// The file that the command line names, or the default one.
 pub(crate) fn config_of(args: &[String]) -> PathBuf {
     told(args, ["--config", "-config", "-c"]).map_or_else(|| PLAIN.into(), PathBuf::from)
 }
 
-/// The socket that the command line names; it holds before what a file says.
+/// The socket that the command line names; it takes precedence over the file.
 pub(crate) fn address_of(args: &[String]) -> Option<PathBuf> {
     told(args, ["--address", "-address", "-a"]).map(PathBuf::from)
 }
 
-/// To its own API. tonic says the same cause at each step of its chain: the last is enough.
+/// Connects to containerd's own API. tonic repeats the cause at each step of its chain: the last is
+/// enough.
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Channel> {
     let connected = containerd_client::connect(socket).await.map_err(anyhow::Error::from);
     connected.map_err(|error| anyhow!("{}", error.root_cause()))
@@ -86,7 +87,7 @@ pub(crate) async fn connect(socket: &Path) -> anyhow::Result<Channel> {
 pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     let of_process = |it: &Running| {
         let config = config_of(&it.args);
-        // One whose files are not to be seen from here may have been told anything.
+        // A containerd whose files cannot be seen from here may have any configuration.
         let is_seen = it.is_here || node.is_there(&config);
         is_seen.then(|| Containerd::read(node, config, Some(it.clone())))
     };
@@ -100,14 +101,14 @@ pub(crate) fn read(node: &Root, running: &[Running]) -> Vec<Containerd> {
     all
 }
 
-/// Where those of this node listen that run.
+/// The sockets of this node's running containerds.
 pub(crate) fn listening() -> Vec<PathBuf> {
     let node = Root::default();
     let all = read(&node, &processes::read(&node)).into_iter();
     all.filter(|it| it.running.as_ref().is_some_and(|it| it.is_here)).map(|it| it.socket).collect()
 }
 
-/// `NAME VALUE` or `NAME=VALUE`, the last one.
+/// The last `NAME VALUE` or `NAME=VALUE`.
 fn told(args: &[String], names: [&str; 3]) -> Option<String> {
     let mut said = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
         Some((name, value)) if names.contains(&name) => Some(value.to_owned()),
@@ -128,7 +129,7 @@ impl Containerd {
         if let Some(told) = address_of(args) {
             it.socket = told;
         }
-        // Its own default, where nothing else is said.
+        // containerd's own default, if nothing else is configured.
         if it.entries.is_empty() && it.complaints.is_empty() {
             let (name, file) = ("runc".to_owned(), it.config.clone());
             let (systemd, options) = (None, Options::new());
@@ -137,7 +138,7 @@ impl Containerd {
         it
     }
 
-    /// As its files say; what it has loaded, it alone knows.
+    /// As its files say; only containerd knows what it has loaded.
     pub(crate) fn handlers(&self) -> Vec<Handler> {
         let handler = |it: &Entry| Handler {
             name: it.name.clone(),
@@ -148,8 +149,8 @@ impl Containerd {
         self.entries.iter().map(handler).collect()
     }
 
-    /// As containerd does: what a file imports is merged over all that was read before it, and no
-    /// file is read twice.
+    /// Like containerd: imported files are merged over all that was read before, and no file is
+    /// read twice.
     fn read_files(&mut self, node: &Root) {
         let mut files = vec![self.config.clone()];
         let mut default = "runc".to_owned();
@@ -165,7 +166,7 @@ impl Containerd {
         self.entries.iter_mut().for_each(|it| it.is_default = it.name == default);
     }
 
-    /// Its imports.
+    /// Returns its imports.
     fn read_file(&mut self, node: &Root, path: &Path, default: &mut String) -> Vec<PathBuf> {
         let table = node.read(path).map_err(|error| error.to_string());
         let table =
@@ -215,7 +216,7 @@ impl Containerd {
     }
 }
 
-/// A name, or a pattern with `*` in its last part as `conf.d/*.toml`.
+/// A name, or a pattern with `*` in its last part, like `conf.d/*.toml`.
 fn imported(node: &Root, from: &Path, import: &str) -> Vec<PathBuf> {
     let path = from.parent().unwrap_or(Path::new("/")).join(import);
     let (directory, pattern) = (path.parent(), path.file_name().and_then(|it| it.to_str()));

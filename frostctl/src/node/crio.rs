@@ -1,4 +1,4 @@
-//! What CRI-O was told: its files, and where it listens by them.
+//! CRI-O's configuration: its files, and the socket and roots that they name.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,11 @@ use super::root;
 const CONFIG: &str = "/etc/crio/crio.conf";
 const DROP_INS: &str = "/etc/crio/crio.conf.d";
 
-/// Where it listens, if its files do not say.
+/// The socket, if its files do not name one.
 const SOCKET: &str = "/run/crio/crio.sock";
 
-/// Where its runtimes keep their state, if its configuration does not say (`RuntimeRoot` of CRI-O, and
-/// what its packages set for crun).
+/// Where its runtimes keep their state, if its configuration does not say (`RuntimeRoot` of CRI-O,
+/// and what its packages set for crun).
 const USUAL: [&str; 2] = ["/run/runc", "/run/crun"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) struct Configured {
     pub(crate) roots: Vec<PathBuf>,
 }
 
-/// In the order in which it reads them.
+/// In the order in which CRI-O reads them.
 pub(crate) fn files() -> Vec<PathBuf> {
     let drop_ins = std::fs::read_dir(DROP_INS).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = drop_ins.map(|it| it.path()).collect();

@@ -1,4 +1,4 @@
-//! The cgroup mounts of the node and the controllers in them.
+//! The cgroup mounts of the node, and their controllers.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::root::{self, Root};
 pub(crate) enum Layout {
     V1,
     V2,
-    /// v1, with a v2 tree beside it. To runtimes and to kubelet it is v1.
+    /// v1, with a v2 tree beside it. Runtimes and kubelet treat it as v1.
     Hybrid,
     None,
 }
@@ -22,9 +22,9 @@ pub(crate) enum Layout {
 pub(crate) struct Hierarchy {
     pub(crate) version: Version,
     pub(crate) controllers: Vec<String>,
-    /// As the node says.
+    /// The path on the node.
     pub(crate) mountpoint: PathBuf,
-    /// The cgroup that is seen there.
+    /// The cgroup that is mounted there.
     pub(crate) root: PathBuf,
     pub(crate) read_only: bool,
 }
@@ -34,7 +34,7 @@ impl Hierarchy {
         self.controllers.iter().any(|it| it == controller)
     }
 
-    /// The directory of a cgroup, as the node says.
+    /// The directory of a cgroup, as a path on the node.
     pub(crate) fn dir(&self, cgroup: &Identity) -> Option<PathBuf> {
         Some(self.mountpoint.join(cgroup.as_path().strip_prefix(&self.root).ok()?))
     }
@@ -53,9 +53,9 @@ pub(crate) struct Cgroups {
     /// v1 first, each hierarchy once.
     pub(crate) all: Vec<Hierarchy>,
     pub(crate) mounts: Hierarchies,
-    /// The same with the mountpoints where they are to be read.
+    /// The same, with the mountpoints where frostctl reads them.
     pub(crate) readable: Hierarchies,
-    /// Those the kernel has, by /proc/cgroups, and whether they are enabled.
+    /// The kernel's controllers from /proc/cgroups, and whether they are enabled.
     pub(crate) kernel: Vec<(String, bool)>,
     pub(crate) complaint: Option<String>,
 }
@@ -87,7 +87,7 @@ impl Cgroups {
         Cgroups { layout, all, mounts, readable, kernel, complaint }
     }
 
-    /// What runtimes and kubelet use.
+    /// The hierarchies that runtimes and kubelet use.
     pub(crate) fn used(&self) -> impl Iterator<Item = &Hierarchy> {
         let version = if self.layout == Layout::V2 { Version::V2 } else { Version::V1 };
         self.all.iter().filter(move |it| it.version == version)
@@ -97,7 +97,7 @@ impl Cgroups {
         self.used().find(|it| it.has(controller))
     }
 
-    /// Whether the kernel has it and has not been told otherwise at boot.
+    /// Whether the kernel has it, and it was not disabled at boot.
     pub(crate) fn is_enabled(&self, controller: &str) -> Option<bool> {
         self.kernel.iter().find(|(name, _)| name == controller).map(|(_, enabled)| *enabled)
     }
@@ -138,7 +138,7 @@ fn kernel_controllers(text: &str) -> Vec<(String, bool)> {
         .collect()
 }
 
-/// The words of a file such as `cgroup.controllers`; none where it cannot be read.
+/// The words of a file such as `cgroup.controllers`; empty if it cannot be read.
 pub(crate) fn words(file: &Path) -> Vec<String> {
     let text = root::read(file).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()

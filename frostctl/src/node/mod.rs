@@ -1,6 +1,6 @@
-//! What is seen of a node, whichever command asks: its files, live or recorded, its cgroups and
-//! processes, the configurations of containerd and CRI-O, the room on its disks, the threads that are lifted on it.
-//! Judges nothing, and knows no command.
+//! What any command sees of a node: its files, live or recorded, its cgroups and processes, the
+//! configurations of containerd and CRI-O, free space for frostlock's state, lifted threads. Judges
+//! nothing, and knows no command.
 
 pub(crate) mod containerd;
 pub(crate) mod crio;

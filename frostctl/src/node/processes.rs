@@ -1,4 +1,4 @@
-//! The programs of the node that matter here, found running.
+//! The running programs of the node that matter here.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub(crate) struct Running {
     pub(crate) comm: String,
     pub(crate) args: Vec<String>,
     pub(crate) exe: Option<PathBuf>,
-    /// Whether its paths are ours, too; else doctor is in a container that shares the node's pids.
+    /// Whether its paths are also ours; otherwise one of the two is in a container.
     pub(crate) is_here: bool,
 }
 
@@ -30,8 +30,8 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     let mut pids: Vec<i32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    // One in a container, as of a node within this one, reads other files under the same names; pid 1
-    // is the node itself, also where doctor is the one in a container.
+    // A process in a container, as of a node within this one, has other files at the same paths.
+    // Pid 1 is the node itself, even if doctor runs in a container.
     let place = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     let (here, nodes) = (place("self"), place("1"));
     let running = pids.into_iter().filter_map(|pid| {
@@ -43,8 +43,8 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     running.collect()
 }
 
-/// Whether those of the node show. Process 1 is always there, and in a container without the node's pids
-/// it is the container's.
+/// Whether the node's processes are visible. Process 1 always exists; in a container without the
+/// node's pids it is the container's.
 pub(crate) fn are_seen(node: &Root, running: &[Running]) -> bool {
     let is_of_the_node = !node.is_live()
         || is_first_pid_namespace()
@@ -53,7 +53,7 @@ pub(crate) fn are_seen(node: &Root, running: &[Running]) -> bool {
     node.read("/proc/1/comm").is_ok() && is_of_the_node
 }
 
-/// The kernel gives this number to the first of them.
+/// The kernel gives this number to the initial pid namespace.
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 pub(crate) fn is_first_pid_namespace() -> bool {
@@ -61,7 +61,7 @@ pub(crate) fn is_first_pid_namespace() -> bool {
     namespace.is_ok_and(|it| it == Path::new(FIRST_PID_NAMESPACE))
 }
 
-/// Whether doctor sees the files of the node, and not those of a container.
+/// Whether doctor sees the files of the node, not those of a container.
 pub(crate) fn is_on_the_node(running: &[Running]) -> bool {
     let link = |path: &str| std::fs::read_link(path).ok();
     let mounts = link("/proc/1/ns/mnt");
@@ -70,9 +70,9 @@ pub(crate) fn is_on_the_node(running: &[Running]) -> bool {
     is_with_first || running.iter().any(|it| it.is_here)
 }
 
-/// Whether systemd runs on the node; none where that is not to be seen.
+/// Whether systemd runs on the node; `None` if that cannot be seen.
 pub(crate) fn systemd(node: &Root, running: &[Running]) -> Option<bool> {
-    // sd_booted(3).
+    // As in sd_booted(3).
     if node.is_there("/run/systemd/system") {
         return Some(true);
     }
@@ -80,7 +80,7 @@ pub(crate) fn systemd(node: &Root, running: &[Running]) -> Option<bool> {
         return Some(false);
     }
     let first = node.read("/proc/1/comm").ok()?;
-    // In a container pid 1 may be the container's.
+    // In a container, pid 1 may be the container's.
     let is_the_nodes = is_first_pid_namespace() || running.iter().any(|it| it.is_here);
     judge_first(first.trim(), is_the_nodes)
 }
@@ -106,7 +106,7 @@ fn of(node: &Root, pid: i32) -> Option<Running> {
     Some(Running { pid, comm, args, exe, is_here: true })
 }
 
-/// The value of `--name=value` or `--name value`, the last one; a bare switch is `true`.
+/// The last value of `--name=value` or `--name value`; a bare switch is `true`.
 pub(crate) fn flag(args: &[String], name: &str) -> Option<String> {
     let mut found = None;
     for (at, arg) in args.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Whether an operation could write what it has to into frostlock's state directory. Nothing is
-//! written to find out.
+//! Whether an operation could write what it needs into frostlock's state directory. Writes nothing
+//! to find out.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ const NEEDED_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoRoom {
-    /// How many bytes there are.
+    /// How many bytes are free.
     Full(u64),
     NoInodes,
     ReadOnly,
     NotWritable(String),
 }
 
-/// None is fine. A directory that is not there yet is made in the nearest that is.
+/// `None` if all is well. A missing directory would be created in its nearest existing ancestor.
 pub(crate) fn trouble(state: &Path) -> Option<NoRoom> {
     let there = state.ancestors().find(|path| path.symlink_metadata().is_ok())?;
     let of = statvfs(there).ok()?;
@@ -29,7 +29,7 @@ pub(crate) fn trouble(state: &Path) -> Option<NoRoom> {
     })
 }
 
-/// File systems without a number of inodes of their own have none to run out of.
+/// File systems without a fixed number of inodes cannot run out of them.
 fn judge(bytes: u64, inodes: Option<u64>, is_read_only: bool) -> Option<NoRoom> {
     match (bytes, inodes) {
         _ if is_read_only => Some(NoRoom::ReadOnly),
@@ -87,7 +87,7 @@ mod tests {
             (NEEDED_BYTES - 1, Some(1), false, Some(NoRoom::Full(NEEDED_BYTES - 1))),
             (0, None, false, Some(NoRoom::Full(0))),
             (1 << 20, Some(0), false, Some(NoRoom::NoInodes)),
-            // btrfs and others count none.
+            // btrfs and others report none.
             (1 << 20, None, false, None),
             (0, Some(0), true, Some(NoRoom::ReadOnly)),
         ] {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Configurations are some KB, and mountinfo of a node with thousands of mounts is some MB.
+/// Configurations have some KB, and mountinfo of a node with thousands of mounts some MB.
 const MOST_READ: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Default)]
@@ -20,7 +20,7 @@ impl Root {
         self.0.is_none()
     }
 
-    /// Where a path of the node's is to be read.
+    /// Where to read a path of the node.
     pub(crate) fn path(&self, path: &Path) -> PathBuf {
         match &self.0 {
             Some(directory) => directory.join(path.strip_prefix("/").unwrap_or(path)),
@@ -28,7 +28,7 @@ impl Root {
         }
     }
 
-    /// What is not UTF-8 is replaced. A FIFO in a file's place does not block.
+    /// Invalid UTF-8 is replaced. A FIFO in the file's place does not block.
     pub(crate) fn read(&self, path: impl AsRef<Path>) -> io::Result<String> {
         read(&self.path(path.as_ref()))
     }
@@ -38,7 +38,7 @@ impl Root {
     }
 }
 
-/// A file where it is.
+/// Reads a file at this very path.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;

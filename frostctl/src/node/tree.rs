@@ -1,4 +1,4 @@
-//! The cgroups below kubelet's roots, and all that are frozen.
+//! The cgroups below kubelet's roots, and all frozen cgroups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,10 +13,11 @@ use cgroup::{Freezer, Identity, Reader};
 use super::hierarchy::Cgroups;
 use super::root::{self, Root};
 
-/// kind has kubelet's root in `/kubelet.slice`, microk8s and others in `/`: nobody deeper than this.
+/// kind has kubelet's root in `/kubelet.slice`, microk8s and others in `/`; none is deeper than
+/// this.
 const ROOT_DEPTH: usize = 4;
 
-/// The kernel's own limit is far above; a walk that finds more than this ends.
+/// The kernel's own limit is far above; a walk ends at this number.
 const MOST_CGROUPS: usize = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
@@ -40,9 +41,10 @@ impl std::fmt::Display for Driver {
 pub(crate) struct KubeRoot {
     pub(crate) path: Identity,
     pub(crate) driver: Driver,
-    /// Every directory of the root, its QoS levels and pods: by cgroup, the hierarchies that have it.
+    /// Every directory of the root, its QoS levels and pods: for each cgroup, the hierarchies that
+    /// have it.
     pub(crate) present: BTreeMap<Identity, BTreeSet<usize>>,
-    /// By their cgroups: a node has hundreds, in a dozen hierarchies.
+    /// By cgroup: a node has hundreds of pods, in a dozen hierarchies.
     pub(crate) pods: BTreeMap<Identity, Pod>,
 }
 
@@ -51,14 +53,14 @@ pub(crate) struct Pod {
     pub(crate) uid: String,
     pub(crate) path: Identity,
     pub(crate) containers: BTreeSet<String>,
-    /// Its directories with those below, deepest first, as the node says.
+    /// Its directories and those below, deepest first, as paths on the node.
     pub(crate) dirs: Vec<PathBuf>,
     pub(crate) populated: bool,
-    /// Since something was made or removed in the youngest of them.
+    /// The time since something was created or removed in the most recently changed one.
     pub(crate) age: Option<Duration>,
 }
 
-/// A cgroup that is frozen, or to be, by its own wish.
+/// A cgroup that was itself told to freeze, frozen or not yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Frozen {
     pub(crate) path: Identity,
@@ -73,13 +75,13 @@ pub(crate) struct Frozen {
 pub(crate) struct Tree {
     pub(crate) roots: Vec<KubeRoot>,
     pub(crate) frozen: Vec<Frozen>,
-    /// Of the hierarchies that name cgroups.
+    /// The cgroups in the hierarchies that name cgroups.
     pub(crate) all: Vec<Identity>,
     pub(crate) cut: bool,
 }
 
 impl KubeRoot {
-    /// `burstable` or `besteffort`. There is no other: guaranteed pods are right below the root.
+    /// `burstable` or `besteffort`. There is no other: guaranteed pods are directly below the root.
     pub(crate) fn level(&self, qos: &str) -> Option<Identity> {
         level_of(&self.path, qos)
     }
@@ -153,11 +155,11 @@ impl Tree {
     }
 }
 
-/// One hierarchy's walk.
+/// The walk over one hierarchy.
 struct Walk<'a> {
     node: &'a Root,
     number: usize,
-    /// Whether its cgroups are all of interest, and not only those below a kubepods root.
+    /// Whether all its cgroups matter, not only those below a kubepods root.
     names: bool,
     tree: &'a mut Tree,
     left: usize,
@@ -216,7 +218,7 @@ impl Walk<'_> {
         let here = self.node.path(dir);
         known.dirs.push(dir.to_owned());
         known.populated = known.populated || is_populated(&here);
-        // What was copied is as old as the copy.
+        // In a recorded tree, the age would be that of the copy.
         let age = if self.node.is_live() { age(&here) } else { None };
         known.age = if known.dirs.len() == 1 { age } else { known.age.min(age) };
         let below = path.as_path().strip_prefix(pod.as_path()).ok();
@@ -226,7 +228,7 @@ impl Walk<'_> {
     }
 }
 
-/// What cannot be read, as `cgroup.procs` of a threaded cgroup, is taken for populated.
+/// An unreadable `cgroup.procs`, as in a threaded cgroup, counts as populated.
 fn is_populated(dir: &Path) -> bool {
     match root::read(&dir.join("cgroup.procs")) {
         Ok(procs) => !procs.trim().is_empty(),
@@ -239,8 +241,8 @@ fn age(dir: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(changed).ok()
 }
 
-/// Names and directories of the cgroups right below one. The kernel counts them in the number of
-/// links, which spares reading the directories of the many that have none.
+/// Names and directories of a cgroup's children. The kernel counts children in the link count, so
+/// the many directories without children need not be read.
 fn children(here: &Path, dir: &Path) -> Vec<(PathBuf, PathBuf)> {
     if std::fs::symlink_metadata(here).is_ok_and(|it| it.nlink() == 2) {
         return Vec::new();
