@@ -1,5 +1,5 @@
-//! Where `serve` listens: an address, or a socket in the file system that only its owner and its group
-//! may open.
+//! Where `serve` listens: an address, or a socket in the file system that only its owner and its
+//! group can open.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,10 +17,10 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::room::Origin;
 
-/// Whoever listens takes a connection at once, or has a queue, which is an answer as well.
+/// A listener accepts at once or has a queue, which is an answer as well.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
-/// 0660.
+/// Leaves 0660.
 const NOT_OTHERS: u32 = 0o117;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,8 +99,8 @@ impl Listener {
     }
 }
 
-/// The directory's lock is held from the look to the bind: of two who start at once, one would take away
-/// the other's socket.
+/// Locks the directory from the check to the bind: of two that start at once, one would otherwise
+/// remove the other's socket.
 async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let opened = File::open(directory)
@@ -112,14 +112,14 @@ async fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
         )
     })?;
     remove_stale(path).await?;
-    // Not by chmod: it would be open to all until then. There is no other thread yet.
+    // Not by chmod: until then the socket would be open to all. There is no other thread yet.
     let before = umask(Mode::from_bits_truncate(NOT_OTHERS));
     let listener = UnixListener::bind(path);
     umask(before);
     listener.with_context(|| format!("cannot listen at unix:{}", path.display()))
 }
 
-/// Removes the socket that one who has ended left.
+/// Removes the socket of a server that has ended.
 async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let metadata = match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -138,7 +138,7 @@ async fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
             Err(error).with_context(|| format!("cannot tell who listens at {}", path.display()))
         }
-        // A queue that is full has somebody behind it, too.
+        // A full queue also means that somebody listens.
         _ => anyhow::bail!(
             "somebody listens at {} already: end that one, or name another path",
             path.display()

@@ -1,4 +1,4 @@
-//! `serve`: the metrics over HTTP, for a Prometheus that asks the node itself.
+//! `serve`: the metrics over HTTP, for a Prometheus that scrapes the node itself.
 
 mod listen;
 mod room;
@@ -26,22 +26,23 @@ use crate::output;
 use listen::{Listen, Listener, Stream};
 use room::{Origin, Room};
 
-/// A request of Prometheus has some 300 bytes; hyper takes no smaller limit.
+/// A request of Prometheus has some 300 bytes; hyper accepts no smaller limit.
 const REQUEST_BYTES: usize = 8192;
 
 /// From the connection to the end of the request. Prometheus sends both at once.
 const HEADER_LIMIT: Duration = Duration::from_millis(800);
 
-/// More than a reading takes that waits for another's lock.
+/// Longer than a reading that waits for another's lock.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
 
-/// Two scrapes closer than this get the same answer, however many ask.
+/// Scrapes within this time get the same answer, however many there are.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// After a failed accept, which is most often one for want of descriptors.
+/// After a failed accept, most often because no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Of a --textfile, which is replaced once a minute: numbers that nobody renews are not to look alive.
+/// For a --textfile, which is replaced once a minute: numbers that nobody renews must not look
+/// current.
 const STALE: Duration = Duration::from_secs(300);
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -97,8 +98,8 @@ impl Serve {
     }
 }
 
-/// Lets those run whose request has come, so that none of them is taken for one who says nothing: first
-/// the sockets are looked at, then the connections.
+/// Lets connections with a pending request run first, so that none of them counts as idle. The
+/// first turn polls the sockets, the second the connections.
 async fn see_who_has_asked() {
     yield_now().await;
     yield_now().await;
@@ -108,13 +109,13 @@ fn serve(server: &Arc<Server>, room: &mut Room, stream: Box<dyn Stream>, from: O
     let has_asked = Arc::new(AtomicBool::new(false));
     let connection = connection(Arc::clone(server), stream, Arc::clone(&has_asked));
     let task = tokio::spawn(async move {
-        // A caller that is slow, or goes away, is not our failure.
+        // A caller that is slow or goes away is not our failure.
         let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
     });
     room.enter(from, has_asked, task.abort_handle());
 }
 
-/// One request each: a connection that is kept would keep its place.
+/// One request each: a kept connection would keep its place.
 async fn connection(
     server: Arc<Server>,
     stream: Box<dyn Stream>,
@@ -149,14 +150,15 @@ impl Server {
                     plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n").into())
                 }
             },
-            // Whether somebody answers: of the journal only /metrics tells, and takes its time.
+            // Tells only whether somebody answers. The journal's state is in /metrics, which takes
+            // its time.
             "/healthz" => plain(StatusCode::OK, "ok\n".into()),
             "/" => plain(StatusCode::OK, "frostlock: the metrics are at /metrics\n".into()),
             _ => plain(StatusCode::NOT_FOUND, "the metrics are at /metrics\n".into()),
         }
     }
 
-    /// The lock is held over the reading, so that those who ask meanwhile get what it brings.
+    /// The lock is held during the reading, so that callers who wait meanwhile get its result.
     async fn metrics(&self) -> anyhow::Result<Bytes> {
         let mut latest = self.latest.lock().await;
         if let Some((_, text)) = latest.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
@@ -173,7 +175,7 @@ impl Server {
     }
 }
 
-/// A file from the future, after the clock was set, is not stale.
+/// A file from the future, as after the clock was set, is not stale.
 fn fresh(path: &Path) -> anyhow::Result<String> {
     let read = || std::fs::metadata(path).and_then(|it| it.modified());
     let modified = read().with_context(|| path.display().to_string())?;

@@ -1,5 +1,5 @@
-//! Who is connected, and whom one connection more costs its place. Nobody who has said nothing keeps
-//! out another: the oldest such connection goes first, and of one address there are few at once.
+//! Which clients are connected, and which connection makes room for a new one. An idle client keeps
+//! out nobody: the oldest idle connection goes first, and one address can have only a few at once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::AbortHandle;
 
-/// In all: a Prometheus has one, or two while the first hangs; kubelet's probes have two.
+/// In total: a Prometheus has one, or two while the first hangs; kubelet's probes have two.
 pub(super) const MOST: usize = 32;
 
-/// Of one address.
+/// Per address.
 pub(super) const MOST_OF_ONE: usize = 8;
 
-/// Who may be at the other end. A host with IPv6 has a whole network of addresses.
+/// A client's origin. A host with IPv6 has a whole network of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     V4([u8; 4]),
     V6Network([u8; 8]),
-    /// Of this node, over a socket in its file system.
+    /// A user of this node, over a socket in its file system.
     User(u32),
 }
 
@@ -37,13 +37,13 @@ impl Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Free,
-    /// Of the one at this index.
+    /// The place of the connection at this index.
     Of(usize),
-    /// Everybody is being answered.
+    /// All connections are being answered.
     None,
 }
 
-/// `held` is oldest first: whose, and whether nothing was asked yet.
+/// `held` is oldest first: the origin, and whether the connection is idle, with no request yet.
 fn place(held: &[(Origin, bool)], from: Origin) -> Place {
     let of_one = held.iter().filter(|(origin, _)| *origin == from).count();
     let is_full_of_one = of_one >= MOST_OF_ONE;
@@ -62,7 +62,7 @@ struct Guest {
     task: AbortHandle,
 }
 
-/// Those who are connected, oldest first.
+/// The connected clients, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Room(Vec<Guest>);
 
@@ -71,7 +71,7 @@ impl Room {
         self.place(from) != Place::Free
     }
 
-    /// Makes a place if that can be: the oldest connection that has asked for nothing is ended.
+    /// Makes a place if possible: ends the oldest idle connection.
     pub(super) fn make_place(&mut self, from: Origin) -> bool {
         match self.place(from) {
             Place::Free => true,
