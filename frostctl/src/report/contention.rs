@@ -1,19 +1,20 @@
-//! Execs that an update of the same container was in the way of, and starts that a quota slowed down.
+//! Execs delayed or refused during an update of the same container, and starts slowed down by a
+//! quota.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::journal::Record;
 
-/// A wait for the lock below this is nobody's trouble.
+/// Shorter waits for the lock trouble nobody.
 const DELAYED_MS: f64 = 20.0;
 
-/// A create or a start that takes longer took long.
+/// A create or a start that takes longer than this is slow.
 const SLOW_START_MS: f64 = 500.0;
 
-/// Half a CPU: what the wrapper, too, takes for a small quota.
+/// Half a CPU: the wrapper also considers such a quota small.
 const SMALL_CPUS: f64 = 0.5;
 
-/// For overlaps only the latest count, so that a life of any length has bounded memory.
+/// Overlaps are checked only against the latest, so that a life of any length has bounded memory.
 const KEPT: usize = 256;
 
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +33,7 @@ impl Interval {
     }
 }
 
-/// What one life had of it.
+/// Contention in one life.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contention {
     pub(crate) execs: u64,
@@ -41,7 +42,7 @@ pub(crate) struct Contention {
     pub(crate) longest_wait_ms: f64,
     pub(crate) refused: u64,
     pub(crate) delayed: u64,
-    /// Refused or delayed while an update of the container went on.
+    /// Refused or delayed during an update of the container.
     pub(crate) during_updates: u64,
     pub(crate) slow_start: Option<SlowStart>,
     recent_updates: VecDeque<Interval>,
@@ -60,13 +61,13 @@ pub(crate) struct SlowStart {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Help {
     None,
-    /// With the limit at which a lift ended before the start did, if one did.
+    /// With the limit that ended a lift before the start was done, if any.
     Lifted {
         cpu_ms: f64,
         limit: Option<String>,
     },
     Refused(String),
-    /// By the version before.
+    /// By the previous version.
     Refilled {
         gained_ms: f64,
     },
@@ -100,7 +101,7 @@ impl Contention {
 
     fn add_exec(&mut self, record: &Record<'_>) {
         self.execs += 1;
-        // In the foreground it takes as long as its command.
+        // In the foreground, an exec takes as long as its command.
         if record.stages.started.is_none() {
             self.slowest_exec_ms = self.slowest_exec_ms.max(record.took_ms());
         }
@@ -120,7 +121,7 @@ impl Contention {
         }
     }
 
-    /// Its record comes after those of execs that did not wait for its end.
+    /// An update's record comes after those of execs that did not wait for its end.
     fn add_update(&mut self, update: Interval) {
         self.updates += 1;
         let before = self.unexplained.len();

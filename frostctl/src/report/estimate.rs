@@ -1,8 +1,9 @@
-//! What mode "full" would have saved, from what mode "observe" has recorded.
+//! What mode "full" would have saved, from the records of mode "observe".
 //!
-//! Of the time in which a cgroup of an operation was throttled, what the runtime had no CPU for is the most
-//! that a lift can save. The least is that without what the record cannot tell apart: a throttle that was
-//! counted whole and began before, the sleep that is the runtime's own, the time until a wait is seen.
+//! The upper bound is the time in which a cgroup of the operation was throttled and the runtime got
+//! no CPU. The lower bound subtracts what the record cannot tell apart: a throttle that began
+//! before the operation and was counted whole, the runtime's own sleep, and the time until
+//! frostlock sees a wait.
 
 use std::io::{self, Write};
 
@@ -14,7 +15,7 @@ use crate::journal::{Record, Skipped};
 use crate::metrics::known_verb;
 use crate::output::{count, fitted, plain, seconds, table, time};
 
-/// kubelet's `timeoutSeconds` where a probe has none.
+/// kubelet's `timeoutSeconds` if a probe has none.
 const PROBE_MS: f64 = 1000.0;
 
 /// An exec in the foreground that takes longer is a person's shell.
@@ -23,7 +24,8 @@ const LONGEST_PROBE_MS: f64 = 60_000.0;
 /// CONFIG_CFS_BANDWIDTH's default period.
 const DEFAULT_PERIOD_MS: f64 = 100.0;
 
-/// What frostlock may need to see that a thread waits: a look each 20 ms, and a second one after a tick.
+/// How long frostlock may need to see that a thread waits: a look every 20 ms, and a second one
+/// after a tick.
 const SEEN_MS: f64 = 25.0;
 
 const METHOD: &str = "of the time in which a cgroup of the operation was throttled (cpu.stat), what the \
@@ -36,7 +38,7 @@ const NOT_COUNTED: &str = "a small weight and a busy node; what the command of a
     the runtime's end; operations whose wrapper was killed by SIGKILL, which leave no record; what a \
     failed freeze costs";
 
-/// Two numbers between which one is.
+/// Lower and upper bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(super) struct Range<T> {
     least: T,
@@ -46,7 +48,7 @@ pub(super) struct Range<T> {
 #[derive(Debug, Serialize)]
 pub(super) struct Estimate {
     operations: u64,
-    /// 0 in both if the clock was not set.
+    /// Both are 0 if the clock was not set.
     first_ms: i64,
     last_ms: i64,
     verbs: Vec<Verb>,
@@ -58,20 +60,20 @@ pub(super) struct Estimate {
     skipped: Skipped,
 }
 
-/// Times in ms, of what the caller waited; percentiles by nearest rank.
+/// Times in ms that the caller waited; percentiles by nearest rank.
 #[derive(Debug, Serialize)]
 struct Verb {
     verb: String,
     count: u64,
-    /// Those that throttling explains a part of.
+    /// Operations of which throttling explains a part.
     throttled: u64,
     p50_ms: f64,
     p99_ms: f64,
-    /// What throttling explains of the operation at p99.
+    /// The part of the operation at p99 that throttling explains.
     p99_throttled_ms: f64,
-    /// What an unthrottled operation sleeps, the median; none if there was none.
+    /// The median sleep of an unthrottled operation; `None` if there was none.
     sleeps_ms: Option<f64>,
-    /// Of execs: those that took more than a second.
+    /// Only for execs: those that took more than a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     over_a_second: Option<u64>,
     /// The same in mode "full".
@@ -92,13 +94,13 @@ struct Full {
 struct Operation {
     took: f64,
     throttled: f64,
-    /// What the runtime did not spend on a CPU.
+    /// The time in which the runtime was not on a CPU.
     off_cpu: f64,
     explained: f64,
     period: f64,
 }
 
-/// Takes records one by one; its memory grows by 40 bytes a record.
+/// Takes records one by one; its memory grows by 40 bytes per record.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     verbs: Vec<(String, Vec<Operation>)>,
@@ -154,7 +156,7 @@ impl Observed {
 impl Operation {
     fn of(record: &Record<'_>) -> Option<Operation> {
         let throttling = record.throttling.filter(|_| record.is_operation())?;
-        // Of a container that runs in the foreground: what comes after its start is its own life.
+        // For a container in the foreground, the time after its start is the container's own life.
         let its_life = match &*record.verb {
             "run" | "restore" => record.stages.started.map(|started| record.stages.run - started),
             _ => None,
@@ -217,7 +219,7 @@ impl Verb {
         }
     }
 
-    /// For a person, of a verb that was throttled.
+    /// For a person, about a verb that was throttled.
     fn say(&self, out: &mut dyn Write) -> io::Result<()> {
         let s = |ms: f64| seconds(ms / 1000.0);
         let many = if self.count == 1 { "" } else { "s" };
@@ -358,7 +360,7 @@ mod tests {
         let verb = &found.verbs[0];
         assert_eq!((verb.p99_ms, verb.p99_throttled_ms), (3001.0, 2900.0));
         assert_eq!((verb.over_a_second, verb.throttled), (Some(3), 3));
-        // One period less; the sleep and the first look are in what no throttle explains.
+        // Minus one period; the sleep and the first look are in the part that no throttle explains.
         assert_eq!(verb.saved_ms, Range { least: 3.0 * 2800.0, most: 3.0 * 2900.0 });
         assert_eq!(verb.full.p99_ms, Range { least: 101.0, most: 201.0 });
         assert_eq!(verb.full.over_a_second, Some(Range { least: 0, most: 0 }));
@@ -373,7 +375,7 @@ mod tests {
         );
     }
 
-    /// Both CPUs are counted: the throttle alone would explain all.
+    /// Both CPUs are counted: otherwise the throttle would explain everything.
     #[test]
     fn what_an_operation_always_sleeps_is_not_saved() {
         let operation = |line: &str| Operation::of(&serde_json::from_str(line).unwrap()).unwrap();

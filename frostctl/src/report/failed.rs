@@ -1,5 +1,5 @@
-//! Containers that did not come to be: creates, restores and starts that failed, by what they failed
-//! of. A `run` is not among them: its failure may be the program's.
+//! Containers that did not come into being: failed creates, restores and starts, by cause. A `run`
+//! does not count: its failure may be the program's.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use crate::journal::Record;
 
 const VERBS: [&str; 3] = ["create", "restore", "start"];
 
-/// Of the runtime's last words, as much as fits on a line or two.
+/// As much of the runtime's last message as fits on a line or two.
 const NOTE_CHARS: usize = 160;
 
-/// One way to fail.
+/// One cause of failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cause {
     pub(crate) count: u64,
-    /// The life, and what the runtime said of the latest one.
+    /// The life with the latest failure, and what the runtime said of it.
     pub(crate) last: usize,
     pub(crate) note: String,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Failed {
-    /// Of each verb how many there were in all.
+    /// For each verb, the number of all operations.
     pub(crate) tried: BTreeMap<&'static str, u64>,
-    /// By verb and by what it failed of.
+    /// By verb and cause.
     pub(crate) causes: BTreeMap<(&'static str, String), Cause>,
 }
 
@@ -38,7 +38,7 @@ impl Failed {
         cause.note = record.note.chars().take(NOTE_CHARS).collect();
     }
 
-    /// `5 of 11 creates failed`, of each verb that did.
+    /// `5 of 11 creates failed`, for each verb that has failures.
     pub(crate) fn summary(&self) -> Option<String> {
         let one = |(verb, tried): (&&str, &u64)| {
             let causes = self.causes.iter().filter(|((of, _), _)| of == verb);

@@ -1,4 +1,4 @@
-//! What the lives of containers add up to. docs/report.md says how each is decided.
+//! Findings from the lives of containers. docs/report.md says how each is decided.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ use crate::output::count;
 /// Fewer are an accident.
 const AGAIN: usize = 3;
 
-/// Ages at the kill are constant if nearly all are this near to the median: a tenth, but at least a
-/// second, by which a probe's phase and its timeout differ.
+/// Ages at the kill are constant if nearly all are this near to the median. The tolerance is a
+/// tenth, but at least a second, since a probe's phase and its timeout vary by that much.
 const CONSTANT_SHARE: f64 = 0.1;
 const CONSTANT_S: f64 = 1.0;
 const NEARLY_ALL: f64 = 0.8;
 
-/// Ready within this share of the age at the kill is ready in time: it was not the start.
+/// A container that is ready within this share of the age at the kill had a fast enough start.
 const IN_TIME: f64 = 0.5;
 
-/// Bars that a plot has room for.
+/// The number of bars that fit into a plot.
 const BARS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,7 +79,7 @@ pub(crate) struct Finding {
     pub(crate) lives: Vec<Bar>,
 }
 
-/// One container of one pod, through all its restarts; without a pod, one id.
+/// One container of one pod, with all its restarts; without a pod, one id.
 struct Group<'a> {
     names: Names,
     lives: Vec<(&'a Life, Contention)>,
@@ -110,7 +110,7 @@ pub(crate) fn find(
     findings
 }
 
-/// Of the node: which containers it hits is told by the evidence.
+/// A finding for the node: its evidence tells which containers are hit.
 pub(crate) fn failed(failed: &Failed, lives: &[Life]) -> Option<Finding> {
     let summary = failed.summary()?;
     let mut causes: Vec<_> = failed.causes.iter().collect();
@@ -144,7 +144,7 @@ pub(crate) fn failed(failed: &Failed, lives: &[Life]) -> Option<Finding> {
     })
 }
 
-/// What the pods of a deployment share is said once.
+/// Merges the pods of a workload, so that each finding is reported once.
 fn workloads<'a>(pods: &BTreeMap<Names, Group<'a>>) -> Vec<Group<'a>> {
     let mut workloads: BTreeMap<Container, Group<'a>> = BTreeMap::new();
     for (names, pod) in pods {
@@ -164,7 +164,7 @@ fn workloads<'a>(pods: &BTreeMap<Names, Group<'a>>) -> Vec<Group<'a>> {
     workloads.into_values().collect()
 }
 
-/// Without a pod, the id is all there is.
+/// A container without a pod has only its id.
 fn names_of(life: &Life) -> Names {
     let mut names = life.names.clone();
     if names.pod.is_empty() {
@@ -183,8 +183,8 @@ fn container(names: &Names) -> Container {
     (names.namespace.clone(), workload(&names.pod).to_owned(), names.container.clone())
 }
 
-/// A pod's name without what its controller has added: the number of a StatefulSet, the five letters
-/// of every other, and before these the hash of a Deployment. Kubernetes leaves vowels out of both.
+/// A pod's name without the part from its controller: the number of a StatefulSet, or five letters,
+/// which follow the hash of a Deployment. Kubernetes leaves vowels out of both.
 fn workload(pod: &str) -> &str {
     const LETTERS: &str = "bcdfghjklmnpqrstvwxz2456789";
     let is_made = |part: &str| part.chars().all(|c| LETTERS.contains(c));
@@ -216,7 +216,7 @@ impl Group<'_> {
         self.lives.iter().map(|(life, _)| *life).filter(|life| life.end() == end).collect()
     }
 
-    /// What most of its ends were, if there were several.
+    /// A finding about its most common end, if that happened several times.
     fn restarts(&self, starts: &Starts) -> Option<Finding> {
         let counted =
             [End::Killed, End::OutOfMemory, End::ByItself].map(|end| (self.of_end(end), end));
@@ -246,7 +246,7 @@ impl Group<'_> {
         if lives.iter().filter(in_time).count() * 2 > lives.len() {
             return Some(self.killed_when_ready(lives, median));
         }
-        // Without the end of any exec it may have been ready all the time.
+        // If no exec's end is known, the container may have been ready all the time.
         if !lives.iter().any(|life| life.knows_execs) {
             return Some(self.killed_at_one_age(lives, &constant, median));
         }
@@ -287,7 +287,7 @@ impl Group<'_> {
         self.finding(Kind::SlowStart, summary, evidence, self.slow_advice(budget.is_some()), budget)
     }
 
-    /// No numbers for a probe: that a start was slow is a guess.
+    /// No numbers for a probe: that the start was slow is only a guess.
     fn killed_at_one_age(&self, lives: &[&Life], constant: &[f64], median: f64) -> Finding {
         let spread = spread(constant, median);
         let summary = format!(
@@ -442,7 +442,7 @@ impl Group<'_> {
     }
 }
 
-/// Of the node, or of its configuration: no container's.
+/// A finding for the node or its configuration, not for a container.
 fn refused(by_reason: &BTreeMap<String, u64>) -> Option<Finding> {
     let operations: u64 = by_reason.values().sum();
     (operations > 0).then(|| Finding {

@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else: no script, no font, no network.
+//! The report as one self-contained page: no script, no font, no network.
 
 use std::fmt::Write;
 
@@ -53,7 +53,7 @@ pub(super) fn page(report: &Report) -> String {
     page
 }
 
-/// As `when` has it, for people.
+/// Like `when`, for people.
 fn period(report: &Report) -> String {
     let numbers = &report.numbers;
     if numbers.operations == 0 {

@@ -1,5 +1,5 @@
-//! `frostctl report`: the journal in numbers and findings. Reading, deciding and rendering are apart:
-//! records go into [`Analysis`], which gives a [`Report`], which is printed.
+//! `frostctl report`: the journal in numbers and findings. Reading, deciding and rendering are
+//! separate: records go into [`Analysis`], which gives a [`Report`], which is printed.
 
 mod contention;
 mod estimate;
@@ -111,7 +111,7 @@ impl Command {
 
 fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
-        // So long ago that there was no time yet is all there is.
+        // A time before the earliest possible one selects everything.
         return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
     }
     match unix_ms(text) {
@@ -145,7 +145,7 @@ impl Filter {
     }
 }
 
-/// Which records are asked for.
+/// Selects the records that were asked for.
 #[derive(Debug, Default)]
 struct Selection {
     filter: Filter,
@@ -161,14 +161,14 @@ struct Selected {
 impl Selection {
     fn select(&mut self, record: &Record<'_>) -> Option<Selected> {
         let unix_ms = unix_ms(&record.time).unwrap_or(0);
-        // Lives are told from their beginnings, be these before what is asked for.
+        // A life is built from its beginning, even if that is before the time asked for.
         let index = self.lives.add(record, unix_ms);
         let life = index.and_then(|index| self.lives.all.get(index));
         let is_asked_for = !self.filter.is_past(unix_ms) && self.filter.takes(life);
         is_asked_for.then_some(Selected { unix_ms, life: index })
     }
 
-    /// A name that was mistyped is no pod to which nothing happened.
+    /// A mistyped name must not look like a pod to which nothing happened.
     fn ensure_known(&self) -> anyhow::Result<()> {
         let is_known = self.lives.all.iter().any(|life| self.filter.takes(Some(life)));
         let whom = match (&self.filter.pod, &self.filter.namespace) {
@@ -186,7 +186,7 @@ impl Selection {
     }
 }
 
-/// Takes records one by one; its memory grows with containers, and by 8 bytes a record.
+/// Takes records one by one; its memory grows with containers, and by 8 bytes per record.
 #[derive(Debug, Default)]
 struct Analysis {
     selection: Selection,
@@ -221,7 +221,7 @@ impl Analysis {
         let numbers =
             tally.finish(|life| lives.all.get(life).map_or_else(String::new, Life::pod_or_id));
         let mut findings = findings::find(&shown, &contentions, &numbers.lift_refused);
-        // Before the others, which are of containers that came to be.
+        // Before the others, which concern containers that came into being.
         findings.splice(0..0, findings::failed(&failed, &lives.all));
         Report {
             since_ms: filter.since_ms,

@@ -1,11 +1,11 @@
-//! Operations by the time at which they ended, in so few bins that each can be drawn.
+//! Operations by the time of their end, in few enough bins to draw each.
 
 use std::collections::BTreeMap;
 
-/// A bar of some pixels each.
+/// Each is a bar of some pixels.
 const BINS: i64 = 100;
 
-/// Seconds that a bin can have. Each divides the next, so that bins can be put together.
+/// Possible widths of a bin, in seconds. Each divides the next, so that bins can be merged.
 const WIDTHS_S: [i64; 14] = [
     1,
     5,
@@ -75,7 +75,7 @@ impl OverTime {
         }
     }
 
-    /// From the first to the last, empty ones included.
+    /// From the first to the last, including empty ones.
     fn len(&self) -> i64 {
         let (first, last) = (self.bins.keys().next(), self.bins.keys().next_back());
         first.zip(last).map_or(0, |(first, last)| last - first + 1)
@@ -85,7 +85,7 @@ impl OverTime {
         self.width_s
     }
 
-    /// In seconds since 1970: where the first bin begins.
+    /// The beginning of the first bin, in seconds since 1970.
     pub(super) fn begin_s(&self) -> i64 {
         self.bins.keys().next().map_or(0, |first| first * self.width_s)
     }

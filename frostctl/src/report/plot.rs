@@ -1,5 +1,5 @@
-//! Plots as inline SVG. Colours are the page's, by class, so that light and dark need one drawing.
-//! Places along the width are in percent: letters stay as large on a telephone.
+//! Plots as inline SVG. Colours come from the page, by class, so that one drawing works for light
+//! and dark. Horizontal positions are in percent: text stays readable on a phone.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::output::{seconds, time};
 
 const TICKS: i64 = 5;
 
-/// Between two ticks of a time axis, in seconds.
+/// The distance between two ticks of a time axis, in seconds.
 const STEPS_S: [i64; 21] = [
     1,
     2,
@@ -55,7 +55,7 @@ pub(super) fn over_time(over_time: &OverTime) -> String {
         let mut base = BASE;
         let parts = [(bin.clean, "clean"), (bin.helped, "helped"), (bin.failed, "failed")];
         for (count, class) in parts.into_iter().filter(|(count, _)| *count > 0) {
-            // One failure among ten thousand is to be seen.
+            // One failure among ten thousand must be visible.
             let height = (BASE - y(count)).max(2.0);
             base -= height;
             let _ = write!(
@@ -80,7 +80,7 @@ pub(super) fn meaning(class: &str) -> &'static str {
     }
 }
 
-/// From 0 up, three or four that are easily read.
+/// From 0 up, three or four round numbers.
 fn round_counts(most: u64) -> impl Iterator<Item = u64> {
     let decade = 10u64.pow((most / 3).max(1).ilog10());
     let step = [1, 2, 5, 10].map(|times| times * decade);
@@ -127,7 +127,7 @@ pub(super) fn durations(verbs: &[Verb]) -> String {
         duration(&mut plot, verb, &ticks, x);
     }
     let _ = write!(plot, "<span></span>{}", svg("", 20.0));
-    // So many have room on a telephone.
+    // This many fit on a phone.
     for tick in ticks.iter().step_by(ticks.len() / 7 + 1) {
         let label = seconds(tick / 1000.0).replace(".00", "").replace(".0 ", " ");
         let at = percent(x(*tick));
@@ -167,8 +167,8 @@ fn duration(plot: &mut String, verb: &Verb, ticks: &[f64], x: impl Fn(f64) -> f6
     );
 }
 
-/// From the last round number below to the first one above, in powers of ten, or, where these are few,
-/// with twice and five times these.
+/// From the last round number below to the first one above: powers of ten, and if these are few,
+/// also twice and five times these.
 fn decades(shortest: f64, longest: f64) -> Vec<f64> {
     let (from, to) = (shortest.log10().floor() as i32, longest.log10().ceil() as i32);
     let all = (from..=to).flat_map(|n| [1.0, 2.0, 5.0].map(|times| times * 10f64.powi(n)));
@@ -181,11 +181,12 @@ fn decades(shortest: f64, longest: f64) -> Vec<f64> {
     (from..=to).map(|n| 10f64.powi(n)).collect()
 }
 
-/// The lives of one container as bars, with the kill, readiness, and the time that would have held.
+/// The lives of one container as bars, with the kill, readiness, and the time that would have been
+/// enough.
 pub(super) fn lives(finding: &Finding) -> String {
     let budget = finding.probe.as_ref().map(|probe| probe.seconds as f64);
     let longest = finding.lives.iter().map(|life| life.age_s).fold(0.1, f64::max);
-    // A life that goes on for hours would make a start invisible.
+    // A life of hours would make a start invisible.
     let typical = finding.lives.iter().filter(|life| !life.end.is_empty()).map(|life| life.age_s);
     let typical = typical.fold(0.0, f64::max).max(budget.unwrap_or(0.0)).max(0.1);
     let end = longest.min(typical * 1.3).max(budget.map_or(0.0, |budget| budget * 1.02));

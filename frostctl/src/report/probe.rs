@@ -1,4 +1,4 @@
-//! The numbers of probes that would have held, with their arithmetic.
+//! The probe settings that would have been enough, with their arithmetic.
 
 use serde::Serialize;
 
@@ -7,32 +7,33 @@ use super::tally::percentile;
 /// A start takes longer on a busy node.
 const MARGIN: f64 = 1.5;
 
-/// Where no start ever finished, all that is known is that the kill came too early.
+/// If no start ever finished, only one thing is known: the kill came too early.
 const BEYOND_THE_KILL: f64 = 3.0;
 
-/// A probe asks this often at least until the time is up, so that a start that is done is seen soon.
+/// A probe runs at least this often within the time, so that a finished start is seen soon.
 const ASKS: f64 = 6.0;
 
 const PERIODS_S: [u64; 4] = [10, 5, 2, 1];
 
-/// What a container is to be given to start.
+/// The time to give a container for its start.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Budget {
     pub(crate) seconds: u64,
-    /// No start has been seen to its end.
+    /// No start was seen to finish.
     pub(crate) is_lower_bound: bool,
     pub(crate) arithmetic: Vec<String>,
     pub(crate) yaml: String,
 }
 
-/// From the seconds to readiness of the starts that were seen, and the ages at the kill of those that
-/// were not seen to their end.
+/// From the seconds to readiness of starts that finished, and the ages at the kill of those that
+/// did not.
 pub(crate) fn budget(ready_s: &[f64], kills_s: &[f64], slowest_exec_ms: f64) -> Option<Budget> {
     let mut ready = ready_s.to_vec();
     ready.sort_by(f64::total_cmp);
     let oldest = kills_s.iter().copied().fold(0.0, f64::max);
     let (needed, basis, is_lower_bound) = match percentile(&ready, 0.99) {
-        // What was killed had taken longer than what finished, and who knows how much longer.
+        // Killed starts had already taken longer than any that finished, and nobody knows how much
+        // longer.
         Some(p99) if oldest > p99 => {
             let basis = format!(
                 "{} measured, {p99:.1} s at most, but others were killed unready at {oldest:.1} s: a \

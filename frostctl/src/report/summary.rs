@@ -1,4 +1,4 @@
-//! What a report says, whoever reads it.
+//! The contents of a report, for any output.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::journal::Skipped;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// From when on, if not from the beginning.
+    /// The beginning, if not that of the journal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) since_ms: Option<i64>,
     #[serde(flatten)]

@@ -1,4 +1,5 @@
-//! The numbers of a report: what each verb did, how long it took, and which pods had the most of it.
+//! The numbers of a report: how often each verb ran, how long it took, and which pods are the
+//! worst.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +9,18 @@ use super::over_time::{Counts, OverTime};
 use crate::journal::Record;
 use crate::metrics::known_verb;
 
-/// 2000: a clock that says less was not set yet, as at a boot without a battery before NTP.
+/// 2000: a clock before that was not set yet, as at a boot without a battery, before NTP.
 pub(crate) const CLOCK_SET_MS: i64 = 946_684_800_000;
 
-/// The two clocks of a record differ by the same, but for what NTP steers and what passes between the
-/// readings of the two; beyond this somebody has set the clock.
+/// A record's two clocks differ by a constant, except for NTP's steering and the time between the
+/// two readings. A larger change means that somebody has set the clock.
 const JUMP_MS: i64 = 60_000;
 
-/// Of the slowest and of the worst pods as many as a person reads.
+/// As many of the slowest and of the worst pods as a person reads.
 const SHOWN_PODS: usize = 10;
 
-/// One verb. Times are in ms, what the caller waited: the way to the lock, the wait for it, every
-/// attempt and the delays between them. Percentiles are by nearest rank over all records.
+/// One verb. Times are in ms, as the caller waited: before the lock, for the lock, every attempt
+/// and the delays between attempts. Percentiles are by nearest rank over all records.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Verb {
     pub(crate) verb: String,
@@ -27,16 +28,16 @@ pub(crate) struct Verb {
     pub(crate) ok: u64,
     pub(crate) failures: BTreeMap<String, u64>,
     pub(crate) retries: u64,
-    /// With what went on after the operation.
+    /// Including lifts that outlived the operation.
     pub(crate) lifts: u64,
-    /// CPU time that threads had while they were lifted, and of it the workload's own programs.
+    /// The CPU time of threads while they were lifted, and the workload's own part of it.
     pub(crate) lifted_ms: f64,
     pub(crate) program_ms: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// In us: exact, and 8 bytes a record. A `run` in the foreground may take days.
+    /// In us: exact, and 8 bytes per record. A `run` in the foreground may take days.
     #[serde(skip)]
     took_us: Vec<u64>,
 }
@@ -56,7 +57,7 @@ pub(crate) struct Pod {
     sum_ms: f64,
 }
 
-/// What the version before did in the place of lifts.
+/// What the previous version did instead of lifts.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Refilled {
     pub(crate) refills: u64,
@@ -66,14 +67,15 @@ pub(crate) struct Refilled {
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Numbers {
     pub(crate) operations: u64,
-    /// Of these, those whose time says nothing; 0 in both times if it is all of them.
+    /// Those of them without a valid time; both times are 0 if that is all of them.
     pub(crate) clock_not_set: u64,
-    /// Somebody has set the clock between two of these records: times do not tell their order.
+    /// Somebody has set the clock between two of these records, so their times do not give their
+    /// order.
     pub(crate) clock_jumped: bool,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
     pub(crate) verbs: Vec<Verb>,
-    /// Operations in which nothing could be lifted, by why.
+    /// Operations in which nothing could be lifted, by reason.
     pub(crate) lift_refused: BTreeMap<String, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) refilled: Option<Refilled>,
@@ -83,7 +85,7 @@ pub(crate) struct Numbers {
     pub(crate) over_time: OverTime,
 }
 
-/// A record is counted by position, not by name: hashing names a million times takes half a second.
+/// Records are counted by index, not by name: hashing names a million times takes half a second.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     numbers: Numbers,
@@ -93,7 +95,7 @@ pub(crate) struct Tally {
     clock: Clock,
 }
 
-/// What the clock of day is ahead of the time since the boot.
+/// How far the wall clock is ahead of the time since the boot.
 #[derive(Debug, Default)]
 struct Clock {
     boot: String,
@@ -101,7 +103,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// Whether it was set since the record before.
+    /// Whether the clock was set since the previous record.
     fn jumps(&mut self, record: &Record<'_>, unix_ms: i64) -> bool {
         let ahead_ms = unix_ms.saturating_sub((record.mono_ns / 1_000_000) as i64);
         let jumped = *record.boot_id == *self.boot && (ahead_ms - self.ahead_ms).abs() > JUMP_MS;
@@ -123,7 +125,7 @@ impl Tally {
         }
     }
 
-    /// What went on after an operation is of the operation's verb.
+    /// A lift that outlived an operation counts for the operation's verb.
     fn add_lifts(&mut self, record: &Record<'_>, verb: &str, life: Option<usize>) {
         self.numbers.add_refusal(&record.lift_refused);
         if record.lifts.is_empty() {
@@ -223,7 +225,7 @@ impl Numbers {
 
 impl Numbers {
     fn add_refusal(&mut self, why: &str) {
-        // What follows a colon is an error's text.
+        // After a colon comes an error's text.
         let why = why.split(':').next().unwrap_or_default();
         match self.lift_refused.get_mut(why) {
             _ if why.is_empty() => {}
@@ -287,7 +289,7 @@ impl Pod {
     }
 }
 
-/// By nearest rank, of values in order.
+/// By nearest rank, of sorted values.
 pub(crate) fn percentile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied()
@@ -332,7 +334,7 @@ mod tests {
         assert!(jumped(&[("a", 1, 5000), ("a", 2, 100)]));
         assert!(!jumped(&[("a", 1, 100), ("a", 2, 130), ("a", 9000, 9150)]));
         assert!(!jumped(&[("a", 1, 100), ("b", 1, 90_000)]), "another boot");
-        // Before it was first set it had no time.
+        // Before the first set, the clock had no valid time.
         assert!(!jumped(&[("a", 1, -900_000_000), ("a", 2, 100)]));
     }
 

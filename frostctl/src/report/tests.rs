@@ -1,4 +1,4 @@
-//! Stories as records, and what the report makes of them.
+//! Stories as records, and the resulting report.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn pod(name: &str) -> Value {
     json!({"namespace": "n", "name": name, "uid": name, "container": "main"})
 }
 
-/// One container of a pod that lives from a second on; `end` is at its age.
+/// One container of a pod whose life begins at a given second; `end` is relative to that.
 fn life(pod_name: &str, from: f64, number: usize, end: &[(f64, &str, Value)]) -> Vec<String> {
     let id = format!("{pod_name}-{number}");
     let mut lines = vec![
@@ -163,7 +163,7 @@ fn creates_that_failed_are_a_finding_however_many_went_well() {
     let finding = &found.findings[0];
     assert_eq!(finding.summary, "5 of 11 creates failed");
     assert_eq!(finding.evidence, ["create: failed, 5 times; the last was n/bad: no such file"]);
-    // What the last attempt failed of, a start, and a run whose program failed.
+    // By the last attempt's failure; also a start, and a run whose program failed.
     let tries = json!({"verdict": "failed", "tries": [{"failure": "freeze failed in procHooks"}]});
     lines.push(line("b", 30.0, "create", "d", tries));
     lines.push(line("b", 31.0, "start", "c10", json!({"verdict": "killed"})));

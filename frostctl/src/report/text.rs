@@ -1,4 +1,4 @@
-//! A report on a terminal.
+//! The report for a terminal.
 
 use std::io::{self, Write};
 
@@ -46,7 +46,7 @@ pub(super) fn heading(report: &Report) -> String {
     )
 }
 
-/// From when to when, and how many of the operations have no time.
+/// From when to when, and how many of the operations have no valid time.
 pub(super) fn when(numbers: &Numbers) -> String {
     let times = format!("{} to {}", time(numbers.first_ms), time(numbers.last_ms));
     let jumped = if numbers.clock_jumped {
@@ -61,7 +61,7 @@ pub(super) fn when(numbers: &Numbers) -> String {
     }
 }
 
-/// What journals of the version before have in the place of lifts.
+/// What journals of the previous version have instead of lifts.
 pub(super) fn refilled(numbers: &Numbers) -> Option<String> {
     let refilled = numbers.refilled?;
     let (count, seconds) = (times(refilled.refills as usize), refilled.gained_ms / 1000.0);
