@@ -1,4 +1,4 @@
-//! conmon's exit files: one for each container that has ended, with its exit code in it.
+//! conmon's exit files: one for each container that has ended, with its exit code.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -11,7 +11,7 @@ use super::log::{Happened, Log};
 
 pub(super) const SOURCE: &str = "conmon";
 
-/// CRI-O itself leaves a file until the container is removed, seconds later at least.
+/// CRI-O leaves a file until the container is removed, at least seconds later.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// An exit code has three digits.
@@ -24,7 +24,7 @@ pub(super) async fn follow(directory: &Path, mut known: HashSet<String>, log: &L
     }
 }
 
-/// Without CRI-O there is no such directory.
+/// Without CRI-O, the directory does not exist.
 fn look(directory: &Path, known: &mut HashSet<String>, log: &Log) {
     let mut there = HashSet::new();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -36,10 +36,10 @@ fn look(directory: &Path, known: &mut HashSet<String>, log: &Log) {
     *known = there;
 }
 
-/// `None` if it is not whole yet.
+/// `None` if the file is not complete yet.
 fn add(id: &str, entry: &DirEntry, log: &Log) -> Option<()> {
     let metadata = entry.metadata().ok()?;
-    // conmon writes a file of another name, with a dot, and moves it.
+    // conmon writes a file with another name, which has a dot, and renames it.
     if id.starts_with('.') || !metadata.is_file() || metadata.len() > FILE_BYTES {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The events of containerd, of all its namespaces, through its restarts.
+//! The events of containerd, for all its namespaces and across its restarts.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -29,27 +29,27 @@ const OOM: &str = "/tasks/oom";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A subscription that was sent holds by then; what ends later is an event.
+/// After this time a subscription is in effect, and later ends are events.
 const SUBSCRIBED: Duration = Duration::from_millis(500);
 
-/// Between two tries; doubled each time.
+/// The delay between two attempts; doubled each time.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// The same for what ended before: each try is a list of all tasks.
+/// The same for listing earlier ends: each attempt lists all tasks.
 const CATCH_UP_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_CATCH_UP_DELAY: Duration = Duration::from_secs(60);
 
-/// So many exits are remembered, so that memory is bounded.
+/// How many exits are remembered, so that memory is bounded.
 const KNOWN: usize = 100_000;
 
-/// When a container ended, of those whose exit is recorded. An id may be used again.
+/// When a container ended, for recorded exits. An id may be used again.
 pub(super) type Known = HashMap<String, SystemTime>;
 
-/// As exact as times are that two of containerd's services give of one exit.
+/// Two services of containerd may give times for the same exit that differ this much.
 const SAME_EXIT: Duration = Duration::from_secs(2);
 
-/// For ever: a node without containerd may get one.
+/// Runs forever: a node without containerd may get one.
 pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log) {
     let mut delay = FIRST_DELAY;
     let mut was_told = false;
@@ -59,7 +59,7 @@ pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log) {
         if was_connected {
             (delay, was_told) = (FIRST_DELAY, false);
         }
-        // Once, not at each try.
+        // Reported once, not at each attempt.
         if let Some(error) = ended.err().filter(|_| !was_told) {
             log.say(error.context("no events of containerd, trying again"));
             was_told = true;
@@ -102,8 +102,8 @@ async fn events(
     Ok(())
 }
 
-/// Until it succeeds, or the connection ends: a shim that hangs makes containerd wait for it, and
-/// with it all that ask for tasks. `tell` gets the end of the first try, and the last.
+/// Retries until it succeeds or the connection ends: containerd waits for a hanging shim, and so
+/// does everyone who lists tasks. `tell` gets the first failure, and the success.
 async fn catch_up<F>(
     mut delay: Duration,
     missed: impl Fn() -> F,
@@ -127,8 +127,8 @@ async fn catch_up<F>(
     }
 }
 
-/// Until the connection ends. containerd answers the subscription with its first event, be it hours
-/// later.
+/// Runs until the connection ends. containerd answers a subscription only with its first event,
+/// possibly hours later.
 async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyhow::Result<()> {
     let filters = [EXIT, OOM].map(|topic| format!("topic==\"{topic}\"")).to_vec();
     let request = SubscribeRequest { filters };
@@ -142,8 +142,8 @@ async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyho
     anyhow::bail!("no more events")
 }
 
-/// No event is sent twice. What ended while we were not listening is told by the tasks that have not
-/// been removed yet.
+/// No event is sent twice. Ends from before the subscription are read from tasks that are not
+/// removed yet.
 async fn missed(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyhow::Result<()> {
     let mut namespaces = NamespacesClient::new(channel.clone());
     let namespaces = namespaces.list(ListNamespacesRequest::default()).await?.into_inner();
@@ -165,7 +165,7 @@ fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log) {
         let apart = at.duration_since(*known).unwrap_or_else(|error| error.duration());
         apart < SAME_EXIT
     };
-    // containerd 1.6 has the container in `id` alone.
+    // containerd 1.6 has the container only in `id`.
     if known.get(&task.id).is_some_and(is_same) {
         return;
     }

@@ -1,4 +1,4 @@
-//! The journal's lines of what ended.
+//! The journal's lines for what ended.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::output;
 
-/// The records' version, that of the wrapper's.
+/// The version of the records, the same as the wrapper's.
 const VERSION: u32 = 1;
 
-/// One line of the journal; docs/journal.md has the keys.
+/// One line of the journal; docs/journal.md describes the keys.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     v: u32,
@@ -35,7 +35,7 @@ struct Code {
     code: u32,
 }
 
-/// Something that ended, or ran out of memory.
+/// Something that ended, or an OOM kill.
 #[derive(Debug)]
 pub(super) struct Happened<'a> {
     pub(super) source: &'static str,
@@ -49,12 +49,12 @@ pub(super) struct Happened<'a> {
 
 pub(super) struct Log {
     pub(super) history: History,
-    /// The short one.
+    /// The short journal.
     pub(super) journal: PathBuf,
 }
 
 impl Log {
-    /// What cannot be written is said, and lost.
+    /// A line that cannot be written is reported, and lost.
     pub(super) fn add(&self, happened: &Happened<'_>) {
         let Some(stamp) = Stamp::of(happened.at) else { return };
         let line = Line {

@@ -1,5 +1,5 @@
-//! `frostctl record`: what the wrapper cannot see, into the same long journal. How a container and
-//! how an exec ended is known to containerd's shim or to conmon alone.
+//! `frostctl record`: writes what the wrapper cannot see into the same long journal. Only
+//! containerd's shim or conmon knows how a container or an exec ended.
 
 mod conmon;
 mod containerd;
@@ -31,7 +31,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Runs until it is killed; what it holds is on disk after each event.
+    /// Runs until it is killed; each event is on disk before the next.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let (config, _) = Config::load();
         let state = StateDir::from_env();
@@ -54,8 +54,8 @@ impl Record {
     }
 }
 
-/// A service that runs and can write nothing would be noticed when its records are missing. The directory is
-/// made with the first record.
+/// Otherwise a service that can write nothing would be noticed only by its missing records. The
+/// directory is created with the first record.
 fn check_writable(directory: &Path) -> anyhow::Result<()> {
     let nearest = directory.ancestors().find(|it| it.exists()).unwrap_or(directory);
     let is_directory = nearest.is_dir().then_some(()).ok_or(Errno::NOTDIR);
@@ -64,8 +64,8 @@ fn check_writable(directory: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write the journal in {}", directory.display()))
 }
 
-/// The containers whose exits are in the journal already: those who told them may tell them again
-/// when we are restarted.
+/// The containers whose exits are already in the journal: after a restart of the service, their
+/// source may report them again.
 fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known> {
     let mut known = containerd::Known::new();
     let mut reader = Reader::default();
