@@ -1,4 +1,4 @@
-//! Who knows of a container or a pod: our records, the runtimes' states, the tree.
+//! Finds containers and pods in our records, the runtimes' states and the cgroup tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use crate::node::hierarchy::Cgroups;
 use crate::node::root::Root;
 use crate::node::tree::Tree;
 
-/// Where a container is known from by its cgroup's name alone.
+/// The source of a container that is known only from its cgroup's name.
 const TREE: &str = "cgroup tree";
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) enum Query {
 
 impl Query {
     pub(super) fn of(text: &str) -> Query {
-        // systemd's names have `_` for `-`, and those who look at paths copy them from there.
+        // systemd's names have `_` for `-`, and people copy uids from paths.
         let uid = text.strip_prefix("pod").unwrap_or(text).replace('_', "-");
         let parts: Vec<usize> = uid.split('-').map(str::len).collect();
         match text.split_once('/') {
@@ -60,7 +60,7 @@ pub(super) struct Found {
     pub(super) sources: BTreeSet<String>,
 }
 
-/// Where runtimes keep their state: containerd's and docker's by namespace.
+/// Where runtimes keep their state: for containerd and docker, by namespace.
 pub(super) fn roots(more: &[PathBuf]) -> Vec<PathBuf> {
     let ours = Surroundings::ours(&Proc::default());
     let mut roots = more.to_vec();
@@ -84,7 +84,7 @@ pub(super) fn find(query: &Query, cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Fo
     for it in of_tree(&tree) {
         merge(&mut found, it);
     }
-    // A pod's name is known from its containers only.
+    // A pod's name is known only from its containers.
     let pods: Vec<Found> = found.values().filter_map(|it| pod_of(it, &found)).collect();
     for pod in pods {
         merge(&mut found, pod);
@@ -93,7 +93,7 @@ pub(super) fn find(query: &Query, cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Fo
     chosen(query, found.filter(|it| is_there(it, cgroups)).collect())
 }
 
-/// Once each, and the one whose id is exactly that before those whose ids go on.
+/// Each result once. An exact id excludes longer ids that begin with it.
 fn chosen(query: &Query, found: Vec<Found>) -> Vec<Found> {
     let mut chosen: Vec<Found> = Vec::new();
     for it in found {
@@ -171,7 +171,7 @@ fn of_runtimes(cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Found> {
     found
 }
 
-/// A container may vanish while we look: then it is not there.
+/// `None` also if the container vanishes while we look.
 fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
     let directory = root.join(id);
     let kind = if directory.join("status").is_file() {
@@ -192,7 +192,7 @@ fn of_runtime(cgroups: &Cgroups, root: &Path, id: &OsStr) -> Option<Found> {
     Some(Found { is_pod: false, id, cgroup, pod, pid, sources })
 }
 
-/// Of a runtime whose state we do not know the place of: by the names in the tree.
+/// For runtimes whose state directory we do not know: by the names in the tree.
 fn of_tree(tree: &Tree) -> Vec<Found> {
     let sources = || BTreeSet::from([TREE.to_owned()]);
     let in_tree = tree.all.iter().filter_map(|cgroup| {
@@ -214,8 +214,8 @@ fn of_tree(tree: &Tree) -> Vec<Found> {
     in_tree.chain(pods).collect()
 }
 
-/// `cri-containerd-ID.scope`, `docker-ID.scope`, `libpod-ID.scope`, or the id alone. Engines make ids
-/// of 64 hexadecimal digits.
+/// `cri-containerd-ID.scope`, `docker-ID.scope`, `libpod-ID.scope`, or the id alone. Engines
+/// generate ids of 64 hexadecimal digits.
 fn id_in(cgroup: &Identity) -> Option<String> {
     let name = cgroup.as_path().file_name()?.to_str()?;
     let name = name.strip_suffix(".scope").unwrap_or(name);

@@ -1,5 +1,5 @@
-//! `frostctl paths`: where the cgroups of a container or a pod are, for agents that would otherwise
-//! build the path from what one node looked like.
+//! `frostctl paths`: the cgroups of a container or a pod. For agents, which otherwise build paths
+//! that fit only the node on which they were written.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ struct Located {
     uid: Option<String>,
     container: Option<String>,
     pid: Option<i32>,
-    /// Who knew of it.
+    /// The sources that knew it.
     sources: Vec<String>,
     paths: BTreeMap<String, PathBuf>,
 }
@@ -137,7 +137,7 @@ impl Located {
     }
 }
 
-/// As /proc/PID/cgroup says for a container that runs: its path may differ between hierarchies.
+/// As in /proc/PID/cgroup for a running container: its path may differ between hierarchies.
 fn directories(found: &Found, cgroups: &Cgroups) -> BTreeMap<String, PathBuf> {
     let pid = found.pid.filter(|_| !found.is_pod);
     let member = pid.and_then(|pid| Membership::of(&Proc::default(), &pid.to_string()).ok());
@@ -162,7 +162,7 @@ fn directories(found: &Found, cgroups: &Cgroups) -> BTreeMap<String, PathBuf> {
                 for controller in words(&dir.join("cgroup.controllers")) {
                     paths.entry(controller).or_insert_with(|| dir.clone());
                 }
-                // On a hybrid host, beside a freezer of v1, this one is not what the runtimes use.
+                // On a hybrid host with a v1 freezer, the runtimes do not use this one.
                 if cgroups.mounts.unified() || cgroups.mounts.v1("freezer").is_none() {
                     paths.insert("freezer".to_owned(), dir.clone());
                 }
