@@ -1,4 +1,4 @@
-//! Examples of the commands whose help has none.
+//! Examples for commands whose help has none.
 
 const EXAMPLES: &[(&str, &str)] = &[
     (

@@ -1,4 +1,4 @@
-//! Completions and manual pages, from the same source as the help and the configuration.
+//! Completions and manual pages, generated from the help and the configuration.
 
 mod examples;
 mod page;
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// Of a pipe, what comes first.
+    /// For a pipe, the first command.
     #[test]
     fn the_examples_are_command_lines() {
         for (path, text) in said() {

@@ -1,4 +1,4 @@
-//! One manual page: titled sections of prose, of entries and of what is to be typed, in roff.
+//! One manual page: titled sections of prose, entries and text to type, in roff.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use config::Setting;
 pub(super) struct Page {
     name: String,
     section: &'static str,
-    /// What is rendered already, and what is not yet.
+    /// The part that is already rendered; `roff` has the rest.
     text: Vec<u8>,
     roff: Roff,
 }
@@ -17,12 +17,12 @@ impl Page {
     pub(super) fn new(name: &str, section: &'static str) -> Page {
         let source = concat!("frostlock ", env!("CARGO_PKG_VERSION"));
         let mut roff = Roff::new();
-        // Without a date: a build is the same on any day.
+        // Without a date: the build is the same on any day.
         roff.control("TH", [name.to_uppercase().as_str(), section, "", source, "frostlock"]);
         Page { name: name.to_owned(), section, text: Vec::new(), roff }
     }
 
-    /// Where it belongs below a directory of manuals.
+    /// Its path below a directory of manuals.
     pub(super) fn path(&self) -> String {
         format!("man{}/{}.{}", self.section, self.name, self.section)
     }
@@ -32,7 +32,7 @@ impl Page {
         Ok(self.text)
     }
 
-    /// What another renders.
+    /// Adds what another crate renders.
     pub(super) fn foreign(
         &mut self,
         render: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
@@ -56,7 +56,7 @@ impl Page {
         self.roff.control("TP", []).text([bold(term)]).text([roman(about)]);
     }
 
-    /// Lines as they are, for what a person copies.
+    /// Lines as they are, for text that a person copies.
     pub(super) fn verbatim<'a>(&mut self, lines: impl Iterator<Item = &'a str>) {
         self.roff.control("PP", []).control("nf", []);
         for line in lines {
@@ -65,14 +65,14 @@ impl Page {
         self.roff.control("fi", []);
     }
 
-    /// One that has its entry.
+    /// An entry for a key of the configuration.
     pub(super) fn key(&mut self, key: &Setting) {
         let range = key.range.as_ref().map_or_else(String::new, |it| format!(", from {it}"));
         self.entry(&key.name, &format!("Default: {}{range}. {}", key.default, key.about));
     }
 
-    /// A text with a line `# TITLE` for each section. Of the lines that are indented, four spaces are
-    /// for what is to be typed, and two for `an entry  what it is`, which further ones may go on.
+    /// A text with a line `# TITLE` for each section. A line indented by four spaces is text to
+    /// type, or continues an entry. One indented by two spaces is an entry, `an entry  what it is`.
     pub(super) fn sections(&mut self, text: &str) {
         for block in blocks(text) {
             match block {

@@ -1,10 +1,10 @@
-//! What a command's help has below its options, as sections of a page: `Examples:` at the beginning of a
-//! line begins one, which a paragraph ends.
+//! The text below a command's options in its help, as sections of a page. A line that begins with
+//! `Examples:` or the like starts a section; the end of the paragraph ends it.
 
 /// A section of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Section {
-    /// As a page has it: `EXIT STATUS`. Prose without one goes on with the description.
+    /// As in a page: `EXIT STATUS`. Prose without a title continues the description.
     pub(super) title: String,
     pub(super) text: String,
 }
