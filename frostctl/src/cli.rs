@@ -1,4 +1,4 @@
-//! The command line. Its help is where most people learn what there is.
+//! The command line. Most people learn from its help what frostctl can do.
 
 use std::process::ExitCode;
 
@@ -69,10 +69,10 @@ pub(crate) enum Command {
     Sleep(doctor::Sleep),
 }
 
-/// Help and version, which clap takes for errors; and what is wrong with a command line.
+/// Prints help and version, which clap treats as errors, and errors of the command line.
 pub(crate) fn print(said: &clap::Error) -> ExitCode {
     if said.use_stderr() {
-        // Nobody is left to tell if that fails.
+        // If that fails, there is nobody to tell.
         let _ = said.print();
         return ExitCode::from(2);
     }

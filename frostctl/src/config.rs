@@ -1,6 +1,6 @@
-//! `frostctl config`: what is wrong with the wrapper's configuration, and what holds.
+//! `frostctl config`: what is wrong with the wrapper's configuration, and which values hold.
 //!
-//! The wrapper's own reader says both; here only lines are counted and things are printed. It changes
+//! The wrapper's own reader determines both; this module only counts lines and prints. It changes
 //! no file.
 
 use std::ffi::{OsStr, OsString};
@@ -55,7 +55,7 @@ struct Show {
     set: bool,
 }
 
-/// What is wrong, and where.
+/// A mistake, and where it is.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Wrong {
     line: Option<usize>,
@@ -66,7 +66,7 @@ struct Wrong {
 #[derive(Debug, Serialize)]
 struct Checked {
     file: PathBuf,
-    /// Without one the defaults hold.
+    /// Whether the file exists; otherwise the defaults hold.
     is_there: bool,
     mistakes: Vec<Wrong>,
 }
@@ -152,7 +152,7 @@ impl Show {
     }
 }
 
-/// None where there is no file and nobody has asked for one.
+/// `None` if there is no file and nobody named one.
 fn read(file: &Path, was_asked: bool) -> anyhow::Result<Option<String>> {
     let was_named = was_asked || std::env::var_os("FROSTLOCK_CONFIG").is_some();
     match config::text(file) {
@@ -162,7 +162,7 @@ fn read(file: &Path, was_asked: bool) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// In the order of their lines.
+/// The mistakes, ordered by line.
 fn wrongs(text: &str, reading: &Reading) -> Vec<Wrong> {
     let lines = Lines::of(text);
     let mut all: Vec<Wrong> = reading.mistakes.iter().map(|it| lines.wrong(it)).collect();
@@ -175,7 +175,7 @@ fn wrongs(text: &str, reading: &Reading) -> Vec<Wrong> {
     all
 }
 
-/// What no single value has wrong, and is not what somebody wanted.
+/// Values that are valid but cannot have the intended effect.
 fn beyond(config: &Config) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     if config.runtime.is_some() {
@@ -221,7 +221,7 @@ fn keys(reading: &Reading) -> Vec<Key> {
 }
 
 impl Key {
-    /// The program that is run.
+    /// Shows the program that will run.
     fn runtime(&mut self, config: &Config) {
         let env = std::env::var_os("FROSTLOCK_RUNTIME").filter(|name| !name.is_empty());
         if env.is_some() {
@@ -238,7 +238,7 @@ impl Key {
         }
     }
 
-    /// Where the long journal is, if there is one.
+    /// Shows where the long journal is, if there is one.
     fn directory(&mut self, config: &Config) {
         let history = History::of(config, &StateDir::from_env());
         self.value = match history {
@@ -248,7 +248,7 @@ impl Key {
     }
 }
 
-/// The lines of a file, by what is in them.
+/// The lines of a file, by their contents.
 struct Lines<'a> {
     text: &'a str,
     document: Option<toml_edit::Document<&'a str>>,

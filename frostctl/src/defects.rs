@@ -1,9 +1,9 @@
-//! Known defects of containerd, runc and crun that end in containers which cannot be frozen, started
-//! or deleted, or whose state is not what somebody says. `doctor` names those of the versions that
-//! are here, `audit` those that lead into what it has found.
+//! Known defects of containerd, runc and crun that lead to containers that cannot be frozen,
+//! started or deleted, or whose state is reported wrongly. `doctor` names the defects of the
+//! installed versions, `audit` those that may have caused a divergence.
 //!
-//! Distributions put mends into older versions without a new number; their changelog has the last
-//! word.
+//! Distributions backport fixes to older versions without a new version number; their changelog has
+//! the last word.
 
 use serde::Serialize;
 use time::{Date, Month};
@@ -15,46 +15,46 @@ use crate::version::Version;
 pub(crate) struct Defect {
     pub(crate) reference: &'static str,
     pub(crate) what: &'static str,
-    /// The first of each line of releases that does not have it; none where it is open.
+    /// The first release of each line without the defect; empty while it is not fixed.
     pub(crate) fixed_in: &'static [Version],
     #[serde(skip)]
     pub(crate) program: &'static str,
-    /// The first of each line that has it.
+    /// The first release of each line with the defect.
     #[serde(skip)]
     since: &'static [Version],
-    /// The divergences that it leads into, and what else is to be seen then.
+    /// The divergences that it may cause, and what else is seen with them.
     #[serde(skip)]
     kinds: &'static [Kind],
     #[serde(skip)]
     sign: Sign,
-    /// Nothing to update away from where frostlock is in front.
+    /// With frostlock in front, there is no reason to update because of it.
     #[serde(skip)]
     pub(crate) frostlock_helps: bool,
 }
 
-/// What is seen of a divergence, beside its kind.
+/// What is known of a divergence besides its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Symptom {
     pub(crate) kind: Kind,
-    /// Of the containerd that has the container; none of any other, and none that is not known.
+    /// Of the containerd that has the container; `None` for another engine, or if not known.
     pub(crate) containerd: Option<Version>,
     pub(crate) runtime: Option<(String, Version)>,
     pub(crate) shim: Shim,
     pub(crate) only_cri_says_so: bool,
-    /// The runtime still has a state of it.
+    /// Whether the runtime still has a state of the container.
     pub(crate) has_state: bool,
 }
 
-/// Whoever has to take note of an end.
+/// The shim or conmon that must notice an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shim {
     Alive,
-    /// By a signal: that is the cause, and no defect.
+    /// Stopped by a signal: that is the cause, not a defect.
     Stopped,
     Gone,
 }
 
-/// What a defect shows beside its kind.
+/// What a divergence must show besides its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sign {
     Any,
@@ -91,7 +91,7 @@ const RUNC: Defect = Defect {
     ..CONTAINERD
 };
 
-/// What pull request 8617 came with, which put subscriptions in the place of one lock.
+/// The releases with pull request 8617, which replaced one lock by subscriptions.
 const SINCE_8617: &[Version] = &[v(1, 6, 22), v(1, 7, 3)];
 
 const DEFECTS: &[Defect] = &[
@@ -248,7 +248,7 @@ const DEFECTS: &[Defect] = &[
     },
 ];
 
-/// A line of releases, and the last day on which its project mends it.
+/// A line of releases, and the last day on which its project fixes it.
 #[derive(Debug)]
 pub(crate) struct Line {
     program: &'static str,
@@ -261,8 +261,8 @@ const CONTAINERD_RELEASES: &str = "https://containerd.io/releases/";
 const RUNC_RELEASES: &str = "https://github.com/opencontainers/runc/blob/main/RELEASES.md";
 const KUBERNETES_RELEASES: &str = "https://kubernetes.io/releases/";
 
-/// By line, oldest first. One that is older than the first of its program is out of support, too; of one
-/// that is not here nothing is said.
+/// By line, oldest first. A line older than its program's first one here is out of support, too; a
+/// newer line that is missing here is not judged.
 const LINES: &[Line] = &[
     line("containerd", v(1, 6, 0), (2025, Month::August, 23), CONTAINERD_RELEASES),
     line("containerd", v(1, 7, 0), (2026, Month::September, 30), CONTAINERD_RELEASES),
@@ -285,7 +285,7 @@ const fn line(
     Line { program, first, ends, source }
 }
 
-/// The line that has ended by this day, and whether it is the version's own or a newer one.
+/// The line that had ended before this day, and whether it is the version's own or a newer one.
 pub(crate) fn out_of_support(
     program: &str,
     version: Version,
@@ -309,14 +309,14 @@ impl Defect {
     }
 }
 
-/// At or after the first of its own line of releases; a line that is not there counts by the last
-/// one that is. None if there is none at all.
+/// Whether the version is at or after the first release of its line; if its line is missing, the
+/// last first release counts. `None` if there are none at all.
 fn is_at_least(version: Version, firsts: &[Version]) -> Option<bool> {
     let own = firsts.iter().find(|first| first.is_of_the_line_of(version));
     own.or(firsts.iter().max()).map(|first| version >= *first)
 }
 
-/// Of the program of this name in this version.
+/// The defects of this program in this version.
 pub(crate) fn of_program(program: &str, version: Version) -> Vec<&'static Defect> {
     let all = DEFECTS.iter().filter(|defect| defect.program == program);
     all.filter(|defect| defect.is_in(version)).collect()
@@ -342,8 +342,8 @@ impl Symptom {
     }
 }
 
-/// Those that lead into what is seen, in the versions that are here. Of a version that is not known
-/// none is named: it would be a guess.
+/// The installed versions' defects that may have caused the symptom. For an unknown version none is
+/// named: it would be a guess.
 pub(crate) fn of_symptom(symptom: &Symptom) -> Vec<&'static Defect> {
     let fits = |defect: &&Defect| {
         let version = symptom.version_of(defect.program);
@@ -418,7 +418,7 @@ mod tests {
     fn a_line_of_releases_is_in_support_up_to_its_last_day() {
         let on = |year, month, day| Date::from_calendar_date(year, month, day).unwrap();
         let now = on(2026, Month::November, 28);
-        // Of its own line, or older than any that is known.
+        // The version's own line, or older than any known one.
         let cases = [
             ("containerd 1.5.18", now, Some(false)),
             ("containerd 1.6.20~ds1", now, Some(true)),
@@ -480,7 +480,7 @@ mod tests {
         }
         let stopped = Symptom { shim: Shim::Stopped, ..phantom("1.7.15") };
         assert_eq!(named(&stopped), "");
-        // Of another runtime than the one that has it.
+        // For another runtime than the one with the defect.
         let frozen = |name: &str, version: &str| Symptom {
             kind: Kind::FrozenButRunning,
             runtime: Version::find(version).map(|it| (name.to_owned(), it)),

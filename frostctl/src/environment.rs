@@ -1,5 +1,5 @@
-//! What engines hand on to the wrapper: a shim has the environment of the containerd that has started it,
-//! and the wrapper that of its shim or conmon.
+//! The environment that the wrapper gets: a shim has that of the containerd that started it, and
+//! the wrapper that of its shim or conmon.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,15 +13,15 @@ pub(crate) const STATE_DIR: &str = "FROSTLOCK_STATE_DIR";
 
 const ENGINES: &[&str] = &["containerd", "dockerd", "crio"];
 
-/// They outlive their engine, with the environment that it had once. The kernel cuts a name to 15 bytes.
+/// They outlive their engine, and keep its old environment. The kernel cuts a name to 15 bytes.
 const MONITORS: &[&str] = &["containerd-shim", "conmon"];
 
-/// What makes one of their programs print something and end.
+/// Arguments with which an engine's program only prints something and ends.
 const QUESTIONS: &[&str] =
     &["--help", "-h", "--validate", "--version", "-v", "config", "help", "status", "version"];
 
-/// Whether a process of an engine's program only answers, as `containerd config dump` does: it serves
-/// nobody, and has gone a moment later.
+/// Whether a process of an engine's program only answers, like `containerd config dump`: it serves
+/// nobody and ends a moment later.
 pub(crate) fn is_a_question<'a>(args: impl IntoIterator<Item = &'a str>) -> bool {
     args.into_iter().skip(1).any(|arg| QUESTIONS.contains(&arg))
 }
@@ -39,12 +39,12 @@ impl Environment {
     }
 }
 
-/// Of the engines of this node that run.
+/// The environments of this node's running engines.
 pub(crate) fn of_engines() -> Vec<Environment> {
     of_all(Path::new("/proc")).into_iter().filter(|it| it.is_engine).collect()
 }
 
-/// Who has another state directory than this, each directory once.
+/// Engines and shims with another state directory than this; each directory once.
 pub(crate) fn other_states(own: &StateDir) -> Vec<(String, StateDir)> {
     others(of_all(Path::new("/proc")), own)
 }
@@ -52,7 +52,7 @@ pub(crate) fn other_states(own: &StateDir) -> Vec<(String, StateDir)> {
 fn others(all: Vec<Environment>, own: &StateDir) -> Vec<(String, StateDir)> {
     let mut found: Vec<(String, StateDir)> = Vec::new();
     for it in all {
-        // The wrapper takes no other.
+        // The wrapper accepts only an absolute path.
         let Some(path) = it.get(STATE_DIR).map(PathBuf::from).filter(|it| it.is_absolute()) else {
             continue;
         };
@@ -83,7 +83,7 @@ fn of(proc: &Path, pid: i32) -> Option<Environment> {
     if !is_engine && !MONITORS.contains(&comm) {
         return None;
     }
-    // Anybody can have a process of this name, and one in a container has other files.
+    // Any user can have a process with this name, and a process in a container has other files.
     let place = |who: &Path| std::fs::read_link(who.join("ns/mnt")).ok();
     let is_here = place(&process) == place(&proc.join("self"));
     let is_ours =
@@ -99,7 +99,7 @@ fn of(proc: &Path, pid: i32) -> Option<Environment> {
     Some(Environment { who: format!("{comm}, pid {pid}"), is_engine, variables: variables(&bytes) })
 }
 
-/// environ(7).
+/// See environ(7).
 fn variables(bytes: &[u8]) -> HashMap<OsString, OsString> {
     let pairs = bytes.split(|byte| *byte == 0).filter_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;

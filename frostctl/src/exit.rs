@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-/// How a command ended. A command line that cannot be read exits with 2, which is clap's.
+/// How a command ended. For an invalid command line, clap exits with 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done; nothing is wrong.
     Clean,
     /// Done; something was found, or would change, or is left to do.
     Found,
-    /// Nothing was found wrong, and not everything could be looked at (doctor, audit).
+    /// Nothing was found wrong, but not everything could be checked (doctor, audit).
     Unknown,
     /// frostlock itself does not work (status, selftest).
     Broken,
-    /// It could not be done; standard error says why.
+    /// The command failed; standard error says why.
     Failed,
 }
 

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM, held back while something must not be left half done.
+//! Holds back SIGINT and SIGTERM while something must not be left half done.
 
 use std::os::fd::AsFd;
 
@@ -7,7 +7,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// While it lives. A program that we start inherits that, and is ended by its time limit instead.
+/// Holds them until dropped. Programs started meanwhile inherit the mask; their time limits end
+/// them.
 #[derive(Debug)]
 pub(crate) struct Held {
     came: SignalFd,
@@ -23,7 +24,7 @@ impl Held {
         Ok(Held { came: SignalFd::with_flags(&set, flags).context("signals")?, before })
     }
 
-    /// Waits for one for so long. It has then been dealt with.
+    /// Waits this long for a signal, and consumes it.
     pub(crate) fn comes_within(&self, limit: PollTimeout) -> anyhow::Result<bool> {
         match poll(&mut [PollFd::new(self.came.as_fd(), PollFlags::POLLIN)], limit) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => Ok(false),
@@ -32,7 +33,7 @@ impl Held {
         }
     }
 
-    /// Whether one has come so far.
+    /// Whether a signal has come so far.
     pub(crate) fn has_come(&self) -> bool {
         self.comes_within(PollTimeout::ZERO).unwrap_or(false)
     }

@@ -1,4 +1,4 @@
-//! `frostctl history`: the life of a container, or of all of a pod's, as a timeline.
+//! `frostctl history`: the life of a container, or of a pod's containers, as a timeline.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::output::{self, Output, fitted, plain, seconds, table, time};
 use crate::report::CLOCK_SET_MS;
 use crate::timeline::{Event, Story};
 
-/// How often a journal that is followed is looked at.
+/// How often a followed journal is checked.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ struct Summary {
     #[serde(flatten)]
     names: Names,
     boot_id: String,
-    /// Of its first record; 0 while the clock was not set.
+    /// The time of its first record; 0 while the clock was not set.
     first_ms: i64,
     lasted_s: f64,
     ready_after_s: Option<f64>,
@@ -67,7 +67,7 @@ impl History {
         journal.pass(&mut reader, &mut |record| {
             add(&mut lives, record);
         })?;
-        // An empty one may be waited for.
+        // With --follow, an empty journal may still get records.
         if !self.follow || reader.skipped.total() > 0 {
             journal.ensure_records(&reader)?;
         }
@@ -87,7 +87,7 @@ impl History {
             }
         }
         if self.follow {
-            // What only the short journal had comes once more, in the long one.
+            // Records that only the short journal had come again, in the long one.
             reader.only_later();
             follow(output, &journal.growing, seen, lives, reader, wanted.as_ref())?;
         }
@@ -95,7 +95,7 @@ impl History {
     }
 }
 
-/// Prints an event a line, in JSON an object a line, until nobody reads on.
+/// Prints one event per line, as JSON one object per line, until standard output has no reader.
 fn follow(
     output: &Output,
     path: &Path,
@@ -132,8 +132,8 @@ fn add(lives: &mut Lives, record: &Record<'_>) -> Option<usize> {
     lives.add(record, unix_ms(&record.time).unwrap_or(0))
 }
 
-/// The journal a second time, for the records of what was asked for: those of all containers would
-/// not fit into bounded memory.
+/// Reads the journal a second time, for the records that were asked for: the records of all
+/// containers would not fit into bounded memory.
 fn tell(journal: &Journal, lives: &Lives, wanted: &Wanted) -> anyhow::Result<Vec<Story>> {
     let mut again = Lives::default();
     let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
@@ -158,7 +158,7 @@ fn start(first_ms: i64) -> String {
 /// As much of an id as a person copies.
 const SHORT: usize = 12;
 
-/// Beginnings of ids that tell them apart, so that each can be asked for.
+/// Unique prefixes of ids, so that a person can ask for each.
 struct Short<'a>(BTreeMap<&'a str, usize>);
 
 impl<'a> Short<'a> {
@@ -287,9 +287,9 @@ fn ready(after_s: Option<f64>, is_known: bool) -> String {
     }
 }
 
-/// The end of a file that grows, and of the one that takes its place.
+/// The end of a growing file, and of the file that replaces it.
 struct Tail {
-    /// `None` as long as it is not there.
+    /// `None` while the file does not exist.
     file: Option<File>,
     part: Vec<u8>,
 }
@@ -305,7 +305,7 @@ impl Tail {
     }
 
     fn lines(&mut self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
-        // First, so that what was written before the change is read to its end.
+        // Opened first, so that the old file is read to its end before the change.
         let next = File::open(path).ok().filter(|next| {
             let inode = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
             inode(next) != self.file.as_ref().and_then(inode)

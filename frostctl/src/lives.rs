@@ -1,5 +1,5 @@
-//! Records into lives: from a create to the removal of one container. An id that is used again is
-//! another life, and so is what comes after a boot: no duration spans two boots.
+//! Turns records into lives: from a container's create to its removal. A reused id is another life,
+//! as is everything after a boot: no duration spans two boots.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,13 +8,14 @@ use serde::Serialize;
 use crate::journal::{Exit, Record};
 use crate::output::plain;
 
-/// The signals that ask a container to end: INT, QUIT, KILL, TERM, and 37, systemd's. HUP is a reload.
+/// The signals that ask a container to end: INT, QUIT, KILL, TERM, and 37, systemd's. HUP is a
+/// reload.
 const ENDING: [&str; 10] = ["2", "3", "9", "15", "37", "INT", "QUIT", "KILL", "TERM", "RTMIN+3"];
 
-/// containerd looks at an exit, and the clock, a moment after the kernel.
+/// containerd sees an exit, and reads the clock, a moment after the kernel.
 const EXIT_SLACK_NS: u64 = 50_000_000;
 
-/// A removal this soon after SIGKILL cleans up: containerd kills what it removes, alive or not.
+/// A removal this soon after SIGKILL is a cleanup: containerd kills what it removes, alive or not.
 const CLEANUP_NS: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -36,16 +37,16 @@ impl Names {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum End {
-    /// The journal does not say that it has.
+    /// The journal has no end of it.
     Open,
     /// It never ran.
     NotCreated,
-    /// After our kill.
+    /// After a kill through frostlock.
     Killed,
     OutOfMemory,
     ByItself,
     NodeRestart,
-    /// It is gone, and nothing says why.
+    /// The container is gone, and no record says why.
     Unknown,
 }
 
@@ -79,7 +80,7 @@ pub(crate) struct Life {
     pub(crate) started_ns: Option<u64>,
     /// The first exec whose command ended with 0.
     pub(crate) ready_ns: Option<u64>,
-    /// Whether the end of any exec's command is known at all.
+    /// Whether the end of any exec's command is known.
     pub(crate) knows_execs: bool,
     pub(crate) execs: u64,
     pub(crate) killed: Option<(u64, String)>,
@@ -91,7 +92,7 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Its pod's name, or its own where it is in none.
+    /// Its pod's name, or its id if it is in no pod.
     pub(crate) fn pod_or_id(&self) -> String {
         match self.names.pod() {
             pod if pod.is_empty() => self.id.clone(),
@@ -110,7 +111,7 @@ impl Life {
     }
 
     fn add(&mut self, record: &Record<'_>, unix_ms: i64) {
-        // Nothing of the container's: its operation has been told.
+        // Not an event of the container: the lift's operation already has its record.
         if record.is_late_lift() {
             return;
         }
@@ -153,7 +154,7 @@ impl Life {
         if &*record.verb == "create" {
             return;
         }
-        // In the foreground, the record is written when it has ended.
+        // In the foreground, the record is written at the container's end.
         self.started_ns = match record.stages.started {
             Some(ms) => {
                 Some(record.mono_ns.saturating_sub(((record.stages.run - ms) * 1e6) as u64))
@@ -166,7 +167,8 @@ impl Life {
         }
     }
 
-    /// A detached exec's 0 says that its command was started. In the foreground it is the command's.
+    /// A detached exec's 0 means that its command was started. In the foreground, it is the
+    /// command's.
     fn add_exec(&mut self, record: &Record<'_>) {
         self.execs += 1;
         if record.stages.started.is_some() {
@@ -215,7 +217,7 @@ impl Life {
         }
     }
 
-    /// Without a record of the exit.
+    /// The end if there is no record of the exit.
     fn end_by_kill(&self, killed_ns: u64) -> End {
         let is_kill = self.killed.as_ref().is_some_and(|(_, signal)| is_sigkill(signal));
         let removed = self.removed_ns.is_some_and(|at| at.saturating_sub(killed_ns) < CLEANUP_NS);
@@ -226,7 +228,7 @@ impl Life {
         }
     }
 
-    /// From its start to its end, as far as both are known.
+    /// From its start to its end, if both are known.
     pub(crate) fn age_ns(&self) -> Option<u64> {
         let end = match (self.end(), &self.killed, self.exited) {
             (End::Killed, Some((at, _)), _) => *at,
@@ -252,16 +254,16 @@ pub(crate) fn is_sigkill(signal: &str) -> bool {
 }
 
 fn is_ending(signal: &str) -> bool {
-    // Without a word the runtimes send SIGTERM.
+    // Without a signal argument the runtimes send SIGTERM.
     signal.is_empty() || ENDING.contains(&signal.to_ascii_uppercase().trim_start_matches("SIG"))
 }
 
-/// Whose lives are told.
+/// Whose lives to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// By a whole id, or a pod.
+    /// A complete id, or a pod.
     Named(String),
-    /// What no id or pod in the journal has, but one to come may.
+    /// No id or pod in the journal matches, but a later one may.
     Begins(String),
 }
 
@@ -289,7 +291,7 @@ pub(crate) struct Lives {
 }
 
 impl Lives {
-    /// Which life a record belongs to; `None` if to none, as it names no container.
+    /// The life to which a record belongs; `None` if the record names no container.
     pub(crate) fn add(&mut self, record: &Record<'_>, unix_ms: i64) -> Option<usize> {
         if *record.boot_id != *self.boot {
             self.boot = record.boot_id.to_string();
@@ -310,11 +312,12 @@ impl Lives {
         let known = self.newest.get(&*record.id).copied();
         if let Some(index) = known {
             let life = self.all.get(index)?;
-            // Told late, of one that had the id before.
+            // A late record, for an earlier container with this id.
             if matches!(&*record.verb, "exit" | "oom") && record.mono_ns < life.first_ns {
                 return None;
             }
-            // An exit may be told after the removal, a second delete of a caller that insists, too.
+            // An exit may be recorded after the removal, as may a second delete of a persistent
+            // caller.
             if !creates || !(life.created || life.is_over()) {
                 return Some(index);
             }
@@ -327,8 +330,8 @@ impl Lives {
         Some(self.all.len() - 1)
     }
 
-    /// Whom a person means: an id or a pod if there is one of that name, else the one id that begins
-    /// so. Nobody yet is no error: whoever follows may be waiting for it.
+    /// What a person means: an id or a pod with this name, else the only id with this prefix. No
+    /// match is no error: with --follow, the container may be yet to come.
     pub(crate) fn find_named(&self, what: &str) -> anyhow::Result<Wanted> {
         if self.all.iter().any(|life| life.is_named(what)) {
             return Ok(Wanted::Named(what.to_owned()));
@@ -432,7 +435,7 @@ pub(crate) mod tests {
         assert_eq!((told.len(), told[1].exited), (2, None));
     }
 
-    /// A record at a second of a boot, with what `more` adds.
+    /// A record at a second of a boot, with the fields of `more`.
     pub(crate) fn line(boot: &str, at_s: f64, verb: &str, id: &str, more: Value) -> String {
         let ms = (at_s * 1000.0) as u64;
         let time = format!(
@@ -500,7 +503,7 @@ pub(crate) mod tests {
                 End::Killed,
                 vec![(4.0, "kill", kill()), (4.1, "exit", exit(137)), (5.0, "delete", delete(0))],
             ),
-            // SIGKILL and removal at once may be no more than cleaning up.
+            // SIGKILL with an immediate removal may be only a cleanup.
             (End::Unknown, vec![(4.0, "kill", kill()), (4.1, "delete", delete(0))]),
             (End::OutOfMemory, vec![(4.0, "kill", kill()), (4.1, "delete", delete(2))]),
         ] {

@@ -1,5 +1,5 @@
-//! What the running containerd or CRI-O has loaded: asked of the process over CRI, since the file that
-//! it was started with may have been edited since.
+//! What the running containerd or CRI-O has loaded. The process is asked over CRI, since its file
+//! may have been edited after it started.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Both answer from memory.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// A runtime: the handler that a RuntimeClass names, and the program behind it.
+/// A runtime: the handler that a RuntimeClass names, and its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Handler {
     pub(crate) name: String,
@@ -22,11 +22,11 @@ pub(crate) struct Handler {
     pub(crate) is_default: bool,
 }
 
-/// SystemdCgroup and the like, by name. An option that has its zero value is as one that is not there:
-/// containerd prints all of them for some runtimes and none for others.
+/// SystemdCgroup and the like, by name. An option with its zero value counts as missing: containerd
+/// prints all options for some runtimes and none for others.
 pub(crate) type Options = BTreeMap<String, String>;
 
-/// Of what a file or an answer says, but for the program.
+/// All options in a file or an answer except the program.
 pub(crate) fn options(table: &Value) -> Options {
     let is_zero = |it: &Value| match it {
         Value::Null => true,
@@ -41,14 +41,15 @@ pub(crate) fn options(table: &Value) -> Options {
     said.map(|(name, value)| (name.clone(), value.to_string())).collect()
 }
 
-/// Why it is not known.
+/// Why the loaded handlers are not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unasked {
     /// The CRI plugin is disabled, as in dockerd's containerd: it has no handlers.
     NoCri,
-    /// It could not be asked.
+    /// The engine could not be asked.
     NoAnswer(String),
-    /// Its answer has no configuration, and the names of its handlers alone: none of an earlier one.
+    /// Its answer has no configuration, only the handlers' names; earlier versions do not even have
+    /// these.
     Untold(Vec<String>),
 }
 
@@ -75,7 +76,8 @@ pub(crate) fn ask(socket: &Path) -> Result<Vec<Handler>, Unasked> {
     })
 }
 
-/// containerd's own keys are the same from 1.6 to 2.4; those of CRI-O are the names in its source (1.34).
+/// containerd's keys are the same from 1.6 to 2.4; those of CRI-O are the names in its source
+/// (1.34).
 fn parse(config: &str) -> Option<Vec<Handler>> {
     let config: Value = serde_json::from_str(config).ok()?;
     let (containerd, crio) = (&config["containerd"], &config["crio"]);
@@ -99,15 +101,15 @@ fn handlers(runtimes: &Value, binary: &str, default: &Value) -> Option<Vec<Handl
 /// What a restart of containerd would change for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owed {
-    /// The file has the entry, the process has not.
+    /// The file has the entry, but the process does not.
     NotLoaded(String),
-    /// The other way round: it was taken out of the file.
+    /// The process has the entry, but it was removed from the file.
     StillLoaded(String),
-    /// Both have it, with another program.
+    /// Both have it, with different programs.
     OtherProgram { name: String, loaded: Option<PathBuf> },
-    /// Both have it, with another option: its name, and the values, if there are any.
+    /// Both have it, with a different option: its name, and the values, if any.
     OtherOption { name: String, option: String, configured: Option<String>, loaded: Option<String> },
-    /// Both have it, and one of them alone as the default.
+    /// Both have it, but only one of them as the default.
     OtherDefault { configured: String, loaded: String },
 }
 
@@ -137,7 +139,7 @@ impl fmt::Display for Owed {
 }
 
 impl Owed {
-    /// Whether it is about this handler, as the file has it.
+    /// Whether it concerns this handler, as named in the file.
     pub(crate) fn is_of(&self, handler: &str) -> bool {
         match self {
             Owed::NotLoaded(name)
@@ -149,7 +151,7 @@ impl Owed {
     }
 }
 
-/// Of the handlers that are ours in one of the two.
+/// The differences for handlers that are ours in the file or in the process.
 pub(crate) fn owed(
     configured: &[Handler],
     loaded: &[Handler],
@@ -274,9 +276,9 @@ mod tests {
                     loaded: None,
                 }],
             ),
-            // Of others' options nothing is said.
+            // Options of other runtimes are not compared.
             (vec![with_option(&runc, "SystemdCgroup", "true"), ours.clone()], both.clone(), vec![]),
-            // Nobody else's restart is ours to ask for.
+            // We do not ask for a restart because of somebody else's change.
             (vec![runc, other], alone, vec![]),
         ];
         for (configured, loaded, expected) in cases {
@@ -290,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("c.sock");
         assert!(matches!(ask(&socket), Err(Unasked::NoAnswer(_))));
-        // It takes connections, in the kernel, and never reads.
+        // The kernel accepts connections for it, but nobody reads.
         let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let began = std::time::Instant::now();
         assert!(matches!(ask(&socket), Err(Unasked::NoAnswer(_))));

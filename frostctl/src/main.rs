@@ -1,5 +1,5 @@
-//! The operator's side of frostlock: puts it on a node, says what is wrong with the node's cgroups
-//! and with what the runtimes believe, puts it right, and tells what happened.
+//! The operator's side of frostlock: installs it on a node, finds and fixes what is wrong with the
+//! node's cgroups and with the engines' view of containers, and tells what happened.
 
 use std::process::ExitCode;
 

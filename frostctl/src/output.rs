@@ -1,4 +1,4 @@
-//! Where all commands print: JSON or text, tables, colour on a terminal only.
+//! The output of all commands: JSON or text, tables, and colour only on a terminal.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -39,7 +39,7 @@ impl Output {
         self.json
     }
 
-    /// One JSON document, or with `--json` unset what `text` writes.
+    /// Prints one JSON document, or without `--json` what `text` writes.
     pub(crate) fn print<T: Serialize>(
         &self,
         value: &T,
@@ -55,15 +55,15 @@ impl Output {
     }
 }
 
-/// On standard error, with its causes.
+/// Prints an error with its causes on standard error.
 pub(crate) fn complain(error: &anyhow::Error) {
     let label = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-    // Nobody is left to tell if that fails.
+    // If that fails, there is nobody to tell.
     let _ = writeln!(anstream::stderr(), "{label}frostctl:{label:#} {error:#}");
 }
 
-/// A reader that has gone (`frostctl audit | head -1`) is no failure: the exit status stays what the command
-/// has to say.
+/// A reader that leaves early (`frostctl audit | head -1`) is no failure: the exit status stays the
+/// command's result.
 pub(crate) fn print(
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
@@ -74,20 +74,20 @@ pub(crate) fn print(
     }
 }
 
-/// On standard error, beside what is printed.
+/// Prints a note on standard error, apart from the output.
 pub(crate) fn note(text: &str) {
-    // Nobody is left to tell if that fails.
+    // If that fails, there is nobody to tell.
     let _ = writeln!(anstream::stderr(), "frostctl: {text}");
 }
 
-/// How far something is that takes long; for a person who waits, and not for a pipe.
+/// Progress of something that takes long; for a person who waits, not for a pipe.
 pub(crate) fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
         note(text);
     }
 }
 
-/// Columns with two spaces between them; wrapped to the terminal's width, and on a pipe not at all.
+/// Columns with two spaces between them; wrapped to the terminal's width, but not on a pipe.
 pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(head);
@@ -103,8 +103,8 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
-/// The lines of a table. What a terminal has no room for would be broken in the middle of its words:
-/// columns that say nothing go first, and then a row becomes some lines, one for each cell.
+/// The lines of a table. If it does not fit the terminal, words would be broken. So empty columns
+/// are hidden first; then each row becomes several lines, one per cell.
 pub(crate) fn fitted(table: &mut Table) -> String {
     match table.width().filter(|_| table.is_tty()) {
         Some(width) => fit(table, width.into()),
@@ -136,7 +136,7 @@ fn fit(table: &mut Table, width: usize) -> String {
     table.trim_fmt()
 }
 
-/// The width of each column below which a word is broken; `None` of one that is hidden.
+/// The width of each column below which a word is broken; `None` for a hidden column.
 fn narrowest(table: &Table) -> Vec<Option<u16>> {
     let longest_word = |column: &Column| {
         let cells = table.column_cells_with_header_iter(column.index).flatten();
@@ -170,14 +170,14 @@ pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Text from a journal, without what a terminal would obey.
+/// Text from a journal, without characters that control a terminal.
 pub(crate) fn plain(text: &str) -> String {
     const BYTES: usize = 4000;
     cgroup::text::one_line(text.as_ref(), BYTES)
 }
 
-/// Waits so long, or until whoever read standard output has gone: nothing else tells a command that
-/// prints only when something happens.
+/// Waits this long, or until standard output has no reader: a command that prints only on events
+/// would not notice otherwise.
 pub(crate) fn has_no_reader_after(wait: Duration) -> anyhow::Result<bool> {
     let stdout = std::io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
@@ -191,7 +191,7 @@ pub(crate) fn has_no_reader_after(wait: Duration) -> anyhow::Result<bool> {
     }
 }
 
-/// Three digits, and what a person would say.
+/// Three digits, as a person would say it.
 pub(crate) fn seconds(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
@@ -231,7 +231,7 @@ mod tests {
             assert_eq!(text.contains("RETRIES"), width >= 40, "{width}:\n{text}");
             assert_eq!(text.contains("VERB        create\nLONGEST/ms  51.0"), width < 20, "{text}");
         }
-        // Nor does a column that has enough give nothing to one that has not.
+        // A column with spare room still gives some to one without.
         let mut told = table(["WHAT", "START"]);
         told.set_content_arrangement(ContentArrangement::Dynamic);
         told.add_row(["many short words that can well be wrapped", "2026-01-01T00:00:10Z"]);

@@ -1,4 +1,4 @@
-//! Other programs, run for a bounded time.
+//! Runs other programs for a bounded time.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -10,10 +10,10 @@ use anyhow::{Context, bail};
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// Not even SIGKILL ends what waits for a disk, or for a network file system.
+/// Not even SIGKILL ends a process that waits for a disk or a network file system.
 const DIES_WITHIN: Duration = Duration::from_secs(1);
 
-/// sudo and cron have a short PATH; these are where packages put daemons.
+/// sudo and cron have a short PATH; packages put daemons into these directories.
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn directories() -> Vec<PathBuf> {
@@ -21,7 +21,7 @@ fn directories() -> Vec<PathBuf> {
     std::env::split_paths(&path).chain(std::env::split_paths(FALLBACK_PATH)).collect()
 }
 
-/// By its name; a path is taken as it is.
+/// Looks up a name; a path is taken as it is.
 pub(crate) fn find(name: impl AsRef<Path>) -> Option<PathBuf> {
     directories()
         .into_iter()
@@ -35,12 +35,13 @@ pub(crate) fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// Its standard output. Failure is an error with what it said; one that does not end is killed.
+/// Returns the standard output. A failure is an error with the program's message; one that hangs is
+/// killed.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<String> {
     output(command, limit).map(|said| String::from_utf8_lossy(&said).into_owned())
 }
 
-/// The same of one that is called otherwise in errors.
+/// The same, with another name in errors.
 pub(crate) fn run_as(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<()> {
     named(name, command, limit).map(drop)
 }
@@ -51,9 +52,9 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> anyhow::Result<V
 }
 
 fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
-    // Files and not pipes: whatever it leaves running may keep them open.
+    // Files, not pipes: processes that it leaves running may keep them open.
     let (mut out, mut err) = (anonymous()?, anonymous()?);
-    // dockerd looks for docker-proxy in it and refuses to go on without.
+    // dockerd looks for docker-proxy in PATH and stops without it.
     command.env("PATH", std::env::join_paths(directories())?);
     let mut child = command
         .stdin(Stdio::null())
@@ -81,7 +82,7 @@ fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<V
     contents(&mut out)
 }
 
-/// As part of an error, which is a line.
+/// As part of an error, which is one line.
 fn in_one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join("; ")
@@ -94,7 +95,8 @@ fn contents(file: &mut File) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Kills it, and waits no longer than it takes whoever can die; one that cannot is left to the kernel.
+/// Kills the child, but waits only as long as a normal death takes; one that cannot die is left to
+/// the kernel.
 fn end(child: &mut Child) {
     let _ = child.kill();
     let since = Instant::now();
@@ -103,7 +105,7 @@ fn end(child: &mut Child) {
     }
 }
 
-/// In memory: that /tmp cannot be written to is no failure of the program.
+/// In memory: a /tmp that is not writable must not be a failure of the program.
 fn anonymous() -> anyhow::Result<File> {
     let fd = rustix::fs::memfd_create("frostctl", rustix::fs::MemfdFlags::CLOEXEC)?;
     Ok(fd.into())
@@ -113,7 +115,7 @@ fn anonymous() -> anyhow::Result<File> {
 mod tests {
     use super::*;
 
-    /// systemctl has two lines, containerd its log and then an error.
+    /// systemctl prints two lines, containerd its log and then an error.
     #[test]
     fn what_it_says_of_a_failure_is_one_line() {
         let mut command = Command::new("sh");

@@ -1,21 +1,21 @@
-//! How far a command is: one line of standard error, on a terminal only, and only of what takes long.
+//! A command's progress: one line on standard error, only on a terminal, and only if it takes long.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// Whoever waits for less wonders about nothing.
+/// Nobody wonders during a shorter wait.
 const LONG: Duration = Duration::from_secs(2);
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// A terminal that does not say how wide it is.
+/// For a terminal that does not report its width.
 const COLUMNS: usize = 80;
 
-/// To the first column, and nothing behind it.
+/// Moves to the first column and clears the line.
 const CLEAR: &str = "\r\x1b[K";
 
-/// The line is gone when this is dropped.
+/// The line is cleared when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
     began: Instant,
@@ -29,7 +29,7 @@ impl Progress {
         Progress { began: Instant::now(), shown: None, is_terminal }
     }
 
-    /// `text` is asked for only if it is shown now: a caller may come here for each of a million.
+    /// Calls `text` only if it is shown now: the caller may call this a million times.
     pub(crate) fn show(&mut self, text: impl FnOnce() -> String) {
         let now = Instant::now();
         if !self.is_terminal || !is_due(self.began, self.shown, now) {
@@ -48,7 +48,7 @@ impl Drop for Progress {
     }
 }
 
-/// Of work that cannot say how far it is: how long it has gone on.
+/// For work that cannot measure its progress: shows the elapsed time.
 pub(crate) fn while_at<T>(what: &str, work: impl FnOnce() -> T) -> T {
     if !std::io::stderr().is_terminal() {
         return work();
@@ -68,7 +68,7 @@ pub(crate) fn while_at<T>(what: &str, work: impl FnOnce() -> T) -> T {
 }
 
 fn write(text: &str) {
-    // Nobody is left to tell if that fails.
+    // If that fails, there is nobody to tell.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -82,12 +82,12 @@ fn columns() -> usize {
     size.ok().map(|size| usize::from(size.ws_col)).filter(|it| *it > 0).unwrap_or(COLUMNS)
 }
 
-/// A line that wraps cannot be cleared: one column stays free.
+/// A line that wraps cannot be cleared, so one column stays free.
 fn cut(text: &str, columns: usize) -> String {
     text.chars().filter(|it| !it.is_control()).take(columns.saturating_sub(1)).collect()
 }
 
-/// Of a reading: of so many bytes in all.
+/// The progress of reading a known number of bytes.
 #[derive(Debug)]
 pub(crate) struct Reading {
     progress: Progress,
@@ -115,7 +115,7 @@ impl fmt::Display for Reading {
 
 fn of_bytes(done: u64, all: u64) -> String {
     const MIB: u64 = 1 << 20;
-    // The last line may lack its end, and a file may have grown.
+    // The last line may lack its newline, and a file may have grown.
     let done = done.min(all);
     let percent = u128::from(done) * 100 / u128::from(all.max(1));
     format!("read {} of {} MiB, {percent} %", done / MIB, all.div_ceil(MIB))

@@ -1,7 +1,6 @@
 //! `frostctl off` and `frostctl on`: the off switch, a file in the state directory.
 //!
-//! It is for an emergency, so it needs nothing of ours to work: an empty file is enough, and what
-//! cannot be said in it is not said.
+//! It is for an emergency, so it depends on nothing of ours: an empty file is enough.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +17,7 @@ use crate::environment::{self, STATE_DIR};
 use crate::exit::Exit;
 use crate::output::{Output, note, plain};
 
-/// A reason is a line; more of the file is not read.
+/// A reason is one line; the rest of the file is not read.
 const REASON_BYTES: u64 = 1000;
 
 /// Switch frostlock off: every command is the bare runtime's
@@ -53,7 +52,7 @@ pub(crate) struct Off {
 ))]
 pub(crate) struct On;
 
-/// The switch as it stands.
+/// The state of the switch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Switch {
     pub(crate) path: PathBuf,
@@ -67,15 +66,15 @@ pub(crate) struct Switch {
 struct Done {
     #[serde(flatten)]
     switch: Switch,
-    /// Whether it was otherwise before.
+    /// Whether the command changed it.
     changed: bool,
-    /// Those of engines that have a state directory of their own.
+    /// The switches of engines with their own state directory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     also: Vec<PathBuf>,
 }
 
 impl Switch {
-    /// An error is one that it cannot be seen; the wrapper of this user takes it for on then.
+    /// An error means that it cannot be seen; this user's wrapper then treats it as on.
     pub(crate) fn read(state: &StateDir) -> io::Result<Switch> {
         let path = state.kill_switch();
         let metadata = match std::fs::metadata(&path) {
@@ -140,7 +139,7 @@ impl On {
     }
 }
 
-/// The switches of engines that look elsewhere. One that was named is meant alone.
+/// The switches of engines with another state directory. If one was named, only that one is meant.
 fn others(
     word: &str,
     own: &StateDir,
@@ -160,7 +159,7 @@ fn others(
     Ok(done)
 }
 
-/// Whether it was off before.
+/// Returns whether it was off before.
 fn remove(state: &StateDir) -> io::Result<bool> {
     match std::fs::remove_file(state.kill_switch()) {
         Ok(()) => Ok(true),
@@ -171,13 +170,14 @@ fn remove(state: &StateDir) -> io::Result<bool> {
     }
 }
 
-/// Without root and with nothing said there may be two: the node's, and this user's own.
+/// Without root and without a named directory there may be two switches: the node's and this
+/// user's.
 fn ours(word: &str) -> anyhow::Result<StateDir> {
     let was_named = std::env::var_os(STATE_DIR).is_some();
     if !nix::unistd::geteuid().is_root() && !was_named {
         let own = StateDir::from_env();
         let needs_root = format!("to switch frostlock {word} for the whole node needs root");
-        // Without XDG_RUNTIME_DIR a user has none of his own.
+        // Without XDG_RUNTIME_DIR, a user has no directory of their own.
         if own.is_the_nodes() {
             bail!(needs_root);
         }
@@ -193,7 +193,7 @@ fn cannot(word: &str, state: &StateDir) -> String {
     format!("cannot switch frostlock {word} by {}", state.kill_switch().display())
 }
 
-/// Whether it was on before. A directory that is there is taken as it is, like the wrapper does.
+/// Returns whether it was on before. Like the wrapper, uses an existing directory as it is.
 fn create(state: &StateDir) -> io::Result<bool> {
     if !state.path().is_dir() {
         state.make()?;
@@ -206,7 +206,7 @@ fn create(state: &StateDir) -> io::Result<bool> {
     }
 }
 
-/// A FIFO in its place must not block us, nor a link lead to somebody else's file.
+/// A FIFO in its place must not block us, nor a symlink lead to somebody else's file.
 fn write(state: &StateDir, reason: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let options = options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
@@ -242,7 +242,7 @@ impl Done {
             "  containers that run go on; from now on each command is the bare runtime's"
         )?;
         writeln!(out, "  nothing is locked, lifted, repeated or recorded")?;
-        // The others are on a disk, or where somebody has chosen.
+        // Others are on a disk, or in a directory that somebody chose.
         let or_reboot = if self.switch.path.starts_with("/run") { ", or a reboot" } else { "" };
         writeln!(out, "  until: frostctl on{or_reboot}")
     }
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!((switch.is_off, switch.reason.as_deref()), (true, Some("storm")));
         assert!(switch.since.is_some());
         std::fs::remove_file(state.kill_switch()).unwrap();
-        // As the wrapper takes them.
+        // As the wrapper treats a dangling symlink.
         std::os::unix::fs::symlink("nowhere", state.kill_switch()).unwrap();
         assert!(!is_off());
         std::fs::remove_file(state.kill_switch()).unwrap();

@@ -1,4 +1,4 @@
-//! One container's records as events that a person reads in order.
+//! One container's records as events, for a person to read in order.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ pub(crate) struct Event {
     pub(crate) mono_ns: u64,
     /// Since the life's first record.
     pub(crate) age_s: f64,
-    /// Since the event before it.
+    /// Since the previous event.
     pub(crate) after_s: f64,
     pub(crate) what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,10 +31,10 @@ pub(crate) struct Story {
     pub(crate) boot_id: String,
     pub(crate) end: &'static str,
     pub(crate) ready_after_s: Option<f64>,
-    /// Whether anything told how its execs ended.
+    /// Whether any record tells how its execs ended.
     pub(crate) readiness_known: bool,
     pub(crate) events: Vec<Event>,
-    /// Not shown one by one.
+    /// Execs that are not shown individually.
     #[serde(skip)]
     execs: u64,
     #[serde(skip)]
@@ -68,10 +68,10 @@ impl Story {
         }
     }
 
-    /// Adds what a record tells; of execs like those before it only the number.
+    /// Adds a record's event; execs like earlier ones are only counted.
     pub(crate) fn add(&mut self, record: &Record<'_>) -> Option<&Event> {
         let Some((what, detail)) = self.describe(record) else {
-            // Of one exec there is what started it, and perhaps what told its end.
+            // An exec has a record of its start, and possibly one of its end.
             self.execs += u64::from(&*record.verb == "exec");
             return None;
         };
@@ -103,7 +103,7 @@ impl Story {
         }
     }
 
-    /// An exit may be told long after the removal.
+    /// An exit may be recorded long after the removal.
     fn in_order(&mut self) {
         self.events.sort_by_key(|event| event.mono_ns);
         let mut before = self.first_ns;
@@ -121,7 +121,7 @@ impl Story {
         }
     }
 
-    /// `None` for an exec like the others.
+    /// `None` for an exec like earlier ones.
     fn describe(&mut self, record: &Record<'_>) -> Option<(String, String)> {
         let done = |word: &str| if record.is_ok() { word.to_owned() } else { failed(record) };
         let plain = |what: String| Some((what, String::new()));
@@ -133,7 +133,7 @@ impl Story {
             "update" => Some((done("resized"), limit(record))),
             "pause" => plain(done("frozen")),
             "resume" => plain(done("thawed")),
-            // containerd deletes once more when the shim is gone.
+            // containerd deletes once more after the shim is gone.
             "delete" if record.is_ok() && std::mem::replace(&mut self.removed, true) => {
                 plain("removed again".into())
             }
@@ -142,7 +142,7 @@ impl Story {
             "oom" => plain("out of memory".into()),
             "exit" if record.exec_id.is_empty() => Some(("exited".into(), exit(record.exit))),
             "exit" | "exec" => self.describe_exec(record),
-            // A probe's come by the thousand, as its execs do.
+            // A probe's lifts come by the thousand, like its execs.
             "lift" if &*record.of == "exec" => None,
             "lift" => plain(format!("lift after the {} ended", &*record.of)),
             other => plain(done(other)),
@@ -214,7 +214,7 @@ pub(crate) fn exit(exit: Option<Exit>) -> String {
     }
 }
 
-/// What any operation may have been through.
+/// What can happen to any operation.
 fn extra(record: &Record<'_>) -> String {
     let retries = match record.attempts {
         0 | 1 => String::new(),
@@ -253,7 +253,7 @@ fn lifted(record: &Record<'_>) -> String {
     join([lifted, refused, refilled])
 }
 
-/// In mode "observe". What is shorter than a period's usual throttle changes nothing that a person sees.
+/// In mode "observe". Less than a period's usual throttling makes no visible difference.
 fn throttled(record: &Record<'_>) -> String {
     match record.throttling {
         Some(throttling) if throttling.explained_ms >= 20.0 => {

@@ -1,12 +1,12 @@
-//! Versions as the programs say them.
+//! Versions as programs report them.
 
 use serde::{Serialize, Serializer};
 
-/// What the programs here have, whose numbers are three at most.
+/// A version of one of the programs here, with at most three numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version {
     numbers: [u32; 3],
-    /// A release comes after its candidates.
+    /// A release comes after its release candidates.
     is_release: bool,
 }
 
@@ -15,7 +15,7 @@ impl Version {
         Version { numbers: [major, minor, patch], is_release: true }
     }
 
-    /// The first that looks like one: `v1.7.24~ds1`, `1.1.5+ds1`, `1.0.0-rc93`.
+    /// The first word that looks like a version: `v1.7.24~ds1`, `1.1.5+ds1`, `1.0.0-rc93`.
     pub(crate) fn find(text: &str) -> Option<Version> {
         text.split_whitespace().find_map(Version::parse)
     }
@@ -32,7 +32,7 @@ impl Version {
         Some(Version { numbers: [major, minor, patch], is_release })
     }
 
-    /// 1.6.20 and 1.6.36 are of one line of releases.
+    /// 1.6.20 and 1.6.36 are in the same release line.
     pub(crate) fn is_of_the_line_of(self, other: Version) -> bool {
         self.numbers[..2] == other.numbers[..2]
     }
