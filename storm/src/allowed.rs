@@ -1,4 +1,4 @@
-//! Which failures of the wrapped side are known, and not its own: storm/allowed.toml.
+//! Known failures of the wrapped side that are not its own: storm/allowed.toml.
 
 use anyhow::Context;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! What frostlock's journal says of the budget.
+//! What frostlock's journal says about the budget.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 use crate::options::Options;
 use crate::plan::{Plan, Weather};
 
-/// Of a pod's account (src/lift/report.rs).
+/// The end of a lift whose pod's account was spent (src/lift/report.rs).
 const SPENT: &str = "pod limit";
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Budget {
     pub(crate) operations: u64,
-    /// How a lift ended, by verb: how many operations.
+    /// By verb, how lifts ended and in how many operations.
     pub(crate) endings: BTreeMap<String, BTreeMap<String, u64>>,
-    /// By failure, what was tried again.
+    /// Retries, by failure.
     pub(crate) retried: BTreeMap<String, u64>,
     /// By slot, with `--sweep`.
     pub(crate) pods: Vec<PodBudget>,
 }
 
-/// What the pod of one slot has used.
+/// What one slot's pods have used.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PodBudget {
     pub(crate) threads: u32,
@@ -31,7 +31,7 @@ pub(crate) struct PodBudget {
     pub(crate) execs_spent: u64,
     pub(crate) updates: u64,
     pub(crate) updates_spent: u64,
-    /// CPU time that its commands were lifted for, of all its operations.
+    /// The CPU time of lifted commands, over all operations.
     pub(crate) gained_ms: f64,
     pub(crate) exec_gained_ms: f64,
 }
@@ -49,7 +49,7 @@ pub(crate) fn read(options: &Options) -> anyhow::Result<Option<Budget>> {
     let mut budget = Budget { pods: pods(options), ..Budget::default() };
     let uids = uids(options);
     for record in history(&options.journal) {
-        // What a kill has torn is not a record.
+        // A line torn by a kill is not a record.
         let Ok(record) = record else { continue };
         let verb = record.verb.clone().unwrap_or_default();
         budget.operations += 1;
@@ -109,7 +109,7 @@ fn pods(options: &Options) -> Vec<PodBudget> {
     (0..slots).map(of).collect()
 }
 
-/// As they stand in the name of the slice.
+/// As written in the slice's name.
 fn uids(options: &Options) -> Vec<String> {
     let weather: Weather = options.weather();
     let slots = if options.sweep.is_some() { options.pods } else { 0 };

@@ -1,4 +1,4 @@
-//! The command line. Its help is where most people learn what a storm is.
+//! The command line. Most people learn from its help what a storm is.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -136,7 +136,7 @@ impl Here {
         let json = serde_json::to_vec_pretty(&side)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         if side.budget.is_some() {
-            // A node in a box takes its own with it.
+            // A node in a box takes its journal with it.
             let copy = path.with_extension("journal.jsonl");
             std::fs::copy(&side.options.journal, &copy)
                 .with_context(|| format!("cannot write {}", copy.display()))?;

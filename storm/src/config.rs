@@ -1,4 +1,4 @@
-//! The CRI's messages for a pod, as kubelet fills them.
+//! The CRI messages for a pod, as kubelet fills them.
 
 use frostlock_cri::v1;
 
@@ -6,7 +6,7 @@ use crate::plan::{Milli, PERIOD_US, quota_us, shares};
 
 const MEMORY_BYTES: i64 = 64 << 20;
 
-/// With the host's network: nothing here needs a CNI.
+/// With the host's network, so that no CNI is needed.
 pub(crate) fn sandbox(uid: &str, attempt: u32, slice: &str) -> v1::PodSandboxConfig {
     let namespaces =
         v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
@@ -30,7 +30,7 @@ pub(crate) fn sandbox(uid: &str, attempt: u32, slice: &str) -> v1::PodSandboxCon
     }
 }
 
-/// A shell and so many busy loops, or none.
+/// A shell with this many busy loops, or none.
 pub(crate) fn container(
     at: usize,
     attempt: u32,

@@ -8,7 +8,7 @@ use anyhow::Context;
 use crate::report::{Report, Verdict};
 use crate::{plot, table};
 
-/// Prints it, and saves it with the plot.
+/// Prints the report, and saves it with the plot.
 pub(crate) fn deliver(report: &Report, out: &Path) -> anyhow::Result<ExitCode> {
     let text = table::text(report);
     print!("{text}");

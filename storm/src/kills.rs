@@ -1,4 +1,4 @@
-//! Kills one of those that work on containers, at random times, by SIGKILL.
+//! Kills programs that work on containers, with SIGKILL at random times.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::storm::Storm;
 
-/// The part of the storm in which there are kills: after its first pods have started, and so that the
-/// last of the killed are back before its end.
+/// The part of the storm that has kills: after its first pods have started, and early enough for
+/// the last victim to be back before the end.
 const FROM: f64 = 0.15;
 const TO: f64 = 0.95;
-/// A wrapper or a runtime is there for some 50 ms at a time.
+/// A wrapper or a runtime exists for some 50 ms at a time.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// systemd starts it anew, or we do.
+/// systemd restarts it, or we do.
 const RESTART: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,14 +35,15 @@ pub(crate) struct Kill {
     /// Since the start of the storm.
     pub(crate) at_ms: u64,
     pub(crate) command: String,
-    /// The container whose `delete` it was.
+    /// The container, if the command was a `delete`.
     #[serde(skip)]
     pub(crate) deletes: Option<String>,
 }
 
 impl Kill {
-    /// A shim that is gone is cleaned up after by one `delete`, and containerd does not repeat it
-    /// (runtime/v2/shim.go, cleanupAfterDeadShim): what that `delete` had not removed yet stays.
+    /// containerd cleans up after a dead shim with one `delete`, and does not repeat it
+    /// (runtime/v2/shim.go, cleanupAfterDeadShim): what the killed `delete` had not removed yet
+    /// stays.
     pub(crate) fn explains(&self, left: &str) -> bool {
         self.deletes.as_ref().is_some_and(|id| left.contains(id.as_str()))
     }
@@ -52,7 +53,7 @@ impl Victim {
     pub(crate) const ALL: [Victim; 4] =
         [Victim::Containerd, Victim::Shim, Victim::Wrapper, Victim::Runtime];
 
-    /// By the name that the kernel has, which has 15 bytes; `runc:[2:INIT]` is in the container.
+    /// By the kernel's name, which has 15 bytes; `runc:[2:INIT]` is in the container.
     fn is(self, comm: &str) -> bool {
         match self {
             Victim::Containerd => comm == "containerd",
@@ -72,7 +73,7 @@ impl Victim {
     }
 }
 
-/// All that were asked for, spread over the storm.
+/// All requested kills, spread over the storm.
 pub(crate) fn run(storm: &Storm) -> anyhow::Result<Vec<Kill>> {
     let count = storm.options.kills;
     let mut dice = fastrand::Rng::with_seed(storm.options.seed ^ 0x6b69_6c6c);
@@ -122,8 +123,8 @@ fn candidates(victim: Victim) -> Vec<i32> {
         .collect()
 }
 
-/// Its command line, if it is dead now. The descriptor is opened first and the name looked at through
-/// the pid afterwards, while the descriptor says that it is still the same process.
+/// Returns the victim's command line if the signal was sent. The pidfd is opened first and the name
+/// checked afterwards; the signal fails unless it is still the same process.
 fn kill(pid: i32, victim: Victim) -> Option<Vec<String>> {
     let descriptor = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     comm(pid).filter(|comm| victim.is(comm))?;
@@ -144,7 +145,7 @@ fn comm(pid: i32) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
-/// If nobody else does it.
+/// Starts containerd, unless somebody already has.
 fn restart(storm: &Storm) -> anyhow::Result<()> {
     let deadline = Instant::now() + RESTART;
     loop {

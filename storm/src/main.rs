@@ -1,7 +1,7 @@
-//! Pods with small CPU limits, resized in place and probed all the while, with the bare runtime and
+//! Pods with small CPU limits, resized in place and probed throughout, with the bare runtime and
 //! with frostlock in front of it.
 
-// The table is what this program is for.
+// The table is this program's output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;

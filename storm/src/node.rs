@@ -10,17 +10,17 @@ use anyhow::{Context, bail};
 use crate::shape::{Both, Sides};
 use crate::side::Side;
 
-/// Where scripts/node is, unless it is told.
+/// The default path of scripts/node.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/node");
-/// Every record of a storm has to be there in the end.
+/// The journal must still have every record at the end of a storm.
 const JOURNAL: &str = "printf '[journal]\\nmax_kib = 1048576\\n' >>/etc/frostlock/config.toml";
 
-/// It ends with this, or with our process.
+/// The node ends with this value, or with our process.
 struct Node {
     dir: tempfile::TempDir,
 }
 
-/// The sides that are wanted, one after the other.
+/// Runs the requested sides, one after the other.
 pub(crate) fn sides(both: &Both) -> anyhow::Result<Vec<Side>> {
     std::fs::create_dir_all(&both.out)
         .with_context(|| format!("cannot make {}", both.out.display()))?;
@@ -43,7 +43,7 @@ fn side(both: &Both, label: &str, out: &Path) -> anyhow::Result<Side> {
     if label == "wrapped" {
         succeed(node.script("exec").args(["sh", "-c", JOURNAL]))?;
     }
-    // The node's C library is not that which we are linked to.
+    // The node's C library is not the one that we are linked to.
     let libraries = PathBuf::from(format!("/host/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
     let mut inner = node.script("exec");
@@ -64,7 +64,7 @@ fn side(both: &Both, label: &str, out: &Path) -> anyhow::Result<Side> {
 }
 
 fn runtime(both: &Both) -> &str {
-    // The pairs that Debian has them in.
+    // The versions that Debian combines.
     let usual = if both.containerd.starts_with("1.6") { "runc-1.1.15" } else { "runc-1.3.6" };
     both.runtime.as_deref().unwrap_or(usual)
 }
@@ -104,8 +104,8 @@ impl Drop for Node {
     }
 }
 
-/// Its output, by way of files: a node goes on after the script that started it, and holds what it
-/// has inherited.
+/// Returns the output, by way of files: a node outlives the script that started it, and keeps
+/// inherited descriptors open.
 fn succeed(command: &mut Command) -> anyhow::Result<String> {
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let status = command

@@ -1,4 +1,4 @@
-//! What a storm is told.
+//! The options of a storm.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Weather;
 
-/// The same for both sides but for the label.
+/// The same for both sides except for the label.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Options {
     pub(crate) label: String,
@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) resize_period: f64,
     pub(crate) life: f64,
     pub(crate) kills: usize,
-    /// Every pod with its own number of threads and probe period, for its whole time.
+    /// Each pod has its own number of threads and probe period, for its whole life.
     pub(crate) sweep: Option<Sweep>,
 }
 

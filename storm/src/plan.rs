@@ -1,25 +1,25 @@
-//! What a seed makes of a storm: which pods there are, and when each is resized. Pure, so that both
-//! sides get the same.
+//! What a seed makes of a storm: its pods, and when each is resized. Pure, so that both sides get
+//! the same.
 
 use std::time::Duration;
 
 /// kubelet's default timeoutSeconds of a probe.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of a CPU, in thousandths: what a limit in a pod's spec is.
+/// In thousandths of a CPU, as limits in a pod's spec.
 pub(crate) type Milli = u32;
 
 const LEAST: Milli = 5;
 const MOST: Milli = 50;
-/// Of a container that only waits.
+/// The limit of a container that only waits.
 pub(crate) const IDLE: Milli = 5;
-/// Of the CPU controller, as kubelet sets it.
+/// The period of the CPU controller, as kubelet sets it.
 pub(crate) const PERIOD_US: i64 = 100_000;
-/// The least quota that kubelet asks for.
+/// The smallest quota that kubelet requests.
 const LEAST_QUOTA_US: i64 = 1000;
 const LEAST_SHARES: i64 = 2;
 
-/// What a storm is made from.
+/// The parameters of a storm.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weather {
     pub(crate) seed: u64,
@@ -31,11 +31,11 @@ pub(crate) struct Weather {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) uid: String,
-    /// Of its busy container.
+    /// The limit of its busy container.
     pub(crate) limit: Milli,
     pub(crate) life: Duration,
     pub(crate) resizes: Vec<Resize>,
-    /// Until its first probe, as a part of the period: kubelet spreads them.
+    /// The delay until its first probe, as a part of the period: kubelet spreads first probes.
     pub(crate) first_probe: f64,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Resize {
 }
 
 impl Plan {
-    /// Of the pod that is the `generation`th in its slot.
+    /// The plan of the `generation`th pod in its slot.
     pub(crate) fn of(weather: Weather, slot: usize, generation: usize) -> Plan {
         let own = (slot as u64) << 32 | generation as u64;
         let mut dice = fastrand::Rng::with_seed(weather.seed.wrapping_mul(1 << 48) ^ own);
@@ -93,14 +93,14 @@ pub(crate) fn shares(limit: Milli) -> i64 {
     (i64::from(limit) * 1024 / 1000).max(LEAST_SHARES)
 }
 
-/// What libcontainer asks systemd for, in µs of CPU time a second: rounded up to 10 ms, since systemd
-/// rounds to whole percents.
+/// What libcontainer asks systemd for, in µs of CPU time per second: rounded up to 10 ms, since
+/// systemd rounds to whole percents.
 pub(crate) fn slice_us_per_s(limit: Milli) -> u64 {
     let per_second = u64::try_from(quota_us(limit)).unwrap_or(0) * 10;
     per_second.div_ceil(10_000) * 10_000
 }
 
-/// What systemd makes of a limit in its period, which is kubelet's.
+/// The quota that systemd sets for a limit in its period, which is kubelet's.
 pub(crate) fn slice_quota_us(limit: Milli) -> i64 {
     i64::try_from(slice_us_per_s(limit)).unwrap_or(i64::MAX) * PERIOD_US / 1_000_000
 }

@@ -11,7 +11,7 @@ const MARGIN: f64 = 28.0;
 const TOP: f64 = 132.0;
 const ROW: f64 = 56.0;
 const BAR: f64 = 14.0;
-/// Of the panels: left edge and width.
+/// Left edge and width of the panels.
 const FAILED: (f64, f64) = (112.0, 330.0);
 const TIMES: (f64, f64) = (600.0, 440.0);
 const FOOT: f64 = 112.0;
@@ -19,10 +19,10 @@ const FOOT: f64 = 112.0;
 const INK: &str = "#1f2328";
 const FAINT: &str = "#6e7781";
 const GRID: &str = "#e4e7eb";
-/// Told apart by everybody, in print as well.
+/// Distinguishable for everybody, and in print.
 const COLORS: [&str; 2] = ["#d55e00", "#0072b2"];
 
-/// kubelet's time limit of a probe.
+/// kubelet's time limit for a probe.
 const PROBE_LIMIT_MS: f64 = 1000.0;
 
 pub(crate) fn svg(report: &Report) -> String {
@@ -61,7 +61,7 @@ const SMALL: Style = Style { size: 11.5, color: FAINT, anchor: "start", bold: fa
 
 impl Drawing {
     fn raw(&mut self, line: &str) {
-        // A String takes it.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.text, "{line}");
     }
 
@@ -97,7 +97,7 @@ impl Drawing {
     }
 }
 
-/// Times, in whole decades.
+/// The axis of times, in whole decades.
 struct Scale {
     from: f64,
     to: f64,
@@ -198,7 +198,7 @@ fn row(drawing: &mut Drawing, report: &Report, scale: &Scale, step: Step, top: f
 
 fn failures(drawing: &mut Drawing, series: &Series, centre: f64, color: &str) {
     let share = series.failed as f64 / series.attempts.max(1) as f64;
-    // None is a mark as well, else it would look like no measurement.
+    // Zero failures get a mark too, or it would look like a missing measurement.
     let width = (FAILED.1 * share).max(if series.attempts > 0 { 2.0 } else { 0.0 });
     drawing.bar((FAILED.0, centre - BAR / 2.0), (width, BAR), color);
     let words = match (series.attempts, series.failed) {

@@ -1,4 +1,4 @@
-//! One pod, looked after as a kubelet does it.
+//! One pod, managed like kubelet would.
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -14,20 +14,20 @@ use crate::slice::Slice;
 use crate::storm::Storm;
 use crate::tally::Step;
 
-/// Between two looks at its containers, and before what has failed is tried again: kubelet's
-/// generic PLEG looks as often.
+/// The time between two looks at the containers, and before a retry: kubelet's generic PLEG looks
+/// as often.
 const LOOK: Duration = Duration::from_secs(1);
-/// SIGTERM means nothing to a shell that is process 1.
+/// SIGTERM has no effect on a shell that is process 1.
 const GRACE: Duration = Duration::from_secs(1);
-/// Of a removal that is tried again and again.
+/// The limit of a removal, with its retries.
 const REMOVAL: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
 struct Container {
-    /// `None` before its first start, and when it has to be made anew.
+    /// `None` before its first start, and when it must be created again.
     id: Option<String>,
     attempt: u32,
-    /// What was asked for last has come to an error: which limit stands is not known.
+    /// The last update failed: which limit is in force is not known.
     unsure: bool,
 }
 
@@ -38,9 +38,9 @@ pub(crate) struct Pod<'a> {
     plan: Plan,
     slot: usize,
     slice: Slice,
-    /// Of its busy container: what the pod's spec says.
+    /// The limit of its busy container, from the pod's spec.
     limit: Milli,
-    /// The same when the slice was set to it.
+    /// The same, as last set on the slice.
     slice_limit: Option<Milli>,
     slice_unsure: bool,
     sandbox: Option<String>,
@@ -68,7 +68,7 @@ impl<'a> Pod<'a> {
         })
     }
 
-    /// From its start until its time is over, or the storm's.
+    /// Lives until its time is over, or the storm's.
     pub(crate) fn live(&mut self, probe_period: Duration) -> anyhow::Result<()> {
         self.storm.tally.pod();
         let began = Instant::now();
@@ -103,7 +103,7 @@ impl<'a> Pod<'a> {
         Ok(())
     }
 
-    /// Brings about what is missing of it. What fails is counted, and tried again at the next look.
+    /// Creates what is missing. A failure is counted, and retried at the next look.
     fn sync(&mut self, probed: &Probed) {
         if self.slice_limit.is_none() && !self.set_slice(self.limit) {
             return;
@@ -125,7 +125,7 @@ impl<'a> Pod<'a> {
         }
     }
 
-    /// That nobody could tell is no reason to make it anew.
+    /// An unknown status is no reason to create it again.
     fn is_ready(&self, sandbox: &str) -> bool {
         match self.client.pod_sandbox_status(sandbox, false) {
             Ok(answer) => answer
@@ -137,12 +137,12 @@ impl<'a> Pod<'a> {
 
     fn run_sandbox(&mut self) -> Option<String> {
         let config = config::sandbox(&self.plan.uid, self.attempt, &self.slice.name);
-        // The name of one that has failed may still be reserved.
+        // The name of a failed sandbox may still be reserved.
         self.attempt += 1;
         self.storm.tally.time(Step::Sandbox, || self.client.run_pod_sandbox(&config)).ok()
     }
 
-    /// A sandbox has died: its containers with it.
+    /// A sandbox has died, and its containers with it.
     fn end_sandbox(&mut self, probed: &Probed) -> bool {
         put(probed, None);
         self.storm.tally.restart("the sandbox is not ready");
@@ -159,7 +159,7 @@ impl<'a> Pod<'a> {
         ended
     }
 
-    /// A container that has ended is counted, and removed.
+    /// Counts and removes a container that has ended.
     fn check(&mut self, at: usize, probed: &Probed) {
         let Some(id) = self.containers[at].id.clone() else { return };
         let how = match self.client.container_status(&id, false) {
@@ -202,7 +202,7 @@ impl<'a> Pod<'a> {
         started
     }
 
-    /// In place: the slice first if it is to grow, the containers first if they are to shrink.
+    /// In place: the slice first if it grows, the containers first if they shrink.
     fn resize(&mut self, limit: Milli) {
         let grows = limit > self.limit;
         self.limit = limit;
@@ -210,23 +210,23 @@ impl<'a> Pod<'a> {
             return;
         }
         let updated = self.update(0);
-        // kubelet leaves the slice large where a container has not become small.
+        // kubelet does not shrink the slice if the container's update failed.
         if !grows && updated {
             self.set_slice(limit);
         }
     }
 
-    /// The first one is busy; the others wait beside it.
+    /// The first container is busy; the others wait beside it.
     fn limit_of(&self, at: usize) -> Milli {
         if at == 0 { self.limit } else { IDLE }
     }
 
-    /// A pod's is the sum.
+    /// A pod's limit is the sum.
     fn of_all(&self, busy: Milli) -> Milli {
         busy + IDLE * (self.containers.len() as Milli).saturating_sub(1)
     }
 
-    /// True if there is none: it will be made with the new limit.
+    /// True without a container: it will be created with the new limit.
     fn update(&mut self, at: usize) -> bool {
         let Some(id) = self.containers[at].id.clone() else { return true };
         let resources = config::resources(self.limit_of(at));
@@ -251,8 +251,8 @@ impl<'a> Pod<'a> {
         done
     }
 
-    /// After the storm: what has failed is asked for again, as kubelet would; then all is as it was
-    /// asked for last.
+    /// After the storm: retries what failed, as kubelet would, until everything is as last
+    /// requested. Returns what still differs.
     pub(crate) fn settle(&mut self) -> Vec<String> {
         let nobody = Probed::default();
         self.sync(&nobody);
@@ -297,7 +297,7 @@ impl<'a> Pod<'a> {
         found
     }
 
-    /// As kubelet does it, again and again until it is gone; else what is in the way.
+    /// Like kubelet, retries until the pod is gone; at the deadline, returns what is in the way.
     pub(crate) fn remove(&mut self) -> Option<String> {
         let deadline = Instant::now() + REMOVAL;
         loop {
@@ -333,7 +333,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// Waits for the probe that is under way.
+/// Waits for a probe in progress.
 fn put(probed: &Probed, id: Option<String>) {
     *probed.write().unwrap_or_else(PoisonError::into_inner) = id;
 }

@@ -14,10 +14,10 @@ use crate::tally::Step;
 /// kubelet's default failureThreshold.
 const THRESHOLD: u32 = 3;
 const COMMAND: [&str; 1] = ["true"];
-/// How soon the end of the pod is seen.
+/// How soon the end of the pod is noticed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Which container is probed; a probe holds it for reading, so that it is not stopped meanwhile.
+/// The probed container; a probe holds a read lock, so that the container is not stopped meanwhile.
 pub(crate) type Probed = RwLock<Option<String>>;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Probes<'a> {
 }
 
 impl Probes<'_> {
-    /// Until the pod is over.
+    /// Runs until the pod's end.
     pub(crate) fn run(&self, client: &Client, first: Duration) {
         let mut next = Instant::now() + first;
         let mut in_a_row = 0;
@@ -39,7 +39,7 @@ impl Probes<'_> {
                 std::thread::sleep(LOOK.min(next.saturating_duration_since(Instant::now())));
                 continue;
             }
-            // No probe is made up for.
+            // Missed probes are not made up for.
             next = (next + self.probe_period).max(Instant::now());
             let probed = self.probed.read().unwrap_or_else(PoisonError::into_inner);
             let Some(container) = probed.as_deref() else { continue };

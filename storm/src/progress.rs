@@ -1,4 +1,4 @@
-//! How far a storm is, on a terminal only.
+//! The progress of a storm, shown only on a terminal.
 
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ pub(crate) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub(crate) fn new(storm: &'a Storm) -> Progress<'a> {
-        // indicatif would look at TERM as well, which a node has not got.
+        // indicatif would also check TERM, which a node does not set.
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {

@@ -8,7 +8,7 @@ use crate::allowed::Allowed;
 use crate::side::Side;
 use crate::tally::Step;
 
-/// The rest is in the JSON.
+/// The JSON has the rest.
 pub(crate) const MOST_SHOWN: usize = 10;
 
 #[derive(Debug, Serialize)]
@@ -21,7 +21,7 @@ pub(crate) struct Report {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Shown,
-    /// Nothing is wrong, and nothing was compared.
+    /// Nothing is wrong, but nothing was compared.
     Done,
     /// Nothing failed bare: this storm proves nothing.
     NotShown,
@@ -54,7 +54,7 @@ fn verdict(sides: &[Side], allowed: &Allowed) -> Verdict {
     if !wrong.is_empty() {
         return Verdict::Failed(wrong);
     }
-    // A storm with kills or of many probe rates is no comparison.
+    // A storm with kills or with many probe rates is no comparison.
     let compared = |bare: &&Side| bare.options.kills == 0 && bare.options.sweep.is_none();
     match side("bare").filter(compared) {
         Some(bare) if bare.sum.failed() == 0 => Verdict::NotShown,

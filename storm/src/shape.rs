@@ -1,4 +1,4 @@
-//! What storm is asked for on the command line.
+//! The shape of a storm, from the command line.
 
 use std::path::PathBuf;
 
@@ -66,7 +66,7 @@ pub(crate) enum Sides {
 }
 
 impl Shape {
-    /// For a `here` of another process.
+    /// For a `here` in another process.
     pub(crate) fn words(&self) -> Vec<String> {
         let mut words = vec![
             format!("--pods={}", self.pods),

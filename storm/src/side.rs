@@ -1,4 +1,4 @@
-//! One side of the comparison: a storm on the machine that this runs on.
+//! One side of the comparison: a storm on this machine.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -19,32 +19,32 @@ use crate::settings::{Idle, Node};
 use crate::storm::{Clock, Storm};
 use crate::tally::{Sum, Tally};
 
-/// Between the starts of the first pods: a machine with two CPUs starts no more.
+/// The time between the starts of the first pods: a machine with two CPUs cannot start more.
 const STAGGER: Duration = Duration::from_millis(500);
-/// What is asked of the machine may still be under way.
+/// Requests to the machine may still be in progress.
 const CALM: Duration = Duration::from_secs(2);
 
-/// What came of it.
+/// The result of one side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Side {
     pub(crate) options: Options,
-    /// What the CRI server says of itself.
+    /// The CRI server's name and version.
     pub(crate) server: String,
     pub(crate) sum: Sum,
     /// `None`: nobody has written a journal.
     pub(crate) budget: Option<Budget>,
     pub(crate) killed: Vec<Kill>,
-    /// How much of the machine's CPU time was left over: with none, probes fail for want of it.
+    /// The share of the machine's CPU time that was idle: without any, probes fail for lack of it.
     pub(crate) idle_percent: f64,
-    /// What was wrong when all was quiet again.
+    /// What was wrong after everything had settled.
     pub(crate) afterwards: Vec<String>,
-    /// What was left by a `delete` that was killed, as it is without us.
+    /// What a killed `delete` left, as it would without frostlock.
     #[serde(default)]
     pub(crate) cut_off: Vec<String>,
 }
 
 impl Side {
-    /// Of a file that `here` has written.
+    /// Loads a file that `here` has written.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Side> {
         let text =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -52,7 +52,7 @@ impl Side {
     }
 }
 
-/// Runs it to its end, and leaves nothing behind.
+/// Runs a storm to its end, and leaves nothing behind.
 pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
     let client = Client::connect(&options.socket)?;
     let version = client.version()?;
@@ -90,7 +90,7 @@ pub(crate) fn run(options: Options) -> anyhow::Result<Side> {
     })
 }
 
-/// The storm itself; who lives at its end is returned.
+/// The storm itself; returns the pods that are alive at its end.
 fn blow(storm: &Storm) -> anyhow::Result<(Vec<Pod<'_>>, Vec<Kill>)> {
     std::thread::scope(|scope| {
         let slots: Vec<_> = (0..storm.options.pods)
@@ -131,7 +131,7 @@ fn one_slot(storm: &Storm, slot: usize) -> anyhow::Result<Option<Pod<'_>>> {
     Ok(None)
 }
 
-/// All at once, as a kubelet does it.
+/// All at once, like kubelet.
 fn settle<'a>(mut pods: Vec<Pod<'a>>, afterwards: &mut Vec<String>) -> Vec<Pod<'a>> {
     std::thread::scope(|scope| {
         let all: Vec<_> = pods.iter_mut().map(|pod| scope.spawn(|| pod.settle())).collect();

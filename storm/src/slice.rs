@@ -1,4 +1,4 @@
-//! The cgroup of a pod, made and resized through systemd as kubelet's cgroup driver does it.
+//! The cgroup of a pod, made and resized through systemd, as kubelet's cgroup driver does it.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use crate::plan::{Milli, slice_quota_us, slice_us_per_s};
 use crate::settings::Node;
 
-/// Of one request; libcontainer waits as long for a job of systemd's.
+/// The limit of one request; libcontainer waits as long for a systemd job.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Until what systemd has agreed to stands in the cgroup.
+/// How long until the cgroup has the values that systemd accepted.
 const STANDS: Duration = Duration::from_secs(5);
 
 const MANAGER: [&str; 3] =
@@ -27,7 +27,7 @@ impl Slice {
         PathBuf::from("/kubepods.slice/kubepods-burstable.slice").join(&self.name)
     }
 
-    /// Starts it with its limit.
+    /// Starts the slice with its limit.
     pub(crate) fn start(&self, node: &Node, limit: Milli) -> anyhow::Result<()> {
         let quota = slice_us_per_s(limit).to_string();
         call(&[
@@ -61,7 +61,7 @@ impl Slice {
         run(Command::new("systemctl").args(["stop", "--", &self.name]))
     }
 
-    /// systemd writes it after it has answered.
+    /// systemd writes the value after it has answered.
     fn stands(&self, node: &Node, limit: Milli) -> anyhow::Result<()> {
         let deadline = Instant::now() + STANDS;
         let want = slice_quota_us(limit);

@@ -27,7 +27,7 @@ pub(crate) struct Storm {
     pub(crate) clock: Clock,
     pub(crate) node: Node,
     pub(crate) living: AtomicUsize,
-    /// What could not be removed on the way.
+    /// What could not be removed during the storm.
     pub(crate) stuck: Mutex<Vec<String>>,
 }
 

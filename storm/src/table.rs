@@ -8,7 +8,7 @@ use crate::report::{MOST_SHOWN, Report};
 use crate::side::Side;
 use crate::tally::{Series, Step};
 
-/// Of what a row is about.
+/// The width of a row's name.
 const WHAT: usize = 26;
 const SIDE: usize = 8;
 
@@ -40,7 +40,7 @@ pub(crate) fn text(report: &Report) -> String {
 }
 
 fn line(text: &mut String, line: &str) {
-    // A String takes it.
+    // Writing to a String cannot fail.
     let _ = writeln!(text, "{}", line.trim_end());
 }
 
@@ -84,7 +84,7 @@ fn series(series: &Series) -> String {
     format!("{attempts:>8}{failed:>8}{p50_ms:>10.1}{p95_ms:>10.1}{p99_ms:>10.1}{max_ms:>10.1}")
 }
 
-/// What has a number and no time.
+/// Rows with a number and no time.
 fn counts(text: &mut String, report: &Report) {
     each(text, report, "pods", |side| format!("{:>8}", side.sum.pods));
     each(text, report, "CPU time left over, %", |side| format!("{:>8.1}", side.idle_percent));
@@ -101,7 +101,7 @@ fn counts(text: &mut String, report: &Report) {
     }
 }
 
-/// Who was killed, and how often.
+/// The victims of kills, and how often each was killed.
 fn kills(text: &mut String, report: &Report) {
     for victim in Victim::ALL {
         for side in report.sides.iter().filter(|side| side.options.kills > 0) {
@@ -150,7 +150,7 @@ fn texts(text: &mut String, report: &Report) {
     }
 }
 
-/// Threads by probe period: how many of the probes met a budget that was spent, and failed.
+/// Threads by probe period: how many probes found the budget spent, and failed.
 fn sweep(text: &mut String, side: &Side) {
     let (Some(sweep), Some(budget)) = (&side.options.sweep, &side.budget) else { return };
     line(

@@ -1,4 +1,4 @@
-//! What was tried, how long it took and how it failed, from all threads.
+//! What all threads tried, how long it took and how it failed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,14 +70,14 @@ struct Seen {
     probes: BTreeMap<usize, Probes>,
 }
 
-/// Of the pods of one slot.
+/// The probes of one slot's pods.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Probes {
     pub(crate) attempts: u64,
     pub(crate) failed: u64,
 }
 
-/// One step, as a row of the table. The times are of failures, too.
+/// One step, as a row of the table. The times include failures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Series {
     pub(crate) attempts: u64,
@@ -86,22 +86,22 @@ pub(crate) struct Series {
     pub(crate) p95_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) max_ms: f64,
-    /// How often by which text.
+    /// How often each error text occurred.
     pub(crate) failures: BTreeMap<String, u64>,
 }
 
-/// All of it, when the storm is over.
+/// The totals, after the storm.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sum {
     pub(crate) pods: u64,
     pub(crate) steps: BTreeMap<Step, Series>,
-    /// Containers that ended without being asked to, by how.
+    /// Containers that ended unasked, by how they ended.
     pub(crate) restarts: BTreeMap<String, u64>,
-    /// How often three probes in a row failed: where kubelet would kill the container.
+    /// How often three probes in a row failed, so that kubelet would kill the container.
     pub(crate) unhealthy: u64,
     pub(crate) probes: BTreeMap<usize, Probes>,
-    /// Probes that took longer than their limit, whether the server has said so or not: containerd
-    /// counts from the start of their process on.
+    /// Probes that took longer than their limit, even if the server did not say so: containerd
+    /// counts from the start of the probe's process.
     pub(crate) late_probes: u64,
 }
 
@@ -110,7 +110,7 @@ impl Tally {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does it, and records it.
+    /// Does the work, and records it.
     pub(crate) fn time<T, E: fmt::Display>(
         &self,
         step: Step,

@@ -1,14 +1,14 @@
-//! Error texts without the names that make each of them another.
+//! Error texts without the names that make each one different.
 
-/// The shortest run of hex digits that is taken for an id rather than for a word.
+/// The shortest run of hex digits that counts as an id rather than a word.
 const ID_CHARS: usize = 12;
-/// The shortest run of digits that is taken for a pid or the like: exit codes are told apart.
+/// The shortest run of digits that counts as a pid or the like: exit codes stay distinct.
 const NUMBER_CHARS: usize = 4;
 
 const UID_CHARS: usize = 36;
 
-/// Ids become `ID`, long numbers `N`, programs lose their directories, frostlock's explanation its
-/// figures, and the text is one line.
+/// Ids become `ID`, long numbers `N`, programs lose their directories, frostlock's explanation
+/// loses its numbers, and the text becomes one line.
 pub(crate) fn anonymous(text: &str) -> String {
     let mut said = String::with_capacity(text.len());
     let text = without_figures(text.trim());
@@ -28,7 +28,7 @@ pub(crate) fn anonymous(text: &str) -> String {
     said
 }
 
-/// How many attempts in which time, and which tasks, is in the journal.
+/// The number of attempts, their time and the tasks are in the journal.
 fn without_figures(text: &str) -> String {
     match text.split_once(" (frostlock: ") {
         Some((before, explanation)) => {
@@ -50,7 +50,7 @@ fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// With dashes inside, or underscores where it names a slice.
+/// With dashes inside, or underscores in the name of a slice.
 fn is_uid(text: &str) -> bool {
     text.chars().enumerate().all(|(at, c)| match at {
         8 | 13 | 18 | 23 => c == '-' || c == '_',

@@ -1,5 +1,5 @@
-//! Two short storms in nodes of their own; nothing in them depends on how fast the machine is. The
-//! real ones are `make proof SUITES='storm-1.6 storm-kills'`.
+//! Two short storms in their own nodes; nothing in them depends on the machine's speed. The real
+//! ones are `make proof SUITES='storm-1.6 storm-kills'`.
 //!
 //! Needs root and the lab (`make lab`).
 
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Its report. 0 is for what is claimed of it. How far it is, a terminal alone is shown.
+/// Returns the report. The storm must exit with 0. Only a terminal is shown the progress.
 fn storm(out: &Path, words: &[&str], is_terminal: bool) -> Value {
     let log = std::fs::File::create(out.join("log")).unwrap();
     let program = env!("CARGO_BIN_EXE_resize-storm");
@@ -36,7 +36,7 @@ fn storm(out: &Path, words: &[&str], is_terminal: bool) -> Value {
 #[test]
 fn bare_updates_of_busy_pods_fail() {
     let out = tempfile::tempdir().unwrap();
-    // With eight threads what is bare can take minutes to end, up to every limit on its way.
+    // With eight threads, a bare operation can take minutes to end, up to every limit on its way.
     let words = ["--side=bare", "--pods=3", "--minutes=0.2", "--threads=3", "--resize-period=3"];
     let report = storm(out.path(), &words, true);
     let failures = &report["sides"][0]["sum"]["steps"]["update"]["failures"];
