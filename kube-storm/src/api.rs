@@ -8,9 +8,9 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::{Method, Request};
 
-/// Of one request. A busy machine answers late.
+/// The limit of one request. A busy machine answers late.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// What a node's metrics may be in all; ureq's own limit is 10 MB.
+/// The maximum size of a node's metrics; ureq's own limit is 10 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";

@@ -1,4 +1,4 @@
-//! CPU time, from the node's cgroups (v1, as scripts/node has them) and the machine.
+//! CPU time, from the node's cgroups (v1, as scripts/node has them) and from the machine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context, anyhow};
 
 const NS_PER_S: f64 = 1e9;
-/// USER_HZ, of every Linux.
+/// USER_HZ on every Linux.
 const TICKS_PER_S: f64 = 100.0;
 
 /// NAME=CGROUP
@@ -30,7 +30,7 @@ impl FromStr for Group {
 /// Seconds of CPU time by name.
 pub(crate) type Times = BTreeMap<String, f64>;
 
-/// Those of the groups, of the neighbours' pod, and the machine's idle time.
+/// The times of the groups, of the neighbours' pod, and the machine's idle time.
 pub(crate) fn now(groups: &[Group], neighbours_uid: &str) -> anyhow::Result<Times> {
     let mut times = Times::new();
     for group in groups {

@@ -1,10 +1,10 @@
-//! What kubelet says of itself: Prometheus' text format, as far as kubelet uses it.
+//! kubelet's own metrics: Prometheus' text format, as far as kubelet uses it.
 
 use std::collections::BTreeMap;
 
 use crate::api::Api;
 
-/// One series: its name with its labels, as it stands in the text.
+/// One series: its name with its labels, as in the text.
 pub(crate) type Samples = BTreeMap<String, f64>;
 
 pub(crate) fn metrics(api: &Api, node: &str) -> anyhow::Result<Samples> {
@@ -25,7 +25,7 @@ fn parse(text: &str) -> Samples {
         .collect()
 }
 
-/// What has been added since `before`, of the series that we quote.
+/// The increase since `before`, for the series that we report.
 pub(crate) fn difference(before: &Samples, after: &Samples) -> Samples {
     after
         .iter()
@@ -55,7 +55,7 @@ pub(crate) fn name(series: &str) -> &str {
     series.split_once('{').map_or(series, |(name, _)| name)
 }
 
-/// The value of a label. Kubelet's values that we ask for have no quotes inside.
+/// The value of a label. The values that we need from kubelet contain no quotes.
 pub(crate) fn label<'a>(series: &'a str, label: &str) -> Option<&'a str> {
     let (_, labels) = series.split_once('{')?;
     labels.trim_end_matches('}').split("\",").find_map(|pair| {

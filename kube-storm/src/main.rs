@@ -1,6 +1,7 @@
-//! Pods with small CPU limits on a real cluster, beside busy neighbours: started, probed by kubelet,
-//! resized in place, restarted, deleted. What users see of it, once with the bare runtime and once with
-//! frostlock. It reads kubelet's and the API server's answers alone, and knows nothing of frostlock.
+//! Pods with small CPU limits on a real cluster, beside busy neighbours: started, probed by
+//! kubelet, resized in place, restarted, deleted. Measures what users see, once with the bare
+//! runtime and once with frostlock. It reads only the answers of kubelet and the API server, and
+//! knows nothing of frostlock.
 
 mod api;
 mod cpu;

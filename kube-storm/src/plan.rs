@@ -1,5 +1,5 @@
-//! What one pod is to be, from the seed, the slot and the generation alone: the same on both sides, however
-//! long the steps of a side take.
+//! The plan of one pod, from only the seed, the slot and the generation: the same on both sides,
+//! however long the steps of a side take.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub(crate) type Milli = u32;
 
 const SMALLEST: Milli = 10;
 const LARGEST: Milli = 50;
-/// Every so many pods has a container that ends by itself, and is started anew.
+/// Every third pod has a container that ends by itself and is restarted.
 const ENDS_EVERY: usize = 3;
 
 /// The first word of a pod's name.
@@ -20,13 +20,13 @@ pub(crate) const ENDING: &str = "ending";
 pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) limit: Milli,
-    /// Busy loops in the container. With none the probe's command fits the quota.
+    /// Busy loops in the container. Without any, the probe's command fits into the quota.
     pub(crate) busy: u32,
     pub(crate) readiness_period_s: u32,
-    /// After which the container ends by itself.
+    /// The container ends by itself after this time.
     pub(crate) ends_after_s: Option<u32>,
     pub(crate) resizes: Vec<Resize>,
-    /// From the time that it is ready.
+    /// From the time at which it is ready.
     pub(crate) life: Duration,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Resize {
 impl Plan {
     pub(crate) fn new(seed: u64, slot: usize, generation: usize) -> Self {
         let mut dice = fastrand::Rng::with_seed(seed ^ ((slot as u64) << 32) ^ generation as u64);
-        // Some first numbers of near seeds are near, too.
+        // Nearby seeds give nearby first numbers.
         dice.u64(..);
         let is_busy = slot % 2 == 1;
         let busy = if is_busy { dice.u32(1..=4) } else { 0 };
@@ -49,7 +49,7 @@ impl Plan {
         let mut resizes = Vec::new();
         let mut at = dice.u64(5..12);
         while at < life {
-            // Another one: a resize to the same is none.
+            // A different limit: a resize to the same one would be none.
             limit = other(limit, &mut dice);
             resizes.push(Resize { after: Duration::from_secs(at), limit });
             at += dice.u64(10..15);

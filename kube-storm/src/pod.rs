@@ -1,4 +1,4 @@
-//! One slot of the storm: a pod after another, each through all its steps.
+//! One slot of the storm: one pod after another, each through all its steps.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use crate::api::Api;
 use crate::plan::{Milli, Plan};
 use crate::watch::Watch;
 
-/// Of one step. What takes longer has failed, and the storm goes on.
+/// The limit of one step. A step that takes longer has failed, and the storm continues.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
-/// Before kubelet sends SIGKILL.
+/// The time before kubelet sends SIGKILL.
 const GRACE_S: u32 = 2;
 const MEMORY: &str = "64Mi";
 
@@ -25,7 +25,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) step: Step,
-    /// None: it was not done within the limit.
+    /// `None`: not done within the limit.
     pub(crate) seconds: Option<f64>,
 }
 
@@ -77,7 +77,7 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Whether the storm still goes on then.
+    /// Returns whether the storm still runs then.
     fn sleep_until(&self, time: Instant) -> bool {
         std::thread::sleep(time.min(self.until).saturating_duration_since(Instant::now()));
         time < self.until
@@ -101,7 +101,7 @@ fn resized(limit: Milli) -> Value {
     }]}})
 }
 
-/// Its exit status is 0 only where it ends by itself, which kubelet says with the restart.
+/// The exit status is 0 only if the container ends by itself; kubelet reports it with the restart.
 fn manifest(plan: &Plan, image: &str) -> Value {
     let busy = "while :; do :; done & ".repeat(plan.busy as usize);
     let lasts = plan.ends_after_s.map_or("infinity".to_owned(), |seconds| seconds.to_string());
@@ -117,13 +117,13 @@ fn manifest(plan: &Plan, image: &str) -> Value {
     pod
 }
 
-/// The busy neighbours: one pod with so many threads, without a limit.
+/// The busy neighbours: one pod with this many threads, without a limit.
 pub(crate) fn neighbours(threads: usize, image: &str) -> Value {
     let script = format!("{}wait", "while :; do :; done & ".repeat(threads));
     running("neighbours", image, &script, json!({"requests": {"cpu": "500m", "memory": MEMORY}}))
 }
 
-/// A pod of one container with a shell.
+/// A pod with one container that has a shell.
 fn running(name: &str, image: &str, script: &str, resources: Value) -> Value {
     json!({
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-//! The table of both sides, a pair of columns for each load, and what it shows.
+//! The table of both sides, with a pair of columns for each load, and its result.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,12 +9,12 @@ use crate::side::{Kind, Load, Side, by_label};
 
 const NAME_CHARS: usize = 44;
 const CELL_CHARS: usize = 13;
-/// Texts of failures of one load and side.
+/// How many failure texts to show for each load and side.
 const MOST_TEXTS: usize = 12;
-/// Of a text's beginning, and of its end, which has the cause.
+/// The length of a text's beginning, and of its end, which has the cause.
 const TEXT_CHARS: usize = 160;
 
-/// A failure of a probe, by kubelet's names.
+/// A failed probe, by kubelet's names.
 const FAILED: [&str; 2] = ["Readiness failed", "Liveness failed"];
 
 pub(crate) fn table(sides: &[Side; 2]) -> String {
@@ -123,7 +123,7 @@ impl Table<'_> {
         });
     }
 
-    /// Of each operation that kubelet asked of the runtime: how many, how many errors, the mean time.
+    /// Each operation that kubelet asked of the runtime: its count, its errors, the mean time.
     fn operations(&mut self) {
         const TOTAL: &str = "kubelet_runtime_operations_total";
         const ERRORS: &str = "kubelet_runtime_operations_errors_total";
@@ -193,7 +193,7 @@ fn failed(kind: &Kind, probe: &str) -> String {
 }
 
 fn failures(load: &Load) -> u64 {
-    // A container that ends ends its probe's command, too, and kubelet counts a failure.
+    // A container that ends also ends its probe's command, and kubelet counts a failure.
     let of_kind = |(name, kind): (&String, &Kind)| {
         let probes: u64 = FAILED.iter().filter_map(|what| kind.probes.get(*what)).sum();
         kind.flaps + kind.restarts + if name == ENDING { 0 } else { probes }
@@ -208,7 +208,7 @@ fn late(load: &Load, step: Step) -> usize {
     load.done.iter().filter(|done| done.step == step && done.seconds.is_none()).count()
 }
 
-/// What was not done counts as having taken for ever.
+/// A step that was not done counts as infinitely long.
 fn times(done: &[Done], step: Step) -> Vec<f64> {
     let of_step = done.iter().filter(|done| done.step == step);
     let mut times: Vec<f64> = of_step.map(|done| done.seconds.unwrap_or(f64::INFINITY)).collect();
@@ -216,7 +216,7 @@ fn times(done: &[Done], step: Step) -> Vec<f64> {
     times
 }
 
-/// The nearest rank.
+/// By nearest rank.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     // A rank is small and not negative.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]

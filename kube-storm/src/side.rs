@@ -1,4 +1,4 @@
-//! One side of the comparison: a storm after another, one for each load.
+//! One side of the comparison: one storm after another, one for each load.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,12 @@ use crate::plan::Plan;
 use crate::pod::{self, Done, Slot};
 use crate::watch::Watch;
 
-/// Until a namespace has its service account, and the neighbours run.
+/// How long until a namespace has its service account, and the neighbours run.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// After the storm's end until everything of it is gone, and all that a watch may last longer.
+/// How long until everything is gone after the storm's end; a watch may last this much longer.
 const END_LIMIT: Duration = Duration::from_secs(300);
-/// How often kubelet is asked for its count of probes. It forgets a pod with its end: what happens in a
-/// pod's last so many seconds is not counted.
+/// How often kubelet is asked for its count of probes. kubelet forgets a pod at its end: what
+/// happens in the pod's last such interval is not counted.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(250);
 const NEIGHBOURS: &str = "neighbours";
@@ -68,11 +68,11 @@ pub(crate) struct Load {
     pub(crate) threads: usize,
     pub(crate) seconds: f64,
     pub(crate) done: Vec<Done>,
-    /// By the first word of a pod's name: crate::plan.
+    /// By the first word of a pod's name, see crate::plan.
     pub(crate) kinds: BTreeMap<String, Kind>,
     pub(crate) cpu: Times,
     pub(crate) kubelet: Samples,
-    /// Kubelet's warnings: how often it said which text.
+    /// kubelet's warnings: how often each text occurred.
     pub(crate) warnings: BTreeMap<String, u64>,
 }
 
@@ -143,7 +143,7 @@ fn make_namespace(api: &Api, namespace: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All slots, and kubelet's probes meanwhile.
+/// Runs all slots, and counts kubelet's probes meanwhile.
 fn storm(
     api: &Api,
     options: &Options,
@@ -172,7 +172,7 @@ fn storm(
     })
 }
 
-/// The largest count of each series: a series goes with its pod.
+/// The largest count of each series: a series disappears with its pod.
 fn sample(api: &Api, node: &str, namespace: &str, is_over: &AtomicBool) -> anyhow::Result<Samples> {
     let mut largest = Samples::new();
     while !is_over.load(Ordering::Relaxed) {
@@ -233,12 +233,13 @@ fn warnings(api: &Api, namespace: &str) -> anyhow::Result<BTreeMap<String, u64>>
     Ok(warnings)
 }
 
-/// Without the ids that make each text another: a word with a run of figures.
+/// Replaces the ids that make each text different.
 fn anonymous(text: &str) -> String {
     text.split_whitespace().map(without_ids).collect::<Vec<_>>().join(" ")
 }
 
-/// The shortest run of hex digits with a figure that is taken for an id, not for a word.
+/// The shortest run of hex digits, with a decimal digit in it, that counts as an id rather than a
+/// word.
 const ID_CHARS: usize = 4;
 
 fn without_ids(word: &str) -> String {
@@ -257,7 +258,7 @@ fn without_ids(word: &str) -> String {
     said
 }
 
-/// The whole of what one series of kubelet's metrics says, over all labels but this one.
+/// Sums a metric of kubelet over all labels except this one.
 pub(crate) fn by_label(samples: &Samples, name: &str, label: &str) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for (series, value) in samples.iter().filter(|(series, _)| kubelet::name(series) == name) {

@@ -1,4 +1,4 @@
-//! What the API server says of the pods of a namespace, as it says so.
+//! What the API server reports of a namespace's pods, as it happens.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::api::Api;
 
-/// The exit status of a container that has ended as it was to.
+/// The exit status of a container that has ended as planned.
 const PLANNED: i64 = 0;
 
 #[derive(Debug, Clone, Default)]
@@ -17,12 +17,12 @@ pub(crate) struct Pod {
     pub(crate) uid: String,
     pub(crate) is_ready: bool,
     pub(crate) is_gone: bool,
-    /// The CPU limit that kubelet says is in force.
+    /// The CPU limit that kubelet reports as in force.
     pub(crate) limit: String,
-    /// Readiness lost while the container ran on.
+    /// How often readiness was lost while the container kept running.
     pub(crate) flaps: u64,
     pub(crate) planned_restarts: u64,
-    /// Of a container that had not ended by itself.
+    /// Restarts of a container that had not ended by itself.
     pub(crate) restarts: u64,
     restart_count: u64,
 }
@@ -37,7 +37,7 @@ struct Seen {
 pub(crate) struct Watch(Arc<(Mutex<Seen>, Condvar)>);
 
 impl Watch {
-    /// It watches for so long, whatever becomes of the caller: a thread that reads cannot be told to end.
+    /// Watches this long, even if the caller is done: a reading thread cannot be told to end.
     pub(crate) fn start(api: &Api, namespace: &str, limit: Duration) -> anyhow::Result<Self> {
         let path = format!(
             "/api/v1/namespaces/{namespace}/pods?watch=1&timeoutSeconds={}",
@@ -76,7 +76,8 @@ impl Watch {
         Ok(())
     }
 
-    /// How long it took until a pod was so, from `since` on; `None` if it never was within the limit.
+    /// How long, from `since` on, until a pod met the condition; `None` if it did not within the
+    /// limit.
     pub(crate) fn until(
         &self,
         name: &str,
@@ -102,7 +103,7 @@ impl Watch {
     }
 }
 
-/// A pod of ours has one container.
+/// Each of our pods has one container.
 fn note(pod: &mut Pod, object: &Value) {
     let container = &object["status"]["containerStatuses"][0];
     let is_ready = object["status"]["conditions"].as_array().is_some_and(|conditions| {
@@ -156,7 +157,7 @@ mod tests {
             (object(true, 0, None, true), 0),
             (object(false, 0, None, true), 1),
             (object(true, 0, None, true), 1),
-            // It has ended, and is started anew.
+            // It has ended, and is restarted.
             (object(false, 0, Some(0), false), 1),
             (object(true, 1, Some(0), true), 1),
             (object(false, 2, Some(137), true), 1),
