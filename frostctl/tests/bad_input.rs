@@ -1,6 +1,7 @@
-//! Every command on bad days: one clear line where it cannot be done, the documented exit status, nothing
-//! half done, and all of it soon. SIGINT in the midst of a configure is in tests/configure, of a heal in
-//! tests/audit, of a selftest in tests/selftest.rs. `record` and `serve` wait by design: here is what ends them.
+//! Every command on bad days: a failure is one clear line and the documented exit status, leaves
+//! nothing half done, and comes soon. SIGINT during a configure is in tests/configure, during a
+//! heal in tests/audit, during a selftest in tests/selftest.rs. `record` and `serve` wait by
+//! design: this tests what ends them.
 //!
 //! Needs root and util-linux (script, setpriv, unshare).
 
@@ -20,13 +21,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Ended, FROSTCTL, frostlock};
 
-/// The slowest asks several programs for their versions.
+/// The slowest command asks several programs for their versions.
 const SOON: Duration = Duration::from_secs(20);
 
-/// `record` tries again after 0.1 s, 0.2 s, 0.4 s.
+/// `record` retries after 0.1 s, 0.2 s, 0.4 s.
 const SEVERAL_TRIES: Duration = Duration::from_secs(1);
 
-/// Longer than any id, and than a file name may be.
+/// Longer than any id, and longer than a file name can be.
 const LONG: usize = 300;
 
 /// What is wrong.
@@ -41,13 +42,13 @@ enum Day {
     Sparse,
     /// Records of 1970 and of 2126.
     Clocks,
-    /// Of 40 columns.
+    /// A terminal with 40 columns.
     Terminal,
     /// Standard output is closed.
     Closed,
-    /// Whoever read it has gone.
+    /// The reader of standard output has gone.
     Pipe,
-    /// It is a file of a file system that is full.
+    /// Standard output is a file on a full file system.
     Full,
 }
 
@@ -64,7 +65,7 @@ const DAYS: [Day; 10] = [
     Day::Full,
 ];
 
-/// The words of each command, and its exit status on each of [`DAYS`]; `*` is one that this machine decides.
+/// The words of each command, and its exit status on each of [`DAYS`]; `*` depends on this machine.
 const COMMANDS: [(&str, &str); 27] = [
     ("--version", "0 0 0 0 0 0 0 0 0 3"),
     ("--help", "0 0 0 0 0 0 0 0 0 3"),
@@ -95,14 +96,15 @@ const COMMANDS: [(&str, &str); 27] = [
     ("completions bash", "0 0 0 0 0 0 0 0 0 3"),
 ];
 
-/// A recorded node, on which no pod has a cgroup.
+/// A recorded node on which no pod has a cgroup.
 const UNHEALTHY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/no-kubepods");
 
 const CONFIG: &str = "version = 2\n\
     [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
     runtime_type = \"io.containerd.runc.v2\"\n";
 
-/// A directory that everybody may enter, with both programs, a state, a journal and a configuration.
+/// A directory that everybody can enter, with both programs, a state, a journal and a
+/// configuration.
 struct Place {
     dir: tempfile::TempDir,
     day: Day,
@@ -151,7 +153,7 @@ impl Place {
     fn command(&self, words: &[String]) -> Command {
         let program = self.path("frostctl").to_str().unwrap().to_owned();
         let line = [&[program], words].concat();
-        // As `"$@"` of a shell.
+        // Like `"$@"` in a shell.
         let sh = |script: &str| ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
         let before = match self.day {
             Day::NoRoot => ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -184,7 +186,7 @@ impl Place {
         command
     }
 
-    /// What is wrong with what came of it.
+    /// What is wrong with the result.
     fn wrong(&self, words: &str, expected: &str) -> Vec<String> {
         let ended = Ended::of(&mut self.command(&self.words(words)));
         let mut wrong = Vec::new();
@@ -193,9 +195,9 @@ impl Place {
         if !is_documented || (expected != "*" && code.to_string() != expected) {
             wrong.push(format!("exit status {code}, expected {expected}"));
         }
-        // A terminal has both in one.
+        // A terminal has both streams in one.
         let said = if self.day == Day::Terminal { &ended.stdout } else { &ended.stderr };
-        // What metrics has to note comes before what it could not write.
+        // metrics prints a note before the error about its output.
         let most = if words == "metrics" { 2 } else { 1 };
         if code == 3 && !(1..=most).contains(&said.trim_end().lines().count()) {
             wrong.push("not one line".to_owned());
@@ -219,7 +221,7 @@ impl Place {
     }
 }
 
-/// Of before the clock was set, of after it was set wrongly, and of now.
+/// Times from before the clock was set, from a wrong clock, and from now.
 fn clocks() -> String {
     let times =
         ["1970-01-01T00:00:01.000Z", "2126-11-21T05:56:08.000Z", "2026-11-21T05:56:08.000Z"];
@@ -252,7 +254,7 @@ fn every_command_ends_soon_with_a_line_and_its_status() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// With a journal of its own at this path below it.
+/// With its own journal at this path below the place.
 fn recording(day: Day, journal: &str) -> Place {
     let place = Place::new(day);
     let config = format!("[history]\ndirectory = '{}'\n", place.path(journal).display());
@@ -302,8 +304,8 @@ fn a_record_without_a_containerd_says_so_once_and_waits_until_it_is_ended() {
     assert_eq!(more, "");
 }
 
-/// In namespaces of their own: to a frostctl of another test they are no containerds of this node. They end
-/// with the process 1 of theirs.
+/// In separate namespaces, so that a frostctl of another test does not take them for containerds of
+/// this node. They end with process 1 of their namespace.
 fn beside_two_containerds(place: &Path, words: &[&str]) -> Ended {
     let script =
         "for it in a b; do env -u FROSTLOCK_STATE_DIR ./containerd --config $PWD/$it.toml & done
@@ -323,7 +325,7 @@ fn of_two_containerds_both_are_told_of_and_none_is_guessed() {
         fs::write(place.path(name), format!("{CONFIG}[grpc]\naddress = '/nosuch/{name}'\n"))
             .unwrap();
     }
-    // The kernel calls a script by its own name.
+    // The kernel names a script's process after the script.
     fs::write(place.path("text"), "#!/bin/sh\nexec >/dev/null 2>&1\nwhile :; do sleep 1; done\n")
         .unwrap();
     let mut install = Command::new("install");
@@ -346,7 +348,7 @@ fn of_two_containerds_both_are_told_of_and_none_is_guessed() {
     for name in ["/a.toml", "/b.toml"] {
         assert!(files.iter().any(|it| it.ends_with(name)), "{files:?}");
     }
-    // Neither answers: each may have it loaded.
+    // Neither answers, so each may have it loaded.
     let ended = frostctl(&["uninstall", "--dry-run", "--binary", "./frostlock"]);
     for name in ["a.toml", "b.toml"] {
         let who = format!("the containerd at /nosuch/{name}, perhaps");
@@ -362,12 +364,12 @@ fn of_two_containerds_both_are_told_of_and_none_is_guessed() {
     assert!(ended.stderr.contains("/nosuch/"), "{ended:?}");
 }
 
-/// Who listens elsewhere than usual is not one that does not run.
+/// An engine with an unusual socket must not count as not running.
 #[test]
 fn a_cri_o_is_asked_where_its_files_have_it_listen() {
     let place = Place::new(Day::Good);
     let socket = place.path("crio.sock");
-    // It takes connections, in the kernel, and never reads.
+    // The kernel accepts connections for it, but nobody reads.
     let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let [listen, runtime] = [
         format!("[crio.api]\nlisten = '{}'\n", socket.display()),

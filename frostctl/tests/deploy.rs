@@ -1,10 +1,10 @@
-//! What is in deploy/ is what Kubernetes and systemd take.
+//! Kubernetes and systemd accept what is in deploy/.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The oldest and the newest that the schemas are known of.
+/// The oldest and the newest version with known schemas.
 const KUBERNETES: [&str; 2] = ["1.25", "1.37"];
 
 fn repository() -> PathBuf {
@@ -35,7 +35,7 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// helm, which `make chart-test` builds; a `[...]` of values is one rendering.
+/// Renderings by helm, which `make chart-test` builds; each `[...]` of values is one.
 mod rendered {
     use super::*;
 
@@ -118,7 +118,8 @@ mod rendered {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("all.yaml");
         for (values, count) in [(&[][..], 14), (&ALL, 16), (&LEAST, 8), (&OTHER, 14)] {
-            // What Prometheus' operator brings has no schema in Kubernetes; promtool reads its rules below.
+            // Kubernetes has no schemas for the resources of Prometheus' operator; promtool checks
+            // their rules below.
             let all = manifests(values);
             let all: Vec<&str> = all
                 .split("\n---\n")
@@ -139,7 +140,8 @@ mod rendered {
         }
     }
 
-    /// So that `helm template | kubectl apply` puts nothing where the network policies do not hold.
+    /// So that `helm template | kubectl apply` creates nothing outside the network policies'
+    /// namespace.
     #[test]
     #[ignore = "make chart-test"]
     fn every_object_says_its_namespace() {
@@ -151,7 +153,7 @@ mod rendered {
         }
     }
 
-    /// What kube-score is not asked, and why.
+    /// Checks that kube-score skips, and why.
     const REASONED: [(&str, &str); 8] = [
         ("container-ephemeral-storage-request-and-limit", "logs are all, and end no installer"),
         (
@@ -183,7 +185,7 @@ mod rendered {
         let scored = kube_score(&file, &names);
         assert!(scored.status.success(), "{}", said(&scored));
         assert!(!said(&scored).contains("WARNING"), "{}", said(&scored));
-        // Each reason is of something that it finds.
+        // Each skipped check finds something.
         for left in names {
             let ignored: Vec<&str> = names.into_iter().filter(|name| *name != left).collect();
             let scored = kube_score(&file, &ignored);
@@ -255,7 +257,7 @@ mod rendered {
         let spec = |name| &object(&all, "DaemonSet", name)["spec"]["template"]["spec"];
         let exporter = spec("frostlock-exporter");
         assert_eq!(exporter["nodeSelector"]["example.org/here"], "true");
-        // The label comes after the step that ends with `frostctl status`, and goes first of all.
+        // The label comes after the step that ends with `frostctl status`, and is removed first.
         let steps = |name| -> Vec<&str> {
             let steps = spec(name)["initContainers"].as_array().unwrap().iter();
             steps.map(|it| it["name"].as_str().unwrap()).collect()
@@ -309,7 +311,7 @@ mod rendered {
     }
 }
 
-/// So that no copy of them can be another.
+/// So that no copy of them can differ.
 #[test]
 fn the_chart_has_the_files_of_deploy_themselves() {
     for (link, file) in [
@@ -346,7 +348,7 @@ fn every_alert_has_a_runbook() {
     }
 }
 
-/// The installer keeps away from an engine of which frostctl has said this.
+/// The installer leaves an engine alone after this message of frostctl.
 #[test]
 fn installer_and_frostctl_mean_the_same_failure() {
     let phrase = "was restarted with its files as they were";
@@ -364,7 +366,7 @@ fn systemd_takes_the_units() {
     for unit in units {
         let text = std::fs::read_to_string(repository().join("deploy/systemd").join(unit)).unwrap();
         let path = directory.path().join(unit);
-        // What is to be run has to be there.
+        // The programs to run must exist.
         std::fs::write(&path, text.replace("/usr/local/bin/frostctl", binary)).unwrap();
         paths.push(path);
     }

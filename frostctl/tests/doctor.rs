@@ -1,4 +1,4 @@
-//! doctor, on nodes that were recorded and on the live cgroup tree, broken in each way.
+//! doctor on recorded nodes and on the live cgroup tree, broken in each way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +24,7 @@ fn recorded(name: &str, args: &[&str]) -> Ended {
     Ended::of(command.args(["doctor", "--root"]).arg(fixture(name)).args(args))
 }
 
-/// Severity, check and what was found, of all findings.
+/// Severity, check and text of all findings.
 fn lines(report: &Value) -> Vec<String> {
     let findings = report["findings"].as_array().expect("findings");
     let text = |it: &Value, key: &str| it[key].as_str().unwrap().to_owned();
@@ -110,7 +110,7 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
     }
 }
 
-/// dockerd's containerd, for one.
+/// Such as dockerd's containerd.
 #[test]
 fn a_containerd_beside_the_cri_o_that_kubelet_uses_has_no_driver_to_agree_with() {
     let dir = tempfile::tempdir().unwrap();
@@ -190,7 +190,7 @@ fn configurations_that_are_not_to_be_read_are_findings() {
     ] {
         assert!(found.contains(what), "{found}");
     }
-    // Which root it would have to make is not known.
+    // It is not known which root to make.
     put("var/lib/kubelet/config.yaml", b"kind: KubeletConfiguration\n");
     let systemd = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]\n\
                    SystemdCgroup = true\n";
@@ -204,13 +204,13 @@ fn configurations_that_are_not_to_be_read_are_findings() {
     assert_eq!(missing(scratch.frostctl(&check).json())["fix"], Value::Null);
     put("var/lib/kubelet/config.yaml", b"cgroupDriver: systemd\n");
     assert_ne!(missing(scratch.frostctl(&check).json())["fix"], Value::Null);
-    // Not even mountinfo, or mountinfo of no cgroups.
+    // No valid mountinfo, or one without cgroups.
     put("proc/self/mountinfo", b"22 28 0:21 / /sys rw - sysfs sysfs rw\n\x00garbage\n");
     let ended = scratch.frostctl(&["doctor", "--json", "--root", node.to_str().unwrap()]);
     assert!(problems(&ended.json())[0].contains("no cgroup file system is mounted"), "{ended:?}");
 }
 
-/// doctor for the scratch place as kubelet's `--cgroup-root`.
+/// doctor with the scratch place as kubelet's `--cgroup-root`.
 fn doctor(scratch: &Scratch, more: &[&str]) -> (Option<i32>, Value) {
     let args = [&["doctor", "--json", "--cgroup-root", &scratch.cgroup][..], more].concat();
     let ended = scratch.frostctl(&args);
@@ -249,7 +249,7 @@ fn mended(scratch: &Scratch) {
     assert_eq!((code, problems(&report)), (Some(0), vec![]));
 }
 
-/// In a mount namespace of its own; the script's `$0` is frostctl.
+/// In a separate mount namespace; the script's `$0` is frostctl.
 fn aside(scratch: &Scratch, script: &str) -> Ended {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", script, FROSTCTL]);
@@ -324,7 +324,7 @@ fn empty_cgroups_of_500_pods_are_found_in_a_second_and_removed() {
     let sleeper = scratch.sleeper(&scratch.dir("memory", &format!("{lives}/c")));
     let young = doctor(&scratch, &["--check", "leftovers"]);
     assert_eq!((young.0, problems(&young.1)), (Some(0), vec![]), "they are not a minute old");
-    // All checks. In CPU time, by the shell's account: others share the machine.
+    // All checks. Measured in CPU time by the shell, since others share the machine.
     let script = "TIMEFORMAT='%U %S'; time \"$0\" doctor --leftover-age 0 --cgroup-root \"$1\"";
     let mut command = Command::new("bash");
     command.args(["-c", script, FROSTCTL, &scratch.cgroup]);
@@ -379,7 +379,7 @@ fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
     let one = Container::run(&frostlock(), &runc, &scratch, "a", &ours);
     let two = Container::run(&runc, &runc, &scratch, "b", &others);
     succeed(&mut two.command("pause"));
-    // A runtime that freezes and whose wrapper is killed then, as a caller whose time is up does it.
+    // A runtime that freezes; then its wrapper is killed, as by a caller whose time is up.
     let cut = scratch.dir.path().join("runc");
     let frozen = scratch.dir("freezer", "/a");
     let script = format!(
@@ -418,7 +418,7 @@ fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
     drop((one, two));
 }
 
-/// A pod's name and state come first: its path alone is more than the line has.
+/// A pod's name and state come first: its path alone would not fit into the line.
 #[test]
 fn a_plugin_says_of_a_frozen_pod_which_it_is_and_for_how_long() {
     const UID: &str = "0c8a6a44-6f0b-4a54-9f3e-61d2f6a0b7aa";
@@ -440,11 +440,12 @@ fn a_plugin_says_of_a_frozen_pod_which_it_is_and_for_how_long() {
         assert!(ended.code == Some(1) && line.len() <= 80, "{ended:?}");
         line
     };
-    // Others of these tests may have a pod frozen at the same time, and are counted.
+    // Parallel tests may have a frozen pod at the same time, which is counted.
     let begins = format!("pod {UID} frozen for ");
     assert!(said().starts_with(&begins), "{}", said());
 
-    // An exec that was refused says nothing of it, and one that succeeded that it is younger.
+    // A refused exec says nothing about the freeze; a successful one says that the freeze is
+    // younger.
     std::fs::create_dir(scratch.state()).unwrap();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let now = cgroup::process::since_boot_ns();
@@ -467,7 +468,7 @@ fn a_plugin_says_of_a_frozen_pod_which_it_is_and_for_how_long() {
     drop((frozen, sleeper));
 }
 
-/// What is frozen cannot end: it is thawed before its end is waited for, also after a failure.
+/// Frozen processes cannot end: thawed before waiting for their end, even after a failure.
 struct FrozenByHand(PathBuf);
 
 impl FrozenByHand {
@@ -484,7 +485,7 @@ impl Drop for FrozenByHand {
     }
 }
 
-/// Copied to where anybody may execute it.
+/// A copy that anybody can execute.
 fn as_nobody(scratch: &Scratch, args: &[&str]) -> Ended {
     use std::os::unix::fs::PermissionsExt;
     let copy = scratch.dir.path().join("frostctl");
@@ -508,7 +509,7 @@ fn what_only_root_sees_is_not_called_fine_to_others() {
     for name in ["freezer", "lift", "lifted", "accounts", "own-state", "inotify", "installation"] {
         assert!(unseen.contains(&format!("{name:?}")), "{name}: {unseen}");
     }
-    // Root's state directory is not theirs, which is as it has to be.
+    // They cannot use root's state directory, which is as it should be.
     let wrong = problems(&report);
     assert!(!wrong.iter().any(|it| it.contains("state directory")), "{wrong:?}");
     for args in [&["doctor", "--check", "lifted"][..], &["doctor", "--check", "lifted", "--npd"]] {
@@ -517,7 +518,7 @@ fn what_only_root_sees_is_not_called_fine_to_others() {
         assert!(ended.stdout.contains("not checked") && !ended.stdout.contains("OK"), "{ended:?}");
         assert!(!ended.stdout.contains("Nothing is wrong"), "{ended:?}");
     }
-    // Who runs is not known either: neither that none does, nor of which version.
+    // It also does not claim that nothing runs, or which version.
     for check in ["versions", "cgroup-driver"] {
         let ended = as_nobody(&scratch, &["doctor", "--check", check]);
         assert!(ended.stdout.contains("only root sees all of it"), "{ended:?}");
@@ -549,7 +550,7 @@ fn without_proc_nothing_is_said_of_cgroups() {
     assert!(ended.stderr.is_empty(), "{ended:?}");
 }
 
-/// As in a pod without `hostPID: true`: process 1 is that of the container.
+/// As in a pod without `hostPID: true`: process 1 is the container's.
 #[test]
 fn without_the_nodes_processes_it_does_not_count_them() {
     let of = |words: &[&str]| {
@@ -653,7 +654,7 @@ fn what_kubelet_was_told_about_qos_is_not_undone() {
     assert!(root.exists());
 }
 
-/// With a configuration of containerd that names these programs, which does not run.
+/// The configuration of a containerd that does not run names these programs.
 #[test]
 fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
     let node = Node::up_with(&["--containerd", "2.1.9", "--runtime", "runc-1.5.3"]);
@@ -706,7 +707,7 @@ fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
     let found = format!("warning installation: frostlock is not of frostctl's version, {own}");
     assert_eq!(look(), (Some(1), vec![found]));
 
-    // What is taken out of the file alone is loaded still.
+    // An entry removed only from the file is still loaded.
     succeed(node.script("exec").args([
         "cp",
         "/etc/containerd/whole",
@@ -715,7 +716,7 @@ fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
     let still = "warning installation: runtime frostlock is not frostlock any more, and containerd has it loaded still";
     assert_eq!(look(), (Some(1), vec![still.to_owned()]));
 
-    // One that does not run cannot be asked.
+    // A containerd that does not run cannot be asked.
     configure("/opt/frostlock");
     succeed(node.script("exec").args([
         "sh",
@@ -746,7 +747,7 @@ fn the_trials_work_here_and_leave_nothing() {
     assert_eq!(trials_of(ended.pid), Vec::<PathBuf>::new());
 }
 
-/// util-linux asks the same kernel for the same, of a process in a cgroup of the test's.
+/// util-linux asks the same kernel the same, for a process in one of the test's cgroups.
 #[test]
 fn whether_a_lift_works_is_as_chrt_says() {
     let scratch = Scratch::new();
@@ -770,7 +771,7 @@ fn whether_a_lift_works_is_as_chrt_says() {
     assert_eq!(finding["fix"], Value::Null);
 }
 
-/// The control is doctor with it, as above.
+/// The control is doctor with the capability, as above.
 #[test]
 fn without_the_capability_it_cannot_tell() {
     let scratch = Scratch::new();
@@ -782,7 +783,7 @@ fn without_the_capability_it_cannot_tell() {
     assert_eq!((ended.code, lines(&ended.json())), (Some(2), vec![what.to_owned()]));
 }
 
-/// What a killed doctor leaves is the node's, and so found by all.
+/// Leftovers of a killed doctor belong to the node, so that every doctor finds them.
 static OWN_STATE: Mutex<()> = Mutex::new(());
 
 fn trials_of(pid: u32) -> Vec<PathBuf> {
@@ -793,7 +794,7 @@ fn trials_of(pid: u32) -> Vec<PathBuf> {
     paths.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
 }
 
-/// Its trial takes milliseconds: one that was faster than we is followed by another.
+/// Its trial takes milliseconds: if it was faster than the kill, another one follows.
 fn killed_doctor() -> u32 {
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(20) {
@@ -815,7 +816,7 @@ fn what_a_killed_doctor_left_goes() {
     let _alone = OWN_STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = Scratch::new();
     let killed = killed_doctor();
-    // As one that was killed in the midst of a freeze.
+    // As if it was killed during a freeze.
     for dir in trials_of(killed) {
         let _ = std::fs::write(dir.join("freezer.state"), "FROZEN");
     }
@@ -910,7 +911,7 @@ fn stale_locks_go_and_those_that_are_held_stay() {
     holder.wait().unwrap();
 }
 
-/// A node with systemd, that ends with us.
+/// A node with systemd, which ends with us.
 struct Node(PathBuf);
 
 impl Node {
@@ -963,7 +964,7 @@ fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
     let ended = node.doctor(&[]);
     assert_eq!((ended.code, problems(&ended.json())), (Some(0), vec![]), "{}", ended.stdout);
 
-    // The other driver than containerd's: nothing that --fix could mend, but what to do is said.
+    // Another driver than containerd's: --fix cannot fix that, but the finding says what to do.
     let mismatch = "mkdir -p /etc/containerd && printf 'version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"\
                     .containerd.runtimes.runc.options]\nSystemdCgroup = false\n' >/etc/containerd/config.toml";
     succeed(node.script("exec").args(["sh", "-c", mismatch]));
@@ -986,7 +987,7 @@ fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
     assert_eq!(check("--npd").stdout, "OK: 1 check\n");
 }
 
-/// A limit of our own over the node's: nobody else's instances are used up.
+/// Our own limit in place of the node's: nobody else's instances are used up.
 #[test]
 fn instances_of_inotify_that_are_nearly_used_up_are_found_with_their_holder() {
     let scratch = Scratch::new();

@@ -1,8 +1,9 @@
-//! `frostctl report --estimate` beside what is then measured: a node whose probes mode "observe" records is
-//! switched to mode "full", with the same load and the same seed. The control comes first: an idle
-//! container without a quota has nothing to save.
+//! `frostctl report --estimate` compared with a measurement: a node whose probes mode "observe"
+//! records is switched to mode "full", with the same load and the same seed. The control comes
+//! first: an idle container without a quota has nothing to save.
 //!
-//! Short by default; with FROSTLOCK_PROOF more probes, detached ones, and a quota above the container.
+//! Short by default; with FROSTLOCK_PROOF it runs more probes, detached ones, and a quota above the
+//! container.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -15,15 +16,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Container, FROSTCTL, Scratch, frostlock, repository, runtime, succeed};
 
-/// Of the gaps between probes, so that they meet each part of a period.
+/// The seed for the gaps between probes, so that probes hit each part of a period.
 const SEED: u64 = 17;
 const LONGEST_GAP_MS: u64 = 100;
 
-/// What the estimate says it may be wrong by is in its range; a machine that is busy with something else
-/// is not.
+/// The estimate's range covers its own error, but not a machine that is busy with something else.
 const SLACK: f64 = 0.25;
 
-/// What one probe may take longer than estimated, or shorter: a busy machine again.
+/// How much one probe may differ from its estimate, again because of a busy machine.
 const SLACK_MS: f64 = 60.0;
 
 fn is_v2_alone() -> bool {
@@ -39,7 +39,7 @@ struct Scene {
     name: &'static str,
     loops: u32,
     quota_us: u32,
-    /// On the cgroup above the container's.
+    /// The quota is on the cgroup above the container's.
     above: bool,
     detached: bool,
     probes: usize,
@@ -68,9 +68,9 @@ enum Mode {
     Full,
 }
 
-/// A node in small: a state directory with its journal, and a container that is probed.
+/// A small node: a state directory with its journal, and a container that is probed.
 struct Node {
-    // Before its scratch place, which its cgroup is in.
+    // Dropped before the scratch place, which has its cgroup.
     container: Container,
     scratch: Scratch,
 }
@@ -166,7 +166,7 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Under its quota its processes take seconds to die.
+    /// Under their quota its processes would take seconds to die.
     fn drop(&mut self) {
         for below in ["", "/c"] {
             let _ = self.set_quota(below, None);
@@ -207,7 +207,7 @@ fn range(value: &Value) -> (f64, f64) {
     (ms(&value["least"]), ms(&value["most"]))
 }
 
-/// Nothing is done in mode "observe" but to record.
+/// Mode "observe" does nothing but record.
 fn assert_observed(records: &[Value]) {
     for record in records {
         assert_eq!((&record["lock"], &record["attempts"]), (&json!("none"), &json!(1)), "{record}");
@@ -233,7 +233,7 @@ fn an_idle_container_has_nothing_to_save() {
     assert!(text.contains("nothing: no operation was throttled\n"), "{text}");
 }
 
-/// On v1 and on v2, whose `cpu.stat` counts in another unit; without a word about times.
+/// On v1 and on v2, whose `cpu.stat` has another unit; says nothing about times.
 #[test]
 fn what_a_quota_has_cost_is_recorded_and_estimated() {
     let scene = Scene { quota_us: 20_000, probes: 3, ..SHORT };
@@ -251,7 +251,7 @@ fn what_a_quota_has_cost_is_recorded_and_estimated() {
         assert!(explained <= throttled && throttled <= run, "{record}");
     }
     let of_all: f64 = observed.iter().map(|it| ms(&it["throttling"]["throttled_ms"])).sum();
-    // A count in the wrong unit would be far from it.
+    // A count in the wrong unit would be far off.
     assert!(of_all > sum(&observed) / 20.0, "{of_all}: {observed:?}");
     let estimate = node.estimate();
     let exec = &estimate["verbs"][0];
@@ -269,7 +269,7 @@ fn the_estimate_is_what_mode_full_then_saves() {
 
 fn one(scene: Scene) {
     let node = Node::of(scene.loops);
-    // What an exec sleeps where nothing is throttled, and the control of the same container.
+    // The sleep of an unthrottled exec, and the control in the same container.
     let calm = node.probes(Mode::Observe, scene);
     assert_observed(&calm);
     let before = range(&node.estimate()["verbs"][0]["saved_ms"]);
@@ -294,7 +294,7 @@ fn one(scene: Scene) {
     let (least, most) = range(&estimate["verbs"][0]["saved_ms"]);
     let mut took_full: Vec<f64> = full.iter().map(took).collect();
     took_full.sort_by(f64::total_cmp);
-    // Of the four of a short run one may be held up by the machine.
+    // In a short run of few probes, the machine may delay one.
     let worst = took_full[took_full.len() - if proof() { 1 } else { 2 }];
     let (fastest, slowest) = range(&estimate["verbs"][0]["full"]["p99_ms"]);
     println!(
@@ -319,7 +319,7 @@ fn until_throttled(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// As `make proof` and a person see it: a journal that mode "observe" did not write.
+/// As `make proof` and a person may run it: on a journal without mode "observe".
 #[test]
 fn without_records_of_mode_observe_there_is_no_answer() {
     let scratch = Scratch::new();

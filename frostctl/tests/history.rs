@@ -1,5 +1,5 @@
-//! The recorder through restarts, its own and containerd's; the timeline of a real container, as it
-//! goes on and at the end; and the numbers of a real journal.
+//! The recorder through its own restarts and containerd's; the timeline of a real container, while
+//! it runs and at the end; and the numbers of a real journal.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use lab::{Lab, eventually};
 use serde_json::Value;
 
-/// Ends with 7 when it is asked to, and so whenever the test is ready for it.
+/// Ends with 7 when asked to, so that the test decides when.
 const SEVEN: &str = "trap 'exit 7' TERM; >/dev/shm/ready; sleep 1000 & wait";
 
 fn events(story: &Value) -> Vec<String> {
@@ -38,7 +38,7 @@ fn exits_are_recorded_through_restarts() {
         lab.recorded_exit("after", "") == Some(7)
     });
 
-    // conmon moves a file with the code to the container's name.
+    // conmon renames a file with the code to the container's name.
     std::fs::write(lab.exits().join(".x"), "3").unwrap();
     std::fs::rename(lab.exits().join(".x"), lab.exits().join("crio-1")).unwrap();
     eventually("conmon's exit is recorded", || lab.recorded_exit("crio-1", "") == Some(3));
@@ -66,7 +66,7 @@ fn a_life_is_told_as_it_goes_on_and_at_its_end() {
     std::thread::spawn(move || {
         stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
     });
-    // By itself --follow only begins; what it prints later is what comes later.
+    // --follow shows nothing at first: it prints later events when they come.
     lab.run("pod", "told", None, SEVEN);
     eventually("it is ready", || lab.probe("told", "p1"));
     for number in 0..3 {
@@ -88,7 +88,7 @@ fn a_life_is_told_as_it_goes_on_and_at_its_end() {
     assert_eq!(story["end"], "killed");
     assert!(story["ready_after_s"].as_f64().unwrap() > 0.0);
     assert_eq!(story["pod"], "pod");
-    // That of all containers has a line for each, and of the pod both.
+    // The overview has a line for each container, and the pod's history has both.
     let all: Value = serde_json::from_str(&lab.frostctl(&["history", "--json"])).unwrap();
     assert_eq!(all["lives"].as_array().unwrap().len(), 2);
 

@@ -1,5 +1,5 @@
-//! What frostctl follows it looks at again and again: it works where there is no instance of inotify
-//! left, as on a node where others have used them up.
+//! frostctl follows files by polling, so it also works where no inotify instance is left, as on a
+//! node where others have used them up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,10 +16,10 @@ use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 use support::FROSTCTL;
 
-/// In a user namespace, where nobody else's are touched.
+/// In a user namespace, so that nobody else's instances are affected.
 const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
 
-/// The slowest of them looks each second.
+/// The slowest of them looks every second.
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
@@ -55,7 +55,7 @@ fn followed(place: &Place) {
             .unwrap(),
     );
     let lines = lines_of(follower.0.stdout.take().unwrap());
-    // It begins with what comes after it has looked.
+    // It shows what comes after its first look.
     let deadline = Instant::now() + LIMIT;
     let mut told = String::new();
     while told.is_empty() && Instant::now() < deadline {
@@ -92,7 +92,7 @@ fn recorded(place: &Place) {
     }
 }
 
-/// A journal that somebody writes to.
+/// A journal that is being written.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -114,7 +114,7 @@ impl Place {
         self.path("state").join("journal.jsonl")
     }
 
-    /// Later than what is there already.
+    /// Later than the existing records.
     fn add(&self, id: &str) {
         let mut file =
             std::fs::OpenOptions::new().append(true).create(true).open(self.journal()).unwrap();

@@ -11,7 +11,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// As wide as a terminal, without what would page it.
+/// As wide as a terminal, without a pager.
 fn man(page: &Path) -> Output {
     let mut command = Command::new("man");
     command.args(["--warnings", "-P", "cat", "-l"]).arg(page);

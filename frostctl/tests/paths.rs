@@ -1,4 +1,4 @@
-//! paths, for containers of real runtimes, held against /proc/PID/cgroup.
+//! `frostctl paths` for containers of real runtimes, compared with /proc/PID/cgroup.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -26,7 +26,7 @@ fn paths(scratch: &Scratch, query: &str) -> Ended {
     scratch.frostctl(&["paths", "--json", "--runtime-root", root.to_str().unwrap(), query])
 }
 
-/// The line of a hierarchy in /proc/PID/cgroup.
+/// A hierarchy's line in /proc/PID/cgroup.
 fn membership(pid: i64, controller: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let line = text.lines().find(|line| line.split(':').nth(1) == Some(controller)).unwrap();
@@ -55,7 +55,7 @@ fn a_container_and_its_pod_under_v1() {
         for query in ["shop/web-0", UID, &format!("pod{}", UID.replace('-', "_"))] {
             let ended = paths(&scratch, query);
             let all = ended.json();
-            // The other tests' pods have the same uid.
+            // The pods of parallel tests have the same uid.
             let is_ours = |it: &&Value| it["cgroup"].as_str().unwrap().starts_with(&scratch.cgroup);
             let all: Vec<&Value> = all.as_array().unwrap().iter().filter(is_ours).collect();
             let kinds: Vec<_> = all.iter().map(|it| it["kind"].clone()).collect();

@@ -1,5 +1,5 @@
-//! The report of a generated journal, against a computation that shares no code with it; and of 1
-//! million records, its time and its memory.
+//! The report of a generated journal, compared with a computation that shares no code with it; and
+//! the time and memory for 1 million records.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -33,7 +33,8 @@ fn report(journal: &Path, more: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// What differs: counts that are not equal; sums and times by more than a float of three digits rounds.
+/// The differences: counts that are not equal, and sums and times that differ by more than rounding
+/// to three digits.
 fn differences(ours: &Value, theirs: &Value, at: &str) -> Vec<String> {
     let differ = || vec![format!("{at}: {ours}, jq: {theirs}")];
     match (ours, theirs) {
@@ -87,7 +88,7 @@ fn the_numbers_are_those_of_an_independent_computation() {
     assert!(operations < 10_000, "a lift after its operation is none");
     assert!(theirs.as_array().unwrap().len() >= 6, "{theirs}");
     assert_same(&ours["verbs"], &theirs);
-    // The control: one record less, and they differ.
+    // The control: with one record less, they differ.
     let text = std::fs::read_to_string(&journal).unwrap();
     let less = directory.path().join("less.jsonl");
     std::fs::write(&less, text.split_once('\n').unwrap().1).unwrap();
@@ -113,7 +114,7 @@ fn a_pod_and_a_time_leave_out_the_rest() {
     assert_eq!(report(&journal, &["--since", "2026-06-01T00:00:00Z"])["operations"], 0);
 }
 
-/// What a command says of a journal that it cannot use: one line, and the status for it.
+/// The output for a journal that cannot be used: one line, with the right exit status.
 fn refused(args: &[&str]) -> String {
     let output = frostctl(args);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -150,7 +151,7 @@ fn what_is_no_journal_is_an_error_and_no_numbers() {
     std::fs::create_dir(&path).unwrap();
     for command in ["report", "history"] {
         assert!(refused(&[command, "--journal", whose]).contains("there is no journal: expected"));
-        // In the place of the node's own.
+        // In place of the node's own.
         let state = directory.path().join("state");
         std::fs::create_dir_all(state.join("journal.jsonl")).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_frostctl"))
@@ -181,12 +182,12 @@ fn a_pod_that_is_not_there_is_no_pod_without_operations() {
         assert!(of(more).contains(said), "{}", of(more));
     }
     assert!(!page.exists(), "nothing half done");
-    // One that is there, and had none since then.
+    // An existing pod, with nothing since then.
     let since = ["--pod", "pod-7", "--since", "2026-06-01T00:00:00Z"];
     assert_eq!(report(&journal, &since)["operations"], 0);
 }
 
-/// A hole is not read: it would take half an hour.
+/// A hole is not read: that would take half an hour.
 #[test]
 fn a_terabyte_that_nobody_wrote_takes_a_moment() {
     const TERABYTE: u64 = 1 << 40;
@@ -229,7 +230,7 @@ fn a_terabyte_that_nobody_wrote_takes_a_moment() {
     }
 }
 
-/// As long a journal as it takes on this machine.
+/// The journal is as long as this machine needs for that.
 #[test]
 fn a_report_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -258,7 +259,7 @@ fn a_report_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() 
     assert!(shown.len() > 4 && shown[shown.len() - 1].contains("operations of"), "{shown:?}");
 }
 
-/// Of 300 bytes, and with a beginning that another has, too.
+/// An id of 300 bytes, and an id whose prefix another one has, too.
 #[test]
 fn history_has_a_start_and_takes_any_beginning_that_is_unique() {
     let directory = tempfile::tempdir().unwrap();
@@ -289,7 +290,7 @@ fn history_has_a_start_and_takes_any_beginning_that_is_unique() {
     assert!(error.contains("the journal has nothing of nosuch"), "{error}");
 }
 
-/// A device that is full, a reader that has gone, and one that goes while nothing happens.
+/// A full device, a reader that has gone, and one that goes while nothing happens.
 #[test]
 fn an_output_that_nobody_takes() {
     let directory = tempfile::tempdir().unwrap();
@@ -331,7 +332,7 @@ fn the_page_needs_nothing_else() {
     assert!(html.contains("&lt;script&gt;") && html.contains("<svg"));
 }
 
-/// The line of a journal that the version before wrote.
+/// The line for a journal of the previous version.
 #[test]
 fn refills_of_the_version_before_are_one_line() {
     const LINE: &str = "refilled (earlier version): 2 times, 0.1 s of CPU gained";
@@ -386,7 +387,7 @@ fn a_storm() {
         ours["skipped"],
         serde_json::json!({"torn": 0, "foreign": 0, "future_version": 0, "out_of_order": 0})
     );
-    // What is nowhere in the journal is not compared.
+    // Numbers that are zero in the journal compare nothing.
     let sum = |of: fn(&Value) -> f64| -> f64 { theirs.as_array().unwrap().iter().map(of).sum() };
     let failed = sum(|verb| verb["count"].as_f64().unwrap() - verb["ok"].as_f64().unwrap());
     let (retries, lifts) =
@@ -395,7 +396,7 @@ fn a_storm() {
         "{} operations, {failed} failed, {retries} retries, {lifts} lifts: no number differs",
         ours["operations"]
     );
-    // Retries are few where lifts are at work; one is made below.
+    // Lifts leave few retries to do; one is made below.
     assert!(failed > 0.0 && lifts > 0.0, "not shown");
     for (number, alter) in ALTERATIONS {
         one_record_altered(&journal, &ours["verbs"], number, alter);
@@ -404,7 +405,7 @@ fn a_storm() {
 
 type Alter = fn(&mut Value);
 
-/// What is done to one record, and the number that has to differ.
+/// A change of one record, and the number that must then differ.
 const ALTERATIONS: [(&str, Alter); 7] = [
     ("count", |record| record["verb"] = "update".into()),
     ("failures", |record| record["verdict"] = "failed".into()),
@@ -421,8 +422,8 @@ fn lift(record: &mut Value, whose: &str, cpu_ms: f64) {
     record["lifts"] = lifts.into();
 }
 
-/// The control: the first exec that succeeded at once is altered, and what jq says of it is another thing. The
-/// report of the altered journal agrees with it again.
+/// The control: the first exec that succeeded at once is altered, and jq's numbers change. The
+/// report of the altered journal agrees with them again.
 fn one_record_altered(journal: &Path, ours: &Value, number: &str, alter: Alter) {
     let is_plain = |record: &Value| {
         record["verb"] == "exec" && record["verdict"] == "ok" && record["attempts"] == 1
@@ -468,12 +469,12 @@ fn a_million_records() {
     let peak_mib = children().1 >> 10;
     println!("1,000,000 records, {} MiB; three reports and a history", bytes >> 20);
     println!("seconds: {wall:.2?}, of CPU: {cpu:.2?}; at most {peak_mib} MiB of memory");
-    // Of CPU: a busy machine is no slow reader.
+    // CPU time, since a busy machine does not mean a slow reader.
     assert!(cpu[..3].iter().all(|seconds| *seconds < 3.0), "{cpu:?}");
     assert!(peak_mib < 128, "{peak_mib} MiB");
 }
 
-/// CPU seconds and peak KiB of those that have ended.
+/// CPU seconds and peak KiB of the children that have ended.
 fn children() -> (f64, i64) {
     use nix::sys::resource::{UsageWho, getrusage};
     use nix::sys::time::TimeValLike;

@@ -1,6 +1,6 @@
-//! `frostctl selftest` with real runtimes: what it says of a node, what it says of a wrapper that is
-//! broken, and that nothing stays, however it ends. Where the kernel refuses the lift it is run by
-//! scripts/with-realtime, as `make test` does with all suites.
+//! `frostctl selftest` with real runtimes: its verdict on a node and on a broken wrapper, and that
+//! nothing stays, however it ends. Where the kernel refuses lifts, scripts/with-realtime runs it,
+//! as `make test` does with all suites.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,13 +16,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use support::{Ended, FROSTCTL, frostlock, repository, runtime};
 
-/// As it says of itself.
+/// As its help says.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What is over before it could begin, and what is told to end.
+/// For a run that fails before it begins, and one that is told to end.
 const SOON: Duration = Duration::from_secs(10);
 
-/// Two at a time would be in each other's way: on two CPUs, eight threads spin.
+/// Two at a time would disturb each other: on two CPUs, eight threads would spin.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,7 +35,7 @@ fn selftest(wrapper: &Path, runtime: &Path) -> Command {
     command
 }
 
-/// All that has the name of a selftest of this process, in /run and in the tree.
+/// Everything in /run and in the tree that has the name of this process's selftest.
 fn left_by(pid: u32) -> Vec<PathBuf> {
     let prefix = format!("frostlock-selftest-{pid}-");
     let tree = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|it| it.path());
@@ -45,7 +45,7 @@ fn left_by(pid: u32) -> Vec<PathBuf> {
     paths.filter(|it| it.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
 }
 
-/// Processes of the container, wherever they are.
+/// The container's processes, wherever they are.
 fn spinning() -> Vec<String> {
     let all = std::fs::read_dir("/proc").unwrap().flatten().map(|it| it.path());
     let lines = all.filter_map(|it| std::fs::read(it.join("cmdline")).ok());
@@ -82,11 +82,11 @@ fn works(name: &str) {
         assert_eq!(row["frostlock"]["failed"], 0, "{row:#}");
         assert_eq!(row["frostlock"]["runs"], report["rounds"], "{row:#}");
     }
-    // Bare, who is probed with 1 ms of CPU in 100 ms beside four threads is not done within a second.
+    // A bare probe with 1 ms of CPU in 100 ms, beside four threads, is not done within a second.
     let exec = row(&report, "exec");
     assert!(exec["frostlock"]["median_ms"].as_f64().unwrap() < 1000.0, "{exec:#}");
     assert!(["cured", "faster"].contains(&exec["effect"]["is"].as_str().unwrap()), "{exec:#}");
-    // No terminal, so nothing but the result.
+    // Without a terminal, it prints nothing but the result.
     assert_eq!(ended.stderr, "");
 }
 
@@ -101,7 +101,7 @@ fn it_works_with_runc_1_1() {
     works("runc-1.1.15");
 }
 
-/// A wrapper that does this to a verb, and is frostlock for all others.
+/// A wrapper that does this for one verb, and is frostlock for all others.
 fn broken(directory: &Path, verb: &str, what: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = directory.join("broken");
@@ -115,7 +115,7 @@ fn broken(directory: &Path, verb: &str, what: &str) -> PathBuf {
     path
 }
 
-/// Of a wrapper that is broken in this way: the status, the report.
+/// The exit status and the report for a wrapper that is broken this way.
 fn found_out(verb: &str, what: &str) -> (Option<i32>, Value) {
     let _one = one_at_a_time();
     let scratch = tempfile::tempdir().unwrap();
@@ -169,12 +169,12 @@ fn a_refused_lift_is_told_as_the_record_has_it() {
     assert!(ended.took < MINUTE, "{:?}", ended.took);
     let report = ended.json();
     assert_eq!(report["lift_refused"], "CAP_SYS_NICE", "{report:#}");
-    // Not "does not work": without a lift it is as bare.
+    // Not "does not work": without a lift, it is the same as bare.
     assert_eq!(report["verdict"], "not_shown", "{report:#}");
     assert_eq!(ended.code, Some(1), "{report:#}");
 }
 
-/// One that runs, with a container in its cgroup.
+/// A running selftest, with a container in its cgroup.
 struct Begun(Child);
 
 impl Begun {
@@ -194,7 +194,7 @@ impl Begun {
         self.0.id()
     }
 
-    /// How it ends of this signal: the status, what it said.
+    /// How it ends on this signal: the exit status and its output.
     fn end(mut self, signal: Signal) -> (Option<i32>, String) {
         let since = Instant::now();
         kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
@@ -234,7 +234,7 @@ fn what_a_killed_one_left_is_removed_by_the_next() {
     let pid = begun.pid();
     assert_eq!(begun.end(Signal::SIGKILL).0, None);
     assert!(!left_by(pid).is_empty() && !spinning().is_empty());
-    // It does no more than that: its runtime fails.
+    // This run does no more than that, since its runtime fails.
     let ended = Ended::of(&mut selftest(&frostlock(), Path::new("/bin/false")));
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
     assert!(ended.stderr.contains("which a selftest that was killed had left"), "{}", ended.stderr);
@@ -265,7 +265,7 @@ fn what_it_cannot_use_is_one_line_and_status_3() {
 }
 
 fn through_cri_here() -> Command {
-    // Containerds of other tests are not to be seen.
+    // The containerds of other tests must not be visible.
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc", FROSTCTL, "selftest", "--cri"]);
     command
@@ -287,7 +287,7 @@ fn without_proc(runc: &Path) -> Command {
     command
 }
 
-/// On a terminal of 40 columns, it is shown after 2 s how far it is, and then no more.
+/// On a terminal with 40 columns it shows its progress after 2 s, and clears it.
 #[test]
 #[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_terminal_is_shown_how_far_it_is() {
@@ -305,7 +305,7 @@ fn a_terminal_is_shown_how_far_it_is() {
     assert_eq!((ended.code, &report["verdict"]), (Some(0), &"works".into()));
 }
 
-/// A node with systemd, which makes the cgroups there; it ends with this, or with our process.
+/// A node with systemd, which makes the cgroups; it ends with this value, or with our process.
 struct Node(tempfile::TempDir);
 
 impl Node {
@@ -328,7 +328,7 @@ impl Node {
     fn script(&self, words: &[&str]) -> Output {
         let mut command = Command::new(repository().join("scripts/node"));
         command.env("FROSTLOCK_NODE", self.0.path().join("node")).args(words);
-        // Files: the node goes on after the script, and holds what it has inherited.
+        // Files: the node outlives the script, and keeps inherited descriptors open.
         let [out, err] = ["out", "err"].map(|name| self.0.path().join(name));
         let open = |path: &Path| std::fs::File::create(path).unwrap();
         let status =
@@ -439,7 +439,7 @@ fn pods_of_containerd_1_are_compared() {
     through_cri("1.7.24");
 }
 
-/// And what it needs and does not have is a line.
+/// A missing prerequisite is one line, too.
 #[test]
 fn a_signal_ends_its_pods_too() {
     let _one = one_at_a_time();
@@ -448,7 +448,7 @@ fn a_signal_ends_its_pods_too() {
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(3), "{said}");
     assert!(said.contains("the image no/such:1 is not on this node"), "{said}");
-    // In the midst of a round.
+    // During a round.
     let words = ["exec", "timeout", "--preserve-status", "--signal=INT", "5"];
     let ended = node.script(&[&words[..], &[FROSTCTL, "selftest", "--cri"]].concat());
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
@@ -459,7 +459,7 @@ fn a_signal_ends_its_pods_too() {
     node.has_nothing_left();
 }
 
-/// As a runtime leaves it whose freeze fails: what is frozen does not end when containerd says so.
+/// As after a runtime whose freeze failed: frozen processes do not end when containerd says so.
 #[test]
 fn a_pod_that_somebody_freezes_goes_and_the_others_are_measured() {
     let _one = one_at_a_time();

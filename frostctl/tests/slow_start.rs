@@ -1,6 +1,6 @@
-//! A service that takes longer to start than its probe allows, five times; beside it a crash loop, a
-//! container that runs out of memory, and one that starts as slowly and is left in peace. The report
-//! names each, and with the numbers it gives the service comes up.
+//! A service that takes longer to start than its probe allows, five times; beside it a crash loop,
+//! a container that runs out of memory, and an equally slow one that is not killed. The report
+//! names each, and with its numbers the service comes up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use lab::{Lab, eventually};
 use serde_json::Value;
 
-/// As a service that binds its devices, and then says that it is ready. PID 1 of a container gets no
-/// SIGTERM without a handler.
+/// Like a service that binds its devices, and then reports that it is ready. PID 1 of a container
+/// gets no SIGTERM without a handler.
 fn service(needs: Duration) -> String {
     format!(
         "trap 'exit 143' TERM; sleep {} & wait $!; >/dev/shm/ready; sleep 1000 & wait",
@@ -34,8 +34,8 @@ fn times() -> Times {
     }
 }
 
-/// One start as a kubelet sees it: probed until it is ready, killed if it is not within the limit.
-/// How long it took.
+/// One start as kubelet sees it: probed until it is ready, killed if that takes longer than the
+/// limit. Returns how long it took.
 fn start(lab: &Lab, pod: &str, id: &str, times: &Times, limit: Duration) -> Option<Duration> {
     lab.run(pod, id, None, &service(times.needs));
     let began = Instant::now();
@@ -112,7 +112,7 @@ fn each_is_named_rightly_and_the_numbers_hold() {
     assert!(slow["summary"].as_str().unwrap().starts_with("killed 5 times at "), "{slow}");
     assert!(slow["summary"].as_str().unwrap().contains("never once ready"), "{slow}");
 
-    // The start of another pod's container is no measure: it has the same name, and no more.
+    // The start of another pod's container does not count: the two share only the name.
     assert_eq!(slow["probe"]["is_lower_bound"], true);
     let budget = Duration::from_secs(slow["probe"]["seconds"].as_u64().unwrap());
     let took =

@@ -1,4 +1,5 @@
-//! `frostctl off`, `on`, `config` and `status` on bad days: no rights, no room, files that are none.
+//! `frostctl off`, `on`, `config` and `status` on bad days: no rights, no space, files of the wrong
+//! type.
 //!
 //! Needs root and util-linux (setpriv, unshare).
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use support::{Ended, FROSTCTL, frostlock};
 
-/// A directory that everybody may enter, with a frostctl that everybody may run.
+/// A directory that everybody can enter, with a frostctl that everybody can run.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -37,7 +38,7 @@ impl Place {
         self.path("state/off")
     }
 
-    /// With a state and a configuration of its own.
+    /// With its own state and configuration.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("FROSTLOCK_STATE_DIR", self.path("state"));
@@ -75,7 +76,7 @@ impl Place {
 #[test]
 fn off_and_on_again_and_twice() {
     let place = Place::new();
-    // The state directory is not there yet.
+    // The state directory does not exist yet.
     let off = place.frostctl(&["off", "--reason", "a storm\n\u{1b}[2J"]);
     assert_eq!(off.code, Some(0), "{off:?}");
     assert!(off.stdout.starts_with("frostlock is off: "), "{off:?}");
@@ -111,7 +112,7 @@ fn it_goes_off_where_the_directory_is_not_as_it_should_be() {
     assert_eq!(place.frostctl(&["off"]).code, Some(0));
     assert!(place.switch().exists());
     fs::remove_file(place.switch()).unwrap();
-    // What would not be seen by the wrapper is not said to be off.
+    // A switch that the wrapper would not see is not reported as off.
     std::os::unix::fs::symlink("/nowhere/at/all", place.switch()).unwrap();
     let off = place.frostctl(&["off"]);
     assert!(off.code == Some(3) && off.stderr.contains("leads nowhere"), "{off:?}");
@@ -159,7 +160,7 @@ fn without_rights_nothing_is_switched_and_it_is_said() {
     assert!(place.switch().exists());
 }
 
-/// In a mount namespace of its own, on a tmpfs of 16 pages.
+/// In its own mount namespace, on a tmpfs of 16 pages.
 #[test]
 fn it_goes_off_on_a_full_run() {
     let place = Place::new();
@@ -177,7 +178,7 @@ fn it_goes_off_on_a_full_run() {
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
     let ended = Ended::of(command.arg(place.dir.path()));
     assert!(ended.stderr.contains("it is off, but the reason could not be written"), "{ended:?}");
-    // No inode is left for the last one: that is said.
+    // The last write finds no free inode, and reports it.
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.contains("cannot switch frostlock off"), "{ended:?}");
 }
@@ -245,7 +246,7 @@ fn a_configuration_is_shown_with_its_sources() {
     assert!(text.contains("mode") && !text.contains("shared_wait_ms"), "{text}");
 }
 
-/// What of the journal cannot be read is not "no record".
+/// An unreadable journal is not reported as "no record".
 #[test]
 fn status_ends_and_tells_whatever_the_journal_is() {
     let place = Place::new();
@@ -268,7 +269,7 @@ fn status_ends_and_tells_whatever_the_journal_is() {
     assert!(judged == "not_checked" && answer.contains("not a regular file"), "{answer}");
     fs::remove_dir(place.path("state/journal.jsonl")).unwrap();
 
-    // A terabyte of nothing, and one record at its end.
+    // A terabyte of zeros, and one record at its end.
     fs::create_dir(&history).unwrap();
     let file = fs::File::create(history.join("history.jsonl")).unwrap();
     file.set_len(1 << 40).unwrap();

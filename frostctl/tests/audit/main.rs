@@ -1,5 +1,5 @@
-//! `frostctl audit` on containers that really are not what somebody says: each is made, shown to last
-//! without us, and stands beside one that is well.
+//! `frostctl audit` on containers that really differ from what some source says. Each of them is
+//! made, shown to stay that way without us, and stands beside a healthy one.
 //!
 //! Needs root and the lab (`make lab`).
 
@@ -24,11 +24,11 @@ use scene::{Containerd, Plain, eventually, install, kill, pids, state};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-/// Without help nothing happens in it.
+/// How long to show that nothing changes without help.
 const CONTROL: Duration = Duration::from_secs(2);
 
-/// An orphan is anybody's: every audit on this machine sees it. So its test runs alone, and so does
-/// one whose audit asks everybody.
+/// Every audit on this machine sees an orphan. So the test of an orphan runs alone, and so does a
+/// test whose audit asks every source.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 fn with_others() -> impl Drop {
@@ -50,7 +50,7 @@ fn only(kind: &str, id: &str) -> Vec<(String, String)> {
     vec![(kind.to_owned(), id.to_owned())]
 }
 
-/// The exit status of a command whose standard output nobody reads.
+/// The exit status of a command whose standard output has no reader.
 fn unread(command: &mut Command) -> Option<i32> {
     let (reader, writer) = UnixStream::pair().unwrap();
     drop(reader);
@@ -119,7 +119,7 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
     assert_eq!(containerd.status("mute"), "");
     assert_eq!(containerd.status("well"), "RUNNING");
 
-    // Found, in time, and no word about its containers.
+    // Found in time, without any claim about its containers.
     let socket = containerd.socket().canonicalize().unwrap();
     let unanswered = only("unanswered", socket.to_str().unwrap());
     let silent = || {
@@ -131,7 +131,7 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
         report
     };
     kill(containerd.pid(), "STOP");
-    // Its first thread has to get a CPU for that, and until then the others answer.
+    // To stop, its main thread needs a CPU; until then, the other threads answer.
     eventually(SOON, "it is stopped", || state(containerd.pid()) == Some('T'));
     let report = silent();
     kill(containerd.pid(), "CONT");
@@ -139,7 +139,7 @@ fn a_shim_that_is_stopped_and_a_containerd_that_is_are_no_obstacle() {
     let asked = looked_at.iter().find(|it| it["source"] == "containerd").unwrap();
     assert_eq!((&asked["answered"], &asked["missed"]), (&false.into(), &"silent".into()));
 
-    // Its container lives on without it, and the shim knows the socket that is gone.
+    // Its container lives on without it, and the shim has the path of the missing socket.
     containerd.end();
     silent();
 }
@@ -180,7 +180,7 @@ fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only
     assert_eq!((found(&report), code), (vec![], 0), "{report}");
     assert!(report["notes"].to_string().contains("torn"), "{report}");
 
-    // Its first process goes, and leaves others; in `empty` those go, too.
+    // The first process ends and leaves others; in `empty` those end, too.
     for id in ["left", "empty"] {
         kill(runc.init(id), "KILL");
     }
@@ -202,7 +202,7 @@ fn processes_of_stopped_containers_and_of_none_are_found_and_orphans_killed_only
         let all = report["healing"].as_array().unwrap().iter();
         all.map(|one| one["result"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    // Any container of a CRI-O whose files are elsewhere would look like that orphan.
+    // A container of a CRI-O whose files are elsewhere would look like that orphan.
     let crio = runc.elsewhere("crio");
     let (report, _) = runc.audit(&[]);
     drop(crio);
@@ -248,7 +248,7 @@ fn what_is_left_of_a_container_of_crun_is_deleted_by_crun() {
     assert_eq!(crun.status("well"), "running");
 }
 
-/// On v1 systemd has it in a hierarchy of its own, and the runtime's freezer is empty.
+/// On v1 systemd has the service in its own hierarchy, and the runtime's freezer is empty.
 #[test]
 fn a_service_in_the_cgroup_of_a_stopped_container_keeps_it_from_being_deleted() {
     let _machine = alone();
@@ -259,7 +259,7 @@ fn a_service_in_the_cgroup_of_a_stopped_container_keeps_it_from_being_deleted() 
     let frozen = runc.freezer("host");
     pids(&frozen).iter().for_each(|pid| kill(*pid, "KILL"));
     eventually(SOON, "its end", || pids(&frozen).is_empty());
-    // It is said to be paused, and its process is gone.
+    // The container is reported as paused, but its process is gone.
     std::fs::write(frozen.join("freezer.state"), "FROZEN").unwrap();
     let service = runc.in_systemds_hierarchy("host").join("sshd.service");
     std::fs::create_dir_all(&service).unwrap();
@@ -306,7 +306,7 @@ fn a_stopped_shim_of_a_living_container_is_found_and_left_to_whoever_stopped_it(
     eventually(SOON, "its shim goes on", || found(&containerd.audit(&[]).0).is_empty());
 }
 
-/// Who heals two is told to end in between.
+/// A heal of two containers gets a signal in between.
 #[test]
 fn a_signal_ends_a_heal_after_the_container_at_hand() {
     let _machine = with_others();
@@ -322,7 +322,7 @@ fn a_signal_ends_a_heal_after_the_container_at_hand() {
     let (report, code) = scene::report(&audit.wait_with_output().unwrap());
     let healing = report["healing"].as_array().unwrap();
     assert_eq!(healing[0]["result"], "healed", "{report}");
-    // It may have had its turn already. Nothing is in between.
+    // The second may already have had its turn; it is healed or untouched.
     let is_healed = healing[1]["result"] == "healed";
     let interrupted = healing[1]["why"].as_str().is_some_and(|why| why.starts_with("interrupted"));
     assert!(is_healed || interrupted, "{report}");
@@ -330,7 +330,7 @@ fn a_signal_ends_a_heal_after_the_container_at_hand() {
     assert_eq!(containerd.status("second"), if is_healed { "" } else { "RUNNING" });
 }
 
-/// A shim that is stopped is asked for 3 s.
+/// A stopped shim is asked for 3 s.
 #[test]
 fn a_heal_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
     let _machine = with_others();
@@ -361,13 +361,13 @@ fn a_heal_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
         let heals = format!("audit: heals 1 of 1, phantom {id}, ");
         assert_eq!(shown.iter().any(|it| it.starts_with(&heals)), is_terminal, "{said}");
         assert!(is_terminal || ended.stderr.is_empty(), "{ended:?}");
-        // What is shown is gone in the end.
+        // The progress is cleared in the end.
         let last = shown.last().unwrap_or(&said.as_str()).to_owned();
         assert!(last.contains("healed") && !last.contains("heals 1"), "{said}");
     }
 }
 
-/// The control is root, in all the others.
+/// Root, in all other tests, is the control.
 #[test]
 fn who_may_not_ask_says_so_and_not_that_nothing_is_wrong() {
     let _machine = with_others();
@@ -491,7 +491,7 @@ fn a_container_of_podman_whose_conmon_was_stopped_is_ended_through_podman() {
     assert_eq!(report["healing"][0]["result"], "healed", "{report}");
     assert_eq!((state_of(&mute), state_of(&well)), ("exited".to_owned(), "running".to_owned()));
 
-    // Without a conmon there are versions of podman that cannot be told.
+    // Some versions of podman do not notice without a conmon.
     end(&lost, "KILL");
     std::thread::sleep(CONTROL);
     assert_eq!(state_of(&lost), "running");
@@ -504,7 +504,7 @@ fn a_container_of_podman_whose_conmon_was_stopped_is_ended_through_podman() {
     assert_eq!((found(&report), code), (vec![], 0), "{report}");
 }
 
-/// Where no process of the node shows, every container looks dead, and --heal would end them.
+/// Without the node's processes every container looks dead, and --heal would end them.
 #[test]
 fn in_another_pid_namespace_it_looks_at_nothing() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -522,7 +522,7 @@ fn in_another_pid_namespace_it_looks_at_nothing() {
     let (code, said) = audit(&["--pid", "--fork", "--mount-proc"]);
     assert!(code == Some(3) && said.contains("hostPID"), "{code:?} {said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    // The control: beside its processes it looks.
+    // The control: with the processes visible, it looks.
     let (_, said) = audit(&[]);
     assert!(!said.contains("hostPID"), "{said}");
 }

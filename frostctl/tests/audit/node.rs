@@ -10,7 +10,7 @@ use super::scene::{self, report, repository, run, text};
 
 const IMAGE: &str = "docker.io/library/frostlock-busybox:test";
 
-/// A node with containerd; it ends with this, or with our process.
+/// A node with containerd; it ends with this value, or with our process.
 pub struct Node {
     dir: tempfile::TempDir,
     prefix: String,
@@ -38,7 +38,7 @@ impl Node {
         command
     }
 
-    /// Sandbox and container.
+    /// Returns the sandbox and the container.
     pub fn pod(&self, name: &str) -> (String, String) {
         let pod = config(name);
         let sandbox = self.client.run_pod_sandbox(&pod).unwrap();
@@ -54,7 +54,7 @@ impl Node {
         (sandbox, id)
     }
 
-    /// As the host sees the processes.
+    /// Finds the processes as the host sees them.
     pub fn lose_exit_of(&self, id: &str) {
         let unit = format!("/sys/fs/cgroup/freezer{}/", self.prefix);
         let found =
@@ -69,7 +69,7 @@ impl Node {
         status.state().as_str_name().to_owned()
     }
 
-    /// As kubelet does it, at last.
+    /// As kubelet finally does it.
     pub fn remove_pod(&self, sandbox: &str) {
         self.client.stop_pod_sandbox(sandbox).unwrap();
         self.client.remove_pod_sandbox(sandbox).unwrap();
@@ -113,7 +113,7 @@ fn config(name: &str) -> v1::PodSandboxConfig {
     }
 }
 
-/// kubelet's.
+/// The labels that kubelet sets.
 fn labels(pod: &str, container: Option<&str>) -> std::collections::HashMap<String, String> {
     let pod = [("io.kubernetes.pod.name", pod), ("io.kubernetes.pod.namespace", "default")];
     let container = container.map(|name| ("io.kubernetes.container.name", name));

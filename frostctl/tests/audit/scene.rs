@@ -1,4 +1,4 @@
-//! Containers of containerd and of plain runc, and what goes wrong with them.
+//! Containers of containerd and of plain runc, and the ways in which they go wrong.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -15,9 +15,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A program that can be executed at once, copied by another process: what this one has open to write,
-/// a child of another test's thread has open, too, and nobody can execute it until that child executes
-/// something (ETXTBSY).
+/// Installs an executable, copied by another process. If this process had it open for writing, so
+/// would a child that another test's thread forks, and until that child executes something, nobody
+/// can execute the file (ETXTBSY).
 pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     let mut install = Command::new("install");
     let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
@@ -47,7 +47,7 @@ pub fn cgroup() -> String {
     format!("/frostlock-test-audit-{}-{number}", std::process::id())
 }
 
-/// Its output by way of a file: what it leaves running may hold a pipe.
+/// Captures the output in files: processes that it leaves running may keep a pipe open.
 pub fn run(command: &mut Command) -> Output {
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     let (to, also) = (out.try_clone().unwrap(), err.try_clone().unwrap());
@@ -112,11 +112,11 @@ pub fn parent(pid: i32) -> i32 {
     line.trim().parse().unwrap()
 }
 
-/// Kills a process in such a way that its parent does not notice: the parent's SIGCHLD gets lost. That
-/// is what the known defects come to: the process is gone and its shim goes on.
+/// Kills a process without its parent noticing: the parent's SIGCHLD gets lost. The known defects
+/// have the same effect: the process is gone, but its shim continues.
 pub fn lose_exit(init: i32) -> Instant {
     let shim = parent(init);
-    // Traced by a thread of its own; when that ends, the shim is free again.
+    // Traced by a separate thread; when that ends, the shim is released.
     let killed = thread::spawn(move || swallow(shim, init)).join().unwrap();
     assert_eq!(state(init), Some('Z'), "the shim has taken note");
     killed
@@ -211,7 +211,7 @@ impl Containerd {
         fs::read_to_string(self.place("c/containerd.pid")).unwrap().trim().parse().unwrap()
     }
 
-    /// As one that crashes: its shims and containers stay.
+    /// Kills it, as if it crashed: its shims and containers stay.
     pub fn end(&self) {
         let pid = self.pid();
         kill(pid, "KILL");
@@ -233,14 +233,14 @@ impl Containerd {
         ctr.args(["--env", "PATH=/bin", "--runc-binary"]).arg(lab("runtimes", RUNC));
         ctr.arg("--runc-root").arg(self.place("c/runc"));
         ctr.args(["--cgroup", &format!("{}/{id}", self.cgroup)]);
-        // runc takes no path that leads over a link.
+        // runc accepts no path that contains a symlink.
         let rootfs = repository().join("target/lab/rootfs").canonicalize().unwrap();
         ctr.arg(rootfs).args([id, "sleep", "1000"]);
         let ran = run(&mut ctr);
         assert!(ran.status.success(), "{}", text(&ran.stderr));
     }
 
-    /// What containerd says it is.
+    /// The container's status, according to containerd.
     pub fn status(&self, id: &str) -> String {
         let list = text(&self.ctr(&["task", "ls"]).stdout);
         let line = list.lines().find(|line| line.split_whitespace().next() == Some(id));
@@ -262,7 +262,7 @@ impl Containerd {
         init
     }
 
-    /// When it was killed.
+    /// Returns when it was killed.
     pub fn lose_exit_at(&self, id: &str) -> Instant {
         lose_exit(self.init_and_shim(id).0)
     }
@@ -286,8 +286,8 @@ impl Drop for Containerd {
     }
 }
 
-/// Containers of plain runc or crun that share our pid namespace: there a child outlives the first
-/// process.
+/// Containers of plain runc or crun that share our pid namespace, so that a child outlives the
+/// first process.
 pub struct Plain {
     dir: tempfile::TempDir,
     cgroup: String,
@@ -301,7 +301,7 @@ impl Plain {
         Plain::new(root, RUNC, false)
     }
 
-    /// On cgroup v2, as it refuses a host with both.
+    /// On cgroup v2, since crun refuses a host with both versions.
     pub fn crun(root: &str) -> Plain {
         Plain::new(root, CRUN, true)
     }
@@ -347,7 +347,7 @@ impl Plain {
         eventually(SOON, "three processes", || pids(&self.freezer(id)).len() == 3);
     }
 
-    /// Where its processes are listed.
+    /// The directory that lists its processes.
     pub fn freezer(&self, id: &str) -> PathBuf {
         let top = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
         let v2 = top.into_iter().find(|top| Path::new(top).join("cgroup.controllers").exists());
@@ -355,7 +355,7 @@ impl Plain {
         PathBuf::from(format!("{top}{}/{id}", self.cgroup))
     }
 
-    /// A process of this name in a mount namespace of its own.
+    /// A process with this name in its own mount namespace.
     pub fn elsewhere(&self, name: &str) -> Elsewhere {
         let program = self.dir.path().join(name);
         install("/bin/sleep", &program);
@@ -367,7 +367,7 @@ impl Plain {
         elsewhere
     }
 
-    /// Where systemd keeps its own of v1.
+    /// Where systemd has its own v1 hierarchy.
     pub fn in_systemds_hierarchy(&self, id: &str) -> PathBuf {
         PathBuf::from(format!("/sys/fs/cgroup/systemd{}/{id}", self.cgroup))
     }
@@ -409,7 +409,7 @@ impl Drop for Elsewhere {
     }
 }
 
-/// With everything in it.
+/// Removes the cgroup with everything in it.
 fn remove(cgroup: &str) {
     let deadline = Instant::now() + SOON;
     loop {

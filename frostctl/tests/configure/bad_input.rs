@@ -1,4 +1,4 @@
-//! What may be wrong: one clear line, exit status 3, and nothing half done.
+//! Errors: each is one clear line and exit status 3, and leaves nothing half done.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -55,7 +55,7 @@ fn without_root_it_says_so_and_changes_nothing() {
     let copies = Copies::of(MIDDLE);
     let config = copies.write("etc/config.toml", &file_of("kind.toml"));
     std::fs::set_permissions(copies.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    // A program that somebody else may execute.
+    // Programs that another user can execute.
     let [program, binary] = ["frostctl", "frostlock"].map(|name| copies.file(name));
     install(super::frostctl(), &program);
     install(frostlock(), &binary);
@@ -68,7 +68,7 @@ fn without_root_it_says_so_and_changes_nothing() {
     assert_eq!(copies.read("etc/config.toml"), file_of("kind.toml"));
     assert_eq!(std::fs::read_dir(copies.file("etc")).unwrap().count(), 1);
 
-    // What doctor cannot see is not found in order.
+    // doctor does not call fine what it cannot see.
     std::fs::create_dir(copies.file("kept")).unwrap();
     std::fs::set_permissions(copies.file("kept"), std::fs::Permissions::from_mode(0o700)).unwrap();
     let mut command = Command::new("setpriv");
@@ -87,7 +87,7 @@ fn without_an_engine_it_edits_and_says_that_nobody_checked() {
     let config = copies.write("config.toml", &file_of("kind.toml"));
     let binary = frostlock();
     let mut command = copies.command(&words(config.to_str().unwrap(), binary.to_str().unwrap()));
-    // Its own search for programs ends in the standard directories, where there is none.
+    // frostctl's own search for programs ends in the standard directories, which have none.
     let output = command.env("PATH", "/nosuch").output().unwrap();
     let said = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
@@ -118,7 +118,7 @@ fn an_output_that_nobody_reads_leaves_nothing_half_done() {
     assert!(copies.dump("config.toml").contains("runtimes.frostlock]"), "it is whole");
 }
 
-/// The restart changes nothing, so it waits; SIGINT and SIGTERM put all back.
+/// The restart changes nothing, so it waits; SIGINT and SIGTERM put everything back.
 #[test]
 fn a_signal_while_it_waits_puts_everything_back() {
     for signal in ["INT", "TERM"] {
@@ -139,7 +139,7 @@ fn a_signal_while_it_waits_puts_everything_back() {
         assert_ne!(copies.read("config.toml"), file_of("kind.toml"));
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        // Then it restarts it once more and waits; another one ends that, too.
+        // Then it restarts once more and waits; another signal ends that, too.
         while copies.read("config.toml") != file_of("kind.toml") {
             assert!(Instant::now() < deadline, "the files are put back");
             std::thread::sleep(Duration::from_millis(20));
@@ -153,7 +153,7 @@ fn a_signal_while_it_waits_puts_everything_back() {
     }
 }
 
-/// Nor is the program named that frostctl runs it by.
+/// Also, the error does not name the program through which frostctl runs the command.
 #[test]
 fn a_restart_that_fails_is_not_said_to_have_happened() {
     let copies = Copies::of(NEW);
@@ -169,7 +169,7 @@ fn a_restart_that_fails_is_not_said_to_have_happened() {
     assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
 }
 
-/// Neither is of our making, nor ours to put right.
+/// The broken import is not ours, and not ours to fix.
 #[test]
 fn a_broken_import_of_somebody_elses_does_not_keep_us_in() {
     let copies = Copies::of(MIDDLE);
@@ -183,7 +183,7 @@ fn a_broken_import_of_somebody_elses_does_not_keep_us_in() {
     let said = copies.unconfigure("config.toml");
     assert!(said.contains("not checked by the real program"), "{said}");
     assert_eq!(copies.read("config.toml"), text);
-    // Nor does it get us in, and a restart would end that containerd.
+    // It keeps us from configuring, though; and a restart would end that containerd.
     let config = copies.file("config.toml");
     let binary = frostlock();
     let all = words(config.to_str().unwrap(), binary.to_str().unwrap());
@@ -210,7 +210,7 @@ fn a_file_that_no_containerd_reads_is_restarted_by_nobody() {
     let said = copies.configure("config.toml", &[]);
     assert!(said.contains("next: restart the containerd that reads"), "{said}");
     copies.unconfigure("config.toml");
-    // One of its own, which goes.
+    // A separate binary, which is removed.
     let own = copies.file("frostlock");
     install(&binary, &own);
     let (status, said, errors) = copies.frostctl(&words(all[4], own.to_str().unwrap()));
@@ -235,7 +235,7 @@ fn a_restart_that_fails_puts_everything_back() {
     assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
     assert!(!copies.file("conf.d").exists());
     assert_eq!(copies.read("count").lines().count(), 2, "and once more with the files of before");
-    // Who waits at a terminal is told for what.
+    // A person at a terminal is told what it waits for.
     let output = on_terminal(&copies.command(&all)).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(text(&output.stdout).contains("restarting containerd: echo x"), "{output:?}");

@@ -9,9 +9,9 @@ pub const OLD: &str = "1.6.20";
 pub const MIDDLE: &str = "1.7.24";
 pub const NEW: &str = "2.1.9";
 
-/// A program that can be executed at once, copied by another process: what this one has open to write,
-/// a child of another test's thread has open, too, and nobody can execute it until that child executes
-/// something (ETXTBSY).
+/// Installs an executable, copied by another process. If this process had it open for writing, so
+/// would a child that another test's thread forks, and until that child executes something, nobody
+/// can execute the file (ETXTBSY).
 pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     let mut install = Command::new("install");
     let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
@@ -97,7 +97,7 @@ impl Copies {
         said
     }
 
-    /// What containerd makes of it, less white space.
+    /// What containerd reads from it, without white space.
     pub fn dump(&self, config: &str) -> String {
         let mut containerd = Command::new("containerd");
         containerd
@@ -116,7 +116,7 @@ impl Copies {
 
 const RUNC: &str = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\n  # theirs\n  [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n    runtime_type = \"io.containerd.runc.v2\"\n    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n      SystemdCgroup = true\n  [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.other]\n    runtime_type = \"io.containerd.runc.v2\"\n    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.other.options]\n      NoNewKeyring = true\n";
 
-/// Options of ours in what containerd reads.
+/// The options of our entry in what containerd reads.
 fn options(dump: &str) -> String {
     let head = format!("runtimes.{NAME}.options]");
     let at = dump.find(&head).unwrap_or_else(|| panic!("{dump}"));
@@ -132,7 +132,7 @@ fn run_again_it_follows_what_is_asked_for_and_what_it_stands_in_for() {
         let said = copies.configure("config.toml", &[]);
         assert!(said.contains("nothing to change") && !said.contains(": changed"), "{said}");
 
-        // The other's options change.
+        // The wrapped runtime's options change.
         let edited = copies.read("config.toml").replacen(
             "SystemdCgroup = true",
             "SystemdCgroup = true\n      ShimCgroup = \"/x\"",
@@ -150,7 +150,7 @@ fn run_again_it_follows_what_is_asked_for_and_what_it_stands_in_for() {
             "{containerd}"
         );
 
-        // Another runtime, and as the default; then neither is asked for again.
+        // Another runtime, and as the default; the next run keeps both without being told.
         copies.configure("config.toml", &["--wrap", "other", "--set-as-default", "--force"]);
         let dump = copies.dump("config.toml");
         assert!(options(&dump).contains("NoNewKeyring = true"), "{dump}");
@@ -194,7 +194,7 @@ fn a_drop_in_is_the_default_where_containerd_merges_it_and_is_found_again() {
             assert_eq!(written.matches(".options]").count(), 1, "{written}");
         }
         assert!(copies.dump("config.toml").contains("default_runtime_name = \"frostlock\""));
-        // With the memory lost, too, it is found.
+        // The entry is found even without its record.
         for kept in [true, false] {
             if !kept {
                 copies.configure("config.toml", &["--set-as-default"]);
@@ -218,7 +218,7 @@ fn a_main_file_is_edited_if_that_is_asked_for_and_no_file_twice() {
     copies.write("config.toml", RUNC);
     copies.configure("config.toml", &["--no-drop-in"]);
     assert!(copies.read("config.toml").contains("runtimes.frostlock]"));
-    // There it is found, and nothing is written beside it.
+    // It is found there, and nothing is written beside it.
     let said = copies.configure("config.toml", &[]);
     assert!(said.contains("nothing to change") && !copies.file("conf.d").exists(), "{said}");
     let (config, other) = (copies.file("config.toml"), copies.file("other.toml"));
@@ -237,7 +237,7 @@ fn a_main_file_is_edited_if_that_is_asked_for_and_no_file_twice() {
     assert_eq!(copies.read("config.toml"), RUNC);
 }
 
-/// Every byte that was there is there, at its place.
+/// Whether every byte from before is still there, in order.
 fn is_only_added_to(before: &str, after: &str) -> bool {
     let mut lines = after.split_inclusive('\n');
     before.split_inclusive('\n').all(|line| lines.any(|it| it == line))
@@ -261,7 +261,7 @@ fn ends_of_lines_and_indentation_stay() {
             if text.contains('\r') {
                 assert_eq!(after.matches('\n').count(), after.matches("\r\n").count(), "{after:?}");
             }
-            // An edit at its head, so that it is not simply put back.
+            // An edit at the beginning, so that it cannot simply be put back.
             copies.write("config.toml", &format!("# edited\n{after}"));
             copies.unconfigure("config.toml");
             assert_eq!(copies.read("config.toml"), format!("# edited\n{ended}"));
@@ -305,7 +305,7 @@ fn with_crio(script: &str) -> Copies {
     copies
 }
 
-/// Without files it is crun from 1.31 on. CRI-O prints settings of its own behind the last runtime.
+/// Without files it is crun from 1.31 on. CRI-O prints settings of its own after the last runtime.
 #[test]
 fn the_default_runtime_of_crio_is_what_it_stands_in_for() {
     let script = r#"#!/bin/sh
@@ -328,7 +328,7 @@ disable_hostport_mapping = false'
     let (drop_in, binary) = (drop_in.to_str().unwrap(), frostlock());
     let binary = binary.to_str().unwrap();
     let words = ["configure", "--runtime", "crio", "--config", drop_in, "--binary", binary];
-    // The frostlock here would run another one.
+    // The frostlock here would run another runtime.
     let (code, _, errors) = copies.frostctl(&words);
     let why = "the runtime \"crun\" runs crun, but frostlock would run";
     assert!(code == 3 && errors.contains(why), "{errors}");
@@ -352,7 +352,7 @@ disable_hostport_mapping = false'
     assert_eq!(said, lines);
 }
 
-/// A crio that prints what is in its directory, as `crio config` does, or nothing of ours.
+/// A crio that prints the files in its directory, like `crio config`, or nothing of ours.
 #[test]
 fn crio_is_asked_what_it_reads() {
     for (script, status, why) in [

@@ -1,6 +1,7 @@
-//! CRI-O in a node (`scripts/node`): in, a starved pod bare and through frostlock, and out again.
+//! CRI-O in a node (`scripts/node`): configured, with a starved pod bare and through frostlock, and
+//! unconfigured.
 //!
-//! Not part of `make test`, since CRI-O has to be built: `make crio-test`.
+//! Not part of `make test`, since CRI-O must be built first: `make crio-test`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +24,7 @@ const PAUSE: &str = "registry.k8s.io/pause:3.6";
 const FROSTCTL: &str = "/usr/local/bin/frostctl";
 const FROSTLOCK: &str = "/usr/local/bin/frostlock";
 const DROP_IN: &str = "/etc/crio/crio.conf.d/99-frostlock.conf";
-/// As CRI-O's packages call theirs.
+/// The name that CRI-O's packages use.
 const PACKAGED: &str = "/etc/crio/crio.conf.d/10-crio.conf";
 
 const SOCKET: &str = "/run/crio/crio.sock";
@@ -35,7 +36,7 @@ const PROBES: usize = 6;
 const STARVED_US: i64 = 1000;
 const AMPLE_US: i64 = 100 * STARVED_US;
 const GRACE: Duration = Duration::from_secs(2);
-/// Between two looks at the classes of threads: a lift lasts for milliseconds.
+/// The time between two looks at the threads' scheduling classes: a lift lasts for milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A node with CRI-O, whose default runtime is the bare runc.
@@ -129,7 +130,7 @@ fn load_image(storage: &Path, file: &str) {
     assert!(output.status.success(), "skopeo: {}", text(&output.stderr));
 }
 
-/// As the packages of CRI-O have it, with another place for each program.
+/// As CRI-O's packages have it, with another path for each program.
 fn config(programs: &Path, storage: &Path, runc: &Path, monitor_cgroup: &str) -> String {
     let (programs, storage, runc) = (programs.display(), storage.display(), runc.display());
     format!(
@@ -164,7 +165,7 @@ fn write(node: &Node, path: &str, text: &str) {
     must(node, &["sh", "-c", script, "sh", path, text]);
 }
 
-/// A pod, and in it a container with 1 ms of CPU in 100 ms, whose two loops use it up.
+/// A pod with a container that has 1 ms of CPU in 100 ms; its two loops use that up.
 struct Starved<'a> {
     crio: &'a Crio,
     client: Client,
@@ -174,7 +175,7 @@ struct Starved<'a> {
 }
 
 impl<'a> Starved<'a> {
-    /// The pod has so much at first.
+    /// `quota_us` is the pod's first quota.
     fn run(crio: &'a Crio, handler: &str, uid: &'static str, quota_us: i64) -> Starved<'a> {
         let client = crio.client();
         let slice = format!("kubepods-pod{uid}.slice");
@@ -205,8 +206,8 @@ impl<'a> Starved<'a> {
         Starved { crio, client, uid, sandbox, container }
     }
 
-    /// How many of the probes succeeded within their time, and how long each took. CRI-O has conmon
-    /// count the time, from when the process of the probe runs.
+    /// How many probes succeeded in time, and how long each took. In CRI-O, conmon measures the
+    /// time, from the start of the probe's process.
     fn probed(&self) -> (usize, Vec<Duration>) {
         let mut succeeded = 0;
         let took = (0..PROBES).map(|_| {
@@ -234,7 +235,7 @@ impl<'a> Starved<'a> {
         limit_pod(&self.crio.node, self.uid, quota_us);
     }
 
-    /// As a kubelet does it: the pod first on the way up, the container first on the way down.
+    /// In kubelet's order: the pod first on the way up, the container first on the way down.
     fn resized(&self) {
         self.limit_pod(5 * STARVED_US);
         for quota in [5 * STARVED_US, STARVED_US] {
@@ -253,7 +254,7 @@ impl<'a> Starved<'a> {
         self.client.remove_pod_sandbox(&self.sandbox).unwrap();
         println!("{}: ended in {:.1?}", self.uid, began.elapsed());
         assert_eq!(self.client.list_containers().unwrap(), []);
-        // Its conmon, under the pod's quota, ends when it gets CPU.
+        // conmon is under the pod's quota, and ends when it gets CPU.
         let find = format!("find /sys/fs/cgroup /run/runc -name '*{}*'", self.container);
         let began = Instant::now();
         loop {
@@ -269,8 +270,8 @@ impl<'a> Starved<'a> {
     }
 }
 
-/// The host's network, as there is no CNI. A pid namespace of the pod would want an infra container, which
-/// has an OOM score that CAP_SYS_RESOURCE is needed for.
+/// The host's network, since there is no CNI. A pod's own pid namespace would need an infra
+/// container, whose OOM score requires CAP_SYS_RESOURCE.
 fn namespaces() -> v1::NamespaceOption {
     v1::NamespaceOption {
         network: v1::NamespaceMode::Node.into(),
@@ -287,7 +288,7 @@ fn pod(uid: &str) -> v1::PodSandboxConfig {
     }
 }
 
-/// kubelet's.
+/// The labels that kubelet sets.
 fn labels(pod: &str, container: Option<&str>) -> std::collections::HashMap<String, String> {
     let pod = [("io.kubernetes.pod.name", pod), ("io.kubernetes.pod.namespace", "default")];
     let container = container.map(|name| ("io.kubernetes.container.name", name));
@@ -310,15 +311,15 @@ fn cpu(quota_us: i64) -> v1::LinuxContainerResources {
     }
 }
 
-/// The scheduling policies that were seen while something went on, of the processes of each name, and
-/// whether one of conmon's cgroups was frozen.
+/// The scheduling policies that were seen during some work, for processes by name, and whether one
+/// of conmon's cgroups was frozen.
 #[derive(Debug, Default)]
 struct Seen {
     policies: BTreeSet<(String, String)>,
     frozen_conmons: BTreeSet<String>,
 }
 
-/// Also when the work panics: nobody would wait for a watcher that does not end.
+/// Set even if the work panics: otherwise the watcher would never end.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -346,7 +347,7 @@ impl Seen {
         })
     }
 
-    /// At all threads of the node's processes that are of a runtime or a monitor.
+    /// Looks at all threads of the node's runtimes and monitors.
     fn look(&mut self, prefix: &str) {
         let all = std::fs::read_dir("/proc").unwrap().flatten().map(|it| it.path());
         for process in all {
@@ -381,7 +382,7 @@ impl Seen {
     }
 }
 
-/// proc(5): the 41st field; the name, in parentheses, may have blanks in it.
+/// proc(5): the 41st field; the name, in parentheses, may contain blanks.
 fn policy(stat: &str) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(41 - 3)
 }
@@ -396,8 +397,8 @@ fn no_handler(crio: &Crio) {
     assert!(error.contains("frostlock"), "{error}");
 }
 
-/// The same pod bare and through it. conmon, which is beside the container in the pod's slice, is neither
-/// lifted nor frozen.
+/// The same pod bare and through frostlock. conmon, beside the container in the pod's slice, is
+/// neither lifted nor frozen.
 fn starved(crio: &Crio) {
     let bare = Starved::run(crio, "", "bare", AMPLE_US);
     bare.limit_pod(STARVED_US);
@@ -438,8 +439,8 @@ fn starved(crio: &Crio) {
     assert_eq!(seen.frozen_conmons, BTreeSet::new());
 }
 
-/// CRI-O repeats its SIGKILL until it sees the end: the last one can come after it, and gets the runtime's
-/// own refusal, once, as the bare one does.
+/// CRI-O repeats its SIGKILL until it sees the end. The last one can come later, and then gets the
+/// runtime's own refusal, without a retry, like the bare one.
 fn came_too_late(record: &Value) -> bool {
     let note = record["note"].as_str().unwrap_or_default();
     record["verb"] == "kill"
@@ -454,7 +455,7 @@ fn audit(crio: &Crio, words: &[&str]) -> (i32, Value) {
     (code, report)
 }
 
-/// The one that it found.
+/// The only divergence that the audit found.
 fn found(crio: &Crio) -> Value {
     let (code, report) = audit(crio, &[]);
     let found = report["divergences"].as_array().unwrap();
@@ -462,7 +463,7 @@ fn found(crio: &Crio) -> Value {
     found[0].clone()
 }
 
-/// What runs is whole; its conmon is known as what waits for its end.
+/// A running container is fine, and its conmon is known as its supervisor.
 fn audited(crio: &Crio, container: &str) {
     let (code, report) = audit(crio, &[]);
     assert_eq!((code, &report["containers"]), (0, &1.into()), "{report:#}");
@@ -481,8 +482,8 @@ fn audited(crio: &Crio, container: &str) {
     println!("audit: one container, nothing wrong; with its conmon stopped: stopped-supervisor");
 }
 
-/// What CRI-O believes to run and does not: of an end that its conmon cannot tell, and of one that it could
-/// not tell any more.
+/// Containers that CRI-O believes to run but that do not: one whose conmon could not report the
+/// end, and one whose conmon was killed before it.
 fn phantoms(crio: &Crio) {
     for (uid, by) in [("stopped", Signal::SIGSTOP), ("killed", Signal::SIGKILL)] {
         let pod = Starved::run(crio, "", uid, AMPLE_US);
@@ -517,13 +518,13 @@ fn phantoms(crio: &Crio) {
     }
 }
 
-/// Neither a zombie nor alive.
+/// Whether the process exists and is not a zombie.
 fn is_alive(crio: &Crio, pid: &str) -> bool {
     let stat = crio.read(&format!("/proc/{pid}/stat"));
     stat.is_some_and(|it| !it.rsplit_once(") ").unwrap().1.starts_with('Z'))
 }
 
-/// Its containers live on.
+/// CRI-O is stopped; its containers live on.
 fn gone(crio: &Crio) {
     must(&crio.node, &["systemctl", "stop", "crio"]);
     let found = found(crio);
@@ -534,7 +535,8 @@ fn gone(crio: &Crio) {
     let _ = crio.client();
 }
 
-/// And waits until it has come: a process under its pod's quota takes note of it when it gets CPU.
+/// Sends a signal and waits until it takes effect: a process under its pod's quota must get CPU
+/// first.
 fn signal(pid: Pid, signal: Signal) {
     kill(pid, signal).unwrap();
     let began = Instant::now();
@@ -548,7 +550,7 @@ fn signal(pid: Pid, signal: Signal) {
     }
 }
 
-/// As the host sees it.
+/// The pid as the host sees it.
 fn monitor(container: &str) -> Pid {
     let is_it = |process: &Path| {
         let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
@@ -560,7 +562,7 @@ fn monitor(container: &str) -> Pid {
     Pid::from_raw(found.file_name().unwrap().to_str().unwrap().parse().unwrap())
 }
 
-/// As long as a container runs through it, it does not go.
+/// As long as a container runs through it, it cannot be removed.
 fn in_use(crio: &Crio, container: &str) {
     let (code, _, errors) = crio.frostctl(&["unconfigure", "--runtime", "crio"]);
     assert!(code == 3 && errors.contains(container) && errors.contains("--force"), "{errors}");
@@ -568,7 +570,8 @@ fn in_use(crio: &Crio, container: &str) {
     assert!(code == 3 && errors.contains(container), "{errors}");
 }
 
-/// Pods that ask for no handler get it, and start with what starves the probes of a bare one.
+/// Pods without a handler get frostlock, and start under conditions that starve the probes of a
+/// bare pod.
 fn by_default(crio: &Crio) {
     let (code, said, errors) =
         crio.frostctl(&["configure", "--runtime", "crio", "--set-as-default"]);
@@ -624,7 +627,7 @@ fn crio_from_nothing_to_a_starved_pod_and_back() {
     assert_eq!((crio.read(PACKAGED), crio.read(DROP_IN)), (Some(before.clone()), None));
     no_handler(&crio);
 
-    // Not before the CRI-O that runs has forgotten it.
+    // Not before the running CRI-O has forgotten it.
     let (code, said, errors) = crio.frostctl(&["configure", "--runtime", "crio", "--restart"]);
     assert_eq!(code, 0, "{said}{errors}");
     let (code, said, errors) = crio.frostctl(&["uninstall"]);

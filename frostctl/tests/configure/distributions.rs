@@ -55,7 +55,7 @@ fn os(id: &str) -> (&'static str, String) {
     ("etc/os-release", format!("NAME=\"x\"\nID={id}\n"))
 }
 
-/// The file that is generated stays, the template comes and goes.
+/// The generated file stays; the template is added and removed.
 #[test]
 fn k3s_and_rke2_get_a_template_and_never_a_generated_file() {
     for (place, version, template, containerd) in [
@@ -91,7 +91,8 @@ fn k3s_and_rke2_get_a_template_and_never_a_generated_file() {
             let again = node.configure();
             assert!(again.contains("nothing to change"), "{again}");
 
-            // As after its start: what is generated has ours, which is not taken for the model.
+            // As after a restart: the generated file has our entry, which must not become the
+            // model.
             let block = &written[written.find("# By `frostctl").unwrap()..];
             node.0.write(&format!("node/{generated}"), &format!("{}\n{block}", file_of(version)));
             let again = node.configure();
@@ -122,7 +123,7 @@ fn k3s_that_imports_a_directory_gets_a_file_in_it() {
     assert!(status == 0 && !node.is_there(&drop_in), "{said}{errors}");
 }
 
-/// Whose version is told by itself, or by the path of its containerd.
+/// The version is reported by the program itself, or is in the path of its containerd.
 #[test]
 fn a_k3s_that_knows_no_base_template_is_refused() {
     let generated = format!("{K3S}/config.toml");
@@ -135,7 +136,7 @@ fn a_k3s_that_knows_no_base_template_is_refused() {
     let (status, _, errors) = node.frostctl("configure", &[]);
     assert!(status == 3 && errors.contains("1.26.8") && errors.lines().count() == 1, "{errors}");
     assert!(!node.is_there(&template));
-    // Who has written all of it needs no base.
+    // A template that has everything written out needs no "base".
     node.0.write(&format!("node/{template}"), &file_of("k3s-v2.toml"));
     let said = node.configure();
     assert!(!said.contains("is not known"), "{said}");
@@ -176,7 +177,7 @@ fn k0s_gets_a_file_in_its_directory_as_long_as_it_manages_its_own() {
         NEW,
         &[("etc/k0s/containerd.toml", file_of("k0s.toml")), ("run/k0s/containerd-cri.toml", cri)],
     );
-    // It is read from the node's own root.
+    // The import is read from the node's root.
     let import = node.0.file("node/run/k0s/containerd-cri.toml");
     let text =
         file_of("k0s.toml").replace("/run/k0s/containerd-cri.toml", import.to_str().unwrap());
@@ -250,7 +251,7 @@ fn those_with_containerds_own_file_get_it_edited_and_a_word_of_what_writes_it_an
     }
 }
 
-/// Talos has a second one for its own services, whose file nobody has written.
+/// Talos has a second containerd for its own services, with a file that nobody wrote.
 #[test]
 fn what_cannot_be_edited_is_refused_with_what_to_do() {
     let talos = "/bin/containerd --address /run/containerd/containerd.sock --config /etc/cri/containerd.toml";

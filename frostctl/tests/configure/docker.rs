@@ -1,4 +1,4 @@
-//! A dockerd of our own, with everything that it writes in a scratch directory.
+//! A dockerd of our own, with all its files in a scratch directory.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use super::{NAME, frostctl, frostlock, repository, text};
 
 const DOCKERD: &str = "dockerd-26.1.5";
-/// The one that Debian gives it.
+/// The version that Debian has with it.
 const CONTAINERD: &str = "containerd-1.7.24";
 const RUNC: &str = "runc-1.1.15";
 const IMAGE: &str = "frostlock-busybox:test";
 
-/// Far more than any command here takes.
+/// Far longer than any command here takes.
 const LIMIT: &str = "60";
 const SOON: Duration = Duration::from_secs(30);
 
-/// Neither in order nor in the indentation of ours, and with a runtime that has arguments.
+/// With another order and indentation than ours, and with a runtime that has arguments.
 fn daemon_json() -> String {
     let runc = lab("runtimes", RUNC);
     format!(
@@ -34,7 +34,7 @@ fn lab(list: &str, name: &str) -> PathBuf {
     line.and_then(|line| line.split(' ').nth(1)).unwrap_or_else(|| panic!("no {name}")).into()
 }
 
-/// Debian's programs are in a directory each; the system's come after them.
+/// Each of Debian's programs is in its own directory; the system's come after them.
 pub fn path() -> String {
     let programs = [("dockers", DOCKERD), ("containerds", CONTAINERD), ("runtimes", RUNC)];
     let ours = programs.map(|(list, name)| lab(list, name).parent().unwrap().display().to_string());
@@ -65,7 +65,7 @@ impl Docker {
         self.dir.path().join(name)
     }
 
-    /// Its shims, and so frostlock, have its environment.
+    /// Its shims, and so frostlock, inherit its environment.
     fn containerd(&self, action: &str) -> Command {
         let mut command = Command::new(repository().join("scripts/containerd"));
         command.arg(action).arg(self.place("c")).stdin(Stdio::null()).env("PATH", path());
@@ -90,7 +90,7 @@ impl Docker {
             dockerd.arg(option).arg(self.place(name));
         }
         dockerd.arg("--host").arg(self.host());
-        // Nothing of this machine's network is touched.
+        // This machine's network is not touched.
         dockerd.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
         dockerd.args(["--ip-forward=false", "--storage-driver", "vfs"]);
         dockerd.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
@@ -119,7 +119,7 @@ impl Docker {
         self.start();
     }
 
-    /// What `systemctl reload docker` does, which may end with an error.
+    /// Does what `systemctl reload docker` does; the reload may end with an error.
     pub fn reload(&self) {
         let reloads = || {
             let said = ["Reloaded configuration", "Error reconfiguring the daemon"];
@@ -163,7 +163,7 @@ impl Docker {
         self.does(&[&place[..], options, &[IMAGE]].concat())
     }
 
-    /// The id of a container that runs.
+    /// The id of a running container.
     #[track_caller]
     pub fn run(&self, options: &[&str]) -> String {
         let output = self.try_run(options);
@@ -209,7 +209,7 @@ impl Drop for Docker {
         self.stop();
         let down = self.containerd("down").output().unwrap();
         self.unmount();
-        // It looks for plugins there, wherever the rest of it is; others' are left.
+        // dockerd looks there for plugins, whatever its other directories; others' files stay.
         for dir in ["/run/docker/plugins", "/run/docker"] {
             let _ = std::fs::remove_dir(dir);
         }
@@ -223,7 +223,7 @@ impl Drop for Docker {
 }
 
 impl Docker {
-    /// What a dockerd that was killed leaves.
+    /// Unmounts what a killed dockerd leaves.
     fn unmount(&self) {
         let ours = format!("{}/", self.dir.path().display());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -251,7 +251,8 @@ fn signal(pid: u32, signal: &str) {
     let _ = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
 }
 
-/// A container through it, and out; the refusal names the container and says what to do.
+/// Runs a container through it, and unconfigures; the refusal names the container and says what to
+/// do.
 fn a_container_through_it_and_out(docker: &Docker, options: &[&str], before: &str) -> String {
     let id = docker.run(options);
     docker.says(&["exec", &id, "true"]);
@@ -267,7 +268,7 @@ fn a_container_through_it_and_out(docker: &Docker, options: &[&str], before: &st
     said
 }
 
-/// In, a container through it, out, and the file as it was; without it the name is unknown.
+/// Configured, with a container, unconfigured, and the file as before; then the name is unknown.
 #[test]
 fn docker_runs_a_container_through_it_and_the_file_comes_back() {
     let began = Instant::now();
@@ -288,7 +289,7 @@ fn docker_runs_a_container_through_it_and_the_file_comes_back() {
     docker.restart();
     docker.knows_nothing_of_it();
 
-    // As the default, and in front of a runtime with arguments: a script of dockerd's is between.
+    // As the default, and in front of a runtime with arguments: dockerd puts a script in between.
     let default = "info --format {{.DefaultRuntime}}".split(' ').collect::<Vec<_>>();
     let reload = format!("kill -s HUP {}", docker.daemon.as_ref().unwrap().id());
     let restart = ["--restart", "--restart-command", &reload];

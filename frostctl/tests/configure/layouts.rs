@@ -1,8 +1,9 @@
-//! The containerd of each distribution that can be configured, started in a node as the distribution starts it:
-//! with its file at its place, and its program at its own, outside of PATH. What the distribution itself does
-//! around it (k3s' template, microk8s' variables, its `snap restart`) is a script.
+//! The containerd of each distribution that can be configured, started in a node as the
+//! distribution starts it: with its file at the right path, and its program outside of PATH. What
+//! the distribution itself does around it (k3s' template, microk8s' variables, its `snap restart`)
+//! is a script.
 //!
-//! Those that take the same port of the host, which a node shares, are in one test.
+//! Those that use the same port of the host, which nodes share, are in one test.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
@@ -17,22 +18,22 @@ const PLAIN: &str = "/etc/containerd/config.toml";
 struct Layout {
     name: &'static str,
     containerd: &'static str,
-    /// Where the distribution has the programs of containerd.
+    /// Where the distribution has containerd's programs.
     programs: &'static str,
     unit: &'static str,
     /// The words of its command line.
     args: &'static str,
-    /// What it reads, which is made by `made_by` at each start if that says anything.
+    /// The file that it reads. If `made_by` is not empty, it generates the file at each start.
     config: &'static str,
     text: String,
     made_by: &'static str,
-    /// What is there besides.
+    /// Further files.
     files: &'static [(&'static str, &'static str)],
     socket: &'static str,
     pause: &'static str,
-    /// The file that our entry comes into.
+    /// The file that gets our entry.
     entry: &'static str,
-    /// What is to be said.
+    /// The expected notes.
     notes: &'static [&'static str],
 }
 
@@ -52,7 +53,7 @@ const BASE: Layout = Layout {
     notes: &["after: systemctl restart containerd"],
 };
 
-/// A node has no right to lower a score. kind does the same to its file in a user namespace.
+/// A node may not lower an OOM score. kind does the same to its file in a user namespace.
 fn in_a_box(text: &str) -> String {
     let is_head = |line: &str| {
         let quotes = ["\"", "'"];
@@ -65,7 +66,7 @@ fn in_a_box(text: &str) -> String {
     if text.contains(key) {
         return text.replace(&format!("{key} = false"), &format!("{key} = true"));
     }
-    // Version 3 has the old name for the server of streams alone.
+    // In version 3, only the streaming server has the old name.
     let last = text.lines().enumerate().filter(|(_, line)| is_head(line)).last();
     let (last, _) = last.expect("a table of CRI");
     let lines = text.lines().enumerate().map(|(at, line)| {
@@ -98,7 +99,7 @@ impl Booth<'_> {
                 programs.display(),
             ),
         );
-        // Of one that has its programs in there, too.
+        // Not where the layout has its own programs.
         let own = if layout.programs == BASE.programs { "/usr/bin" } else { "/usr/local/bin" };
         for (program, name) in [(frostctl(), "frostctl"), (frostlock(), "frostlock")] {
             must(node, &["install", "-D", program.to_str().unwrap(), &format!("{own}/{name}")]);
@@ -130,7 +131,7 @@ impl Booth<'_> {
     fn write(&self, path: &str, text: &str) {
         let place = self.node.root().join(path.trim_start_matches('/'));
         std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-        // Not through a link of the node, which leads out of it.
+        // A symlink of the node would lead out of it.
         let _ = std::fs::remove_file(&place);
         std::fs::write(&place, text).unwrap();
         let is_program =
@@ -164,7 +165,7 @@ impl Booth<'_> {
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
-    /// All names and all bytes beside what it reads, and of what its image has.
+    /// All names and bytes beside the file that it reads, and beside that of its image.
     fn files(&self) -> String {
         let beside = self.layout.config.rsplit_once('/').unwrap().0;
         let places = format!("{beside} /etc/containerd /usr/share/containerd");
@@ -181,7 +182,7 @@ impl Booth<'_> {
         assert!(error.contains("no runtime for \"frostlock\""), "{error}");
     }
 
-    /// In, a pod through it, and out.
+    /// Configures, runs a pod through it, and unconfigures.
     fn round(&self) {
         let (layout, before) = (self.layout, self.files());
         self.knows_nothing_of_it();
@@ -227,12 +228,12 @@ fn rounds(layouts: &[Layout]) {
     }
 }
 
-/// The generated file is written anew at each start, from the template where there is one.
+/// The file is generated at each start, from the template if there is one.
 const OF_RKE2: &str = r#"cd /var/lib/rancher/rke2/agent/etc/containerd
     if [ ! -e config.toml.tmpl ]; then exec cp /usr/lib/made config.toml; fi
     sed -e '/{{ template "base" . }}/{r /usr/lib/made' -e 'd}' config.toml.tmpl >config.toml"#;
 
-/// Their servers of streams take port 10010.
+/// Their streaming servers use port 10010.
 #[test]
 fn k3s_rke2_and_minikube_run_a_pod_through_it() {
     let imports = "version = 3\nimports = [\"/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/*.toml\"]\n";
@@ -283,7 +284,7 @@ fn k3s_rke2_and_minikube_run_a_pod_through_it() {
     ]);
 }
 
-/// microk8s' and GKE's metrics take port 1338.
+/// The metrics of microk8s and GKE use port 1338.
 #[test]
 fn microk8s_gke_and_k0s_run_a_pod_through_it() {
     rounds(&[
@@ -362,7 +363,7 @@ fn kind_and_flatcar_run_a_pod_through_it() {
     };
     rounds(&[Layout { entry: "/etc/containerd/conf.d/99-frostlock.toml", ..kind("2.1.9") }]);
 
-    // It has to be told what to do first: the image's own file nobody can write.
+    // The operator must act first: nobody can write the image's own file.
     let pause = |text: String| {
         text.replacen(
             "enable_selinux = true\n",
@@ -388,7 +389,7 @@ fn kind_and_flatcar_run_a_pod_through_it() {
     there.round();
     drop(there);
 
-    // Where the image's file imports a directory that can be written, containerd 2 merges what is in it.
+    // If the image's file imports a writable directory, containerd 2 merges the files in it.
     let imports = "version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n";
     let text = text.replacen("version = 2\n", imports, 1);
     rounds(&[flatcar("2.1.9", text, "/etc/containerd/conf.d/99-frostlock.toml")]);

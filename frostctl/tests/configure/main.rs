@@ -25,7 +25,7 @@ use podman::Podman;
 
 const NAME: &str = "frostlock";
 
-/// Absolute: what is configured is where it is.
+/// Absolute, since the configuration gets this path.
 fn binary(variable: &str, default: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(default), PathBuf::from);
     path.canonicalize()
@@ -48,7 +48,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// On the host, with every file in a scratch directory.
+/// The host, with every file in a scratch directory.
 struct Host {
     dir: tempfile::TempDir,
 }
@@ -81,7 +81,7 @@ impl Host {
 fn podman_finds_it_by_name_and_the_drop_in_goes() {
     let host = Host::new();
     let drop_in = host.path("99 frost\nlock.conf");
-    // One of its own, through which no container of another test runs.
+    // A separate binary, through which no container of another test runs.
     let binary = host.path("frostlock");
     install(frostlock(), &binary);
     let binary = binary.to_str().unwrap();
@@ -101,7 +101,7 @@ fn podman_finds_it_by_name_and_the_drop_in_goes() {
     assert!(!drop_in.exists(), "{said}");
 }
 
-/// In, a container through it, out, and the drop-in gone; without it the name is unknown.
+/// Configured, with a container, unconfigured, and the drop-in gone; then the name is unknown.
 #[test]
 fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
     const DROP_IN: &str = "/etc/containers/containers.conf.d/99-frostlock.conf";
@@ -118,7 +118,8 @@ fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
         !said.status.success() && text(&said.stderr).contains("\"frostlock\" not found")
     };
     assert!(is_unknown());
-    // Only to those that it knows it gives a log: the error of others is their standard error.
+    // podman gives a log only to runtimes that it knows; for others, the error is their standard
+    // error.
     let says = |runtime: &str| {
         let said = podman.try_run("none", &["--runtime", runtime], &["/bin/missing"]);
         podman.says(&["rm", "--force", "--ignore", "none"]);
@@ -127,7 +128,7 @@ fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
     let said = says(binary.to_str().unwrap());
     assert!(said.contains("time="), "{said}");
 
-    // With both of them, podman's own choice is crun, and ours runc.
+    // If both are installed, podman's default is crun, and ours is runc.
     let words = ["configure", "--runtime", "podman", "--binary", binary.to_str().unwrap()];
     let (status, _, errors) = frostctl(&words);
     assert!(status == 3 && errors.contains("--wrap") && errors.contains("crun"), "{errors}");
@@ -155,13 +156,13 @@ fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
     println!("{said}in all {:.1?}", began.elapsed());
 }
 
-/// As crun, in front of which it is; podman refuses it to a runtime that it does not know so.
+/// Like crun, which is behind it; podman refuses this option for runtimes not in its list.
 #[test]
 fn podman_runs_a_container_without_cgroups_through_it() {
     let podman = Podman::up();
     let place = podman.path("/run/own");
     std::fs::create_dir(&place).unwrap();
-    // By this name it runs crun.
+    // With this name it runs crun.
     install(frostlock(), place.join("frostlock-crun"));
     let words = ["configure", "--runtime", "podman", "--binary", "/run/own/frostlock-crun"];
     let output = podman::run(podman.inside(frostctl()).args(words));
@@ -176,7 +177,7 @@ fn podman_runs_a_container_without_cgroups_through_it() {
         let said = podman::run(&mut command);
         (said.status.success(), text(&said.stderr))
     };
-    // This crun may refuse the host's cgroups; then it does so through it, too.
+    // This crun may refuse the host's cgroups; then it does so through frostlock, too.
     let (bare, through) = (run("crun"), run(NAME));
     assert_eq!(bare.0, through.0, "{bare:?} {through:?}\n{written}");
     assert!(!through.1.contains("not compatible with NoCgroups"), "{through:?}\n{written}");
@@ -192,7 +193,7 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     let daemon = host.path("daemon.json");
     for (text_before, name, why) in [
         ("{\"debug\": true, \"no-such-option\": 1}", NAME, "no-such-option"),
-        // This, dockerd would find out when it starts.
+        // dockerd would notice this only at its start.
         ("{\n  \"debug\": true\n}", "runc", "for its own"),
     ] {
         std::fs::write(&daemon, text_before).unwrap();
@@ -214,8 +215,8 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     }
 }
 
-/// In a mount namespace of its own: to it a containerd that another test is just starting is none of this
-/// node, which may have the program loaded.
+/// In a separate mount namespace: a containerd that another test is just starting must not count as
+/// one of this node that may have the program loaded.
 fn alone(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--mount").arg(program);
@@ -251,7 +252,7 @@ fn a_dry_run_says_whether_an_uninstall_would_change_something() {
 
 #[test]
 fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
-    // Beside frostctl, which is where it looks without --binary.
+    // Beside frostctl, where it looks without --binary.
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let [program, link] = ["frostctl", "frostlock"].map(|name| place.path().join(name));
     std::fs::hard_link(frostctl(), &program).unwrap();
@@ -263,7 +264,7 @@ fn the_link_that_an_uninstall_has_left_goes_with_the_next() {
     assert!(!link.is_symlink(), "{}", text(&output.stdout));
 }
 
-/// As a package does it when it is removed. The control is the same without the option.
+/// As a package does it on removal. The control is the same without the option.
 #[test]
 fn an_uninstall_that_keeps_configurations_leaves_them_a_link_to_the_runtime() {
     let host = Host::new();
@@ -287,7 +288,7 @@ fn an_uninstall_that_keeps_configurations_leaves_them_a_link_to_the_runtime() {
     let (status, said) = uninstall(&["--keep-configurations", "--dry-run"]);
     assert_eq!(status, Some(1), "{said}");
     assert!(!binary.is_symlink(), "{said}");
-    // The second time the link is there already.
+    // The second time, the link already exists.
     for _ in 0..2 {
         let (status, said) = uninstall(&["--keep-configurations"]);
         assert_eq!(status, Some(1), "{said}");

@@ -1,4 +1,4 @@
-//! containerd in a node (`scripts/node`): a pod through frostlock by its handler.
+//! containerd in a node (`scripts/node`): a pod through frostlock, by its handler.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use super::{NAME, frostctl, frostlock, repository, text};
 
 pub const CRI_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// A node with containerd and the bare runtime; it ends with this, or with our process.
+/// A node with containerd and the bare runtime; it ends with this value, or with our process.
 pub struct Node {
     dir: tempfile::TempDir,
     pub path: String,
@@ -20,7 +20,7 @@ impl Node {
         Node::with(containerd, &[])
     }
 
-    /// `shares`: directories that it sees, too. Without containerd its name is "none".
+    /// `shares`: further directories that it sees. "none" means no containerd.
     pub fn with(containerd: &str, shares: &[&Path]) -> Node {
         let dir = tempfile::Builder::new().prefix("frostlock-node-").tempdir_in("/dev/shm");
         let programs = repository().join(format!("target/lab/containerd-{containerd}"));
@@ -29,7 +29,7 @@ impl Node {
         let owner = std::process::id().to_string();
         let mut words =
             vec!["up", "--containerd", containerd, "--runtime", "runc-1.5.3", "--owner", &owner];
-        // The binary may be elsewhere, where the node does not see it.
+        // The binary may be where the node does not see it.
         let binary = frostlock();
         words.extend(["--show", binary.to_str().unwrap()]);
         for path in shares {
@@ -40,7 +40,7 @@ impl Node {
         node
     }
 
-    /// Its files, as the host sees them.
+    /// The node's files, as the host sees them.
     pub fn root(&self) -> PathBuf {
         let pid = std::fs::read_to_string(self.dir.path().join("node/pid")).unwrap();
         Path::new("/proc").join(pid.trim()).join("root")
@@ -55,7 +55,7 @@ impl Node {
     pub fn script(&self, words: &[&str]) -> Output {
         let mut command = Command::new(repository().join("scripts/node"));
         command.env("FROSTLOCK_NODE", self.dir.path().join("node")).args(words);
-        // Files: the node goes on after the script, and holds what it has inherited.
+        // Files: the node outlives the script, and keeps inherited descriptors open.
         let [out, err] = ["out", "err"].map(|name| self.dir.path().join(name));
         let open = |path: &Path| std::fs::File::create(path).unwrap();
         let status =
@@ -83,7 +83,7 @@ impl Node {
             .unwrap()
     }
 
-    /// systemd is told that containerd is up before its CRI is.
+    /// containerd tells systemd that it is up before its CRI is.
     pub fn client(&self) -> Client {
         self.client_at(&self.dir.path().join("node/run/containerd.sock"))
     }
@@ -99,7 +99,7 @@ impl Node {
         }
     }
 
-    /// What the shim of a sandbox was told to run.
+    /// The runtime in the files of a sandbox's shim.
     fn runtime_of(&self, sandbox: &str) -> String {
         let task = "node/run/io.containerd.runtime.v2.task/k8s.io";
         std::fs::read_to_string(self.dir.path().join(task).join(sandbox).join("runtime")).unwrap()
@@ -143,7 +143,7 @@ fn no_handler(node: &Node) {
     assert!(error.contains("no runtime for \"frostlock\""), "{error}");
 }
 
-/// In, a pod through it, out, and the file as it was; without it the handler is not there.
+/// Configured, with a pod, unconfigured, and the file as before; then the handler is gone.
 fn a_round(containerd: &str) {
     let began = std::time::Instant::now();
     let node = Node::up(containerd);
@@ -187,12 +187,12 @@ fn a_round(containerd: &str) {
     println!("containerd {containerd}: {said}in all {:.1?}", began.elapsed());
 }
 
-/// What of ours is on the node.
+/// Our files on the node.
 pub fn ours(node: &Node) -> Vec<String> {
     let find = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev \\) -prune -o -iname '*frost*' -print; ls -d /run/frostlock";
     let output = node.script(&["exec", "sh", "-c", find]);
     let mut all: Vec<_> = text(&output.stdout).lines().map(str::to_owned).collect();
-    // Below it is the directory of the node itself, and of the lab.
+    // The directories of the node itself and of the lab are below it.
     all.retain(|path| !path.starts_with("/dev/shm") && !path.starts_with("/tmp"));
     all
 }
@@ -216,7 +216,8 @@ fn in_and_off(containerd: &str) {
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     };
 
-    // A restart that does not restart anything: the handler never comes, and all is put back.
+    // A restart command that restarts nothing: the handler never appears, and everything is put
+    // back.
     let broken =
         ["configure", "--runtime", "containerd", "--restart", "--restart-command", "exit 3"];
     let (status, _, errors) = run(&broken);
@@ -254,11 +255,11 @@ fn in_and_off(containerd: &str) {
     let loaded = "loaded until it is restarted";
     assert!(status == 1 && said.contains(loaded), "{said}{errors}");
     assert_eq!(node.config(), configured);
-    // Without the program no pod would start that the containerd that runs gives to it.
+    // Without the binary, no pod would start that the running containerd gives to it.
     let (status, said, errors) = run(&["uninstall"]);
     assert!(status == 1 && said.contains(loaded), "{said}{errors}");
     assert_eq!(node.config(), before.0);
-    // Nor is one that does not answer taken for one that has nothing of it loaded.
+    // A containerd that does not answer may still have it loaded.
     let signal = |name| {
         let words = ["systemctl", "kill", "--kill-whom=main", "-s", name, "containerd"];
         super::status::must(&node, &words);

@@ -11,7 +11,7 @@ use super::{NAME, frostctl, frostlock};
 pub(super) const FROSTCTL: &str = "/usr/local/bin/frostctl";
 pub(super) const FROSTLOCK: &str = "/usr/local/bin/frostlock";
 
-/// All ten questions, each with its own bound, on a containerd that hangs.
+/// All ten questions, each with its own limit, on a containerd that hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) struct Status {
@@ -33,7 +33,7 @@ impl Status {
         Status { code: output.status.code().unwrap(), json }
     }
 
-    /// How the question was judged, and the answer.
+    /// The judgement of a question, and its answer.
     fn answer(&self, question: &str) -> (&str, &str) {
         let answers = self.json["answers"].as_array().unwrap();
         let found = answers.iter().find(|it| it["question"] == question);
@@ -128,7 +128,7 @@ fn a_life(node: &Node) {
     it_hangs_with_no_containerd(node);
     what_containerd_hands_on_counts(node);
 
-    // A typo stops nobody.
+    // A typo breaks nothing.
     sh(
         node,
         "cd /etc/frostlock && cp config.toml whole && sed 's#^runtime = .*#runtime = \"/x/runc\"#' \
@@ -145,7 +145,7 @@ fn a_life(node: &Node) {
     let journal = must(node, &["cat", "/run/frostlock/journal.jsonl"]);
     assert!(journal.contains("fell back to /usr/sbin/runc"), "{journal}");
 
-    // None at all does.
+    // No runtime at all does.
     sh(node, "for it in runc crun; do at=$(command -v $it) || continue; mv $at /away-$it; done");
     let now = status(&[]);
     now.is("broken", 2);
@@ -170,7 +170,7 @@ fn unprivileged_it_does_not_say_that_it_works(node: &Node) {
     for question in ["loaded", "switch", "state", "containers", "last record", "last 24 h"] {
         now.says(question, "not_checked", "not checked: ");
     }
-    // Its own records are root's to read.
+    // Only root can read frostctl's records.
     now.says("configured", "not_checked", "frostlock");
 }
 
@@ -200,7 +200,7 @@ fn it_hangs_with_no_containerd(node: &Node) {
     now.says("loaded", "not_checked", "no answer");
 }
 
-/// Its wrappers have its environment, and so another state.
+/// Its wrappers inherit its environment, and so use another state.
 fn what_containerd_hands_on_counts(node: &Node) {
     let drop_in = "/run/systemd/system/containerd.service.d";
     let unit = "[Service]\nEnvironment=FROSTLOCK_STATE_DIR=/run/elsewhere\n";
@@ -218,7 +218,7 @@ fn what_containerd_hands_on_counts(node: &Node) {
     assert_eq!(sh(node, switches), "/run/elsewhere/off\n/run/frostlock/off\n");
     must(node, &[FROSTCTL, "on"]);
     assert_eq!(sh(node, switches), "");
-    // One that is named is meant alone.
+    // If one is named, only that one is meant.
     let words = "FROSTLOCK_STATE_DIR=/run/frostlock";
     let output = node.script(&["exec", "env", words, FROSTCTL, "off"]);
     let said = super::text(&output.stderr);

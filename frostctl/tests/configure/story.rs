@@ -1,5 +1,5 @@
-//! From the install to the purge, as the README tells it, on one node after another: what each command
-//! says by its exit status, and that in the end nothing of ours is left.
+//! From the install to the purge, as in the README, on one node after another: the exit status of
+//! each command, and at the end nothing of ours is left.
 
 use std::time::Instant;
 
@@ -14,13 +14,13 @@ type Said = (i32, String, String);
 struct Place<'a> {
     engine: &'a str,
     frostctl: &'a dyn Fn(&[&str]) -> Said,
-    /// What else `configure` is to be told.
+    /// Further arguments of `configure`.
     words: &'a [&'a str],
-    /// A container through it; its id.
+    /// Starts a container through it, and returns its id.
     start: &'a dyn Fn() -> String,
     end: &'a dyn Fn(&str),
     restart: &'a dyn Fn(),
-    /// The configuration of the engine, and what of ours is there.
+    /// The engine's configuration, and our files.
     look: &'a dyn Fn() -> String,
 }
 
@@ -103,7 +103,7 @@ fn of_containerd() {
     }
 }
 
-/// What a `docker.service` has, less what touches the network, which is the host's.
+/// What a `docker.service` has, except what affects the network, which is the host's.
 const DOCKER: &str = "[Service]
 Type=notify
 Environment=PATH=PROGRAMS:/usr/sbin:/usr/bin:/sbin:/bin
@@ -163,8 +163,8 @@ UNIT
     story(&place, &before);
 }
 
-/// The programs are the host's, in place of the node's. Without a daemon that runs in it, a node in a box
-/// cannot be told from a container on a node.
+/// The programs are the host's instead of the node's. Without a daemon in it, a node in a box looks
+/// like a container on a node.
 #[test]
 fn of_podman() {
     let mut node = Node::up("1.7.24");
@@ -195,7 +195,7 @@ fn of_podman() {
     let place = Place {
         engine: "podman",
         frostctl: &|words| run(&node, words),
-        // podman's own choice is crun, if it is there.
+        // podman's default is crun, if it is installed.
         words: &["--wrap", "runc"],
         start: &|| sh(&node, &run_one).trim().to_owned(),
         end: &|id| drop(sh(&node, &format!("podman rm --force --time 0 {id}"))),

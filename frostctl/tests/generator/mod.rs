@@ -1,6 +1,6 @@
-//! A journal of any length, the same each time: lives of containers in pods, one after another.
+//! A journal of any length, always the same: lives of containers in pods, one after another.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::Write;
@@ -29,7 +29,7 @@ impl Generator {
         Generator { random: Random(88_172_645_463_325_252), mono_ms: 1_000_000 }
     }
 
-    /// So many records.
+    /// Writes this many records.
     pub fn write(&mut self, out: &mut impl Write, records: usize) {
         const VERBS: [&str; 4] = ["create", "start", "kill", "delete"];
         let (mut written, mut life) = (0, 0);
@@ -45,7 +45,7 @@ impl Generator {
                 let record = self.record(verb, &id, life % 50);
                 write_line(out, &record);
                 written += 1;
-                // One in eight execs is outlived by its lift; that has a line more.
+                // Each eighth exec has a lift that outlives it, which adds a line.
                 if verb == "exec" && written < records && self.random.below(8) == 0 {
                     write_line(out, &self.late_lift(&record));
                     written += 1;

@@ -1,7 +1,7 @@
-//! A containerd of our own whose containers run through the wrapper, with a long journal, and the
-//! recorder beside it. Needs root and the lab (`make lab`).
+//! A containerd of our own whose containers run through the wrapper, with a long journal and the
+//! recorder. Needs root and the lab (`make lab`).
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 const NAMESPACE: &str = "frostlock-test";
-/// Nothing here takes longer on a machine that works, however busy.
+/// On a working machine, however busy, nothing here takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The wrapper: the static release build that `make test` names, else what cargo has built beside us.
+/// The wrapper: the static release build that `make test` names, else the one that cargo built.
 pub fn frostlock() -> PathBuf {
     let path = std::env::var_os("FROSTLOCK_BIN")
         .map(PathBuf::from)
@@ -58,9 +58,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// The recorder first: it has to wait for containerd.
+    /// The recorder starts first, so that it must wait for containerd.
     pub fn up() -> Lab {
-        // On tmpfs, as /run is.
+        // On tmpfs, like /run.
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("/frostlock-test-{}-{number}", std::process::id());
@@ -87,7 +87,7 @@ impl Lab {
         self.path("history")
     }
 
-    /// What conmon would write.
+    /// Where conmon would write exit codes.
     pub fn exits(&self) -> PathBuf {
         self.path("exits")
     }
@@ -111,7 +111,7 @@ impl Lab {
         command
     }
 
-    /// Kills the daemon, and starts it again with what it finds; containers stay.
+    /// Kills the daemon and starts it again with the existing state; containers stay.
     pub fn restart_containerd(&self) {
         let pid_file = self.path("c/containerd.pid");
         let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
@@ -142,7 +142,7 @@ impl Lab {
         }
     }
 
-    /// `frostctl`, of this node.
+    /// `frostctl` for this node.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_frostctl"));
         self.with_env(command.args(args));
@@ -159,14 +159,14 @@ impl Lab {
         serde_json::from_str(&self.frostctl(&["report", "--json"])).unwrap()
     }
 
-    /// What is in the long journal.
+    /// The records of the long journal.
     pub fn records(&self) -> Vec<Value> {
         let text =
             std::fs::read_to_string(self.history().join("history.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until the carrier has brought there what the wrappers have written.
+    /// Waits until the carrier has moved the wrappers' records there.
     pub fn carried(&self) {
         let short = std::fs::read_to_string(self.path("state/journal.jsonl")).unwrap();
         let last = short.lines().last().unwrap().to_owned();
@@ -176,7 +176,7 @@ impl Lab {
         });
     }
 
-    /// How an exec, or with an empty `exec` a container, is recorded to have ended.
+    /// The recorded exit of an exec, or with an empty `exec` of a container.
     pub fn recorded_exit(&self, id: &str, exec: &str) -> Option<i64> {
         let records = self.records();
         let mut exits =
@@ -197,8 +197,8 @@ impl Lab {
         assert!(output.status.success(), "ctr {args:?}: {}", text(&output.stderr));
     }
 
-    /// A container of a pod, with annotations as CRI sets them. Detached, and without descriptors of
-    /// ours, which it would keep open.
+    /// A container of a pod, with annotations as CRI sets them. Detached, and without descriptors
+    /// of ours, which it would keep open.
     pub fn run(&self, pod: &str, id: &str, memory: Option<u64>, script: &str) {
         let cgroup = format!("{}/{id}", self.cgroup);
         let (frostlock, runc_root) = (frostlock(), self.path("c/runc"));
@@ -219,7 +219,7 @@ impl Lab {
         self.must(&args);
     }
 
-    /// As a kubelet's exec probe: whether its command ended with 0.
+    /// Like kubelet's exec probe: whether its command ended with 0.
     pub fn probe(&self, id: &str, exec: &str) -> bool {
         let command = ["task", "exec", "--exec-id", exec, id, "test", "-e", "/dev/shm/ready"];
         self.ctr(&command).status.success()
@@ -236,7 +236,7 @@ impl Lab {
 
     pub fn remove(&self, id: &str) {
         eventually("it has ended", || self.has_ended(id));
-        // 1 and more is how the container ended.
+        // A status of 1 or more is the container's own.
         self.ctr(&["task", "delete", id]);
         self.must(&["container", "delete", id]);
     }

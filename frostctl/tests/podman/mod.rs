@@ -1,7 +1,7 @@
-//! podman at its usual places, and these in a mount namespace of their own: nothing of this machine's
-//! is seen or changed. Needs root and the lab (`make lab`).
+//! podman at its usual paths, which are in its own mount namespace: nothing of this machine is seen
+//! or changed. Needs root and the lab (`make lab`).
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader};
@@ -10,11 +10,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Far more than any command here takes.
+/// Far longer than any command here takes.
 const LIMIT: &str = "60";
 const SOON: Duration = Duration::from_secs(10);
 
-/// /dev/shm has podman's locks. Nothing of it outlives the standard input.
+/// /dev/shm has podman's locks. Nothing in the namespace outlives its standard input.
 const SET_UP: &str = r#"
     mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && mount -t tmpfs none /var/lib &&
     cp -a /etc/containers /run/etc && rm -rf /run/etc/containers.conf* &&
@@ -25,7 +25,7 @@ const SET_UP: &str = r#"
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 pub struct Podman {
-    /// Keeps the namespace.
+    /// Keeps the namespace alive.
     namespace: Child,
     cgroup: String,
 }
@@ -49,7 +49,7 @@ impl Podman {
         Podman { namespace, cgroup }
     }
 
-    /// As root has it after a login.
+    /// With the environment that root has after a login.
     pub fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after", "5", LIMIT, "nsenter"]);
@@ -58,7 +58,7 @@ impl Podman {
         command
     }
 
-    /// A file of theirs, as we see it.
+    /// A path in the namespace, as we reach it.
     pub fn path(&self, theirs: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{theirs}", self.namespace.id()))
     }
@@ -74,7 +74,7 @@ impl Podman {
         text(&output.stdout).trim().to_owned()
     }
 
-    /// `run --detach` with these options; what podman said.
+    /// `run --detach` with these options; returns podman's output.
     pub fn try_run(&self, name: &str, options: &[&str], command: &[&str]) -> Output {
         let mut podman = self.inside("podman");
         podman.args(["run", "--detach", "--network", "none", "--name", name]);
@@ -83,7 +83,7 @@ impl Podman {
         run(podman.args(["--rootfs", "/run/rootfs"]).args(command))
     }
 
-    /// The id of a container that runs.
+    /// The id of a running container.
     #[track_caller]
     pub fn run(&self, name: &str, options: &[&str]) -> String {
         let output = self.try_run(name, options, &["sleep", "1000"]);
@@ -105,7 +105,7 @@ impl Drop for Podman {
     }
 }
 
-/// With everything in it; what is still there.
+/// Removes the cgroup with everything in it; returns what is still there.
 fn remove(cgroup: &str) -> Vec<PathBuf> {
     let deadline = Instant::now() + SOON;
     loop {
@@ -130,7 +130,7 @@ fn remove(cgroup: &str) -> Vec<PathBuf> {
     }
 }
 
-/// Its output by way of files: conmon would keep a pipe open.
+/// Captures the output in files: conmon would keep a pipe open.
 pub fn run(command: &mut Command) -> Output {
     let [mut out, mut err] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
     let [to, also] = [out.try_clone().unwrap(), err.try_clone().unwrap()];

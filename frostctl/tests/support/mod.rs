@@ -1,6 +1,6 @@
-//! What the suites share: the program, a place in the live cgroup tree, and its end.
+//! Shared by the suites: the program, and a place in the live cgroup tree that is cleaned up.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 pub const FROSTCTL: &str = env!("CARGO_BIN_EXE_frostctl");
 
-/// A program that can be executed at once, copied by another process: what this one has open to write,
-/// a child of another test's thread has open, too, and nobody can execute it until that child executes
-/// something (ETXTBSY).
+/// Installs an executable, copied by another process. If this process had it open for writing, so
+/// would a child that another test's thread forks, and until that child executes something, nobody
+/// can execute the file (ETXTBSY).
 pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     let mut install = Command::new("install");
     let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
@@ -25,7 +25,7 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The wrapper: the one that `make test` names, else the one that cargo puts beside us.
+/// The wrapper: the one that `make test` names, else the one beside frostctl, where cargo puts it.
 pub fn frostlock() -> PathBuf {
     let beside = Path::new(FROSTCTL).with_file_name("frostlock");
     let path = std::env::var_os("FROSTLOCK_BIN").map_or(beside, PathBuf::from);
@@ -41,7 +41,7 @@ pub fn runtime(name: &str) -> PathBuf {
     line.and_then(|line| line.split(' ').nth(1)).unwrap_or_else(|| panic!("no {name}")).into()
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -75,7 +75,8 @@ pub fn succeed(command: &mut Command) -> Ended {
     ended
 }
 
-/// `/frostlock-test-frostctl-...` in the live tree; all that is in it ends and goes with it.
+/// `/frostlock-test-frostctl-...` in the live tree; on drop, its processes are ended and it is
+/// removed.
 #[derive(Debug)]
 pub struct Scratch {
     pub dir: tempfile::TempDir,
@@ -95,20 +96,20 @@ impl Scratch {
         self.dir.path().join("state")
     }
 
-    /// frostctl with a state directory of its own, so that nobody else's is looked at or mended.
+    /// frostctl with its own state directory, so that it sees and fixes nobody else's.
     pub fn frostctl(&self, args: &[&str]) -> Ended {
         let mut command = Command::new(FROSTCTL);
         Ended::of(command.args(args).env("FROSTLOCK_STATE_DIR", self.state()))
     }
 
-    /// Where the host has hierarchies of v1; a part of the tests breaks those.
+    /// Needs a host with v1 hierarchies; some tests break those.
     pub fn dir(&self, controller: &str, below: &str) -> PathBuf {
         let top = Path::new("/sys/fs/cgroup").join(controller);
         assert!(top.join("cgroup.procs").is_file(), "this needs v1 at {}", top.display());
         PathBuf::from(format!("{}{}{below}", top.display(), self.cgroup))
     }
 
-    /// A process in this cgroup of the freezer's.
+    /// A process in this cgroup of the freezer hierarchy.
     pub fn sleeper(&self, dir: &Path) -> Sleeper {
         let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
         std::fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
@@ -151,7 +152,7 @@ fn remove(dir: &Path) {
     }
 }
 
-/// A bundle of a container that does nothing, at a cgroup of the scratch place.
+/// A bundle for a container that does nothing, with a cgroup in the scratch place.
 pub fn bundle(scratch: &Scratch, name: &str, below: &str, annotations: Value) -> PathBuf {
     let bundle = scratch.dir.path().join(name);
     let mut make = Command::new(repository().join("scripts/make-bundle"));
@@ -173,7 +174,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// `run --detach` by this program, which is the runtime or frostlock in front of it.
+    /// `run --detach` by this program, which is the runtime or a frostlock in front of it.
     pub fn run(
         program: &Path,
         runtime: &Path,
@@ -186,7 +187,7 @@ impl Container {
         let mut run = Command::new(program);
         run.arg("--root").arg(&root).args(["run", "--detach", "--bundle"]).arg(bundle).arg(&id);
         run.env("FROSTLOCK_RUNTIME", runtime).env("FROSTLOCK_STATE_DIR", scratch.state());
-        // Its output would else be the container's for its life.
+        // The container would otherwise inherit our output for its whole life.
         run.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let status = run.status().unwrap();
         let said = std::fs::read_to_string(scratch.dir.path().join(format!("{id}.out")));
