@@ -92,7 +92,6 @@ impl Containerd {
         })
     }
 
-    /// The task as it is now.
     pub(crate) fn task(
         &self,
         namespace: &str,

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::record::Ours;
 
-/// What to put in.
 #[derive(Debug)]
 pub(crate) struct Wish<'a> {
     pub(crate) name: &'a str,
@@ -38,7 +37,6 @@ pub(crate) fn is_ours(binary: impl AsRef<Path>) -> bool {
     is_named_ours(binary.as_ref()) || config::locate::is_frostlock(binary.as_ref())
 }
 
-/// By the name alone.
 pub(crate) fn is_named_ours(binary: &Path) -> bool {
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
     name == "frostlock" || name.starts_with("frostlock-")

@@ -90,7 +90,6 @@ impl OverTime {
         self.bins.keys().next().map_or(0, |first| first * self.width_s)
     }
 
-    /// All bins, one after the other.
     pub(super) fn bins(&self) -> Vec<Counts> {
         let first = self.bins.keys().next().copied().unwrap_or(0);
         (first..first + self.len())

@@ -39,7 +39,6 @@ impl Copies {
         self.dir.path().join(name)
     }
 
-    /// A script.
     pub fn program(&self, name: &str, text: &str) {
         install(self.write(&format!("{name}.text"), text), self.file(name));
     }
