@@ -1,4 +1,5 @@
-//! No reader panics, whatever the bytes: garbage, and valid documents that were cut or had bytes changed.
+//! No reader panics, whatever the bytes: garbage, and valid documents that are cut or have changed
+//! bytes.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

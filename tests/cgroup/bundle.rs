@@ -86,7 +86,7 @@ fn files() {
     std::fs::write(&config, r#"{"process":{"terminal":true}}"#).unwrap();
     assert!(Bundle::read(dir.path()).unwrap().terminal);
     std::fs::remove_file(&config).unwrap();
-    // Nobody writes to it: an open without O_NONBLOCK would wait for ever.
+    // Nobody writes to it: opening it without O_NONBLOCK would wait forever.
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).unwrap();
     assert!(chain(&Bundle::read(dir.path()).unwrap_err()).contains("not a regular file"));
 }

@@ -1,4 +1,5 @@
-//! The cgroup module on recorded files: mounts and memberships, prediction, state files, reading, bundles.
+//! The cgroup module on recorded files: mounts and memberships, prediction, state files, reading,
+//! bundles.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -63,7 +63,7 @@ fn odd_lines() {
     );
     assert_eq!(h.v2.as_ref().unwrap().mountpoint, Path::new("/mnt/a b\t\\"));
     assert!(h.unified(), "v2 in an unusual place and no v1: nothing else it could be");
-    // A disk whose source is called like a cgroup, and one whose mountpoint is.
+    // A disk with a cgroup-like source, and one with a cgroup-like mountpoint.
     assert!(
         parse("9 1 0:1 / /x rw - ext4 cgroup rw\n9 1 0:1 / /-/cgroup rw - ext4 - rw").v2.is_none()
     );
@@ -80,7 +80,7 @@ fn membership_lines() {
     assert_eq!(m.path(""), Some(Path::new("/v2")));
     assert_eq!(m.path("freezer"), None);
     assert_eq!(m.identity(&parse(HYBRID)), Some(id("/a:b")));
-    // v1 lines are there on a v2 system too, if anything ever used them.
+    // A v2 system also has v1 lines, if anything has ever used them.
     assert_eq!(m.identity(&parse(UNIFIED)), Some(id("/v2")));
     assert_eq!(Membership::parse(b"0::/../../x\n").identity(&parse(UNIFIED)), None);
     assert_eq!(Membership::parse(b"0::/\n").identity(&parse(UNIFIED)), Some(id("/")));

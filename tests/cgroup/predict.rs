@@ -55,7 +55,7 @@ fn runc_cgroupfs() {
     }
 }
 
-/// Below the caller's own cgroup of each hierarchy; the v2 tree of a hybrid host has it at the top.
+/// Below the caller's own cgroup in each hierarchy; the v2 tree of a hybrid host has it at the top.
 #[test]
 fn runc_cgroupfs_in_each_hierarchy() {
     let (_dir, proc) = procfs(OWN_V1, INIT_V1);
@@ -178,7 +178,7 @@ fn an_unreadable_proc_is_a_reason() {
     };
     let nowhere = cgroup::Proc::at("/nonexistent");
     assert!(plan.predict(&parse(UNIFIED), &nowhere).is_err());
-    // A v1 systemd path does without: a missing line stands for the root.
+    // A v1 systemd path does not need it: a missing line means the root.
     let plan = Plan { systemd: true, ..plan };
     assert_eq!(
         plan.predict(&parse(HYBRID), &nowhere).unwrap().to_string(),

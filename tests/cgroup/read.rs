@@ -55,7 +55,7 @@ fn v1_files() {
     }
 }
 
-/// It may have very many below it; the kernel has counted.
+/// There may be very many cgroups below it; the kernel has the count.
 #[test]
 fn on_v2_whether_there_are_processes_is_one_file() {
     for (populated, expected) in [(1, true), (0, false)] {
@@ -113,7 +113,7 @@ fn what_is_not_there_is_nothing() {
     }
 }
 
-/// A quota above the pod throttles as well; a cgroup without one says nothing and is not read.
+/// A quota above the pod throttles as well; a cgroup without one is left out and not read.
 #[test]
 fn the_limits_are_those_up_to_the_root_that_have_a_quota() {
     let v1_tree = tree(&[
@@ -144,7 +144,7 @@ fn the_limits_are_those_up_to_the_root_that_have_a_quota() {
         };
         assert_eq!(limits("/a/b/c"), ["a/b/c", "a"]);
         assert_eq!(limits("/a/b"), ["a"]);
-        // It is about to be made.
+        // It is about to be created.
         assert_eq!(limits("/a/b/new"), ["a/b/new", "a"]);
         std::fs::remove_dir_all(&root).unwrap();
         assert_eq!(limits("/a/b/c"), Vec::<String>::new());
