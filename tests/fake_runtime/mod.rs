@@ -1,6 +1,6 @@
-//! A scripted runtime in the place of the real one, and what it wrote down of its work.
+//! A scripted runtime in place of the real one, and its records.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(
     clippy::print_stdout,
     dead_code,
@@ -24,9 +24,9 @@ use serde_json::json;
 
 use crate::support::{self, Scratch};
 
-/// The program. `cargo test` builds it with everything else; `cargo test --test NAME` does not, so
-/// cargo is asked where it is older than its sources. Not always: with the features of this package
-/// alone it would compile half a minute's worth of dependencies in the midst of a suite.
+/// The program. `cargo test` builds it with everything else, but `cargo test --test NAME` does not.
+/// So cargo is called if the program is older than its sources. Not always: with only this
+/// package's features, it would compile dependencies for half a minute in the middle of a suite.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -71,7 +71,7 @@ impl<'a> Fake<'a> {
         Fake::named("runc", scratch, config)
     }
 
-    /// The name tells the wrapper whose command line it is.
+    /// From the name, the wrapper knows which command line it has.
     pub fn named(name: &str, scratch: &'a Scratch, config: &str) -> Fake<'a> {
         let dir = scratch.path("fake");
         std::fs::create_dir(&dir).unwrap();
@@ -82,7 +82,7 @@ impl<'a> Fake<'a> {
         fake
     }
 
-    /// Without syslog: the machine's log is not ours to fill.
+    /// Without syslog: tests must not fill the machine's log.
     pub fn configure(&self, config: &str) {
         std::fs::write(&self.config, format!("{config}\n[log]\nsyslog = false\n")).unwrap();
     }
@@ -99,7 +99,7 @@ impl<'a> Fake<'a> {
         std::fs::rename(next, self.dir().join("script")).unwrap();
     }
 
-    /// The wrapper in front of it; `args` is what follows the root.
+    /// The wrapper in front of it; `args` follow the root.
     pub fn wrapped(&self, args: &[&str]) -> Command {
         let mut command = self.scratch.wrapped(&self.path);
         command.args(args).env("FROSTLOCK_CONFIG", &self.config).env("FAKE_DIR", self.dir());
@@ -112,12 +112,12 @@ impl<'a> Fake<'a> {
         command
     }
 
-    /// A bundle that says no more than where the container goes.
+    /// A bundle that says only where the container goes.
     pub fn bundle(&self, id: &str) -> PathBuf {
         let bundle = self.scratch.path(&format!("fake-bundle-{id}"));
         std::fs::create_dir_all(&bundle).unwrap();
         let config = json!({ "linux": { "cgroupsPath": self.cgroup(id) } });
-        // Whole or not at all: in a storm others read it meanwhile, and an empty one names no cgroup.
+        // Atomically: in a storm others read it meanwhile, and an empty one names no cgroup.
         let next = bundle.join(format!("{:?}", std::thread::current().id()));
         std::fs::write(&next, config.to_string()).unwrap();
         std::fs::rename(next, bundle.join("config.json")).unwrap();
@@ -156,19 +156,19 @@ impl<'a> Fake<'a> {
     }
 }
 
-/// One operation of the fake runtime's, in nanoseconds of CLOCK_MONOTONIC.
+/// One operation of the fake runtime, in nanoseconds of CLOCK_MONOTONIC.
 #[derive(Debug, Clone)]
 pub struct Interval {
     pub start: u64,
-    /// None: it was killed, or it still runs.
+    /// `None`: it was killed, or it still runs.
     pub end: Option<u64>,
     pub verb: String,
     pub id: String,
     pub cgroup: String,
     pub pid: i32,
-    /// The wrapper's, if there was one.
+    /// The wrapper's pid, if there was one.
     pub parent: i32,
-    /// Whether it had a lock when this began.
+    /// Whether the wrapper had a lock when this began.
     pub locked: bool,
 }
 
@@ -195,7 +195,7 @@ pub fn monotonic_ns() -> u64 {
     Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap()).as_nanos() as u64
 }
 
-/// An attempt that takes so long, and up to a half longer.
+/// An attempt that takes this long, and up to half as much more.
 pub fn takes_ms(ms: u64) -> Attempt {
     Attempt { delay_us: ms * 1000, jitter_us: ms * 500, ..Attempt::default() }
 }

@@ -41,7 +41,7 @@ fn main() {
     std::process::exit(Operation::new(line).run());
 }
 
-/// The parts of the command line that matter here.
+/// The relevant parts of the command line.
 #[derive(Default)]
 struct Line {
     root: PathBuf,
@@ -56,7 +56,7 @@ struct Line {
     id: String,
 }
 
-/// Flags of runc's that take the next word as their value.
+/// Flags of runc that take the next word as their value.
 const VALUES: &[&str] = &[
     "--root",
     "--log",
@@ -131,7 +131,7 @@ const TIME: &str = "2020-01-01T00:00:00Z";
 struct Operation {
     line: Line,
     fake: PathBuf,
-    /// Where the container's state is.
+    /// The path of the container's state.
     state: PathBuf,
     attempt: Attempt,
 }
@@ -233,7 +233,7 @@ impl Operation {
         Ok(attempt.exit)
     }
 
-    /// The state as runc would leave it.
+    /// Leaves the state as runc would.
     fn keep_books(&self, makes: bool, was_there: bool, exit: i32, cgroup: &str) {
         let failed = exit != 0 || self.attempt.signal != 0;
         let keep = self.attempt.keep_state;
@@ -264,7 +264,7 @@ impl Operation {
         state["fake_cgroup"].as_str().unwrap_or("-").to_owned()
     }
 
-    /// Whole or not at all, as runc does it.
+    /// Atomically, like runc.
     fn write_state(&self, cgroup: &str) {
         let bundle = std::fs::canonicalize(&self.line.bundle).unwrap();
         let state = json!({
@@ -313,7 +313,7 @@ impl Operation {
     }
 }
 
-/// What this start of the runtime is to do.
+/// What this start of the runtime must do.
 fn attempt(fake: &Path, line: &Line) -> Attempt {
     let text = std::fs::read_to_string(fake.join("script")).unwrap_or_else(|_| "{}".to_owned());
     let script: Script = serde_json::from_str(&text).expect("FAKE_DIR/script");
@@ -327,7 +327,8 @@ fn attempt(fake: &Path, line: &Line) -> Attempt {
     attempts[number.min(attempts.len() - 1)].clone()
 }
 
-/// How often this was called for the file before. The lock makes two at once two numbers.
+/// How often this was called for the file before. The lock gives two concurrent callers different
+/// numbers.
 fn count(path: &Path) -> usize {
     let file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     let locked = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
@@ -336,7 +337,7 @@ fn count(path: &Path) -> usize {
     before
 }
 
-/// The paths of a cgroup in every hierarchy, as runc's state.json has them.
+/// The paths of a cgroup in every hierarchy, as in runc's state.json.
 fn cgroup_paths(cgroup: &str) -> Value {
     let below = cgroup.trim_start_matches('/');
     let top = Path::new("/sys/fs/cgroup");
@@ -370,7 +371,7 @@ fn append(path: &Path, line: &str) {
     file.unwrap().write_all(line.as_bytes()).unwrap();
 }
 
-/// Whoever reads it may be gone.
+/// The reader may be gone.
 fn print(mut to: impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes());
     let _ = to.flush();

@@ -1,4 +1,4 @@
-//! A terminal, and the message that it travels in.
+//! A terminal, and the message that carries it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};
@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use rustix::pty::OpenptFlags;
 
-/// Connects to a console socket and does what the script says. The message of a failure is runc's.
+/// Connects to a console socket and does what the script says. The error message is runc's.
 #[allow(dead_code)]
 pub(crate) fn hand_out(socket: &Path, what: &str) -> Result<Option<OwnedFd>, String> {
     if what.is_empty() {
@@ -31,7 +31,7 @@ pub(crate) fn hand_out(socket: &Path, what: &str) -> Result<Option<OwnedFd>, Str
     Ok(Some(master))
 }
 
-/// A terminal on which somebody answers until its master is closed, which may be long after our end.
+/// A terminal that answers until its master is closed, possibly long after this program has ended.
 #[allow(clippy::zombie_processes)]
 fn open() -> (OwnedFd, String) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -56,7 +56,7 @@ fn send(to: &UnixStream, name: &[u8], terminal: &OwnedFd) {
     rustix::net::sendmsg(to, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
-/// One message, as callers take it: the name and the terminals that came with it; neither when the
+/// One message, as callers receive it: the name and the terminals that came with it; neither if the
 /// other end has hung up.
 #[allow(dead_code)]
 pub(crate) fn receive(from: &UnixStream) -> std::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
