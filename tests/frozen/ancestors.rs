@@ -1,5 +1,5 @@
-//! A cgroup further up is frozen by somebody else: nobody of us thaws it, nothing waits longer than
-//! it would without us, and what failed of it names it.
+//! Somebody else has frozen a cgroup further up: frostlock does not thaw it, nothing waits longer
+//! than it would without frostlock, and a failure names it.
 
 use super::{CONFIRM, RETRIES, ended_within, ms, names_the_task};
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn on_v2() {
     }
 }
 
-/// Each command in a scene of its own: a pause that succeeds leaves the container frozen itself.
+/// Each command in its own scene: a pause that succeeds also leaves the container itself frozen.
 fn compare(name: &str) {
     std::thread::scope(|scope| {
         for words in COMMANDS {
@@ -57,8 +57,8 @@ fn compare_one(name: &str, words: &[&str]) {
     if bare.code.is_some() {
         ended_within(&wrapped, bare.took + RETRIES);
     }
-    // A pause that finds everything frozen succeeds, and an exec freezes with the others: none of
-    // these fails for the freeze, so there is nothing to explain.
+    // A pause that finds everything frozen succeeds, and an exec freezes with the others: the
+    // freeze makes none of these fail, so there is nothing to explain.
     let (theirs, ours) = (bare.containerd_reads(), wrapped.containerd_reads());
     assert_eq!(ours, theirs, "{name} {words:?}");
 }
@@ -83,7 +83,7 @@ fn with_a_task_that_does_not_freeze() {
     scene::on_v2("ancestors::with_a_task_that_does_not_freeze_on_v2");
 }
 
-/// Both are named: whoever lets the task go still has a frozen container.
+/// Both are named: even after the task is released, the container is still frozen.
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn with_a_task_that_does_not_freeze_on_v2() {

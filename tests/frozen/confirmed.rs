@@ -1,4 +1,4 @@
-//! crun writes `cgroup.freeze` and returns 0 at once, whatever comes of it.
+//! crun writes `cgroup.freeze` and returns 0 at once, even if nothing freezes.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
 
 const LOGS: &[Log] = &[Log::Json, Log::Text, Log::None];
 
-/// Bare, of a task that never freezes.
+/// The bare runtime, with a task that never freezes.
 #[track_caller]
 fn control(scene: &Scene) {
     let bare = scene.give(Via::Bare, &["pause", "c"]);
@@ -68,7 +68,7 @@ fn told_to_end_while_it_waits() {
     scene::on_v2("confirmed::told_to_end_while_it_waits_on_v2");
 }
 
-/// Bare there is no wait.
+/// The bare runtime does not wait.
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn told_to_end_while_it_waits_on_v2() {
@@ -84,7 +84,7 @@ fn told_to_end_while_it_waits_on_v2() {
     let status = wait(&mut wrapper, scene::HANGS).expect("the end");
     let took = began.elapsed();
     assert_eq!(status.code(), Some(1));
-    // The whole wait is of a second.
+    // The whole wait would be a second.
     assert!(took < CONFIRM, "{}", ms(took));
     let record = scene.record("pause");
     assert_eq!((&record["attempts"], &record["gave_up"]), (&1.into(), &"interrupted".into()));
@@ -133,7 +133,7 @@ fn an_ordinary_container() {
     scene::on_v2("confirmed::an_ordinary_container_on_v2");
 }
 
-/// No control: mostly it freezes sooner than anybody looks.
+/// No control: it mostly freezes before anybody looks.
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn an_ordinary_container_on_v2() {

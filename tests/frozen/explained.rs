@@ -1,5 +1,5 @@
-//! cgroup v1: runc says `unable to freeze` and no more; the wrapped one says of what, in every place
-//! where somebody looks.
+//! cgroup v1: runc only says `unable to freeze`; the wrapper adds which task, in every place where
+//! somebody looks.
 
 use super::{OURS, RETRIES, ended_within, ms, names_the_task};
 use crate::scene::{Ended, HANGS, Log, Scene, Via, report, timed};
@@ -32,7 +32,7 @@ fn a_task_that_never_freezes() {
             report!("{name}, {log:?}: {}", message.trim_end());
             names_the_task(&scene, &message);
             names_the_task(&scene, &wrapped.stderr);
-            // The runtime's own words first, as they were, and no second time.
+            // The runtime's own text comes first, unchanged, and only once.
             match log {
                 Log::None => assert!(message.contains(&text), "{message:?}"),
                 Log::Json | Log::Text => {
@@ -46,15 +46,15 @@ fn a_task_that_never_freezes() {
     }
 }
 
-/// What stands in `msg="..."` of the last error of a log in logrus' text format.
+/// The text in `msg="..."` of the last error of a log in logrus' text format.
 fn text_message(log: &str) -> String {
     let last = log.lines().rfind(|line| line.contains("level=error")).unwrap();
     let (_, quoted) = last.split_once(" msg=").unwrap();
-    // Go quotes as JSON does, as far as these messages go.
+    // For these messages, Go quotes like JSON.
     serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}"))
 }
 
-/// The explanation stands before nothing, and changes nothing of what was there.
+/// The explanation comes last, and changes nothing of what was there.
 #[test]
 fn the_log_is_added_to() {
     let scene = Scene::stubborn("runc-1.1.5");
@@ -71,7 +71,7 @@ fn the_log_is_added_to() {
     names_the_task(&scene, &read.containerd_reads());
 }
 
-/// A few are named, and the rest counted: the message goes into an event of a few hundred bytes.
+/// Some are named, and the rest counted: the message goes into an event of a few hundred bytes.
 #[test]
 fn of_many_tasks_a_few_are_named() {
     const TASKS: usize = 40;
@@ -89,7 +89,7 @@ fn of_many_tasks_a_few_are_named() {
     assert!(message.len() < 1024, "{} bytes: {message}", message.len());
 }
 
-/// A process names itself as it likes.
+/// A process can choose its own name.
 #[test]
 fn a_hostile_name_spoils_no_log() {
     let script = r#"(printf 'a"\n}\033[2J\\' >/proc/self/comm; : </tmp/stuck) & exec sleep 3600"#;
@@ -114,11 +114,11 @@ fn a_hostile_name_spoils_no_log() {
     }
 }
 
-/// Without the CPU time that its tasks need to freeze, which is then what there is to say.
+/// Its tasks lack the CPU time to freeze, and the explanation says so.
 #[test]
 fn a_throttled_container_that_is_not_helped() {
     let scene = Scene::throttled("runc-1.1.5", 32);
-    // With a tenth of a second patience alone gets there now and then.
+    // With a tenth of a second, patience alone sometimes succeeds.
     std::fs::write(scene.cpu().join("cpu.cfs_period_us"), "1000000").unwrap();
     let bare = scene.give(Via::Bare, &["pause", "c"]);
     assert!(bare.containerd_reads().contains(TEXT), "not shown: {bare:?}");

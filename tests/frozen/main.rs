@@ -1,5 +1,5 @@
-//! Frozen means frozen: a pause that says so has frozen every task, and one that could not has left
-//! nothing frozen and says why. First with the bare runtime, which must be seen to do worse.
+//! Frozen means frozen: a successful pause has frozen every task, and a failed one leaves nothing
+//! frozen and says why. First with the bare runtime, which must do visibly worse.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,14 +23,14 @@ use std::time::Duration;
 
 use scene::{Ended, MS, Scene, tolerance};
 
-/// How long a pause is confirmed for, and what an operation may take beyond its first attempt.
+/// How long a pause is confirmed, and how much an operation may take beyond its first attempt.
 const CONFIRM: Duration = Duration::from_secs(1);
 const RETRIES: Duration = Duration::from_millis(1500);
 
 /// What is appended to the runtime's own message.
 const OURS: &str = " (frostlock: ";
 
-/// The runtime's text, then ours, which names the task that is held up.
+/// The runtime's text, then ours, which names the task that does not freeze.
 #[track_caller]
 fn names_the_task(scene: &Scene, message: &str) {
     let pid = scene.a_held_up();
@@ -47,7 +47,7 @@ fn ended_within(ended: &Ended, limit: Duration) {
     assert!(ended.took < limit + tolerance(), "{:?} is more than {limit:?}: {ended:?}", ended.took);
 }
 
-/// The duration as it goes into a table.
+/// The duration as shown in a table.
 fn ms(took: Duration) -> String {
     format!("{} ms", took.as_millis() / MS.as_millis())
 }

@@ -1,10 +1,10 @@
-//! A freeze on v1 that somebody else has begun is his to end, also while we pause.
+//! A v1 freeze that somebody else has begun is theirs to end, even during a pause of ours.
 
 use crate::scene::{HANGS, Scene, Via, report, timed};
 use crate::support::eventually;
 
-/// runc waits for as long as a cgroup is FREEZING before it does anything with its container; whoever
-/// kept that up would have it wait for ever.
+/// runc waits as long as a cgroup is FREEZING before it does anything with its container; if
+/// frostlock kept it FREEZING, runc would wait forever.
 #[test]
 fn what_was_freezing_before_a_pause_is_not_held() {
     let scene = Scene::stubborn("runc-1.1.5");
@@ -15,7 +15,7 @@ fn what_was_freezing_before_a_pause_is_not_held() {
         let pausing =
             scope.spawn(|| timed(&mut scene.command(Via::Wrapped, &["pause", "c"]), HANGS));
         eventually(HANGS, "its note", || !scene.intents().is_empty());
-        // It looks every half a millisecond.
+        // It looks every half millisecond.
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(!pausing.is_finished(), "not shown: the pause does not wait");
         freezer.thaw();

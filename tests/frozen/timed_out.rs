@@ -15,7 +15,7 @@ fn a_pause_that_timed_out_leaves_nothing_frozen() {
     scene::on_v2("timed_out::a_pause_that_timed_out_leaves_nothing_frozen_on_v2");
 }
 
-/// Side by side, as each takes 10 s.
+/// In parallel, since each takes 10 s.
 #[test]
 #[ignore = "run on cgroup v2 by the test that is named like it"]
 fn a_pause_that_timed_out_leaves_nothing_frozen_on_v2() {
@@ -61,8 +61,8 @@ fn wrapped() {
     names_the_task(&scene, &message);
 }
 
-/// An exec that takes long has the lock: what the pause leaves may be another's, and is undone by the
-/// next operation that has it.
+/// A long exec has the lock. What the pause leaves may be somebody else's, so the next operation
+/// with the lock undoes it.
 fn without_the_lock() {
     let mut scene = Scene::stubborn("runc-1.5.3");
     assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());

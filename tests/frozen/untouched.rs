@@ -1,8 +1,8 @@
-//! What callers match on in the failures of kill, delete and state is the runtime's, to the letter.
+//! The failures of kill, delete and state keep the runtime's exact text, since callers match on it.
 
 use crate::scene::{Ended, HANGS, Log, Scene, Via};
 
-/// In all of these, `c` is a container in which a task is held up, or one that has ended.
+/// In all of these, `c` is a container in which a task does not freeze, or one that has ended.
 const FAILURES: &[(&[&str], &str)] = &[
     (&["state", "nobody"], "does not exist"),
     (&["kill", "nobody", "KILL"], "does not exist"),
@@ -50,7 +50,7 @@ fn compare(name: &str, scene: &Scene, failures: &[(&[&str], &str)]) {
     }
 }
 
-/// All that a caller sees but when it was.
+/// Everything that a caller sees, except the times.
 fn without_times(ended: &Ended) -> (Option<i32>, String, String, String) {
     let messages = |text: &str| -> String {
         let lines =
