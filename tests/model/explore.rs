@@ -1,4 +1,4 @@
-//! Explores a model to its last state, and says what that came to.
+//! Explores a model to its last state, and reports the result.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
-/// Explores it to its end. Panics unless exactly these invariants are tripped somewhere.
+/// Explores it to its end. Panics unless exactly these invariants are violated somewhere.
 pub(crate) fn trips<M>(what: &str, model: impl Fn() -> M, expected: &[&'static str])
 where
     M: Model + Send + Sync + 'static,
@@ -17,7 +17,7 @@ where
     let since = Instant::now();
     let checker = model().checker().spawn_bfs().join();
     // No bound on states, depth or time was set: it is done when no state is left to visit, or when
-    // every invariant is tripped already.
+    // every invariant is already violated.
     assert!(checker.is_done(), "{what}: states were left out");
     let tripped: BTreeSet<&str> = checker.discoveries().into_keys().collect();
     println!(
@@ -33,7 +33,7 @@ where
     assert_eq!(tripped, expected, "{what}");
 }
 
-/// The same where all must hold.
+/// The same, but all invariants must hold.
 pub(crate) fn holds<M>(what: &str, model: impl Fn() -> M)
 where
     M: Model + Send + Sync + 'static,
@@ -43,7 +43,7 @@ where
     trips(what, model, &[]);
 }
 
-/// Of a complete search the last way is kept that has tripped an invariant; this is the first.
+/// A complete search keeps the last path that violates an invariant; this is the first.
 fn print_shortest<M>(model: M, invariant: &'static str)
 where
     M: Model + Send + Sync + 'static,

@@ -1,9 +1,9 @@
-//! Who freezes and thaws a cgroup, and the notes of what is to be undone.
+//! Freezing and thawing a cgroup, and the notes of what must be undone.
 //!
-//! Two operations, each for ever one after the other, of any verb; and strangers, who pause and resume
-//! by the bare runtime while none of ours is at work. The lock is what `lock` says that it is. A
-//! runtime dies with its wrapper; it can also die alone. FREEZING and FROZEN are one: somebody has
-//! written the wish. A file system that outlives the boot may have the notes still.
+//! Two operations, each repeating forever, with any verb; and strangers, who pause and resume by
+//! the bare runtime while no operation of ours is at work. The lock is assumed to work as in
+//! `lock`. A runtime dies with its wrapper; it can also die alone. FREEZING and FROZEN are one
+//! state: the freeze was requested. A file system that outlives the boot may still have the notes.
 
 use stateright::{Model, Property};
 
@@ -18,30 +18,31 @@ const OPERATIONS: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Broken {
     Nothing,
-    /// supervise, `Operation::intent`, only after the runtime's end.
+    /// supervise, `Operation::intent`, but only after the runtime's end.
     NoteAfterFreeze,
-    /// intent.rs, `recover`: the note is removed, then thawed.
+    /// intent.rs, `recover`: removes the note, then thaws.
     NoteRemovedBeforeThaw,
-    /// supervise, `Operation::finish`: the note is removed, then the pause recorded.
+    /// supervise, `Operation::finish`: removes the note, then records the pause.
     NoteRemovedBeforeRecord,
     /// attempt.rs, `Attempts::undo`.
     NothingUndone,
-    /// supervise, `Operation::recover`: does not read notes.
+    /// supervise/hold.rs, `Hold::recover`: does not read notes.
     NotesNotRead,
-    /// supervise, `is_paused_no_more`: an old record of a pause is believed.
+    /// supervise, `is_paused_no_more`: trusts an old record of a pause.
     OldRecordKept,
-    /// intent.rs, `undo`: does not ask for the record.
+    /// intent.rs, `undo`: does not read the record.
     RecordNotRead,
-    /// attempt.rs, `Attempts::run`: again, although another's pause kept us from undoing.
+    /// attempt.rs, `Attempts::run`: retries, although another's pause prevented the undo.
     TriedAgainOnAFreeze,
-    /// supervise, `Operation::finish`: the note goes although another's pause kept us from undoing.
+    /// supervise, `Operation::finish`: removes the note, although another's pause prevented the
+    /// undo.
     SkippedUndoForgotten,
-    /// intent.rs, `Intent::write`: does not look whether it is frozen.
+    /// intent.rs, `Intent::write`: does not check whether it is frozen.
     NoLookBefore,
-    /// intent.rs, `undo`: a note of another boot counts.
+    /// intent.rs, `undo`: accepts a note of another boot.
     NoBootId,
-    /// Known not to be covered: the kernel frees the lock of a wrapper that is killed, and then kills its
-    /// runtime, which may just write the freeze.
+    /// Known not to be covered: the kernel releases the lock of a killed wrapper, and then kills
+    /// its runtime, which may write the freeze in between.
     RuntimeOutlives,
 }
 
@@ -53,13 +54,13 @@ enum Verb {
     Exec,
 }
 
-/// What is about to be done; in the order of the code.
+/// The next step; in the order of the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Step {
     Idle,
-    /// supervise, `Operation::lock`.
+    /// supervise/hold.rs, `Hold::take`.
     Lock,
-    // supervise, `Operation::recover`; intent.rs, `recover` and `undo`.
+    // supervise/hold.rs, `Hold::recover`; intent.rs, `recover` and `undo`.
     IsDue,
     LockToRecover,
     Judge,
@@ -82,7 +83,7 @@ enum Step {
     // attempt.rs, `Attempts::undo`.
     Undo,
     ThawOwn,
-    /// attempt.rs, `Attempts::next`: again, after a delay without the lock, or not.
+    /// attempt.rs, `Attempts::next`: retry after a delay without the lock, or not.
     Again,
     LockAgain,
     // supervise, `Operation::finish`.
@@ -96,9 +97,9 @@ enum Step {
 struct Operation {
     step: Step,
     verb: Verb,
-    /// Whether it got its lock, and did not let it go.
+    /// Whether it got its lock and still has it.
     guard: bool,
-    /// Whether there is one, and what it says of before.
+    /// Whether there is a note, and what it says about the state before.
     note: Option<bool>,
     frozen_before: bool,
     paused_before: bool,
@@ -111,7 +112,7 @@ struct Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Runtime {
     Failed,
-    /// As verdict.rs knows it, and retry.rs tries again.
+    /// As verdict.rs recognizes it, and retry.rs retries it.
     DidNotFreeze,
     Succeeded,
 }
@@ -132,7 +133,7 @@ const NONE: Operation = Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Wish {
     Nobody,
-    /// Whoever wants it frozen or thawed was killed before he heard that it is.
+    /// Somebody wanted it frozen or thawed, and was killed before learning the result.
     Either,
     Paused,
 }
@@ -141,12 +142,12 @@ enum Wish {
 struct State {
     frozen: bool,
     wish: Wish,
-    /// container.rs, `paused` in our record.
+    /// crates/state/src/record.rs, `paused`.
     recorded: bool,
-    /// Notes of the dead that say that it was not frozen before; and those that are being read.
+    /// Notes of the dead that say that it was not frozen before, and those that are being read.
     left: bool,
     left_read: bool,
-    /// The same of another boot.
+    /// The same, from another boot.
     left_of_old: bool,
     lock: Option<usize>,
     /// A runtime whose wrapper is dead, and that is about to freeze.
@@ -175,13 +176,13 @@ enum Action {
     OrphanFreezes,
     StrangerPauses,
     StrangerResumes,
-    /// All of /run goes; notes that are on a disk stay.
+    /// All of /run is lost; notes on a disk stay.
     LosePower {
         notes_stay: bool,
     },
 }
 
-/// How a step turns out: well, or not; a runtime that fails can leave a freeze behind, or not.
+/// How a step turns out: well or badly; a failing runtime can leave a freeze behind, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Well,
@@ -204,7 +205,7 @@ impl Model for Freeze {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // What follows from a fault is none of its own.
+        // Consequences of a fault do not count.
         if self.stays_frozen(state) || state.is_about_to_thaw_a_pause() {
             return;
         }
@@ -232,7 +233,8 @@ impl Model for Freeze {
             Action::OrphanFreezes if state.orphan => (next.frozen, next.orphan) = (true, false),
             Action::OrphanFreezes => return None,
             Action::KillRuntime(it) => next.operations[it].kill_runtime()?,
-            // Whoever pauses behind our back while a note stands is not told from the one who died.
+            // A stranger who pauses while a note exists cannot be told from the operation that
+            // died.
             Action::StrangerPauses if state.is_quiet() && !state.left => {
                 (next.frozen, next.wish) = (true, Wish::Paused);
             }
@@ -256,7 +258,7 @@ impl Model for Freeze {
 }
 
 impl Freeze {
-    /// `None` while it has to wait, or if it cannot turn out so.
+    /// `None` while it must wait, or if it cannot turn out like this.
     fn step(&self, state: &mut State, it: usize, turn: Turn) -> Option<()> {
         use Step::*;
         let broken = self.broken;
@@ -267,7 +269,7 @@ impl Freeze {
                 let step = if op.step == Lock { IsDue } else { Attempt };
                 Operation { step, guard: true, ..op }
             }
-            // It goes ahead without.
+            // It goes ahead without the lock.
             (Lock | LockAgain, Turn::Badly) if self.times_out && state.lock.is_some() => {
                 let step = if op.step == Lock { IsDue } else { Attempt };
                 Operation { step, ..op }
@@ -281,7 +283,7 @@ impl Freeze {
                 };
                 Operation { step, ..op }
             }
-            // Whoever waited in vain for his own lock does not wait again.
+            // An operation that waited for its own lock in vain does not wait again.
             (LockToRecover, Turn::Well) if state.lock.is_none() => {
                 state.lock = Some(it);
                 Operation { step: Judge, ..op }
@@ -325,7 +327,7 @@ impl Freeze {
                 Operation { step, frozen_before, paused_before: state.recorded, ..op }
             }
             (RuntimeLooks, Turn::Well) if !state.frozen => Operation { step: RuntimeFreezes, ..op },
-            // It is paused already, says a pause; an update leaves it so.
+            // A pause fails because the container is already paused; an update keeps the freeze.
             (RuntimeLooks, Turn::Well) => {
                 let is_update = op.verb == Verb::Update;
                 let runtime = if is_update { Runtime::Succeeded } else { Runtime::Failed };
@@ -343,7 +345,7 @@ impl Freeze {
                 (state.frozen, state.wish) = (false, Wish::Nobody);
                 Operation { step: Confirm, runtime: Runtime::Succeeded, ..op }
             }
-            // As runc does on cgroup v2.
+            // As in runc on cgroup v2.
             (RuntimeEnds | RuntimeThaws, Turn::Badly) => {
                 Operation { step: Confirm, runtime: Runtime::DidNotFreeze, ..op }
             }
@@ -361,7 +363,7 @@ impl Freeze {
                 let runtime = if thawed { Runtime::DidNotFreeze } else { op.runtime };
                 Operation { step: Undo, runtime, note, ..op }
             }
-            // The wish was written, and it does not freeze.
+            // The freeze was requested, but it does not freeze.
             (Confirm, Turn::Badly) if op.verb == Verb::Pause && op.has_succeeded() => {
                 Operation { step: Undo, runtime: Runtime::DidNotFreeze, ..op }
             }
@@ -412,8 +414,8 @@ impl Freeze {
         Some(())
     }
 
-    /// supervise, `Operation::finish`: what is left frozen without the lock, or because another is at a
-    /// pause, is for the next one.
+    /// supervise, `Operation::finish`: a freeze that is left because the lock is missing or another
+    /// pauses is for the next operation.
     fn note_at_the_end(&self, state: &State, it: usize) -> Option<bool> {
         let op = state.operations[it];
         let is_anothers = state.another_pauses(it) && self.broken != Broken::SkippedUndoForgotten;
@@ -421,7 +423,8 @@ impl Freeze {
         op.note.filter(|frozen_before| may_have_left_one && !frozen_before)
     }
 
-    /// Nobody is at work, and nothing tells the next one to thaw; or he has been told, and did not.
+    /// No operation is at work, and no note tells the next one to thaw; or it was told, and did
+    /// not.
     fn stays_frozen(&self, state: &State) -> bool {
         if !state.frozen || state.wish != Wish::Nobody {
             return false;
@@ -462,7 +465,7 @@ impl Operation {
         matches!(self.verb, Verb::Pause | Verb::Update)
     }
 
-    /// What comes after the recovery.
+    /// The step after the recovery.
     fn recovered(&self) -> Step {
         if self.verb == Verb::Exec { Step::End } else { Step::Record }
     }
@@ -478,7 +481,7 @@ impl Operation {
         matches!(self.step, Step::ThawLeft | Step::ThawOwn)
     }
 
-    /// Its runtime may have frozen something, and it has not looked after that yet.
+    /// Its runtime may have frozen something that it has not checked yet.
     fn is_at_work(&self) -> bool {
         use Step::*;
         !matches!(self.step, Idle | Lock | IsDue | LockToRecover | LockAgain)
@@ -488,7 +491,7 @@ impl Operation {
 impl State {
     fn begin(&mut self, it: usize, verb: Verb) -> Option<()> {
         let is_idle = self.operations[it].step == Step::Idle;
-        // An exec has its lock with others, and takes this one only to recover.
+        // An exec shares its lock, and takes this one only to recover.
         let step = if verb == Verb::Exec { Step::IsDue } else { Step::Lock };
         self.operations[it] = Operation { step, verb, ..NONE };
         is_idle.then_some(())
@@ -507,7 +510,7 @@ impl State {
         self.lock = self.lock.filter(|holder| *holder != it);
     }
 
-    /// supervise, `Operation::recover`: gives back what it had to recover alone.
+    /// supervise/hold.rs, `Hold::recover`: releases the lock that it took only to recover.
     fn release_after_recovery(&mut self, it: usize) {
         if !self.operations[it].guard {
             self.release(it);
@@ -518,13 +521,13 @@ impl State {
         (self.frozen, self.wish) = (false, Wish::Nobody);
     }
 
-    /// attempt.rs, `is_of_another_pause`;
+    /// attempt.rs, `is_of_another_pause`.
     fn is_of_another_pause(&self, it: usize) -> bool {
         let is_recorded = self.recorded && !self.operations[it].paused_before;
         is_recorded || self.another_pauses(it)
     }
 
-    /// intent.rs, `another_pauses`: by his note.
+    /// intent.rs, `another_pauses`: by the other's note.
     fn another_pauses(&self, it: usize) -> bool {
         let other = &self.operations[1 - it];
         other.note.is_some() && other.verb == Verb::Pause
@@ -588,7 +591,8 @@ fn a_recovery_without_one_of_its_steps_is_found_out() {
     }
 }
 
-/// Known not to be covered: whoever has waited in vain goes ahead, at once with the one who has it.
+/// Known not to be covered: an operation that has waited in vain goes ahead, at the same time as
+/// the holder.
 #[test]
 fn without_the_lock_neither_holds() {
     let freeze = || Freeze { broken: Broken::Nothing, times_out: true };

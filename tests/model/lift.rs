@@ -1,12 +1,13 @@
-//! What is lifted, who puts it back, and the notes by which the next operation does.
+//! Lifted threads, who puts them back, and the notes that tell the next operation to do so.
 //!
-//! Two operations of the node, each for ever one after the other, of which one has a lifter when it
-//! wants one, and a process of two threads that may be lifted. Threads end, and the second may execute a program: it then has the
-//! number of the first, and keeps its class. A number comes again, as that of somebody's own real-time
-//! thread, while nobody is between his look at it and his step: pids do not go round so fast. Not
-//! modelled: what ends a lift (clocks and accounts: here any thread is put back at any time), and a
-//! program that fights for its class (`settle` of src/lift/set.rs; tests/throttled/tenants.rs). Taken
-//! for granted: the process of a thread is known to its lifter, and a note that is there can be read.
+//! Two operations of the node, each repeating forever, of which one has a lifter when it wants one,
+//! and a process of two threads that may be lifted. Threads end, and the second may execute a
+//! program: it then has the number of the first, and keeps its class. A number can be reused by
+//! somebody's own real-time thread, but not between a check of it and the following step: pids do
+//! not wrap around so fast. Not modelled: what ends a lift (clocks and accounts: here any thread is
+//! put back at any time), and a program that fights for its class (`settle` of src/lift/set.rs;
+//! tests/throttled/tenants.rs). Assumed: a lifter knows the process of a thread, and an existing
+//! note can be read.
 
 use stateright::{Model, Property};
 
@@ -27,9 +28,9 @@ const THREADS: [usize; 2] = [LEADER, SECOND];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Broken {
     Nothing,
-    /// set.rs, `Set::lift`: lifts, then writes down.
+    /// set.rs, `Set::lift`: lifts, then writes the note.
     LiftedBeforeNote,
-    /// set.rs, `Set::lift`: no line for the process of a thread.
+    /// set.rs, `Set::lift`: writes no line for the process of a thread.
     LeaderNotNoted,
     /// set.rs, `follow_into_its_program`.
     ProgramNotFollowed,
@@ -39,19 +40,20 @@ enum Broken {
     NotesNotRead,
     /// notes.rs, `put_back`: removes the note, then puts back.
     LeftNoteRemovedFirst,
-    /// notes.rs, `read`: also of a lifter that lives.
+    /// notes.rs, `read`: also reads notes of a living lifter.
     LivingNotesRead,
-    /// notes.rs, `thread`: whether it is still the same thread.
+    /// notes.rs, `thread`: does not check whether it is still the same thread.
     StartNotChecked,
 }
 
-/// Who has a number.
+/// Which thread has a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Thread {
     Gone,
     Fair,
     Lifted,
-    /// Another thread by now, real-time by itself; and what must not become of it.
+    /// The number now belongs to another thread, which is real-time by itself; the second state
+    /// must not occur.
     Another,
     AnotherPutBack,
 }
@@ -65,7 +67,7 @@ enum Step {
     ReadNotes,
     /// lift/mod.rs, `Lift::recover`; notes.rs, `recover_of`.
     ReadOwnNote,
-    /// notes.rs, `put_back`: so many steps of it are done, three for each note.
+    /// notes.rs, `put_back`: this many of its steps are done, three for each note.
     PutBack(usize),
     /// The runtime works; lift/mod.rs, `look`.
     Work,
@@ -78,7 +80,7 @@ struct Operation {
     step: Step,
     has_lifter: bool,
     has_answer: bool,
-    /// What it has read of each note, and has to put back.
+    /// What it has read from each note, and must put back.
     read: [Option<Numbers>; LIFTERS],
     /// What was left lifted when it began to read.
     due: Numbers,
@@ -97,12 +99,12 @@ enum LifterStep {
     Dead,
     /// notes.rs, `Note::begin`.
     BeginNote,
-    /// lifter.rs, `run`.
+    /// lift/lifter/mod.rs, `run`.
     Look,
     // set.rs, `Set::lift`.
     WriteDown(usize),
     Raise(usize),
-    // set.rs, `put_all_back`, and the note's end.
+    // set.rs, `put_all_back`, and the note's removal.
     PutAllBack,
     RemoveNote,
 }
@@ -131,7 +133,7 @@ struct State {
     threads: [Thread; THREADS.len()],
     operations: [Operation; OPERATIONS],
     lifters: [Lifter; LIFTERS],
-    /// The file of each lifter, and the threads that it has a line for.
+    /// The file of each lifter, and the threads that have a line in it.
     notes: [Option<Numbers>; LIFTERS],
 }
 
@@ -172,7 +174,7 @@ impl Model for Lift {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // What follows from a fault is none of its own.
+        // Consequences of a fault do not count.
         if state.stays_lifted() || state.has_put_back_another() {
             return;
         }
@@ -227,7 +229,7 @@ impl Model for Lift {
 }
 
 impl Lift {
-    /// Of an operation.
+    /// One step of an operation.
     fn step(&self, state: &mut State, it: usize) -> Option<()> {
         let op = state.operations[it];
         let lifter_is_dead = state.lifters.get(it).is_none_or(|it| it.step == LifterStep::Dead);
@@ -249,7 +251,7 @@ impl Lift {
                 Step::PutBack(0)
             }
             Step::PutBack(done) => self.put_back_left(state, it, done),
-            // It has hung up, without an answer: recover.
+            // The lifter has closed its socket, without an answer: recover.
             Step::Work | Step::AwaitAnswer if op.has_lifter && lifter_is_dead && !op.has_answer => {
                 state.operations[it].has_lifter = false;
                 Step::ReadOwnNote
@@ -278,7 +280,7 @@ impl Lift {
         Some(THREADS.map(|thread| lines[thread] && is_same(thread)))
     }
 
-    /// notes.rs, `put_back`: thread by thread, then the file, unless one has kept its class.
+    /// notes.rs, `put_back`: thread by thread, then the file, unless a thread has kept its class.
     fn put_back_left(&self, state: &mut State, it: usize, done: usize) -> Step {
         let steps = THREADS.len() + 1;
         if done == LIFTERS * steps {
@@ -309,7 +311,8 @@ impl Lift {
                 state.notes[it] = Some([false; THREADS.len()]);
                 LifterStep::Look
             }
-            // The operation has ended: it hears what was lifted, and leaves us to the rest.
+            // The operation has ended: it gets the list of lifts, and leaves the rest to the
+            // lifter.
             LifterStep::Look if state.lifters[it].peer == Peer::Told => {
                 if state.lifters[it].is_alone {
                     return None;
@@ -320,7 +323,7 @@ impl Lift {
             }
             LifterStep::Look => return None,
             LifterStep::WriteDown(thread) => {
-                // To a file that was removed, should that be.
+                // The file may already be removed.
                 if let Some(lines) = &mut state.notes[it] {
                     lines[thread] = true;
                     lines[LEADER] |= self.broken != Broken::LeaderNotNoted;
@@ -358,7 +361,7 @@ impl Lift {
         Some(())
     }
 
-    /// set.rs, `put_back`; of a thread that is gone it follows its program.
+    /// set.rs, `put_back`; for a thread that is gone, follows its program.
     fn put_back(&self, state: &mut State, it: usize, thread: usize) -> Option<()> {
         let lifter = &mut state.lifters[it];
         if !std::mem::take(&mut lifter.set[thread]) {
@@ -372,7 +375,8 @@ impl Lift {
         Some(())
     }
 
-    /// lifter.rs, `run`: by itself when it has nothing left to do, or when its operation has hung up.
+    /// lift/lifter/mod.rs, `run`: ends when it has nothing left to do, or when its operation has
+    /// closed the socket.
     fn end_lifter(&self, state: &mut State, it: usize) -> Option<()> {
         let lifter = &mut state.lifters[it];
         let may_end = lifter.is_alone || lifter.peer == Peer::HungUp;
@@ -386,8 +390,8 @@ impl Lift {
 }
 
 impl State {
-    /// lift/mod.rs, `try_to_start`. One at a time, and not while the note of the last
-    /// is there or somebody is at it: here the two would have the same name.
+    /// lift/mod.rs, `try_to_start`. One at a time, and not while the last one's note exists or is
+    /// being read: here the two would have the same name.
     fn fork(&mut self, it: usize) -> Option<()> {
         let lifter = self.lifters.get_mut(it)?;
         let is_read = self.operations.iter().any(|op| op.read[it].is_some());
@@ -409,7 +413,8 @@ impl State {
         }
     }
 
-    /// set.rs, `Set::lift`: what it was is noted first. Real-time by itself it is left alone.
+    /// set.rs, `Set::lift`: the previous class is noted first. A thread that is real-time by itself
+    /// is not lifted.
     fn begin_to_lift(&mut self, it: usize, thread: usize, broken: Broken) -> Option<()> {
         let lifter = &mut self.lifters[it];
         let looks = lifter.step == LifterStep::Look;
@@ -440,7 +445,7 @@ impl State {
         may.then_some(())
     }
 
-    /// class.rs, `is_lifted`: it goes by policy, priority and flag.
+    /// class.rs, `is_lifted`: decided by policy, priority and flag.
     fn is_lifted(&self, thread: usize) -> bool {
         matches!(self.threads[thread], Thread::Lifted | Thread::Another)
     }
@@ -454,14 +459,14 @@ impl State {
         };
     }
 
-    /// Lifted, and by nobody who lives.
+    /// Lifted, but not by a living lifter.
     fn is_left(&self, thread: usize) -> bool {
         let executed = thread == LEADER && self.threads[SECOND] == Thread::Gone;
         let has = |lifter: &Lifter| lifter.set[thread] || executed && lifter.set[SECOND];
         self.threads[thread] == Thread::Lifted && !self.lifters.iter().any(has)
     }
 
-    /// Left, and no note tells the next operation; or it has been told, and did not put it back.
+    /// Left lifted, and no note tells the next operation; or it was told, and did not put it back.
     fn stays_lifted(&self) -> bool {
         THREADS.into_iter().filter(|thread| self.is_left(*thread)).any(|thread| {
             let is_noted = |of: usize| {

@@ -1,10 +1,11 @@
 //! The lock of one cgroup: flock on two files, tickets, and files that a delete removes.
 //!
-//! Four processes, each for ever one operation after the other: an update (exclusive), a delete
-//! (exclusive, and removes the files or not), two execs or `state`s (shared). A process that is killed,
-//! or whose time is up, has its files closed by the kernel and begins anew, so both are one action.
-//! Power loss takes all processes and files. No counter grows: tickets are kept as ranks, and files
-//! without a name are numbered anew, so that the states are finitely many and "for ever" is explored.
+//! Four processes, each repeating one operation forever: an update (exclusive), a delete
+//! (exclusive, which removes the files or not), two execs or `state`s (shared). If a process is
+//! killed, or its time is up, the kernel closes its files and it starts again, so both are one
+//! action. Power loss takes all processes and files. No counter grows: tickets are kept as ranks,
+//! and files without a name are renumbered. So the number of states is finite, and "forever" is
+//! explored.
 
 use stateright::{Model, Property};
 
@@ -15,7 +16,7 @@ const STARVED: &str = "a waiter is never starved";
 
 const UPDATE: usize = 0;
 const DELETE: usize = 1;
-/// And all from here on.
+/// This one, and all after it.
 const EXEC: usize = 2;
 const PROCESSES: usize = 4;
 
@@ -23,32 +24,31 @@ const PROCESSES: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Broken {
     Nothing,
-    /// wait.rs, `Wait::lock`: what was locked may have been removed.
+    /// wait.rs, `Wait::lock`: does not check whether the locked file was removed.
     NoInodeCheck,
-    /// mod.rs, `Guard::retire`: the file goes after the lock was given back.
+    /// mod.rs, `Guard::retire`: removes the file after releasing the lock.
     RemovedWithoutLock,
-    /// mod.rs, `Guard::retire`, by one that shares the lock.
+    /// mod.rs, `Guard::retire`, by a process that shares the lock.
     RemovedBySharer,
-    /// mod.rs, `Guard::retire`: the turnstile goes although somebody stands in it.
+    /// mod.rs, `Guard::retire`: removes the turnstile although somebody waits in it.
     RemovesTheQueue,
     /// turnstile.rs, `enter`: does not wait for those ahead.
     NoTicketOrder,
-    /// mod.rs, `LockFiles::pass`: the turn is given back before the lock is ours.
+    /// mod.rs, `LockFiles::pass`: releases the turn before it has the lock.
     TurnGivenBackEarly,
     /// mod.rs, `LockFiles::look_in`: does not look into the turnstile.
     LooksPastTheTurnstile,
 }
 
-/// An open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum File {
-    /// The one at the path.
+    /// The file at the path.
     Named,
-    /// One that was removed.
+    /// A removed file.
     Orphan(u8),
 }
 
-/// What is about to be done; in the order of the code.
+/// The next step; in the order of the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
     Idle,
@@ -87,7 +87,7 @@ struct Process {
     turnstile: Option<File>,
     /// Its rank among the tickets of that file; 0 is none.
     ticket: u8,
-    /// Holds the flock of the turnstile file, to draw.
+    /// Holds the flock of the turnstile file, to draw a ticket.
     draws: bool,
     lock: Option<File>,
     /// Holds the flock of the lock file.
@@ -119,7 +119,7 @@ const BOOTED: State =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Next(usize),
-    /// In place of the next step: a look before the queue, a removal before the end.
+    /// Instead of the next step: a look before the queue, a removal before the end.
     Instead(usize),
     KillOrTimeOut(usize),
     LosePower,
@@ -141,7 +141,7 @@ impl Model for Lock {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        // What follows from a fault is none of its own.
+        // Consequences of a fault do not count.
         if state.overlap() || state.is_starved() {
             return;
         }
@@ -188,7 +188,7 @@ impl Lock {
 }
 
 impl State {
-    /// `None` while it has to wait.
+    /// `None` while it must wait.
     fn step(&mut self, it: usize, broken: Broken) -> Option<()> {
         use Step::*;
         let mut process = self.processes[it];
@@ -283,7 +283,7 @@ impl State {
                 OpenTurnstile
             }
             LookIntoTurnstile => LookOpen,
-            // Where there is no file, nobody is in.
+            // Without a file, nobody holds the lock.
             LookOpen if !self.lock => Idle,
             LookOpen => {
                 process.lock = Some(File::Named);
@@ -341,7 +341,7 @@ impl State {
         })
     }
 
-    /// turnstile.rs, `is_taken`; by those who have a ticket of the file that is at the path.
+    /// turnstile.rs, `is_taken`: by a process with a ticket of the file at the path.
     fn is_somebody_in_line(&self) -> bool {
         let mut all = self.processes.iter();
         self.turnstile && all.any(|it| it.turnstile == Some(File::Named) && it.ticket > 0)
@@ -370,19 +370,19 @@ impl State {
         files.filter(|file| **file == Some(File::Named)).for_each(|file| *file = Some(orphan));
     }
 
-    /// Whose operation believes that it has the lock.
+    /// Whether two operations that exclude each other both believe that they have the lock.
     fn overlap(&self) -> bool {
         let is_in = |process: &Process| matches!(process.step, Step::In | Step::CheckBeforeRemoval);
         let exclusive = self.processes[..EXEC].iter().filter(|process| is_in(process)).count();
         exclusive > 1 || exclusive == 1 && self.processes[EXEC..].iter().any(is_in)
     }
 
-    /// Overtaken more often than there are others, or nobody can go on.
+    /// Overtaken more often than there are others, or no process can continue.
     fn is_starved(&self) -> bool {
         usize::from(self.overtaken) >= PROCESSES || self.is_stuck()
     }
 
-    /// Nobody of those who have begun can get on.
+    /// None of the processes that have begun can continue.
     fn is_stuck(&self) -> bool {
         let waits = |it: usize| match self.processes[it].step {
             Step::LockTurnstile | Step::AwaitTurn | Step::Lock => {
@@ -407,8 +407,8 @@ impl State {
         }
     }
 
-    /// Of equal states one: only the order of tickets counts, which orphans are the same, and not which
-    /// exec is which.
+    /// Makes equivalent states equal: only the order of tickets counts, and which orphans are the
+    /// same, but not which exec is which.
     fn number_anew(&mut self) {
         if self.processes[UPDATE].step == Step::Idle {
             self.overtaken = 0;
@@ -444,7 +444,7 @@ fn the_lock_is_one_and_fair() {
     holds("lock", || Lock { broken: Broken::Nothing, deletes: true, execs: 2 });
 }
 
-/// With as few processes as it takes.
+/// With as few processes as needed.
 #[test]
 fn a_lock_without_one_of_its_steps_is_found_out() {
     for (broken, deletes, execs, trips_it) in [

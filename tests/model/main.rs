@@ -1,9 +1,10 @@
-//! The protocol as a model: the lock, the notes and the put-back of what is lifted, step by step as
-//! the code does it, with a death at every step. Every state that can be reached is explored.
+//! The protocol as a model: the lock, the notes and the put-back of lifted threads, in the same
+//! steps as the code, with a death at every step. Every reachable state is explored.
 //!
-//! Three models, each of what stands on its own: `lock` of crates/state/src/lock, `freeze` of crates/state/src/intent.rs and
-//! src/supervise over a lock that is believed, `lift` of src/lift. A test of each says that the
-//! invariants hold; its control breaks one step at a time, and says which invariant that must trip.
+//! Three independent models: `lock` of crates/state/src/lock, `freeze` of
+//! crates/state/src/intent.rs and src/supervise with a lock that is assumed to work, `lift` of
+//! src/lift. A test of each says that the invariants hold. Its control breaks one step at a time,
+//! and says which invariant that must violate.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
