@@ -1,4 +1,4 @@
-//! A container that is created in a pod with a small quota: a node's incident, `unable to freeze` in
+//! A container is created in a pod with a small quota: a node's incident, `unable to freeze` in
 //! procHooks.
 
 use std::ops::Range;
@@ -9,26 +9,26 @@ use crate::support::{Runtime, Scratch, proof, runtime};
 use crate::table::{Series, Table, Took};
 use crate::{RUNTIMES, in_a_node};
 
-/// What the incident said.
+/// The incident's error.
 const INCIDENT: &str = "error setting cgroup config for procHooks process: unable to freeze";
 
 fn rounds() -> usize {
     if proof() { 100 } else { 12 }
 }
 
-/// Of the controls, which take up to ten seconds each: one a thread.
+/// For the controls, which take up to ten seconds each: one per thread.
 fn batch() -> usize {
     if proof() { rounds() } else { THREADS }
 }
 
 const THREADS: usize = 6;
-/// Of the control, at most.
+/// At most this many batches of the control.
 const SHORT_BATCHES: usize = 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
-    /// The first container of the pod. How often the bare runtime fails there depends on the machine:
-    /// the faster it starts, the less of its work is left for a throttled freeze. It is not claimed.
+    /// The first container of the pod. How often the bare runtime fails depends on the machine: the
+    /// faster it starts, the less of its work is left for a throttled freeze. This is not claimed.
     Alone,
     /// Another container of the pod, with one busy thread, has used up the pod's quota.
     BesideABusyOne,
@@ -45,7 +45,8 @@ fn inside() {
     let mut table =
         Table::new("M2: create in a pod of 1 ms in 100 ms, a new pod each time, systemd driver");
     for runtime in RUNTIMES.map(runtime) {
-        // Of the first one only that it is not slower is claimed, of either runtime.
+        // For either runtime, the only claim about `Alone` is that it is not slower; a short run
+        // measures it once.
         let is_first = !proof() && runtime.name == RUNTIMES[0];
         for &scene in &[Scene::Alone, Scene::BesideABusyOne][usize::from(is_first)..] {
             one_scene(&mut table, &runtime, scene);
@@ -58,7 +59,7 @@ fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
     let name = format!("{} {scene:?}", runtime.name);
     let mut bare = at_once(runtime, scene);
     if scene == Scene::BesideABusyOne {
-        // About one in three fails: among a few it may be none.
+        // About one in three fails: a few may contain none.
         for _ in 1..SHORT_BATCHES {
             if !proof() && bare.iter().all(|took| took.failure.is_none()) {
                 bare.extend(at_once(runtime, scene));

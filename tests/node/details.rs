@@ -1,4 +1,4 @@
-//! What systemd does beside us, and how its units are named.
+//! What systemd does beside frostlock, and how its units are named.
 
 use std::process::Command;
 
@@ -15,8 +15,8 @@ fn systemd_reloads_and_sets_quotas_beside_a_lift() {
     in_a_node("details::reloads");
 }
 
-/// Every reload writes the settings of all units anew, and so does a resize of the pod: what is lifted
-/// meanwhile is in those cgroups.
+/// Every reload rewrites the settings of all units, and so does a resize of the pod, while threads
+/// in those cgroups are lifted.
 #[test]
 #[ignore = "runs in a node"]
 fn reloads() {
@@ -105,7 +105,7 @@ fn names() {
         let made =
             Container::planned(&scratch, &runtime, Via::Wrapped, &pod, "a-b_c.d", "throttled")
                 .busy(LOOPS);
-        // Others than the shim leave --systemd-cgroup out.
+        // Callers other than the shim omit --systemd-cgroup.
         let later = |words: &[&str]| {
             let mut command = Via::Wrapped.command(&scratch, &runtime);
             succeed(command.args(words).arg(&made.id));
@@ -123,7 +123,7 @@ fn names() {
         later(&["delete", "--force"]);
         assert_eq!(scratch.lock_files(), Vec::<std::path::PathBuf>::new());
 
-        // A lifter that goes on for a moment has a record of its own.
+        // A lifter that continues for a moment has its own record.
         let mut records = scratch.journal();
         records.retain(|record| record["verb"] != "lift");
         let verbs: Vec<_> = records.iter().map(|record| record["verb"].as_str().unwrap()).collect();
@@ -133,7 +133,7 @@ fn names() {
             assert_eq!(record["cgroup"], made.cgroup.as_str(), "{record}");
             assert_eq!(record["verdict"], "ok", "{record}");
         }
-        // Found as the pod.
+        // Recognized as the pod.
         let exec = &records[6];
         assert_eq!(exec["quota"]["pod"]["quota_us"], 1000, "{exec}");
         assert!(lifts(exec).iter().any(|lift| lift["whose"] == "runtime"), "{exec}");

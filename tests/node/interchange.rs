@@ -1,5 +1,5 @@
-//! A container that was made through frostlock is any runc's afterwards, and the reverse: frostlock can
-//! be put on a node and taken off it with containers running.
+//! A container that was created through frostlock works with any runc afterwards, and the reverse:
+//! frostlock can be installed on a node and removed from it while containers run.
 
 use crate::in_a_node;
 use crate::pod::{Container, Pod};
@@ -36,7 +36,7 @@ fn inside() {
     }
 }
 
-/// Every verb of a container's life but its first and its last.
+/// Every verb of a container's life except the first and the last.
 fn handled(container: &Container<'_>) {
     let must = |words: &[&str]| {
         let mut command = container.command(words[0]);

@@ -1,9 +1,9 @@
-//! The runtime inside a Kubernetes node: systemd as the cgroup driver, cgroup v1, pods that are slices.
-//! Every claim has its control in the same run: where the bare runtime does not fail, the claim is
+//! The runtime inside a Kubernetes node: systemd as the cgroup driver, cgroup v1, pods as slices.
+//! Every claim has its control in the same run: if the bare runtime does not fail, the claim is
 //! "not shown".
 //!
-//! Each test starts a node (`scripts/node`) and runs its ignored namesake inside. Needs root and the
-//! lab (`make lab`). Short counts by default, all of them with FROSTLOCK_PROOF.
+//! Each test starts a node (`scripts/node`) and runs its ignored namesake inside. Needs root and
+//! the lab (`make lab`). Short counts by default, all of them with FROSTLOCK_PROOF.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -35,7 +35,7 @@ use support::{run, succeed, text};
 /// The failed freeze is an error since 1.1.8.
 const RUNTIMES: [&str; 2] = ["runc-1.1.15", "runc-1.5.3"];
 
-/// A node without containerd; it ends with this, or with our process.
+/// A node without containerd; it ends with this value, or with our process.
 struct Node {
     dir: tempfile::TempDir,
 }
@@ -77,12 +77,12 @@ impl Drop for Node {
     }
 }
 
-/// Runs an ignored test inside a node of its own. One at a time: they measure.
+/// Runs an ignored test inside a separate node. One at a time: they measure.
 fn in_a_node(test: &str) {
     static ONE: Mutex<()> = Mutex::new(());
     let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = Node::up();
-    // The node's C library is not that which cargo has linked us to.
+    // The node's C library is not the one that cargo linked us to.
     let libraries = PathBuf::from(format!("/host/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     let mut inner = node.script("exec");
     inner

@@ -11,26 +11,26 @@ use crate::scene::{Via, timed};
 use crate::support::{Runtime, Scratch, eventually, pids, remove_cgroup, run, succeed};
 use crate::table::Took;
 
-/// What takes longer counts as failed.
+/// A command that takes longer counts as failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) fn systemctl(words: &[&str]) {
     succeed(Command::new("systemctl").args(words));
 }
 
-/// A slice, which ends with it.
+/// A slice, which ends with this value.
 pub(crate) struct Pod {
     pub(crate) slice: String,
 }
 
 impl Pod {
-    /// By a name that no other has had: systemd keeps what was set for one.
+    /// With a name that was not used before: systemd keeps the settings of a name.
     pub(crate) fn next() -> Pod {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         Pod::new(&format!("kubepods-pod{}.slice", COUNT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Without a quota, which would make the start of its first containers take long.
+    /// Without a quota, which would slow down the start of its first containers.
     pub(crate) fn new(slice: &str) -> Pod {
         systemctl(&["start", slice]);
         Pod { slice: slice.to_owned() }
@@ -61,7 +61,8 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        // Gone before systemd looks: it would wait for what is throttled, and cannot end what is frozen.
+        // Removed before systemd looks: it would wait for throttled processes, and cannot end
+        // frozen ones.
         let left = remove_cgroup(&self.cgroup());
         let stop = run(Command::new("systemctl").args(["stop", &self.slice]));
         if !std::thread::panicking() {
@@ -70,7 +71,7 @@ impl Drop for Pod {
     }
 }
 
-/// A container in a pod; it goes with its pod.
+/// A container in a pod; it is removed with its pod.
 pub(crate) struct Container<'a> {
     pub(crate) scratch: &'a Scratch,
     pub(crate) runtime: &'a Runtime,
@@ -81,7 +82,7 @@ pub(crate) struct Container<'a> {
 }
 
 impl<'a> Container<'a> {
-    /// Its bundle alone.
+    /// Only its bundle.
     pub(crate) fn planned(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
@@ -94,7 +95,7 @@ impl<'a> Container<'a> {
         scratch.edit(&bundle, |config| {
             let linux = &mut config["linux"];
             linux["cgroupsPath"] = json!(format!("{}:cri-containerd:{id}", pod.slice));
-            // As containerd writes it. Where every device is allowed, runc does not freeze.
+            // As containerd writes it. If every device is allowed, runc does not freeze.
             linux["resources"] = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
         });
         let cgroup = format!("{}/cri-containerd-{id}.scope", pod.cgroup());
@@ -108,7 +109,7 @@ impl<'a> Container<'a> {
         self
     }
 
-    /// The same, of the scene `throttled`, with this many busy loops.
+    /// The same, with the scene `throttled` and this many busy loops.
     pub(crate) fn busy(self, loops: usize) -> Container<'a> {
         self.scratch.edit(&self.bundle, |config| {
             config["process"]["env"] = json!(["PATH=/bin", format!("LOOPS={loops}")]);
@@ -145,7 +146,7 @@ impl<'a> Container<'a> {
         text.trim().parse().unwrap_or_else(|_| panic!("{path}: {text}"))
     }
 
-    /// Busy, and yet without CPU time.
+    /// Busy, but without CPU time.
     pub(crate) fn until_throttled(&self) {
         eventually(LIMIT, "the quota is used up", || {
             let before = self.read("cpuacct", "cpuacct.usage");
@@ -163,7 +164,7 @@ impl<'a> Container<'a> {
         !crate::support::cgroup_dirs(&self.cgroup).is_empty()
     }
 
-    /// Not through the runtime, whose delete is another test's.
+    /// Not through the runtime, whose delete another test covers.
     pub(crate) fn remove(&self) {
         assert_eq!(remove_cgroup(&self.cgroup), Vec::<PathBuf>::new());
         run(self.command("delete").args(["--force", &self.id]));
@@ -173,12 +174,12 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Calls each again and again, in a thread of its own, while the work is done.
+/// Calls each again and again, in its own thread, during the work.
 pub(crate) fn while_running<T, F: FnMut() + Send>(
     again: impl IntoIterator<Item = F>,
     work: impl FnOnce() -> T,
 ) -> T {
-    /// Also when the work panics, or its threads would be waited for for ever.
+    /// Set even if the work panics, or the threads would never end.
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {

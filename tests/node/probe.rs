@@ -1,5 +1,5 @@
-//! Probes beside a resize: with the systemd driver on cgroup v1 every `update` freezes the container for
-//! a moment, and `exec` is refused meanwhile.
+//! Probes beside a resize: with the systemd driver on cgroup v1, every `update` freezes the
+//! container for a moment, and `exec` is refused meanwhile.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::{RUNTIMES, in_a_node};
 
 const PROBERS: usize = 4;
 const REFUSED: &str = "cannot exec in a paused container";
-/// Of the bare ones, more; in a short run one is enough.
+/// More than this share of the bare probes must fail; in a short run one is enough.
 fn shown() -> f64 {
     if proof() { 0.05 } else { 0.0 }
 }
-/// Of an update among probes; kubelet's own limit is two minutes.
+/// The limit of an update among probes; kubelet's own limit is two minutes.
 const STARVED: Duration = Duration::from_secs(5);
 
 /// More of the bare ones: they are faster, and meet fewer of the probes.
@@ -54,7 +54,7 @@ fn inside() {
                 format!("{}: wrapped {what}: {}", runtime.name, series.failures())
             });
         }
-        // One standstill of the machine makes four of some hundred late.
+        // One standstill of the machine delays four of some hundred.
         let slowest = if proof() { Series::p99 } else { Series::p90 };
         let (took, most) = (slowest(&wrapped.execs), 2.0 * slowest(&wrapped.unloaded) + 50.0);
         table.claim(took <= most, || {
@@ -99,7 +99,7 @@ impl Measured {
     }
 }
 
-/// Probes all the time while the work is done.
+/// Probes continuously during the work.
 fn probed<T>(container: &Container<'_>, work: impl FnOnce() -> T) -> (Series, T) {
     let execs = Mutex::new(Series::default());
     let probers: [_; PROBERS] = std::array::from_fn(|_| {
@@ -112,7 +112,7 @@ fn probed<T>(container: &Container<'_>, work: impl FnOnce() -> T) -> (Series, T)
     (execs.into_inner().unwrap(), done)
 }
 
-/// By two callers at once, one of whom changes the CPU, the other the memory.
+/// By two callers at once: one changes the CPU, the other the memory.
 fn resized(container: &Container<'_>, rounds: usize) -> Series {
     std::thread::scope(|scope| {
         let callers = [

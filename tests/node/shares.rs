@@ -1,4 +1,5 @@
-//! What a node can write to of the host, as scripts/node says: what `--share` names, and no more.
+//! What a node can write to on the host, as scripts/node promises: what `--share` names, and
+//! nothing else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use crate::Node;
 use crate::support::{frostlock, install, run, succeed, text};
 
-/// A directory of the host with a binary and a file, which a node is not to get hold of.
+/// A directory of the host with a binary and a file, which a node must not reach.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -54,7 +55,7 @@ fn a_node_can_write_to_what_it_shares_alone() {
     assert!(inside("rm \"$1\"", &place.at("shared").join("file")));
     assert!(!place.at("shared").join("file").exists(), "not shown: it is another file");
 
-    // Were it not for names that nobody has thought of.
+    // To find also what nobody has thought of.
     let writable = writable(&node);
     let own = node.dir.path().join("node");
     let expected = |path: &Path| path.starts_with(&own) || path.starts_with(place.at("shared"));
@@ -63,7 +64,7 @@ fn a_node_can_write_to_what_it_shares_alone() {
     assert!(writable.contains(&place.at("shared")), "not shown: {writable:?}");
 }
 
-/// What of the host's file systems, cgroups aside, is mounted in the node and can be written to.
+/// The host's file systems, except cgroups, that are mounted in the node and writable.
 fn writable(node: &Node) -> Vec<PathBuf> {
     let here = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let there = text(&succeed(node.script("exec").args(["cat", "/proc/1/mountinfo"])).stdout);

@@ -1,4 +1,5 @@
-//! The limits of a throttled container are changed: with the systemd driver on cgroup v1 that freezes it.
+//! The limits of a throttled container are changed: with the systemd driver on cgroup v1, that
+//! freezes it.
 
 use std::process::Stdio;
 
@@ -10,7 +11,7 @@ use crate::support::{Runtime, Scratch, proof, runtime};
 use crate::table::{Series, Table, Took};
 use crate::{RUNTIMES, in_a_node};
 
-/// Of the bare ones; of the five of a short run one is enough.
+/// How many bare updates must fail; in the five of a short run one is enough.
 fn needed(of: usize) -> usize {
     if proof() { (of * 4).div_ceil(5) } else { 1 }
 }
@@ -70,7 +71,7 @@ fn updates(scratch: &Scratch, runtime: &Runtime, via: Via) -> Series {
         .collect()
 }
 
-/// What the first round asks for stays what a limit of 10m is; the others differ from each other.
+/// The first round sets what a limit of 10m already has; the others differ from each other.
 fn set(container: &Container<'_>, round: usize) -> Took {
     let (shares, memory) = (2 + round as i64, (64 + round as i64) << 20);
     let resources = json!({
