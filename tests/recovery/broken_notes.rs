@@ -1,4 +1,4 @@
-//! Notes that nobody of us wrote, or only half: they cost nothing, and nothing is thawed for them.
+//! Notes that frostlock did not write, or only half: they cost nothing, and cause no thaw.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -53,14 +53,14 @@ const ALL: [Broken; 16] = [
     OfInit,
 ];
 
-/// A note of a dead process, as one was left here.
+/// A dead process's note, as it was left here.
 struct Sample {
     path: PathBuf,
     text: String,
 }
 
 impl Sample {
-    /// By way of a pause that is killed and undone.
+    /// By a pause that is killed and undone.
     fn take(hanging: &Hanging) -> Sample {
         hanging.killed(Via::Wrapped, "pause");
         let notes = hanging.scene.intents();
@@ -88,7 +88,7 @@ impl Sample {
             Link => symlink(&victim, path).unwrap(),
             DanglingLink => symlink("/nowhere/at/all", path).unwrap(),
             LinkToEndlessFile => symlink("/dev/zero", path).unwrap(),
-            // Sparse, so that it costs nobody anything but who reads it.
+            // Sparse, so that it costs only its readers something.
             Huge => fs::File::create(path).unwrap().set_len(1 << 32).unwrap(),
             DeeplyNested => fs::write(path, "[".repeat(100_000)).unwrap(),
             OtherBoot => {
@@ -103,7 +103,7 @@ impl Sample {
                 fs::write(path, other).unwrap();
             }
             OddName => fs::write(path.with_file_name("no number"), &self.text).unwrap(),
-            // It lives, but not since then.
+            // Process 1 lives, but has another start time.
             OfInit => fs::write(path.with_file_name("1.json"), &self.text).unwrap(),
         }
     }
@@ -144,7 +144,7 @@ fn they_cost_nothing() {
     }
 }
 
-/// The sample itself would be reason enough, which shows that the rest are none.
+/// The original note would cause a thaw, which shows that the broken ones do not.
 #[test]
 fn nothing_is_thawed_for_them() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -157,7 +157,7 @@ fn nothing_is_thawed_for_them() {
     assert!(!scene.freezer().is_asked_for());
     assert_eq!(scene.intents(), NOTHING);
     for broken in ALL {
-        // A later version's note, and a note under another name, may be as good as any.
+        // A later version's note, and a note with another name, may be valid.
         if matches!(broken, UnknownKeys | OddName | OfInit | OtherCgroup) {
             continue;
         }
@@ -172,7 +172,7 @@ fn nothing_is_thawed_for_them() {
     }
 }
 
-/// With the container goes what stands for it.
+/// With the container, its notes are removed.
 #[test]
 fn a_delete_takes_them_along() {
     for broken in [Garbage, Empty, OtherBoot, DanglingLink, Fifo] {
@@ -187,7 +187,7 @@ fn a_delete_takes_them_along() {
     }
 }
 
-/// The place itself is taken.
+/// The notes' path is occupied.
 #[test]
 fn no_note_can_be_made() {
     for as_link in [false, true] {

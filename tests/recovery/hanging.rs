@@ -1,5 +1,5 @@
-//! A runtime that does what runc does, but for the one verb that it is told to freeze and hang at,
-//! as one does that waits for tasks without CPU time.
+//! A runtime that does what runc does, except for one verb at which it freezes and hangs, like a
+//! runtime that waits for tasks without CPU time.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,19 +11,19 @@ use nix::unistd::Pid;
 use crate::scene::{HANGS, Scene, Via};
 use crate::support::{eventually, program};
 
-/// A container whose runtime hangs when it is told to.
+/// A container whose runtime hangs when told to.
 pub(crate) struct Hanging {
     pub(crate) scene: Scene,
 }
 
-/// What hangs now; ended with what it was made of when this goes.
+/// A hanging operation; it and its processes end on drop.
 pub(crate) struct Held {
     pub(crate) wrapper: Child,
     runtime: Pid,
 }
 
 impl Hanging {
-    /// A container that runs, or that was created and no more.
+    /// A running container, or one that is only created.
     pub(crate) fn new(runtime: &str, is_started: bool) -> Hanging {
         let mut scene = if is_started { Scene::idle(runtime) } else { Scene::created(runtime) };
         let dir = scene.scratch.path("hanging");
@@ -46,7 +46,7 @@ exec {real} "$@"
             file = file.display(),
             real = scene.runtime.display(),
         );
-        // The name tells whose command line it is.
+        // From the name, the wrapper knows which command line it has.
         let path = dir.join(if runtime.starts_with("crun") { "crun" } else { "runc" });
         scene.runtime = program(&path, &script);
         Hanging { scene }
@@ -78,7 +78,7 @@ exec {real} "$@"
         Held { wrapper, runtime: Pid::from_raw(pid.trim().parse().unwrap()) }
     }
 
-    /// Has done its work, and does not end.
+    /// Has done its work, but does not end.
     pub(crate) fn done_and_held(&self, words: &[&str]) -> Held {
         fs::write(self.file("works"), "").unwrap();
         let held = self.start(Via::Wrapped, words);
@@ -86,12 +86,12 @@ exec {real} "$@"
         held
     }
 
-    /// Killed when the real runtime has done its work, and the wrapper does not know yet.
+    /// Killed when the real runtime has done its work, but before the wrapper knows.
     pub(crate) fn killed_at_its_end(&self, words: &[&str]) {
         drop(self.done_and_held(words));
     }
 
-    /// Killed while everything is frozen; gives the wrapper's pid.
+    /// Killed while everything is frozen; returns the wrapper's pid.
     pub(crate) fn killed(&self, via: Via, verb: &str) -> u32 {
         let held = self.hold(via, verb);
         if via == Via::Wrapped {
@@ -105,7 +105,7 @@ exec {real} "$@"
 }
 
 impl Held {
-    /// The runtime dies, and the wrapper says so.
+    /// The runtime dies, and the wrapper reports it.
     pub(crate) fn fail(mut self) {
         kill(self.runtime, Signal::SIGKILL).unwrap();
         let status = crate::support::wait(&mut self.wrapper, HANGS).expect("the wrapper's end");

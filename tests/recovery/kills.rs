@@ -1,6 +1,6 @@
 //! Kills at random moments of operations on a throttled container: of the wrapper, of the runtime,
-//! of both. Whatever comes next finds nothing frozen that should not be, no note, and all limits as
-//! they were at every moment.
+//! of both. The next command finds no wrong freeze and no note, and all limits as they were at
+//! every moment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ const MARK: &str = "FROSTLOCK_TEST_MARK";
 
 const LOOPS: usize = 4;
 
-/// Both runtimes together; in about two of three somebody is found who can be killed.
+/// Both runtimes together; in about two of three rounds there is a process to kill.
 fn rounds() -> usize {
     if proof() { 800 } else { 26 }
 }
@@ -33,12 +33,12 @@ const VERBS: [&str; 5] = ["pause", "update", "exec", "kill", "delete"];
 enum Moment {
     /// Any time from the start to the end.
     Random,
-    /// While the runtime freezes the cgroup, which it does often and in vain when nobody is lifted.
+    /// While the runtime freezes the cgroup, which it does often and in vain if nothing is lifted.
     Freezing,
 }
 
-/// One pause in two is of the second kind: helped, it is over in some milliseconds, of which a kill
-/// seldom finds the right one.
+/// One pause in two is of the second kind: with help, a pause is over in some milliseconds, and a
+/// kill seldom hits the right one.
 const KINDS: [(&str, Moment); 6] = [
     ("pause", Moment::Random),
     ("pause", Moment::Freezing),
@@ -97,18 +97,18 @@ impl Throttled {
         self.sampler.watch(true);
     }
 
-    /// Not through the runtime, which may not get rid of it.
+    /// Not through the runtime, which may fail to remove it.
     fn remove(&self) {
         self.sampler.watch(false);
         let state = self.scene.scratch.state();
         let kept = state.with_extension("kept");
-        // `clear` forgets the journal and all that is in question here.
+        // `clear` removes the journal and everything else that matters here.
         let _ = fs::rename(&state, &kept);
         assert_eq!(self.scene.scratch.clear(), NOTHING);
         let _ = fs::rename(&kept, &state);
     }
 
-    /// How long the verb takes when nobody is killed; the moments are spread over it.
+    /// How long the verb takes without a kill; the moments are spread over it.
     fn span(&self, verb: &str) -> Duration {
         let ended = self.scene.give_logged(Via::Wrapped, Log::None, line(verb), HANGS);
         ended.took.clamp(10 * MS, 400 * MS)
@@ -128,7 +128,7 @@ fn kill_often(runtime: &str, rounds: usize) {
     let mut troubles = Vec::new();
     let (mut killed, mut paused, mut slowest) = (BTreeMap::new(), 0, Duration::ZERO);
     let mut round = 0;
-    // A kill leaves something in one of some five rounds: among a few none may.
+    // A kill leaves something in one of some five rounds: in a few rounds there may be none.
     while round < rounds || round < 4 * rounds && !has_recovered(&throttled.scene) {
         let (verb, moment) = KINDS[round % KINDS.len()];
         let target = TARGETS[(round / KINDS.len()) % TARGETS.len()];
@@ -141,8 +141,8 @@ fn kill_often(runtime: &str, rounds: usize) {
             "kill" | "delete" => "delete",
             _ => ["exec", "update", "state"][round % 3],
         };
-        // runc gives up on an init that does not die after 10 s; an exec for which there is no slot takes
-        // what it takes without us.
+        // runc gives up on an init that does not die after 10 s; an exec without a slot takes as
+        // long as without frostlock.
         let limit = Duration::from_secs(30);
         let ended = throttled.scene.give_logged(Via::Wrapped, Log::Json, line(next), limit);
         slowest = slowest.max(ended.took);
@@ -182,8 +182,8 @@ fn has_recovered(scene: &Scene) -> bool {
     recoveries(scene) > 0
 }
 
-/// The bare runtime, killed in its pause: sooner or later one leaves it frozen, and the next command
-/// is refused or hangs.
+/// The bare runtime, killed in its pause: sooner or later a kill leaves the container frozen, and
+/// the next command is refused or hangs.
 fn control(runtime: &str) {
     let throttled = Throttled::new(runtime);
     let scene = &throttled.scene;
@@ -198,7 +198,7 @@ fn control(runtime: &str) {
             scene.freezer().thaw();
             continue;
         }
-        // Else the exec is slow for want of CPU time.
+        // Otherwise the exec is slow for lack of CPU time.
         eventually(HANGS, "it freezes", || {
             Cpu::of(&scene.cgroup()).limit(1000, 100_000);
             scene.freezer().is_frozen()
@@ -217,7 +217,7 @@ fn control(runtime: &str) {
 }
 
 impl Throttled {
-    /// Whether anybody was there to be killed.
+    /// Whether there was a process to kill.
     fn kill(&self, verb: &str, target: Target, moment: Moment, after: Duration) -> bool {
         let mark = format!("{}-{verb}", self.scene.scratch.cgroup);
         let mut command = self.scene.command(Via::Wrapped, line(verb));
@@ -235,7 +235,7 @@ impl Throttled {
         let mut hit = wrapper.try_wait().unwrap().is_none();
         if target != Target::Wrapper {
             hit = false;
-            // It may not have been started yet, or another attempt is still to come.
+            // The runtime may not have started yet, or another attempt is still to come.
             let pid = wrapper.id();
             while_running(&mut wrapper, || {
                 hit = kill_runtime(pid);
@@ -251,7 +251,7 @@ impl Throttled {
         hit
     }
 
-    /// What is not as it should be when the next command has ended.
+    /// What is wrong when the next command has ended.
     fn troubles(&self, verb: &str, next: &str, ended: &Ended, is_paused: bool) -> Vec<String> {
         let mut troubles = Vec::new();
         let mut expect = |is_so: bool, what: &dyn std::fmt::Debug| {
@@ -263,7 +263,7 @@ impl Throttled {
         expect(intents.is_empty(), &intents);
         expect(!is_paused || verb == "pause", &"it counts as paused");
         if next == "delete" {
-            // Of one that was killed when it had removed everything, nothing is left to find.
+            // If the delete was killed when it had removed everything, nothing is left to find.
             expect(ended.succeeded(), &(ended, self.scene.tasks()));
             let dirs = cgroup_dirs(&self.scene.cgroup());
             expect(dirs.is_empty(), &dirs);
@@ -285,7 +285,7 @@ impl Throttled {
         files.into_iter().flatten().flatten().map(|file| file.path()).collect()
     }
 
-    /// Whether our record has it that a pause had succeeded.
+    /// Whether our record says that a pause had succeeded.
     fn is_paused(&self) -> bool {
         self.files("containers").into_iter().any(|path| {
             let text = fs::read_to_string(path).unwrap_or_default();
@@ -327,7 +327,7 @@ fn kill_runtime(pid: u32) -> bool {
     runtime.is_some_and(|child| kill(Pid::from_raw(child), Signal::SIGKILL).is_ok())
 }
 
-/// The processes that were started with this mark, zombies aside.
+/// The processes that were started with this mark, except zombies.
 fn marked(mark: &str) -> Vec<i32> {
     let entry = format!("{MARK}={mark}").into_bytes();
     let is_marked = |pid: &i32| {
@@ -338,7 +338,7 @@ fn marked(mark: &str) -> Vec<i32> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
 }
 
-/// Enough for moments in time.
+/// Good enough for moments in time.
 struct Random(u64);
 
 impl Random {

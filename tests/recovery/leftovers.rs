@@ -1,5 +1,5 @@
-//! After a delete no cgroup of the container is left in any hierarchy, but nothing that is another's
-//! is touched either.
+//! After a delete no cgroup of the container is left in any hierarchy, and nothing of others is
+//! touched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::scene::{HANGS, Log, MS, Scene, Via, report, timed, tolerance};
 use crate::support::cpu::{Cpu, Version};
 use crate::support::{Scratch, cgroup_dirs, pids, proof, slowness, succeed};
 
-/// Removes its state and forgets its cgroups, as runc up to 1.1 does where they are busy at the
-/// moment: an error in its log, and exit status 0.
+/// Removes its state and forgets its cgroups, as runc up to 1.1 does if they are busy at that
+/// moment: with an error in its log, and exit status 0.
 struct Forgetful<'a> {
     fake: Fake<'a>,
 }
@@ -24,7 +24,8 @@ impl<'a> Forgetful<'a> {
         Forgetful { fake: Fake::new(scratch, "") }
     }
 
-    /// The container, its cgroups in all hierarchies, and what it has made in them itself.
+    /// The container, its cgroups in all hierarchies, and the cgroups that it has made in them
+    /// itself.
     fn create(&self, id: &str) {
         succeed(&mut self.fake.create(id));
         for dir in hierarchies() {
@@ -39,7 +40,7 @@ impl<'a> Forgetful<'a> {
     }
 }
 
-/// Of a hybrid host v1's alone; what runc's state names beside them is the v2 tree.
+/// On a hybrid host only those of v1; runc's state also names the v2 tree.
 fn hierarchies() -> Vec<PathBuf> {
     if Version::here() == Version::V2 {
         return vec![PathBuf::from("/sys/fs/cgroup")];
@@ -73,7 +74,7 @@ fn what_the_runtime_forgets_is_removed() {
     assert!(!scratch.lock_files().iter().any(names), "{:?}", scratch.lock_files());
 }
 
-/// It was never there, or is not gone: then nothing is left over.
+/// The container never existed, or still exists: then nothing is a leftover.
 #[test]
 fn a_container_that_stays_keeps_its_cgroups() {
     let scratch = Scratch::new();
@@ -88,13 +89,13 @@ fn a_container_that_stays_keeps_its_cgroups() {
     forgetful.fake.script(&[("delete", &[refuses])]);
     let ended = timed(&mut forgetful.fake.wrapped(&["delete", "a"]), HANGS);
     assert_eq!((ended.code, forgetful.left("a").len()), (Some(1), all));
-    // It may be that of one that is to be created.
+    // The cgroup may belong to a container that is just being created.
     forgetful.fake.script(&[]);
     let ended = timed(&mut forgetful.fake.wrapped(&["delete", "nobody"]), HANGS);
     assert_eq!((ended.code, forgetful.left("a").len()), (Some(1), all));
 }
 
-/// A process that runs in a cgroup on its own account.
+/// An independent process in a cgroup.
 struct Straggler(Child);
 
 impl Straggler {
@@ -136,7 +137,7 @@ fn a_process_that_stays_is_not_ours_to_kill() {
     assert!(note.contains(&straggler.0.id().to_string()), "{note:?}");
 }
 
-/// One that ends while we try is waited for.
+/// A process that ends meanwhile is waited for.
 #[test]
 fn a_process_that_is_about_to_end_is_waited_for() {
     let scratch = Scratch::new();
@@ -155,7 +156,7 @@ fn a_process_that_is_about_to_end_is_waited_for() {
     assert!(ended.took < 300 * MS + tolerance(), "{:?}", ended.took);
 }
 
-/// Podman's pods and hand-made bundles: two containers, one cgroupsPath.
+/// podman's pods and hand-made bundles: two containers, one cgroupsPath.
 #[test]
 fn a_cgroup_of_two_containers_outlives_the_first() {
     let scene = Scene::of("runc-1.1.5");
@@ -216,7 +217,7 @@ fn a_throttled_container_is_gone_with_its_delete() {
             assert_eq!(scene.scratch.lock_files(), NOTHING);
         }
         times.sort_unstable();
-        // Of three in a short run one may be held up by the machine.
+        // Of three in a short run, the machine may delay one.
         let judged = if proof() { times[times.len() - 1] } else { times[times.len() / 2] };
         assert!(judged < quick, "{times:?}");
     }

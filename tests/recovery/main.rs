@@ -1,5 +1,5 @@
-//! What a killed operation leaves behind, a freeze above all, is undone by whoever comes next; what
-//! somebody else has frozen stays so. First with the bare runtime, which must be seen to do worse.
+//! What a killed operation leaves behind, above all a freeze, is undone by the next operation; what
+//! somebody else has frozen stays frozen. First with the bare runtime, which must do visibly worse.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,5 @@
-//! Killed while the cgroup is frozen: whatever command comes next works, and says what it undid.
+//! Killed while the cgroup is frozen: the next command works, whichever it is, and says what it
+//! undid.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use crate::hanging::Hanging;
 use crate::scene::{self, Ended, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
 use crate::support::{cgroup_dirs, eventually, succeed};
 
-/// What comes next, and whether the bare runtime is to be seen failing, hanging or telling of a
-/// container that is paused; a kill and a forced delete get through by themselves.
+/// The next command, and whether the bare runtime must be seen to fail, to hang or to report a
+/// paused container; a kill and a forced delete succeed by themselves.
 const NEXT: &[(&[&str], bool)] = &[
     (&["exec", "c", "true"], true),
     (&["pause", "c"], true),
@@ -64,7 +65,7 @@ fn after_a_pause_of_crun_on_v2() {
     every_command("crun-1.28", "pause");
 }
 
-/// Most of it is waiting, for cgroups to go.
+/// Most of the time is waiting, for cgroups to disappear.
 fn every_command(runtime: &str, killed: &str) {
     std::thread::scope(|scope| {
         for (words, bare_fails) in NEXT {
@@ -81,7 +82,7 @@ fn one_command(runtime: &str, killed: &str, words: &[&str], bare_fails: bool) {
     let ended = next(&bare.scene, Via::Bare, words);
     let is_worse = !ended.succeeded()
         || ended.stdout.contains("\"paused\"")
-        // Of a start, that crun has done and that nobody sees anything of.
+        // crun's start had already succeeded, so nothing else shows the freeze.
         || (matches!(verb, "update" | "start") && bare.scene.freezer().is_asked_for());
     report!("{what}: bare: {}", seen(&ended, &bare.scene));
     // crun writes the same into the freezer again.
@@ -108,7 +109,7 @@ fn seen(ended: &Ended, scene: &Scene) -> String {
     format!("{code} in {ms} ms, {frozen} {}", ended.containerd_reads())
 }
 
-/// The command has worked, and nothing of the dead one is left.
+/// The command has worked, and nothing of the dead operation is left.
 fn check(scene: &Scene, ended: &Ended, verb: &str, killed: &str) {
     assert!(ended.succeeded(), "{verb} after {killed}: {ended:?}");
     assert!(ended.took < 500 * MS + tolerance(), "{verb} after {killed}: {:?}", ended.took);
@@ -146,7 +147,7 @@ fn says_what_it_undid(scene: &Scene, verb: &str, killed: &str, dead: u32) {
     }
 }
 
-/// The second finds nothing more to do, and says nothing of it.
+/// The second command finds nothing more to undo, and reports nothing.
 #[test]
 fn it_is_undone_once() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -158,7 +159,7 @@ fn it_is_undone_once() {
     }
 }
 
-/// Two died one after the other, before anybody came.
+/// Two operations died one after the other before another command came.
 #[test]
 fn several_are_undone_at_once() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -174,11 +175,11 @@ fn several_are_undone_at_once() {
     assert!(scene.give(Via::Wrapped, &["exec", "c", "true"]).succeeded());
     assert!(!scene.freezer().is_asked_for());
     assert_eq!(scene.intents(), NOTHING);
-    // Once it is thawed there is nothing to be said of the other.
+    // Once it is thawed, the other note has nothing to report.
     assert!((1..=2).contains(&recoveries(&scene.record("exec"))));
 }
 
-/// The wrapper alone was killed, and the runtime with it: nobody can have left a note but it.
+/// Whether it succeeds or fails, an operation removes its own note.
 #[test]
 fn an_operation_that_ends_leaves_no_note() {
     let scene = Scene::idle("runc-1.1.5");
@@ -198,7 +199,7 @@ fn an_operation_that_ends_leaves_no_note() {
     }
 }
 
-/// Readiness probes that all came for it at once: each gets through, and one has undone it.
+/// Many readiness probes at once: each succeeds, and one has undone the freeze.
 #[test]
 fn of_many_at_once_one_undoes_it() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -222,7 +223,7 @@ fn recoveries(record: &serde_json::Value) -> usize {
     record["recovered"].as_array().map_or(0, Vec::len)
 }
 
-/// What the note stood for is gone: somebody has deleted the container without us, and makes it anew.
+/// The note's container is gone: somebody has deleted it without frostlock, and creates it again.
 #[test]
 fn a_note_of_a_container_that_is_gone() {
     for frozen_by_hand in [false, true] {
@@ -243,7 +244,7 @@ fn a_note_of_a_container_that_is_gone() {
     }
 }
 
-/// These are to change nothing.
+/// These modes must change nothing.
 #[test]
 fn without_the_full_mode_it_is_as_without_us() {
     for mode in ["lock", "observe"] {
@@ -259,8 +260,8 @@ fn without_the_full_mode_it_is_as_without_us() {
     }
 }
 
-/// The container is gone, and the caller, who was told nothing, deletes it once more; its id will
-/// never come back.
+/// The container is gone, and the caller, who got no answer, deletes it once more; its id is never
+/// used again.
 #[test]
 fn after_a_delete_that_was_killed_at_its_end() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -275,8 +276,8 @@ fn after_a_delete_that_was_killed_at_its_end() {
     assert_eq!(records.flatten().map(|entry| entry.path()).collect::<Vec<_>>(), NOTHING);
 }
 
-/// What it had promised is kept: the caller, who was told nothing, finds it paused or thawed, and
-/// either way can go on.
+/// The promise is kept: the caller, who got no answer, finds it paused or thawed, and can continue
+/// either way.
 #[test]
 fn after_a_pause_that_was_killed_at_its_end() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -289,8 +290,8 @@ fn after_a_pause_that_was_killed_at_its_end() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// A kill waits for no lock: meanwhile a delete may finish. Of a cgroup that is gone there is nothing to
-/// undo, and nobody would ever come to remove the note.
+/// A kill waits for no lock, so a delete may finish meanwhile. A cgroup that is gone needs no undo,
+/// and nobody would ever remove the note.
 #[test]
 fn a_kill_that_is_overtaken_by_a_delete_leaves_no_note() {
     let scene = Scene::of("runc-1.1.5");
@@ -310,7 +311,7 @@ fn a_kill_that_is_overtaken_by_a_delete_leaves_no_note() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// Our record says paused still; what is frozen after that is what the killed one has left.
+/// Our record still says paused; a later freeze is what the killed operation left.
 #[test]
 fn after_a_pause_that_was_resumed_without_us() {
     let hanging = Hanging::new("runc-1.1.5", true);

@@ -1,4 +1,4 @@
-//! What is somebody else's freeze, or somebody's who is still at it, is nobody's to thaw.
+//! frostlock thaws neither somebody else's freeze nor that of an operation still in progress.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::hanging::Hanging;
 use crate::scene::{self, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
 use crate::support::succeed;
 
-/// Of a freeze by hand none of these is stopped, but the exec, which the bare runtime refuses too.
+/// A freeze by hand stops none of these except the exec, which the bare runtime refuses too.
 const COMMANDS: [&[&str]; 5] = [
     &["update", "--cpu-share", "0", "c"],
     &["exec", "c", "true"],
@@ -57,7 +57,7 @@ fn freeze_by_hand(runtime: &str) {
     assert_eq!(recovered.count(), 0);
 }
 
-/// Somebody froze by hand; then an operation of ours was killed; it had not frozen anything.
+/// Somebody froze by hand; then an operation of ours was killed that had not frozen anything.
 #[test]
 fn a_freeze_by_hand_before_a_killed_operation() {
     for verb in ["pause", "update"] {
@@ -105,7 +105,7 @@ fn pause_that_succeeded(runtime: &str) {
     }
 }
 
-/// Nobody writes down then what is paused, and the note of the killed operation is older.
+/// Nobody then records the pause, and the note of the killed operation is older.
 #[test]
 fn a_pause_while_we_are_switched_off_stays() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -118,7 +118,7 @@ fn a_pause_while_we_are_switched_off_stays() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// Nor what is resumed: a freeze that is left later is nobody's pause.
+/// Nor the resume: a later leftover freeze is nobody's pause.
 #[test]
 fn a_pause_that_was_resumed_while_we_were_switched_off_is_over() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -137,7 +137,7 @@ fn switched_off(scene: &Scene, words: &[&str]) {
     std::fs::remove_file(&off).unwrap();
 }
 
-/// Also while the lock that it would be undone under is another's.
+/// Even while somebody else has the lock under which it would be undone.
 #[test]
 fn a_note_of_the_dead_goes_when_its_cgroup_is_seen_thawed() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -154,7 +154,8 @@ fn a_note_of_the_dead_goes_when_its_cgroup_is_seen_thawed() {
     assert!(scene.freezer().is_frozen(), "thawed");
 }
 
-/// Whoever is still at it undoes its own; the others go their way as they would without us.
+/// An operation in progress undoes its own freeze; the others continue as they would without
+/// frostlock.
 #[test]
 fn a_note_of_one_that_lives_is_left_alone() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -165,7 +166,7 @@ fn a_note_of_one_that_lives_is_left_alone() {
     for words in COMMANDS {
         let ended = scene.give_logged(Via::Wrapped, Log::Json, words, Duration::from_secs(5));
         report!("beside a pause: {words:?}: {:?} in {:?}", ended.code, ended.took);
-        // The longest wait for a lock, and an exec's for a thaw.
+        // The longest wait for a lock, plus an exec's for a thaw.
         assert!(ended.code.is_some() && ended.took < 1500 * MS + tolerance(), "{ended:?}");
         assert!(scene.freezer().is_frozen(), "{words:?}: thawed under another's hands");
         assert_eq!(scene.intents(), notes, "{words:?}");
@@ -176,7 +177,7 @@ fn a_note_of_one_that_lives_is_left_alone() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// A pause goes ahead when its wait for the lock is over; then the operation that has it fails.
+/// A pause goes ahead when its wait for the lock is over; then the operation with the lock fails.
 #[test]
 fn a_pause_beside_an_update_that_fails() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -191,8 +192,8 @@ fn a_pause_beside_an_update_that_fails() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// What it has left may be the freeze of one who is at a pause, and is not undone under his hands; when
-/// he has given up, the next one undoes it.
+/// Its leftover may be the freeze of a pause in progress, and is not undone meanwhile; when that
+/// pause has given up, the next operation undoes it.
 #[test]
 fn an_update_that_fails_beside_a_pause_that_gives_up() {
     let hanging = Hanging::new("runc-1.1.5", true);
@@ -214,7 +215,8 @@ fn an_update_that_fails_beside_a_pause_that_gives_up() {
     assert_eq!(scene.intents(), NOTHING);
 }
 
-/// Nor is it tried again: an update of what is frozen succeeds, and nobody would have an eye on it.
+/// It is also not retried: an update of a frozen container succeeds, and nobody would watch the
+/// freeze.
 #[test]
 fn an_update_is_not_tried_again_on_what_may_be_a_pause() {
     let scene = Scene::of("runc-1.1.5");
@@ -222,7 +224,7 @@ fn an_update_is_not_tried_again_on_what_may_be_a_pause() {
     succeed(&mut fake.create("c"));
     let dir = Path::new("/sys/fs/cgroup/freezer").join(&fake.cgroup("c")[1..]);
     std::fs::create_dir_all(&dir).unwrap();
-    // The update's own note, but for who it is of.
+    // The update's own note, with another owner.
     let Process { pid, start } = Process::ourselves().unwrap();
     let pauses = format!(
         r#"for note in {}/intents/*/*.json; do

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::scene::{MS, limits};
 
-/// Reads the limits about a thousand times a second, and keeps what is not as it should be.
+/// Reads the limits about a thousand times a second, and keeps wrong ones.
 pub(crate) struct Sampler {
     is_on: Arc<Mutex<bool>>,
     is_over: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ impl Sampler {
         Sampler { is_on, is_over, thread: Some(thread) }
     }
 
-    /// None of the old state is read after this has returned.
+    /// After this has returned, no earlier state is read any more.
     pub(crate) fn watch(&self, on: bool) {
         *self.is_on.lock().unwrap() = on;
     }
