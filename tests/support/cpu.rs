@@ -1,9 +1,9 @@
-//! CPU quotas as somebody at a shell sets and reads them.
+//! CPU quotas, set and read as by a person at a shell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// One cgroup's, in either version.
+/// One cgroup's CPU files, in either version.
 #[derive(Debug, Clone)]
 pub struct Cpu {
     pub dir: PathBuf,
@@ -18,20 +18,20 @@ pub enum Version {
 }
 
 impl Version {
-    /// Of the host, or of the mount namespace.
+    /// The version of the host, or of the mount namespace.
     pub fn here() -> Version {
         let is_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         if is_v2 { Version::V2 } else { Version::V1 }
     }
 
-    /// Where a hierarchy's cgroup is; v2 has but one.
+    /// The directory of a hierarchy's cgroup; v2 has only one hierarchy.
     pub fn dir(self, hierarchy: &str, cgroup: &str) -> PathBuf {
         let top = Path::new("/sys/fs/cgroup");
         let top = if self == Version::V2 { top.to_owned() } else { top.join(hierarchy) };
         top.join(cgroup.trim_start_matches('/'))
     }
 
-    /// Every file that says how much CPU time there is: those with limits, then the one without.
+    /// Every file that determines the CPU time: those with limits, then the one without.
     pub fn bandwidth_files(self) -> &'static [&'static str] {
         match self {
             Version::V1 => &["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us"],
@@ -39,7 +39,7 @@ impl Version {
         }
     }
 
-    /// The file that has the quota, and what to write to it for one.
+    /// The file with the quota, and the line to write for one.
     pub fn quota_line(self, quota_us: Option<u32>, period_us: u32) -> (&'static str, String) {
         let quota = quota_us.map(|us| us.to_string());
         match self {
@@ -83,7 +83,7 @@ impl Cpu {
         std::fs::write(self.dir.join(file), line).unwrap();
     }
 
-    /// Quota, period and burst in us; what there is none of is the largest number.
+    /// Quota, period and burst in us; a missing one is the largest number.
     pub fn settings(&self) -> Vec<u32> {
         let files = self.version.bandwidth_files().iter();
         let text: Vec<String> = files.map(|file| read(&self.dir.join(file))).collect();
@@ -91,7 +91,6 @@ impl Cpu {
         numbers.map(|number| number.parse().unwrap_or(u32::MAX)).collect()
     }
 
-    /// CPU time used so far.
     pub fn usage(&self) -> Duration {
         let text = read(&self.usage);
         match self.version {

@@ -1,6 +1,6 @@
 //! A runc that fails some times before it works.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::os::unix::net::UnixStream;
@@ -13,9 +13,10 @@ pub const PROC_HOOKS: &str = "runc create failed: unable to start container proc
 pub const PAUSED: &str =
     "exec failed: cannot exec in a paused container (use --ignore-paused to override)";
 
-/// A runc whose first `times` commands of a verb fail with `message`: as a real one has, it has
-/// connected to the console socket before, and says it in its log and on stderr. A v1 cgroup that
-/// `path` with the extension `freezer` names is frozen then, and thawed soon after.
+/// A runc whose first `times` commands of a verb fail with `message`. Like a real one, it connects
+/// to the console socket before that, and reports the error in its log and on stderr. A v1 cgroup
+/// that is named in the file `path` with the extension `freezer` is frozen then, and thawed soon
+/// after.
 pub fn failing(path: &Path, verb: &str, times: u32, message: &str, code: i32) -> PathBuf {
     let real = runtime("runc-1.1.15").path;
     let body = format!(

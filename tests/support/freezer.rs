@@ -1,12 +1,12 @@
-//! Freezers as somebody at a shell uses them.
+//! Freezers, used as by a person at a shell.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One cgroup's freezer, whichever version; what has been frozen by hand is thawed by `Scratch`.
+/// One cgroup's freezer, in either version; `Scratch` thaws what was frozen by hand.
 #[derive(Debug, Clone)]
 pub struct Freezer {
     pub dir: PathBuf,
@@ -25,7 +25,7 @@ impl Freezer {
         fs::read_to_string(self.dir.join(file)).unwrap_or_default().trim().to_owned()
     }
 
-    /// The file that a freeze is asked for in, and what asks for it and for its end.
+    /// The control file of a freeze, and the values that start and end it.
     pub fn control(&self) -> (PathBuf, &'static str, &'static str) {
         let (file, freeze, thaw) = if self.v2 {
             ("cgroup.freeze", "1", "0")
@@ -45,7 +45,7 @@ impl Freezer {
         fs::write(file, thaw).unwrap();
     }
 
-    /// Every task is.
+    /// Whether every task is frozen.
     pub fn is_frozen(&self) -> bool {
         if self.v2 {
             self.read("cgroup.events").lines().any(|line| line == "frozen 1")
@@ -54,7 +54,7 @@ impl Freezer {
         }
     }
 
-    /// Somebody has asked for it in this very cgroup, whether it has come to it or not.
+    /// Whether a freeze was requested in this very cgroup, even if it is not complete.
     pub fn is_asked_for(&self) -> bool {
         let file = if self.v2 { "cgroup.freeze" } else { "freezer.self_freezing" };
         self.read(file) == "1"

@@ -1,4 +1,4 @@
-//! A busy machine, and a task beside that wants to run on time.
+//! A busy machine, and a task beside it that must run on time.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::Scratch;
 use super::cpu::Version;
 
-/// How many spin where a scene is at load 20.
+/// The number of busy loops in a scene with load 20.
 pub const BUSY: usize = 20;
 
-/// Busy loops in a cgroup of their own that weighs ten times as much as any other. They end with it,
-/// or with the thread that made it.
+/// Busy loops in a separate cgroup that weighs ten times as much as any other. They end with this
+/// value, or with the thread that made it.
 #[derive(Debug)]
 pub struct Load {
     loops: Vec<Child>,
@@ -59,7 +59,7 @@ impl Drop for Load {
 
 const EACH: Duration = Duration::from_millis(10);
 
-/// A fair task that wakes each 10 ms, in the cgroup of the tests.
+/// A fair task that wakes every 10 ms, in the cgroup of the tests.
 #[derive(Debug)]
 pub struct Watch {
     is_over: Arc<AtomicBool>,
@@ -123,7 +123,7 @@ impl Late {
         self.sorted.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// At most, but for a single wake.
+    /// The maximum, ignoring a single wake.
     pub fn max_but_one(&self) -> f64 {
         self.n().checked_sub(2).map_or(f64::NAN, |second| self.sorted[second])
     }

@@ -1,7 +1,7 @@
-//! What the suites share: the binary under test, the real runtimes, and a scratch place that cleans
+//! Shared by the suites: the binary under test, the real runtimes, and a scratch place that cleans
 //! up after itself, whatever happens.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(
     clippy::print_stdout,
     dead_code,
@@ -30,18 +30,18 @@ pub fn frostlock() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_frostlock")), PathBuf::from)
 }
 
-/// The binary that the one under test is compared with, where one is named.
+/// The binary to compare with the one under test, if one is named.
 pub fn before() -> Option<PathBuf> {
     std::env::var_os("FROSTLOCK_BEFORE").map(PathBuf::from)
 }
 
-/// Whether the counts that `make proof` is for are asked for, rather than the short ones.
+/// Whether the counts of `make proof` were requested, rather than the short ones.
 pub fn proof() -> bool {
     std::env::var_os("FROSTLOCK_PROOF").is_some()
 }
 
-/// How much slower than a machine this one is, which is emulated: waits are that much longer and
-/// quotas that much larger. Ratios stay what they are.
+/// How much slower this machine is than usual, as an emulated one: waits are that much longer and
+/// quotas that much larger. Ratios stay the same.
 pub fn slowness() -> u32 {
     std::env::var("FROSTLOCK_TEST_SLOWNESS").map_or(1, |times| times.parse().unwrap())
 }
@@ -64,7 +64,7 @@ pub fn lab() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab")
 }
 
-/// All of them; their absence is a failure, never a skip.
+/// All runtimes; a missing one is a failure, never a skip.
 pub fn runtimes() -> Vec<Runtime> {
     let list = lab().join("runtimes");
     let text = std::fs::read_to_string(&list)
@@ -83,8 +83,8 @@ pub fn runtime(name: &str) -> Runtime {
     found.unwrap_or_else(|| panic!("{name} is not in target/lab/runtimes"))
 }
 
-/// A directory, a state directory, and a cgroup name; containers made in it are killed and removed
-/// with their cgroups when it goes.
+/// A directory, a state directory, and a cgroup name; on drop, containers in it are killed and
+/// removed with their cgroups.
 #[derive(Debug)]
 pub struct Scratch {
     dir: tempfile::TempDir,
@@ -93,7 +93,8 @@ pub struct Scratch {
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// As scripts/make-bundle makes it. Made once: the script takes 60 ms, and some suites make thousands.
+/// As scripts/make-bundle makes it. Made once: the script takes 60 ms, and some suites make
+/// thousands.
 fn configuration(scene: &str) -> Value {
     static MADE: Mutex<BTreeMap<String, Value>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +116,7 @@ impl Scratch {
     pub fn new() -> Scratch {
         assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
         default_signals();
-        // On tmpfs, as /run is.
+        // On tmpfs, like /run.
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("/frostlock-test-{}-{number}", std::process::id());
@@ -126,7 +127,6 @@ impl Scratch {
         self.dir.path().join(name)
     }
 
-    /// The runtime's root.
     pub fn root(&self) -> PathBuf {
         self.path("root")
     }
@@ -145,7 +145,6 @@ impl Scratch {
         bundle
     }
 
-    /// Changes a bundle's config.json.
     pub fn edit(&self, bundle: &Path, change: impl FnOnce(&mut Value)) {
         let path = bundle.join("config.json");
         let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -177,14 +176,14 @@ impl Scratch {
         command
     }
 
-    /// What can be parsed of it, as its readers are to do: a writer that saw another at work takes
-    /// the line for a torn one and begins a new one, and a killed one leaves half a line.
+    /// The records that can be parsed, as readers must do: a writer that finds another at work
+    /// takes the other's line for a torn one and starts a new one, and a killed writer leaves a
+    /// partial line.
     pub fn journal(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.state().join("journal.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The lock files that are there now.
     pub fn lock_files(&self) -> Vec<PathBuf> {
         let Ok(files) = std::fs::read_dir(self.state().join("locks")) else { return Vec::new() };
         files.flatten().map(|file| file.path()).collect()
@@ -192,9 +191,9 @@ impl Scratch {
 }
 
 impl Scratch {
-    /// Kills what runs in our cgroups, removes them, and forgets the state of runtime and wrapper.
+    /// Kills what runs in our cgroups, removes them, and removes the state of runtime and wrapper.
     /// Not through the runtime: `delete --force` returns 0 and leaves processes and cgroups behind
-    /// in the very cases that are tested. Gives the directories that could not be removed.
+    /// in the very cases that are tested. Returns the directories that could not be removed.
     pub fn clear(&self) -> Vec<PathBuf> {
         let left = remove_cgroup(&self.cgroup);
         for dir in [self.root(), self.state()] {
@@ -204,7 +203,7 @@ impl Scratch {
     }
 }
 
-/// Kills what runs in a cgroup and removes it. Gives the directories that could not be removed.
+/// Kills what runs in a cgroup and removes it. Returns the directories that could not be removed.
 pub fn remove_cgroup(cgroup: &str) -> Vec<PathBuf> {
     let deadline = Instant::now() + Duration::from_secs(20) * slowness();
     let mut left = cgroup_dirs(cgroup);
@@ -223,9 +222,9 @@ pub fn remove_cgroup(cgroup: &str) -> Vec<PathBuf> {
     left
 }
 
-/// A suite in the background of a shell, or below nohup, has some signals ignored, and so would
-/// everything that it starts: signals sent in the tests would do nothing, and runc from 1.2 on has
-/// its container's process inherit an ignored SIGHUP or not, as a race of its own ends.
+/// In the background of a shell, or below nohup, a suite has some signals ignored, and so would its
+/// children. Signals sent in the tests would do nothing, and from 1.2 on a race in runc decides
+/// whether its container's process inherits an ignored SIGHUP.
 fn default_signals() {
     use nix::sys::signal::{SigHandler, Signal, signal};
     for which in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
@@ -244,7 +243,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Kills every process of a cgroup, frozen and throttled ones too.
+/// Kills every process of a cgroup, even if frozen or throttled.
 fn kill_all(dir: &Path) {
     for (file, value) in [
         ("freezer.state", "THAWED"),
@@ -262,11 +261,11 @@ fn kill_all(dir: &Path) {
     }
 }
 
-/// Every directory of a cgroup and of what is below it, in all hierarchies, parents first.
+/// Every directory of a cgroup and below it, in all hierarchies, parents first.
 pub fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     let mount = Path::new("/sys/fs/cgroup");
-    // Under scripts/v2ns the one hierarchy is mounted there itself.
+    // Under scripts/v2ns, this is the mountpoint of the only hierarchy.
     let hierarchies = std::fs::read_dir(mount).unwrap().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([mount.to_owned()]) {
         let top = hierarchy.join(cgroup.trim_start_matches('/'));
@@ -291,7 +290,8 @@ pub fn pids(cgroup_dir: &Path) -> Vec<i32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Runs to the end; output to files, as a container that inherits a pipe would keep it open.
+/// Runs to the end; output goes to files, since a container that inherits a pipe would keep it
+/// open.
 pub fn run(command: &mut Command) -> Output {
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     let status = command
@@ -315,8 +315,9 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// A script. Written by another process: what this one has open to write, a thread's child has open,
-/// too, until it executes something, and until then nobody can execute the script (ETXTBSY).
+/// Installs a script, written by another process. If this process had it open for writing, so would
+/// a child that another thread forks, and until that child executes something, nobody can execute
+/// the script (ETXTBSY).
 pub fn program(path: &Path, text: &str) -> PathBuf {
     executable(path, text.as_bytes())
 }
@@ -330,16 +331,17 @@ fn executable(path: &Path, content: &[u8]) -> PathBuf {
     path.to_owned()
 }
 
-/// A program that can be executed at once, copied by another process: what this one has open to write,
-/// a child of another test's thread has open, too, and nobody can execute it until that child executes
-/// something (ETXTBSY).
+/// Installs an executable, copied by another process. If this process had it open for writing, so
+/// would a child that another test's thread forks, and until that child executes something, nobody
+/// can execute the file (ETXTBSY).
 pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
     let mut install = Command::new("install");
     let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
     assert!(status.unwrap().success(), "{}", path.as_ref().display());
 }
 
-/// A static program, as a container without a library can run it. Compiled once, which takes half a second.
+/// A static program, which a container without libraries can run. Compiled once, which takes half a
+/// second.
 pub fn compiled(path: &Path, source: &'static str) -> PathBuf {
     static MADE: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -375,13 +377,13 @@ pub fn eventually(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) 
     }
 }
 
-/// Runs an ignored test of the calling suite where there is cgroup v2 alone, as crun needs it.
+/// Runs an ignored test of the calling suite where only cgroup v2 is mounted, as crun needs it.
 pub fn on_v2(test: &str) {
     assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
     run_inside(&mut Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns")), test);
 }
 
-/// The same where a command puts it.
+/// The same, in the environment that a command provides.
 pub fn run_inside(where_to: &mut Command, test: &str) {
     let inner = where_to
         .arg(std::env::current_exe().unwrap())
@@ -395,7 +397,8 @@ pub fn run_inside(where_to: &mut Command, test: &str) {
     }
 }
 
-/// The end of a process; one that has not ended in time is killed, and nothing is returned.
+/// A process's exit status; a process that has not ended in time is killed, and the result is
+/// `None`.
 pub fn wait(child: &mut std::process::Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let deadline = Instant::now() + limit * slowness();
     loop {

@@ -1,4 +1,4 @@
-//! Threads that stand above the fair class as a lift makes them stand, whoever's they are.
+//! Threads above the fair class, in the class of a lift, whoever owns them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::run;
 
-/// A thread as its `stat` has it.
+/// A thread as in its `stat`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Thread {
     pub pid: i32,
@@ -20,7 +20,7 @@ pub struct Thread {
 const SCHED_RR: u64 = 2;
 const PRIORITY: u64 = 1;
 
-/// Every thread of the machine that is SCHED_RR of priority 1, but those that have ended.
+/// Every thread of the machine that is SCHED_RR with priority 1, except those that have ended.
 pub fn lifted_threads() -> Vec<Thread> {
     let pids = numbers("/proc");
     let tasks = pids.into_iter().flat_map(|pid| {
@@ -67,8 +67,8 @@ impl Stat {
     }
 }
 
-/// What stays lifted from now on: nothing, or what was lifted at every look until the limit. Who is
-/// lifted for a moment by somebody else's operation is not meant. And after how long nothing was.
+/// Threads that stay lifted: those that were lifted at every look until the limit, so not those
+/// that somebody else's operation lifts for a moment. Also returns after how long none was left.
 pub fn left_lifted(limit: Duration) -> (Vec<Thread>, Duration) {
     let began = Instant::now();
     let mut left = lifted_threads();
@@ -87,7 +87,8 @@ pub fn cpu_time(thread: &Thread) -> Option<Duration> {
     Some(Duration::from_nanos(first))
 }
 
-/// What threads use between two looks that both find them lifted: never more than they have used so.
+/// What threads use between two looks that both find them lifted: a lower bound of their lifted CPU
+/// time.
 #[derive(Debug, Default)]
 pub struct Meter {
     last: BTreeMap<Thread, Duration>,

@@ -1,6 +1,6 @@
 //! One container, the two ways to give it a command, and what can be seen of it afterwards.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(
     clippy::print_stdout,
     dead_code,
@@ -28,7 +28,7 @@ pub const ID: &str = "c";
 
 pub const MS: Duration = Duration::from_millis(1);
 
-/// What a machine that does other things as well may add.
+/// What a machine with other work may add.
 pub fn tolerance() -> Duration {
     800 * MS * slowness()
 }
@@ -36,7 +36,7 @@ pub fn tolerance() -> Duration {
 /// Longer than any wait of ours; a command that takes longer hangs.
 pub const HANGS: Duration = Duration::from_secs(5);
 
-/// Of a throttled container; with a burst, so that it can be told from none.
+/// The limits of a throttled container; with a burst, so that it can be told from none.
 pub fn limits() -> &'static [(&'static str, &'static str)] {
     match Version::here() {
         Version::V1 => &[
@@ -61,10 +61,10 @@ pub enum Log {
     None,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ended {
-    /// None: killed, since it hung.
+    /// `None`: it hung and was killed.
     pub code: Option<i32>,
     pub took: Duration,
     pub stdout: String,
@@ -72,7 +72,7 @@ pub struct Ended {
     pub log: String,
 }
 
-/// Of the runtime's log in JSON.
+/// An entry of the runtime's log in JSON.
 #[derive(Debug, Deserialize)]
 pub struct Entry {
     pub level: String,
@@ -104,19 +104,19 @@ impl Ended {
 /// A container, or the place for one.
 #[derive(Debug)]
 pub struct Scene {
-    /// Goes first: what it holds up could not be killed.
+    /// Dropped first: processes that it holds up could not be killed.
     pub stuck: Option<Stuck>,
     pub scratch: Scratch,
     pub runtime: PathBuf,
 }
 
 impl Scene {
-    /// Without a container as yet.
+    /// Without a container yet.
     pub fn of(runtime_name: &str) -> Scene {
         Scene { stuck: None, scratch: Scratch::new(), runtime: runtime(runtime_name).path }
     }
 
-    /// One that sleeps.
+    /// With a sleeping container.
     pub fn idle(runtime_name: &str) -> Scene {
         let scene = Scene::of(runtime_name);
         scene.scratch.bundle("idle", ID);
@@ -124,7 +124,7 @@ impl Scene {
         scene
     }
 
-    /// One whose program was not started.
+    /// With a container whose program was not started.
     pub fn created(runtime_name: &str) -> Scene {
         let scene = Scene::of(runtime_name);
         let bundle = scene.scratch.bundle("idle", ID);
@@ -132,13 +132,12 @@ impl Scene {
         scene
     }
 
-    /// One in which a `cat` does not freeze until `stuck` is released.
+    /// With a container in which a `cat` does not freeze until `stuck` is released.
     pub fn stubborn(runtime_name: &str) -> Scene {
         Scene::stubborn_with(runtime_name, "cat /tmp/stuck >/dev/null & exec sleep 3600")
     }
 
-    /// The same with a script of its own, whose `sleep` comes last; opening /tmp/stuck is what
-    /// nothing comes back from.
+    /// The same with another script, whose `sleep` comes last; opening /tmp/stuck never returns.
     pub fn stubborn_with(runtime_name: &str, script: &str) -> Scene {
         let mut scene = Scene::of(runtime_name);
         let stuck = Stuck::hold(&scene.scratch.path("stuck"));
@@ -158,14 +157,14 @@ impl Scene {
         scene
     }
 
-    /// One with busy loops and hardly any CPU time.
+    /// With a container that has busy loops and hardly any CPU time.
     pub fn throttled(runtime_name: &str, loops: usize) -> Scene {
         let scene = Scene::of(runtime_name);
         scene.start_throttled(loops);
         scene
     }
 
-    /// The limits are put on it by hand when its loops run: under them its start takes seconds.
+    /// The limits are set by hand once its loops run: under them, its start takes seconds.
     pub fn start_throttled(&self, loops: usize) {
         let bundle = self.scratch.bundle("throttled", ID);
         self.scratch.edit(&bundle, |config| {
@@ -193,10 +192,10 @@ impl Scene {
         self.scratch.path(&format!("bundle-{ID}"))
     }
 
-    /// Bare, so that the wrapper knows no more of it than it finds out.
+    /// Bare, so that the wrapper knows only what it finds out itself.
     fn start(&self) {
         self.must(Via::Bare, &["run", "--detach", "--bundle", self.bundle().to_str().unwrap(), ID]);
-        // Else a task may not have executed its program yet.
+        // Otherwise a task may not have executed its program yet.
         eventually(HANGS, "the container's program", || {
             self.pids().iter().any(|&pid| comm(pid) == "sleep")
         });
@@ -250,7 +249,7 @@ impl Scene {
         support::pids(&self.freezer().dir)
     }
 
-    /// What there is to know when something hangs.
+    /// What helps to explain a hang.
     pub fn tasks(&self) -> Vec<String> {
         let read = |pid: i32, file: &str| {
             let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -270,7 +269,7 @@ impl Scene {
         self.pids().into_iter().filter(waits).collect()
     }
 
-    /// One of them. Who waits is not seen to wait at every single look.
+    /// One of them. A waiting task is not seen to wait at every single look.
     pub fn a_held_up(&self) -> i32 {
         let mut held_up = None;
         eventually(HANGS, "a task is held up", || {
@@ -286,7 +285,7 @@ impl Scene {
         journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no {verb}"))
     }
 
-    /// What is in the directory of intents, directories too.
+    /// The contents of the directory of intents, including directories.
     pub fn intents(&self) -> Vec<PathBuf> {
         fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -337,8 +336,8 @@ pub fn print(what: std::fmt::Arguments<'_>) {
     println!("{}: {what}", if is_v2() { "v2" } else { "v1" });
 }
 
-/// Runs an ignored test of the calling suite where there is cgroup v2 alone, and repeats what it
-/// measured.
+/// Runs an ignored test of the calling suite where only cgroup v2 is mounted, and repeats its
+/// measurements.
 pub fn on_v2(test: &str) {
     assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
     let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))

@@ -1,11 +1,11 @@
-//! A task that no freezer gets hold of until it is let go, in D state, which is what a disk that
-//! does not answer makes of one.
+//! A task that no freezer can stop until it is released, in D state, like one that waits for a disk
+//! without an answer.
 //!
 //! A thread of ours writes to a FIFO from a page that userfaultfd never delivers, and so keeps the
-//! pipe's mutex; whoever opens or reads the FIFO meanwhile waits for that mutex in a sleep that is
-//! neither freezable nor killable. Nothing of it is in the container but a `cat`.
+//! pipe's mutex. A task that opens or reads the FIFO meanwhile waits for that mutex in a sleep that
+//! is neither freezable nor killable. In the container there is only a `cat`.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::{File, OpenOptions};
@@ -16,25 +16,25 @@ use std::time::Duration;
 
 use super::support::eventually;
 
-/// Where a task waits that is held up so (/proc/PID/wchan).
+/// Where such a task waits (/proc/PID/wchan).
 pub const WCHAN: &str = "fifo_open";
 
 const PAGE: usize = 4096;
 
-// linux/userfaultfd.h; libc has the types of none of them.
+// linux/userfaultfd.h; libc has none of these types.
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 
-/// The mutex of one FIFO, held until `release` or the end of it.
+/// The mutex of one FIFO, held until `release` or drop.
 #[derive(Debug)]
 pub struct Stuck {
     pub fifo: PathBuf,
     faults: Option<OwnedFd>,
     writer: Option<JoinHandle<()>>,
     page: usize,
-    /// A FIFO without a writer would be at its end, and its reader gone.
+    /// A FIFO without a writer would be at its end, and its reader would return.
     _open: File,
 }
 
@@ -44,7 +44,7 @@ impl Stuck {
         nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         let faults = userfaultfd();
         let page = absent_page(&faults);
-        // Both ends, so that opening it waits for nobody.
+        // Both ends, so that opening it does not wait.
         let open = OpenOptions::new().read(true).write(true).open(fifo).unwrap();
         let (say, hear) = std::sync::mpsc::channel();
         let fd = open.as_raw_fd();
@@ -64,9 +64,9 @@ impl Stuck {
         Stuck { fifo: fifo.to_owned(), faults, writer, page, _open: open }
     }
 
-    /// Lets everybody go on who waits for it.
+    /// Releases everything that waits for it.
     pub fn release(&mut self) {
-        // The end of a userfaultfd makes the page an ordinary one and wakes who waits for it.
+        // Closing a userfaultfd makes the page an ordinary one and wakes its waiters.
         drop(self.faults.take());
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
@@ -98,7 +98,7 @@ fn userfaultfd() -> OwnedFd {
     faults
 }
 
-/// One that is not there, and never will be.
+/// A page that is not there, and never will be.
 fn absent_page(faults: &OwnedFd) -> usize {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;

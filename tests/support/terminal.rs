@@ -1,6 +1,6 @@
 //! A person at a terminal.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use super::support::eventually;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The side of a terminal where the keys and the screen are.
+/// The side of a terminal with the keys and the screen.
 pub struct Terminal {
     keys: File,
     screen: Arc<Mutex<String>>,
@@ -39,14 +39,14 @@ impl Terminal {
         Terminal { keys, screen }
     }
 
-    /// Starts a command that has a new terminal as its controlling one.
+    /// Starts a command whose controlling terminal is a new one.
     pub fn start(command: &Command) -> (Terminal, Child) {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY);
         let peer = peer.unwrap();
-        // setsid becomes the command, as a child of ours leads no process group.
+        // setsid becomes the command, since a child of ours leads no process group.
         let mut session = Command::new("setsid");
         session.arg("--ctty").arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -86,8 +86,8 @@ impl Terminal {
     }
 
     /// What a person does to see whether a terminal works: a shell answers, and a new size arrives
-    /// there. The size goes its own way, so ask again until it is there; and ctr 1.6 reads the size
-    /// before it listens for changes of it, so change it again.
+    /// there. The size is delivered separately, so it is read again until it is there; and ctr 1.6
+    /// reads the size before it listens for changes, so it is changed again.
     pub fn is_usable(&mut self) {
         self.types("echo answer-$((6 * 7))");
         self.shows("answer-42");

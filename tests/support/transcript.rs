@@ -1,6 +1,6 @@
-//! What a caller gets to see, in a form in which two runs can be compared.
+//! What a caller sees, in a form in which two runs can be compared.
 
-// Every suite uses a part of it.
+// Each suite uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use std::process::Command;
 use super::support::{run, text};
 
 pub struct Transcript {
-    /// Names that differ from run to run, and what stands for them.
+    /// Names that differ from run to run, with their replacements.
     hidden: Vec<(String, &'static str)>,
     seen: RefCell<Vec<String>>,
 }
@@ -19,7 +19,7 @@ impl Transcript {
         Transcript { hidden, seen: RefCell::default() }
     }
 
-    /// What a command said and how it ended.
+    /// The output of a command, and its exit status.
     pub fn see(&self, command: &mut Command) -> String {
         let output = run(command);
         let mut said = [text(&output.stdout), text(&output.stderr)].concat();
@@ -49,7 +49,7 @@ fn without_time(line: &str) -> &str {
     }
 }
 
-/// What we add to the runtime's own text of a freeze that failed.
+/// Without our addition to the runtime's text of a failed freeze.
 fn without_why(said: &str) -> String {
     let Some((before, rest)) = said.split_once(" (frostlock: ") else { return said.to_owned() };
     let after = rest.split_once(')').map_or("", |(_, after)| after);
