@@ -1,4 +1,4 @@
-//! Many operations at once: nobody stands still, and the machine stays usable beside them.
+//! Many operations at once: none stands still, and the machine stays usable beside them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use crate::table::{Series, Table, Took};
 use crate::{alone, late_bound, latest};
 
 const SMALL: Quota = Quota::new(1, 100);
-/// All together, against the same without a quota: 1.3 times is wanted, 1.1 to 2.2 was seen.
+/// All together, compared with the same without a quota: 1.3 times is wanted, 1.1 to 2.2 was seen.
 fn times() -> f64 {
     if proof() { 1.3 } else { 4.0 }
 }
-/// Where all of the bare ones succeed, they take so much longer than through us.
+/// If all of the bare ones succeed, they must take this much longer than the wrapped ones.
 const SHOWN: f64 = 1.5;
 const LIMIT: Duration = Duration::from_secs(30);
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl AtOnce {
         table.claim(bare.series.failed() > 0 || bare.total > SHOWN * self.total, || {
             format!("{scene}: not shown: bare takes {:.0} ms together", bare.total)
         });
-        // Short of the proof one of them may be a straggler, whose lifter came to its limit: docs/limits.md.
+        // Outside the proof, one may be a straggler whose lifter reached its limit: docs/limits.md.
         let took = if proof() { self.total } else { series.p95() };
         table.claim(took <= most, || format!("{scene}: {took:.0} ms, want {most:.0}"));
         table.claim(latest(&self.late) <= late_bound(&bare.late), || {
@@ -116,7 +116,7 @@ fn execs(runtime: &Runtime, via: Via, quota: Option<Quota>, loaded: bool) -> AtO
     })
 }
 
-/// Each in a pod of its own, as a node does it that has been restarted.
+/// Each in a separate pod, as on a node that was restarted.
 #[test]
 fn many_creates_at_once() {
     let _alone = alone();

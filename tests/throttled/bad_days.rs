@@ -1,5 +1,5 @@
-//! Surroundings in which little is known of who is starved, or it cannot be helped, or not by one alone:
-//! the operation ends as it would without us, or better.
+//! Environments in which little is known of the starved threads, or they cannot be helped, or not
+//! by one operation alone: the operation ends as it would without frostlock, or better.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -16,7 +16,7 @@ use crate::support::{
 const LIMIT: Duration = Duration::from_secs(15);
 const SMALL: Quota = Quota::new(1, 100);
 
-/// The same command where something about the mounts is different.
+/// The same command with changed mounts.
 fn with_mounts(change: &str, command: &Command) -> Command {
     let mut inner = Command::new("unshare");
     inner.args(["--mount", "sh", "-c", &format!("{change} && exec \"$@\""), "sh"]);
@@ -66,7 +66,7 @@ fn the_cpu_controller_is_not_mounted() {
     assert!(seen[1].iter().all(|(_, code, _)| *code == Some(0)), "{:?}", seen[1]);
 }
 
-/// A hierarchy is where mountinfo says, and for each controller somewhere else.
+/// A hierarchy is where mountinfo says, which can be another place for each controller.
 #[test]
 fn the_cpu_controller_is_mounted_elsewhere() {
     let _alone = alone();
@@ -150,7 +150,7 @@ fn paused_and_killed(runtime: &Runtime, via: Via) -> (Option<String>, Duration) 
     (pause.failure, began.elapsed())
 }
 
-/// Rootless: what it takes to lift is not there.
+/// Rootless: the permission to lift is missing.
 #[test]
 fn without_permission_nobody_is_lifted() {
     let _alone = alone();
@@ -158,7 +158,7 @@ fn without_permission_nobody_is_lifted() {
     let scratch = Scratch::new();
     let container = Container::busy(&scratch, &real, Via::Bare, "c", 2);
     container.limit(SMALL);
-    // A runtime that takes its time: nothing rootless could freeze this container.
+    // A slow runtime: nothing rootless could freeze this container.
     let slow = program(&scratch.path("runc"), "#!/bin/sh\nsleep 0.1\n");
     let open = |path: &Path| {
         succeed(Command::new("chmod").args(["-R", "a+rwX"]).arg(path));
@@ -193,9 +193,9 @@ fn spawn(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
-/// Of one throttled pod, at the same moment.
-/// Where two push into the freezer on two CPUs, each keeps one, and those whom they push have none. With
-/// both at it 12 ms went into it a pause, and one in 40 failed; one after the other it takes 1.4 ms.
+/// For several containers of one throttled pod, at the same moment. If two lifters push threads
+/// into the freezer on two CPUs, each keeps one, and the threads have none. With both at it, a
+/// pause took 12 ms, and one in 40 failed; one after the other, it takes 1.4 ms.
 fn watcher_ms() -> f64 {
     if proof() { 5.0 } else { 10.0 }
 }
@@ -242,7 +242,7 @@ fn two_containers_are_paused_at_once() {
     }
 }
 
-/// More than any node does to one pod: the account of the pod is asked by all of them.
+/// More than any node does to one pod: all of them use the pod's account.
 #[test]
 fn sixty_four_at_once() {
     let _alone = alone();
@@ -252,8 +252,8 @@ fn sixty_four_at_once() {
     let containers = ["a", "b", "c", "d"]
         .map(|id| Container::busy_below(&scratch, &runtime, Via::Wrapped, &cgroup, id, 1));
     let pod = Path::new("/sys/fs/cgroup/cpu").join(&cgroup[1..]);
-    // There are not slots for all of them: the rest have to do with the quota, and 64 that share 5 ms
-    // with busy threads took more than a minute.
+    // There are not enough slots: the rest have only the quota, and 64 that shared 5 ms with busy
+    // threads took more than a minute.
     std::fs::write(pod.join("cpu.cfs_quota_us"), "20000").unwrap();
     containers[0].until_throttled();
     let created = scratch.journal().len();
@@ -270,7 +270,7 @@ fn sixty_four_at_once() {
         .collect();
     let ends: Vec<_> =
         running.into_iter().map(|mut child| wait(&mut child, Duration::from_secs(60))).collect();
-    // A lift that outlives its operation has a record of its own.
+    // A lift that outlives its operation has its own record.
     let mut journal = scratch.journal().split_off(created);
     journal.retain(|record| record["verb"] != "lift");
     let notes: Vec<&Value> = journal.iter().map(|record| &record["note"]).collect();

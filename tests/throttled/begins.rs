@@ -1,6 +1,7 @@
-//! Where the runtime's own work is done: when the first of its processes is in the container's cgroup, and
-//! how much CPU time it takes there. From then on the container's quota is its quota. runc 1.4 and later
-//! clone `runc init` straight into the cgroup of the container that an exec enters.
+//! Where the runtime's own work is done: when the first of its processes is in the container's
+//! cgroup, and how much CPU time it takes there. From then on the container's quota applies to it.
+//! runc 1.4 and later clone `runc init` straight into the cgroup of the container that an exec
+//! enters.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ fn rounds() -> usize {
 
 /// One command on a container without a quota, in ms.
 struct Went {
-    /// `None` if nobody of it was seen there.
+    /// `None` if none of its processes was seen there.
     began: Option<f64>,
     ended: f64,
     cpu: f64,
@@ -62,7 +63,7 @@ fn a_runtime_works_on_the_containers_account() {
     table.finish();
 }
 
-/// What any runtime needs to become the program that was asked for.
+/// What any runtime needs to become the requested program.
 const LEAST_MS: f64 = 0.1;
 
 fn measured() -> Vec<Runtime> {

@@ -1,5 +1,5 @@
-//! Killed in the middle of a lift: whoever of ours lives puts back, and if nobody does, the next
-//! operation on the node.
+//! Killed in the middle of a lift: the surviving process of frostlock puts threads back; if none
+//! survives, the next operation on the node does.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -18,23 +18,23 @@ use crate::table::Table;
 
 const SMALL: Quota = Quota::new(1, 100);
 const LOOPS: u32 = 8;
-/// From the end of the wrapper, while anybody of ours lives. Short of the proof the machine may stand
-/// still meanwhile.
+/// From the end of the wrapper, while any process of frostlock lives. Outside the proof, the
+/// machine may stand still meanwhile.
 fn put_back() -> Duration {
     Duration::from_millis(if proof() { 100 } else { 1000 })
 }
-/// An exec whose lifter was killed takes what a bare one takes: 25 s.
+/// An exec whose lifter was killed takes as long as a bare one: 25 s.
 const HANGS: Duration = Duration::from_secs(60);
 const NOTED_MAX: Duration = Duration::from_millis(2);
-/// In the environment of the wrapper and of what it starts; a container's own processes lack it.
+/// In the environment of the wrapper and of its children; a container's own processes lack it.
 const MARK: &str = "FROSTLOCK_TEST_MARK";
 
-/// At how many moments somebody is killed, in each use.
+/// The number of kills for each use.
 fn kills() -> usize {
     if proof() { 1000 } else { 8 }
 }
-/// Rounds for each of them: now and then the operation is over before its moment, a kill every other time.
-/// Of a few kills all may take more than they do on average.
+/// Rounds for each kill: sometimes the operation is over before its moment, a kill every other
+/// time. In a short run, all of the few may need more than the average.
 fn most_rounds() -> usize {
     if proof() { 3 } else { 10 }
 }
@@ -57,12 +57,12 @@ enum Use {
     Create,
 }
 
-/// When it is killed.
+/// The moment of a kill.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// So long after its start.
+    /// This long after its start.
     After(Duration),
-    /// So long after its note of what it lifts was there: a lift may take a millisecond in all.
+    /// This long after it noted what it lifts: a whole lift may take a millisecond.
     Noted(Duration),
 }
 
@@ -119,7 +119,7 @@ impl<'a> Victim<'a> {
         command
     }
 
-    /// Lifted threads of the container, and of ours that work on it.
+    /// Lifted threads of the container, and of frostlock's processes that work on it.
     fn lifted(&self) -> Vec<Thread> {
         lifted_threads().into_iter().filter(|thread| self.is_ours(thread)).collect()
     }
@@ -130,7 +130,7 @@ impl<'a> Victim<'a> {
         cgroup.is_ok_and(|cgroup| cgroup.contains(scratch)) || is_marked(thread.pid, scratch)
     }
 
-    /// What is lifted still, of ours.
+    /// Our threads that are still lifted.
     fn left(&self) -> (Vec<Thread>, Duration) {
         let (left, took) = left_lifted(put_back() * slowness());
         (left.into_iter().filter(|thread| self.is_ours(thread)).collect(), took)
@@ -157,11 +157,11 @@ fn comm(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// What came of many kills.
+/// The result of many kills.
 #[derive(Debug, Default)]
 struct Tally {
     killed: usize,
-    /// While somebody was lifted.
+    /// Killed while some thread was lifted.
     lifted: usize,
     /// Everybody was killed, and something stayed lifted.
     left: usize,
@@ -179,7 +179,8 @@ fn kill_often(which: Use) {
     let (mut done, mut rounds) = (0, 0);
     while done < kills() && rounds < kills() * most_rounds() {
         let target = TARGETS[done % TARGETS.len()];
-        // The other kind after some misses: a kill's runtime is often gone before there is a lifter.
+        // The other kind after some misses: the runtime of a `kill` is often gone before there is a
+        // lifter.
         let moment = match (rounds / TARGETS.len()) % 2 {
             0 => Moment::Noted(NOTED_MAX.mul_f64(random.fraction())),
             // There is no lifter before its note.
@@ -216,7 +217,7 @@ fn kill_often(which: Use) {
     table.finish();
 }
 
-/// How long it takes when nobody is killed, and nothing else keeps it.
+/// How long it takes without a kill and without other work.
 fn span(runtime: &Runtime, which: Use) -> Duration {
     let once = |_| {
         let scratch = Scratch::new();
@@ -230,7 +231,7 @@ fn span(runtime: &Runtime, which: Use) -> Duration {
     shortest.clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
-/// Whether anybody was there to be killed.
+/// Whether there was a process to kill.
 fn one_kill(
     victim: &Victim<'_>,
     which: Use,
@@ -240,7 +241,7 @@ fn one_kill(
     let what = format!("{which:?}, {moment:?}");
     let mut wrapper = victim.command(which).spawn().unwrap();
     wait_for(moment, &mut wrapper, victim.new.scratch);
-    // Quickly: a look at all threads of the machine takes longer than a lift.
+    // Checked quickly: a look at all threads of the machine takes longer than a lift.
     let was_lifted = notes(victim.new.scratch).iter().any(|note| note.has_threads);
     let killed = kill_them(&mut wrapper, target, victim);
     if wait(&mut wrapper, HANGS).is_none() {
@@ -249,7 +250,7 @@ fn one_kill(
     tally.killed += usize::from(killed);
     tally.lifted += usize::from(killed && was_lifted);
     let (left, took) = victim.left();
-    // A kill does not wait for its lifter: the two may be gone, as if all had been killed.
+    // A kill does not wait for its lifter: both may be gone, as if all had been killed.
     let is_after_its_wrapper = which == Use::Kill && target == Target::Lifter;
     if left.is_empty() {
         tally.slowest = tally.slowest.max(took);
@@ -266,7 +267,8 @@ fn one_kill(
     if !victim.lifted().is_empty() || !victim.is_as_it_was() {
         tally.troubles.push(format!("{what}: lifted after the next operation"));
     }
-    // A lifter that lives sees to it that what it has put back stays fair: up to 5 s, if that is throttled.
+    // A living lifter makes sure that what it has put back stays fair: for up to 5 s, if that is
+    // throttled.
     let mut notes = notes(victim.new.scratch);
     notes.retain(|note| ended(note.lifter));
     if !notes.is_empty() {
@@ -287,7 +289,7 @@ fn wait_for(moment: Moment, wrapper: &mut Child, scratch: &Scratch) {
     }
 }
 
-/// Whether anybody was there to be killed.
+/// Whether there was a process to kill.
 fn kill_them(wrapper: &mut Child, target: Target, victim: &Victim<'_>) -> bool {
     let pid = i32::try_from(wrapper.id()).unwrap();
     let is_over = wrapper.try_wait().unwrap().is_some();
@@ -299,7 +301,7 @@ fn kill_them(wrapper: &mut Child, target: Target, victim: &Victim<'_>) -> bool {
         Target::Wrapper => wrapper.collect(),
         Target::Lifter => lifters,
         Target::Runtime => runtimes.collect(),
-        // The one that would put back first.
+        // Killed first: the process that would put back first.
         Target::All => lifters.into_iter().chain(wrapper).chain(runtimes).collect(),
     };
     let killed = targets.iter().filter(|&&pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
@@ -312,7 +314,7 @@ fn children(pid: i32) -> Vec<i32> {
     text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-/// Whether its record tells of something that it has put back.
+/// Whether its record reports something that it has put back.
 fn next_operation(victim: &Victim<'_>) -> bool {
     let container = &victim.busy;
     let mut next = Via::Wrapped.command(container.scratch, container.runtime);
@@ -328,11 +330,11 @@ fn recovered(scratch: &Scratch) -> bool {
     })
 }
 
-/// A file by the name of a lifter, `PID-START`; there are accounts beside.
+/// A file named after a lifter, `PID-START`; the directory also has accounts.
 #[derive(Debug)]
 struct Note {
     lifter: i32,
-    /// The first line says what for.
+    /// The first line says what the lift is for.
     has_threads: bool,
 }
 
@@ -348,8 +350,8 @@ fn notes(scratch: &Scratch) -> Vec<Note> {
     files.filter_map(note).collect()
 }
 
-/// As many threads as there are processors, left above every fair task by one that is dead; a fair task
-/// wakes late beside them, and in time after the next operation on the node.
+/// As many threads as processors, left above every fair task by a dead lifter. A fair task wakes
+/// late beside them, and on time after the next operation on the node.
 #[test]
 fn what_the_dead_have_left_is_put_back() {
     let _alone = alone();
@@ -358,7 +360,7 @@ fn what_the_dead_have_left_is_put_back() {
     let container = Container::busy(&scratch, &runtime, Via::Bare, "c", 2);
     let init = container.init();
     let spinning: Vec<i32> = container.pids().into_iter().filter(|&pid| pid != init).collect();
-    // How often in a second it wakes, of 100 times, and how late at most.
+    // How often it wakes in a second, of 100 times, and the latest wake.
     let wakes = |seconds: u64| {
         let watch = Watch::start();
         std::thread::sleep(Duration::from_secs(seconds));
@@ -385,7 +387,8 @@ fn what_the_dead_have_left_is_put_back() {
     }
     assert!(recovered(&scratch), "{:?}", scratch.journal());
     assert!(notes(&scratch).is_empty());
-    // Beside others of the machine's any wake of the second after may be late, but not most of them.
+    // Beside the machine's other work any wake of the second after may be late, but not most of
+    // them.
     let is_rarer = !proof() && often_after > 2.0 * often_beside;
     assert!(
         beside > 2.0 * after || is_rarer,
@@ -394,8 +397,8 @@ fn what_the_dead_have_left_is_put_back() {
     );
 }
 
-/// With the note that somebody had made who has ended: what it was, and then each thread with policy,
-/// nice, flags, slice and timer slack.
+/// With the note of a lifter that has ended: what the lift was for, and then each thread with
+/// policy, nice, flags, slice and timer slack.
 fn leave_lifted(scratch: &Scratch, pids: &[i32]) {
     let mut dead = Command::new("sleep").arg("60").spawn().unwrap();
     let pid = i32::try_from(dead.id()).unwrap();
@@ -417,7 +420,7 @@ fn leave_lifted(scratch: &Scratch, pids: &[i32]) {
     });
 }
 
-/// Enough for moments in time.
+/// Good enough for moments in time.
 struct Random(u64);
 
 impl Random {

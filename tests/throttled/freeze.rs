@@ -1,4 +1,4 @@
-//! A pause must freeze every thread within the runtime's patience, and a thread that gets no CPU time
+//! A pause must freeze every thread within the runtime's patience, but a thread without CPU time
 //! cannot run into the freezer.
 
 use std::process::Command;
@@ -15,9 +15,9 @@ use crate::{
     OWN_MS, alone, both_ends, few, late_bound, latest, short_control, short_wrapped, slack,
 };
 
-/// Beyond what the runtime takes for a container in which nothing runs.
+/// Beyond the runtime's time for a container in which nothing runs.
 const BEYOND_MS: f64 = 5.0;
-/// CPU time that the threads of one container are lifted for, together: microseconds each.
+/// CPU time for which one container's threads are lifted, together: microseconds each.
 const LIFTED_MS: f64 = 5.0;
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -85,7 +85,7 @@ struct Measured {
     pauses: Series,
     resumes: Series,
     late: Late,
-    /// What a freezer said that a pause had succeeded in.
+    /// What the freezer said after successful pauses that had not frozen.
     not_frozen: Vec<String>,
     settings_kept: bool,
     records: Vec<Value>,
@@ -110,10 +110,10 @@ fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
     }
 }
 
-/// Most bare pauses fail, or, where the runtime waits for as long as it takes, are slow. Of the few of a
-/// short run one has to.
+/// Most bare pauses fail, or are slow if the runtime waits as long as it takes. In a short run one
+/// failure is enough.
 fn shown(table: &mut Table, name: &str, scene: Scene, bare: &Series, idle: &Series) {
-    // A single thread only has to be frozen while it is given its quota.
+    // A single thread need only be frozen while it has its quota.
     let needed = if scene.threads == 1 || !proof() { 1 } else { bare.n() / 2 + 1 };
     let is_slow = bare.p50() > most(idle);
     table.claim(bare.failed() >= needed || is_slow, || {
@@ -152,13 +152,13 @@ fn judge(table: &mut Table, name: &str, wrapped: &Measured, idle: &Series, bare:
     });
 }
 
-/// In ms of CPU time, of those that the records tell of.
+/// In ms of CPU time, according to the records.
 pub(crate) fn longest_freeze(records: &[Value]) -> f64 {
     let all = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "freeze");
     all.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, f64::max)
 }
 
-/// The runtime's own start, on a machine that is as busy.
+/// The runtime's own start, on an equally busy machine.
 fn idle(runtime: &Runtime, scene: Scene) -> Series {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, runtime, Via::Wrapped, "c");
@@ -200,8 +200,8 @@ fn measured(runtime: &Runtime, via: Via, scene: Scene) -> Measured {
     Measured { pauses, resumes, late, not_frozen, settings_kept, records }
 }
 
-/// An update that freezes nothing, as cgroupfs's does, is not slower than before, and lifts nobody of the
-/// container's.
+/// An update that freezes nothing, as with cgroupfs, is not slower than before, and lifts no thread
+/// of the container's.
 #[test]
 fn an_update_that_freezes_nothing() {
     let _alone = alone();
@@ -245,7 +245,7 @@ fn updates(runtime: &Runtime, via: Via, scene: Scene) -> (Series, Vec<Value>) {
     (series, scratch.journal())
 }
 
-/// Policy, nice and timer slack, whichever they were, stay what they were.
+/// Policy, nice and timer slack stay what they were, whatever they were.
 #[test]
 fn what_was_lifted_is_as_it_was() {
     let _alone = alone();

@@ -1,5 +1,6 @@
-//! Containers whose CPU quota is used up, as Kubernetes' small limits make them. Every claim has its
-//! control in the same run: the bare runtime must fail, or be slow, or else the claim is "not shown".
+//! Containers whose CPU quota is used up, as with Kubernetes' small limits. Every claim has its
+//! control in the same run: the bare runtime must fail, or be slow, or else the claim is "not
+//! shown".
 //!
 //! The host's cgroups, v1 or v2, cgroupfs driver. Short counts by default, all of them with
 //! FROSTLOCK_PROOF.
@@ -33,7 +34,7 @@ use std::sync::{Mutex, MutexGuard};
 use support::load::Late;
 use support::{Runtime, proof, runtime, slowness};
 
-/// One at a time: these measure, on a machine of two processors.
+/// One at a time: these measure, on a machine with two processors.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -41,20 +42,21 @@ fn alone() -> MutexGuard<'static, ()> {
 
 const RUNTIMES: [&str; 4] = ["runc-1.1.5", "runc-1.1.15", "runc-1.3.6", "runc-1.5.3"];
 
-/// In `make test` the newest alone.
+/// In `make test` only the newest.
 fn runtimes() -> Vec<Runtime> {
     let names = if proof() { &RUNTIMES[..] } else { &RUNTIMES[RUNTIMES.len() - 1..] };
     names.iter().map(|name| runtime(name)).collect()
 }
 
-/// In `make test` the newest and the oldest: 1.1.5 freezes in one way, the later ones in another.
+/// In `make test` the newest and the oldest: 1.1.5 freezes differently from the later ones.
 fn both_ends() -> Vec<Runtime> {
     let [oldest, .., newest] = RUNTIMES;
     let names = if proof() { RUNTIMES.to_vec() } else { vec![newest, oldest] };
     names.into_iter().map(runtime).collect()
 }
 
-/// Rounds of the control, at most: one failure shows enough where the count itself is not claimed.
+/// At most this many rounds of the control: one failure is enough if the count itself is not
+/// claimed.
 fn short_control() -> usize {
     if slowness() > 1 { 3 } else { 5 }
 }
@@ -62,8 +64,8 @@ fn short_wrapped() -> usize {
     if slowness() > 1 { 5 } else { 10 }
 }
 
-/// What a bound on a time is multiplied by: the machine may be busy with something else, where the
-/// figures are not claimed.
+/// The factor for time limits: the machine may be busy with something else if the figures are not
+/// claimed.
 fn slack() -> f64 {
     if proof() { 1.0 } else { 4.0 }
 }
@@ -73,12 +75,12 @@ fn slow_ms(bound: f64) -> f64 {
     bound * slack() * f64::from(slowness())
 }
 
-/// Where each round takes seconds, one scene stands for all.
+/// If each round takes seconds, one scene stands for all.
 fn few<T>(scenes: &[T]) -> &[T] {
     if slowness() > 1 { &scenes[..1] } else { scenes }
 }
 
-/// How much slower than where nothing is scarce.
+/// How much slower than without scarcity.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bound {
     p50: f64,
@@ -96,7 +98,7 @@ impl Bound {
         Bound { p50: times(self.p50, fast.p50()), p99: times(self.p99, fast.p99()) }
     }
 
-    /// Of ten, which is a short run, one may be later: the machine holds one up now and then.
+    /// In a short run of ten, one may be later: the machine sometimes delays one.
     fn holds(self, series: &table::Series) -> bool {
         series.p50() <= self.p50 && Bound::slowest(series) <= self.p99
     }
@@ -111,25 +113,26 @@ impl Bound {
     }
 }
 
-/// How late a fair task may wake beside us at most, in ms. Where the figures are not claimed, there are
-/// too few of them for more than the grossest fault: two threads that were left lifted.
+/// How late a fair task may wake beside frostlock at most, in ms. If the figures are not claimed,
+/// there are too few to find more than the worst fault: two threads that were left lifted.
 fn late_bound(beside_bare: &Late) -> f64 {
     let ms = 1.5 * beside_bare.max();
     if proof() { ms } else { ms.max(LATE_MS) * f64::from(slowness()) }
 }
 
-/// How late a fair task woke. Short of the proof a single wake does not count: a machine whose hypervisor
-/// runs others for half a second makes one late, and two threads that were left lifted make all late.
+/// How late a fair task woke. Outside the proof a single wake does not count: if the hypervisor
+/// runs others for half a second, one wake is late, but two threads that were left lifted make all
+/// wakes late.
 fn latest(late: &Late) -> f64 {
     if proof() { late.max() } else { late.max_but_one() }
 }
 
-/// Beside load 20 alone 158 to 418 were seen, with 20 execs lifted beside it up to 389; beside two threads
-/// that were left lifted 656.
+/// With load 20 alone 158 to 418 were seen, with 20 lifted execs beside it up to 389; with two
+/// threads that were left lifted 656.
 const LATE_MS: f64 = 500.0;
 
-/// What a bare command is compared with. Beside busy loops without a quota a slow machine is slower than
-/// with one: there it is the wrapped command itself.
+/// What a bare command is compared with. A slow machine is slower beside busy loops without a quota
+/// than with one: there it is the wrapped command itself.
 fn fast<'a>(unthrottled: &'a table::Series, wrapped: &'a table::Series) -> &'a table::Series {
     if slowness() > 1 { wrapped } else { unthrottled }
 }

@@ -1,5 +1,6 @@
-//! A node of busy pods with small limits, probed and resized as kubelet does it: probes are in time, and
-//! the node pays no more for them than without us. What is given to some is taken from the others.
+//! A node of busy pods with small limits, probed and resized as kubelet does it: probes are in
+//! time, and the node spends no more on them than without frostlock. CPU time for some is taken
+//! from the others.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +13,27 @@ use crate::{alone, late_bound, latest};
 /// 20m.
 const SMALL: Quota = Quota::new(2, 100);
 const LOOPS: u32 = 4;
-/// Of each pod.
+/// The probe intervals of each pod.
 const PROBES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
-/// Of one pod after the other.
+/// The interval of updates, of one pod after the other.
 const UPDATES: Duration = Duration::from_secs(1);
 /// kubelet's default for a probe.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// What takes longer is killed.
+/// A command that takes longer is killed.
 const LIMIT: Duration = Duration::from_secs(60);
-/// CPU time of the node, against bare with as many probes: most of its own have not ended when the next
-/// one is due, and what those that it does not come to would have cost is measured where nobody is busy.
+/// The node's CPU time, relative to bare with as many probes. Most bare probes have not ended when
+/// the next one is due, so bare runs fewer; the cost of the missing ones is measured where nothing
+/// is busy.
 const TIMES_BARE: f64 = 1.1;
-/// In 20 s it has 40 probes to go by, and the machine its own to do: 0.96 to 1.35 were seen.
+/// In 20 s there are only 40 probes, and the machine's own work: 0.96 to 1.35 were seen.
 const TIMES_BARE_SHORT: f64 = 1.5;
-/// For what a probe costs.
+/// How often the cost of a probe is measured.
 const MEASURED: usize = 30;
-/// How late a fair task may wake in any case. In 20 s it was 21 ms, and 9 beside bare, where little is done.
+/// How late a fair task may always wake. In 20 s it was 21 ms, and 9 beside bare, where little is
+/// done.
 const FAIR_MS: f64 = 100.0;
 
-/// Of some 80 in a short run the machine itself may hold one up.
+/// Of some 80 in a short run, the machine itself may delay one.
 fn may_be_late() -> usize {
     usize::from(!proof())
 }
@@ -119,7 +122,7 @@ impl Node {
     }
 }
 
-/// A bare one where nobody is busy, in seconds of CPU time.
+/// A bare probe where nothing is busy, in seconds of CPU time.
 fn cost_of_a_probe(runtime: &Runtime) -> f64 {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, runtime, Via::Bare, "c");
@@ -193,9 +196,9 @@ fn repeat(
     all
 }
 
-/// Of all CPUs together, in seconds. What is busy is what is not idle: idle time is counted exactly, while
-/// the ticks of user and system are samples, which take a container's 2 ms in each period for none or for 4,
-/// as its period and the tick meet (proc_stat(5)).
+/// All CPUs together, in seconds. Busy is what is not idle, since idle time is counted exactly. The
+/// ticks of user and system are samples: they count a container's 2 ms in each period as none or as
+/// 4, depending on how period and tick coincide (proc_stat(5)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CpuTime {
     at: Instant,
@@ -234,7 +237,7 @@ impl CpuTimeBetween {
         (self.all - self.idle).max(0.0)
     }
 
-    /// Of all CPUs, by everything that runs on the machine.
+    /// The share of all CPUs used by everything on the machine.
     pub(crate) fn share(self) -> f64 {
         self.busy() / self.all
     }

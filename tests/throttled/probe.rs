@@ -1,5 +1,5 @@
-//! A probe: the runtime's own work to start a process, and the process with all that it starts, are
-//! charged to a container that gets no CPU time.
+//! A probe: a container without CPU time is charged for the runtime's own work to start a process,
+//! and for the process with its children.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{
     Bound, alone, few, late_bound, latest, runtimes, short_control, short_wrapped, slow_ms,
 };
 
-/// As they stand in a pod's `exec` probes.
+/// As in `exec` probes of pods.
 const COMMANDS: [&[&str]; 4] = [
     &["/bin/true"],
     &["cat", "/etc/hosts"],
@@ -24,7 +24,7 @@ const PIPE: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Starved {
     By(Quota),
-    /// It has no quota, and weighs next to nothing.
+    /// It has no quota, but weighs next to nothing.
     ByItsWeight,
 }
 
@@ -40,12 +40,12 @@ struct Scene {
 const SMALL: Quota = Quota::new(1, 100);
 const IDLE_MACHINE: Bound = Bound { p50: 1.3, p99: 3.0 };
 const BUSY_MACHINE: Bound = Bound { p50: 2.0, p99: 4.0 };
-/// CPU time of the container, of what the same takes where nothing is scarce.
+/// The container's CPU time, relative to the same without scarcity.
 const TIMES_CPU: f64 = 1.5;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// When the last exec of a control is begun, and how long it may take: with 8 loops on 1 ms 24 s.
+/// When the last exec of a control starts, and how long it may take: with 8 loops on 1 ms 24 s.
 fn control_max() -> Duration {
     Duration::from_secs(if proof() { 60 } else { 2 })
 }
@@ -125,11 +125,11 @@ fn an_exec_into_a_starved_container_is_as_fast_as_into_an_idle_one() {
     table.finish();
 }
 
-/// What came of many execs.
+/// The result of many execs.
 struct Measured {
     series: Series,
     late: Late,
-    /// In ms an exec, beyond what the quota gives.
+    /// In ms per exec, beyond what the quota gives.
     cpu: f64,
     records: Vec<serde_json::Value>,
 }
@@ -146,8 +146,8 @@ fn one_scene(table: &mut Table, runtime: &Runtime, scene: Scene) {
         table.row_beside(name, via.name(), &measured.series, &measured.late);
         match via {
             Via::Bare => {
-                // What is claimed of frostlock: starved by its weight alone, bare is slow at times, and
-                // one in four then takes a second.
+                // The same bound as frostlock's claim: starved only by its weight, bare is
+                // sometimes slow, and one in four then takes a second.
                 let series = &measured.series;
                 table.claim(!bound.holds(series), || {
                     format!("{name} {scene}: not shown: bare has {}", bound.missed_by(series))
@@ -201,7 +201,7 @@ fn most_of(ms: &[f64]) -> String {
     format!("{most:.1} ms at most, {} times", ms.len())
 }
 
-/// What it takes where nothing is scarce: the bare runtime, an idle container, no quota.
+/// The cost without scarcity: the bare runtime, an idle container, no quota.
 fn idle(runtime: &Runtime, words: &[&str]) -> Measured {
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, runtime, Via::Bare, "c");
@@ -242,11 +242,11 @@ fn exec(container: &Container<'_>, words: &[&str], limit: Duration) -> Took {
     container.timed(&[&["exec", &container.id], words].concat(), limit)
 }
 
-/// Of a control that is slow at times, and was not yet.
+/// For a control that is only sometimes slow, and was not yet.
 const CONTROL_MOST: Duration = Duration::from_secs(20);
 
-/// What did not end in time has taken so long at least; killed, it leaves its process in the
-/// container, and so it is the last of its scene.
+/// An exec that did not end in time counts with at least this time. Killed, it leaves its process
+/// in the container, so it is the last of its scene.
 fn execs(container: &Container<'_>, words: &[&str], throttled: bool, bound: Bound) -> Series {
     let is_control = container.via != Via::Wrapped;
     let limit = limit(container.via);
@@ -267,13 +267,13 @@ fn execs(container: &Container<'_>, words: &[&str], throttled: bool, bound: Boun
     series
 }
 
-/// containerd's shim detaches every exec and waits for the process itself, of which the runtime's end
-/// says nothing.
+/// containerd's shim detaches every exec and waits for the process itself; the runtime's end says
+/// nothing about that.
 #[test]
 fn the_process_of_a_detached_exec_is_not_left_to_its_quota() {
     let _alone = alone();
     let quota = SMALL.here();
-    // One exec that is left to itself beside 8 of them takes a slow machine minutes.
+    // On a slow machine, one exec without help beside 8 of them takes minutes.
     let loops = few(&[2, 8]).last().copied().unwrap_or(2);
     let mut table =
         Table::new("exec --detach sh -c 'echo PONG | grep -q PONG', until it has ended");
@@ -318,7 +318,7 @@ fn detached(container: &Container<'_>) -> Took {
     took
 }
 
-/// As a prober does that has no patience: 200 of them without a pause between.
+/// Like an impatient prober: 200 of them without a pause.
 #[test]
 fn execs_in_a_tight_loop() {
     let _alone = alone();

@@ -1,5 +1,5 @@
-//! The promise to those who share the node: what a workload gains by its probes stays within a bound,
-//! whatever it is that is probed with, and however often.
+//! The promise to the node's other users: what a workload gains by its probes stays within a bound,
+//! whatever the probe's program is, and however often it runs.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ use crate::table::Table;
 const LOOPS: u32 = 8;
 const QUOTA: Quota = Quota::new(1, 100);
 
-/// The default of `lift.pod_percent`, of one CPU.
+/// The default of `lift.pod_percent`, in parts of one CPU.
 const SHARE: f64 = 0.05;
-/// What an account that was not used for long may hold.
+/// What an account may hold after a long time without use.
 const BURST_S: f64 = 1.0;
-/// Of an exec beyond what its program is lifted for: the runtime's own work in the container.
+/// What an exec takes beyond its program's lift: the runtime's own work in the container.
 const RUNTIME_S: f64 = 0.03;
 
 /// How long each of the programs spins.
@@ -36,7 +36,7 @@ struct Gain {
     operations: usize,
     /// CPU seconds of the container beyond its quota.
     beyond: f64,
-    /// Lifted CPU seconds of programs, as the journal has it.
+    /// Lifted CPU seconds of programs, according to the journal.
     told: f64,
 }
 
@@ -93,7 +93,7 @@ fn gain(table: &mut Table, name: &str, config: &str) -> Gain {
     gain
 }
 
-/// A program that takes what it gets, for as long as it lives.
+/// A program that takes all CPU time that it gets, for its whole life.
 fn greedy(container: &Container<'_>, config: &str) {
     let pid_file = container.scratch.path("greedy.pid");
     let mut exec = configured(container.scratch, container.runtime, config);
@@ -106,7 +106,7 @@ fn greedy(container: &Container<'_>, config: &str) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-/// In seconds, also what a second record tells of a lift that outlived its operation.
+/// In seconds, including a second record for a lift that outlived its operation.
 fn told(record: &Value) -> f64 {
     let programs = lifts(record).iter().filter(|lift| lift["whose"] == "program");
     programs.filter_map(|lift| lift["cpu_ms"].as_f64()).fold(0.0, |sum, ms| sum + ms / 1000.0)

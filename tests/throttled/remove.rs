@@ -1,4 +1,5 @@
-//! What ends a container: its threads have to run to die, and its cgroups cannot be removed before.
+//! The end of a container: its threads must run in order to die, and its cgroups cannot be removed
+//! before.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +10,19 @@ use crate::table::{Series, Table, Took};
 use crate::{alone, fast, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
 const MEDIAN_MS: f64 = 300.0;
-/// Of bare's median.
+/// As a share of bare's median.
 const SHARE: f64 = 0.2;
-/// Of the median without a quota, and as good as that share: runc sleeps for 100 ms before it looks
-/// whether a container that it kills in `delete --force` has ended, throttled or not.
+/// Relative to the median without a quota, as an alternative to that share: in `delete --force`
+/// runc sleeps for 100 ms before it checks whether the killed container has ended, throttled or
+/// not.
 const TIMES_UNTHROTTLED: f64 = 1.5;
 
-/// Longer than runc's own patience of 10 s, and than 14 s that four threads on 1 ms a second take.
+/// Longer than runc's own patience of 10 s, and than the 14 s that four threads on 1 ms a second
+/// take.
 const GONE_MAX: Duration = Duration::from_secs(16);
 /// How long the controls of a scene may take together.
 const CONTROL_MAX: Duration = Duration::from_secs(30);
-/// Where only the failure has to be shown.
+/// For runs that only need to show the failure.
 const SHORT_GONE_MAX: Duration = Duration::from_secs(2);
 
 fn gone_max(via: Via) -> Duration {
@@ -51,12 +54,12 @@ fn a_throttled_container_is_killed_and_deleted() {
 
 fn every_scene(mut table: Table, way: Way, verb: &str) {
     let _alone = alone();
-    // A single thread is in luck too often for a few rounds to show anything.
+    // A single thread is lucky too often for a few rounds to show anything.
     let scenes = SCENES.map(|(loops, quota)| (loops, quota.tight_here()));
     let scenes = if proof() { &scenes[..] } else { few(&scenes[1..]) };
     for runtime in runtimes() {
         let runtime = &runtime;
-        // All at a time: throttled as they are, they take a few percent of a processor and many seconds.
+        // All at once: being throttled, they take a few percent of a processor and many seconds.
         let controls: Vec<Series> = std::thread::scope(|scope| {
             let one = |&(loops, quota)| scope.spawn(move || control(runtime, loops, quota, way));
             let each: Vec<_> = scenes.iter().map(one).collect();
@@ -94,7 +97,7 @@ fn one_scene(
     table.row(&scene, "bare", bare);
     table.row(&scene, "wrapped", &wrapped);
 
-    // A single thread has its quota to itself, and dies within runc's first 100 ms more often than not.
+    // A single thread has its quota to itself, and mostly dies within runc's first 100 ms.
     let slow = TIMES_UNTHROTTLED * unthrottled.p50();
     let shown = TIMES_UNTHROTTLED * fast(&unthrottled, &wrapped).p50();
     let slowest = |series: &Series| if loops == 1 { series.p95() } else { series.p50() };
@@ -110,7 +113,8 @@ fn one_scene(
     table.claim(wrapped.p50() <= most, || {
         format!("{scene}: a median of {:.1} ms, want {most:.1}", wrapped.p50())
     });
-    // SIGKILL may meet them just when there is quota left: of few kills of a scene no one may need a lift.
+    // SIGKILL may arrive just when there is quota left: of a scene's few kills, none may need a
+    // lift.
     let (with, of) = lifted(&scratch.journal(), verb, "kill");
     table.claim(of >= wrapped.n() && (with > 0 || !proof()), || {
         format!("{scene}: {with} of {of} records of a {verb} have a lift for a kill")
@@ -118,7 +122,7 @@ fn one_scene(
     with
 }
 
-/// From the start of the command until the last has ended.
+/// From the start of the command until the last process has ended.
 #[test]
 fn from_sigkill_to_gone() {
     let _alone = alone();
@@ -135,13 +139,13 @@ fn from_sigkill_to_gone() {
         let most = (free.p50() + BEYOND_MS) * slack() * f64::from(slowness());
         let scene = Dying { quota: Some(SMALL), ..scene };
         for via in Via::compared() {
-            // Of a control no longer than it takes to show it.
+            // For a control, no longer than needed to show it.
             let max = gone_max(via).max(Duration::from_secs_f64(1.5 * most / 1000.0));
             let (series, lifted_ms) = deaths(&runtime, via, scene, max);
             table.row(&format!("{name}, {SMALL}"), via.name(), &series);
             let p50 = series.p50();
             match via {
-                // One is in luck more often than not.
+                // One thread is lucky more often than not.
                 Via::Bare => {
                     let is_shown = p50 > most || threads == 1 || series.failed() > 0 && !proof();
                     table.claim(is_shown, || {
@@ -164,7 +168,7 @@ fn from_sigkill_to_gone() {
 }
 
 const SMALL: Quota = Quota::new(1, 100);
-/// More than without a quota.
+/// Beyond the time without a quota.
 const BEYOND_MS: f64 = 10.0;
 
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +178,7 @@ struct Dying {
     loaded: bool,
 }
 
-/// Short of the proof a control ends with the first that is not gone within `max`.
+/// Outside the proof, a control ends with the first that is not gone within `max`.
 fn deaths(runtime: &Runtime, via: Via, scene: Dying, max: Duration) -> (Series, Vec<f64>) {
     let Dying { threads, quota, loaded } = scene;
     let scratch = Scratch::new();
@@ -205,7 +209,7 @@ fn deaths(runtime: &Runtime, via: Via, scene: Dying, max: Duration) -> (Series, 
     (series, lifted_ms(&scratch.journal(), "kill"))
 }
 
-/// The rounds of one scene at a time, too.
+/// The rounds of one scene run at the same time, too.
 fn control(runtime: &Runtime, loops: u32, quota: Quota, way: Way) -> Series {
     let began = Instant::now();
     let once = || {
@@ -234,7 +238,7 @@ fn one(
     quota: Option<Quota>,
     way: Way,
 ) -> Took {
-    // Each its own name, as ids are in practice: what is remembered of one is not for the next.
+    // Each has its own id, as in practice: what is remembered of one must not help the next.
     let id = format!("c{number}");
     let container = Container::busy(scratch, runtime, via, &id, loops);
     let init = container.init();

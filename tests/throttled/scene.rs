@@ -1,4 +1,4 @@
-//! Throttled containers, and commands on them that are timed.
+//! Throttled containers, and timed commands on them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +23,7 @@ pub(crate) enum Via {
 }
 
 impl Via {
-    /// Whom a scene shows side by side: the control first.
+    /// The variants that a scene compares: the control first.
     pub(crate) fn compared() -> Vec<Via> {
         let before = before().map(|_| Via::Before);
         [Some(Via::Bare), before, Some(Via::Wrapped)].into_iter().flatten().collect()
@@ -58,7 +58,7 @@ pub(crate) fn configured(scratch: &Scratch, runtime: &Runtime, config: &str) -> 
     command
 }
 
-/// CPU time a period.
+/// CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quota {
     pub(crate) ms: u32,
@@ -70,17 +70,17 @@ impl Quota {
         Quota { ms, period_ms }
     }
 
-    /// As much for a slow machine.
+    /// The equivalent for a slow machine.
     pub(crate) fn here(self) -> Quota {
         self.times(slowness())
     }
 
-    /// For what takes the container's threads little work, a freeze or their end.
+    /// For work that costs the container's threads little: a freeze, or their end.
     pub(crate) fn tight_here(self) -> Quota {
         self.times((slowness() / 4).max(1))
     }
 
-    /// Still less than the half of a CPU.
+    /// Still less than half a CPU.
     fn times(self, factor: u32) -> Quota {
         let most = (self.period_ms / 2 - 1).max(self.ms);
         Quota { ms: (self.ms * factor).min(most), ..self }
@@ -105,10 +105,10 @@ pub(crate) const SCENES: [(u32, Quota); 4] = [
     (4, Quota::new(1, 1000)),
 ];
 
-/// How long a container may take to be what a scene needs, however busy the machine is.
+/// How long a container may take to reach a scene's state, however busy the machine is.
 const READY: Duration = Duration::from_secs(30);
 
-/// A container in a cgroup; it goes with its scratch.
+/// A container in a cgroup; it is removed with its scratch.
 pub(crate) struct Container<'a> {
     pub(crate) scratch: &'a Scratch,
     pub(crate) runtime: &'a Runtime,
@@ -141,14 +141,14 @@ impl<'a> Container<'a> {
         container.start("throttled", |config| {
             config["process"]["env"] = json!(["PATH=/bin", format!("LOOPS={loops}")]);
         });
-        // Without a loop its shell ends at once, and an empty pod is what is wanted.
+        // Without a loop its shell ends at once, since only an empty pod is wanted.
         eventually(READY, "all loops run", || {
             loops == 0 || container.pids().len() > loops as usize
         });
         container
     }
 
-    /// Started, without anything that is busy, and without a quota.
+    /// Started, without busy loops and without a quota.
     pub(crate) fn idle(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
@@ -160,7 +160,7 @@ impl<'a> Container<'a> {
         container
     }
 
-    /// Not made yet.
+    /// Not created yet.
     pub(crate) fn new(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
@@ -172,7 +172,7 @@ impl<'a> Container<'a> {
         Container { scratch, runtime, via, id: id.to_owned(), cgroup }
     }
 
-    /// Its bundle, of a scene of test-bundles/ with changes.
+    /// Its bundle, from a scene of test-bundles/ with changes.
     pub(crate) fn bundle(&self, scene: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
         let bundle = self.scratch.bundle(scene, &self.id);
         self.scratch.edit(&bundle, |config| {
@@ -189,7 +189,8 @@ impl<'a> Container<'a> {
         succeed(self.command("start").arg(&self.id));
     }
 
-    /// Now, as a resize does it: a quota from the start would make the start alone take seconds.
+    /// Set now, as by a resize: with a quota from the beginning, the start alone would take
+    /// seconds.
     pub(crate) fn limit(&self, quota: Quota) {
         let mut update = self.scratch.bare(&self.runtime.path);
         update.args(["update", "--cpu-period", &(quota.period_ms * 1000).to_string()]);
@@ -199,7 +200,7 @@ impl<'a> Container<'a> {
         self.until_throttled();
     }
 
-    /// The least that a container can weigh.
+    /// The smallest weight of a container.
     pub(crate) fn weigh_nothing(&self) {
         let (file, least) = match Version::here() {
             Version::V1 => ("cpu.shares", "2"),
@@ -208,7 +209,7 @@ impl<'a> Container<'a> {
         std::fs::write(self.file("cpu", file), least).unwrap();
     }
 
-    /// Its loops are busy and yet get no CPU time.
+    /// Waits until its loops are busy but get no CPU time.
     pub(crate) fn until_throttled(&self) {
         eventually(READY, "the quota is used up", || {
             let before = self.usage();
@@ -223,7 +224,7 @@ impl<'a> Container<'a> {
         command
     }
 
-    /// A command on it, which is killed when it takes longer.
+    /// A command on it, which is killed if it takes longer.
     pub(crate) fn timed(&self, words: &[&str], limit: Duration) -> Took {
         let mut command = self.command(words[0]);
         timed(command.args(&words[1..]), limit)
@@ -251,7 +252,7 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// By hand: what an earlier failure has left, the runtime may not know of.
+    /// By hand: the runtime may not know what an earlier failure has left.
     pub(crate) fn thaw(&self) {
         let (file, thawed) = match Version::here() {
             Version::V1 => ("freezer.state", "THAWED"),
@@ -265,12 +266,11 @@ impl<'a> Container<'a> {
         Cpu::of(&self.cgroup).settings()
     }
 
-    /// CPU time used so far.
     pub(crate) fn usage(&self) -> Duration {
         Cpu::of(&self.cgroup).usage()
     }
 
-    /// As the kernel's root namespace numbers them.
+    /// As numbered in the root pid namespace.
     pub(crate) fn pids(&self) -> Vec<i32> {
         pids(&self.file("freezer", ""))
     }
@@ -288,7 +288,7 @@ impl<'a> Container<'a> {
         let _ = run(self.scratch.bare(&self.runtime.path).args(["delete", "--force", &self.id]));
     }
 
-    /// By hand, wherever in our cgroups its processes have gone.
+    /// By hand, wherever in our cgroups its processes have moved.
     pub(crate) fn kill_all(&self) {
         let dirs = cgroup_dirs(&self.scratch.cgroup);
         for pid in dirs.iter().flat_map(|dir| pids(dir)) {
@@ -297,8 +297,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// No cgroup in any hierarchy, and none of these processes. A process that is still to be
-    /// collected has ended.
+    /// Whether there is no cgroup in any hierarchy, and none of these processes. A zombie has
+    /// ended.
     pub(crate) fn gone(&self, processes: &[i32]) -> bool {
         cgroup_dirs(&self.cgroup).is_empty() && processes.iter().all(|&pid| ended(pid))
     }
@@ -310,7 +310,7 @@ pub(crate) fn ended(pid: i32) -> bool {
     matches!(state, None | Some('Z' | 'X'))
 }
 
-/// From spawn to exit; what takes longer than `limit` is killed, and counts as failed.
+/// From spawn to exit; a command that takes longer than `limit` is killed, and counts as failed.
 pub(crate) fn timed(command: &mut Command, limit: Duration) -> Took {
     let err = tempfile::tempfile().unwrap();
     command.stdout(std::process::Stdio::null()).stderr(err.try_clone().unwrap());
@@ -337,19 +337,19 @@ fn reason(mut err: std::fs::File) -> Option<String> {
     Some(message.trim_matches('"').chars().take(160).collect())
 }
 
-/// The lifts that the record of an operation tells of.
+/// The lifts in the record of an operation.
 pub(crate) fn lifts(record: &Value) -> &[Value] {
     record["lifts"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// How many records of a verb have a lift of these threads, of how many.
+/// How many records of a verb have a lift of these threads, and how many records there are.
 pub(crate) fn lifted(records: &[Value], verb: &str, whose: &str) -> (usize, usize) {
     let of_verb = records.iter().filter(|record| record["verb"] == verb);
     let has = |record: &&Value| lifts(record).iter().any(|lift| lift["whose"] == whose);
     (of_verb.clone().filter(has).count(), of_verb.count())
 }
 
-/// CPU time in ms that the records tell of for these threads, each operation's.
+/// CPU time in ms that the records report for these threads, per operation.
 pub(crate) fn lifted_ms(records: &[Value], whose: &str) -> Vec<f64> {
     let of = |record: &Value| {
         let lifts = lifts(record).iter().filter(|lift| lift["whose"] == whose);

@@ -1,4 +1,5 @@
-//! The start of a container in a pod whose quota others have used up: Kubernetes limits the pod, too.
+//! The start of a container in a pod whose quota others have used up: Kubernetes limits the pod,
+//! too.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,11 +13,11 @@ use crate::support::{Runtime, Scratch, proof, remove_cgroup, slowness, succeed};
 use crate::table::{Series, Table, Took};
 use crate::{alone, fast, few, late_bound, latest, runtimes, slack};
 
-/// What else there is, and how much longer than in an unthrottled pod on an idle machine a start may
-/// take.
+/// What else is running, and how much longer than in an unthrottled pod on an idle machine a start
+/// may take.
 #[derive(Clone, Copy)]
 struct Neighbours {
-    /// In the pod.
+    /// Busy loops in the pod.
     busy: u32,
     /// Whether the machine is busy with something else as well.
     loaded: bool,
@@ -24,7 +25,7 @@ struct Neighbours {
 }
 
 const NONE: Neighbours = Neighbours { busy: 0, loaded: false, times_unthrottled: 1.5 };
-/// Enough to keep both processors.
+/// Enough to occupy both processors.
 const BUSY_ONES: Neighbours = Neighbours { busy: 2, loaded: false, times_unthrottled: 1.5 };
 const BUSY_MACHINE: Neighbours = Neighbours { busy: 2, loaded: true, times_unthrottled: 2.0 };
 
@@ -33,10 +34,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How long the controls of a scene may take together.
 const CONTROL_MAX: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(600);
-/// Where only the failure has to be shown.
+/// For runs that only need to show the failure.
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Each of a create and a start, and of what is removed in between.
+/// The number of creates and of starts, each followed by a removal.
 fn rounds() -> usize {
     if proof() { 50 } else { 6 }
 }
@@ -103,7 +104,7 @@ fn one_runtime(table: &mut Table, runtime: &Runtime, neighbours: Neighbours) {
     }
 }
 
-/// What came of many.
+/// The result of many starts.
 struct Starts {
     series: Series,
     late: Late,
@@ -130,7 +131,7 @@ fn starts_by(
     Starts { series, late: watch.finish(), records }
 }
 
-/// Alone in a pod of 5 ms a start is in luck every other time: it shows in the slower half.
+/// Alone in a pod of 5 ms, every other start is lucky: the slower half shows the difference.
 fn shown(table: &mut Table, scene: &str, bare: &Series, free: &Series, neighbours: Neighbours) {
     let times = neighbours.times_unthrottled;
     let fast = fast(free, bare);
@@ -160,18 +161,19 @@ fn judge(
     table.claim(with * 2 >= of && of == series.n(), || {
         format!("{scene}: {with} of {of} records of a create have a lift of the runtime")
     });
-    // Nobody waits for the program of a container with a deadline of a second, and it may spin.
+    // No program is lifted: nobody waits for a container's program with a deadline of a second, and
+    // it may spin.
     let programs = wrapped.records.iter().flat_map(lifts).filter(|it| it["whose"] == "program");
     let programs = programs.count();
     table.claim(programs == 0, || format!("{scene}: {programs} programs were lifted"));
 }
 
-/// A pod as kubelet makes it, with one busy container in it, and the quota that it has.
+/// A pod as kubelet makes it, with one busy container, and its quota.
 struct Pod<'a> {
     neighbour: Container<'a>,
     cgroup: String,
     quota: Option<Quota>,
-    /// Whether the container that is started has the same one.
+    /// Whether the started container has the same quota.
     both: bool,
     neighbours: Neighbours,
 }
@@ -216,13 +218,14 @@ impl<'a> Pod<'a> {
         }
     }
 
-    /// So many, or as many as fit.
+    /// This many, or as many as fit.
     fn starts(&self, rounds: usize, most: Duration) -> Series {
         let began = Instant::now();
         (0..rounds).take_while(|_| began.elapsed() < most).map(|_| self.start()).collect()
     }
 
-    /// Between two rounds the quota is lifted: what the removal of one costs is not for the next.
+    /// Between two rounds the quota is removed: the cost of a removal must not affect the next
+    /// round.
     fn start(&self) -> Took {
         let scratch = self.neighbour.scratch;
         let bundle = scratch.bundle("idle", "c");

@@ -1,4 +1,4 @@
-//! What was measured, in one table a test, and what was wrong with it.
+//! The measurements, in one table per test, and the claims that failed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::support::cpu::Version;
 use crate::support::load::Late;
 
-/// How one command went.
 #[derive(Debug, Clone)]
 pub(crate) struct Took {
     pub(crate) time: Duration,
@@ -97,7 +96,7 @@ impl FromIterator<Took> for Series {
     }
 }
 
-/// Printed also when the test ends early: the figures say why.
+/// Printed even if the test ends early: the figures say why.
 pub(crate) struct Table {
     title: &'static str,
     lines: Vec<String>,
@@ -128,7 +127,7 @@ impl Table {
         self.line(line.trim_end().to_owned());
     }
 
-    /// With a fair task beside that wakes each 10 ms.
+    /// With the lateness of a fair task beside it that wakes every 10 ms.
     pub(crate) fn row_beside(&mut self, scene: &str, who: &str, series: &Series, late: &Late) {
         self.row(scene, who, series);
         let (n, p99, max) = (late.n(), late.p99(), late.max());
@@ -140,7 +139,7 @@ impl Table {
         self.lines.push(line);
     }
 
-    /// A claim that does not hold. The other scenes are measured all the same.
+    /// Notes a claim that does not hold. The other scenes are still measured.
     pub(crate) fn claim(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.wrong.push(otherwise());

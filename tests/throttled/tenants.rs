@@ -1,5 +1,5 @@
-//! What a tenant may do with the CPU time that its probes are lifted for: no more of it than
-//! `lift.program_ms`, whatever the program is, and nothing of it stays lifted.
+//! What a tenant may do with the CPU time of lifted probes: no more of it than `lift.program_ms`,
+//! whatever the program is, and nothing stays lifted.
 
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,18 +15,18 @@ use crate::table::Table;
 
 const SMALL: Quota = Quota::new(1, 100);
 const PROGRAM_MS: f64 = 50.0;
-/// Two looks of a watcher on each of two processors, and what it takes to be put back beside it.
+/// Two looks of a watcher on each of two processors, and the time to put back beside it.
 const SLACK_MS: f64 = 20.0;
-/// How long anything may stay lifted when its CPU time is used up or its program has ended.
+/// How long anything may stay lifted after its CPU time is used up or its program has ended.
 const PUT_BACK: Duration = Duration::from_millis(100);
-/// What a program may be told of by records: it runs longer than its lift.
+/// How long a program is observed; it runs longer than its lift.
 const RUNS: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, Clone, Copy)]
 struct Try {
     name: &'static str,
     how: &'static [&'static str],
-    /// How it is called.
+    /// The path by which it is called.
     program: &'static str,
 }
 
@@ -51,7 +51,7 @@ const TRIES: [Try; 9] = [
 /// A container with the tenant's program in it.
 struct Tenant<'a> {
     container: Container<'a>,
-    /// Where it may move itself to.
+    /// Cgroups to which it may move itself.
     others: Vec<PathBuf>,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Tenant<'a> {
     }
 }
 
-/// Its program under two names, cgroups that it may write to, and 64 processes.
+/// Its program under two names, cgroups that it can write to, and 64 processes.
 fn allow(config: &mut Value, program: &Path) {
     config["process"]["env"] = json!(["PATH=/bin", "LOOPS=2"]);
     config["linux"]["resources"] = json!({ "pids": { "limit": 64 } });
@@ -101,7 +101,7 @@ fn allow(config: &mut Value, program: &Path) {
     mounts.push(json!({ "destination": cgroups, "type": "bind", "source": cgroups, "options": ["rbind", "rw"] }));
 }
 
-/// Another program's threads, lifted for a moment, are none of these.
+/// Another program's threads that are lifted for a moment do not count.
 fn lifted_of(scratch: &Scratch) -> Vec<Thread> {
     lifted_threads().into_iter().filter(|thread| is_of(scratch, thread.pid)).collect()
 }
@@ -113,15 +113,16 @@ fn is_of(scratch: &Scratch, pid: i32) -> bool {
 
 #[derive(Debug)]
 struct Got {
-    /// As the records have it.
+    /// According to the records.
     told_ms: f64,
-    /// As looks from outside have it.
+    /// According to looks from outside.
     seen_ms: f64,
     threads: u64,
     /// When a look first found nothing of it lifted, for good.
     fair_after: Duration,
     is_left: bool,
-    /// What the hypervisor kept a CPU for until then: the lifter's, while the program had the other.
+    /// How long the hypervisor withheld a CPU until then: the lifter's, while the program had the
+    /// other.
     stolen_ms: f64,
 }
 
@@ -175,7 +176,7 @@ fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
     let (began, mut last_lifted, mut meter) = (Instant::now(), Duration::ZERO, Meter::default());
     let (stolen_before, mut stolen) = (stolen_ms(), 0.0);
     while began.elapsed() < RUNS * slowness() {
-        // The runtime's own work is lifted before, and is not the program's.
+        // The runtime's own work is lifted before, and does not count as the program's.
         let lifted = lifted_of(&scratch).into_iter().filter(|it| it.comm == comm_of(what));
         let lifted: Vec<Thread> = lifted.collect();
         if !lifted.is_empty() {
@@ -190,7 +191,7 @@ fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
     let is_left = left.iter().any(|thread| is_of(&scratch, thread.pid));
     tenant.container.kill_all();
     wait(&mut exec, Duration::from_secs(10));
-    // Of a lift that outlives its operation the record comes when the lifter ends.
+    // The record of a lift that outlives its operation comes when the lifter ends.
     std::thread::sleep(PUT_BACK);
     let records = scratch.journal().split_off(created);
     let programs = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "program");
@@ -229,7 +230,7 @@ fn the_program_of_a_started_container_gets_nothing() {
         let records = scratch.journal();
         let programs = records.iter().flat_map(lifts).filter(|lift| lift["whose"] == "program");
         assert_eq!(programs.count(), 0, "{records:?}");
-        // 17 threads on 1 ms: what spins has had its quota and no more.
+        // 17 threads on 1 ms: a spinning program has had its quota and no more.
         let policies = container.pids().into_iter().flat_map(|pid| {
             let tids = numbers(&format!("/proc/{pid}/task"));
             tids.into_iter().filter_map(move |tid| Some(Stat::of(pid, tid)?.policy))
@@ -238,7 +239,7 @@ fn the_program_of_a_started_container_gets_nothing() {
     }
 }
 
-/// In a container that is traced, stopped and busy at the same time, what freezes and what dies.
+/// Freezes and deaths in a container that is traced, stopped and busy at the same time.
 #[test]
 fn traced_threads_freeze_and_die() {
     let _alone = alone();

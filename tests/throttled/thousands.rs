@@ -1,4 +1,4 @@
-//! A freeze has to get through to each thread, and a container may have thousands.
+//! A freeze must reach each thread, and a container may have thousands.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -17,13 +17,13 @@ use crate::table::{Series, Table};
 
 const SMALL: Quota = Quota::new(1, 100);
 const LIMIT: Duration = Duration::from_secs(15);
-/// How long so many threads may take to be there, and to spin.
+/// How long this many threads may take to start and spin.
 const READY: Duration = Duration::from_secs(30);
 
 /// In the container's own view.
 const SPINNERS: &str = "/tmp/spinners";
 
-/// The threads of one process, as many processes would take minutes to start.
+/// The threads of one process, since many processes would take minutes to start.
 fn spinning<'a>(
     scratch: &'a Scratch,
     runtime: &'a Runtime,
@@ -48,10 +48,10 @@ fn spinning<'a>(
     container
 }
 
-/// Of more of them a pause fails, as docs/limits.md says, and takes seconds.
+/// With more threads a pause fails, as docs/limits.md says, and takes seconds.
 const PAUSED: usize = 1000;
 
-/// Of a control of which none has failed yet.
+/// For a control in which no pause has failed yet.
 const MOST_ROUNDS: usize = 10;
 
 /// How many threads, and rounds of each command.
@@ -136,13 +136,13 @@ fn one_of_thousands(
 /// What is done to a pause whose runtime is held.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Blow {
-    /// SIGKILL of the lifter, which holds it.
+    /// SIGKILL for the lifter, which holds it.
     Kill,
-    /// SIGTERM of the wrapper, which hands it on.
+    /// SIGTERM for the wrapper, which passes it on.
     Terminate,
 }
 
-/// Whose threads are stopped by a tracer, and who that is.
+/// The tracer that has stopped the runtime's threads.
 fn tracer_of(runtime: i32) -> Option<i32> {
     let threads = std::fs::read_dir(format!("/proc/{runtime}/task")).ok()?;
     let statuses = threads
@@ -179,7 +179,7 @@ fn a_runtime_that_is_held_goes_on() {
             let pids = std::fs::read_to_string(&children).unwrap_or_default();
             tracer = pids.split_whitespace().find_map(|pid| tracer_of(pid.parse().unwrap()));
         }
-        // A lifter that has ended meanwhile held nobody.
+        // A lifter that has ended meanwhile held nothing.
         let tracer = tracer.filter(|&tracer| {
             let wrapper = Pid::from_raw(wrapper as i32);
             match blow {
@@ -188,7 +188,8 @@ fn a_runtime_that_is_held_goes_on() {
             }
         });
         if tracer.is_none() {
-            // We are a fair task, and may have been kept from a CPU for as long as the runtime was held.
+            // This test is a fair task, and may have been kept from a CPU for as long as the
+            // runtime was held.
             assert!(wait(&mut child, LIMIT).expect("it stays for ever").success());
             missed += 1;
             assert!(missed <= MOST_MISSED, "not shown: no runtime was held");
@@ -200,7 +201,7 @@ fn a_runtime_that_is_held_goes_on() {
         let status = wait(&mut child, LIMIT).expect("it stays for ever");
         println!("{blow:?}: {status} after {:?}", since.elapsed());
         if blow == Blow::Terminate {
-            // Where the runtime came to its end first, there was nobody to have it.
+            // If the runtime ended first, nothing was left to get the signal.
             assert!(status.signal() == Some(libc::SIGTERM) || status.success(), "{status}");
         }
         container.timed(&["resume", "c"], LIMIT);

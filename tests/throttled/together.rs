@@ -1,13 +1,16 @@
-//! Many operations at once on containers that die under them, while others read what dies.
+//! Many operations at once on containers that die under them, while others read the dying
+//! processes.
 //!
-//! A real-time thread that retries in the kernel waits for ever for one below it. Whoever looks up or
-//! reaps a dead process drops its entries in /proc, and retries until nobody else is at them
-//! (shrink_dcache_parent, fs/dcache.c): a machine of two processors stood still for 40 minutes when two
-//! watchers of priority 2 waited so for a lifted thread of priority 1. Here lifters, lifted runtimes and
-//! lifted init processes read and reap the same dying processes, and `ps` reads them, too.
+//! A real-time thread that retries in the kernel waits forever for a thread of lower priority.
+//! Looking up or reaping a dead process drops its entries in /proc, and retries until nobody else
+//! uses them (shrink_dcache_parent, fs/dcache.c). A machine with two processors stood still for 40
+//! minutes when two watchers of priority 2 waited like this for a lifted thread of priority 1. Here
+//! lifters, lifted runtimes and lifted init processes read and reap the same dying processes, and
+//! `ps` reads them, too.
 //!
-//! scripts/watcher-above makes a binary whose lifter is one priority above what it lifts. It may stand
-//! still, so it is for the virtual machine alone; it was not seen to, and is no control of these claims.
+//! scripts/watcher-above makes a binary whose lifter is one priority above what it lifts. It could
+//! make the machine stand still, so it is only for the virtual machine; it was not seen to do so,
+//! and is no control of these claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,20 +27,21 @@ use crate::support::{Runtime, Scratch, lab, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
 use crate::{alone, latest};
 
-/// Each with a container of its own, one after the other. More than may lift at once on two processors.
+/// Each with its own containers, one after the other. More than may lift at once on two processors.
 const WORKERS: usize = 6;
 const LOOPS: u32 = 16;
-/// What all processes of a container have until it is limited: enough to start them all.
+/// The quota of all processes of a container until it is limited: enough to start them all.
 const POD: Quota = Quota::new(20, 100);
 const SMALL: Quota = Quota::new(1, 100);
 /// How many read all of /proc without a pause.
 const READERS: usize = 2;
 
-/// What takes longer hangs.
+/// A command that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How late a fair task may wake. Here 41 ms were seen, and beside two threads that were left lifted 656.
+/// How late a fair task may wake. Here 41 ms were seen, and beside two threads that were left
+/// lifted 656.
 const STALL_MS: f64 = 500.0;
-/// How long anything may stay lifted, or wait to be reaped, when all operations have ended.
+/// How long anything may stay lifted, or wait to be reaped, after all operations have ended.
 const SETTLED: Duration = Duration::from_secs(6);
 
 fn length() -> Duration {
@@ -102,13 +106,13 @@ fn claim_nothing_left(table: &mut Table, zombies_before: &BTreeSet<(i32, u64)>) 
     table.claim(zombies.is_empty(), || format!("not reaped: {zombies:?}"));
 }
 
-/// What comes of a container that is killed meanwhile is not the question.
+/// Commands on a container that is being killed may fail.
 const MAY_FAIL: [&str; 2] = ["exec beside a kill", "kill"];
 
 #[derive(Debug, Default)]
 struct Seen {
     series: BTreeMap<&'static str, Series>,
-    /// What did not end in time.
+    /// Commands that did not end in time.
     hung: Vec<String>,
 }
 
@@ -170,7 +174,7 @@ fn probe(id: &str) -> [&str; 5] {
     ["exec", id, "sh", "-c", "echo PONG | grep -q PONG"]
 }
 
-/// Killed by several at a time, each of which looks for who is dying.
+/// Killed by several at a time, each of which looks for dying processes.
 fn die(container: &Container<'_>, seen: &mut Seen) {
     let id = container.id.as_str();
     let processes = container.pids();
@@ -200,12 +204,12 @@ fn at_once(container: &Container<'_>, seen: &mut Seen, commands: &[(&'static str
     all.into_iter().for_each(|(what, took)| seen.add(what, took));
 }
 
-/// `ps`, in loops. They end with it.
+/// `ps`, in loops, which end with this value.
 struct Readers(Vec<Child>);
 
 impl Readers {
     fn start() -> Readers {
-        // Of the containers' own image: a small machine has no other.
+        // From the containers' own image: a small machine has no other.
         let busybox = lab().join("rootfs/bin/busybox");
         let script = format!("while {} ps -T >/dev/null; do :; done", busybox.display());
         let read = |_| {
@@ -230,13 +234,13 @@ impl Drop for Readers {
     }
 }
 
-/// Ended and not reaped, by pid and start.
+/// Processes that have ended and are not reaped, by pid and start.
 fn zombies() -> BTreeSet<(i32, u64)> {
     let all = numbers("/proc").into_iter().filter_map(|pid| Some((pid, Stat::of(pid, pid)?)));
     all.filter(|(_, stat)| stat.state == 'Z').map(|(pid, stat)| (pid, stat.start)).collect()
 }
 
-/// What was a zombie at every look until the limit, and not before.
+/// The zombies at every look until the limit that were none before.
 fn left_unreaped(before: &BTreeSet<(i32, u64)>) -> BTreeSet<(i32, u64)> {
     let began = Instant::now();
     let mut left: BTreeSet<_> = &zombies() - before;
