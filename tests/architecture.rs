@@ -1,4 +1,4 @@
-//! Who may know whom: the crates stand in bands, and no module knows one that knows it.
+//! Dependencies: the crates are in bands, and no two modules use each other, even indirectly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Every crate of ours with those of ours that it may use.
+/// Each of our crates, with those of ours that it may use.
 const BANDS: [(&str, &[&str]); 11] = [
     ("frostlock-sys", &[]),
     ("frostlock-cgroup", &[]),
@@ -99,7 +99,7 @@ fn an_error_is_a_type_of_its_own() {
     }
 }
 
-/// Whether some `Result` has a text in its second place: nobody can ask a text for its source.
+/// Whether the error of some `Result` is a text: a text has no source to ask for.
 fn has_a_text_for_an_error(text: &str) -> bool {
     text.split("Result<").skip(1).any(|arguments| {
         let mut depth = 0;
@@ -140,7 +140,7 @@ fn a_cycle_is_found() {
 
 type Name = Vec<String>;
 
-/// The modules of one crate, without tests, by their place in it.
+/// The modules of one crate, without tests, by their path.
 struct Modules(BTreeMap<Name, String>);
 
 impl Modules {
@@ -169,7 +169,7 @@ impl Modules {
         Modules(named.filter(|(name, _)| !is_test(name)).collect())
     }
 
-    /// The module that a path from within `from` leads to, through `pub use` where there is one.
+    /// The module to which a path in `from` leads, through `pub use` if there is one.
     fn target(&self, from: &Name, path: &[&str]) -> Option<Name> {
         let (mut at, mut rest) = match path {
             ["crate", rest @ ..] => (Name::new(), rest),
@@ -228,7 +228,7 @@ fn product(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// What `use` brings in, one path each; of a facade only what it gives on.
+/// The paths that `use` imports, one each; for a facade, only those that it re-exports.
 fn uses(text: &str, given_on: bool) -> Vec<Vec<String>> {
     let statements = text.split(';').filter_map(|statement| {
         let statement = statement.trim_start_matches(|c: char| c != '\n' && c.is_whitespace());
@@ -281,13 +281,13 @@ fn branches(tree: &str) -> Vec<Vec<String>> {
 fn inline(text: &str) -> Vec<Vec<String>> {
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let words = text.split(|c: char| !is_path(c));
-    // What ends in `::` is the beginning of a tree.
+    // A word ending in `::` begins a tree.
     let words = words.filter(|word| !word.ends_with("::"));
     let paths = words.filter(|word| word.contains("::"));
     paths.map(|path| path.split("::").map(str::to_owned).collect()).collect()
 }
 
-/// Each as the way round, from its first module.
+/// Each cycle as a path, from its first module.
 fn cycles(modules: &Modules) -> Vec<String> {
     let edges: BTreeMap<&Name, BTreeSet<Name>> =
         modules.0.keys().map(|name| (name, modules.knows(name))).collect();
@@ -298,7 +298,7 @@ fn cycles(modules: &Modules) -> Vec<String> {
         let mut seen = BTreeSet::new();
         while let Some(way) = ways.pop() {
             for next in &edges[way.last().unwrap()] {
-                // Of the modules of a cycle the first one names it.
+                // A cycle is reported once, by its first module.
                 if next == *start && way.iter().min() == Some(*start) {
                     let way: Vec<_> = way.iter().chain([next]).map(shown).collect();
                     found.push(way.join(" -> "));

@@ -1,5 +1,5 @@
-//! Bad days: whatever is wrong around us, the container operation goes ahead as it would without
-//! us, and somebody can find out what was wrong.
+//! Bad days: whatever is wrong around frostlock, the container operation goes ahead as it would
+//! without it, and somebody can find out what was wrong.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,19 +18,20 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::{Scratch, frostlock, install, program, run, runtime, succeed, text};
 
-/// Longer than any lock wait and any operation here; a command that blocks on us takes for ever.
+/// Longer than any lock wait and any operation here; a command that blocks on frostlock takes
+/// forever.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const ID: &str = "c";
 
-/// What the fake runtime does when nothing else is asked of it.
+/// What the fake runtime does by default.
 const SEVEN: &str = "#!/bin/sh\necho out \"$#\"\necho err >&2\nexit 7\n";
 
 fn seven(scratch: &Scratch) -> PathBuf {
     program(&scratch.path("seven"), SEVEN)
 }
 
-/// To the end, with pipes; not for containers, which would keep them open.
+/// Runs to the end, with pipes; not for containers, which would keep them open.
 fn within_limit(command: &mut Command) -> Output {
     let began = Instant::now();
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -60,7 +61,7 @@ fn is_seven_with(output: &Output, out: &str) {
     assert_eq!(text(&output.stderr), "err\n");
 }
 
-/// The same command in a mount namespace of its own, after `setup`, a shell script.
+/// The same command in a separate mount namespace, after `setup`, a shell script.
 fn in_namespace(setup: &str, command: &Command) -> Command {
     let mut inner = Command::new("unshare");
     inner
@@ -79,7 +80,7 @@ fn in_namespace(setup: &str, command: &Command) -> Command {
     inner
 }
 
-/// A container's life with a real runtime, with something done to each command.
+/// A container's life with a real runtime, with a change to each command.
 fn life(scratch: &Scratch, adapt: impl Fn(Command) -> Command) {
     let runc = runtime("runc-1.1.5").path;
     let bundle = scratch.bundle("idle", ID);
@@ -189,7 +190,7 @@ mod state_directory {
         }
     }
 
-    /// The places are taken while the container is there, one after the other.
+    /// Each path is occupied while the container exists, one after the other.
     #[test]
     fn something_foreign_stands_where_a_file_of_ours_should() {
         use Foreign::{Dangling, Directory, Fifo, File, Link};
@@ -242,7 +243,7 @@ mod state_directory {
 mod syslog {
     use super::*;
 
-    /// A /dev of the namespace's own with `log` in it; the host's stays as it is.
+    /// The namespace's own /dev with a `log`; the host's stays as it is.
     fn with_dev_log(scratch: &Scratch, socket: &Path, command: &Command) -> Command {
         let setup = format!(
             "N={}; mkdir -p $N; mount -t tmpfs none $N
@@ -277,7 +278,7 @@ mod syslog {
         command
     }
 
-    /// What does not succeed at once is said by default, and all of it with "all".
+    /// By default syslog gets what does not succeed at once, and with "all" everything.
     #[test]
     fn what_is_remarkable_is_a_line() {
         let scratch = Scratch::new();
@@ -302,7 +303,7 @@ mod syslog {
                 assert!(heard.iter().all(|line| line.contains(why)), "{heard:?}");
             }
         }
-        // A good one under a configuration that is not.
+        // A successful one under a wrong configuration.
         let mut command = scratch.wrapped(&runtimes[0].0);
         command.args(["kill", ID]);
         let command = configured(&scratch, "mode = 'fast'\n", command);
@@ -311,13 +312,13 @@ mod syslog {
         assert!(heard.len() == 1 && heard[0].contains("using the default"), "{heard:?}");
     }
 
-    /// `state` that found nothing in its way has none: it is asked for all the time.
+    /// A `state` that found nothing in its way has no line: it is called all the time.
     #[test]
     fn one_line_an_operation_with_all() {
         let scratch = Scratch::new();
         let (path, socket) = reader(&scratch);
         let heard = std::cell::RefCell::new(Vec::new());
-        // Each time before the next command, as the queue of a socket is short.
+        // Read after each command, since a socket's queue is short.
         let listen = || heard.borrow_mut().extend(lines(&socket));
         life(&scratch, |command| {
             listen();
@@ -424,7 +425,7 @@ mod no_runtime {
         ]
     }
 
-    /// One that blocks, is supervised or handed over: the message is the same.
+    /// For a runtime that blocks, is supervised or is handed over: the message is the same.
     #[test]
     fn the_caller_reads_why_in_its_own_log() {
         let scratch = Scratch::new();
@@ -462,7 +463,7 @@ mod no_runtime {
         }
     }
 
-    /// One in the configuration concerns every operation of the node.
+    /// A wrong runtime in the configuration affects every operation of the node.
     #[test]
     fn one_that_is_only_configured_is_replaced_by_another_of_its_kind() {
         let scratch = Scratch::new();
@@ -491,8 +492,8 @@ mod no_runtime {
         }
     }
 
-    /// A sandbox is not replaced by what is none, nor one kind by another: when the right one is back it
-    /// does not know the container, and deletes it.
+    /// A sandboxing runtime is not replaced by one without a sandbox, nor one kind by another: when
+    /// the right one is back, it does not know the container, and deletes it.
     #[test]
     fn one_of_another_name_is_not_replaced() {
         let scratch = Scratch::new();
@@ -509,7 +510,7 @@ mod no_runtime {
         assert_eq!(output.status.code(), Some(8), "{output:?}");
     }
 
-    /// `list`, as it is a command of both.
+    /// With `list`, since runc and crun both have it.
     #[test]
     fn one_that_a_caller_has_named_is_not_replaced() {
         let scratch = Scratch::new();
@@ -605,7 +606,7 @@ mod configuration {
         assert!(!scratch.journal()[5]["note"].as_str().unwrap().contains("defaults"));
     }
 
-    /// The lock file is there only in the modes that lock.
+    /// The lock file exists only in the modes that lock.
     #[test]
     fn each_mode() {
         let runc = runtime("runc-1.1.5").path;
@@ -618,7 +619,7 @@ mod configuration {
                 command
             });
             let journal = scratch.journal();
-            // Beside the other tests a create may have to wait for a CPU, and what is lifted may outlive it.
+            // Beside other tests, a create may have to wait for a CPU, and a lift may outlive it.
             let verbs: Vec<_> = journal
                 .iter()
                 .map(|record| record["verb"].as_str().unwrap())
@@ -636,7 +637,7 @@ mod configuration {
 mod bundles_and_ids {
     use super::*;
 
-    /// Bare and wrapped with the same arguments: the same end and the same words.
+    /// Bare and wrapped with the same arguments: the same status and the same output.
     fn same(scratch: &Scratch, runc: &Path, args: &[OsString]) {
         let bare = within_limit(scratch.bare(runc).args(args));
         let wrapped = within_limit(scratch.wrapped(runc).args(args));
@@ -681,7 +682,7 @@ mod bundles_and_ids {
         assert_eq!(scratch.lock_files(), Vec::<PathBuf>::new());
     }
 
-    /// runc itself waits for a writer; the fake one shows that we do not.
+    /// runc itself waits for a writer; the fake runtime shows that frostlock does not.
     #[test]
     fn a_bundle_whose_config_is_a_fifo() {
         let scratch = Scratch::new();
@@ -779,7 +780,7 @@ mod journal {
         assert!(scratch.journal().iter().all(|record| record["verb"] == "delete"));
     }
 
-    /// As many as fit into the journal and the one before it.
+    /// As many as fit into the journal and its predecessor.
     #[test]
     fn eight_writers_rotate_and_lose_nothing() {
         const WRITERS: usize = 8;
@@ -790,7 +791,7 @@ mod journal {
         operation(&scratch, &seven, "0-000");
         let path = scratch.state().join("journal.jsonl");
         let size = fs::metadata(&path).unwrap().len() + 8;
-        // Once and a half: one rotation.
+        // One and a half times the size: one rotation.
         let each = (3 * 64 * 1024 / 2 / size) as usize / WRITERS;
         std::thread::scope(|scope| {
             for writer in 0..WRITERS {
@@ -821,7 +822,7 @@ mod journal {
     }
 }
 
-/// A fake runtime that says who its parent is.
+/// A fake runtime that prints its parent's pid.
 const WHOSE_CHILD: &str = "#!/bin/sh\necho $PPID\n";
 
 #[test]
@@ -873,7 +874,7 @@ mod limits {
     #[test]
     fn descriptors() {
         let scratch = Scratch::new();
-        // A shell would want descriptor 10.
+        // A shell would use descriptor 10.
         for command in supervised(&scratch, Path::new("/bin/echo")) {
             for most in 4..=12 {
                 let output = within_limit(&mut limited(&format!("--nofile={most}"), &command));
@@ -884,11 +885,12 @@ mod limits {
         }
     }
 
-    /// The input is there whether it was taken or left, also when we become the runtime after all.
+    /// The runtime gets the input whether it was read before or not, even if frostlock becomes the
+    /// runtime.
     #[test]
     fn descriptors_with_an_input() {
         let scratch = Scratch::new();
-        // dash would want descriptor 10.
+        // dash would use descriptor 10.
         let reads = program(&scratch.path("reads"), "#!/bin/bash\nread line\necho \"$line\"\n");
         let input = scratch.path("input");
         fs::write(&input, "{\"cpu\":{}}\n").unwrap();
@@ -903,7 +905,7 @@ mod limits {
         }
     }
 
-    /// With a note left behind, a pause that succeeded would be undone by the next operation.
+    /// If a note stayed, the next operation would undo a successful pause.
     #[test]
     fn descriptors_for_a_note() {
         let scratch = Scratch::new();
@@ -913,7 +915,7 @@ mod limits {
         let mut pause = scratch.wrapped(Path::new("/bin/echo"));
         pause.args(["pause", ID]);
         for most in 4..=12 {
-            // With enough of them it is found out that nothing has frozen.
+            // With enough descriptors, it is found that nothing has frozen.
             within_limit(&mut limited(&format!("--nofile={most}"), &pause));
             assert_eq!(notes(&scratch), Vec::<PathBuf>::new(), "{most}");
         }
@@ -950,7 +952,7 @@ mod limits {
         succeed(scratch.wrapped(&runc).args(["delete", "--force", ID]));
     }
 
-    /// root is exempt, so this is somebody else, who cannot have a second process.
+    /// root is exempt from the limit, so another user runs this, who cannot have a second process.
     fn without_a_second_process(scratch: &Scratch, runtime: &Path, words: &[&str]) -> Command {
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         let wrapper = scratch.path("wrapper");
@@ -974,7 +976,7 @@ mod limits {
         is_seven(&within_limit(&mut without_a_second_process(&scratch, &seven, &["delete", ID])));
     }
 
-    /// What was read for a second attempt is there for the only one.
+    /// Input that was read for a second attempt is there for the only one.
     #[test]
     fn processes_with_an_input() {
         let scratch = Scratch::new();
@@ -1009,14 +1011,14 @@ mod stdio {
                 assert_eq!(output.status.code(), Some(7), "{verb} {closed} {output:?}");
             }
         }
-        // What the runtime wrote went nowhere, in particular not into files of ours.
+        // The runtime's output went nowhere, in particular not into files of ours.
         for file in scratch.lock_files() {
             assert!(!fs::read_to_string(file).unwrap().contains("err"));
         }
         scratch.journal();
     }
 
-    /// The runtime's own end counts, as its output was accepted.
+    /// The runtime's own exit status counts, since its output was accepted.
     #[test]
     fn a_pipe_whose_reader_has_gone() {
         let scratch = Scratch::new();
@@ -1034,7 +1036,7 @@ mod stdio {
         assert_eq!(scratch.journal()[0]["exit"]["code"], 7);
     }
 
-    /// Bare, it writes into the caller's pipe, and fails once that is closed.
+    /// Bare, the daemon writes into the caller's pipe, and fails once that is closed.
     #[test]
     fn a_daemon_of_a_hook_does_not_fill_memory_of_ours() {
         const MUCH: u64 = 8 << 20;
@@ -1055,8 +1057,8 @@ mod stdio {
         assert!(size < MUCH / 8, "{size} bytes of ours");
     }
 
-    /// Bare, the runtime would hang in its write. Here the operation is done, recorded, and its lock
-    /// is free, though the caller still waits for us.
+    /// Bare, the runtime would hang in its write. Here the operation is done and recorded, and its
+    /// lock is free, though the caller still waits for frostlock.
     #[test]
     fn a_full_pipe_that_nobody_reads() {
         let scratch = Scratch::new();
@@ -1094,13 +1096,13 @@ mod surroundings {
             command.envs(wrapped.get_envs().filter_map(|(name, value)| Some((name, value?))));
             let output = within_limit(&mut command);
             assert_eq!(output.status.code(), Some(7), "{output:?}");
-            // The shell has something to say, too.
+            // The shell prints something, too.
             assert!(text(&output.stderr).ends_with("err\n"), "{output:?}");
         }
     }
 
-    /// The state directory is then /run/frostlock, of a /run of the namespace's own. runc is found
-    /// in the usual places.
+    /// The state directory is then /run/frostlock, in the namespace's own /run. runc is found in
+    /// the usual directories.
     #[test]
     fn the_environment_is_empty() {
         let mut command = Command::new("env");
@@ -1138,7 +1140,8 @@ mod surroundings {
         }
     }
 
-    /// Rootless podman's surroundings: root of a user namespace, to which /run is somebody else's.
+    /// The environment of rootless podman: root of a user namespace, to which /run belongs to
+    /// somebody else.
     #[test]
     fn root_of_a_user_namespace_only() {
         let scratch = Scratch::new();
@@ -1163,8 +1166,8 @@ mod surroundings {
         assert_eq!(journal.lines().count(), 1);
     }
 
-    /// As `nsenter --pid --no-fork` does it, too. A runtime that does not start anything notices nothing
-    /// of it, bare: crun still finds its containers.
+    /// Like `nsenter --pid --no-fork`. A bare runtime that starts nothing is not affected: crun
+    /// still finds its containers.
     #[test]
     fn children_are_in_a_pid_namespace_of_their_own() {
         let scratch = Scratch::new();
@@ -1190,7 +1193,7 @@ mod surroundings {
         assert!(journal[..6].iter().all(|record| record["verdict"] == "handed over"));
     }
 
-    /// vm.memfd_noexec belongs to a pid namespace. From 6.6 on the kernel chooses the flag itself.
+    /// vm.memfd_noexec belongs to a pid namespace. From 6.6 on, the kernel chooses the flag itself.
     #[test]
     fn anonymous_files_must_not_be_executable() {
         let scratch = Scratch::new();
@@ -1223,7 +1226,7 @@ mod surroundings {
 mod installed {
     use super::*;
 
-    /// First in PATH as `runc`, as a link and as a copy, and the real one behind it.
+    /// First in PATH as `runc`, as a symlink and as a copy, and the real one behind it.
     #[test]
     fn as_runc() {
         for copy in [false, true] {

@@ -1,8 +1,8 @@
-//! What a container's process inherits from whoever started its runtime: signal mask and
-//! dispositions, umask, limits, descriptors. With us in between it is what it is without.
+//! What a container's process inherits from the program that starts its runtime: signal mask and
+//! dispositions, umask, limits, descriptors. With frostlock in between, it inherits the same.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// The unusual caller is made of raw system calls between fork and exec.
+// The unusual caller is made with raw system calls between fork and exec.
 #![allow(unsafe_code)]
 
 mod support;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use support::{Runtime, Scratch, runtime, runtimes, text};
 
-/// Run as the container's process; everything that it could have inherited.
+/// Run as the container's process; prints everything that it could have inherited.
 const LOOK: &str = r#"
     grep -E '^(SigBlk|SigIgn|SigCgt|Umask|NoNewPrivs|Cap|Groups)' /proc/$$/status
     umask
@@ -26,7 +26,7 @@ const LOOK: &str = r#"
     env | sort
 "#;
 
-/// Pipes and sockets are others in every run: only that they are there is compared.
+/// Pipes and sockets differ in every run: only their existence is compared.
 fn without_inodes(seen: &str) -> String {
     let line = |line: &str| match line.split_once(":[") {
         Some((kind, number)) if number.ends_with(']') => format!("{kind}:[]\n"),
@@ -38,7 +38,7 @@ fn without_inodes(seen: &str) -> String {
 /// How the caller is unusual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Caller {
-    /// Not at all: else two broken sides could be equal.
+    /// Not at all: otherwise two broken sides could be equal.
     Usual,
     /// Signals ignored and blocked, umask and limits changed; descriptors 3 and 9 open, of which 3
     /// is for the container.
@@ -66,19 +66,19 @@ impl Caller {
         }
     }
 
-    /// Makes the command's process so, just before it executes its program. std empties the signal
-    /// mask and resets SIGPIPE before that.
+    /// Changes the command's process just before it executes its program. Before that, std empties
+    /// the signal mask and resets SIGPIPE.
     fn disguise(self, command: &mut Command, extra: &Path, runtime: &Runtime) {
         if self == Usual {
             return;
         }
         let mut ignored = vec![libc::SIGPIPE, libc::SIGUSR1];
-        // A bare crun waits for ever when it cannot reap its child.
+        // A bare crun waits forever if it cannot reap its child.
         let is_crun = runtime.is_crun();
         if !is_crun {
             ignored.push(libc::SIGCHLD);
         }
-        // From 1.2 on runc's init has it ignored or not, as a race of runc's own ends.
+        // From 1.2 on, a race in runc decides whether its init ignores the signal.
         if is_crun || runtime.version.starts_with("1.1.") {
             ignored.push(libc::SIGHUP);
         }
@@ -103,13 +103,13 @@ impl Caller {
                 let core = libc::rlimit { rlim_cur: 4096, rlim_max: 8192 };
                 libc::setrlimit(libc::RLIMIT_CORE, &core);
                 libc::setpriority(libc::PRIO_PROCESS, 0, 3);
-                // What was at the target is std's, and closed on exec.
+                // The target's previous descriptor is std's, and closed on exec.
                 let from = libc::fcntl(extra.as_raw_fd(), libc::F_DUPFD, 20);
                 for &to in &descriptors {
                     libc::dup2(from, to);
                 }
                 libc::close(from);
-                // A bare crun 1.8 refuses to run without.
+                // A bare crun 1.8 refuses to run without stdin.
                 if self == WithoutStdin && !is_crun {
                     libc::close(0);
                 }
@@ -155,14 +155,14 @@ fn agree(runtime: &Runtime, caller: Caller) {
     ] {
         let bare = view(&place, Side::Bare, caller);
         let wrapped = view(&place, Side::Wrapped, caller);
-        // Which descriptors a runtime's init still has open is not the same at every moment.
+        // Which descriptors a runtime's init still has open varies from moment to moment.
         let agree = wrapped == bare || (1..4).any(|_| wrapped == view(&place, Side::Bare, caller));
         assert!(agree, "{what} {caller:?} {}:\n{}", runtime.name, difference(&bare, &wrapped));
-        // It is indeed what the caller passed on, and not, for instance, nothing at all.
+        // It is really what the caller passed on, and not, for instance, nothing.
         if caller != Usual && what == "run" {
             let first = |name: &str| bare.lines().find(|line| line.starts_with(name)).unwrap();
             assert!(first("Max core file size").contains("4096"), "{bare}");
-            // crun unblocks all; neither keeps the umask or what is ignored.
+            // crun unblocks all signals; neither runtime keeps the umask or ignored signals.
             assert!(
                 runtime.is_crun() || !first("SigBlk").ends_with("\t0000000000000000"),
                 "{bare}"
@@ -181,8 +181,8 @@ fn difference(bare: &str, wrapped: &str) -> String {
     only(bare, wrapped, "bare") + &only(wrapped, bare, "wrapped")
 }
 
-/// A runtime resets some of it on the way; what it was started with itself is the caller's, all of
-/// it.
+/// A runtime resets some of this on the way, but it is itself started with everything that the
+/// caller set.
 #[test]
 fn the_runtime_itself() {
     let mut place = Place::new(&runtime("runc-1.1.15"));
@@ -225,7 +225,7 @@ impl Place {
         let looking = scratch.bundle("signals", "looking");
         scratch.edit(&looking, |config| {
             config["process"]["args"] = serde_json::json!(["sh", "-c", LOOK]);
-            // The inherited ones are to be seen.
+            // Removed, so that the inherited limits are visible.
             config["process"].as_object_mut().unwrap().remove("rlimits");
         });
         let idle = scratch.bundle("idle", "idle");
@@ -240,7 +240,7 @@ impl Place {
         match side {
             Side::Bare => self.scratch.bare(&self.runtime.path),
             Side::Wrapped => {
-                // A process that is lifted while it looks at itself sees that it is.
+                // A process that is lifted while it inspects itself would see that.
                 let config = self.scratch.path("config.toml");
                 std::fs::write(&config, "[lift]\nenabled = false\n").unwrap();
                 let mut wrapped = self.scratch.wrapped(&self.runtime.path);
@@ -256,7 +256,7 @@ impl Place {
         command
     }
 
-    /// Succeeds, with output to the same file on both sides, whose name the container sees.
+    /// Succeeds, with output to the same file on both sides; the container sees the file's name.
     fn to_file(&self, command: &mut Command) -> PathBuf {
         let path = self.scratch.path("output");
         let file = File::create(&path).unwrap();
@@ -337,8 +337,8 @@ impl Place {
     }
 }
 
-/// `create` returns before the init has come to rest: it sleeps in all threads, and opens and closes nothing
-/// more. One that is kept from a CPU does not sleep.
+/// `create` returns before the init is at rest: at rest, all its threads sleep, and it opens and
+/// closes nothing more. An init that is kept from a CPU does not sleep.
 fn until_at_rest(proc: &Path) {
     let sleeps = |task: std::fs::DirEntry| {
         let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
@@ -366,7 +366,8 @@ fn descriptors(proc: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// After `create`: our descriptors in a container would keep the lock for the container's life.
+/// After `create`: descriptors of frostlock in a container would keep the lock for the container's
+/// life.
 #[test]
 fn nothing_of_ours_is_open_in_the_container() {
     for name in ["runc-1.1.5", "runc-1.1.15", "runc-1.5.3"] {
@@ -418,7 +419,7 @@ fn nothing_of_ours_is_open(runtime: &Runtime) {
     }
 }
 
-/// systemd's protocol: descriptor 3 is for the process whose pid LISTEN_PID names, which has to be
+/// systemd's protocol: descriptor 3 is for the process whose pid is in LISTEN_PID, which must be
 /// the runtime's.
 #[test]
 fn activation_sockets_reach_the_container() {
@@ -471,13 +472,13 @@ fn activation_sockets_reach(runtime: &Runtime) {
         let output = place.to_file(&mut command);
         without_inodes(&std::fs::read_to_string(output).unwrap())
     };
-    // The pid of the shell is the runtime's, or ours.
+    // The shell's pid becomes the runtime's, or frostlock's.
     let (bare, wrapped) = (view(Side::Bare, "$$"), view(Side::Wrapped, "$$"));
     assert!(bare == wrapped, "{}:\n{}", runtime.name, difference(&bare, &wrapped));
     assert!(bare.contains("\n3 socket:"), "{bare}");
-    // crun 1.8 does not say how many.
+    // crun 1.8 does not pass the number.
     assert!(runtime.is_crun() || bare.contains("\nLISTEN_FDS=1\n"), "{bare}");
-    // Meant for another process, they are not ours to hand on.
+    // They are meant for another process, so frostlock must not pass them on.
     let (bare, wrapped) = (view(Side::Bare, "1"), view(Side::Wrapped, "1"));
     assert!(bare == wrapped, "{}:\n{}", runtime.name, difference(&bare, &wrapped));
 }

@@ -1,7 +1,7 @@
-//! Real containerd 1.6 with frostlock as its runtime: what a caller sees is what it sees with the
-//! bare runtime. `ctr --runc-binary` sets the option `BinaryName` of the shim, the same that
-//! `runtimes.NAME.options.BinaryName` of the CRI plugin sets; ctr reads no configuration of
-//! runtimes, which belongs to that plugin.
+//! Real containerd 1.6 with frostlock as its runtime: a caller sees the same as with the bare
+//! runtime. `ctr --runc-binary` sets the shim's option `BinaryName`, like
+//! `runtimes.NAME.options.BinaryName` of the CRI plugin. ctr reads no configuration of runtimes,
+//! which belongs to that plugin.
 //!
 //! Needs root and the lab (`make lab`).
 
@@ -58,7 +58,7 @@ impl Containerd {
         self.scratch.path("c")
     }
 
-    /// Where the shim keeps the state of the runtime.
+    /// Where the shim keeps the runtime's state.
     fn root(&self) -> PathBuf {
         self.dir().join("runc")
     }
@@ -84,7 +84,7 @@ impl Containerd {
         Side { containerd: self, binary, id, transcript: Transcript::new(hidden) }
     }
 
-    /// The scene bare and wrapped: the same commands end in the same way and say the same.
+    /// The scene bare and wrapped: the same commands end the same way and print the same.
     fn same(&self, scene: impl Fn(&Side<'_>)) {
         let (bare, wrapped) = (self.bare("bare"), self.wrapped("wrapped"));
         for side in [&bare, &wrapped] {
@@ -106,7 +106,7 @@ impl Containerd {
 
     fn records(&self, id: &str) -> Vec<Value> {
         let records = self.scratch.journal().into_iter();
-        // What was lifted after an operation's end is no operation.
+        // A lift that outlived an operation is not an operation.
         records.filter(|record| record["id"] == id && record["verb"] != "lift").collect()
     }
 
@@ -139,7 +139,7 @@ impl Drop for Containerd {
     }
 }
 
-/// Wrappers that work with this state directory.
+/// Wrappers that use this state directory.
 fn wrappers(state: &Path) -> Vec<PathBuf> {
     let setting = format!("FROSTLOCK_STATE_DIR={}", state.display());
     let is_ours = |process: &PathBuf| {
@@ -156,7 +156,7 @@ fn wrappers(state: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// One container, bare or wrapped, and what its caller got to see.
+/// One container, bare or wrapped, and what its caller saw.
 struct Side<'a> {
     containerd: &'a Containerd,
     binary: PathBuf,
@@ -211,7 +211,7 @@ impl Side<'_> {
         self.transcript.note(seen.into())
     }
 
-    /// What containerd says it is: RUNNING, PAUSED, STOPPED or nothing.
+    /// The status according to containerd: RUNNING, PAUSED, STOPPED or empty.
     fn status(&self) -> String {
         let output = run(self.containerd.ctr().args(["task", "ls"]));
         let list = text(&output.stdout);
@@ -231,7 +231,7 @@ impl Side<'_> {
         self.see(self.containerd.ctr().args(["container", "delete", &self.id]));
     }
 
-    /// The shim's directory of this container.
+    /// The shim's directory for this container.
     fn bundle(&self) -> PathBuf {
         let tasks = self.containerd.dir().join("state/io.containerd.runtime.v2.task");
         tasks.join(NAMESPACE).join(&self.id)
@@ -257,11 +257,11 @@ fn expected(verbs: &[(&str, i64)]) -> Vec<(String, i64)> {
     verbs.iter().map(|(verb, code)| ((*verb).to_owned(), *code)).collect()
 }
 
-/// Not gone at once: ctr loses what a process says that ends while ctr still opens the FIFOs, on a
-/// busy machine 2 of 240 times with the bare runtime, and as often with us.
+/// Does not end at once: ctr loses the output of a process that ends while ctr still opens the
+/// FIFOs, on a busy machine 2 of 240 times, bare as well as wrapped.
 const SPEAKS: &str = "echo out; echo err >&2; sleep 0.3";
 
-/// A container that says which signals it got, into a file.
+/// A container that writes the signals it got into a file.
 const SIGNALS: [&str; 3] = [
     "sh",
     "-c",
@@ -309,14 +309,14 @@ fn a_life_in_the_background() {
             let fifos = containerd.scratch.path("fifos").display().to_string();
             let detached = ["exec", "--detach", "--fifo-dir", &fifos, "--exec-id", "four"];
             side.task(&detached, &["sleep", "100"]);
-            // The shim kills it itself.
+            // The shim itself kills it.
             side.task(&["kill", "--exec-id", "four", "--signal", "KILL"], &[]);
             let mut delete = side.task_command(&["delete", "--exec-id", "four"], &[]);
             eventually(SOON, "killed", || run(&mut delete).status.code() == Some(128 + 9));
 
             side.task(&["pause"], &[]);
             side.becomes("PAUSED");
-            // Refused by the shim, and then by nobody: it does not ask the runtime.
+            // The shim refuses it without asking the runtime.
             exec("three", "true");
             side.task(&["resume"], &[]);
             side.becomes("RUNNING");
@@ -356,7 +356,7 @@ fn a_life_in_the_background() {
             ("kill", 1),
             ("kill", 0),
             ("kill", 0),
-            // What has stopped is not running.
+            // A stopped container cannot be killed.
             ("kill", 1),
             ("delete", 0),
             ("delete", 0),
@@ -415,7 +415,7 @@ fn exec_with_a_terminal(side: &Side<'_>) {
     side.note(ends(&mut child).to_string());
 }
 
-/// containerd cleans up after a shim that was killed: `delete --force`, within 5 s.
+/// containerd cleans up after a killed shim: `delete --force`, within 5 s.
 #[test]
 fn a_shim_that_was_killed() {
     let containerd = Containerd::up(&runtime("runc-1.1.15").path);
@@ -426,7 +426,7 @@ fn a_shim_that_was_killed() {
         let address = std::fs::read_to_string(side.bundle().join("address")).unwrap();
         kill(side.shim().expect("a shim"));
         eventually(SOON, "removed by the runtime", || !state.exists());
-        // containerd leaves the socket of a shim that was killed.
+        // containerd leaves the socket of a killed shim.
         std::fs::remove_file(address.strip_prefix("unix://").unwrap()).unwrap();
         side.becomes("");
         let cgroup = format!("{}/{}", containerd.scratch.cgroup, side.id);
@@ -458,14 +458,15 @@ fn no_runtime_is_said_in_one_sentence() {
 
 #[test]
 fn a_runtime_that_dies_in_create() {
-    // As runc and crun do, it has opened its log before anything else.
+    // Like runc and crun, it opens its log before anything else.
     let opens_log = "for word; do [ \"$last\" != --log ] || : >>\"$word\"; last=$word; done";
-    // One that ends with 1 has said why in its log, or refused its command line and opened none.
+    // A runtime that exits with 1 has put the error into its log, or refused its command line and
+    // opened none.
     let deaths = ["kill -KILL $$", "exit 3", "echo no room >&2; exit 2"];
     for death in deaths {
         dies_in_create(&format!("{opens_log}; {death}"), |bare, wrapped| assert_eq!(bare, wrapped));
     }
-    // One that does not come that far, such as one whose libraries are missing: there is no log.
+    // A runtime that fails earlier, for example because of a missing library, leaves no log.
     dies_in_create("exit 127", |bare, wrapped| {
         assert!(bare.contains("unable to retrieve OCI runtime error"), "control: {bare}");
         assert_eq!(bare, wrapped);
@@ -513,7 +514,7 @@ fn pod_and_container_are_named() {
     let named: Vec<_> = records.iter().filter(|record| record["pod"] == pod).collect();
     let verbs: Vec<_> = named.iter().map(|record| record["verb"].as_str().unwrap()).collect();
     assert_eq!(verbs, ["create", "start", "exec", "pause", "resume", "kill", "delete"]);
-    // The shim's second delete, of what is gone.
+    // The shim's second delete, after the container is gone.
     assert_eq!(records.len(), named.len() + 1);
 }
 
@@ -546,8 +547,8 @@ fn a_terminal_after_two_creates_that_failed() {
     assert_eq!(std::fs::read_to_string(&failures).unwrap(), "2\n");
 }
 
-/// What a failed attempt prints is in the container's stream when we see it; runc puts its error
-/// on stderr as well as in its log.
+/// The output of a failed attempt is already in the container's stream when we see it; runc writes
+/// its error to stderr as well as to its log.
 #[test]
 fn output_after_two_creates_that_failed() {
     let scripts = tempfile::tempdir().unwrap();
@@ -595,17 +596,17 @@ fn a_create_that_fails_to_the_last_attempt_says_what_bare_says_and_why() {
     containerd.same(|side| {
         let seen = side.run(&["--rm"], &["true"]);
         let shim = "failed to create shim task: OCI runtime create failed";
-        // Each attempt's line is in the container's own stream, too.
+        // Each attempt's line is also in the container's own stream.
         assert!(seen.ends_with(&format!("ctr: {shim}: {PROC_HOOKS}: unknown")), "{seen}");
     });
-    // Beyond that the wrapped one says why.
+    // In addition, the wrapped runtime says why.
     let side = containerd.wrapped("why");
     let said = text(&run(&mut side.run_command(&["--rm"], &["true"])).stderr);
     assert!(said.contains(&format!("{PROC_HOOKS} (frostlock: ")), "{said}");
 }
 
-/// In the place of a shim, or of conmon: accepts on its console socket and counts what it gets.
-/// Late, as containerd after `create` has returned; or at once and never again, as conmon.
+/// Stands for a shim or conmon: accepts on its console socket and counts what it gets. It accepts
+/// late, like containerd after `create` has returned, or once immediately, like conmon.
 #[test]
 fn a_caller_gets_one_connection_with_one_terminal() {
     for at_once in [false, true] {
@@ -654,7 +655,7 @@ fn one_connection(times: u32, at_once: bool) {
     support::succeed(scratch.wrapped(&fails).args(["delete", "--force", "c1"]));
 }
 
-/// One message: the descriptors in it, none at the end.
+/// One message: its descriptors, empty at the end of the connection.
 fn descriptors(connection: &UnixStream) -> Vec<std::os::fd::OwnedFd> {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     connection.set_read_timeout(Some(SOON)).unwrap();

@@ -1,5 +1,5 @@
-//! Killed at any moment: the runtime goes with the wrapper, the lock is free, and the next command
-//! finds nothing in its way that a killed bare runtime would not have left, too.
+//! Killed at any moment: the runtime ends with the wrapper, the lock is free, and the next command
+//! meets nothing that a killed bare runtime would not have left, too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // The counts belong to the result.
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use state::Verb;
 use support::{Runtime, Scratch, eventually, proof, runtime, text};
 
-/// From the wrapper's death until nothing of the runtime is left and the lock is free. It takes milliseconds,
-/// and what a busy machine adds.
+/// From the wrapper's death until the runtime is gone and the lock is free. It takes milliseconds,
+/// plus what a busy machine adds.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// No command takes longer, whatever a killed one has left: runc gives up on a freezer after 10 s.
@@ -32,7 +32,7 @@ fn kills() -> u32 {
     if proof() { 100 } else { 5 }
 }
 
-// One test a verb would be the same in more lines: they differ only in what stands in `Scene`.
+// One test per verb would repeat this: they differ only in `Scene`.
 #[test]
 fn runc_1_1_5_killed_at_any_moment() {
     every_verb(&runtime("runc-1.1.5"));
@@ -43,7 +43,7 @@ fn runc_1_5_3_killed_at_any_moment() {
     every_verb(&runtime("runc-1.5.3"));
 }
 
-/// Several verbs at a time: most of it is waiting.
+/// Several verbs at a time: most of the time is waiting.
 const AT_ONCE: usize = 5;
 
 fn every_verb(runtime: &Runtime) {
@@ -82,7 +82,7 @@ enum Via {
     Bare,
 }
 
-/// What came of many kills.
+/// The result of many kills.
 #[derive(Debug, Default)]
 struct Tally {
     killed: u32,
@@ -152,7 +152,7 @@ impl Scene {
         assert!(output.status.success(), "{verb}: {}{}", output.status, text(&output.stderr));
     }
 
-    /// Brings the container to where the verb starts from.
+    /// Brings the container into the state in which the verb starts.
     fn prepare(&self, via: Via) {
         if self.verb.makes_a_container() {
             return;
@@ -166,14 +166,14 @@ impl Scene {
         }
     }
 
-    /// The shortest of three; the moments are spread over it.
+    /// The shortest of three; the kills are spread over it.
     fn bare_duration(&self) -> Duration {
         let once = |_| {
             self.prepare(Via::Bare);
             let began = Instant::now();
             let output = self.run(Via::Bare, self.verb).unwrap();
             let took = began.elapsed();
-            // Without criu there is nothing that a checkpoint could do.
+            // Without criu, a checkpoint cannot succeed.
             assert_eq!(output.status.success(), self.verb != Verb::Checkpoint, "{output:?}");
             self.must(Via::Bare, Verb::Delete);
             took
@@ -184,11 +184,11 @@ impl Scene {
     fn kill_often(&self, via: Via, took: Duration, times: u32) -> Tally {
         let mut tally = Tally::default();
         let mut random = Random::new();
-        // The wrapper's own start and end belong to it.
+        // The wrapper's own start and end are included.
         let span = took.mul_f64(1.1) + Duration::from_millis(3);
         for number in 0..times {
             self.prepare(via);
-            // One in each of as many stretches, at a random place in it.
+            // One in each of as many intervals, at a random point in it.
             let at = span.mul_f64((f64::from(number) + random.fraction()) / f64::from(times));
             match self.kill_after(via, at).signal() {
                 Some(9) => tally.killed += 1,
@@ -200,7 +200,7 @@ impl Scene {
         tally
     }
 
-    /// SIGKILL to the wrapper alone, as a caller whose context ends does it.
+    /// Sends SIGKILL to the wrapper only, like a caller whose context ends.
     fn kill_after(&self, via: Via, moment: Duration) -> ExitStatus {
         let mark = format!("{}-{}", self.scratch.cgroup, self.verb);
         let mut child = self
@@ -233,7 +233,7 @@ impl Scene {
         let state = self.run(via, Verb::State);
         let is_paused =
             state.as_ref().is_ok_and(|state| text(&state.stdout).contains("\"paused\""));
-        // Of a container that was never made or is deleted there is no state.
+        // A container that was never made or is deleted has no state.
         if state.as_ref().is_err() || !matches!(self.verb, Verb::Create | Verb::Run | Verb::Delete)
         {
             troubles.extend(trouble("state", &state));
@@ -281,7 +281,7 @@ impl Scene {
         let _ = std::fs::remove_dir_all(self.scratch.root().join(ID));
     }
 
-    /// All but the journal.
+    /// All files except the journal.
     fn left_in_state_dir(&self) -> Vec<PathBuf> {
         let files = |dir: &str| std::fs::read_dir(self.scratch.state().join(dir));
         let all = [".", "locks", "containers"].into_iter().flat_map(|dir| files(dir).unwrap());
@@ -300,7 +300,7 @@ fn trouble(what: &str, outcome: &Result<Output, String>) -> Option<String> {
     }
 }
 
-/// What went wrong, without what differs from one time to the next.
+/// What went wrong, without parts that vary.
 fn kind(what: &str, stderr: &str) -> String {
     let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
     let message = last.split_once("level=error msg=").map_or(last, |(_, message)| message);
@@ -323,7 +323,7 @@ fn ended(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The processes that were started with this mark, zombies aside.
+/// The processes that were started with this mark, except zombies.
 fn marked(mark: &str) -> Vec<i32> {
     let entry = format!("{MARK}={mark}").into_bytes();
     let is_marked = |pid: &i32| {
@@ -334,7 +334,7 @@ fn marked(mark: &str) -> Vec<i32> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_marked).collect()
 }
 
-/// Enough for moments in time.
+/// Good enough for moments in time.
 struct Random(u64);
 
 impl Random {
@@ -373,7 +373,7 @@ fn the_wrapper_ends_by_the_signal_that_killed_the_runtime() {
             .unwrap();
         let ours = wrapper.id() as i32;
         let children = || marked(&mark).into_iter().filter(|&pid| pid != ours).collect::<Vec<_>>();
-        // What was seen is kept: while a process executes a program it has no environment to be seen by.
+        // The pid is kept: while a process executes a program, its environment cannot be read.
         let mut runtime = None;
         eventually(GONE_WITHIN, &format!("the runtime runs: {verb}"), || {
             runtime = children().first().copied();

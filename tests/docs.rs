@@ -1,5 +1,5 @@
-//! The pages: what they link to is there, and the README stays short. Links to other sites are not
-//! looked at: a test must not need a network.
+//! The pages: their link targets exist, and the README stays short. Links to other sites are not
+//! checked: a test must not need a network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of the repository with this extension, but for what a build or git has made.
+/// Every file of the repository with this extension, except those that a build or git made.
 fn files(extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![repository().to_owned()];
@@ -32,7 +32,7 @@ fn files(extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The lines that are prose: neither indented nor fenced code, where `](` is no link and `#` no heading.
+/// The lines of prose: not indented or fenced code, where `](` is no link and `#` no heading.
 fn prose(page: &str) -> impl Iterator<Item = &str> {
     let mut fenced = false;
     page.lines().filter(move |line| {
@@ -47,7 +47,7 @@ fn links(page: &str) -> Vec<&str> {
     prose(page).flat_map(of).map(|(target, _)| target).collect()
 }
 
-/// The anchors that GitHub gives to headings: the second of two alike ends in `-1`.
+/// The anchors that GitHub gives to headings: the second of two equal ones ends in `-1`.
 fn anchors(page: &str) -> Vec<String> {
     let mut seen = BTreeMap::new();
     let headings = prose(page).filter(|line| line.starts_with('#'));
@@ -67,7 +67,7 @@ fn anchors(page: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with the links of a page that lies at this path.
+/// What is wrong with the links of a page at this path.
 fn broken(page: &str, path: &Path) -> Vec<String> {
     let is_outside = |it: &&str| it.contains("://") || it.starts_with("mailto:");
     links(page)
@@ -107,7 +107,7 @@ fn a_link_that_leads_nowhere_is_found() {
     assert_eq!(found, expected.map(|link| format!("{}: {link}", path.display())));
 }
 
-/// Comments and messages send a reader to pages, too.
+/// Comments and messages also refer to pages.
 #[test]
 fn every_page_that_the_code_names_is_there() {
     let is_of_a_path = |it: char| it.is_ascii_alphanumeric() || "-_./".contains(it);

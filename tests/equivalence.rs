@@ -1,6 +1,7 @@
-//! Bare and wrapped are one to whoever calls: the same output, exit status, files, container and
-//! cgroup, for command lines right and wrong. Both sides run each from the same fresh state, in the
-//! same places, so that their output can be compared byte for byte; only times and pids differ.
+//! Bare and wrapped look the same to a caller: the same output, exit status, files, container and
+//! cgroup, for valid and invalid command lines. Both sides run each command from the same fresh
+//! state, in the same places, so that their output can be compared byte for byte; only times and
+//! pids differ.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use support::{Runtime, Scratch, cgroup_dirs, frostlock, pids, proof, runtime, runtimes, slowness};
 
-/// What is there before the command.
+/// What exists before the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
     Nothing,
@@ -28,25 +29,25 @@ enum Scene {
 
 use Scene::{Created, Nothing, Paused, Running, Stopped};
 
-/// What of the output two bare runs would not agree on, beside times and pids.
+/// Parts of the output that differ between two bare runs, besides times and pids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Noise {
     None,
-    /// Columns as wide as a pid or a time happens to be, and ps's share of CPU time.
+    /// Column widths that depend on a pid or a time, and ps's share of CPU time.
     Table,
-    /// Usage figures, and addresses in what criu says.
+    /// Usage figures, and addresses in criu's messages.
     Figures,
-    /// Debug lines of processes that write at the same time, or have already been left alone; and
-    /// the pids in those of crun, which say nothing of being ones.
+    /// Debug lines of processes that write at the same time, or that nobody reads any more; and the
+    /// pids in crun's debug lines, which are not marked as pids.
     DebugLines,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Case {
     scene: Scene,
-    /// `@` stands for a place: `@root` the runtime's root, `@work` the current directory, and the
-    /// bundles `@idle`, `@true`, `@exit`, `@missing`, `@broken`. A line that does not name the root
-    /// is given `--root @root` in front.
+    /// `@` stands for a path: `@root` the runtime's root, `@work` the current directory, and the
+    /// bundles `@idle`, `@true`, `@exit`, `@missing`, `@broken`. A line without a root gets `--root
+    /// @root` in front.
     argv: &'static [&'static str],
     stdin: &'static str,
     noise: Noise,
@@ -85,7 +86,7 @@ const PROCESS: &str = r#"{"cwd":"/","args":["sh","-c","echo from a file"],
     "user":{"uid":0,"gid":0},"env":["PATH=/bin"]}"#;
 
 const CASES: &[Case] = &[
-    // What is no operation on a container.
+    // Commands that are no operation on a container.
     case(Nothing, &[]),
     case(Nothing, &["--root"]),
     case(Nothing, &["--root", "@root", "--version"]),
@@ -117,7 +118,7 @@ const CASES: &[Case] = &[
     case(Nothing, &["update"]),
     case(Nothing, &["exec"]),
     case(Nothing, &["ps"]),
-    // Of a container that is not there.
+    // For a container that does not exist.
     case(Nothing, &["start", "c1"]),
     case(Nothing, &["state", "c1"]),
     case(Nothing, &["state", ""]),
@@ -175,7 +176,7 @@ const CASES: &[Case] = &[
     case(Nothing, &["run", "--detach", "--bundle", "@idle", "c1"]),
     case(Nothing, &["run", "-d", "-b", "@idle", "--pid-file", "@work/pid", "c1"]),
     case(Nothing, &["--debug", "run", "--bundle", "@exit", "c1"]).debug_lines(),
-    // A container that has been created.
+    // A created container.
     case(Created, &["create", "--bundle", "@idle", "c1"]),
     case(Created, &["run", "--bundle", "@true", "c1"]),
     case(Created, &["start", "c1"]),
@@ -189,7 +190,7 @@ const CASES: &[Case] = &[
     case(Created, &["kill", "c1", "KILL"]).kills(),
     case(Created, &["delete", "c1"]),
     case(Created, &["delete", "--force", "c1"]),
-    // One that runs.
+    // A running container.
     case(Running, &["create", "--bundle", "@idle", "c1"]),
     case(Running, &["start", "c1"]),
     case(Running, &["state", "c1"]),
@@ -207,7 +208,7 @@ const CASES: &[Case] = &[
     case(Running, &["resume", "c1"]),
     case(Running, &["resume", "c1", "extra"]),
     case(Running, &["exec", "c1", "true"]),
-    // A runtime copies each stream by itself: without the pause either may come first.
+    // A runtime copies each stream separately: without the pause, either may come first.
     case(Running, &["exec", "c1", "sh", "-c", "echo out; sleep 0.3; echo err >&2; exit 3"]),
     case(Running, &["exec", "c1", "cat"]).stdin("what\nthe caller\0says"),
     case(Running, &["exec", "c1", "--", "echo", "hello"]),
@@ -262,7 +263,7 @@ const CASES: &[Case] = &[
     case(Running, &["--log", "@work/log", "--log-format", "json", "update", "--resources=-", "c1"])
         .stdin("{"),
     case(Running, &["checkpoint", "--image-path", "@work/image", "c1"]).figures(),
-    // One that is paused.
+    // A paused container.
     case(Paused, &["pause", "c1"]),
     case(Paused, &["--log", "@work/log", "--log-format", "json", "pause", "c1"]),
     case(Paused, &["resume", "c1"]),
@@ -275,7 +276,7 @@ const CASES: &[Case] = &[
     case(Paused, &["kill", "c1", "WINCH"]),
     case(Paused, &["delete", "c1"]),
     case(Paused, &["delete", "--force", "c1"]),
-    // One that has ended.
+    // A stopped container.
     case(Stopped, &["start", "c1"]),
     case(Stopped, &["state", "c1"]),
     case(Stopped, &["list"]).table(),
@@ -316,7 +317,7 @@ fn runc_1_5_3() {
     agree(&runtime("runc-1.5.3"), Streams::Two);
 }
 
-/// Those that `make node-matrix` builds.
+/// The versions that `make node-matrix` builds.
 #[test]
 #[ignore = "they are not built for `make test`: make proof SUITES=equivalence"]
 fn other_runcs() {
@@ -327,8 +328,9 @@ fn other_runcs() {
     others.iter().for_each(|runtime| agree(runtime, Streams::Two));
 }
 
-/// With --debug it prints its own arguments, of which the log's path is ours. It prints a hash table in
-/// any order: what two bare runs do not agree on says nothing, and there is little of it.
+/// With --debug it prints its own arguments, and the log's path in them is ours. It prints a hash
+/// table in any order: parts that differ between two bare runs prove nothing, but there are few of
+/// them.
 #[test]
 #[ignore = "it is not built for `make test`: make proof SUITES=equivalence"]
 fn youki() {
@@ -393,7 +395,7 @@ fn an_unfaithful_wrapper_is_found_out() {
         support::program(&stand_in, &format!("#!/bin/sh\n{script}\n"));
         let report = place.difference(&case, &stand_in).expect(&script);
         assert!(report.contains(&format!("\n{differs}: ")), "{script}: {report}");
-        // And only that is said to differ; what a resume changes shows in both.
+        // And only that is reported; what a resume changes shows in both.
         let named = report.lines().filter(|line| line.starts_with(char::is_alphabetic)).count();
         assert!(named <= 2, "{script}: {report}");
     }
@@ -402,8 +404,8 @@ fn an_unfaithful_wrapper_is_found_out() {
 fn agree(runtime: &Runtime, streams: Streams) {
     let place = Place::new(runtime.clone(), streams);
     let wrapper = frostlock();
-    // Where each takes seconds, some stand for all; but none with the host's ps, which fails in the middle of
-    // a line of figures where the kernel tells no boot time, as User-Mode Linux.
+    // If each case takes seconds, some stand for all. Those must not include the host's ps, which
+    // fails in the middle of a line if the kernel has no boot time, as User-Mode Linux.
     let is_told = |case: &&Case| slowness() == 1 || !case.argv.contains(&"ps");
     let step = if slowness() > 1 { 5 } else { 1 };
     let cases: Vec<&Case> = CASES.iter().step_by(step).filter(is_told).collect();
@@ -420,14 +422,14 @@ fn agree(runtime: &Runtime, streams: Streams) {
     );
 }
 
-/// As callers have it: stdout and stderr apart, or both in one pipe, as containerd's shim.
+/// As callers do it: stdout and stderr separate, or both in one pipe, like containerd's shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Streams {
     Two,
     One,
 }
 
-/// What a command did, without what two bare runs would not agree on: a text for every aspect.
+/// What a command did, without parts that differ between two bare runs: a text for every aspect.
 type Seen = BTreeMap<&'static str, String>;
 
 /// Where both sides run, one after the other.
@@ -456,8 +458,8 @@ impl Place {
         self.scratch.path("work")
     }
 
-    /// What differs, for people. A runtime that does not always say the same may say to us what it
-    /// says in any of a few bare runs.
+    /// The difference, for people. If a runtime's output varies, ours may match that of any of a
+    /// few bare runs.
     fn difference(&self, case: &Case, wrapper: &Path) -> Option<String> {
         const BARE_RUNS: usize = 4;
         let wrapped = self.observe(case, Some(wrapper));
@@ -485,7 +487,7 @@ impl Place {
         Some(report)
     }
 
-    /// Sets the scene, runs the command, looks at what has come of it, clears everything away.
+    /// Sets the scene, runs the command, examines the result, clears everything away.
     fn observe(&self, case: &Case, wrapper: Option<&Path>) -> Seen {
         let left = self.scratch.clear();
         assert!(left.is_empty(), "left behind: {left:?}");
@@ -514,7 +516,7 @@ impl Place {
         seen.insert("container", self.container());
         seen.insert("cgroups", self.cgroups());
         seen.insert("files", files(&work, &clean));
-        // A container holds the pipes open for its life.
+        // A container holds the pipes open for its whole life.
         let left = self.scratch.clear();
         assert!(left.is_empty(), "left behind: {left:?}");
         for (stream, reader) in readers {
@@ -555,7 +557,7 @@ impl Place {
         format!("{before}{}{after}", path.display())
     }
 
-    /// Each side makes its container itself: the wrapper has then its records of it.
+    /// Each side makes its own container, so that the wrapper has records of it.
     fn set(&self, scene: Scene, wrapper: Option<PathBuf>) {
         let bundle = self.word(if scene == Stopped { "@true" } else { "@idle" });
         let create: &[&str] = &["create", "--bundle", &bundle, "c1"];
@@ -584,7 +586,8 @@ impl Place {
         support::eventually(Duration::from_secs(5), wanted, || self.state()["status"] == wanted);
     }
 
-    /// `start` returns, and `pause` freezes, before the init has executed the container's program.
+    /// `start` may return, and `pause` may freeze, before the init has executed the container's
+    /// program.
     fn await_the_program(&self) {
         let pid = self.state()["pid"].as_i64().expect("the init's pid");
         support::eventually(Duration::from_secs(5), "the program", || {
@@ -592,7 +595,7 @@ impl Place {
         });
     }
 
-    /// What the bare runtime says of the container; null without one.
+    /// The container's state according to the bare runtime; null without one.
     fn state(&self) -> serde_json::Value {
         let said = support::run(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
         serde_json::from_slice(&said.stdout).unwrap_or_default()
@@ -606,7 +609,7 @@ impl Place {
         format!("{} alive={}", state["status"], pid > 0 && alive)
     }
 
-    /// Everyone in our cgroups: the inits, for whose pids the outputs are searched.
+    /// All processes in our cgroups: the inits, whose pids are searched for in the outputs.
     fn init_pids(&self) -> Vec<i32> {
         let mut all: Vec<i32> =
             cgroup_dirs(&self.scratch.cgroup).iter().flat_map(|dir| pids(dir)).collect();
@@ -615,7 +618,7 @@ impl Place {
         all
     }
 
-    /// The cgroups that are there, who is in them, and what an update changes.
+    /// The existing cgroups, their processes, and what an update changes.
     fn cgroups(&self) -> String {
         const FILES: [&str; 7] = [
             "freezer.state",
@@ -648,7 +651,7 @@ fn pipe() -> (File, File) {
     (read.into(), write.into())
 }
 
-/// Starts it with stdin from a pipe, as a caller's that feeds it.
+/// Starts it with stdin from a pipe, like a caller that feeds it.
 fn start(
     command: &mut Command,
     streams: Streams,
@@ -668,10 +671,10 @@ fn start(
         .stderr(err_end)
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // The command holds the ends that it was given.
+    // The command holds its ends.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut feed = child.stdin.take().unwrap();
-    // One that reads nothing has closed its end.
+    // A command that reads nothing has closed its end.
     let _ = feed.write_all(stdin.as_bytes());
     drop(feed);
     let read = |mut from: File| {
@@ -700,9 +703,9 @@ fn files(dir: &Path, clean: &dyn Fn(&[u8]) -> String) -> String {
     lines.join("\n")
 }
 
-/// Without times, the pids of the container's processes, and what a case says of its noise.
+/// Without times, the pids of the container's processes, and the case's noise.
 fn normalised(raw: &[u8], known_pids: &[i32], noise: Noise) -> String {
-    // Byte for byte: bytes that are no UTF-8 keep their difference.
+    // Byte for byte: invalid UTF-8 must keep its differences.
     let raw: String = raw.iter().map(|&byte| byte as char).collect();
     let mut clean = String::new();
     let mut rest = raw.as_str();
@@ -766,7 +769,7 @@ fn clock(text: &str) -> Option<usize> {
     matching(text, "00:00:00").or_else(|| matching(text, "00:00"))
 }
 
-/// The length of a form in which 0 stands for any digit.
+/// The length of a pattern in which 0 stands for any digit.
 fn matching(text: &str, form: &str) -> Option<usize> {
     let is_so = |(seen, wanted): (char, char)| {
         if wanted == '0' { seen.is_ascii_digit() } else { seen == wanted }

@@ -1,8 +1,8 @@
-//! How the runtime, or the container's process in the foreground, ends is how we end; what signals
-//! and stops do to a bare runtime they do to one behind us, once.
+//! frostlock ends as the runtime, or the container's process in the foreground, ends. Signals and
+//! stops do the same to a runtime behind frostlock as to a bare one, once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// A pty, and a program that counts signals, are made of raw system calls.
+// A pty, and a program that counts signals, need raw system calls.
 #![allow(unsafe_code)]
 
 mod support;
@@ -56,7 +56,7 @@ fn exit_codes_come_through() {
     }
 }
 
-/// runc then ends with 128 and the signal's number; the status is runc's affair, and the same.
+/// runc then ends with 128 plus the signal's number; that is runc's choice, and stays the same.
 #[test]
 fn deaths_of_the_containers_process_come_through() {
     for name in RUNTIMES {
@@ -69,7 +69,7 @@ fn deaths_of_the_containers_process_come_through() {
             let script = format!("kill -{signal} $$");
             scratch.edit(&dies, |config| {
                 config["process"]["args"] = serde_json::json!(["sh", "-c", script]);
-                // An init in a pid namespace of its own is immune to its own signals.
+                // An init in its own pid namespace is immune to its own signals.
                 let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
                 namespaces.retain(|namespace| namespace["type"] != "pid");
             });
@@ -125,7 +125,7 @@ fn a_runtime_that_dies_of_a_signal_makes_us_die_of_it() {
     ];
     for signal in signals {
         let runtime = fake(&scratch, &format!("ulimit -c 0; kill -{signal} $$; sleep 10"));
-        // Held back and passed on, in the foreground, and not ours to look after.
+        // Held back and passed on, in the foreground, and not supervised.
         for args in
             [&["pause", "c1"] as &[&str], &["exec", "c1", "true"], &["kill", "c1"], &["list"]]
         {
@@ -137,7 +137,7 @@ fn a_runtime_that_dies_of_a_signal_makes_us_die_of_it() {
     }
 }
 
-/// Even of one that our caller ignores, or has blocked: a bare runtime would have reset that.
+/// Even a signal that our caller ignores or has blocked: a bare runtime would have reset that.
 #[test]
 fn also_when_the_caller_ignores_or_blocks_the_signal() {
     let scratch = Scratch::new();
@@ -187,7 +187,7 @@ fn a_signal_sent_to_us_reaches_the_runtime_once() {
     }
 }
 
-/// The kernel queues real-time signals: a hundred are a hundred.
+/// The kernel queues real-time signals: a hundred sent are a hundred received.
 #[test]
 fn queued_signals_are_not_lost() {
     const COUNT: usize = 100;
@@ -230,8 +230,8 @@ fn a_terminals_signals_reach_the_runtime_once() {
     }
 }
 
-/// The kernel tells the leader of a terminal's session alone: of an `ssh -t host runc run ...` that has
-/// lost its connection, of a window of tmux that was closed.
+/// The kernel signals only the leader of a terminal's session: after an `ssh -t host runc run ...`
+/// lost its connection, or a tmux window was closed.
 #[test]
 fn a_hangup_reaches_the_runtime_of_a_session_leader() {
     let counter = Counter::new();
@@ -246,7 +246,7 @@ fn a_hangup_reaches_the_runtime_of_a_session_leader() {
     }
 }
 
-/// The end of the leader tells the process group in the foreground, us and the runtime.
+/// The leader's end signals the process group in the foreground, frostlock and the runtime.
 #[test]
 fn the_end_of_a_session_leader_reaches_the_runtime_once() {
     let counter = Counter::new();
@@ -274,7 +274,7 @@ fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
     for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"]] {
         let counter = Counter::new();
         let mut command = counter.scratch.wrapped(&counter.runtime);
-        // In a group of its own with a parent outside: the kernel does not stop an orphaned group.
+        // In its own group with a parent outside: the kernel does not stop an orphaned group.
         let command = command.args(args).process_group(0).env("COUNTER_CAN_BE_STOPPED", "1");
         let mut wrapper = counter.start(command);
         let pid = wrapper.id() as i32;
@@ -292,7 +292,8 @@ fn a_stopped_runtime_stops_us_and_goes_on_with_us() {
     }
 }
 
-/// As by an operator, or by what limits CPU time that way: who continues it knows nothing of us.
+/// As by an operator, or a tool that limits CPU time this way: whoever continues it does not know
+/// frostlock.
 #[test]
 fn a_runtime_that_is_stopped_for_a_while_ends_as_if_it_had_not_been() {
     for args in [&["exec", "c1", "true"] as &[&str], &["pause", "c1"]] {
@@ -309,7 +310,7 @@ fn a_runtime_that_is_stopped_for_a_while_ends_as_if_it_had_not_been() {
     }
 }
 
-/// Stopped by a signal that was sent to us, as `kill -TSTP` does; bare, it is the runtime's to take.
+/// Stopped by a signal that was sent to frostlock, as by `kill -TSTP`; bare, the runtime gets it.
 #[test]
 fn a_stop_sent_to_us_stops_both() {
     let scratch = Scratch::new();
@@ -318,7 +319,7 @@ fn a_stop_sent_to_us_stops_both() {
         &format!("while [ ! -e {} ]; do sleep 0.02; done", scratch.path("end").display()),
     );
     let mut command = scratch.wrapped(&runtime);
-    // In a group of its own with a parent outside: the kernel does not stop an orphaned group.
+    // In its own group with a parent outside: the kernel does not stop an orphaned group.
     let mut wrapper = command.args(["exec", "c1", "true"]).process_group(0).spawn().unwrap();
     let pid = wrapper.id() as i32;
     eventually(SOON, "the runtime", || !children(pid).is_empty());
@@ -332,7 +333,7 @@ fn a_stop_sent_to_us_stops_both() {
     assert_eq!(support::wait(&mut wrapper, SOON).and_then(|status| status.code()), Some(0));
 }
 
-/// A script that is our runtime, and whose PATH has us as `runc`.
+/// The runtime is a script whose PATH has frostlock as `runc`.
 #[test]
 fn a_script_that_calls_us_is_not_called_for_ever() {
     let scratch = Scratch::new();
@@ -354,7 +355,7 @@ fn a_script_that_calls_us_is_not_called_for_ever() {
     }
 }
 
-/// systemd listens to the process that it has started.
+/// systemd listens only to the process that it started.
 #[test]
 fn with_a_notify_socket_the_runtime_is_the_process_that_was_started() {
     let scratch = Scratch::new();
@@ -380,8 +381,8 @@ fn fake(scratch: &Scratch, script: &str) -> PathBuf {
     support::program(&scratch.path("runc"), &format!("#!/bin/sh\n{script}\n"))
 }
 
-/// A runtime that writes down every signal that reaches it, the moment it does: a shell's traps
-/// would make one of two.
+/// A runtime that records every signal at the moment of its arrival: a shell's traps would merge
+/// two into one.
 struct Counter {
     scratch: Scratch,
     runtime: PathBuf,
@@ -412,13 +413,13 @@ impl Counter {
         log.into_iter().map(i32::from).collect()
     }
 
-    /// Waits for the next, and long enough after it to see a double.
+    /// Waits for the next, and long enough after it to see a duplicate.
     fn await_more(&self, than: usize, signal: i32, side: &str) {
         eventually(SOON, &format!("{side}: signal {signal}"), || self.received().len() > than);
         std::thread::sleep(Duration::from_millis(10));
     }
 
-    /// In order of their numbers: of two that come at once the later may be taken first.
+    /// In order of their numbers: of two that arrive together, the later may be taken first.
     fn received_in_order(&self) -> Vec<i32> {
         let mut received = self.received();
         received.sort_unstable();
@@ -488,7 +489,7 @@ impl Terminal {
         }
     }
 
-    /// Makes it the controlling terminal of the command, which leads a session of its own in the
+    /// Makes it the controlling terminal of the command, which leads its own session in the
     /// foreground.
     fn control(&self, command: &mut Command) {
         let terminal = self.theirs.as_raw_fd();
@@ -503,7 +504,7 @@ impl Terminal {
         unsafe { command.pre_exec(take) };
     }
 
-    /// As when the connection or the window behind it is gone.
+    /// As if the connection or the window behind it was gone.
     fn hang_up(self) {
         drop(self.ours);
     }

@@ -1,6 +1,6 @@
-//! cgroup v1, and a caller that is in another cgroup of each hierarchy: a container whose configuration
-//! names no cgroup is then on as many paths. What is done for it is done there, and not to the stranger
-//! who is, in another hierarchy, on the path by which it is known.
+//! cgroup v1, and a caller that is in another cgroup of each hierarchy. A container whose
+//! configuration names no cgroup then has as many different paths. frostlock acts on these, and not
+//! on a stranger that has the container's path in another hierarchy.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -19,7 +19,7 @@ use support::{Runtime, Scratch, eventually, run, runtime, succeed, text, wait};
 /// Longer than any wait of ours; a command that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(5);
 
-/// Where the caller is; in the other hierarchies it stays where the tests are.
+/// The hierarchies in which the caller is elsewhere; in the others it stays where the tests are.
 const APART: [&str; 4] = ["cpu", "cpuacct", "memory", "freezer"];
 
 struct Scene {
@@ -31,7 +31,7 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Scene {
         let scratch = Scratch::new();
-        // So that what is on top of a hierarchy goes with the scratch, too.
+        // So that top-level cgroups of a hierarchy are removed with the scratch, too.
         let id = scratch.cgroup[1..].to_owned();
         let scene = Scene { scratch, runtime: runtime(name), id };
         for hierarchy in APART {
@@ -64,7 +64,7 @@ impl Scene {
         bundle
     }
 
-    /// By a caller that is in other cgroups than we.
+    /// Runs as a caller in other cgroups than ours.
     fn as_the_caller(&self, command: &Command) -> Command {
         let joins = APART.map(|hierarchy| self.callers(hierarchy).join("cgroup.procs"));
         let joins = joins.map(|file| format!("echo $$ >{} && ", file.display())).concat();
@@ -90,7 +90,7 @@ impl Scene {
         self.scratch.wrapped(&self.runtime.path)
     }
 
-    /// As the kernel says.
+    /// The container's cgroups, according to the kernel.
     fn places(&self) -> BTreeMap<String, PathBuf> {
         let state = succeed(self.bare().args(["state", &self.id]));
         let state: Value = serde_json::from_slice(&state.stdout).unwrap();
@@ -115,13 +115,14 @@ impl Scene {
         journal.rfind(|record| record["verb"] == verb).unwrap_or_else(|| panic!("no {verb}"))
     }
 
-    /// The record of the last such operation says that the runtime's own work was lifted.
+    /// The last record of this operation says that the runtime's own work was lifted.
     fn was_lifted(&self, verb: &str) {
         let record = self.record_of_ours(verb);
         assert!(has_lift(&record), "{record}");
     }
 
-    /// Or that there was no need: nobody is busy there before, and the first period may do for all of it.
+    /// Or no lift was needed: nothing is busy there before, and the first period may be enough for
+    /// all of it.
     fn was_lifted_or_quick(&self, verb: &str) {
         let record = self.record_of_ours(verb);
         assert!(has_lift(&record) || is_quick(&record), "{record}");
@@ -139,7 +140,7 @@ fn has_lift(record: &Value) -> bool {
     lifts.iter().any(|lift| lift["whose"] == "runtime")
 }
 
-/// Less than a period; 14 ms were seen of one that was not lifted.
+/// Less than a period; 14 ms were seen without a lift.
 fn is_quick(record: &Value) -> bool {
     record["run_ms"].as_f64().is_some_and(|ms| ms < 50.0)
 }
@@ -153,8 +154,8 @@ fn directory(hierarchy: &str, path: &str) -> PathBuf {
     Path::new("/sys/fs/cgroup").join(hierarchy).join(path.trim_start_matches('/'))
 }
 
-/// Somebody's busy process with a small quota, at the container's path but in the cpu hierarchy; and in
-/// that of memory a cgroup that is empty just now.
+/// Somebody's busy process with a small quota, at the container's path but in the cpu hierarchy; in
+/// the memory hierarchy the path has a cgroup that is currently empty.
 struct Stranger {
     busy: Child,
     cpu: Cpu,
@@ -178,7 +179,7 @@ impl Stranger {
         stranger
     }
 
-    /// It gets what its quota gives meanwhile, and hardly more.
+    /// The stranger gets its quota meanwhile, and hardly more.
     fn gains_nothing(&self, while_this: impl FnOnce()) {
         let (before, since) = (self.cpu.usage(), Instant::now());
         while_this();
@@ -201,7 +202,7 @@ impl Drop for Stranger {
     }
 }
 
-/// Where the runtime puts it, and what becomes of a probe there.
+/// Where the runtime puts it, and what happens to a probe there.
 fn control(name: &str) {
     let scene = Scene::new(name);
     scene.create(scene.bare(), -1);
@@ -230,7 +231,7 @@ fn lifted(name: &str) {
     let cpu = Cpu::of(&scene.cpu_path());
     eventually(HANGS, "it is throttled", || cpu.nr_throttled() > 2);
 
-    // By callers that are somewhere else, as any other caller would be.
+    // By callers elsewhere, like any other caller.
     stranger.gains_nothing(|| {
         for _ in 0..5 {
             let mut exec = scene.wrapped();
@@ -257,7 +258,7 @@ fn deleted(name: &str) {
     let deleted = run(scene.wrapped().args(["delete", "--force", &scene.id]));
     assert!(deleted.status.success(), "{}", text(&deleted.stderr));
     let left: Vec<&PathBuf> = places.values().filter(|dir| dir.exists()).collect();
-    // What is on top of a hierarchy has the name of the scratch, and that has the caller's below it.
+    // A top-level cgroup has the scratch's name, and the caller's cgroup is below it.
     let callers = APART.map(|hierarchy| directory(hierarchy, &scene.scratch.cgroup));
     let left: Vec<_> = left.into_iter().filter(|dir| !callers.contains(dir)).collect();
     assert_eq!(left, Vec::<&PathBuf>::new());

@@ -1,5 +1,5 @@
-//! `frostlock hook` in real runtimes and real podman, with a cgroup frozen by hand, beside the same
-//! without it; and whatever can come over its standard input.
+//! `frostlock hook` in real runtimes and real podman, with a cgroup frozen by hand, compared with
+//! runs without the hook; and any possible standard input.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,10 +20,10 @@ use support::{
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Longer than the second that the hook behind ours is given.
+/// Longer than the second that the hook after ours has.
 const FROZEN_FOR: Duration = Duration::from_millis(1500);
 
-/// Where nothing may happen before the thaw; a hook would have run in 50 ms.
+/// How long nothing may happen before the thaw; a hook would have run within 50 ms.
 const STALLED_FOR: Duration = Duration::from_millis(600);
 
 /// One at a time: these measure.
@@ -32,7 +32,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The freezer of a cgroup of ours, of either version.
+/// The freezer of a cgroup of ours, in either version.
 struct Freezer(PathBuf);
 
 impl Freezer {
@@ -73,7 +73,7 @@ impl Freezer {
         std::fs::read_to_string(self.0.join(file)).unwrap()
     }
 
-    /// Everybody who is in it, or below.
+    /// All processes in it and below.
     fn pids(&self) -> Vec<i32> {
         let below = std::fs::read_dir(&self.0).unwrap().flatten().map(|entry| entry.path());
         below.chain([self.0.clone()]).flat_map(|dir| pids(&dir)).collect()
@@ -107,13 +107,13 @@ impl<'a> Scene<'a> {
         self.hooks.push(ours(self.scratch, args));
     }
 
-    /// One that takes a while: until the file `go` is there.
+    /// A slow hook: it waits for the file `go`.
     fn slow(&mut self) {
         let wait = "touch in; for i in {1..1000}; do [ -e go ] && exit; sleep 0.01; done";
         self.script("slow", wait, None);
     }
 
-    /// One that does its work in the container's cgroup, and is given a second.
+    /// A hook that works in the container's cgroup, and has a second.
     fn works_inside(&mut self, freezer: &Freezer) {
         let file = if freezer.is_v1() { "tasks" } else { "cgroup.procs" };
         let join = format!("echo $$ >{:?}\ntouch worked", freezer.0.join("a").join(file));
@@ -133,7 +133,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Us as a hook, as it stands in a configuration.
+/// frostlock as a hook, as in a configuration.
 fn ours(scratch: &Scratch, args: &[&str]) -> Value {
     let args = [&["frostlock", "hook"], args].concat();
     let env = [format!("FROSTLOCK_STATE_DIR={}", scratch.state().display()), no_config()];
@@ -156,9 +156,9 @@ fn ms_of(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// While a hook that takes its time runs, somebody freezes the pod. The next one, with a second to
-/// do its work in the container's cgroup, runs into the freeze and is timed out, which costs the
-/// container; behind ours it does not start before the thaw.
+/// While a slow hook runs, somebody freezes the pod. The next hook has a second to work in the
+/// container's cgroup, meets the freeze and times out, which makes the create fail. After ours, it
+/// does not start before the thaw.
 fn frozen_during_a_slow_hook(runtime: &Runtime) {
     for with_ours in [false, true] {
         let scratch = Scratch::new();
@@ -247,8 +247,8 @@ mod inside_v2 {
     }
 }
 
-/// The limit of it: the container's own process joins the frozen cgroup before any hook of the
-/// runtime's, and stalls there. With ours or without, `create` takes as long as the freeze.
+/// The hook's limit: the container's own process joins the frozen cgroup before any hook of the
+/// runtime's, and stalls there. With our hook or without, `create` takes as long as the freeze.
 fn stalls_before_any_hook(runtime: &Runtime) {
     for stage in ["prestart", "createRuntime"] {
         let took = [false, true].map(|with_ours| frozen_before_create(runtime, stage, with_ours));
@@ -293,9 +293,9 @@ fn a_cgroup_frozen_before_create_stalls_it_before_any_hook() {
     }
 }
 
-/// A freeze that lasts: without `--strict` the create goes on, and ends when the cgroup is thawed, as
-/// it does without us; with it, it fails and says why, which on v1 is heard no earlier, as a frozen
-/// process cannot die.
+/// A lasting freeze. Without `--strict` the create continues, and ends when the cgroup is thawed,
+/// as without our hook. With `--strict` it fails and says why; on v1 that is reported no earlier,
+/// since a frozen process cannot die.
 #[test]
 fn only_a_strict_hook_fails() {
     let _alone = alone();
@@ -331,7 +331,7 @@ fn only_a_strict_hook_fails() {
     }
 }
 
-/// Inside an operation of ours there is nothing to wait for and nothing to remove.
+/// Inside an operation of frostlock there is nothing to wait for and nothing to remove.
 #[test]
 fn below_a_wrapper_that_has_the_lock_it_only_records() {
     let _alone = alone();
@@ -369,14 +369,14 @@ fn below_a_wrapper_that_has_the_lock_it_only_records() {
     assert_eq!(ours_of(&scratch), Vec::<PathBuf>::new());
 }
 
-/// Our files of containers.
+/// Our files for containers.
 fn ours_of(scratch: &Scratch) -> Vec<PathBuf> {
     let below = ["containers", "locks", "intents"].map(|name| scratch.state().join(name));
     let entries = below.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Made through us, deleted without us: the files stay, unless there is the hook.
+/// Created through frostlock, deleted without it: the files stay, unless there is the hook.
 #[test]
 fn after_a_bare_delete_nothing_of_ours_is_left() {
     let _alone = alone();
@@ -404,7 +404,7 @@ fn after_a_bare_delete_nothing_of_ours_is_left() {
     }
 }
 
-/// As an update that was killed leaves one behind.
+/// As a killed update leaves one behind.
 fn leave_a_note(scratch: &Scratch) {
     let name = ours_of(scratch).into_iter().find(|path| path.extension() == Some("lock".as_ref()));
     let notes = scratch.state().join("intents").join(name.unwrap().file_stem().unwrap());
@@ -415,7 +415,7 @@ fn leave_a_note(scratch: &Scratch) {
     std::fs::write(notes.join("4194304.json"), "{").unwrap();
 }
 
-/// Of a container that runs under the same id nothing is removed, whatever the state says.
+/// Nothing is removed of a running container with the same id, whatever the state says.
 #[test]
 fn what_lives_keeps_its_files() {
     let _alone = alone();
@@ -436,14 +436,14 @@ fn what_lives_keeps_its_files() {
 enum Feed {
     Text(Vec<u8>),
     Closed,
-    /// Nothing, and no end.
+    /// No input, and no end.
     Silence,
-    /// No end, but all of it.
+    /// All of the input, but no end.
     OpenAfter(Vec<u8>),
     Endless,
 }
 
-/// The hook alone, with nothing in its environment but where its state is. It must end by itself.
+/// The hook alone, with only its state directory in the environment. It must end by itself.
 fn hook(scratch: &Scratch, args: &[&str], feed: Feed) -> Output {
     let mut command = match feed {
         Feed::Closed => {
@@ -503,7 +503,7 @@ fn whatever_comes_in_is_no_reason_to_fail() {
     assert_eq!(records.len(), 60);
 }
 
-/// A hook that fails costs the container, so a mistake in a configuration is said, and no more.
+/// A failing hook makes the create fail, so a mistake in a configuration is only reported.
 #[test]
 fn a_wrong_stage_and_a_question_leave_no_record() {
     let _alone = alone();
@@ -521,12 +521,12 @@ fn a_wrong_stage_and_a_question_leave_no_record() {
         (&["prestart", "-h"], "frostlock hook [--strict] [STAGE]"),
         (&["--version"], "frostlock "),
     ] {
-        // Nobody is waited for who would write something.
+        // It does not wait for input.
         let output = hook(&scratch, args, Feed::Silence);
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         assert!(text(&output.stdout).starts_with(said), "{output:?}");
     }
-    // But for a full disk, which is said; a reader that has left is none.
+    // Except for a full disk, which is reported; a reader that has left is no error.
     for (to, code) in [("/dev/full", 1), ("|true", 0)] {
         let line = match to.strip_prefix('|') {
             Some(reader) => format!("{{ sleep 0.2; \"$@\"; echo $? >&2; }} | {reader}"),
@@ -574,7 +574,7 @@ fn a_state_of_any_version_leads_to_the_cgroup() {
     sleeper.wait().unwrap();
 }
 
-/// The role is the first word, whatever our name is; another word `hook` is the runtime's.
+/// The role is the first word, whatever our program name; another word `hook` is the runtime's.
 #[test]
 fn under_the_name_of_a_runtime_it_is_a_hook_all_the_same() {
     let _alone = alone();
@@ -616,8 +616,8 @@ fn the_off_switch_holds_for_it_and_a_configuration_passes_through() {
     freezer.thaw();
 }
 
-/// As tests/podman.rs has it: a /run and a /dev/shm of this namespace's own, and the wanted runc over
-/// Debian's. What is in `hooks/` goes to /run/hooks, with the path of the binary that is tested.
+/// As in tests/podman.rs: the namespace's own /run and /dev/shm, and the wanted runc over Debian's.
+/// `hooks/` is copied to /run/hooks, with the path of the tested binary.
 const SET_UP: &str = r##"
     mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && mount --bind "$1" /usr/sbin/runc &&
     cp -a "$2" /run/rootfs && mkdir /run/podman /run/no-hooks && cp -a "$3" /run/hooks &&
@@ -630,7 +630,7 @@ const SET_UP: &str = r##"
 struct Podman {
     scratch: Scratch,
     freezer: Freezer,
-    /// Keeps the namespace.
+    /// Keeps the namespace alive.
     namespace: Child,
 }
 
@@ -684,7 +684,7 @@ impl Podman {
         (child, said)
     }
 
-    /// The conmon of the container before may still be there.
+    /// The conmon of the previous container may still exist.
     fn freeze_nobody(&self) {
         eventually(SOON, "nobody is left", || self.freezer.pids().is_empty());
         self.freezer.freeze();
@@ -757,9 +757,9 @@ fn podman_runs_the_hooks_as_they_are_shipped() {
     assert_eq!(left, ["journal.carried", "journal.jsonl"]);
 }
 
-/// The container's parent is frozen before podman starts. Without ours conmon, runc and the
-/// container's process stall in the frozen cgroup; with the hook at `precreate`, which podman runs
-/// itself, nobody is there before the thaw.
+/// The container's parent is frozen before podman starts. Without our hook conmon, runc and the
+/// container's process stall in the frozen cgroup. With the hook at `precreate`, which podman
+/// itself runs, no process is there before the thaw.
 #[test]
 fn podman_puts_nobody_into_a_frozen_parent_before_precreate_has_seen_it_thawed() {
     let _alone = alone();
@@ -790,8 +790,8 @@ fn podman_puts_nobody_into_a_frozen_parent_before_precreate_has_seen_it_thawed()
     assert_eq!(record["hook"]["frozen"], podman.freezer.0.to_str().unwrap());
 }
 
-/// A freeze that lasts: without ours podman does not come back before its end; a strict hook says why,
-/// and nothing was started.
+/// A lasting freeze: without our hook podman does not return before its end; a strict hook says
+/// why, and nothing is started.
 #[test]
 fn podman_comes_back_from_a_frozen_parent_with_a_strict_hook() {
     let _alone = alone();
@@ -819,8 +819,8 @@ fn podman_comes_back_from_a_frozen_parent_with_a_strict_hook() {
     assert!(wait(&mut child, SOON).expect("it ends after the thaw").success());
 }
 
-/// The limit of it: podman has conmon below the container's parent, and so are the hooks that runc
-/// runs. They are frozen with it, and see nothing but the thaw.
+/// The hook's limit: podman puts conmon below the container's parent, and so the hooks that runc
+/// runs. They are frozen with it, and see only the thaw.
 #[test]
 fn in_podman_a_hook_of_the_runtime_is_frozen_with_its_pod() {
     let _alone = alone();
@@ -842,7 +842,7 @@ fn in_podman_a_hook_of_the_runtime_is_frozen_with_its_pod() {
     assert_eq!(podman.records()[0]["hook"]["found"], "thawed");
 }
 
-/// containerd with a base spec that has our hooks, made by the script that is shipped.
+/// containerd with a base spec that has our hooks, made by the script in `hooks/`.
 #[test]
 fn containerd_runs_the_hooks_of_the_base_spec() {
     let _alone = alone();

@@ -1,5 +1,5 @@
-//! A node has 128 instances of inotify for root, and kubelet, containerd and their like use them up.
-//! We need none: every command does its work where there is none to be had.
+//! A node has 128 inotify instances for root, and kubelet, containerd and the like use them up.
+//! frostlock needs none: every command works without an instance.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,12 +13,12 @@ use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 use support::{Scratch, run_inside, succeed};
 
-/// In a user namespace, where nobody else's are touched.
+/// In a user namespace, so that nobody else's instances are affected.
 const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
 
 #[test]
 fn every_command_works_without_an_instance() {
-    // Here, as cargo is not to run in there.
+    // Built here, since cargo must not run in the namespace.
     program();
     let in_one = ["--user", "--map-root-user", "sh", "-c", NONE_LEFT, "sh"];
     run_inside(Command::new("unshare").args(in_one), "inner_without_an_instance");
@@ -30,7 +30,7 @@ fn inner_without_an_instance() {
     let refused = Inotify::init(InitFlags::empty()).map(drop);
     assert_eq!(refused, Err(Errno::EMFILE), "control: there is one");
     let scratch = Scratch::new();
-    // With the long journal, which a process of its own carries to the disk.
+    // With the long journal, whose records a separate process carries to the disk.
     let history = scratch.path("history");
     let fake = Fake::new(
         &scratch,

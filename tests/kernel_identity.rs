@@ -1,5 +1,6 @@
-//! Prediction, state file and kernel name the same cgroup: real runc and crun, v1 (or whatever the host has)
-//! and v2. Needs root, runc, crun and a static busybox; their absence is a failure, not a skip.
+//! Prediction, state file and kernel name the same cgroup: real runc and crun, v1 (or whatever the
+//! host has) and v2. Needs root, runc, crun and a static busybox; without them it fails, and does
+//! not skip.
 
 // clippy.toml allows these in tests, but helpers of a test are not #[test].
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -13,7 +14,7 @@ use cgroup::bundle::Bundle;
 use cgroup::predict::Plan;
 use cgroup::{Freezer, Hierarchies, Membership, Proc, Reader, RuntimeKind, state_file};
 
-/// Absolute, relative to runc's own cgroup, climbing, and none; `@` is a name of this process's own.
+/// Absolute, relative to runc's own cgroup, with `..`, and none; `@` is a name of this process.
 const PATHS: [Option<&str>; 5] =
     [Some("/@/x"), Some("@-rel/../@/y"), Some("/../@/z"), Some("../../@/w"), None];
 
@@ -25,8 +26,9 @@ fn runc_on_the_host() {
 #[test]
 fn runc_and_crun_on_v2() {
     assert!(nix::unistd::geteuid().is_root(), "needs root");
-    // In a mount namespace of its own: crun 1.8 refuses a hybrid host, and the host's mounts stay.
-    // In a cgroup of its own: else "relative to my cgroup" and "relative to its parent" are all the root.
+    // In a separate mount namespace: crun 1.8 refuses a hybrid host, and the host's mounts stay. In
+    // a separate cgroup: otherwise "relative to my cgroup" and "relative to its parent" would both
+    // be the root.
     let inner = r#"[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 none /sys/fs/cgroup || exit
         own=/sys/fs/cgroup/frostlock-test-cg-own-$$; mkdir -p $own/caller; echo $$ > $own/caller/cgroup.procs
         "$0" --exact inner_v2 --ignored --nocapture; status=$?
@@ -79,7 +81,7 @@ fn agree(runtime: &str, kind: RuntimeKind, paths: &[Option<&str>]) {
         assert_eq!(Reader::new(&mounts, &predicted).freezer(), Freezer::Thawed);
         container.run("pause");
         let freezer = || Reader::new(&mounts, &predicted).freezer();
-        // runc waits for the freeze; crun has written `1` to cgroup.freeze and ended (1.8.1).
+        // runc waits for the freeze; crun has only written `1` to cgroup.freeze (1.8.1).
         if kind == RuntimeKind::Crun {
             wait_while_freezing(freezer);
         }
@@ -88,10 +90,10 @@ fn agree(runtime: &str, kind: RuntimeKind, paths: &[Option<&str>]) {
     }
 }
 
-/// For as long as a task on a busy machine may take to reach its freeze.
+/// How long a task on a busy machine may take to freeze.
 const FREEZES_WITHIN: Duration = Duration::from_secs(10);
 
-/// Until the kernel has done what was asked for. A cgroup that is not freezing is not waited for.
+/// Waits until the kernel is done. Does not wait for a cgroup that is not freezing.
 fn wait_while_freezing(freezer: impl Fn() -> Freezer) {
     let deadline = Instant::now() + FREEZES_WITHIN;
     while freezer() == Freezer::Freezing {
@@ -114,7 +116,7 @@ fn write_config(bundle: &Path, cgroups_path: Option<&str>) {
     let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     json["process"]["terminal"] = false.into();
     json["process"]["args"] = serde_json::json!(["/bin/busybox", "sleep", "60"]);
-    // The default's devices need a controller that the v2 tree of a hybrid host lacks.
+    // The default devices need a controller that the v2 tree of a hybrid host lacks.
     json["linux"]["resources"] = serde_json::json!({});
     if let Some(path) = cgroups_path {
         json["linux"]["cgroupsPath"] = path.into();
@@ -146,7 +148,7 @@ impl Container {
         self.call(&[verb, &self.id]);
     }
 
-    /// Not through pipes: the container would hold them open for its life.
+    /// Not through pipes: the container would hold them open for its whole life.
     fn call(&self, args: &[&str]) {
         let log = self.root.with_extension("log");
         let mut command = Command::new(&self.runtime);
@@ -167,7 +169,7 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         self.call(&["delete", "--force", &self.id]);
-        // The memory hierarchy need not agree: a relative path is below our own cgroup in each.
+        // The memory hierarchy may differ: a relative path is below our own cgroup in each.
         let own = Membership::of(&Proc::default(), "self").unwrap_or_default();
         let parent = format!("frostlock-test-cg-{}", std::process::id());
         for dir in &self.dirs {

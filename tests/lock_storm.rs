@@ -1,5 +1,5 @@
-//! Many operations at once through the wrapper, on a runtime that writes down when it worked: who
-//! was in at the same time as whom, and who had to wait how long.
+//! Many operations at once through the wrapper, on a runtime that records when it worked: which
+//! operations overlapped, and how long each had to wait.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -21,7 +21,7 @@ use support::{Scratch, eventually, proof, succeed};
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const WORKERS: usize = 8;
 
-/// The longest waits that can be configured: in a storm nobody is to run out of time.
+/// The longest configurable waits: in a storm no wait must run out of time.
 const PATIENT: &str = "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\n\
      [journal]\nmax_kib = 65536\n";
 
@@ -61,7 +61,7 @@ fn control_without_locks_the_same_storm_overlaps() {
     assert!(shown, "not shown: this storm does not overlap even without locks: {seen:?}");
 }
 
-/// Runs a storm on containers that all are there from first to last.
+/// Runs a storm on containers that all exist from beginning to end.
 fn storm_of<'a>(scratch: &'a Scratch, config: &str, operations: usize) -> Fake<'a> {
     const VERBS: &[&str] =
         &["exec", "exec", "exec", "start", "state", "update", "pause", "resume", "create", "kill"];
@@ -80,7 +80,7 @@ fn storm_of<'a>(scratch: &'a Scratch, config: &str, operations: usize) -> Fake<'
                 while take_one(left) {
                     let (verb, id) = (dice.of(VERBS), dice.of(&IDS));
                     let ended = quiet(&mut command(fake, verb, id)).status().unwrap();
-                    // It exists already, which is what such a create is to be told.
+                    // The container already exists, and such a create must be told so.
                     let expected = i32::from(verb == "create");
                     assert_eq!(ended.code(), Some(expected), "{verb} {id}");
                 }
@@ -108,8 +108,8 @@ fn quiet(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
-/// Neither the same in every run nor so that a failure could not be had again: what varies is the
-/// machine.
+/// The same sequence for a seed in every run, so that a failure can be reproduced: only the machine
+/// varies.
 struct Dice(u64);
 
 impl Dice {
@@ -129,8 +129,8 @@ impl Dice {
     }
 }
 
-/// Those that hold a lock while the runtime works: `state` has given it back by then, `kill` takes
-/// none, and what knows no cgroup can take none.
+/// The operations that hold a lock while the runtime works: `state` has already released it, `kill`
+/// takes none, and an operation that knows no cgroup can take none.
 fn locked(intervals: &[Interval]) -> Vec<Interval> {
     let holds = |interval: &&Interval| {
         !matches!(interval.verb.as_str(), "state" | "kill") && interval.cgroup != "-"
@@ -142,7 +142,7 @@ fn is_shared(interval: &Interval) -> bool {
     matches!(interval.verb.as_str(), "exec" | "start")
 }
 
-/// Who worked at the same time.
+/// Which operations worked at the same time.
 #[derive(Debug, Default)]
 struct Overlaps {
     two_exclusive: usize,
@@ -194,7 +194,8 @@ fn of_verb(journal: &[Value], verb: &str) -> Vec<Value> {
     journal.iter().filter(|record| record["verb"] == verb).cloned().collect()
 }
 
-/// How long the lock was held at most. Not the script's figure: a loaded machine adds to it.
+/// The longest time for which the lock was held. Not the script's time: a loaded machine adds to
+/// that.
 fn longest_hold(records: &[Value]) -> f64 {
     records.iter().map(|record| record["run_ms"].as_f64().unwrap()).fold(0.0, f64::max)
 }
@@ -202,7 +203,7 @@ fn longest_hold(records: &[Value]) -> f64 {
 const EXEC_HOLD_MS: u64 = 40;
 const UPDATE_HOLD_MS: u64 = 20;
 
-/// Eight exec loops beside `updaters` update loops on one container, until the latter are through.
+/// Eight exec loops beside `updaters` update loops on one container, until the updates are done.
 fn execs_beside_updates(updaters: usize, rounds: usize, exec_hold_ms: u64) -> Vec<Value> {
     let scratch = Scratch::new();
     let fake = Fake::new(&scratch, PATIENT);
@@ -247,7 +248,7 @@ fn exec_loops_do_not_starve_an_update() {
         "1 updater beside {} execs: longest wait {wait:.1} ms, hold {hold:.1} ms",
         execs.len()
     );
-    // One hold at the lock; the second one is for the turnstile, where newcomers may be ahead.
+    // One hold at the lock; the second is for the turnstile, where newcomers may be ahead.
     assert!(wait <= 2.0 * hold, "{wait:.1} ms with holds of {hold:.1} ms");
 }
 
@@ -256,11 +257,11 @@ fn updaters_wait_for_each_other_only() {
     let _alone = alone();
     const UPDATERS: usize = 4;
     let rounds = if proof() { 100 } else { 15 };
-    // Probes as short as they are in the bound: it has 50 ms for all that come in between.
+    // Probes as short as in the bound, which has 50 ms for all that come in between.
     const SHORT_EXEC_MS: u64 = 5;
     let journal = execs_beside_updates(UPDATERS, rounds, SHORT_EXEC_MS);
     let (execs, updates) = (of_verb(&journal, "exec"), of_verb(&journal, "update"));
-    // In between the machine may stand still, short of the proof.
+    // Outside the proof, the machine may stand still in between.
     let between = if proof() { 50.0 } else { 500.0 };
     let (wait, bound) = (longest(&updates), UPDATERS as f64 * longest_hold(&updates) + between);
     println!(
@@ -275,10 +276,10 @@ fn updaters_wait_for_each_other_only() {
     println!("at most {ahead} updates had their turn while another one waited");
 }
 
-/// The most updates that had their turn while one waited.
+/// The largest number of updates that got the lock while one waited.
 fn most_ahead(updates: &[Value]) -> usize {
     let ms = |record: &Value, key: &str| record[key].as_f64().unwrap();
-    // When it had the lock, near enough: a record is written after the end of the runtime.
+    // Approximately when it got the lock: a record is written after the runtime's end.
     let had_lock = |record: &Value| ms(record, "mono_ns") / 1e6 - ms(record, "run_ms");
     let ahead = |one: &Value| {
         let until = had_lock(one);
@@ -328,8 +329,8 @@ fn flock(path: &Path, how: FlockArg) -> Flock<std::fs::File> {
     Flock::lock(file, how).unwrap()
 }
 
-/// Killed holders, and containers that are deleted and made again meanwhile. Killed is the wrapper,
-/// by its pid; the runtime goes with it.
+/// Killed holders, and containers that are deleted and recreated meanwhile. The wrapper is killed,
+/// by its pid; the runtime ends with it.
 #[test]
 fn killed_holders_and_recreated_containers() {
     let _alone = alone();
@@ -356,7 +357,7 @@ fn killed_holders_and_recreated_containers() {
         without.len(),
         kills.len()
     );
-    // It came to be between the wrapper's look and the runtime's, which is a race of the caller's own.
+    // It was created between the wrapper's look and the runtime's, which is the caller's own race.
     assert!(without.len() * 200 <= serialized.len(), "{without:?}");
     assert!(kills.len() > 20, "not shown: only {} were killed", kills.len());
     assert_eq!((seen.two_exclusive, seen.shared_and_exclusive), (0, 0), "{seen:?}");
@@ -365,7 +366,7 @@ fn killed_holders_and_recreated_containers() {
     the_last_word_works(&fake);
 }
 
-/// All of it goes on beside deletes; returns when which wrapper was killed.
+/// All of it runs beside deletes; returns when each wrapper was killed.
 fn rough_storm(fake: &Fake<'_>, operations: usize) -> HashMap<i32, u64> {
     const VERBS: &[&str] =
         &["exec", "exec", "exec", "update", "update", "pause", "delete", "create", "create"];
@@ -381,7 +382,7 @@ fn rough_storm(fake: &Fake<'_>, operations: usize) -> HashMap<i32, u64> {
                         quiet(&mut command(fake, dice.of(VERBS), dice.of(&IDS))).spawn().unwrap();
                     if dice.below(5) == 0 {
                         std::thread::sleep(Duration::from_micros(dice.below(25_000)));
-                        // Before the kill, so that no successor can have begun before it.
+                        // Noted before the kill, so that no successor can have begun before it.
                         kills.lock().unwrap().insert(child.id() as i32, monotonic_ns());
                         child.kill().unwrap();
                     }
@@ -408,16 +409,17 @@ fn is_there(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// What a killed wrapper's lock covered ends with the kill: the kernel closes its files, and lets the
-/// next one in, a moment before it signals the runtime, so that what the runtime still does in that
-/// moment is nobody's to serialize. Whatever ended by itself before the kill keeps its end.
+/// What a killed wrapper's lock covered ends with the kill. The kernel closes the wrapper's files,
+/// which lets the next one in, a moment before it signals the runtime. What the runtime still does
+/// in that moment cannot be serialized. An operation that ended by itself before the kill keeps its
+/// end.
 fn ends_of_killed(mut intervals: Vec<Interval>, kills: &HashMap<i32, u64>) -> Vec<Interval> {
     for interval in &mut intervals {
         if let Some(&killed) = kills.get(&interval.parent) {
             interval.end = Some(interval.end.map_or(killed, |end| end.min(killed)));
         }
     }
-    // One that was killed before it could learn its parent's pid has no end.
+    // A runtime that was killed before it could learn its parent's pid has no end.
     intervals.retain(|interval| interval.end.is_some_and(|end| end > interval.start));
     intervals
 }

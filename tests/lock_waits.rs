@@ -1,5 +1,5 @@
-//! One wait for the lock: how it ends when the holder never does, when signals rain, when many wait,
-//! and when something is wrong with the lock's files.
+//! One wait for the lock: how it ends if the holder never does, if signals keep coming, if many
+//! wait, and if something is wrong with the lock's files.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -28,7 +28,7 @@ fn alone() -> MutexGuard<'static, ()> {
 struct Hanging(Child);
 
 impl Hanging {
-    /// The first update hangs, those after it do not.
+    /// The first update hangs; later ones do not.
     fn update(fake: &Fake<'_>) -> Hanging {
         let hangs = Attempt { hang: true, ..Attempt::default() };
         fake.script(&[("update", &[hangs, Attempt::default()])]);
@@ -57,7 +57,7 @@ fn update(fake: &Fake<'_>) -> Command {
     command
 }
 
-/// What a program of ours does before it executes the wrapper.
+/// What one of our programs does before it executes the wrapper.
 fn launched(fake: &Fake<'_>, habits: &[&str]) -> Command {
     let plain = update(fake);
     let mut command = Command::new(fake_runtime::program());
@@ -69,7 +69,8 @@ fn launched(fake: &Fake<'_>, habits: &[&str]) -> Command {
     command
 }
 
-/// Those who waited behind a delete lock new files, of a container that nobody will delete again.
+/// Operations that waited behind a delete lock new files, for a container that nobody will delete
+/// again.
 #[test]
 fn no_lock_file_outlives_the_container() {
     let _alone = alone();
@@ -93,14 +94,14 @@ fn no_lock_file_outlives_the_container() {
     }
 }
 
-/// A delete that found no such container has no lock, and ends while a create of that name has written
-/// its record and not yet reached the runtime. Without the record nobody would find the lock.
+/// A delete that found no container has no lock, and ends while a create with that id has written
+/// its record but has not yet reached the runtime. Without the record nobody would find the lock.
 #[test]
 fn a_delete_of_nothing_leaves_the_record_of_a_create() {
     let _alone = alone();
     let scratch = Scratch::new();
     let fake = Fake::new(&scratch, "");
-    // The runtime of the create begins when the delete has ended.
+    // The runtime of the create starts when the delete has ended.
     let (late, go) = (fake.dir().join("late/runc"), fake.dir().join("go"));
     std::fs::create_dir(late.parent().unwrap()).unwrap();
     let script = format!(
@@ -136,10 +137,10 @@ fn wait_ms(record: &Value) -> f64 {
     record["lock_wait_ms"].as_f64().unwrap()
 }
 
-/// What a machine that stands still may add; less than the part of a wait that a signal could lengthen it by.
+/// What a machine that stands still may add; less than what a signal could add to a wait.
 const LATE_MS: f64 = 500.0;
 
-/// Not before its time, and not much after.
+/// Not before its time, and not much later.
 fn assert_waited(record: &Value, configured_ms: f64) {
     let waited = wait_ms(record);
     println!("{} of {configured_ms} ms: {waited:.1} ms", record["verb"]);
@@ -202,7 +203,7 @@ fn a_wait_of_nothing_is_none() {
     assert!(wait_ms(&record) < LATE_MS, "{record}");
 }
 
-/// Of a short lock all get their turn; of one that is never given back all go ahead.
+/// For a short lock all get their turn; for one that is never released, all go ahead.
 #[test]
 fn sixty_four_wait_at_once() {
     let _alone = alone();
@@ -230,7 +231,7 @@ fn sixty_four_wait_at_once() {
     }
 }
 
-/// Signals with and without a handler of ours, and stops, which make the kernel start the wait anew.
+/// Signals with and without a handler of ours, and stops, after which the kernel restarts the wait.
 #[test]
 fn signals_do_not_lengthen_the_wait() {
     let _alone = alone();
@@ -239,9 +240,9 @@ fn signals_do_not_lengthen_the_wait() {
         let fake = with_container(&scratch, "");
         let _hanging = Hanging::update(&fake);
         let mut waiting = update(&fake).spawn().unwrap();
-        // Until the timer's signal has a handler, it would kill.
+        // The timer's signal would kill until it has a handler.
         std::thread::sleep(Duration::from_millis(300));
-        // Over before the wait is: what comes later is the runtime's to die of.
+        // Over before the wait is: a later signal would kill the runtime.
         let script = "end=$((${EPOCHREALTIME/./} + 400000))
             while [ ${EPOCHREALTIME/./} -lt $end ]; do
                 for s in $2; do kill -$s $1; done; sleep 0.001
@@ -264,8 +265,8 @@ fn blocked_signals_do_not_lengthen_the_wait() {
     assert_waited(&record_of(&fake, pid), 1000.0);
 }
 
-/// An alarm survives exec. It is the runtime's to die of, as it would without us: while we wait, and
-/// while the runtime works.
+/// An alarm survives exec. The runtime dies of it, as it would without frostlock: while frostlock
+/// waits, and while the runtime works.
 #[test]
 fn the_callers_alarm_comes_at_its_time() {
     let _alone = alone();
@@ -290,8 +291,8 @@ fn lock_files(scratch: &Scratch) -> [PathBuf; 2] {
     files.try_into().unwrap()
 }
 
-/// Somebody removes a file while one holds the lock and another waits for it: both end as if nothing
-/// had happened, and so does a third that comes later.
+/// Somebody removes a file while one operation holds the lock and another waits for it: both end as
+/// if nothing had happened, and so does a third that comes later.
 #[test]
 fn a_removed_file_stops_nobody() {
     let _alone = alone();
@@ -321,7 +322,7 @@ fn a_removed_file_stops_nobody() {
         let waits: Vec<f64> = records.iter().map(wait_ms).collect();
         println!("removed {remove:?}: waits {waits:.0?} ms");
         assert!(records.iter().all(|record| record["lock"] == "exclusive"), "{records:?}");
-        // It waited for the first one as before, and did not count the removed lock as one.
+        // It waited for the first one as before, and did not count the removed lock as a lock.
         let updates: Vec<_> =
             fake.intervals().into_iter().filter(|one| one.verb == "update").collect();
         let of = |at: usize| {
@@ -371,8 +372,8 @@ fn put(kind: &str, path: &Path, elsewhere: &Path) {
     }
 }
 
-/// Two waiters stand behind a delete; while the first of them works, the container is made again in
-/// another cgroup. The second must not work beside that create, under the lock of the old place.
+/// Two waiters stand behind a delete. While the first of them works, the container is recreated in
+/// another cgroup. The second must not work beside that create, under the lock of the old path.
 #[test]
 fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
     let _alone = alone();
@@ -393,7 +394,7 @@ fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
     begun("update");
     let queue = |mut command: Command| {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Until it stands in the queue.
+        // Until it is in the queue.
         std::thread::sleep(Duration::from_millis(200));
         child
     };
@@ -418,7 +419,7 @@ fn a_container_that_moves_meanwhile_is_locked_where_it_is() {
     assert!(last.start >= create.end.unwrap(), "{last:?} beside {create:?}");
 }
 
-/// The runtime goes with its wrapper, at once.
+/// The runtime ends with its wrapper, at once.
 #[test]
 fn a_killed_wrapper_takes_its_runtime_along_and_lets_the_next_one_in() {
     let _alone = alone();

@@ -1,5 +1,5 @@
-//! The journal on disk: each record comes there once, whoever is killed while its files are set aside,
-//! and no state of the disk costs an operation anything.
+//! The journal on disk: each record gets there once, whoever is killed during a rotation, and no
+//! state of the disk costs an operation anything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
@@ -19,20 +19,21 @@ use serde_json::Value;
 use support::{Scratch, frostlock, run, text};
 
 const WRITERS: usize = 8;
-/// Each record is padded to some 2.3 KiB, so that of the smallest history, 16 files of 64 KiB, about
-/// 12 become full and nothing is pruned.
+/// Each record is padded to some 2.3 KiB. Of the smallest history, 16 files of 64 KiB, about 12
+/// then become full and nothing is pruned.
 const RECORDS: usize = 40;
 const PADDING: usize = 900;
 const LIMIT: Duration = Duration::from_secs(5);
-/// How long a carrier may take, which wakes each second, on a machine with other work.
+/// How long a carrier, which wakes every second, may take on a machine with other work.
 const CARRIED: Duration = Duration::from_secs(20);
-/// What an operation may take longer than one without a history, on a machine with other work: less
-/// than any wait for a disk was.
+/// How much longer an operation may take than one without a history, on a machine with other work:
+/// less than any wait for a disk.
 const SLACK: Duration = Duration::from_millis(100);
-/// What the machine may hold one of ten up by. None waits for as long as the disk hangs.
+/// How long the machine may delay one in ten. None waits as long as the disk hangs.
 const HELD_UP: Duration = Duration::from_secs(2);
 
-/// None is slower than the slowest without a history, but for one of ten, whom the machine may hold up.
+/// None is slower than the slowest without a history, except one in ten, which the machine may
+/// delay.
 fn assert_not_held_up(with: &[Duration], without: &[Duration]) {
     let (most, last) = (with.len() * 9 / 10, with.len() - 1);
     assert!(with[most] < without[most] + SLACK, "{with:?} {without:?}");
@@ -51,13 +52,13 @@ fn config(scratch: &Scratch, directory: &Path) -> PathBuf {
 fn lines(directory: &Path) -> (Vec<String>, usize) {
     let files: Vec<_> =
         history::files(directory).into_iter().filter(|file| file.exists()).collect();
-    // One may be set aside between the two.
+    // One may be rotated between the two.
     let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
     let text: String = texts.collect();
     (text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect(), files.len())
 }
 
-/// One record, by the wrapper as a hook: it needs no container.
+/// One record, written by the wrapper as a hook: this needs no container.
 fn write_record(scratch: &Scratch, config: &Path, id: &str) {
     assert!(begin_record(scratch, config, id).wait().unwrap().success());
 }
@@ -76,7 +77,7 @@ fn begin_hook(scratch: &Scratch, config: &Path, id: &str, stage: &str) -> Child 
         .unwrap();
     let state = serde_json::json!({
         "ociVersion": "1.0.2", "id": id, "status": "stopped", "bundle": "/",
-        // A name of a pod has 512 bytes at most in a record.
+        // In a record, the name of a pod has at most 512 bytes.
         "annotations": {
             "io.kubernetes.cri.sandbox-name": "x".repeat(PADDING / 2),
             "io.kubernetes.cri.sandbox-namespace": "x".repeat(PADDING / 2),
@@ -87,8 +88,8 @@ fn begin_hook(scratch: &Scratch, config: &Path, id: &str, stage: &str) -> Child 
     hook
 }
 
-/// The same load on files that are set aside without a lock: what is full is moved to the next
-/// number, by everybody who finds it full.
+/// The same load on files that are rotated without a lock: each writer that finds a full file moves
+/// it to the next number.
 fn naive(directory: &Path) -> usize {
     let written = AtomicUsize::new(0);
     let append = || -> std::io::Result<()> {
@@ -156,7 +157,7 @@ fn ids(lines: &[String]) -> BTreeSet<String> {
     lines.iter().map(id).collect()
 }
 
-/// Those of this scratch place.
+/// The carriers of this scratch place.
 fn carriers(scratch: &Scratch) -> Vec<i32> {
     let ours = format!("FROSTLOCK_STATE_DIR={}", scratch.state().display());
     let is_ours = |pid: &i32| {
@@ -185,7 +186,7 @@ fn carriers_that_are_killed_lose_and_double_nothing() {
         assert!(began.elapsed() < LIMIT * 12, "only {killed} carriers");
         write_record(&scratch, &config, &format!("{written}"));
         written += 1;
-        // In half of the cases it is woken to its work, and killed somewhere in it.
+        // In half of the cases it is woken to work, and killed somewhere in it.
         for pid in carriers(&scratch) {
             if killed % 2 == 0 {
                 signal(pid, nix::sys::signal::Signal::SIGTERM);
@@ -200,7 +201,7 @@ fn carriers_that_are_killed_lose_and_double_nothing() {
     support::eventually(CARRIED, "the last is on the disk", || {
         lines(&directory).0.iter().any(|line| line.contains("\"id\":\"last\""))
     });
-    // A write that is killed ends at a page: half a line, and the whole one after it.
+    // A killed write ends at a page: a partial line, followed by the whole one.
     let is_whole = |line: &&String| serde_json::from_str::<Value>(line).is_ok();
     let (whole, halves): (Vec<_>, Vec<_>) =
         lines(&directory).0.into_iter().partition(|line| is_whole(&line));
@@ -270,7 +271,7 @@ fn a_carrier_holds_nothing_of_its_callers() {
     support::eventually(CARRIED, "it ends", || carriers(&scratch).is_empty());
 }
 
-/// An operation with its history on the disk that `setup` makes at `disk`, in a mount namespace.
+/// An operation whose history is on the disk that `setup` makes at `disk`, in a mount namespace.
 fn operate(setup: &str) {
     let scratch = Scratch::new();
     let disk = scratch.path("disk");
@@ -310,8 +311,8 @@ fn no_disk_hurts_an_operation() {
     operate("ln -s /dev/zero \"$DISK/history\"");
 }
 
-/// A file system that is frozen, as a snapshot of a machine does it: who writes sleeps until it is
-/// thawed, and no signal ends that.
+/// A frozen file system, as for a snapshot of a machine: a writer sleeps until it is thawed, and no
+/// signal ends that.
 struct FrozenDisk {
     directory: PathBuf,
 }
@@ -361,7 +362,7 @@ fn no_carrier_stays_in_a_container() {
     support::eventually(CARRIED, "the next one's has all", || lines(&directory).0.len() == 3);
 }
 
-/// What a record costs, of which the last is its exit: with the history there, and with none.
+/// The time for a record until its writer exits: with the history, and without.
 fn compare(scratch: &Scratch, config: &Path, times: usize) -> [Vec<Duration>; 2] {
     let mut took = [Vec::new(), Vec::new()];
     let without = scratch.path("without.toml");
@@ -422,10 +423,10 @@ fn a_slow_disk_slows_nobody_down() {
     let config = config(&scratch, &history);
     let (done, until) = std::sync::mpsc::channel::<()>();
     let (with, without) = std::thread::scope(|scope| {
-        // Dropped also when something in here fails.
+        // Dropped even if something in here fails.
         let done = done;
         let disk = &disk;
-        // Whoever writes waits for up to 150 ms.
+        // A writer waits for up to 150 ms.
         scope.spawn(move || {
             while until.try_recv() == Err(TryRecvError::Empty) {
                 disk.thaw();
@@ -469,7 +470,8 @@ fn a_disk_that_refuses_is_not_asked_again_and_again() {
         seen.extend(carriers(&scratch));
     }
     println!("{} carriers for {} records", seen.len(), scratch.journal().len());
-    // One a second, of more than a hundred records; one more or less on a machine that stands still.
+    // One per second, for more than a hundred records; one more or less on a machine that stands
+    // still.
     assert!((1..=6).contains(&seen.len()), "{seen:?}");
     support::eventually(CARRIED, "the last has ended", || carriers(&scratch).is_empty());
 }

@@ -1,5 +1,5 @@
-//! A node with many containers: whatever there is on it beside the one that a command is about, the
-//! command does the same. Counted by system calls and bytes, which are the same on a busy machine.
+//! A node with many containers: whatever exists beside the container of a command, the command does
+//! the same work. Counted in system calls and bytes, which are the same on a busy machine.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,9 +23,9 @@ const OTHERS: &str = "somebody-else";
 
 const ID: &str = "c";
 
-/// What a record and the files of one operation differ by, as numbers have more digits or fewer; and one
-/// file of some 1,060 bytes is read twice or four times, as the operation happens to wait. The files of forty
-/// others are ten times that.
+/// The record and the files of one operation vary in size with the digits of numbers, and one file
+/// of some 1,060 bytes is read twice or four times, depending on a wait. The files of forty others
+/// are ten times that.
 const SLACK_BYTES: u64 = 4096;
 
 /// A carrier lives for a second.
@@ -80,7 +80,7 @@ fn inner_nothing_grows() {
     }
 }
 
-/// From the place up to which the records were carried, however many there are before it.
+/// From the position up to which records were carried, however many there are before it.
 #[test]
 fn a_carrier_reads_only_what_is_new() {
     let runc = runtime("runc-1.1.15");
@@ -113,23 +113,23 @@ fn a_carrier_reads_only_what_is_new() {
     assert!(bytes[1] <= bytes[0] + SLACK_BYTES, "{bytes:?}");
 }
 
-/// Once, to see where it is going to be. What was written down then is enough for the others.
+/// Such a command finds out where the container will be; later ones use its record.
 fn makes_a_container(words: &str) -> bool {
     ["create", "run", "restore"].contains(&words.split(' ').next().unwrap())
 }
 
-/// What the wrapper has done, and those of its processes that are not the runtime.
+/// The work of the wrapper, and of those of its processes that are not the runtime.
 #[derive(Debug, Default)]
 struct Work {
     code: Option<i32>,
     /// Every file that it named.
     files: BTreeSet<String>,
-    /// Those that are not this container's.
+    /// The files that are not this container's.
     others: BTreeSet<String>,
     /// Directories whose entries it read.
     listed: BTreeSet<String>,
     mountinfo: usize,
-    /// Read from files, without those of the kernel, which it looks at as long as the runtime takes.
+    /// Bytes read from files, except the kernel's, which it reads as long as the runtime takes.
     bytes: u64,
 }
 
@@ -140,7 +140,7 @@ struct Node {
 }
 
 impl Drop for Node {
-    /// A directory that something is mounted on cannot be removed.
+    /// A directory that is a mountpoint cannot be removed.
     fn drop(&mut self) {
         let mounted = fs::read_dir(self.scratch.path("mounted")).into_iter().flatten().flatten();
         for at in mounted {
@@ -153,8 +153,8 @@ impl Node {
     fn new(runtime: &Runtime) -> Node {
         let scratch = Scratch::new();
         let bundle = scratch.bundle("idle", ID);
-        // The carrier of the long journal is a process of its own: see below.
-        // And whether a lifter is needed is chance: strace makes the runtime wait.
+        // The long journal's carrier is a separate process: see below. Whether a lifter is needed
+        // is chance: strace makes the runtime wait.
         let config = "[history]\nenabled = false\n[lift]\nenabled = false\n[log]\nsyslog = false\n";
         fs::write(scratch.path("config.toml"), config).unwrap();
         Node { bundle, runtime: runtime.path.clone(), scratch }
@@ -173,7 +173,7 @@ impl Node {
             &["update", "--cpu-quota", "50000", ID],
             &["pause", ID],
             &["resume", ID],
-            // Without CRIU these fail, and what is ours is done all the same.
+            // Without CRIU these fail, but frostlock's part is done all the same.
             &["checkpoint", "--image-path", image, ID],
             &["ps", ID],
             &["list"],
@@ -196,7 +196,7 @@ impl Node {
         let plain = self.scratch.wrapped_by(&frostlock(), &self.runtime);
         let mut command = Command::new("strace");
         command
-            // Not what executes the runtime: strace would wait for the container.
+            // Not the process that executes the runtime: strace would wait for the container.
             .args(["-ff", "--detach-on=execve", "-qq", "-y", "-s0", "-e", "signal=none"])
             .args(["-e", "trace=%file,read,pread64,readv,getdents64,clone,clone3,fork,vfork"])
             .arg("-o")
@@ -220,7 +220,7 @@ impl Node {
         let mut is_first = true;
         while let Some(pid) = ours.pop() {
             let trace = fs::read_to_string(traces.join(format!("of.{pid}"))).unwrap_or_default();
-            // From the second program on, or in a child from the first, it is the runtime.
+            // From its second program on, or in a child from the first, it is the runtime.
             let skipped = usize::from(std::mem::take(&mut is_first));
             let executed = |line: &&str| line.starts_with("execve(") && line.ends_with(" = 0");
             for line in trace.lines().skip(skipped).take_while(|line| !executed(line)) {
@@ -233,7 +233,7 @@ impl Node {
 
     /// What other containers leave on a node, many times over.
     fn fill(&self, crowd: &Crowd) {
-        // For what ours looks like.
+        // To see what our files look like.
         succeed(self.wrapped(&["create", "--bundle"]).arg(&self.bundle).arg(ID));
         let (state, root) = (self.scratch.state(), self.scratch.root());
         let record = only_file(&state.join("containers"));
@@ -309,7 +309,7 @@ fn pid(trace: &Path) -> i32 {
     trace.extension().unwrap().to_str().unwrap().parse().unwrap()
 }
 
-/// That a line says was made.
+/// The child that a line reports.
 fn child(line: &str) -> Option<i32> {
     let is_fork =
         ["clone(", "clone3(", "fork(", "vfork("].iter().any(|call| line.starts_with(call));

@@ -1,5 +1,5 @@
-//! With real runtimes: what stays in the foreground does not keep the lock, and what runs inside an
-//! operation is not kept out by it.
+//! With real runtimes: a command that stays in the foreground does not keep the lock, and a command
+//! inside an operation is not kept out by it.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,7 +27,8 @@ fn quiet(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
 
-/// A command in the foreground, killed in the end; what it started goes with the scratch's cgroups.
+/// A command in the foreground, killed at the end; what it started is removed with the scratch's
+/// cgroups.
 struct Foreground(Child);
 
 impl Foreground {
@@ -48,7 +49,7 @@ fn record_of(scratch: &Scratch, pid: u32) -> Value {
     found.unwrap_or_else(|| panic!("no record of {pid}"))
 }
 
-/// The longest waits that can be configured, so that what comes in between is told from one.
+/// The longest configurable waits, so that a delay of any other cause can be told from a wait.
 fn patient(scratch: &Scratch) -> PathBuf {
     let path = scratch.path("patient.toml");
     std::fs::write(&path, "[lock]\nexclusive_wait_ms = 4000\nshared_wait_ms = 1500\n").unwrap();
@@ -76,15 +77,16 @@ fn lower_quartile(mut values: Vec<f64>) -> f64 {
     values[values.len() / 4]
 }
 
-/// In a short run without the last.
+/// A short run omits the last.
 const AFTER_MS: [u64; 4] = [1, 20, 200, 1000];
 
-/// What waits for the lock waits for this at least, which is a command's wait by default.
+/// A wait for the lock takes at least this long, a command's default wait.
 const LOCK_WAIT_MS: f64 = 500.0;
 
-/// The waits of updates that begin so long after the foreground command has been started. Every one
-/// must be short where the claim is proven; elsewhere the median must be shorter than a wait for who does
-/// not give the lock back, since the machine may be busy with something else, and none may run out of time.
+/// The waits of updates that begin this long after the start of the foreground command. In the
+/// proof, every one must be short. Otherwise the machine may be busy with something else: the
+/// median must be shorter than a wait for a lock that is not released, and none may run out of
+/// time.
 fn assert_out_of_the_way(what: &str, mut once: impl FnMut(Duration) -> Value) {
     let (runs, most) = if proof() { (21, 100.0) } else { (3, LOCK_WAIT_MS) };
     for &after in &AFTER_MS[..if proof() { 4 } else { 3 }] {
@@ -148,15 +150,15 @@ fn a_run_in_the_foreground_gives_the_lock_back() {
     }
 }
 
-/// What a hook of ours does, and what it wrote down.
+/// What a hook of ours does, and its report.
 struct Hook {
     program: PathBuf,
     report: PathBuf,
 }
 
 impl Hook {
-    /// `state` and `update` by `caller`, timed; with a waiter, only after somebody has made `go`, and with
-    /// its patience.
+    /// `state` and `update` by `caller`, timed; with a waiter, only after `go` was created, and
+    /// with long waits.
     fn new(scratch: &Scratch, name: &str, caller: &Path, runtime: &Path, waits: bool) -> Hook {
         let config = if waits { patient(scratch) } else { PathBuf::from("/dev/null") };
         let hook = Hook { program: scratch.path(name), report: scratch.path("report") };
@@ -225,9 +227,9 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
                 succeed(scratch.bare(&runtime.path).args(["delete", "--force", "a"]));
             }
         }
-        // On a machine that is busy with other work two more processes wait for a processor, too; the
-        // lower quartile is what is left of that, and 26 ms were seen. A wait for the lock would be in all
-        // of them.
+        // On a busy machine the two additional processes also wait for a processor. The lower
+        // quartile is mostly free of that; 26 ms were seen. A wait for the lock would be in all of
+        // them.
         let most = if proof() { 20.0 } else { LOCK_WAIT_MS / 2.0 };
         println!("{name}: medians {:.1?} ms", times.clone().map(median));
         let [bare, wrapped] = times.map(if proof() { median } else { lower_quartile });
@@ -250,9 +252,9 @@ fn a_hook_inside_create_does_not_wait_for_the_create() {
     }
 }
 
-/// The hook is below a holder, and an update from outside stands in the turnstile and waits for that
-/// holder: if the hook queued behind it, all three would wait for each other. runc runs its poststart
-/// hooks in `create`; for a shared holder a fake has them in `start`, as the specification says.
+/// The hook is below a holder, and an update from outside waits for that holder in the turnstile:
+/// if the hook queued behind it, all three would wait for each other. runc runs its poststart hooks
+/// in `create`; for a shared holder a fake runs them in `start`, as the specification says.
 #[test]
 fn a_hook_is_not_stuck_behind_one_who_waits_for_its_operation() {
     let _alone = alone();
@@ -288,7 +290,7 @@ fn a_hook_of_a_shared_holder_is_not_stuck_either() {
     assert_gets_through(&scratch, &runtime, &hook, &mut start, "fake start", "start a ");
 }
 
-/// Runs `operation`, whose hook it is, with an update beside it that began before the hook's own.
+/// Runs `operation`, which has the hook, beside an update that began before the hook's own.
 fn assert_gets_through(
     scratch: &Scratch,
     runtime: &Runtime,
@@ -320,7 +322,7 @@ fn assert_gets_through(
     let of_hook = |record: &Value| record["verb"] == "update" && record["pid"] != waiting["pid"];
     let update = scratch.journal().into_iter().find(of_hook).expect("the hook's update");
     if nested_in.is_empty() {
-        // A run in the foreground has given the lock back by then.
+        // A run in the foreground has released the lock by then.
         assert!(update["lock"] == "exclusive" || update["lock"] == "nested", "{update}");
     } else {
         assert_eq!(update["lock"], "nested", "{update}");

@@ -1,9 +1,9 @@
-//! Real podman and conmon with frostlock as their runtime: what a user sees is what is seen with
-//! the bare runtime.
+//! Real podman and conmon with frostlock as their runtime: a user sees the same as with the bare
+//! runtime.
 //!
-//! podman clears the environment of the runtime, so each suite has a mount namespace with a /run of
-//! its own, in which the state directory is, and the runtime that is wanted over Debian's runc.
-//! Needs root and the lab (`make lab`).
+//! podman clears the runtime's environment. So each suite has a mount namespace with its own /run,
+//! which has the state directory, and with the wanted runtime over Debian's runc. Needs root and
+//! the lab (`make lab`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -28,12 +28,12 @@ use transcript::Transcript;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Where frostlock finds runc, as podman gives it no other PATH.
+/// Where frostlock finds runc, since podman gives it no other PATH.
 const RUNC: &str = "/usr/sbin/runc";
 
-/// A /run and a /dev/shm of this namespace's own: the latter has podman's locks. podman asks for a
-/// log, from which it takes the error, only of a runtime that it knows by name to write JSON;
-/// `runtime_supports_json` adds ours. Nothing of it outlives the standard input.
+/// The namespace's own /run and /dev/shm, which has podman's locks. podman requests a log, from
+/// which it takes the error, only from a runtime that it knows by name to write JSON;
+/// `runtime_supports_json` adds ours. Nothing in the namespace outlives its standard input.
 const SET_UP: &str = r#"
     mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && mount --bind "$1" /usr/sbin/runc &&
     cp -a "$2" /run/rootfs && printf '%s\n' '[engine]' "runtime_supports_json = [$3]" >/run/conf &&
@@ -41,7 +41,7 @@ const SET_UP: &str = r#"
 
 struct Podman {
     scratch: Scratch,
-    /// Keeps the namespace.
+    /// Keeps the namespace alive.
     namespace: Child,
 }
 
@@ -95,7 +95,7 @@ impl Podman {
         Side { podman: self, runtime, transcript: Transcript::new(hidden) }
     }
 
-    /// The scene bare and wrapped: the same commands end in the same way and say the same.
+    /// The scene bare and wrapped: the same commands end the same way and print the same.
     fn same(&self, scene: impl Fn(&Side<'_>)) {
         let (bare, wrapped) = (self.bare(), self.wrapped());
         scene(&bare);
@@ -121,7 +121,7 @@ impl Podman {
             let code = record["exit"]["code"].as_i64().unwrap();
             (record["verb"].as_str().unwrap().to_owned(), code)
         };
-        // What was lifted after an operation's end is no operation.
+        // A lift that outlived an operation is not an operation.
         self.journal().iter().filter(|record| record["verb"] != "lift").map(of).collect()
     }
 }
@@ -145,7 +145,7 @@ impl Drop for Podman {
     }
 }
 
-/// podman with one runtime, bare or wrapped, and what its user got to see.
+/// podman with one runtime, bare or wrapped, and what its user saw.
 struct Side<'a> {
     podman: &'a Podman,
     runtime: PathBuf,
@@ -279,7 +279,7 @@ fn a_terminal_after_two_creates_that_failed() {
     assert_eq!(podman.journal()[0]["attempts"], 3);
 }
 
-/// podman reads the log as one JSON object: two lines in it, and it shows stderr instead.
+/// podman reads the log as one JSON object: if it has two lines, podman shows stderr instead.
 #[test]
 fn a_create_that_fails_to_the_last_attempt_says_what_bare_says() {
     let scripts = tempfile::tempdir().unwrap();
@@ -296,8 +296,8 @@ fn a_create_that_fails_to_the_last_attempt_says_what_bare_says() {
     assert!(attempts > 1, "{attempts}");
 }
 
-/// Without a word of frostlock in its configuration podman gives it no log, takes the error from
-/// stderr, and a create cannot be repeated.
+/// If its configuration does not mention frostlock, podman gives it no log and takes the error from
+/// stderr, and a create cannot be retried.
 #[test]
 fn unknown_to_podman() {
     let podman = Podman::knowing(r#""runc""#, &runtime("runc-1.1.15").path);

@@ -1,8 +1,8 @@
-//! A kernel that refuses SCHED_RR in a container's cgroup (RT_GROUP_SCHED): no cure is attempted, the
-//! record says so, and everything is as it is without us.
+//! A kernel that refuses SCHED_RR in a container's cgroup (RT_GROUP_SCHED): no lift is attempted in
+//! it, the record says so, and everything is as without frostlock.
 //!
-//! A program of its own: the setting that makes the kernel do so is the machine's. On a kernel without
-//! RT_GROUP_SCHED, which refuses nobody, the wrapper is run without CAP_SYS_NICE.
+//! A separate program: the setting that makes the kernel refuse is the machine's. On a kernel
+//! without RT_GROUP_SCHED, which refuses nobody, the wrapper runs without CAP_SYS_NICE.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,10 +18,10 @@ use support::realtime::lifted_threads;
 use support::{Runtime, Scratch, eventually, pids, proof, run, runtime, succeed, wait};
 
 const SETTING: &str = "/proc/sys/kernel/sched_rt_runtime_us";
-/// The kernel's own default, with which it looks at each cgroup's own.
+/// The kernel's own default, with which it checks each cgroup's own value.
 const DEFAULT: &str = "950000";
 
-/// Its duration is that of a kernel that refuses; one at a time.
+/// While it exists, the kernel refuses; one at a time.
 struct Refusing {
     found: String,
     _one: MutexGuard<'static, ()>,
@@ -33,7 +33,7 @@ impl Refusing {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let found = std::fs::read_to_string(SETTING).unwrap();
         let refusing = Refusing { found, _one: one };
-        // EBUSY as long as another's thread is SCHED_RR in a cgroup that would not let it.
+        // EBUSY as long as another's thread is SCHED_RR in a cgroup that would not allow it.
         eventually(Duration::from_secs(10), "the kernel's default is set", || {
             std::fs::write(SETTING, DEFAULT).is_ok()
         });
@@ -47,7 +47,7 @@ impl Drop for Refusing {
     }
 }
 
-/// Whether this kernel refuses SCHED_RR to what is in a new cgroup.
+/// Whether this kernel refuses SCHED_RR in a new cgroup.
 fn refuses(scratch: &Scratch) -> bool {
     let dir = Cpu::of(&format!("{}/probe", scratch.cgroup)).dir;
     std::fs::create_dir_all(&dir).unwrap();
@@ -57,7 +57,7 @@ fn refuses(scratch: &Scratch) -> bool {
     refused
 }
 
-/// A container with as many busy loops, and a quota when they run.
+/// A container with this many busy loops, and a quota once they run.
 fn busy(scratch: &Scratch, runtime: &Runtime, loops: usize) {
     let bundle = scratch.bundle("throttled", "c");
     scratch.edit(&bundle, |config| {
@@ -109,7 +109,7 @@ fn operations_work_as_the_bare_ones_do() {
             let mut command = command(&scratch, &runtime, is_wrapped);
             let mut child =
                 command.args(words).stdout(std::process::Stdio::null()).spawn().unwrap();
-            // Whose they are does not matter: the kernel lets nobody.
+            // Whose threads does not matter: the kernel allows none.
             while child.try_wait().unwrap().is_none() {
                 lifted += lifted_of(&scratch);
                 std::thread::sleep(Duration::from_millis(1));
@@ -135,10 +135,10 @@ fn lifted_of(scratch: &Scratch) -> usize {
     lifted_threads().iter().filter(|thread| is_of(thread.pid)).count()
 }
 
-/// Of CPU time, to find out that nothing can be done.
+/// CPU time needed to find out that nothing can be done.
 const WATCHER_MS: f64 = 20.0;
 
-/// Where somebody had to be lifted, as in an exec into a throttled container.
+/// For operations that needed a lift, such as an exec into a throttled container.
 fn says_that_it_is_refused(records: &[Value], by_the_kernel: bool) {
     let exec =
         records.iter().find(|record| record["verb"] == "exec").expect("a record of the exec");
@@ -156,7 +156,7 @@ fn says_that_it_is_refused(records: &[Value], by_the_kernel: bool) {
     }
 }
 
-/// A create beside a busy neighbour in a small pod, where the first attempt is seldom the last.
+/// A create beside a busy neighbour in a small pod, which often needs more than one attempt.
 #[test]
 fn a_create_is_not_worse_than_a_bare_one() {
     let _refusing = Refusing::new();
@@ -186,7 +186,8 @@ fn create(runtime: &Runtime, is_wrapped: bool) -> bool {
     wait(&mut child, Duration::from_secs(60)).is_some_and(|end| end.success())
 }
 
-/// The runtime is held only for threads that can be lifted: it stood still for the 5 s of a lifter.
+/// The runtime is held only for threads that can be lifted: before, it stood still for a lifter's 5
+/// s.
 #[test]
 fn a_pause_of_many_threads_does_not_stand_still() {
     const LIMIT: Duration = Duration::from_secs(4);
@@ -204,7 +205,7 @@ fn a_pause_of_many_threads_does_not_stand_still() {
     }
 }
 
-/// In turn, so that a machine that gets slower does so for both.
+/// In turn, so that a machine that gets slower affects both.
 #[test]
 fn nothing_takes_longer_where_nobody_waits() {
     let _refusing = Refusing::new();
@@ -234,7 +235,7 @@ fn nothing_takes_longer_where_nobody_waits() {
     assert!(wrapped < bare + OWN * if proof() { 1 } else { 4 }, "{wrapped:?}, bare {bare:?}");
 }
 
-/// What the wrapper itself takes of an exec.
+/// The wrapper's own part of an exec.
 const OWN: Duration = Duration::from_millis(4);
 
 fn median(mut times: Vec<Duration>) -> Duration {

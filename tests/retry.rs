@@ -1,5 +1,5 @@
-//! Which failures are tried again, how often and when, and what the caller sees of it: the scripted
-//! runtime fails with the recorded texts, first bare, then behind the wrapper.
+//! Which failures are retried, how often and when, and what the caller sees: the scripted runtime
+//! fails with the recorded texts, first bare, then behind the wrapper.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ use support::{Scratch, eventually, program, run, runtime, succeed, text};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What a machine that does other things as well may add.
+/// What a machine with other work may add.
 const TOLERANCE: Duration = Duration::from_millis(800);
 
 const CREATE: &str = "runc create failed: unable to start container process: error during container \
@@ -30,10 +30,10 @@ const PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to 
 
 const FREEZE: &str = "unable to freeze";
 
-/// One period, in which the first attempt after a failure may come.
+/// One period: the first attempt after a failure may come within it.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// In which it may come where a freeze has been waited out.
+/// After a freeze was waited out, the attempt may come within this time.
 const AFTER_THAW: Duration = Duration::from_millis(10);
 
 const VERBS: [&str; 11] = [
@@ -50,7 +50,7 @@ const VERBS: [&str; 11] = [
     "delete",
 ];
 
-/// The recorded texts, and the verbs that are to be tried again on each.
+/// The recorded texts, each with the verbs that must be retried on it.
 const TEXTS: &[(&str, &[&str])] = &[
     // runc 1.1 and newer, then 1.0.
     (CREATE, &["create", "run"]),
@@ -80,13 +80,13 @@ const TEXTS: &[(&str, &[&str])] = &[
     ),
     // youki.
     ("timeout of 10000 ms reached waiting for the cgroup to freeze", &["update", "pause"]),
-    // Refusals; the second is crun's. The rest is never said to an exec, but means the same.
+    // Refusals; the second is crun's. An exec never gets the others, but they mean the same.
     (PAUSED, &["exec"]),
     ("the container `c1` is paused", &["exec"]),
     ("cannot start a container in the paused state", &["exec"]),
     ("cannot delete container c1 that is not stopped: paused", &["exec"]),
     ("runc create failed: container's cgroup unexpectedly frozen", &["exec"]),
-    // Nothing that another attempt would mend.
+    // Failures that another attempt would not fix.
     ("freezer not supported: openat2 /x/cgroup.freeze: no such file or directory", &[]),
     ("cannot toggle freezer: cgroups not configured for container", &[]),
     ("container with given ID already exists", &[]),
@@ -133,7 +133,7 @@ fn every_text_with_every_verb(log: Log) {
                 let bench = Bench::new(&scratch, "");
                 for (number, (text, retried)) in texts.iter().enumerate() {
                     for verb in VERBS {
-                        // What has no log and stdio of its container's is not looked into.
+                        // Output without a log, on the container's own stdio, is not examined.
                         let blind = log == Log::None && matches!(verb, "create" | "run" | "exec");
                         let again = retried.contains(&verb) && !blind;
                         bench.compare(&format!("{number}-{verb}"), verb, log, text, again);
@@ -144,12 +144,12 @@ fn every_text_with_every_verb(log: Log) {
     });
 }
 
-/// One fake runtime, with what a caller gives it.
+/// One fake runtime, with a caller's arguments.
 struct Bench<'a> {
     fake: Fake<'a>,
 }
 
-/// What a caller gets of one command.
+/// What a caller gets from one command.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     exit: Option<i32>,
@@ -163,7 +163,7 @@ impl<'a> Bench<'a> {
         Bench { fake: Fake::new(scratch, config) }
     }
 
-    /// A failure followed by a success: bare, wrapped, and what the success alone looks like.
+    /// A failure followed by a success: bare, wrapped, and the success alone.
     fn compare(&self, name: &str, verb: &str, log: Log, text: &str, again: bool) {
         let (bad, good) = match verb {
             "exec" => (refuses(text), succeeds()),
@@ -189,7 +189,7 @@ impl<'a> Bench<'a> {
         }
         self.fake.script(&[(verb, &[good])]);
         let last_alone = self.once(&format!("{name}-alone"), verb, log, false);
-        // fd 2 of these is the container's, and what a failed attempt says there is gone.
+        // fd 2 of these is the container's, and a failed attempt's output there is discarded.
         let wrapped = match verb {
             "create" | "run" | "exec" => Seen {
                 stdout: last_alone.stdout.clone(),
@@ -218,7 +218,7 @@ impl<'a> Bench<'a> {
         self.give(id, verb, log, wrapped)
     }
 
-    /// The command on what there is.
+    /// Runs the command on the existing container.
     fn give(&self, id: &str, verb: &str, log: Log, wrapped: bool) -> Seen {
         let file = self.fake.scratch.path(&format!("log-{id}"));
         std::fs::write(&file, before(log)).unwrap();
@@ -260,13 +260,13 @@ impl<'a> Bench<'a> {
         words.into_iter().map(str::to_owned).collect()
     }
 
-    /// A container that is there, without a word from the wrapper.
+    /// A container that exists without the wrapper's knowledge.
     fn make(&self, id: &str) {
         let bundle = self.fake.bundle(id);
         succeed(&mut self.fake.bare(&["create", "--bundle", bundle.to_str().unwrap(), id]));
     }
 
-    /// The fake makes none; an exec is tried again only where the freezer says thawed.
+    /// The fake makes none; an exec is retried only if the freezer says thawed.
     fn make_cgroup(&self, id: &str) -> PathBuf {
         let dir = freezer_dir(&self.fake.cgroup(id));
         std::fs::create_dir_all(&dir).unwrap();
@@ -310,7 +310,7 @@ fn fails_with(text: &str) -> Attempt {
     }
 }
 
-/// As an exec is refused while somebody has frozen the container for a moment, which is over then.
+/// As an exec is refused while somebody has frozen the container for a moment that is then over.
 fn refuses(text: &str) -> Attempt {
     Attempt { freezer: "THAWED".to_owned(), ..fails_with(text) }
 }
@@ -369,7 +369,7 @@ fn the_configuration_bounds_the_attempts() {
     let began = Instant::now();
     assert_eq!(run(&mut bench.fake.wrapped(&["pause", "c"])).status.code(), Some(1));
     assert!(began.elapsed() < 400 * MS + TOLERANCE);
-    // After a second delay it would be too late.
+    // A second delay would end too late.
     let delays = bench.delays("pause", "c");
     assert!(delays.len() == 1 && delays[0] >= 200 * MS, "{delays:?}");
     assert_eq!(bench.record("c")["gave_up"], "out of time");
@@ -421,7 +421,7 @@ fn a_create_on_a_slow_node_is_repeated() {
     assert_eq!(bench.record("always")["gave_up"], "out of attempts");
 }
 
-/// The same exec in a slow node's time, and in a probe's second.
+/// The same exec within a slow node's time, and within a probe's second.
 #[test]
 fn a_probe_is_not_held_up() {
     let scratch = Scratch::new();
@@ -525,12 +525,12 @@ impl Bench<'_> {
 fn feed(command: &mut Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // The other end may not want it all.
+    // The other end may not read all of it.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// runc takes one JSON value and does not wait for the caller to hang up.
+/// runc takes one JSON value and does not wait for the caller to close the pipe.
 #[test]
 fn a_caller_that_keeps_its_end_open_does_not_hang_us() {
     let scratch = Scratch::new();
@@ -549,7 +549,7 @@ fn a_caller_that_keeps_its_end_open_does_not_hang_us() {
     drop(ours);
 }
 
-/// Some callers' pipes do not block; the input is not cut off for it.
+/// Some callers' pipes are non-blocking; that must not cut off the input.
 #[test]
 fn an_input_that_does_not_block_is_waited_for() {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -573,7 +573,7 @@ fn an_input_that_does_not_block_is_waited_for() {
     assert_eq!(bench.inputs(), [b"{\"cpu\": {}}", b"{\"cpu\": {}}"]);
 }
 
-/// A limit on the size of files holds for our copy as well.
+/// A file size limit also applies to our copy.
 #[test]
 fn an_input_larger_than_files_may_be_is_left_to_the_runtime() {
     let scratch = Scratch::new();
@@ -586,7 +586,7 @@ fn an_input_larger_than_files_may_be_is_left_to_the_runtime() {
     for inner in [bench.fake.bare(&words), bench.fake.wrapped(&words)] {
         bench.forget();
         feed(&mut in_shell("ulimit -f 1; exec \"$@\"", &inner), input.as_bytes());
-        // The fake's copy is cut short by the limit, at its end.
+        // The limit cuts off the fake's copy at its end.
         let kept = bench.inputs().concat();
         assert!(kept.len() >= 512 && input.as_bytes().starts_with(&kept), "{:?}", text(&kept));
     }
@@ -637,7 +637,7 @@ impl Bench<'_> {
         std::fs::write(cpu.join("cpu.cfs_quota_us"), (period / 10).to_string()).unwrap();
     }
 
-    /// A pause that has failed once and is in its delay, of a second; its log is `log-c`.
+    /// A pause that has failed once and is in its delay of a second; its log is `log-c`.
     fn pause_in_its_delay(&self) -> Child {
         self.make("c");
         self.throttle("c", 1000 * MS);
@@ -743,7 +743,7 @@ fn a_lock_that_cannot_be_had_again_does_not_extend_the_deadline() {
     );
 }
 
-/// Creates again only what nobody had made before.
+/// A create is retried only if nobody else's state existed before.
 #[test]
 fn a_create_is_not_repeated_when_something_is_there() {
     let scratch = Scratch::new();
@@ -799,7 +799,7 @@ fn an_exec_does_not_wait_longer_than_it_may() {
         let seen = bench.give("c", "exec", Log::Json, true);
         let took = began.elapsed();
         assert_eq!((seen.exit, bench.attempts("exec", "c").len()), (Some(1), 1));
-        // Of the deadline an attempt has its part.
+        // The attempt takes a part of the deadline.
         assert!(took > (limit - 80) * MS && took < limit * MS + TOLERANCE, "{took:?}");
         assert_eq!(bench.record("c")["gave_up"], "not repeatable");
         assert!(seen.log.contains(PAUSED));
@@ -848,7 +848,7 @@ fn a_pause_that_was_asked_for_is_no_freeze_to_wait_out() {
     assert_eq!(bench.attempts("exec", "c").len(), 3);
 }
 
-/// The runtime's word is not enough: a text that is a tenant's after all would be repeated.
+/// The runtime's text is not enough: otherwise a text written by a tenant would be retried.
 #[test]
 fn a_refusal_without_a_freeze_is_not_repeated() {
     let scratch = Scratch::new();
@@ -864,7 +864,7 @@ fn a_refusal_without_a_freeze_is_not_repeated() {
         (&tries["failure"], &record["gave_up"]),
         (&"refused as paused".into(), &"not repeatable".into())
     );
-    // Of a freeze that was over when the attempt ended, its beginning is enough.
+    // For a freeze that was over when the attempt ended, having seen its beginning is enough.
     bench.forget();
     bench.fake.script(&[("exec", &[refuses(PAUSED), succeeds()])]);
     std::fs::write(freezer, "FROZEN").unwrap();
@@ -872,7 +872,7 @@ fn a_refusal_without_a_freeze_is_not_repeated() {
     assert_eq!(bench.attempts("exec", "c").len(), 2);
 }
 
-/// Whoever has the lock and a note may have frozen it and thawed it again while nobody looked.
+/// An operation with the lock and a note may have frozen and thawed it while nobody looked.
 #[test]
 fn a_refusal_beside_an_update_is_repeated() {
     let scratch = Scratch::new();
@@ -921,9 +921,9 @@ fn a_pause_that_the_exec_waited_for_counts_as_well() {
 fn a_failed_pause_on_v2_is_undone() {
     for (config, frozen_before, left) in [
         ("", "0", "0"),
-        // Somebody else's.
+        // Somebody else's freeze.
         ("", "1", "1"),
-        // These change nothing.
+        // These modes change nothing.
         ("mode = \"lock\"", "0", "1"),
         ("mode = \"observe\"", "0", "1"),
     ] {
@@ -941,7 +941,7 @@ fn a_failed_pause_on_v2_is_undone() {
         assert_eq!(output.status.code(), Some(1));
         let freeze = std::fs::read_to_string(&on_host).unwrap();
         assert_eq!(freeze.trim(), left, "{config}, frozen before: {frozen_before}");
-        // Each attempt began as the first one had.
+        // Each attempt began in the same state as the first.
         let seen = std::fs::read_to_string(bench.fake.dir().join("seen")).unwrap();
         let seen: Vec<&str> = seen.lines().collect();
         assert!(seen.len() > 1 || !config.is_empty(), "{seen:?}");
@@ -957,7 +957,7 @@ fn leaves_frozen(bench: &Bench<'_>, cgroup: &str) -> Attempt {
     Attempt { hook, ..fails_with("timeout of 10s reached waiting for the cgroup to freeze") }
 }
 
-/// The same command where v2 is all there is.
+/// The same command where only v2 is mounted.
 fn on_v2(inner: &Command) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"));
     command.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
@@ -984,8 +984,8 @@ impl<'a> Counted<'a> {
         Counted { scratch, path: program(&dir.join("runc"), &text) }
     }
 
-    /// How often a wrapped command that fails with these words in its error starts the runtime, for a
-    /// log of every format.
+    /// How often a wrapped command that fails with this text in its error starts the runtime, for
+    /// each log format.
     fn counts(&self, words: &[&str], said: &str) {
         for log in LOGS {
             let starts = self.path.with_file_name("starts");
@@ -1009,8 +1009,8 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// Programs that do not exist, directories and users are a tenant's to name. Looked for anywhere, these
-/// words made 22 and 35 starts of runc 1.1.15 and 1.3.6 for the first command.
+/// A tenant chooses the names of missing programs, directories and users. When this text was
+/// matched anywhere, the first command made 22 and 35 starts of runc 1.1.15 and 1.3.6.
 #[test]
 fn an_exec_that_names_a_refusal_is_not_repeated() {
     for real in ["runc-1.1.15", "runc-1.5.3"] {
@@ -1027,15 +1027,15 @@ fn an_exec_that_names_a_refusal_is_not_repeated() {
         runc.counts(&["exec", "c", &format!("x\n{whole}\n")], said);
         runc.counts(&["exec", "--cwd", &format!("/{whole}"), "c", "true"], said);
         runc.counts(&["exec", "--user", &whole, "c", "true"], said);
-        // What an update is asked to set is not the container's, but reaches the error as well.
+        // The values of an update are not the container's, but reach the error as well.
         runc.counts(&["update", "--cpuset-cpus", "unable to freeze", "c"], "unable to freeze");
     }
 }
 
-/// Of a bundle's config.json.
+/// A change of a bundle's config.json.
 type Change<'a> = &'a dyn Fn(&mut Value);
 
-/// The same of what a bundle says, and of what its hooks say: 5 starts, each of which ran the hooks.
+/// The same for the text of a bundle, and of its hooks: 5 starts, each of which ran the hooks.
 #[test]
 fn a_create_that_names_a_failed_freeze_is_not_repeated() {
     for real in ["runc-1.1.15", "runc-1.5.3"] {

@@ -1,4 +1,4 @@
-//! The runtime's log after attempts that were repeated, read the way callers read it.
+//! The runtime's log after retries, read as callers read it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,7 +20,7 @@ const FREEZE: &str = "unable to freeze";
 
 const OTHER: &str = "unexpected state THAWED while freezing";
 
-/// Of a kind that is not tried again.
+/// A failure that is not retried.
 const FINAL: &str = "container \"c\" is not running: a \"quoted\" word\nand a second line";
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ struct Entry {
 }
 
 /// containerd (process/utils.go, getLastRuntimeError): the last entry of level `error` in the whole
-/// file, a stream of JSON values; anything else in it spoils the reading.
+/// file, a stream of JSON values; anything else in it makes the reading fail.
 fn containerd_reads(log: &str) -> Result<Option<String>, String> {
     let mut last = None;
     for entry in serde_json::Deserializer::from_str(log).into_iter::<Entry>() {
@@ -50,7 +50,7 @@ fn podman_reads(log: &str) -> Option<String> {
     serde_json::from_str::<Entry>(log).ok().map(|entry| entry.msg)
 }
 
-/// CRI-O: what the runtime said on stderr.
+/// CRI-O: the runtime's stderr.
 fn crio_reads(output: &Output) -> String {
     text(&output.stderr).trim_end().to_owned()
 }
@@ -86,7 +86,7 @@ fn attempts(fake: &Fake<'_>) -> usize {
 fn the_log_is_what_the_last_attempt_alone_would_have_written() {
     const OLD: &str = "{\"level\":\"debug\",\"msg\":\"old\",\"time\":\"2019-01-01T00:00:00Z\"}\n";
     let good = Attempt::default();
-    // It need not fail to leave an entry.
+    // An attempt can leave an entry without failing.
     let warned = Attempt { log: "left over".to_owned(), ..good.clone() };
     let scripts = [
         vec![fails(FREEZE), fails(OTHER), good],
@@ -142,7 +142,7 @@ fn after_a_success_nobody_finds_an_error() {
     assert_eq!((output.status.code(), attempts(&fake)), (Some(0), 3));
     assert_eq!(containerd_reads(&read(&log)), Ok(None));
     assert_eq!(crio_reads(&output), "");
-    // What the same caller sees without us: the first attempt's error, and it stays there.
+    // Without frostlock, the same caller sees the first attempt's error, and it stays there.
     std::fs::remove_file(fake.dir().join("count-update-c")).unwrap();
     let words = update(log.to_str().unwrap(), FORMATS[1]);
     run(&mut fake.bare(&words));
@@ -169,9 +169,9 @@ fn a_log_that_is_no_plain_file_is_treated_as_bare() {
         let mut wrapped = run(&mut fake.wrapped(&words));
         let (said, why) = explained(&wrapped.stderr);
         wrapped.stderr = said;
-        // Only what may be repeated, and was not, is explained.
+        // Only failures that could be retried but were not are explained.
         assert_eq!(why, case == "fifo", "{case}");
-        // One that does not get past its log is none that the fake counts.
+        // A runtime that cannot open its log is not counted by the fake.
         let made = attempts(&fake).max(1);
         assert_eq!(made, expected, "{case}");
         let seen = odd.contents();
@@ -201,7 +201,7 @@ impl Odd {
             "directory" => std::fs::create_dir(path).unwrap(),
             "/dev/null" => odd.path = "/dev/null".into(),
             "busy" => {
-                // Root may write to everything, but not to a program that runs.
+                // Root can write to everything except a running program.
                 install("/bin/sleep", &path);
                 odd.busy = Some(Command::new(&path).arg("60").spawn().unwrap());
             }
@@ -244,7 +244,7 @@ impl Drop for Odd {
     }
 }
 
-/// crun's other kinds of logs are crun's; `file:` is a file.
+/// crun's other log types belong to crun; `file:` is a file.
 #[test]
 fn prefixes_of_crun() {
     for kind in ["journald:c", "syslog:c"] {
@@ -257,7 +257,7 @@ fn prefixes_of_crun() {
             "{}",
             text(&output.stderr)
         );
-        // The fake knows no prefixes: it has opened a file of this very name.
+        // The fake knows no prefixes: it has opened a file with exactly this name.
         let opened = read(&fake.dir().join(kind));
         assert_eq!(opened.lines().count(), 1, "{opened}");
     }
@@ -323,7 +323,7 @@ fn real_runtimes_errors_are_logged_as_bare() {
     }
 }
 
-/// Fails bare, and behind the wrapper with the same words.
+/// Fails bare, and behind the wrapper with the same text.
 fn same(scratch: &Scratch, runtime: &Runtime, format: &[&str], words: &[&str]) {
     let mut seen = Vec::new();
     for mut command in [scratch.bare(&runtime.path), scratch.wrapped(&runtime.path)] {
@@ -339,7 +339,7 @@ fn same(scratch: &Scratch, runtime: &Runtime, format: &[&str], words: &[&str]) {
     assert!(!stderr.is_empty() && !log.is_empty(), "{} {words:?}: not shown", runtime.name);
 }
 
-/// In a pid namespace without a /proc of its own, the wrapper's pid is there that of another process.
+/// In a pid namespace without its own /proc, the wrapper's pid there belongs to another process.
 #[test]
 fn no_other_process_is_taken_for_us() {
     let scratch = Scratch::new();
@@ -375,8 +375,8 @@ fn no_other_process_is_taken_for_us() {
     assert_eq!(containerd_reads(&read(&log)).unwrap().as_deref(), Some(FINAL));
 }
 
-/// Every time stamp that a runtime writes has the form of 2026-11-21T00:00:00Z, some with a fraction
-/// or an offset.
+/// Every time stamp of a runtime has the form 2026-11-21T00:00:00Z, some with a fraction or an
+/// offset.
 fn without_times(said: &str) -> String {
     let mut plain = String::new();
     let mut rest = said;
@@ -391,7 +391,7 @@ fn without_times(said: &str) -> String {
     plain + rest
 }
 
-/// What the runtime said, without what we add to it, and whether we did.
+/// The runtime's output without our addition, and whether there was one.
 fn explained(stderr: &[u8]) -> (Vec<u8>, bool) {
     let said = text(stderr);
     match said.split_once(" (frostlock: ") {

@@ -1,5 +1,5 @@
-//! The standard input of `update --resources -`, which is taken before the first attempt: whatever the
-//! caller sends or does not send, the runtime reads what it would have read.
+//! The standard input of `update --resources -`, which is read before the first attempt: whatever
+//! the caller sends or does not send, the runtime reads what it would have read.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,12 +18,12 @@ use support::{Scratch, contents, run, runtime, succeed, text, wait};
 /// runc answers in some 30 ms.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The end and the words of a command whose caller keeps its end of the pipe open.
+/// The exit and the output of a command whose caller keeps its end of the pipe open.
 fn end_of(mut command: Command, input: &[u8]) -> Option<(Option<i32>, String)> {
     let said = tempfile::tempfile().unwrap();
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(said.try_clone().unwrap());
     let mut child = command.spawn().unwrap();
-    // `wait` of std would close it.
+    // std's `wait` would close it.
     let mut ours = child.stdin.take().unwrap();
     ours.write_all(input).unwrap();
     let status = wait(&mut child, LIMIT)?;
@@ -36,7 +36,7 @@ fn without_time(said: &[u8]) -> String {
     message.to_owned()
 }
 
-/// runc's decoder ends at the first wrong byte, so nobody need send another one.
+/// runc's decoder ends at the first wrong byte, so nothing more need be sent.
 #[test]
 fn what_is_no_json_is_answered_at_once() {
     let scratch = Scratch::new();
@@ -73,7 +73,8 @@ fn make(fake: &Fake<'_>) {
     succeed(&mut fake.bare(&["create", "--bundle", bundle.to_str().unwrap(), "c"]));
 }
 
-/// More than is kept for a second attempt: there is none then, and the first reads all of it.
+/// Larger than what is kept for a second attempt: then there is none, and the first reads all of
+/// it.
 #[test]
 fn an_input_too_large_to_keep_arrives_whole() {
     let json = format!("{{\"x\": \"{}\"}}", "y".repeat(40 << 20));
@@ -101,12 +102,12 @@ fn an_input_too_large_to_keep_arrives_whole() {
     }
 }
 
-/// Nobody is left behind when the runtime does not read on, and the caller does not hang up.
+/// No process is left behind if the runtime stops reading and the caller does not close the pipe.
 #[test]
 fn what_is_too_large_to_keep_is_not_waited_for() {
     let scratch = Scratch::new();
     let go = scratch.path("go");
-    // Bounded, so that a failed test leaves nobody behind.
+    // Bounded, so that a failed test leaves no process behind.
     let seven = format!(
         "#!/bin/sh\nfor i in $(seq 1000); do [ -e {} ] && exit 7; sleep 0.01; done\nexit 8\n",
         go.display()
@@ -120,11 +121,11 @@ fn what_is_too_large_to_keep_is_not_waited_for() {
     // A pipe takes 64 KiB more than is read from it.
     ours.write_all(&vec![b' '; 16 << 20]).unwrap();
     ours.write_all(b" ").unwrap();
-    // Not before: a runtime that ends takes the reading end with it, and a caller that has not
-    // written all of it by then gets EPIPE, from the bare runtime as well.
+    // Not before: a runtime that ends closes the reading end, and a caller that is still writing
+    // then gets EPIPE, with the bare runtime as well.
     std::fs::write(go, "").unwrap();
     assert_eq!(wait(&mut child, LIMIT).and_then(|status| status.code()), Some(7));
-    // Whoever still had our stdout would keep this waiting.
+    // A process that still had our stdout would keep this waiting.
     let mut out = File::from(std::os::fd::OwnedFd::from(child.stdout.take().unwrap()));
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -135,7 +136,7 @@ fn what_is_too_large_to_keep_is_not_waited_for() {
     drop(ours);
 }
 
-/// The runtime's error is the one that it has, not that of an empty input.
+/// The runtime reports its own error, not that of an empty input.
 #[test]
 fn an_input_that_cannot_be_read_is_left_to_the_runtime() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! Terminals: what a caller gets on its console socket, which it accepts from once, when attempts
+//! Terminals: what a caller gets on its console socket, which it accepts from once, if attempts
 //! fail before one succeeds.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -26,13 +26,13 @@ const FREEZE: &str = "runc create failed: unable to start container process: err
 
 const PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
 
-/// What a shim or conmon does: it listens.
+/// Stands for a shim or conmon: it listens.
 struct Caller {
     listener: UnixListener,
     path: PathBuf,
 }
 
-/// What has come of one connection: its message, and whether it is still open.
+/// The result of one connection: its message, and whether it is still open.
 #[derive(Debug)]
 struct Connection {
     name: String,
@@ -50,7 +50,7 @@ impl Caller {
         self.path.to_str().unwrap()
     }
 
-    /// All connections that are waiting; each is closed by now, or has a message.
+    /// All waiting connections; each is already closed, or has a message.
     fn connections(&self) -> Vec<Connection> {
         std::iter::from_fn(|| self.listener.accept().ok()).map(|(from, _)| message(&from)).collect()
     }
@@ -83,7 +83,7 @@ fn message(from: &UnixStream) -> Connection {
     Connection { name: text(&name), terminals }
 }
 
-/// Somebody answers on it, and it can be resized.
+/// Checks that the terminal answers and can be resized.
 fn try_out(terminal: OwnedFd) {
     let size = Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&terminal, size).unwrap();
@@ -237,7 +237,7 @@ fn failures_end_without_a_terminal() {
     assert_eq!(scene.private_sockets(), Vec::<PathBuf>::new());
 }
 
-/// A caller that accepts for a limited time is not to give up on a long hook.
+/// A caller that accepts for a limited time must not give up during a long hook.
 #[test]
 fn the_caller_is_connected_to_as_soon_as_the_runtime_connects() {
     let scratch = Scratch::new();
@@ -309,7 +309,7 @@ fn a_socket_that_is_none_is_the_runtimes_to_complain_about() {
     }
 }
 
-/// As somebody whose processes can be limited, which root's cannot.
+/// As another user, whose processes can be limited; root's cannot.
 fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Command {
     let somebody = 61236;
     let own = |path: &Path| std::os::unix::fs::chown(path, Some(somebody), Some(somebody)).unwrap();
@@ -318,7 +318,7 @@ fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Co
         own(&file.path());
     }
     own(&scratch.path("fake/script"));
-    // Where cargo builds is not for everybody.
+    // cargo's build directory is not accessible to everybody.
     for (name, program) in
         [("wrapper", frostlock()), ("fake/runtime", fake_runtime::program().into())]
     {
@@ -338,8 +338,8 @@ fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Co
     command
 }
 
-/// Callers take one connection: the runtime's own if it is the only attempt, else the one of the attempt
-/// that failed, which is how the bare runtime would have ended.
+/// Callers take one connection: the runtime's own if there is only one attempt, else that of the
+/// failed attempt, as the bare runtime would have ended.
 #[test]
 fn the_first_connection_is_as_bare_where_we_become_the_runtime_after_all() {
     let scratch = Scratch::new();
