@@ -1,12 +1,16 @@
 //! What stands in the cgroups of the machine that this runs on.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use cgroup::read::Version;
 use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 use crate::plan::{Milli, PERIOD_US, quota_us, shares, slice_quota_us};
+
+/// USER_HZ, which is 100 wherever this runs (proc_stat(5), asm-generic/param.h).
+const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -109,28 +113,39 @@ impl Node {
     }
 }
 
-/// Of all CPUs, in ticks since the boot.
+/// Of all CPUs since the boot. A tick that is busy is a sample, and what wakes with the tick is seen in
+/// far more of them than it runs: what is left over is held against the time that went by.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    idle: u64,
-    all: u64,
+    ticks: u64,
+    cpus: usize,
+    at: Instant,
 }
 
 impl Idle {
     pub(crate) fn now() -> anyhow::Result<Idle> {
         let stat = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        // The first line is "cpu user nice system idle iowait ..."; guests are in user already.
+        Idle::of(&stat, Instant::now())
+    }
+
+    fn of(stat: &str, at: Instant) -> anyhow::Result<Idle> {
+        let is_cpu = |line: &&str| line.starts_with("cpu");
+        // The first line is "cpu user nice system idle iowait ...", the sum of those that follow.
         let line = stat.lines().next().unwrap_or_default();
-        let ticks: Vec<u64> =
-            line.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
-        anyhow::ensure!(ticks.len() == 8, "/proc/stat: not understood: {line}");
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
+        let cpus = stat.lines().skip(1).take_while(is_cpu).count();
+        let &[_, nice, _, idle, iowait, ..] = ticks.as_slice() else {
+            bail!("/proc/stat: not understood: {line}");
+        };
+        anyhow::ensure!(cpus > 0, "/proc/stat names no CPU");
         // Work at a nice level takes only what nobody else wants.
-        Ok(Idle { idle: ticks[1] + ticks[3] + ticks[4], all: ticks.iter().sum() })
+        Ok(Idle { ticks: nice + idle + iowait, cpus, at })
     }
 
     pub(crate) fn percent_since(&self, before: &Idle) -> f64 {
-        let all = self.all.saturating_sub(before.all).max(1);
-        100.0 * self.idle.saturating_sub(before.idle) as f64 / all as f64
+        let all = self.at.duration_since(before.at).as_secs_f64() * self.cpus as f64;
+        let idle = self.ticks.saturating_sub(before.ticks) as f64 / TICKS_PER_SECOND;
+        100.0 * idle / all.max(f64::MIN_POSITIVE)
     }
 }
 
@@ -141,5 +156,22 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
             collect(&entry.path(), into);
             into.push(entry.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn busy_ticks_that_are_too_many_are_not_counted() {
+        let at = Instant::now();
+        let stat = |busy: u64, idle: u64| format!("cpu {busy} 0 0 {idle} 0 0 0 0\ncpu0 0\ncpu1 0\n");
+        let before = Idle::of(&stat(0, 0), at).unwrap();
+        let after = Idle::of(&stat(150, 100), at + Duration::from_secs(1)).unwrap();
+        assert_eq!(after.percent_since(&before), 50.0);
+        assert!(Idle::of("cpu 1 2\n", at).is_err() && Idle::of("", at).is_err());
     }
 }
