@@ -1,5 +1,5 @@
 //! Two short storms in their own nodes; nothing in them depends on the machine's speed. The real
-//! ones are `make proof SUITES='storm-1.6 storm-kills'`.
+//! ones are `make proof SUITES='storm-2.3 storm-kills'`.
 //!
 //! Needs root and the lab (`make lab`).
 
