@@ -1,5 +1,6 @@
 //! Where nobody waits for a CPU nobody is lifted; and no setting of anybody's cgroup is ever written.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::pods::CpuTime;
-use crate::scene::{Container, Quota, Via, configured, lifts};
-use crate::support::cpu::Version;
+use crate::scene::{Container, Quota, Via, configured, lifts, timed};
+use crate::support::cpu::{Cpu, Version};
 use crate::support::realtime::{lift_by_hand, lifted_threads};
 use crate::support::{Scratch, proof, runtime, succeed};
 use crate::table::Table;
@@ -118,6 +119,57 @@ fn an_idle_node_never_lifts() {
     // On a throttled container nearly each one waits.
     let most = if proof() { 0.0 } else { all as f64 * busy.max(1.0 / 3.0) };
     assert!(lifted as f64 <= most, "{lifted} of {all}, CPUs busy for {busy:.2} of the time");
+}
+
+/// Waits until the scheduler has kept it from a CPU for 5 ms, in the cgroup `$0`, and goes on outside of
+/// it, in `$1`. What it has waited stays a process's own over execve(2).
+const KEPT_FROM_A_CPU: &str = r#"
+echo 0 >"$0/cgroup.procs"
+until read -r _ ns _ </proc/self/schedstat && [ "$ns" -ge 5000000 ]; do :; done
+echo 0 >"$1/cgroup.procs"
+shift
+exec "$@"
+"#;
+
+/// Of an operation that was kept from a CPU before it began: its runtime will be kept from one, too, and
+/// is not to be seen waiting first.
+#[test]
+fn who_was_kept_from_a_cpu_lifts_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.5.3");
+    let scratch = Scratch::new();
+    let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
+    let room = format!("{}/room", scratch.cgroup);
+    std::fs::create_dir(Version::here().dir("cpu", &room)).unwrap();
+    Cpu::of(&room).limit(1_000, 100_000);
+    let exec = || {
+        let mut exec = container.command("exec");
+        exec.args(["c", "/bin/true"]);
+        exec
+    };
+    let kept = || {
+        let exec = exec();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", KEPT_FROM_A_CPU]).arg(Version::here().dir("cpu", &room));
+        shell.arg(Version::here().dir("cpu", "/")).arg(exec.get_program()).args(exec.get_args());
+        shell.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell
+    };
+    let lifted = |command: &dyn Fn() -> Command| {
+        let before = scratch.journal().len();
+        for _ in 0..ROUNDS {
+            assert_eq!(timed(&mut command(), LIMIT).failure, None);
+        }
+        let records = scratch.journal().split_off(before);
+        assert_eq!(records.len(), ROUNDS);
+        records.iter().filter(|record| !lifts(record).is_empty()).count()
+    };
+    let of_others = lifted(&exec);
+    let of_kept = lifted(&kept);
+    println!("lifted: {of_kept} of {ROUNDS} that were kept from a CPU, {of_others} of {ROUNDS} others");
+    // Beside other work an exec may have to wait.
+    assert!(of_others < ROUNDS, "the control: not shown");
+    assert_eq!(of_kept, ROUNDS);
 }
 
 /// Nor is anybody started who would: a lifter has a place in the state directory before it has work.
