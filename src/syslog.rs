@@ -128,8 +128,8 @@ fn line(outcome: &Outcome) -> String {
     if let Some(remark) = lock_remark(&outcome.lock) {
         line.push_str(&format!(" ({remark})"));
     }
-    for thawed in &outcome.recovered {
-        line.push_str(&format!("; thawed {thawed}"));
+    for said in &outcome.recovered {
+        line.push_str(&format!("; {said}"));
     }
     for note in outcome.notes.iter().filter(|note| !note.is_empty()) {
         line.push_str("; ");
