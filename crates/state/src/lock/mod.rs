@@ -155,6 +155,9 @@ impl Drop for Guard {
         if let Some(slot) = self.slot {
             holders::erase(&self.lock, slot);
         }
+        // Not by the end of its descriptor alone: a process that we have just forked has that, too, and
+        // may wait for a CPU before it closes it.
+        let _ = sys::flock(&self.lock, libc::LOCK_UN);
     }
 }
 
