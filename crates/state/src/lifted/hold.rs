@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::unistd::Pid;
 
 use super::class::{self, Before};
@@ -90,15 +90,22 @@ impl Drop for Hold {
 const LOWERED_WITHIN: Duration = Duration::from_millis(20);
 
 /// Holds a thread, puts it back and lets it go, for a caller that lives on. A thread of its own does
-/// it, and whatever it still traces is let go when it ends. Waits for at most `LOWERED_WITHIN`.
+/// it, and whatever it still traces is let go when it ends. Waits for at most `LOWERED_WITHIN`. It does not
+/// fall back to SIGSTOP: the caller may execute the runtime next, and nobody would send SIGCONT.
 pub fn lower(tid: i32, before: &Before) {
     let before = *before;
     let (done, is_done) = std::sync::mpsc::channel();
     let lower = move || {
-        let is_lowered = Hold::of(tid).is_some_and(|hold| hold.lower(&before));
+        let is_lowered = Hold::by_trace(tid).is_some_and(|hold| hold.lower(&before));
         let _ = done.send(is_lowered);
     };
-    if std::thread::Builder::new().spawn(lower).is_ok() {
+    // The thread may outlive the wait, and must not take a signal that is meant for the process.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let thread = std::thread::Builder::new().spawn(lower);
+    if let Ok(mask) = mask {
+        let _ = mask.thread_set_mask();
+    }
+    if thread.is_ok() {
         let _ = is_done.recv_timeout(LOWERED_WITHIN);
     }
 }
