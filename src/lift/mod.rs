@@ -389,7 +389,7 @@ impl<'a> Lift<'a> {
     /// Also true if the slots cannot be read: `start` then reports the error.
     fn has_a_slot(&self) -> bool {
         let slots = self.state.lifts().join("slots");
-        !matches!(Slot::take(&slots, Use::Lift, sys::online_cpus()), Ok(None))
+        !matches!(Slot::take(&slots, Use::Lift, sys::usable_cpus()), Ok(None))
     }
 
     /// Gives `false` if there was no slot.
@@ -399,7 +399,7 @@ impl<'a> Lift<'a> {
         process: Option<i32>,
         waits: Waits,
     ) -> std::io::Result<bool> {
-        let cpus = sys::online_cpus();
+        let cpus = sys::usable_cpus();
         let Some(task) = self.task(runtime, process, waits, cpus) else { return Ok(true) };
         self.state.lifts_made()?;
         let Some(slot) = Slot::take(&task.slots, Use::Lift, cpus)? else { return Ok(false) };

@@ -35,7 +35,7 @@ pub(super) fn into_the_freezer(
     tids: &mut Vec<i32>,
     is_freezing: impl Fn() -> bool,
 ) -> io::Result<usize> {
-    let others = sys::online_cpus() as usize - 1;
+    let others = sys::usable_cpus() as usize - 1;
     let (mut lifted, mut process, since) = (0, 0, Instant::now());
     while !tids.is_empty() && since.elapsed() <= PASS && is_freezing() {
         let few: Vec<i32> = tids.drain(..tids.len().min((others * AT_A_TIME).max(1))).collect();

@@ -165,7 +165,7 @@ impl Set {
             processes: BTreeMap::new(),
             default_slice: class::default_slice(),
             may_hold: true,
-            cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
+            cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
         })
     }
 

@@ -168,7 +168,8 @@ mod tests {
     #[test]
     fn busy_ticks_that_are_too_many_are_not_counted() {
         let at = Instant::now();
-        let stat = |busy: u64, idle: u64| format!("cpu {busy} 0 0 {idle} 0 0 0 0\ncpu0 0\ncpu1 0\n");
+        let stat =
+            |busy: u64, idle: u64| format!("cpu {busy} 0 0 {idle} 0 0 0 0\ncpu0 0\ncpu1 0\n");
         let before = Idle::of(&stat(0, 0), at).unwrap();
         let after = Idle::of(&stat(150, 100), at + Duration::from_secs(1)).unwrap();
         assert_eq!(after.percent_since(&before), 50.0);

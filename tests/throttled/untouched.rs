@@ -166,7 +166,9 @@ fn who_was_kept_from_a_cpu_lifts_at_once() {
     };
     let of_others = lifted(&exec);
     let of_kept = lifted(&kept);
-    println!("lifted: {of_kept} of {ROUNDS} that were kept from a CPU, {of_others} of {ROUNDS} others");
+    println!(
+        "lifted: {of_kept} of {ROUNDS} that were kept from a CPU, {of_others} of {ROUNDS} others"
+    );
     // Beside other work an exec may have to wait.
     assert!(of_others < ROUNDS, "the control: not shown");
     assert_eq!(of_kept, ROUNDS);

@@ -59,7 +59,7 @@ impl Freezing {
             return Ok(());
         }
         // Without a slot, try again at the next look.
-        let slot = Slot::take(&work.slots, Use::Push, sys::online_cpus())?;
+        let slot = Slot::take(&work.slots, Use::Push, sys::usable_cpus())?;
         let Some(_slot) = slot else { return Ok(()) };
         // No frozen thread is asked again before all have been asked.
         let mut tids = Vec::new();

@@ -64,7 +64,7 @@ impl Program {
 
     fn has_a_slot(&mut self, slots: &Path) -> io::Result<bool> {
         if self.slot.is_none() {
-            self.slot = Slot::take(slots, Use::Program, sys::online_cpus())?;
+            self.slot = Slot::take(slots, Use::Program, sys::usable_cpus())?;
         }
         Ok(self.slot.is_some())
     }
