@@ -465,6 +465,14 @@ pub fn set_sched_attr(tid: libc::pid_t, attr: &SchedAttr) -> io::Result<()> {
     cvt(result as libc::c_int).map(|_| ())
 }
 
+/// The nice value of a thread. A real-time thread has one, too.
+pub fn nice(tid: libc::pid_t) -> io::Result<i32> {
+    // SAFETY: getpriority only reads. The kernel's own call gives 20 less the value, so that no answer
+    // looks like an error (getpriority(2), C library/kernel differences).
+    let result = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) };
+    cvt(result as libc::c_int).map(|reversed| 20 - reversed)
+}
+
 /// How many CPUs this process may run on: fewer than are online with isolcpus, or with an affinity that
 /// systemd sets. Never less than one.
 pub fn usable_cpus() -> u64 {

@@ -46,7 +46,10 @@ pub fn lower(tid: i32, before: &Before) -> bool {
     if !is_lifted(tid) {
         return false;
     }
-    sys::set_sched_attr(tid, &before.attr()).is_ok()
+    // A real-time thread keeps a nice value of its own, which its program may have changed meanwhile
+    // (set_user_nice, kernel/sched/syscalls.c): nice(1), say.
+    let nice = sys::nice(tid).unwrap_or(before.nice);
+    sys::set_sched_attr(tid, &SchedAttr { nice, ..before.attr() }).is_ok()
 }
 
 /// The same for a thread that may do what it can to keep its class. A call of its own that passed the
