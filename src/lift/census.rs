@@ -3,7 +3,9 @@
 //! Nothing here goes by a name, because a tenant can choose names. A stage is a process of the runtime
 //! on its way to the container's program. It is either a direct child of the runtime that has not
 //! executed anything since its fork (runc's stages 1 and 2, crun, youki), or still in our mount
-//! namespace (runc's stage 0). Once it has executed the program, it is the program and remains so.
+//! namespace (runc's stage 0). Once it has executed the program, it is the program and remains so. Later
+//! children of the runtime are the program's, too: clone(2) with CLONE_PARENT makes siblings, and a
+//! runtime that is a subreaper inherits orphans.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ use cgroup::threads::Threads;
 
 /// If a probe is a fork bomb, only so many of its processes are followed.
 const MOST_MEMBERS: usize = 64;
+
+/// runc has three at a time; other runtimes have two.
+const MOST_STAGES: usize = 4;
 
 /// systemd may have made cgroups below the container's, and runc's exec joins the one of the init.
 const MOST_CGROUPS: usize = 64;
@@ -28,6 +33,8 @@ pub(super) struct Member {
     pub(super) pid: i32,
     pub(super) threads: Threads,
     pub(super) kind: Kind,
+    /// At the last look that found it alive.
+    had_not_executed: bool,
     /// It has been seen in the container's cgroup, and only then may it be lifted. With RT_GROUP_SCHED
     /// a real-time thread cannot be moved into another cgroup, and the runtime would fail.
     pub(super) is_inside: bool,
@@ -49,6 +56,8 @@ pub(super) struct Census {
     /// The cgroup in which the kernel schedules the container.
     cgroup: Option<PathBuf>,
     follows: bool,
+    /// A child of the runtime has become the program.
+    has_executed: bool,
     members: BTreeMap<i32, Member>,
 }
 
@@ -63,7 +72,8 @@ impl Census {
     ) -> Census {
         let members = BTreeMap::new();
         let runtime = Threads::of(runtime).ok();
-        let mut census = Census { runtime, cgroup: cgroup.map(Path::to_owned), follows, members };
+        let (cgroup, has_executed) = (cgroup.map(Path::to_owned), false);
+        let mut census = Census { runtime, cgroup, follows, has_executed, members };
         // Not a stage only because it is in our mount namespace: besides runc's stage 0, a few others
         // are.
         if let Some(pid) = process {
@@ -88,14 +98,21 @@ impl Census {
     pub(super) fn look(&mut self, may_wait: bool) -> Seen {
         let mut executed = Vec::new();
         self.members.retain(|pid, member| {
-            let now = member.threads.stat().filter(|now| now.state != b'Z');
-            let Some(now) = now else { return false };
-            if member.kind == Kind::Stage && !is_stage(*pid, &now) {
+            let Some(now) = member.threads.stat() else { return false };
+            let is_zombie = now.state == b'Z';
+            let has_executed = match is_zombie {
+                // A zombie keeps its flags, and has no mount namespace.
+                true => member.had_not_executed && !now.has_not_executed(),
+                false => !is_stage(*pid, &now),
+            };
+            member.had_not_executed &= now.has_not_executed();
+            if member.kind == Kind::Stage && has_executed {
                 member.kind = Kind::Program;
+                self.has_executed = true;
                 executed.push(*pid);
             }
             member.threads.look(&now);
-            true
+            !is_zombie
         });
         let runtime = self.runtime.take();
         self.runtime = runtime.and_then(|mut runtime| {
@@ -103,9 +120,12 @@ impl Census {
             Some(runtime)
         });
         let children = self.runtime.as_ref().map(Threads::children).unwrap_or_default();
+        // Look at all new children before any of them is taken for a stage.
+        self.has_executed |= children.iter().any(|pid| self.is_new_program(*pid));
+        let kind = self.has_executed.then_some(Kind::Program);
         let mut started = Vec::new();
         for pid in children {
-            if self.take_in(pid, None, false) == Some(Kind::Stage) {
+            if self.take_in(pid, kind, false) == Some(Kind::Stage) {
                 started.extend(self.members.get(&pid).iter().flat_map(|m| m.threads.tids()));
             }
         }
@@ -140,6 +160,11 @@ impl Census {
         }
     }
 
+    fn is_new_program(&self, pid: i32) -> bool {
+        let is_program = |stat: Stat| stat.state != b'Z' && !is_stage(pid, &stat);
+        !self.members.contains_key(&pid) && Stat::of(pid).is_some_and(is_program)
+    }
+
     /// Takes in a process; gives its kind if it was not known.
     fn take_in(&mut self, pid: i32, kind: Option<Kind>, is_inside: bool) -> Option<Kind> {
         if self.members.contains_key(&pid) || self.members.len() >= MOST_MEMBERS {
@@ -147,11 +172,13 @@ impl Census {
         }
         let threads = Threads::of(pid).ok()?;
         let stat = threads.stat().filter(|stat| stat.state != b'Z')?;
-        let kind = kind.unwrap_or(match is_stage(pid, &stat) {
+        let stages = self.members.values().filter(|member| member.kind == Kind::Stage).count();
+        let kind = kind.unwrap_or(match is_stage(pid, &stat) && stages < MOST_STAGES {
             true => Kind::Stage,
             false => Kind::Program,
         });
-        self.members.insert(pid, Member { pid, threads, kind, is_inside });
+        let had_not_executed = stat.has_not_executed();
+        self.members.insert(pid, Member { pid, threads, kind, had_not_executed, is_inside });
         Some(kind)
     }
 

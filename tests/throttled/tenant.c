@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +24,51 @@ static void keep(void) {
         if (sched_setscheduler(0, SCHED_RR, &one) != 0)
             sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &one);
     }
+}
+
+// Two threads, each of which sets the other one: who is looked at may sleep, and is set all the same.
+static pid_t one_of_two, other_of_two;
+
+static void keep_the_other(const volatile pid_t *other, int naps) {
+    struct sched_param one = {.sched_priority = 1};
+    for (int i = 1;; i++) {
+        if (*other && sched_setscheduler(*other, SCHED_RR, &one) != 0)
+            sched_setscheduler(*other, SCHED_RR | SCHED_RESET_ON_FORK, &one);
+        if (i % 64 == 0 && naps-- > 0)
+            usleep(500);
+    }
+}
+
+static int keep_the_first(void *nothing) {
+    (void)nothing;
+    other_of_two = gettid();
+    keep_the_other(&one_of_two, 0);
+    return 0;
+}
+
+static void keep_each_other(void) {
+    static char stack[16384] __attribute__((aligned(16)));
+    one_of_two = gettid();
+    clone(keep_the_first, stack + sizeof stack,
+          CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0);
+    keep_the_other(&other_of_two, 300);
+}
+
+// Children of whoever has started us, which have executed nothing: as the runtime's own look.
+static void siblings(void) {
+    for (int i = 0; i < 20; i++)
+        if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0)
+            spin();
+    for (;;)
+        usleep(1000);
+}
+
+// A child that stays when we are killed.
+static void leave_a_child(void) {
+    if (fork() == 0)
+        for (;;)
+            pause();
+    spin();
 }
 
 static void fork_without_end(void) {
@@ -96,6 +142,12 @@ int main(int argc, char **argv) {
         spin();
     } else if (strcmp(how, "keep") == 0)
         keep();
+    else if (strcmp(how, "keep-each-other") == 0)
+        keep_each_other();
+    else if (strcmp(how, "leave-a-child") == 0)
+        leave_a_child();
+    else if (strcmp(how, "siblings") == 0)
+        siblings();
     else if (strcmp(how, "fork") == 0)
         fork_without_end();
     else if (strcmp(how, "daemonize") == 0)
