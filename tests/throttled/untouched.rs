@@ -161,8 +161,9 @@ fn who_was_kept_from_a_cpu_lifts_at_once() {
             assert_eq!(timed(&mut command(), LIMIT).failure, None);
         }
         let records = scratch.journal().split_off(before);
-        assert_eq!(records.len(), ROUNDS);
-        records.iter().filter(|record| !lifts(record).is_empty()).count()
+        // Not the record of a lift that outlived its operation.
+        let execs = records.iter().filter(|record| record["verb"] == "exec");
+        execs.filter(|record| !lifts(record).is_empty()).count()
     };
     let of_others = lifted(&exec);
     let of_kept = lifted(&kept);
