@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use lifter::{Lifter, Task, Waits};
 use pace::{Pace, Sight};
-use peer::{Heard, NoAnswer, Peer};
+use peer::{NoAnswer, Peer};
 pub use report::{Ended, Report, Summary, Whose};
 use slots::{Slot, Use};
 use state::account::{self, Account, POD_BURST, Rate};
@@ -404,7 +404,7 @@ impl<'a> Lift<'a> {
         self.state.lifts_made()?;
         let Some(slot) = Slot::take(&task.slots, Use::Lift, cpus)? else { return Ok(false) };
         let (ours, theirs) = UnixStream::pair()?;
-        let own = lifter::own_class()?;
+        let own = lifter::own_class(task.default_slice)?;
         let Some(pid) = sys::fork()? else { self.be_the_lifter(task, slot, theirs, own) };
         // Raised here, while this process has a CPU: the lifter would have to wait for one to raise
         // itself. If the kernel refuses, the lifter will find that out itself.
@@ -440,6 +440,7 @@ impl<'a> Lift<'a> {
             node: Account::new(directory.join("node"), node),
             slots: directory.join("slots"),
             directory,
+            default_slice: class::default_slice(),
         })
     }
 
@@ -461,9 +462,7 @@ impl<'a> Lift<'a> {
                 Err(error) => {
                     class::lower(process::own_pid(), &own);
                     let refused = Some(format!("no note: {error}"));
-                    if peer.hear(ANSWER_WAIT * 50) == Heard::End {
-                        let _ = peer.answer(&Summary { lifts: Vec::new(), refused });
-                    }
+                    peer.answer(&Summary { lifts: Vec::new(), refused });
                     return;
                 }
             };

@@ -50,6 +50,8 @@ pub enum Ended {
     PodLimit,
     NodeLimit,
     WatcherLimit,
+    /// A thread made itself real-time again after each put-back, and its process was killed.
+    Killed,
 }
 
 impl Ended {
@@ -61,6 +63,7 @@ impl Ended {
             Ended::PodLimit => "pod limit",
             Ended::NodeLimit => "node limit",
             Ended::WatcherLimit => "watcher limit",
+            Ended::Killed => "killed",
         }
     }
 }

@@ -149,7 +149,7 @@ pub(super) struct Set {
 
 impl Set {
     /// Without a note nothing may be lifted.
-    pub(super) fn begin(directory: &Path, what: &str) -> io::Result<Set> {
+    pub(super) fn begin(directory: &Path, what: &str, default_slice: u64) -> io::Result<Set> {
         Ok(Set {
             note: Note::begin(directory, what)?,
             lifted: BTreeMap::new(),
@@ -163,7 +163,7 @@ impl Set {
             metered: Instant::now(),
             unseen: Duration::ZERO,
             processes: BTreeMap::new(),
-            default_slice: class::default_slice(),
+            default_slice,
             may_hold: true,
             cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
         })

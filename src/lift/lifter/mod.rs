@@ -76,6 +76,8 @@ pub(super) struct Task {
     pub(super) kept: Duration,
     pub(super) directory: PathBuf,
     pub(super) slots: PathBuf,
+    /// The slice of a fair thread, which a lifter that has been raised cannot see.
+    pub(super) default_slice: u64,
 }
 
 pub(super) struct Lifter {
@@ -114,7 +116,7 @@ impl Lifter {
         let follows = !task.program_limit.is_zero();
         let searched = task.files.as_ref().filter(|_| task.freezes.is_some() || task.kills);
         let kin = Kin::among(&searched.map(freeze::threads).unwrap_or_default());
-        let set = Set::begin(&task.directory, &task.what)?;
+        let set = Set::begin(&task.directory, &task.what, task.default_slice)?;
         let census = Census::new(task.runtime, cgroup, task.process, follows);
         let frozen = task.files.clone().zip(task.freezes);
         let dying = task.files.filter(|_| task.kills);
@@ -188,10 +190,12 @@ impl Lifter {
         }
     }
 
-    /// A limit is reached while the operation continues: after a rest it may get another lifter.
+    /// A limit is reached while the operation continues: after a rest it may get another lifter. Or the
+    /// kernel refuses, and the operation need not try again.
     fn has_had_its_turn(&self) -> bool {
         let is_limited = self.over.is_some_and(|ended| ended != Ended::Done);
-        is_limited && !self.is_alone && self.work.set.is_settled()
+        let is_refused = self.over.is_some() && self.refused.is_some();
+        (is_limited || is_refused) && !self.is_alone && self.work.set.is_settled()
     }
 
     fn say_so(&mut self, peer: &mut Peer) {
@@ -387,9 +391,9 @@ impl Lifter {
 }
 
 /// The class of this process, which is about to start a lifter.
-pub(super) fn own_class() -> io::Result<Before> {
+pub(super) fn own_class(default_slice: u64) -> io::Result<Before> {
     let own = process::own_pid();
-    let before = Before::of(own, class::default_slice())?;
+    let before = Before::of(own, default_slice)?;
     let before = before.ok_or_else(|| io::Error::other("not a fair process"))?;
     Ok(before.with_slack(&class::open_slack(own)?))
 }
