@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
 use super::report::{Ended, Report, Whose};
-use cgroup::process::Stat;
+use cgroup::process::{Process, Stat};
 use cgroup::threads::{Candidate, Clock};
 use state::lifted::class::{self, Before};
 use state::lifted::hold::Hold;
@@ -88,6 +88,16 @@ impl Ready {
     }
 }
 
+/// A thread that was put back. A second thread of its program may still make it real-time again: by a call
+/// that passed the kernel's check while the first was lifted, and completes once the second runs again.
+#[derive(Debug)]
+struct Former {
+    process: i32,
+    start: u64,
+    whose: Whose,
+    before: Before,
+}
+
 /// A thread that was put back, until it is certain that it stays fair. One that calls
 /// sched_setscheduler all the time to keep its class may have passed the kernel's check before it was
 /// put back, and be given the class afterwards (__sched_setscheduler, 6.18). Once it has run as a fair
@@ -96,22 +106,33 @@ impl Ready {
 struct Settling {
     lifted: Lifted,
     fair_looks: u32,
+    /// How many rows of put-backs it has survived.
+    lost: u32,
     hold: Option<Hold>,
 }
 
 impl Settling {
     fn begin(lifted: Lifted) -> Settling {
-        Settling { lifted, fair_looks: 0, hold: None }
+        Settling { lifted, fair_looks: 0, lost: 0, hold: None }
     }
 
     fn put_back(&mut self, tid: i32, may_hold: bool) {
         let before = &self.lifted.before;
         let is_held = self.hold.is_some();
         let resists = !is_held && class::lower_firmly(tid, before) && class::is_lifted(tid);
+        self.lost += u32::from(resists);
         if resists && may_hold {
             self.hold = Hold::of(tid);
         }
         self.let_go();
+    }
+
+    /// A thread that stays above the fair class keeps a CPU for ever. Only a program that is after just
+    /// that gets here.
+    fn is_to_be_killed(&self, tid: i32) -> bool {
+        self.lost == MOST_LOST
+            && self.lifted.clock.read().is_some()
+            && !class::may_raise_itself(tid)
     }
 
     /// Lets the thread go once it has stopped.
@@ -126,6 +147,7 @@ pub(super) struct Set {
     note: Note,
     lifted: BTreeMap<i32, Lifted>,
     settling: BTreeMap<i32, Settling>,
+    former: BTreeMap<i32, Former>,
     /// Threads that have had their share; with the start time, because pids are reused.
     spent: BTreeSet<(i32, u64)>,
     tallies: BTreeMap<Whose, Tally>,
@@ -142,6 +164,8 @@ pub(super) struct Set {
     processes: BTreeMap<i32, Total>,
     cpus: u32,
     default_slice: u64,
+    /// The lifter's own start time.
+    since: u64,
     /// Whether a thread that resists may be held still. Not while the runtime is held: ptrace may have
     /// to wait while another thread of the same process executes a program.
     may_hold: bool,
@@ -154,6 +178,7 @@ impl Set {
             note: Note::begin(directory, what)?,
             lifted: BTreeMap::new(),
             settling: BTreeMap::new(),
+            former: BTreeMap::new(),
             spent: BTreeSet::new(),
             tallies: BTreeMap::new(),
             reported: BTreeMap::new(),
@@ -164,6 +189,7 @@ impl Set {
             unseen: Duration::ZERO,
             processes: BTreeMap::new(),
             default_slice,
+            since: Process::ourselves().map_or(u64::MAX, |lifter| lifter.start),
             may_hold: true,
             cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
         })
@@ -197,7 +223,7 @@ impl Set {
     /// Lifts those candidates that may be lifted and are not yet. Between the first and the last raise
     /// it does nothing that may block.
     pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
-        let mut prepared = Vec::new();
+        let (mut prepared, mut strays) = (Vec::new(), Vec::new());
         let mut noted = None;
         for Candidate { tid, process, stat } in those {
             let is_held = self.settling.get(tid).is_some_and(|settling| settling.hold.is_some());
@@ -205,7 +231,10 @@ impl Set {
                 continue;
             }
             // The thread has ended, or it is above the fair class by itself.
-            let Some(ready) = Ready::of(*tid, self.default_slice) else { continue };
+            let Some(ready) = Ready::of(*tid, self.default_slice) else {
+                strays.push(*tid);
+                continue;
+            };
             self.note.add(*tid, stat.start, &ready.before);
             if process != tid && noted != Some((*process, ready.before)) {
                 noted = Some((*process, ready.before));
@@ -236,6 +265,7 @@ impl Set {
             self.lifted.insert(tid, lifted);
             self.tally(whose, now).threads += 1;
         }
+        self.put_back_strays(&strays, now);
         Ok(())
     }
 
@@ -304,7 +334,9 @@ impl Set {
         if let Ok(clock) = Clock::of(process) {
             let used = clock.read().unwrap_or_default();
             let slack = class::open_slack(process).ok();
-            let lifted = Lifted { used, clock, slack, ..lifted };
+            let start = Stat::of_thread(process).map_or(lifted.start, |stat| stat.start);
+            let lifted = Lifted { start, used, clock, slack, ..lifted };
+            self.former.insert(process, Former::of(&lifted));
             self.settling.insert(process, Settling::begin(lifted));
         }
     }
@@ -327,13 +359,14 @@ impl Set {
         }
         let whose = lifted.whose;
         let is_there = self.count_one(tid, lifted.clock.read(), Instant::now());
-        // A thread that sleeps or is frozen has no such call under way.
-        let is_settled =
-            |tid| !whose.may_resist() || !Stat::of_thread(tid).is_some_and(|s| s.is_runnable());
-        if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && !is_settled(tid)) {
-            let mut settling = Settling::begin(lifted);
-            settling.put_back(tid, self.may_hold);
-            self.settling.insert(tid, settling);
+        if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && whose.may_resist()) {
+            self.former.insert(tid, Former::of(&lifted));
+            // A thread that sleeps or is frozen has no such call of its own under way.
+            if Stat::of_thread(tid).is_some_and(|stat| stat.is_runnable()) {
+                let mut settling = Settling::begin(lifted);
+                settling.put_back(tid, self.may_hold);
+                self.settling.insert(tid, settling);
+            }
         }
         if let Some(tally) = self.tallies.get_mut(&whose).filter(|_| ended != Ended::Done) {
             tally.ended = ended;
@@ -343,7 +376,9 @@ impl Set {
     /// Looks again at the threads that were put back, and puts back again any that is not what it was
     /// before.
     pub(super) fn settle(&mut self, now: Instant) {
-        let mut gains = Vec::new();
+        // There may be thousands of threads that were frozen, and they run nothing before the end.
+        self.find_again(now, |whose| whose != Whose::Freeze);
+        let (mut gains, mut killed) = (Vec::new(), Vec::new());
         let may_hold = self.may_hold;
         self.settling.retain(|tid, settling| {
             let lifted = &mut settling.lifted;
@@ -354,6 +389,10 @@ impl Set {
                 gains.push((lifted.whose, gained));
                 settling.fair_looks = 0;
                 settling.put_back(*tid, may_hold);
+                if settling.is_to_be_killed(*tid) {
+                    sys::kill(settling.lifted.process, libc::SIGKILL);
+                    killed.push(settling.lifted.whose);
+                }
             } else if !gained.is_zero() || !Stat::of_thread(*tid).is_some_and(|s| s.is_runnable()) {
                 settling.fair_looks += 1;
             }
@@ -362,14 +401,80 @@ impl Set {
         for (whose, gained) in gains {
             self.book(whose, gained, now);
         }
+        for whose in killed {
+            self.tally(whose, now).ended = Ended::Killed;
+        }
     }
 
     pub(super) fn is_settled(&self) -> bool {
         self.settling.is_empty()
     }
 
-    /// Puts back all threads for which `is_so` holds: first all of them, and only then counts what they
-    /// used.
+    /// Whether any thread was put back that may resist.
+    pub(super) fn has_former(&self) -> bool {
+        !self.former.is_empty()
+    }
+
+    /// Looks at all threads that were ever put back.
+    pub(super) fn settle_all(&mut self, now: Instant) {
+        self.find_again(now, |_| true);
+        self.settle(now);
+    }
+
+    /// Puts back threads that have a class of ours and were not lifted. The kernel copies a thread without
+    /// the lock under which its class changes (dup_task_struct, kernel/fork.c, 6.18). So a child that is
+    /// born during a put-back may have the policy of before and the RESET_ON_FORK of after. It is scheduled
+    /// as fair (sched_fork), and may make itself real-time at any time, as that changes no policy.
+    pub(super) fn put_back_strays(&mut self, tids: &[i32], now: Instant) {
+        for tid in tids {
+            if !self.is_known(*tid) && class::is_lifted(*tid) {
+                if let Some(lifted) = self.stray(*tid, now) {
+                    self.put_back_again(*tid, lifted);
+                }
+            }
+        }
+    }
+
+    /// What is real-time already when the lifter begins, or is lifted by another one, is left alone.
+    fn stray(&self, tid: i32, now: Instant) -> Option<Lifted> {
+        let Stat { start, .. } = Stat::of_thread(tid).filter(|stat| {
+            let is_new = || stat.start >= self.since && !self.note.is_anothers(tid, stat.start);
+            stat.is_fair() || is_new()
+        })?;
+        let whose = Whose::Program;
+        Former { process: tid, start, whose, before: Before::ordinary() }.again(tid, now)
+    }
+
+    fn is_known(&self, tid: i32) -> bool {
+        self.lifted.contains_key(&tid) || self.settling.contains_key(&tid)
+    }
+
+    fn put_back_again(&mut self, tid: i32, lifted: Lifted) {
+        let mut settling = Settling::begin(lifted);
+        settling.put_back(tid, self.may_hold);
+        self.former.insert(tid, Former::of(&settling.lifted));
+        self.settling.insert(tid, settling);
+    }
+
+    fn find_again(&mut self, now: Instant, is_due: impl Fn(Whose) -> bool) {
+        let is_known = |tid: &i32| self.lifted.contains_key(tid) || self.settling.contains_key(tid);
+        let mut again = Vec::new();
+        self.former.retain(|tid, former| {
+            if !is_due(former.whose) || is_known(tid) {
+                return true;
+            }
+            let Some(is_lifted) = class::look(*tid) else { return false };
+            if is_lifted {
+                again.extend(former.again(*tid, now).map(|lifted| (*tid, lifted)));
+            }
+            !is_lifted
+        });
+        for (tid, lifted) in again {
+            self.put_back_again(tid, lifted);
+        }
+    }
+
+    /// Puts back all that are so: first all of them, and then it is counted what they have used.
     pub(super) fn put_back_if(&mut self, ended: Ended, is_so: impl Fn(i32, Whose) -> bool) {
         let those = self.lifted.iter().filter(|(tid, lifted)| is_so(**tid, lifted.whose));
         let tids: Vec<i32> = those
@@ -438,6 +543,29 @@ impl Set {
 /// In how many looks a thread must have run as a fair one, or have slept.
 const ENOUGH_LOOKS: u32 = 2;
 
+/// A thread that is still lifted after so many rows of put-backs (`lower_firmly`) will not stay fair.
+const MOST_LOST: u32 = 50;
+
+impl Former {
+    fn of(lifted: &Lifted) -> Former {
+        let Lifted { process, start, whose, before, .. } = *lifted;
+        Former { process, start, whose, before }
+    }
+
+    /// None if the number is another thread's now, or the thread has the right to raise itself.
+    fn again(&self, tid: i32, now: Instant) -> Option<Lifted> {
+        let Former { process, start, whose, before } = *self;
+        let clock = Clock::of(tid).ok()?;
+        let used = clock.read()?;
+        let is_same = Stat::of_thread(tid).is_some_and(|stat| stat.start == start);
+        if !is_same || class::may_raise_itself(tid) {
+            return None;
+        }
+        let (gained, slack) = (Duration::ZERO, class::open_slack(tid).ok());
+        Some(Lifted { process, start, whose, before, used, gained, looked: now, clock, slack })
+    }
+}
+
 impl Lifted {
     /// What it has used since the last look. If it is gone, the most that it can have used.
     fn gain(&mut self, used: Option<Duration>, now: Instant) -> Duration {
@@ -455,8 +583,9 @@ impl Lifted {
 impl Drop for Set {
     fn drop(&mut self) {
         self.put_all_back(Ended::Done);
-        // If a thread could not be put back, the note stays for the next recovery.
-        if !self.settling.keys().any(|tid| class::is_lifted(*tid)) {
+        // Whoever comes next looks at one that could not be put back.
+        let mut all = self.settling.keys().chain(self.former.keys());
+        if !all.any(|tid| class::is_lifted(*tid)) {
             self.note.remove();
         }
     }

@@ -57,6 +57,7 @@ pub struct Stat {
     pub threads: usize,
     flags: u64,
     pending: u64,
+    priority: i64,
 }
 
 /// From include/linux/sched.h; the same since 2.6.
@@ -100,15 +101,22 @@ impl Stat {
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let flags = fields.nth(4)?.parse().ok()?;
-        let threads = fields.nth(10)?.parse().ok()?;
+        let priority = fields.nth(8)?.parse().ok()?;
+        let threads = fields.nth(1)?.parse().ok()?;
         let start = fields.nth(1)?.parse().ok()?;
         let pending = fields.nth(8).and_then(|pending| pending.parse().ok()).unwrap_or(0);
-        Some(Stat { state, parent, start, threads, flags, pending })
+        Some(Stat { state, parent, start, threads, flags, pending, priority })
     }
 
     /// The thread runs or waits for a CPU.
     pub fn is_runnable(&self) -> bool {
         self.state == b'R'
+    }
+
+    /// How the scheduler treats the thread, whatever its policy is called: 20 plus the nice value of a fair
+    /// one, less than 0 of a real-time one (proc_pid_stat(5)).
+    pub fn is_fair(&self) -> bool {
+        self.priority >= 0
     }
 
     /// It is a copy of its parent that has not executed anything yet. Only the kernel can set that: a

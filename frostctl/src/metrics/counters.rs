@@ -37,8 +37,15 @@ const FAILURES: [&str; 6] = [
 ];
 const GIVE_UPS: [&str; 4] = ["interrupted", "not repeatable", "out of attempts", "out of time"];
 const WHOSE: [&str; 5] = ["freeze", "kill", "program", "runtime", "watcher"];
-const ENDS: [&str; 6] =
-    ["done", "node limit", "operation limit", "pod limit", "thread limit", "watcher limit"];
+const ENDS: [&str; 7] = [
+    "done",
+    "killed",
+    "node limit",
+    "operation limit",
+    "pod limit",
+    "thread limit",
+    "watcher limit",
+];
 /// The first words of the reason for a refused lift; after a colon comes an error's text.
 const REFUSALS: [&str; 3] = ["CAP_SYS_NICE", "RT_GROUP_SCHED", "no note"];
 

@@ -86,6 +86,8 @@ pub(super) struct Lifter {
     program: Program,
     freezing: Option<Freezing>,
     dying: Option<Dying>,
+    /// The container's.
+    files: Option<Reader>,
     /// One of the node's slots.
     slot: Option<Slot>,
     inside_refused: bool,
@@ -119,13 +121,14 @@ impl Lifter {
         let set = Set::begin(&task.directory, &task.what, task.default_slice)?;
         let census = Census::new(task.runtime, cgroup, task.process, follows);
         let frozen = task.files.clone().zip(task.freezes);
-        let dying = task.files.filter(|_| task.kills);
+        let dying = task.files.clone().filter(|_| task.kills);
         Ok(Lifter {
             work: Work::begin(set, census, kin, (task.node, task.pod), task.slots, own),
             runtime: Runtime::begin(task.waits, task.kept),
             program: Program::within(task.program_limit),
             freezing: frozen.map(|(files, every)| Freezing::of(files, every)),
             dying: dying.map(Dying::of),
+            files: task.files,
             slot: Some(slot),
             inside_refused: false,
             refused: None,
@@ -206,15 +209,23 @@ impl Lifter {
         }
     }
 
-    /// Waits until the threads that were put back have been seen fair.
+    /// Waits until the threads that were put back have been seen fair, and once more for each of them.
     fn wait_until_settled(&mut self) {
         let since = Instant::now();
         self.let_the_runtime_go();
-        while (!self.work.set.is_settled() || self.is_holding()) && since.elapsed() < LONGEST {
+        // Those that the runtime had are gone with it.
+        self.work.set.settle_all(since);
+        self.see_to_strays();
+        while self.work.set.has_former() || self.is_holding() {
             std::thread::sleep(LOOK_LESS);
             self.let_the_runtime_go();
-            self.work.set.settle(Instant::now());
+            self.work.set.settle_all(Instant::now());
+            self.see_to_strays();
             self.work.charge();
+            let is_settled = self.work.set.is_settled() && !self.is_holding();
+            if is_settled || since.elapsed() >= LONGEST {
+                break;
+            }
         }
         // Other lifters may be writing the accounts.
         for _ in 0..MOST_CHARGES {
@@ -223,6 +234,12 @@ impl Lifter {
             }
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn see_to_strays(&mut self) {
+        let files = self.files.as_ref().filter(|_| self.work.set.found() > 0);
+        let tids = files.map(freeze::threads).unwrap_or_default();
+        self.work.set.put_back_strays(&tids, Instant::now());
     }
 
     fn take_summary(&mut self) -> Summary {

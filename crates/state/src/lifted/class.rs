@@ -105,14 +105,31 @@ pub fn inherit(tid: i32, ours: &Before) {
 /// kernel looks at the old class before it has the lock, and at the flag after that
 /// (user_check_sched_setscheduler, 6.18).
 pub fn is_lifted(tid: i32) -> bool {
-    sys::sched_attr(tid).is_ok_and(|now| {
+    look(tid).unwrap_or(false)
+}
+
+/// Whether a thread may be what [`raise`] has made of it without us.
+pub fn may_raise_itself(tid: i32) -> bool {
+    has_sys_nice(&tid.to_string())
+}
+
+/// As `is_lifted`; none of a thread that is gone.
+pub fn look(tid: i32) -> Option<bool> {
+    let now = sys::sched_attr(tid).ok()?;
+    Some(
         now.policy == libc::SCHED_RR as u32
             && now.priority == PRIORITY
-            && (now.flags & RESET_ON_FORK != 0 || !has_sys_nice(&tid.to_string()))
-    })
+            && (now.flags & RESET_ON_FORK != 0 || !has_sys_nice(&tid.to_string())),
+    )
 }
 
 impl Before {
+    /// What most threads are.
+    pub fn ordinary() -> Before {
+        let policy = libc::SCHED_OTHER as u32;
+        Before { policy, nice: 0, flags: 0, slice: 0, timer_slack: ORDINARY_SLACK }
+    }
+
     fn attr(&self) -> SchedAttr {
         SchedAttr {
             policy: self.policy,

@@ -54,6 +54,11 @@ impl Note {
         self.file.write_all(lines.as_bytes())
     }
 
+    /// Whether another living lifter has noted this thread.
+    pub fn is_anothers(&self, tid: i32, start: u64) -> bool {
+        self.path.parent().is_some_and(|directory| is_noted(directory, &self.path, tid, start))
+    }
+
     pub fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -100,6 +105,15 @@ fn read(path: &Path) -> Option<Left> {
 fn lifter_of(path: &Path) -> Option<Process> {
     let (pid, start) = path.file_name()?.to_str()?.split_once('-')?;
     Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
+}
+
+fn is_noted(directory: &Path, but: &Path, tid: i32, start: u64) -> bool {
+    let line = format!("{tid} {start} ");
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path()).filter(|path| path != but);
+    let notes = paths.filter(|path| lifter_of(path).is_some_and(Process::is_alive));
+    let mut texts = notes.filter_map(|path| json::read_text(&path).ok());
+    texts.any(|text| text.lines().any(|it| it.starts_with(&line)))
 }
 
 /// A note that cannot be read now, for lack of a descriptor, stays for the next recovery.
