@@ -158,7 +158,8 @@ fn freezes(invocation: &Invocation) -> Option<Freezes> {
 }
 
 fn lift(invocation: &Invocation, config: &Config) -> Lift {
-    let kills = invocation.verb == Verb::Kill && invocation.is_sigkill();
+    // The kernel kills every thread of a process that a signal ends (complete_signal, kernel/signal.c).
+    let kills = invocation.verb == Verb::Kill && invocation.may_end_a_process();
     let is_exec = invocation.verb == Verb::Exec;
     let program = Duration::from_millis(if is_exec { config.lift.program_ms } else { 0 });
     Lift {

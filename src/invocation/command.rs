@@ -125,10 +125,23 @@ impl Invocation {
     }
 
     pub fn is_sigkill(&self) -> bool {
+        self.is_signal(&["9", "KILL"])
+    }
+
+    /// Whether the signal ends a process that has no handler for it (signal(7)); without a signal it is
+    /// SIGTERM.
+    pub fn may_end_a_process(&self) -> bool {
+        let names = ["CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "WINCH"];
+        let numbers = ["17", "18", "19", "20", "21", "22", "23", "28"];
+        !self.is_signal(&names) && !self.is_signal(&numbers)
+    }
+
+    /// Whether it is one of these, by its number, or by its name with or without SIG.
+    fn is_signal(&self, those: &[&str]) -> bool {
         let signal = self.signal.as_ref().and_then(|signal| signal.to_str());
         signal.is_some_and(|signal| {
             let name = signal.to_ascii_uppercase();
-            signal == "9" || name.trim_start_matches("SIG") == "KILL"
+            those.contains(&name.trim_start_matches("SIG"))
         })
     }
 }

@@ -3,9 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::scene::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms};
 use crate::support::load::{BUSY, Load};
-use crate::support::{Runtime, Scratch, proof, runtime, slowness};
+use crate::support::{Runtime, Scratch, eventually, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
 use crate::{alone, fast, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
@@ -165,6 +167,55 @@ fn from_sigkill_to_gone() {
         }
     }
     table.finish();
+}
+
+/// SIGTERM ends a shell that has no handler and is not the first of its process numbers: as in a pod that
+/// shares these, or the node's.
+#[test]
+fn from_sigterm_to_the_end_of_what_it_ends() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.5.3");
+    let mut table = Table::new("SIGTERM to a shell that it ends, until that has ended");
+    let scene = format!("8 busy, {SMALL}");
+    let rounds = if proof() { 30 } else { short_wrapped() };
+    let mut medians = Vec::new();
+    for via in Via::compared() {
+        let scratch = Scratch::new();
+        let series: Series =
+            (0..rounds).map(|number| term(&scratch, &runtime, via, number)).collect();
+        table.row(&scene, via.name(), &series);
+        table.claim(via != Via::Wrapped || series.failed() == 0, || {
+            format!("{scene}: {}", series.failures())
+        });
+        medians.push(series.p50());
+    }
+    let (bare, wrapped) = (medians[0], medians[medians.len() - 1]);
+    let most = slow_ms(TERM_MS);
+    table.claim(bare > most, || format!("{scene}: not shown: a bare median of {bare:.1} ms"));
+    table.claim(wrapped <= most, || format!("{scene}: {wrapped:.1} ms, want {most:.1}"));
+    table.finish();
+}
+
+/// A period.
+const TERM_MS: f64 = 100.0;
+
+fn term(scratch: &Scratch, runtime: &Runtime, via: Via, number: usize) -> Took {
+    let container = Container::new(scratch, runtime, via, &scratch.cgroup, &format!("c{number}"));
+    container.start("throttled", |config| {
+        config["process"]["env"] = json!(["PATH=/bin", "LOOPS=8"]);
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    eventually(GONE_MAX, "all loops run", || container.pids().len() > 8);
+    let init = container.init();
+    container.limit(SMALL.tight_here());
+    container.until_throttled();
+    let began = Instant::now();
+    let killed = container.timed(&["kill", &container.id, "TERM"], GONE_MAX);
+    let gone = wait_until(began, GONE_MAX, || ended(init));
+    let time = began.elapsed();
+    container.remove();
+    Took { time, failure: killed.failure.or((!gone).then(|| "not gone".to_owned())) }
 }
 
 const SMALL: Quota = Quota::new(1, 100);
