@@ -56,8 +56,8 @@ pub(super) struct Census {
     /// The cgroup in which the kernel schedules the container.
     cgroup: Option<PathBuf>,
     follows: bool,
-    /// A child of the runtime has become the program.
-    has_executed: bool,
+    /// The first child of the runtime that was seen to be a program, by start time and number.
+    program: Option<(u64, i32)>,
     members: BTreeMap<i32, Member>,
 }
 
@@ -72,8 +72,8 @@ impl Census {
     ) -> Census {
         let members = BTreeMap::new();
         let runtime = Threads::of(runtime).ok();
-        let (cgroup, has_executed) = (cgroup.map(Path::to_owned), false);
-        let mut census = Census { runtime, cgroup, follows, has_executed, members };
+        let (cgroup, program) = (cgroup.map(Path::to_owned), None);
+        let mut census = Census { runtime, cgroup, follows, program, members };
         // Not a stage only because it is in our mount namespace: besides runc's stage 0, a few others
         // are.
         if let Some(pid) = process {
@@ -100,15 +100,15 @@ impl Census {
         self.members.retain(|pid, member| {
             let Some(now) = member.threads.stat() else { return false };
             let is_zombie = now.state == b'Z';
-            let has_executed = match is_zombie {
-                // A zombie keeps its flags, and has no mount namespace.
+            let has_executed = match is_zombie || now.is_dying() {
+                // On its way out a process keeps its flags, and loses its mount namespace.
                 true => member.had_not_executed && !now.has_not_executed(),
                 false => !is_stage(*pid, &now),
             };
             member.had_not_executed &= now.has_not_executed();
             if member.kind == Kind::Stage && has_executed {
                 member.kind = Kind::Program;
-                self.has_executed = true;
+                self.program = self.program.or(Some((now.start, *pid)));
                 executed.push(*pid);
             }
             member.threads.look(&now);
@@ -121,11 +121,11 @@ impl Census {
         });
         let children = self.runtime.as_ref().map(Threads::children).unwrap_or_default();
         // Look at all new children before any of them is taken for a stage.
-        self.has_executed |= children.iter().any(|pid| self.is_new_program(*pid));
-        let kind = self.has_executed.then_some(Kind::Program);
+        let new = children.iter().filter_map(|pid| self.new_program(*pid)).min();
+        self.program = self.program.or(new);
         let mut started = Vec::new();
         for pid in children {
-            if self.take_in(pid, kind, false) == Some(Kind::Stage) {
+            if self.take_in(pid, None, false) == Some(Kind::Stage) {
                 started.extend(self.members.get(&pid).iter().flat_map(|m| m.threads.tids()));
             }
         }
@@ -160,9 +160,16 @@ impl Census {
         }
     }
 
-    fn is_new_program(&self, pid: i32) -> bool {
-        let is_program = |stat: Stat| stat.state != b'Z' && !is_stage(pid, &stat);
-        !self.members.contains_key(&pid) && Stat::of(pid).is_some_and(is_program)
+    fn new_program(&self, pid: i32) -> Option<(u64, i32)> {
+        let stat = Stat::of(pid).filter(|_| !self.members.contains_key(&pid))?;
+        let is_going = stat.state == b'Z' || stat.is_dying();
+        (!is_going && !is_stage(pid, &stat)).then_some((stat.start, pid))
+    }
+
+    /// Not so of a stage that is older than what has executed: a hook may have entered the container's
+    /// mount namespace.
+    fn is_after_the_program(&self, pid: i32, stat: &Stat) -> bool {
+        self.program.is_some_and(|program| (stat.start, pid) > program)
     }
 
     /// Takes in a process; gives its kind if it was not known.
@@ -173,7 +180,8 @@ impl Census {
         let threads = Threads::of(pid).ok()?;
         let stat = threads.stat().filter(|stat| stat.state != b'Z')?;
         let stages = self.members.values().filter(|member| member.kind == Kind::Stage).count();
-        let kind = kind.unwrap_or(match is_stage(pid, &stat) && stages < MOST_STAGES {
+        let may_be_stage = stages < MOST_STAGES && !self.is_after_the_program(pid, &stat);
+        let kind = kind.unwrap_or(match may_be_stage && is_stage(pid, &stat) {
             true => Kind::Stage,
             false => Kind::Program,
         });

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
 use super::report::{Ended, Report, Whose};
-use cgroup::process::{Process, Stat};
+use cgroup::process::{self, Process, Stat};
 use cgroup::threads::{Candidate, Clock};
 use state::lifted::class::{self, Before};
 use state::lifted::hold::Hold;
@@ -191,7 +191,7 @@ impl Set {
             default_slice,
             since: Process::ourselves().map_or(u64::MAX, |lifter| lifter.start),
             may_hold: true,
-            cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
+            cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
         })
     }
 
@@ -223,7 +223,7 @@ impl Set {
     /// Lifts those candidates that may be lifted and are not yet. Between the first and the last raise
     /// it does nothing that may block.
     pub(super) fn lift(&mut self, those: &[Candidate], whose: Whose) -> io::Result<()> {
-        let (mut prepared, mut strays) = (Vec::new(), Vec::new());
+        let mut prepared = Vec::new();
         let mut noted = None;
         for Candidate { tid, process, stat } in those {
             let is_held = self.settling.get(tid).is_some_and(|settling| settling.hold.is_some());
@@ -231,10 +231,7 @@ impl Set {
                 continue;
             }
             // The thread has ended, or it is above the fair class by itself.
-            let Some(ready) = Ready::of(*tid, self.default_slice) else {
-                strays.push(*tid);
-                continue;
-            };
+            let Some(ready) = Ready::of(*tid, self.default_slice) else { continue };
             self.note.add(*tid, stat.start, &ready.before);
             if process != tid && noted != Some((*process, ready.before)) {
                 noted = Some((*process, ready.before));
@@ -265,7 +262,6 @@ impl Set {
             self.lifted.insert(tid, lifted);
             self.tally(whose, now).threads += 1;
         }
-        self.put_back_strays(&strays, now);
         Ok(())
     }
 
@@ -379,10 +375,14 @@ impl Set {
         // There may be thousands of threads that were frozen, and they run nothing before the end.
         self.find_again(now, |whose| whose != Whose::Freeze);
         let (mut gains, mut killed) = (Vec::new(), Vec::new());
-        let may_hold = self.may_hold;
+        let (may_hold, note) = (self.may_hold, &self.note);
+        let is_anothers = |tid, start| is_dying(tid) || note.is_anothers(tid, start);
         self.settling.retain(|tid, settling| {
             let lifted = &mut settling.lifted;
             let was_lifted = class::is_lifted(*tid);
+            if was_lifted && is_anothers(*tid, lifted.start) {
+                return false;
+            }
             let used = lifted.clock.read();
             let (is_there, gained) = (used.is_some(), lifted.gain(used, now));
             if was_lifted || settling.hold.is_some() {
@@ -425,23 +425,34 @@ impl Set {
     /// the lock under which its class changes (dup_task_struct, kernel/fork.c, 6.18). So a child that is
     /// born during a put-back may have the policy of before and the RESET_ON_FORK of after. It is scheduled
     /// as fair (sched_fork), and may make itself real-time at any time, as that changes no policy.
-    pub(super) fn put_back_strays(&mut self, tids: &[i32], now: Instant) {
+    /// `is_member` says whether a process belongs to the operation.
+    pub(super) fn put_back_strays(
+        &mut self,
+        tids: impl IntoIterator<Item = i32>,
+        is_member: impl Fn(i32) -> bool,
+        now: Instant,
+    ) {
         for tid in tids {
-            if !self.is_known(*tid) && class::is_lifted(*tid) {
-                if let Some(lifted) = self.stray(*tid, now) {
-                    self.put_back_again(*tid, lifted);
+            if !self.is_known(tid) && class::is_lifted(tid) {
+                if let Some(lifted) = self.stray(tid, &is_member, now) {
+                    self.put_back_again(tid, lifted);
                 }
             }
         }
     }
 
-    /// What is real-time already when the lifter begins, or is lifted by another one, is left alone.
-    fn stray(&self, tid: i32, now: Instant) -> Option<Lifted> {
-        let Stat { start, .. } = Stat::of_thread(tid).filter(|stat| {
-            let is_new = || stat.start >= self.since && !self.note.is_anothers(tid, stat.start);
-            stat.is_fair() || is_new()
-        })?;
-        let whose = Whose::Program;
+    /// A thread that was real-time when the lifter began, or that another one lifts, is left alone.
+    fn stray(&self, tid: i32, is_member: impl Fn(i32) -> bool, now: Instant) -> Option<Lifted> {
+        let stat = Stat::of_thread(tid)?;
+        let is_born_real_time = || {
+            stat.start >= self.since
+                && process::of_thread(tid).is_some_and(is_member)
+                && !self.note.is_anothers(tid, stat.start)
+        };
+        if !stat.is_fair() && !is_born_real_time() {
+            return None;
+        }
+        let (start, whose) = (stat.start, Whose::Program);
         Former { process: tid, start, whose, before: Before::ordinary() }.again(tid, now)
     }
 
@@ -464,10 +475,11 @@ impl Set {
                 return true;
             }
             let Some(is_lifted) = class::look(*tid) else { return false };
-            if is_lifted {
-                again.extend(former.again(*tid, now).map(|lifted| (*tid, lifted)));
+            if !is_lifted || self.note.is_anothers(*tid, former.start) {
+                return true;
             }
-            !is_lifted
+            again.extend(former.again(*tid, now).map(|lifted| (*tid, lifted)));
+            false
         });
         for (tid, lifted) in again {
             self.put_back_again(tid, lifted);
@@ -540,6 +552,11 @@ impl Set {
     }
 }
 
+/// A thread that dies runs nothing more, and may have been lifted for that.
+fn is_dying(tid: i32) -> bool {
+    Stat::of_thread(tid).is_some_and(|stat| stat.is_dying())
+}
+
 /// In how many looks a thread must have run as a fair one, or have slept.
 const ENOUGH_LOOKS: u32 = 2;
 
@@ -552,13 +569,13 @@ impl Former {
         Former { process, start, whose, before }
     }
 
-    /// None if the number is another thread's now, or the thread has the right to raise itself.
+    /// None if the number is another thread's now, the thread has the right to raise itself, or it dies.
     fn again(&self, tid: i32, now: Instant) -> Option<Lifted> {
         let Former { process, start, whose, before } = *self;
         let clock = Clock::of(tid).ok()?;
         let used = clock.read()?;
-        let is_same = Stat::of_thread(tid).is_some_and(|stat| stat.start == start);
-        if !is_same || class::may_raise_itself(tid) {
+        let stat = Stat::of_thread(tid).filter(|stat| stat.start == start)?;
+        if stat.is_dying() || class::may_raise_itself(tid) {
             return None;
         }
         let (gained, slack) = (Duration::ZERO, class::open_slack(tid).ok());

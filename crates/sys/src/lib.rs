@@ -473,18 +473,23 @@ pub fn nice(tid: libc::pid_t) -> io::Result<i32> {
     cvt(result as libc::c_int).map(|reversed| 20 - reversed)
 }
 
+/// How many CPUs are online; never less than one.
+pub fn online_cpus() -> u64 {
+    // SAFETY: sysconf only reads.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u64::try_from(count).unwrap_or(1).max(1)
+}
+
 /// How many CPUs this process may run on: fewer than are online with isolcpus, or with an affinity that
 /// systemd sets. Never less than one.
 pub fn usable_cpus() -> u64 {
-    // SAFETY: sysconf only reads.
-    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     // SAFETY: a set of bits, for which zeros are a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes at most the size of `set`. Where it has more CPUs than that, it refuses.
     let is_known = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } == 0;
     // SAFETY: it only counts bits.
     let allowed = if is_known { unsafe { libc::CPU_COUNT(&set) } } else { libc::c_int::MAX };
-    u64::try_from(online.min(libc::c_long::from(allowed))).unwrap_or(1).max(1)
+    online_cpus().min(u64::try_from(allowed).unwrap_or(1).max(1))
 }
 
 /// An anonymous file, closed on exec, that can be sealed.

@@ -212,19 +212,24 @@ impl Lifter {
     /// Waits until the threads that were put back have been seen fair, and once more for each of them.
     fn wait_until_settled(&mut self) {
         let since = Instant::now();
-        self.let_the_runtime_go();
-        // Those that the runtime had are gone with it.
-        self.work.set.settle_all(since);
-        self.see_to_strays();
-        while self.work.set.has_former() || self.is_holding() {
-            std::thread::sleep(LOOK_LESS);
+        let mut is_last = false;
+        loop {
             self.let_the_runtime_go();
             self.work.set.settle_all(Instant::now());
             self.see_to_strays();
-            self.work.charge();
-            let is_settled = self.work.set.is_settled() && !self.is_holding();
-            if is_settled || since.elapsed() >= LONGEST {
+            let has_settled = self.has_settled();
+            // With nobody left there is nothing to look at once more.
+            is_last |= !self.work.set.has_former();
+            if has_settled && is_last || since.elapsed() >= LONGEST {
                 break;
+            }
+            is_last = has_settled;
+            std::thread::sleep(LOOK_LESS);
+            while !self.has_settled() && since.elapsed() < LONGEST {
+                self.let_the_runtime_go();
+                self.work.set.settle(Instant::now());
+                self.work.charge();
+                std::thread::sleep(LOOK_LESS);
             }
         }
         // Other lifters may be writing the accounts.
@@ -236,10 +241,15 @@ impl Lifter {
         }
     }
 
+    fn has_settled(&self) -> bool {
+        self.work.set.is_settled() && !self.is_holding()
+    }
+
+    /// All threads of the container are looked at.
     fn see_to_strays(&mut self) {
         let files = self.files.as_ref().filter(|_| self.work.set.found() > 0);
         let tids = files.map(freeze::threads).unwrap_or_default();
-        self.work.set.put_back_strays(&tids, Instant::now());
+        self.work.put_back_strays(tids);
     }
 
     fn take_summary(&mut self) -> Summary {

@@ -53,6 +53,7 @@ impl Program {
         if !self.has_a_slot(&work.slots)? {
             return Ok(());
         }
+        work.put_back_strays(runnable.iter().map(|thread| thread.tid).collect());
         for candidate in runnable {
             work.lift(&[candidate], Whose::Program)?;
             if work.set.has(candidate.tid) {

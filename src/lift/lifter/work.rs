@@ -78,6 +78,13 @@ impl Work {
         self.set.lift(those, whose)
     }
 
+    /// Of these threads.
+    pub(super) fn put_back_strays(&mut self, tids: Vec<i32>) {
+        let census = &self.census;
+        let is_member = |pid| census.members().any(|member| member.pid == pid);
+        self.set.put_back_strays(tids, is_member, Instant::now());
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.own.is_up
     }

@@ -108,9 +108,12 @@ pub fn is_lifted(tid: i32) -> bool {
     look(tid).unwrap_or(false)
 }
 
-/// Whether a thread may be what [`raise`] has made of it without us.
+/// Whether a thread may be what [`raise`] has made of it without us: by RLIMIT_RTPRIO, or its capability.
 pub fn may_raise_itself(tid: i32) -> bool {
-    has_sys_nice(&tid.to_string())
+    let limits = std::fs::read_to_string(format!("/proc/{tid}/limits")).unwrap_or_default();
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max realtime priority"));
+    let soft = soft.and_then(|rest| rest.split_ascii_whitespace().next());
+    soft.is_some_and(|limit| limit != "0") || has_sys_nice(&tid.to_string())
 }
 
 /// As `is_lifted`; none of a thread that is gone.
