@@ -240,7 +240,7 @@ fn who_is_raised_after_a_put_back_is_put_back_again() {
     let thread = spins();
     eventually(Duration::from_secs(10), "it has had its share", || spins().is_none());
     // It runs for 1 ms in 100, and by then has been seen to do so twice.
-    std::thread::sleep(RUNS * slowness());
+    std::thread::sleep(6 * PUT_BACK * slowness());
     // Its operation waits for it, and its lifter with it.
     let tid = thread.map(|it| it.tid).unwrap();
     assert!(lift_by_hand(tid), "the control: somebody can raise it");
@@ -274,7 +274,8 @@ fn who_was_born_meanwhile_and_is_real_time_is_put_back() {
     let is_raised = policy() == Some(2);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent), nix::sys::signal::SIGKILL).unwrap();
     wait(&mut exec, Duration::from_secs(10));
-    std::thread::sleep(PUT_BACK * slowness());
+    // The lifter ends when there has been nothing to do for 100 ms.
+    std::thread::sleep(5 * PUT_BACK * slowness());
     let after = policy();
     tenant.container.kill_all();
     assert!(is_raised, "the control: not shown");
