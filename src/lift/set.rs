@@ -163,6 +163,7 @@ pub(super) struct Set {
     /// The processes whose threads are lifted.
     processes: BTreeMap<i32, Total>,
     cpus: u32,
+    usable_cpus: u32,
     default_slice: u64,
     /// The lifter's own start time.
     since: u64,
@@ -192,6 +193,7 @@ impl Set {
             since: Process::ourselves().map_or(u64::MAX, |lifter| lifter.start),
             may_hold: true,
             cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
+            usable_cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
         })
     }
 
@@ -203,8 +205,8 @@ impl Set {
         self.may_hold = may;
     }
 
-    pub(super) fn cpus(&self) -> u32 {
-        self.cpus
+    pub(super) fn usable_cpus(&self) -> u32 {
+        self.usable_cpus
     }
 
     pub(super) fn count(&self, whose: Whose) -> usize {
@@ -380,7 +382,8 @@ impl Set {
         self.settling.retain(|tid, settling| {
             let lifted = &mut settling.lifted;
             let was_lifted = class::is_lifted(*tid);
-            if was_lifted && is_anothers(*tid, lifted.start) {
+            // A thread that has been told to stop must stop before it can be let go.
+            if was_lifted && settling.hold.is_none() && is_anothers(*tid, lifted.start) {
                 return false;
             }
             let used = lifted.clock.read();
@@ -446,7 +449,9 @@ impl Set {
         let stat = Stat::of_thread(tid)?;
         let is_born_real_time = || {
             stat.start >= self.since
-                && process::of_thread(tid).is_some_and(is_member)
+                && process::of_thread(tid).is_some_and(|pid| {
+                    is_member(pid) || self.has_had(pid) || self.has_had(stat.parent)
+                })
                 && !self.note.is_anothers(tid, stat.start)
         };
         if !stat.is_fair() && !is_born_real_time() {
@@ -454,6 +459,11 @@ impl Set {
         }
         let (start, whose) = (stat.start, Whose::Program);
         Former { process: tid, start, whose, before: Before::ordinary() }.again(tid, now)
+    }
+
+    /// Whether a thread of this process was ever put back.
+    fn has_had(&self, process: i32) -> bool {
+        self.former.values().any(|former| former.process == process)
     }
 
     fn is_known(&self, tid: i32) -> bool {
@@ -475,7 +485,7 @@ impl Set {
                 return true;
             }
             let Some(is_lifted) = class::look(*tid) else { return false };
-            if !is_lifted || self.note.is_anothers(*tid, former.start) {
+            if !is_lifted || is_dying(*tid) || self.note.is_anothers(*tid, former.start) {
                 return true;
             }
             again.extend(former.again(*tid, now).map(|lifted| (*tid, lifted)));

@@ -247,6 +247,8 @@ impl Lifter {
 
     /// All threads of the container are looked at.
     fn see_to_strays(&mut self) {
+        // Whoever was born since the last look is a member, too.
+        let _ = self.work.census.look(false);
         let files = self.files.as_ref().filter(|_| self.work.set.found() > 0);
         let tids = files.map(freeze::threads).unwrap_or_default();
         self.work.put_back_strays(tids);
@@ -335,7 +337,7 @@ impl Lifter {
         let result = self.look_at_all(now);
         let cost = self.work.own_time().min(MOST_COST);
         let others = self.slot.as_ref().map_or(0, |slot| slot.others);
-        let share = 1 + 2 * others / self.work.set.cpus();
+        let share = 1 + 2 * others / self.work.set.usable_cpus();
         self.looks.next = self.looks.next.max(now + cost * LOOKS_ARE_A_PART * share);
         result
     }
