@@ -122,7 +122,7 @@ pub fn look(tid: i32) -> Option<bool> {
     Some(
         now.policy == libc::SCHED_RR as u32
             && now.priority == PRIORITY
-            && (now.flags & RESET_ON_FORK != 0 || !has_sys_nice(&tid.to_string())),
+            && (now.flags & RESET_ON_FORK != 0 || !may_raise_itself(tid)),
     )
 }
 
