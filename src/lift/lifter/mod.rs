@@ -217,6 +217,7 @@ impl Lifter {
             self.let_the_runtime_go();
             self.work.set.settle_all(Instant::now());
             self.see_to_strays();
+            self.work.charge();
             let has_settled = self.has_settled();
             // With nobody left there is nothing to look at once more.
             is_last |= !self.work.set.has_former();
@@ -247,10 +248,10 @@ impl Lifter {
 
     /// All threads of the container are looked at.
     fn see_to_strays(&mut self) {
+        let Some(files) = self.files.as_ref().filter(|_| self.work.set.found() > 0) else { return };
         // Whoever was born since the last look is a member, too.
         let _ = self.work.census.look(false);
-        let files = self.files.as_ref().filter(|_| self.work.set.found() > 0);
-        let tids = files.map(freeze::threads).unwrap_or_default();
+        let tids = freeze::threads(files);
         self.work.put_back_strays(tids);
     }
 
