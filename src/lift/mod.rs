@@ -10,10 +10,12 @@
 
 mod census;
 mod kin;
+mod lifted;
 mod lifter;
 mod pace;
 mod peer;
 mod push;
+mod put_back;
 pub mod report;
 mod set;
 mod slots;

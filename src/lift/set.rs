@@ -3,7 +3,6 @@
 //! Dropping the set puts everything back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,11 +10,12 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
+use super::lifted::{Lifted, Ready};
+use super::put_back::PutBack;
 use super::report::{Ended, Report, Whose};
-use cgroup::process::{self, Process, Stat};
+use cgroup::process::Stat;
 use cgroup::threads::{Candidate, Clock};
-use state::lifted::class::{self, Before};
-use state::lifted::hold::Hold;
+use state::lifted::class;
 use state::lifted::notes::Note;
 
 /// What one thread may use above the fair class, in CPU time; a program's threads have a limit of their
@@ -54,100 +54,10 @@ impl Total {
 }
 
 #[derive(Debug)]
-struct Lifted {
-    process: i32,
-    start: u64,
-    whose: Whose,
-    before: Before,
-    /// CPU time over its whole life.
-    used: Duration,
-    /// CPU time since it was lifted.
-    gained: Duration,
-    looked: Instant,
-    clock: Clock,
-    slack: Option<File>,
-}
-
-/// What must be known of a thread before it is lifted.
-struct Ready {
-    before: Before,
-    used: Duration,
-    clock: Clock,
-    slack: Option<File>,
-}
-
-impl Ready {
-    fn of(tid: i32, default_slice: u64) -> Option<Ready> {
-        let clock = Clock::of(tid).ok()?;
-        let slack = class::open_slack(tid).ok();
-        let mut before = Before::of(tid, default_slice).ok()??;
-        if let Some(slack) = &slack {
-            before = before.with_slack(slack);
-        }
-        Some(Ready { before, used: clock.read()?, clock, slack })
-    }
-}
-
-/// A thread that was put back. A second thread of its program may still make it real-time again: by a call
-/// that passed the kernel's check while the first was lifted, and completes once the second runs again.
-#[derive(Debug)]
-struct Former {
-    process: i32,
-    start: u64,
-    whose: Whose,
-    before: Before,
-}
-
-/// A thread that was put back, until it is certain that it stays fair. One that calls
-/// sched_setscheduler all the time to keep its class may have passed the kernel's check before it was
-/// put back, and be given the class afterwards (__sched_setscheduler, 6.18). Once it has run as a fair
-/// thread, it has no such call under way.
-#[derive(Debug)]
-struct Settling {
-    lifted: Lifted,
-    fair_looks: u32,
-    /// How many rows of put-backs it has survived.
-    lost: u32,
-    hold: Option<Hold>,
-}
-
-impl Settling {
-    fn begin(lifted: Lifted) -> Settling {
-        Settling { lifted, fair_looks: 0, lost: 0, hold: None }
-    }
-
-    fn put_back(&mut self, tid: i32, may_hold: bool) {
-        let before = &self.lifted.before;
-        let is_held = self.hold.is_some();
-        let resists = !is_held && class::lower_firmly(tid, before) && class::is_lifted(tid);
-        self.lost += u32::from(resists);
-        if resists && may_hold {
-            self.hold = Hold::of(tid);
-        }
-        self.let_go();
-    }
-
-    /// A thread that stays above the fair class keeps a CPU for ever. Only a program that is after just
-    /// that gets here.
-    fn is_to_be_killed(&self, tid: i32) -> bool {
-        self.lost == MOST_LOST
-            && self.lifted.clock.read().is_some()
-            && !class::may_raise_itself(tid)
-    }
-
-    /// Lets the thread go once it has stopped.
-    fn let_go(&mut self) {
-        let before = &self.lifted.before;
-        self.hold = self.hold.take().filter(|hold| !hold.lower(before));
-    }
-}
-
-#[derive(Debug)]
 pub(super) struct Set {
     note: Note,
     lifted: BTreeMap<i32, Lifted>,
-    settling: BTreeMap<i32, Settling>,
-    former: BTreeMap<i32, Former>,
+    former: PutBack,
     /// Threads that have had their share; with the start time, because pids are reused.
     spent: BTreeSet<(i32, u64)>,
     tallies: BTreeMap<Whose, Tally>,
@@ -165,11 +75,6 @@ pub(super) struct Set {
     cpus: u32,
     usable_cpus: u32,
     default_slice: u64,
-    /// The lifter's own start time.
-    since: u64,
-    /// Whether a thread that resists may be held still. Not while the runtime is held: ptrace may have
-    /// to wait while another thread of the same process executes a program.
-    may_hold: bool,
 }
 
 impl Set {
@@ -178,8 +83,7 @@ impl Set {
         Ok(Set {
             note: Note::begin(directory, what)?,
             lifted: BTreeMap::new(),
-            settling: BTreeMap::new(),
-            former: BTreeMap::new(),
+            former: PutBack::begin(),
             spent: BTreeSet::new(),
             tallies: BTreeMap::new(),
             reported: BTreeMap::new(),
@@ -190,8 +94,6 @@ impl Set {
             unseen: Duration::ZERO,
             processes: BTreeMap::new(),
             default_slice,
-            since: Process::ourselves().map_or(u64::MAX, |lifter| lifter.start),
-            may_hold: true,
             cpus: u32::try_from(sys::online_cpus()).unwrap_or(u32::MAX),
             usable_cpus: u32::try_from(sys::usable_cpus()).unwrap_or(u32::MAX),
         })
@@ -202,7 +104,7 @@ impl Set {
     }
 
     pub(super) fn may_hold(&mut self, may: bool) {
-        self.may_hold = may;
+        self.former.may_hold = may;
     }
 
     pub(super) fn usable_cpus(&self) -> u32 {
@@ -228,8 +130,10 @@ impl Set {
         let mut prepared = Vec::new();
         let mut noted = None;
         for Candidate { tid, process, stat } in those {
-            let is_held = self.settling.get(tid).is_some_and(|settling| settling.hold.is_some());
-            if self.has(*tid) || is_held || self.spent.contains(&(*tid, stat.start)) {
+            if self.has(*tid)
+                || self.former.is_held(*tid)
+                || self.spent.contains(&(*tid, stat.start))
+            {
                 continue;
             }
             // The thread has ended, or it is above the fair class by itself.
@@ -258,7 +162,7 @@ impl Set {
             if is_shared && !self.processes.contains_key(&process) {
                 self.processes.extend(Total::of(process).map(|total| (process, total)));
             }
-            self.settling.remove(&tid);
+            self.former.is_lifted_again(tid);
             let lifted =
                 Lifted { process, start, whose, before, used, gained, looked: now, clock, slack };
             self.lifted.insert(tid, lifted);
@@ -334,8 +238,7 @@ impl Set {
             let slack = class::open_slack(process).ok();
             let start = Stat::of_thread(process).map_or(lifted.start, |stat| stat.start);
             let lifted = Lifted { start, used, clock, slack, ..lifted };
-            self.former.insert(process, Former::of(&lifted));
-            self.settling.insert(process, Settling::begin(lifted));
+            self.former.put_back(process, lifted);
         }
     }
 
@@ -358,59 +261,15 @@ impl Set {
         let whose = lifted.whose;
         let is_there = self.count_one(tid, lifted.clock.read(), Instant::now());
         if let Some(lifted) = self.lifted.remove(&tid).filter(|_| is_there && whose.may_resist()) {
-            self.former.insert(tid, Former::of(&lifted));
-            // A thread that sleeps or is frozen has no such call of its own under way.
-            if Stat::of_thread(tid).is_some_and(|stat| stat.is_runnable()) {
-                let mut settling = Settling::begin(lifted);
-                settling.put_back(tid, self.may_hold);
-                self.settling.insert(tid, settling);
-            }
+            self.former.add(tid, lifted);
         }
         if let Some(tally) = self.tallies.get_mut(&whose).filter(|_| ended != Ended::Done) {
             tally.ended = ended;
         }
     }
 
-    /// Looks again at the threads that were put back, and puts back again any that is not what it was
-    /// before.
-    pub(super) fn settle(&mut self, now: Instant) {
-        // There may be thousands of threads that were frozen, and they run nothing before the end.
-        self.find_again(now, |whose| whose != Whose::Freeze);
-        let (mut gains, mut killed) = (Vec::new(), Vec::new());
-        let (may_hold, note) = (self.may_hold, &self.note);
-        let is_anothers = |tid, start| is_dying(tid) || note.is_anothers(tid, start);
-        self.settling.retain(|tid, settling| {
-            let lifted = &mut settling.lifted;
-            let was_lifted = class::is_lifted(*tid);
-            // A thread that has been told to stop must stop before it can be let go.
-            if was_lifted && settling.hold.is_none() && is_anothers(*tid, lifted.start) {
-                return false;
-            }
-            let used = lifted.clock.read();
-            let (is_there, gained) = (used.is_some(), lifted.gain(used, now));
-            if was_lifted || settling.hold.is_some() {
-                gains.push((lifted.whose, gained));
-                settling.fair_looks = 0;
-                settling.put_back(*tid, may_hold);
-                if settling.is_to_be_killed(*tid) {
-                    sys::kill(settling.lifted.process, libc::SIGKILL);
-                    killed.push(settling.lifted.whose);
-                }
-            } else if !gained.is_zero() || !Stat::of_thread(*tid).is_some_and(|s| s.is_runnable()) {
-                settling.fair_looks += 1;
-            }
-            is_there && settling.fair_looks < ENOUGH_LOOKS
-        });
-        for (whose, gained) in gains {
-            self.book(whose, gained, now);
-        }
-        for whose in killed {
-            self.tally(whose, now).ended = Ended::Killed;
-        }
-    }
-
     pub(super) fn is_settled(&self) -> bool {
-        self.settling.is_empty()
+        self.former.is_settled()
     }
 
     /// Whether any thread was put back that may resist.
@@ -418,81 +277,38 @@ impl Set {
         !self.former.is_empty()
     }
 
-    /// Looks at all threads that were ever put back.
-    pub(super) fn settle_all(&mut self, now: Instant) {
-        self.find_again(now, |_| true);
-        self.settle(now);
+    /// Looks again at the threads that were put back, and puts back again any that is not what it was
+    /// before.
+    pub(super) fn settle(&mut self, now: Instant) {
+        // There may be thousands of threads that were frozen, and they run nothing before the end.
+        self.settle_those(now, |whose| whose != Whose::Freeze);
     }
 
-    /// Puts back threads that have a class of ours and were not lifted. The kernel copies a thread without
-    /// the lock under which its class changes (dup_task_struct, kernel/fork.c, 6.18). So a child that is
-    /// born during a put-back may have the policy of before and the RESET_ON_FORK of after. It is scheduled
-    /// as fair (sched_fork), and may make itself real-time at any time, as that changes no policy.
-    /// `is_member` says whether a process belongs to the operation.
+    pub(super) fn settle_all(&mut self, now: Instant) {
+        self.settle_those(now, |_| true);
+    }
+
+    fn settle_those(&mut self, now: Instant, is_due: impl Fn(Whose) -> bool) {
+        let lifted = &self.lifted;
+        self.former.find_again(&self.note, now, |tid| lifted.contains_key(&tid), is_due);
+        let again = self.former.look(&self.note, now);
+        for (whose, gained) in again.gains {
+            self.book(whose, gained, now);
+        }
+        for whose in again.killed {
+            self.tally(whose, now).ended = Ended::Killed;
+        }
+    }
+
     pub(super) fn put_back_strays(
         &mut self,
         tids: impl IntoIterator<Item = i32>,
         is_member: impl Fn(i32) -> bool,
         now: Instant,
     ) {
-        for tid in tids {
-            if !self.is_known(tid) && class::is_lifted(tid) {
-                if let Some(lifted) = self.stray(tid, &is_member, now) {
-                    self.put_back_again(tid, lifted);
-                }
-            }
-        }
-    }
-
-    /// A thread that was real-time when the lifter began, or that another one lifts, is left alone.
-    fn stray(&self, tid: i32, is_member: impl Fn(i32) -> bool, now: Instant) -> Option<Lifted> {
-        let stat = Stat::of_thread(tid)?;
-        let is_born_real_time = || {
-            stat.start >= self.since
-                && process::of_thread(tid).is_some_and(|pid| {
-                    is_member(pid) || self.has_had(pid) || self.has_had(stat.parent)
-                })
-                && !self.note.is_anothers(tid, stat.start)
-        };
-        if !stat.is_fair() && !is_born_real_time() {
-            return None;
-        }
-        let (start, whose) = (stat.start, Whose::Program);
-        Former { process: tid, start, whose, before: Before::ordinary() }.again(tid, now)
-    }
-
-    /// Whether a thread of this process was ever put back.
-    fn has_had(&self, process: i32) -> bool {
-        self.former.values().any(|former| former.process == process)
-    }
-
-    fn is_known(&self, tid: i32) -> bool {
-        self.lifted.contains_key(&tid) || self.settling.contains_key(&tid)
-    }
-
-    fn put_back_again(&mut self, tid: i32, lifted: Lifted) {
-        let mut settling = Settling::begin(lifted);
-        settling.put_back(tid, self.may_hold);
-        self.former.insert(tid, Former::of(&settling.lifted));
-        self.settling.insert(tid, settling);
-    }
-
-    fn find_again(&mut self, now: Instant, is_due: impl Fn(Whose) -> bool) {
-        let is_known = |tid: &i32| self.lifted.contains_key(tid) || self.settling.contains_key(tid);
-        let mut again = Vec::new();
-        self.former.retain(|tid, former| {
-            if !is_due(former.whose) || is_known(tid) {
-                return true;
-            }
-            let Some(is_lifted) = class::look(*tid) else { return false };
-            if !is_lifted || is_dying(*tid) || self.note.is_anothers(*tid, former.start) {
-                return true;
-            }
-            again.extend(former.again(*tid, now).map(|lifted| (*tid, lifted)));
-            false
-        });
-        for (tid, lifted) in again {
-            self.put_back_again(tid, lifted);
+        let lifted = &self.lifted;
+        for tid in tids.into_iter().filter(|tid| !lifted.contains_key(tid)) {
+            self.former.put_back_stray(tid, &is_member, &self.note, now);
         }
     }
 
@@ -562,57 +378,11 @@ impl Set {
     }
 }
 
-/// A thread that dies runs nothing more, and may have been lifted for that.
-fn is_dying(tid: i32) -> bool {
-    Stat::of_thread(tid).is_some_and(|stat| stat.is_dying())
-}
-
-/// In how many looks a thread must have run as a fair one, or have slept.
-const ENOUGH_LOOKS: u32 = 2;
-
-/// A thread that is still lifted after so many rows of put-backs (`lower_firmly`) will not stay fair.
-const MOST_LOST: u32 = 50;
-
-impl Former {
-    fn of(lifted: &Lifted) -> Former {
-        let Lifted { process, start, whose, before, .. } = *lifted;
-        Former { process, start, whose, before }
-    }
-
-    /// None if the number is another thread's now, the thread has the right to raise itself, or it dies.
-    fn again(&self, tid: i32, now: Instant) -> Option<Lifted> {
-        let Former { process, start, whose, before } = *self;
-        let clock = Clock::of(tid).ok()?;
-        let used = clock.read()?;
-        let stat = Stat::of_thread(tid).filter(|stat| stat.start == start)?;
-        if stat.is_dying() || class::may_raise_itself(tid) {
-            return None;
-        }
-        let (gained, slack) = (Duration::ZERO, class::open_slack(tid).ok());
-        Some(Lifted { process, start, whose, before, used, gained, looked: now, clock, slack })
-    }
-}
-
-impl Lifted {
-    /// What it has used since the last look. If it is gone, the most that it can have used.
-    fn gain(&mut self, used: Option<Duration>, now: Instant) -> Duration {
-        let gained = match used {
-            Some(used) => used.saturating_sub(self.used),
-            None => now.saturating_duration_since(self.looked),
-        };
-        self.used += gained;
-        self.gained += gained;
-        self.looked = now;
-        gained
-    }
-}
-
 impl Drop for Set {
     fn drop(&mut self) {
         self.put_all_back(Ended::Done);
         // Whoever comes next looks at one that could not be put back.
-        let mut all = self.settling.keys().chain(self.former.keys());
-        if !all.any(|tid| class::is_lifted(*tid)) {
+        if !self.former.is_any_lifted() {
             self.note.remove();
         }
     }
