@@ -32,7 +32,7 @@ const BUSY_MACHINE: Neighbours = Neighbours { busy: 2, loaded: true, times_unthr
 const QUOTAS: [Quota; 2] = [Quota::new(1, 100), Quota::new(5, 100)];
 const LIMIT: Duration = Duration::from_secs(20);
 /// How long the controls of a scene may take together.
-const CONTROL_MAX: Duration = Duration::from_secs(20);
+const CONTROL_MAX: Duration = Duration::from_secs(12);
 const LONG: Duration = Duration::from_secs(600);
 /// For runs that only need to show the failure.
 const SHORT_LIMIT: Duration = Duration::from_secs(2);
