@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms};
+use crate::scene::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms, timed};
 use crate::support::load::{BUSY, Load};
 use crate::support::{Runtime, Scratch, eventually, proof, runtime, slowness};
 use crate::table::{Series, Table, Took};
+use crate::untouched::{kept_from_a_cpu, small_room};
 use crate::{alone, fast, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 
 const MEDIAN_MS: f64 = 300.0;
@@ -167,6 +168,47 @@ fn from_sigkill_to_gone() {
         }
     }
     table.finish();
+}
+
+/// A lifter that was at work before the signal was sent stays for those that die of it: here the
+/// wrapper has waited for a CPU, and lifts from its start.
+#[test]
+fn who_lifts_already_stays_for_the_dying() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.5.3");
+    let mut table = Table::new("kill by a wrapper that was kept from a CPU, until all have ended");
+    let rounds = if proof() { 60 } else { 20 };
+    for via in Via::compared() {
+        let scratch = Scratch::new();
+        let room = small_room(&scratch);
+        // One is enough for the control, and each takes its time to the end.
+        let rounds = if via == Via::Bare { 1 } else { rounds };
+        let series: Series =
+            (0..rounds).map(|number| killed_late(&scratch, &room, &runtime, via, number)).collect();
+        table.row(&format!("32 busy, {SMALL}"), via.name(), &series);
+        match via {
+            Via::Bare => table.claim(series.failed() > 0, || "not shown: bare is gone".to_owned()),
+            Via::Wrapped => table.claim(series.failed() == 0, || series.failures()),
+            Via::Before => {}
+        }
+    }
+    table.finish();
+}
+
+fn killed_late(scratch: &Scratch, room: &str, runtime: &Runtime, via: Via, number: usize) -> Took {
+    let container = Container::busy(scratch, runtime, via, &format!("c{number}"), 32);
+    let processes = container.pids();
+    container.limit(SMALL.tight_here());
+    container.until_throttled();
+    let mut kill = container.command("kill");
+    kill.args([&container.id, "KILL"]);
+    let killed = timed(&mut kept_from_a_cpu(room, &kill), SHORT_GONE_MAX);
+    let began = Instant::now();
+    let is_gone = || processes.iter().all(|&pid| ended(pid));
+    let gone = wait_until(began, SHORT_GONE_MAX * slowness(), is_gone);
+    let time = began.elapsed();
+    container.remove();
+    Took { time, failure: killed.failure.or((!gone).then(|| "not gone".to_owned())) }
 }
 
 /// SIGTERM ends a shell that has no handler and is not the first of its process numbers: as in a pod that

@@ -131,6 +131,24 @@ shift
 exec "$@"
 "#;
 
+/// A cgroup in which a shell must wait for its CPU time.
+pub(crate) fn small_room(scratch: &Scratch) -> String {
+    let room = format!("{}/room", scratch.cgroup);
+    std::fs::create_dir_all(Version::here().dir("cpu", &room)).unwrap();
+    Cpu::of(&room).limit(1_000, 100_000);
+    room
+}
+
+/// The command, executed by a shell that has waited for a CPU in `room` and left it.
+pub(crate) fn kept_from_a_cpu(room: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", KEPT_FROM_A_CPU]).arg(Version::here().dir("cpu", room));
+    shell.arg(Version::here().dir("cpu", "/"));
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
+}
+
 /// Of an operation that was kept from a CPU before it began: its runtime will be kept from one, too, and
 /// is not to be seen waiting first.
 #[test]
@@ -139,22 +157,13 @@ fn who_was_kept_from_a_cpu_lifts_at_once() {
     let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let container = Container::idle(&scratch, &runtime, Via::Wrapped, "c");
-    let room = format!("{}/room", scratch.cgroup);
-    std::fs::create_dir(Version::here().dir("cpu", &room)).unwrap();
-    Cpu::of(&room).limit(1_000, 100_000);
+    let room = small_room(&scratch);
     let exec = || {
         let mut exec = container.command("exec");
         exec.args(["c", "/bin/true"]);
         exec
     };
-    let kept = || {
-        let exec = exec();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", KEPT_FROM_A_CPU]).arg(Version::here().dir("cpu", &room));
-        shell.arg(Version::here().dir("cpu", "/")).arg(exec.get_program()).args(exec.get_args());
-        shell.envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell
-    };
+    let kept = || kept_from_a_cpu(&room, &exec());
     let lifted = |command: &dyn Fn() -> Command| {
         let before = scratch.journal().len();
         for _ in 0..ROUNDS {

@@ -25,15 +25,25 @@ pub(super) struct Dying {
     /// Threads that were seen not to be dying, for some looks.
     alive: BTreeSet<i32>,
     looks: u32,
+    /// More may have been killed since the last look.
+    is_stale: bool,
 }
 
 impl Dying {
     pub(super) fn of(files: Reader) -> Dying {
-        Dying { files, known: BTreeMap::new(), alive: BTreeSet::new(), looks: 0 }
+        let (known, alive) = (BTreeMap::new(), BTreeSet::new());
+        Dying { files, known, alive, looks: 0, is_stale: true }
     }
 
+    /// Not before it has looked.
     pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.is_empty() && !self.is_stale
+    }
+
+    /// The operation has ended, and what it killed is dying from now on.
+    pub(super) fn look_afresh(&mut self) {
+        self.is_stale = true;
+        self.alive.clear();
     }
 
     /// A killed thread stays lifted until it is gone: it runs no user code any more. Put back halfway,
@@ -63,6 +73,7 @@ impl Dying {
     /// New threads that wait for a CPU.
     fn find_more(&mut self, work: &Work) -> Vec<Candidate> {
         let mut due = Vec::new();
+        self.is_stale = false;
         self.looks = self.looks.wrapping_add(1);
         let listed = freeze::threads(&self.files);
         if listed.len() <= MOST_NAMES || self.looks % ALIVE_LOOKS == 0 {

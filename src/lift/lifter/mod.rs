@@ -165,6 +165,10 @@ impl Lifter {
                 Heard::Nothing => {}
                 Heard::End => {
                     self.is_alone = true;
+                    if let Some(dying) = &mut self.dying {
+                        dying.look_afresh();
+                        self.looks.next = Instant::now();
+                    }
                     self.put_the_operation_back();
                     self.charge();
                     self.say_so(&mut peer);
