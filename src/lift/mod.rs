@@ -68,8 +68,14 @@ const NOBODY: i32 = i32::MAX;
 /// threads lifted, it is above the fair class itself.
 const ANSWER_WAIT: Duration = Duration::from_millis(100);
 
-/// A lifter ends by then, whatever it waits for: twice its own limit and some more.
+/// A lifter ends by then, whatever it waits for: for a slot, and then twice its own limit.
 const LONGEST_OF_ALL: Duration = Duration::from_secs(12);
+
+/// How long a lifter for killed threads waits for a slot, how often it looks for one, and how often it
+/// looks whether it is still needed, which costs more.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
+const SLOT_LOOK: Duration = Duration::from_millis(10);
+const STILL_DYING_LOOK: Duration = Duration::from_millis(100);
 
 /// After so many killed lifters, an operation starts no more.
 const MOST_LOST: u32 = 3;
@@ -327,7 +333,10 @@ impl<'a> Lift<'a> {
         if self.at_work.is_none() && files.is_populated() && wait_to_die() {
             std::thread::sleep(DYING_LOOK);
             if wait_to_die() {
-                self.start(NOBODY, None, Waits { inside: true, ..Waits::default() });
+                let waits = Waits { inside: true, ..Waits::default() };
+                if let Err(error) = self.try_to_start(NOBODY, None, waits, Without::OneThatWaits) {
+                    self.summary.refused.get_or_insert_with(|| error.to_string());
+                }
                 self.is_for_after();
             }
         }
@@ -370,7 +379,7 @@ impl<'a> Lift<'a> {
 
     /// Starts a lifter. If all slots are taken, gives the time until the next look.
     fn start(&mut self, runtime: i32, process: Option<i32>, waits: Waits) -> Option<Duration> {
-        match self.try_to_start(runtime, process, waits) {
+        match self.try_to_start(runtime, process, waits, Without::Nobody) {
             Ok(true) => None,
             Ok(false) => self.wait_for_a_slot(),
             Err(error) => {
@@ -394,23 +403,30 @@ impl<'a> Lift<'a> {
         !matches!(Slot::take(&slots, Use::Lift, sys::usable_cpus()), Ok(None))
     }
 
-    /// Gives `false` if there was no slot.
+    /// Gives `false` if there was no slot, and so nobody was started.
     fn try_to_start(
         &mut self,
         runtime: i32,
         process: Option<i32>,
         waits: Waits,
+        without: Without,
     ) -> std::io::Result<bool> {
         let cpus = sys::usable_cpus();
         let Some(task) = self.task(runtime, process, waits, cpus) else { return Ok(true) };
         self.state.lifts_made()?;
-        let Some(slot) = Slot::take(&task.slots, Use::Lift, cpus)? else { return Ok(false) };
+        let slot = Slot::take(&task.slots, Use::Lift, cpus)?;
+        if slot.is_none() && without == Without::Nobody {
+            return Ok(false);
+        }
+        let has_slot = slot.is_some();
         let (ours, theirs) = UnixStream::pair()?;
         let own = lifter::own_class(task.default_slice)?;
         let Some(pid) = sys::fork()? else { self.be_the_lifter(task, slot, theirs, own) };
         // Raised here, while this process has a CPU: the lifter would have to wait for one to raise
         // itself. If the kernel refuses, the lifter will find that out itself.
-        let _ = class::raise(pid, &own);
+        if has_slot {
+            let _ = class::raise(pid, &own);
+        }
         let process = Process::of(pid).ok_or(std::io::ErrorKind::NotFound)?;
         self.at_work = Some(AtWork { stream: ours, process, is_for_after: false });
         Ok(true)
@@ -448,17 +464,20 @@ impl<'a> Lift<'a> {
 
     /// Keeps nothing of the operation but its end of the socket and a slot. The container's output or a
     /// lock would otherwise stay open until the lifter ends.
-    fn be_the_lifter(&self, task: Task, slot: Slot, stream: UnixStream, own: Before) -> ! {
+    fn be_the_lifter(&self, task: Task, slot: Option<Slot>, stream: UnixStream, own: Before) -> ! {
         let _ = nix::unistd::setsid();
         sys::end_ourselves_after(LONGEST_OF_ALL);
         let _ = std::env::set_current_dir("/");
         let _ = nix::sys::prctl::set_name(c"frostlock-lift");
-        sys::close_all_but(&mut [stream.as_raw_fd(), slot.file.as_raw_fd()]);
+        let mut kept = vec![stream.as_raw_fd()];
+        kept.extend(slot.as_ref().map(|slot| slot.file.as_raw_fd()));
+        sys::close_all_but(&mut kept);
         sys::occupy_closed_stdio();
         sys::allow_more_files();
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _ = state_dir::make_private(&self.state.accounts());
             let mut peer = Peer(Some(stream));
+            let Some(slot) = slot.or_else(|| wait_for_a_slot(&task)) else { return };
             let summary = match Lifter::begin(task, slot, own) {
                 Ok(lifter) => lifter.run(peer),
                 Err(error) => {
@@ -475,6 +494,33 @@ impl<'a> Lift<'a> {
         }));
         sys::exit_now(0)
     }
+}
+
+/// Who is started if all slots are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Without {
+    /// The operation looks again.
+    Nobody,
+    /// The operation ends, and nobody would look again: a lifter that waits, in the fair class.
+    OneThatWaits,
+}
+
+/// For threads that were killed; `None` once none of them waits any more. Where thirty containers are
+/// stopped at once, the last one's turn comes after some tenths of a second.
+fn wait_for_a_slot(task: &Task) -> Option<Slot> {
+    let began = Instant::now();
+    let mut looked = began;
+    while began.elapsed() < SLOT_WAIT {
+        if let Some(slot) = Slot::take(&task.slots, Use::Lift, sys::usable_cpus()).ok()? {
+            return Some(slot);
+        }
+        if looked.elapsed() >= STILL_DYING_LOOK {
+            looked = Instant::now();
+            task.files.as_ref().filter(|files| lifter::waiting_to_die(files))?;
+        }
+        std::thread::sleep(SLOT_LOOK);
+    }
+    None
 }
 
 /// When to look again at a thread that may wait. The scheduler credits a running process with its time

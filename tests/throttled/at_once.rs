@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::scene::{Container, Quota, Via, timed};
+use crate::scene::{Container, Quota, Via, ended, timed};
 use crate::support::cpu::Cpu;
 use crate::support::load::{BUSY, Late, Load, Watch};
 use crate::support::{Runtime, Scratch, proof, remove_cgroup, runtime, slowness};
@@ -155,3 +155,47 @@ fn creates(runtime: &Runtime, via: Via, quota: Option<Quota>, number: usize) -> 
     assert_eq!(remove_cgroup(&scratch.cgroup), Vec::<PathBuf>::new());
     all
 }
+
+/// As at the end of a node's drain: more than may lift at once.
+#[test]
+fn thirty_kills_at_once() {
+    let _alone = alone();
+    let runtime = runtime("runc-1.5.3");
+    let mut table = Table::new("kill of 30 containers at once, until each has ended");
+    let (free, scene) = ("4 busy each, no quota".to_owned(), format!("4 busy each, {SMALL}"));
+    compare(&mut table, &free, &scene, |via, quota| kills(&runtime, via, quota));
+    table.finish();
+}
+
+const KILLED: usize = 30;
+
+fn kills(runtime: &Runtime, via: Via, quota: Option<Quota>) -> AtOnce {
+    let scratch = Scratch::new();
+    let make = |n: usize| {
+        let pod = format!("{}/kubepods/pod{n}", scratch.cgroup);
+        let container =
+            Container::busy_below(&scratch, runtime, via, &pod, &format!("c{n}"), LOOPS);
+        if let Some(quota) = quota {
+            container.limit(quota.here());
+        }
+        let processes = container.pids();
+        (container, processes)
+    };
+    let containers: Vec<_> = (0..KILLED).map(make).collect();
+    at_once(KILLED, |n| {
+        let (container, processes) = &containers[n];
+        let began = Instant::now();
+        let killed = container.timed(&["kill", &container.id, "KILL"], limit(via));
+        let is_gone = || processes.iter().all(|&pid| ended(pid));
+        while !is_gone() && began.elapsed() < limit(via) {
+            std::thread::sleep(GONE_LOOK);
+        }
+        let gone = is_gone();
+        let failure = killed.failure.or((!gone).then(|| "not gone".to_owned()));
+        Took { time: began.elapsed(), failure }
+    })
+}
+
+const LOOPS: u32 = 4;
+/// Rare, because thirty look.
+const GONE_LOOK: Duration = Duration::from_millis(20);
