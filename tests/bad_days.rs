@@ -3,8 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,7 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Scratch, frostlock, install, program, run, runtime, succeed, text};
+use testkit::{Scratch, frostlock, install, program, run, runtime, succeed, text};
 
 /// Longer than any lock wait and any operation here; a command that blocks on frostlock takes
 /// forever.
@@ -284,7 +282,7 @@ mod syslog {
         let scratch = Scratch::new();
         let (path, socket) = reader(&scratch);
         let program = |name: &str, text: &str| {
-            support::program(&scratch.path(name), &format!("#!/bin/sh\n{text}\n"))
+            testkit::program(&scratch.path(name), &format!("#!/bin/sh\n{text}\n"))
         };
         let runtimes = [
             (program("good", "exit 0"), ""),
@@ -1052,7 +1050,7 @@ mod stdio {
         let hooked = program(&scratch.path("hooked"), &script);
         is_seven_with(&run(scratch.wrapped(&hooked).args(["delete", ID])), "out\n");
         fs::write(&go, "").unwrap();
-        support::eventually(LIMIT, "the daemon has written", || size.exists());
+        testkit::eventually(LIMIT, "the daemon has written", || size.exists());
         let size: u64 = fs::read_to_string(&size).unwrap().trim().parse().unwrap();
         assert!(size < MUCH / 8, "{size} bytes of ours");
     }
@@ -1073,7 +1071,7 @@ mod stdio {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        support::eventually(LIMIT, "the record", || !scratch.journal().is_empty());
+        testkit::eventually(LIMIT, "the record", || !scratch.journal().is_empty());
         is_seven(&within_limit(scratch.wrapped(&seven).args(["delete", ID])));
         stuck.kill().unwrap();
         stuck.wait().unwrap();

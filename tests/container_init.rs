@@ -5,8 +5,6 @@
 // The unusual caller is made with raw system calls between fork and exec.
 #![allow(unsafe_code)]
 
-mod support;
-
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -14,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use support::{Runtime, Scratch, runtime, runtimes, text};
+use testkit::{Runtime, Scratch, runtime, runtimes, text};
 
 /// Run as the container's process; prints everything that it could have inherited.
 const LOOK: &str = r#"
@@ -132,7 +130,7 @@ fn runc() {
 
 #[test]
 fn crun_on_v2() {
-    support::on_v2("inner_crun_on_v2");
+    testkit::on_v2("inner_crun_on_v2");
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn the_runtime_itself() {
     place.runtime.path = place.scratch.path("runc");
     // Not with dash, which blocks all signals for a moment when it starts a command.
     let look = LOOK.replace("env", "env | grep -v ^FROSTLOCK_");
-    support::program(&place.runtime.path, &format!("#!/bin/busybox sh\n{look}\necho end"));
+    testkit::program(&place.runtime.path, &format!("#!/bin/busybox sh\n{look}\necho end"));
     for caller in [Usual, Unusual, WithoutStdin] {
         for args in [&["create", "c1"] as &[&str], &["exec", "c1", "true"], &["list"]] {
             let view = |side| {
@@ -261,7 +259,7 @@ impl Place {
         let path = self.scratch.path("output");
         let file = File::create(&path).unwrap();
         let mut child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
-        let status = support::wait(&mut child, Duration::from_secs(30));
+        let status = testkit::wait(&mut child, Duration::from_secs(30));
         assert!(
             status.is_some_and(|status| status.success()),
             "{command:?}: {status:?} {}",
@@ -281,9 +279,9 @@ impl Place {
     fn create_and_start(&self, side: Side, caller: Caller) -> String {
         self.clear();
         let output = self.create_with(side, caller, &self.looking);
-        support::succeed(self.unusual(side, caller).args(["start", "c1"]));
-        support::eventually(Duration::from_secs(10), "the container's end", || {
-            let state = support::run(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
+        testkit::succeed(self.unusual(side, caller).args(["start", "c1"]));
+        testkit::eventually(Duration::from_secs(10), "the container's end", || {
+            let state = testkit::run(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
             text(&state.stdout).contains("\"stopped\"")
         });
         without_inodes(&std::fs::read_to_string(output).unwrap())
@@ -291,7 +289,7 @@ impl Place {
 
     fn exec(&self, side: Side, caller: Caller) -> String {
         self.clear();
-        support::succeed(
+        testkit::succeed(
             self.command(side).args(["run", "-d", "--bundle"]).arg(&self.idle).arg("c1"),
         );
         let mut command = self.unusual(side, caller);
@@ -326,7 +324,7 @@ impl Place {
 
     /// /proc/PID of the container's init.
     fn init(&self) -> PathBuf {
-        let state = support::succeed(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
+        let state = testkit::succeed(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
         let state: serde_json::Value = serde_json::from_slice(&state.stdout).unwrap();
         Path::new("/proc").join(state["pid"].to_string())
     }
@@ -345,7 +343,7 @@ fn until_at_rest(proc: &Path) {
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('S'))
     };
     let mut before = Vec::new();
-    support::eventually(Duration::from_secs(10), "the init at rest", || {
+    testkit::eventually(Duration::from_secs(10), "the init at rest", || {
         std::thread::sleep(Duration::from_millis(20));
         let now = descriptors(proc);
         let mut tasks = std::fs::read_dir(proc.join("task")).unwrap().flatten();
@@ -377,7 +375,7 @@ fn nothing_of_ours_is_open_in_the_container() {
 
 #[test]
 fn nothing_of_ours_is_open_with_crun() {
-    support::on_v2("inner_nothing_of_ours_is_open_with_crun");
+    testkit::on_v2("inner_nothing_of_ours_is_open_with_crun");
 }
 
 #[test]
@@ -430,7 +428,7 @@ fn activation_sockets_reach_the_container() {
 
 #[test]
 fn activation_sockets_reach_the_container_with_crun() {
-    support::on_v2("inner_activation_sockets_reach_the_container_with_crun");
+    testkit::on_v2("inner_activation_sockets_reach_the_container_with_crun");
 }
 
 #[test]

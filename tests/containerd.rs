@@ -7,24 +7,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/failing.rs"]
-mod failing;
-mod support;
-#[path = "support/terminal.rs"]
-mod terminal;
-#[path = "support/transcript.rs"]
-mod transcript;
-
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use failing::{PAUSED, PROC_HOOKS, failing, script};
 use serde_json::Value;
-use support::{Scratch, cgroup_dirs, eventually, frostlock, run, runtime, text};
-use terminal::{Terminal, ends};
-use transcript::Transcript;
+use testkit::failing::{PAUSED, PROC_HOOKS, failing, script};
+use testkit::terminal::{Terminal, ends};
+use testkit::transcript::Transcript;
+use testkit::{Scratch, cgroup_dirs, eventually, frostlock, run, runtime, text};
+
+mod failing {
+    #[test]
+    #[ignore = "run by the failing runtime"]
+    fn connects_and_hangs_up() {
+        testkit::failing::connects_and_hangs_up();
+    }
+}
 
 const NAMESPACE: &str = "frostlock-test";
 const SOON: Duration = Duration::from_secs(10);
@@ -171,7 +171,7 @@ impl Side<'_> {
         ctr.args(["run", "--rootfs", "--read-only", "--env", "PATH=/bin", "--runc-binary"]);
         ctr.arg(&self.binary).arg("--runc-root").arg(self.containerd.root());
         ctr.arg("--cgroup").arg(format!("{}/{}", self.containerd.scratch.cgroup, self.id));
-        ctr.args(options).arg(support::lab().join("rootfs")).arg(&self.id).args(command);
+        ctr.args(options).arg(testkit::lab().join("rootfs")).arg(&self.id).args(command);
         ctr
     }
 
@@ -633,7 +633,7 @@ fn one_connection(times: u32, at_once: bool) {
     let mut create = scratch.wrapped(&fails);
     create.arg("--log").arg(&log).args(["--log-format", "json", "create", "--bundle"]).arg(&bundle);
     create.arg("--console-socket").arg(&socket).arg("c1");
-    let created = support::succeed(&mut create);
+    let created = testkit::succeed(&mut create);
     assert_eq!(text(&created.stderr), "", "of the attempts that failed");
 
     let connection = match accepted {
@@ -647,12 +647,12 @@ fn one_connection(times: u32, at_once: bool) {
     let again = listener.accept().map(|_| ()).unwrap_err();
     assert_eq!(again.kind(), std::io::ErrorKind::WouldBlock, "one connection");
 
-    support::succeed(scratch.wrapped(&fails).args(["start", "c1"]));
+    testkit::succeed(scratch.wrapped(&fails).args(["start", "c1"]));
     let mut terminal = Terminal::new(received.remove(0));
     terminal.is_usable();
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "");
     assert_eq!(scratch.journal()[0]["attempts"], times + 1);
-    support::succeed(scratch.wrapped(&fails).args(["delete", "--force", "c1"]));
+    testkit::succeed(scratch.wrapped(&fails).args(["delete", "--force", "c1"]));
 }
 
 /// One message: its descriptors, empty at the end of the connection.

@@ -5,8 +5,6 @@
 // The counts belong to the result.
 #![allow(clippy::print_stdout)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use state::Verb;
-use support::{Runtime, Scratch, eventually, proof, runtime, text};
+use testkit::{Runtime, Scratch, eventually, proof, runtime, text};
 
 /// From the wrapper's death until the runtime is gone and the lock is free. It takes milliseconds,
 /// plus what a busy machine adds.
@@ -255,7 +253,7 @@ impl Scene {
     fn wait_for_cgroups(&self, after: &str, troubles: &mut BTreeSet<String>) {
         let deadline = Instant::now() + GONE_WITHIN;
         let left = || {
-            let dirs = support::cgroup_dirs(&self.scratch.cgroup);
+            let dirs = testkit::cgroup_dirs(&self.scratch.cgroup);
             dirs.iter().any(|dir| dir.ends_with(ID))
         };
         while left() {
@@ -269,13 +267,13 @@ impl Scene {
 
     /// So that the next round starts from nothing.
     fn clear(&self) {
-        for dir in support::cgroup_dirs(&self.scratch.cgroup).iter().rev() {
+        for dir in testkit::cgroup_dirs(&self.scratch.cgroup).iter().rev() {
             let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
-            for pid in support::pids(dir) {
+            for pid in testkit::pids(dir) {
                 let pid = nix::unistd::Pid::from_raw(pid);
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }
-            eventually(GONE_WITHIN, "the cgroup is empty", || support::pids(dir).is_empty());
+            eventually(GONE_WITHIN, "the cgroup is empty", || testkit::pids(dir).is_empty());
             let _ = std::fs::remove_dir(dir);
         }
         let _ = std::fs::remove_dir_all(self.scratch.root().join(ID));
@@ -353,7 +351,7 @@ impl Random {
 
 /// A runtime that does nothing for a minute.
 fn sleeper(scratch: &Scratch) -> PathBuf {
-    support::program(&scratch.path("sleeper"), "#!/bin/sh\nexec sleep 60\n")
+    testkit::program(&scratch.path("sleeper"), "#!/bin/sh\nexec sleep 60\n")
 }
 
 #[test]
@@ -396,7 +394,7 @@ fn the_wrapper_ends_by_the_signal_that_killed_the_runtime() {
 fn a_stubborn_runtime_dies_with_the_wrapper() {
     let scratch = Scratch::new();
     let script = "#!/bin/sh\ntrap '' TERM HUP INT QUIT PIPE\nwhile :; do sleep 0.05; done\n";
-    let stubborn = support::program(&scratch.path("stubborn"), script);
+    let stubborn = testkit::program(&scratch.path("stubborn"), script);
     let bundle = scratch.bundle("idle", ID);
     for verb in Verb::ALL.into_iter().filter(|verb| *verb != Verb::State) {
         let mark = format!("{}-{verb}", scratch.cgroup);

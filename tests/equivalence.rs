@@ -5,8 +5,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -15,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{Runtime, Scratch, cgroup_dirs, frostlock, pids, proof, runtime, runtimes, slowness};
+use testkit::{Runtime, Scratch, cgroup_dirs, frostlock, pids, proof, runtime, runtimes, slowness};
 
 /// What exists before the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,7 +332,7 @@ fn other_runcs() {
 #[test]
 #[ignore = "it is not built for `make test`: make proof SUITES=equivalence"]
 fn youki() {
-    let path = support::lab().join("youki-0.7.0/bin/youki");
+    let path = testkit::lab().join("youki-0.7.0/bin/youki");
     assert!(path.exists(), "there is none; try: scripts/make-versions target/lab");
     let (name, version) = ("youki-0.7.0".to_owned(), "0.7.0".to_owned());
     let place = Place::new(Runtime { name, path, version }, Streams::Two);
@@ -360,7 +358,7 @@ fn youki() {
 /// crun refuses a host that mixes cgroup v1 and v2.
 #[test]
 fn crun_on_v2() {
-    support::on_v2("inner_on_v2");
+    testkit::on_v2("inner_on_v2");
 }
 
 #[test]
@@ -392,7 +390,7 @@ fn an_unfaithful_wrapper_is_found_out() {
         ("files", pause_with_log, format!("{run}; code=$?; echo x >>\"$4\"; exit $code")),
     ] {
         let stand_in = place.scratch.path("stand-in");
-        support::program(&stand_in, &format!("#!/bin/sh\n{script}\n"));
+        testkit::program(&stand_in, &format!("#!/bin/sh\n{script}\n"));
         let report = place.difference(&case, &stand_in).expect(&script);
         assert!(report.contains(&format!("\n{differs}: ")), "{script}: {report}");
         // And only that is reported; what a resume changes shows in both.
@@ -501,10 +499,10 @@ impl Place {
         let mut known = self.init_pids();
         let mut command = self.command(case, wrapper);
         let (mut child, readers) = start(&mut command, self.streams, case.stdin);
-        let status = support::wait(&mut child, Duration::from_secs(30));
+        let status = testkit::wait(&mut child, Duration::from_secs(30));
         let status = status.unwrap_or_else(|| panic!("{command:?} hangs"));
         if case.kills {
-            support::eventually(Duration::from_secs(5), "the init's end", || {
+            testkit::eventually(Duration::from_secs(5), "the init's end", || {
                 self.state()["status"] == "stopped"
             });
         }
@@ -571,7 +569,7 @@ impl Place {
         for step in steps {
             let mut command = self.program(wrapper.as_deref());
             command.arg("--root").arg(self.scratch.root()).args(step).stdin(Stdio::null());
-            support::succeed(&mut command);
+            testkit::succeed(&mut command);
             if step == start && scene != Stopped {
                 self.await_the_program();
             }
@@ -583,21 +581,21 @@ impl Place {
             Paused => "paused",
             Stopped => "stopped",
         };
-        support::eventually(Duration::from_secs(5), wanted, || self.state()["status"] == wanted);
+        testkit::eventually(Duration::from_secs(5), wanted, || self.state()["status"] == wanted);
     }
 
     /// `start` may return, and `pause` may freeze, before the init has executed the container's
     /// program.
     fn await_the_program(&self) {
         let pid = self.state()["pid"].as_i64().expect("the init's pid");
-        support::eventually(Duration::from_secs(5), "the program", || {
+        testkit::eventually(Duration::from_secs(5), "the program", || {
             std::fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep\0")
         });
     }
 
     /// The container's state according to the bare runtime; null without one.
     fn state(&self) -> serde_json::Value {
-        let said = support::run(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
+        let said = testkit::run(self.scratch.bare(&self.runtime.path).args(["state", "c1"]));
         serde_json::from_slice(&said.stdout).unwrap_or_default()
     }
 

@@ -5,15 +5,13 @@
 // A pty, and a program that counts signals, need raw system calls.
 #![allow(unsafe_code)]
 
-mod support;
-
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use support::{Scratch, eventually, proof, runtime};
+use testkit::{Scratch, eventually, proof, runtime};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -36,19 +34,19 @@ fn exit_codes_come_through() {
         let scratch = Scratch::new();
         let exit = scratch.bundle("exit", "exit");
         let idle = scratch.bundle("idle", "idle");
-        support::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
+        testkit::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
         for &code in &codes {
             scratch.edit(&exit, |config| {
                 config["process"]["env"] = serde_json::json!(["PATH=/bin", format!("CODE={code}")]);
             });
             for (side, mut command) in both(&scratch, &runtime) {
-                let status = support::run(command.args(["run", "-b"]).arg(&exit).arg("c1")).status;
+                let status = testkit::run(command.args(["run", "-b"]).arg(&exit).arg("c1")).status;
                 assert_eq!(status.code(), Some(code), "{name} run {side}");
             }
             for (side, mut command) in both(&scratch, &runtime) {
                 let script = format!("exit {code}");
                 let status =
-                    support::run(command.args(["exec", "idle", "sh", "-c", &script])).status;
+                    testkit::run(command.args(["exec", "idle", "sh", "-c", &script])).status;
                 assert_eq!(status.code(), Some(code), "{name} exec {side}");
             }
         }
@@ -64,7 +62,7 @@ fn deaths_of_the_containers_process_come_through() {
         let scratch = Scratch::new();
         let dies = scratch.bundle("exit", "dies");
         let idle = scratch.bundle("idle", "idle");
-        support::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
+        testkit::succeed(scratch.wrapped(&runtime).args(["run", "-d", "-b"]).arg(idle).arg("idle"));
         for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGSEGV, libc::SIGRTMIN() + 6] {
             let script = format!("kill -{signal} $$");
             scratch.edit(&dies, |config| {
@@ -74,10 +72,10 @@ fn deaths_of_the_containers_process_come_through() {
                 namespaces.retain(|namespace| namespace["type"] != "pid");
             });
             let run = both(&scratch, &runtime).map(|(_, mut command)| {
-                support::run(command.args(["run", "-b"]).arg(&dies).arg("c1")).status
+                testkit::run(command.args(["run", "-b"]).arg(&dies).arg("c1")).status
             });
             let exec = both(&scratch, &runtime).map(|(_, mut command)| {
-                support::run(command.args(["exec", "idle", "sh", "-c", &script])).status
+                testkit::run(command.args(["exec", "idle", "sh", "-c", &script])).status
             });
             for [bare, wrapped] in [run, exec] {
                 assert_eq!(bare, wrapped, "{name} {signal}");
@@ -96,11 +94,11 @@ fn a_real_runtime_that_is_killed_kills_us() {
         let mut command = scratch.wrapped(&runtime);
         let mut wrapper = command.args(["run", "-b"]).arg(idle).arg("c1").spawn().unwrap();
         eventually(SOON, "the container runs", || {
-            let state = support::run(scratch.bare(&runtime).args(["state", "c1"]));
-            support::text(&state.stdout).contains("\"running\"")
+            let state = testkit::run(scratch.bare(&runtime).args(["state", "c1"]));
+            testkit::text(&state.stdout).contains("\"running\"")
         });
         send(only_child(wrapper.id() as i32), libc::SIGKILL);
-        let status = support::wait(&mut wrapper, SOON).expect("the wrapper's end");
+        let status = testkit::wait(&mut wrapper, SOON).expect("the wrapper's end");
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{name}");
     }
 }
@@ -130,7 +128,7 @@ fn a_runtime_that_dies_of_a_signal_makes_us_die_of_it() {
             [&["pause", "c1"] as &[&str], &["exec", "c1", "true"], &["kill", "c1"], &["list"]]
         {
             for (side, mut command) in both(&scratch, &runtime) {
-                let status = support::run(command.args(args)).status;
+                let status = testkit::run(command.args(args)).status;
                 assert_eq!(status.signal(), Some(signal), "{args:?} {side}: {status}");
             }
         }
@@ -155,7 +153,7 @@ fn also_when_the_caller_ignores_or_blocks_the_signal() {
     };
     // SAFETY: the closure keeps to async-signal-safe calls.
     unsafe { command.pre_exec(block) };
-    let status = support::run(command.args(["pause", "c1"])).status;
+    let status = testkit::run(command.args(["pause", "c1"])).status;
     assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
 }
 
@@ -330,7 +328,7 @@ fn a_stop_sent_to_us_stops_both() {
     send(pid, libc::SIGCONT);
     eventually(SOON, "both go on", || state(pid) != 'T' && state(runtime) != 'T');
     std::fs::write(scratch.path("end"), "").unwrap();
-    assert_eq!(support::wait(&mut wrapper, SOON).and_then(|status| status.code()), Some(0));
+    assert_eq!(testkit::wait(&mut wrapper, SOON).and_then(|status| status.code()), Some(0));
 }
 
 /// The runtime is a script whose PATH has frostlock as `runc`.
@@ -339,7 +337,7 @@ fn a_script_that_calls_us_is_not_called_for_ever() {
     let scratch = Scratch::new();
     let bin = scratch.path("bin");
     std::fs::create_dir(&bin).unwrap();
-    std::os::unix::fs::symlink(support::frostlock(), bin.join("runc")).unwrap();
+    std::os::unix::fs::symlink(testkit::frostlock(), bin.join("runc")).unwrap();
     let path = format!("{}:/usr/bin:/bin", bin.display());
     let script = "echo >>\"$CALLS\"; [ $(wc -l <\"$CALLS\") -lt 20 ] || exit 99; exec runc \"$@\"";
     let runtime = fake(&scratch, script);
@@ -347,9 +345,9 @@ fn a_script_that_calls_us_is_not_called_for_ever() {
         let calls = scratch.path("calls");
         let _ = std::fs::remove_file(&calls);
         let mut command = scratch.wrapped(&runtime);
-        let ended = support::run(command.args(args).env("PATH", &path).env("CALLS", &calls));
+        let ended = testkit::run(command.args(args).env("PATH", &path).env("CALLS", &calls));
         assert_eq!(ended.status.code(), Some(1), "{args:?}: {ended:?}");
-        let said = support::text(&ended.stderr);
+        let said = testkit::text(&ended.stderr);
         assert!(said.contains("has called frostlock"), "{args:?}: {said}");
         assert_eq!(std::fs::read_to_string(&calls).unwrap().lines().count(), 1, "{args:?}");
     }
@@ -365,7 +363,7 @@ fn with_a_notify_socket_the_runtime_is_the_process_that_was_started() {
         let command = command.args([verb, "c1"]).env(variable, scratch.path("notify"));
         let child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let started = child.id().to_string();
-        (started, support::text(&child.wait_with_output().unwrap().stdout).trim().to_owned())
+        (started, testkit::text(&child.wait_with_output().unwrap().stdout).trim().to_owned())
     };
     for verb in ["run", "start"] {
         let (started, runtime) = pids(verb, "NOT_THE_NOTIFY_SOCKET");
@@ -378,7 +376,7 @@ fn with_a_notify_socket_the_runtime_is_the_process_that_was_started() {
 
 /// A runtime that is a shell script.
 fn fake(scratch: &Scratch, script: &str) -> PathBuf {
-    support::program(&scratch.path("runc"), &format!("#!/bin/sh\n{script}\n"))
+    testkit::program(&scratch.path("runc"), &format!("#!/bin/sh\n{script}\n"))
 }
 
 /// A runtime that records every signal at the moment of its arrival: a shell's traps would merge
@@ -432,7 +430,7 @@ impl Counter {
 
     fn end(&self, child: &mut Child) -> ExitStatus {
         self.let_end();
-        support::wait(child, SOON).expect("the end")
+        testkit::wait(child, SOON).expect("the end")
     }
 }
 

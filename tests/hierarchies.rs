@@ -4,8 +4,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::cpu::Cpu;
-use support::{Runtime, Scratch, eventually, run, runtime, succeed, text, wait};
+use testkit::cpu::Cpu;
+use testkit::{Runtime, Scratch, eventually, run, runtime, succeed, text, wait};
 
 /// Longer than any wait of ours; a command that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(5);

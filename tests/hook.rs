@@ -3,8 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{
+use testkit::{
     Runtime, Scratch, eventually, frostlock, on_v2, pids, proof, run, runtime, succeed, text, wait,
 };
 
@@ -95,7 +93,7 @@ impl<'a> Scene<'a> {
     fn script(&mut self, name: &str, body: &str, timeout: Option<u64>) {
         let path = self.scratch.path(name);
         let text = format!("#!/bin/bash\ncd {:?}\n{body}\n", self.scratch.path(""));
-        support::program(&path, &text);
+        testkit::program(&path, &text);
         let mut hook = json!({ "path": path, "args": [name] });
         if let Some(timeout) = timeout {
             hook["timeout"] = timeout.into();
@@ -616,8 +614,8 @@ fn the_off_switch_holds_for_it_and_a_configuration_passes_through() {
     freezer.thaw();
 }
 
-/// As in tests/podman.rs: the namespace's own /run and /dev/shm, and the wanted runc over Debian's.
-/// `hooks/` is copied to /run/hooks, with the path of the tested binary.
+/// As in tests/podman.rs: the namespace's own /run and /dev/shm, and the wanted runc
+/// over Debian's. `hooks/` is copied to /run/hooks, with the path of the tested binary.
 const SET_UP: &str = r##"
     mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && mount --bind "$1" /usr/sbin/runc &&
     cp -a "$2" /run/rootfs && mkdir /run/podman /run/no-hooks && cp -a "$3" /run/hooks &&
@@ -641,7 +639,7 @@ impl Podman {
         let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("hooks");
         let mut namespace = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", SET_UP, "sh"])
-            .args([&runc.path, &support::lab().join("rootfs"), &hooks, &frostlock()])
+            .args([&runc.path, &testkit::lab().join("rootfs"), &hooks, &frostlock()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -858,7 +856,7 @@ fn containerd_runs_the_hooks_of_the_base_spec() {
     assert!(up.status.success(), "{}", text(&up.stderr));
     let made = succeed(Command::new(root.join("hooks/containerd-base-spec")).arg(frostlock()));
     let mut spec: Value = serde_json::from_slice(&made.stdout).unwrap();
-    spec["root"] = json!({ "path": support::lab().join("rootfs"), "readonly": true });
+    spec["root"] = json!({ "path": testkit::lab().join("rootfs"), "readonly": true });
     spec["process"]["args"] = json!(["/bin/echo", "hello"]);
     spec["linux"]["cgroupsPath"] = format!("{}/a", scratch.cgroup).into();
     std::fs::write(scratch.path("spec"), spec.to_string()).unwrap();

@@ -3,15 +3,12 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::process::Command;
 
-use fake_runtime::{Fake, program};
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
-use support::{Scratch, run_inside, succeed};
+use testkit::fake_runtime::{Fake, program};
+use testkit::{Scratch, run_inside, succeed};
 
 /// In a user namespace, so that nobody else's instances are affected.
 const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
@@ -55,7 +52,7 @@ fn inner_without_an_instance() {
     // `state` and `list` leave no record.
     assert_eq!(journal.len(), 1 + verbs.len() - 2, "{journal:?}");
     assert!(journal.iter().all(|record| record["verdict"] == "ok"), "{journal:?}");
-    support::eventually(std::time::Duration::from_secs(5), "the records are on the disk", || {
+    testkit::eventually(std::time::Duration::from_secs(5), "the records are on the disk", || {
         let long = std::fs::read_to_string(history.join("history.jsonl")).unwrap_or_default();
         long.lines().count() == journal.len()
     });

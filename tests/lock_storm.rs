@@ -3,9 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use fake_runtime::{Fake, Interval, monotonic_ns, takes_ms};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
-use support::{Scratch, eventually, proof, succeed};
+use testkit::fake_runtime::{Fake, Interval, monotonic_ns, takes_ms};
+use testkit::{Scratch, eventually, proof, succeed};
 
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const WORKERS: usize = 8;

@@ -3,20 +3,17 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use fake_runtime::{Attempt, Fake, takes_ms};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Scratch, eventually, succeed};
+use testkit::fake_runtime::{Attempt, Fake, takes_ms};
+use testkit::{Scratch, eventually, succeed};
 
 /// One at a time: these measure.
 fn alone() -> MutexGuard<'static, ()> {
@@ -60,7 +57,7 @@ fn update(fake: &Fake<'_>) -> Command {
 /// What one of our programs does before it executes the wrapper.
 fn launched(fake: &Fake<'_>, habits: &[&str]) -> Command {
     let plain = update(fake);
-    let mut command = Command::new(fake_runtime::program());
+    let mut command = Command::new(testkit::fake_runtime::program());
     command.arg("launch").args(habits).arg(plain.get_program()).args(plain.get_args());
     for (name, value) in plain.get_envs() {
         command.env(name, value.unwrap());
@@ -87,7 +84,7 @@ fn no_lock_file_outlives_the_container() {
             fake.intervals().iter().any(|interval| interval.verb == "delete")
         });
         let began = Instant::now();
-        let _ = support::run(&mut fake.wrapped(words));
+        let _ = testkit::run(&mut fake.wrapped(words));
         assert!(began.elapsed() > Duration::from_millis(100), "{words:?}: not shown: no wait");
         assert!(delete.wait().unwrap().success());
         assert_eq!(scratch.lock_files(), [""; 0].map(PathBuf::from), "{words:?}");
@@ -109,7 +106,7 @@ fn a_delete_of_nothing_leaves_the_record_of_a_create() {
         go.display(),
         fake.path.display()
     );
-    support::program(&late, &script);
+    testkit::program(&late, &script);
     fake.script(&[("delete", &[takes_ms(1000)])]);
     let mut delete = fake.wrapped(&["delete", "a"]).spawn().unwrap();
     eventually(Duration::from_secs(5), "the delete works", || !fake.intervals().is_empty());

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use journal::history;
 use serde_json::Value;
-use support::{Scratch, frostlock, run, text};
+use testkit::{Scratch, frostlock, run, text};
 
 const WRITERS: usize = 8;
 /// Each record is padded to some 2.3 KiB. Of the smallest history, 16 files of 64 KiB, about 12
@@ -139,7 +137,7 @@ fn eight_writers_lose_and_tear_nothing_while_files_are_set_aside() {
         }
     });
     let all = WRITERS * RECORDS;
-    support::eventually(CARRIED, "all are on the disk", || lines(&directory).0.len() >= all);
+    testkit::eventually(CARRIED, "all are on the disk", || lines(&directory).0.len() >= all);
     let (lines, files) = lines(&directory);
     println!(
         "{WRITERS} wrappers, {} records in {files} files; without a lock {lost} of 40,000 were lost",
@@ -196,9 +194,9 @@ fn carriers_that_are_killed_lose_and_double_nothing() {
             killed += 1;
         }
     }
-    support::eventually(CARRIED, "the last is dead", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "the last is dead", || carriers(&scratch).is_empty());
     write_record(&scratch, &config, "last");
-    support::eventually(CARRIED, "the last is on the disk", || {
+    testkit::eventually(CARRIED, "the last is on the disk", || {
         lines(&directory).0.iter().any(|line| line.contains("\"id\":\"last\""))
     });
     // A killed write ends at a page: a partial line, followed by the whole one.
@@ -215,10 +213,10 @@ fn a_carrier_that_is_asked_to_end_carries_first() {
     let directory = scratch.path("history");
     let config = config(&scratch, &directory);
     write_record(&scratch, &config, "before the end");
-    support::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
     assert_eq!(lines(&directory).0.len(), 0, "not shown: it did not wait");
     signal(carriers(&scratch)[0], nix::sys::signal::Signal::SIGTERM);
-    support::eventually(CARRIED, "it has ended", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "it has ended", || carriers(&scratch).is_empty());
     assert_eq!(lines(&directory).0.len(), 1);
 }
 
@@ -256,7 +254,7 @@ fn a_carrier_holds_nothing_of_its_callers() {
     let began = Instant::now();
     write_record(&scratch, &config, "x");
     assert!(began.elapsed() < LIMIT);
-    support::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "a carrier", || !carriers(&scratch).is_empty());
     let pid = carriers(&scratch)[0];
     let proc = PathBuf::from(format!("/proc/{pid}"));
     assert_eq!(std::fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
@@ -268,7 +266,7 @@ fn a_carrier_holds_nothing_of_its_callers() {
     let note = scratch.state().join("journal.carried");
     let own = [Path::new("/dev/null"), Path::new("anon_inode:[signalfd]"), &note];
     assert!(open.iter().all(|file| own.contains(&file.as_path())), "{open:?}");
-    support::eventually(CARRIED, "it ends", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "it ends", || carriers(&scratch).is_empty());
 }
 
 /// An operation whose history is on the disk that `setup` makes at `disk`, in a mount namespace.
@@ -278,7 +276,7 @@ fn operate(setup: &str) {
     std::fs::create_dir(&disk).unwrap();
     let config = config(&scratch, &disk.join("history"));
     let seven =
-        support::program(&scratch.path("seven"), "#!/bin/sh\necho out; echo err >&2; exit 7\n");
+        testkit::program(&scratch.path("seven"), "#!/bin/sh\necho out; echo err >&2; exit 7\n");
     let began = Instant::now();
     let ended = run(Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-ec"])
@@ -322,15 +320,15 @@ impl FrozenDisk {
         let (image, directory) = (scratch.path("image"), scratch.path("disk"));
         std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
         std::fs::create_dir(&directory).unwrap();
-        support::succeed(Command::new("mkfs.ext4").arg("-q").arg(&image));
-        support::succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+        testkit::succeed(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        testkit::succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
         let disk = FrozenDisk { directory };
         disk.freeze();
         disk
     }
 
     fn freeze(&self) {
-        support::succeed(Command::new("fsfreeze").arg("--freeze").arg(&self.directory));
+        testkit::succeed(Command::new("fsfreeze").arg("--freeze").arg(&self.directory));
     }
 
     fn thaw(&self) {
@@ -359,7 +357,7 @@ fn no_carrier_stays_in_a_container() {
         assert!(nix::fcntl::Flock::lock(note, lock).is_ok(), "{stage}: there is a carrier");
     }
     write_record(&scratch, &config, "poststop");
-    support::eventually(CARRIED, "the next one's has all", || lines(&directory).0.len() == 3);
+    testkit::eventually(CARRIED, "the next one's has all", || lines(&directory).0.len() == 3);
 }
 
 /// The time for a record until its writer exits: with the history, and without.
@@ -406,11 +404,11 @@ fn a_disk_that_hangs_holds_nobody_up() {
 
     disk.thaw();
     control.wait().unwrap();
-    support::eventually(CARRIED, "it is dead", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "it is dead", || carriers(&scratch).is_empty());
     write_record(&scratch, &config, "after the thaw");
     let history = disk.directory.join("history");
-    support::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() >= 202);
-    support::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() >= 202);
+    testkit::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
     let lines = lines(&history).0;
     assert_eq!((lines.len(), ids(&lines).len()), (202, 202));
 }
@@ -455,8 +453,8 @@ fn a_slow_disk_slows_nobody_down() {
     assert!(with[25] < without[25] + SLACK / 10, "{with:?} {without:?}");
     assert_not_held_up(&with, &without);
     write_record(&scratch, &config, "last");
-    support::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() == 101);
-    support::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "all are on the disk", || lines(&history).0.len() == 101);
+    testkit::eventually(CARRIED, "the carrier has ended", || carriers(&scratch).is_empty());
 }
 
 #[test]
@@ -473,5 +471,5 @@ fn a_disk_that_refuses_is_not_asked_again_and_again() {
     // One per second, for more than a hundred records; one more or less on a machine that stands
     // still.
     assert!((1..=6).contains(&seen.len()), "{seen:?}");
-    support::eventually(CARRIED, "the last has ended", || carriers(&scratch).is_empty());
+    testkit::eventually(CARRIED, "the last has ended", || carriers(&scratch).is_empty());
 }

@@ -3,8 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -14,7 +12,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use support::{
+use testkit::{
     Runtime, Scratch, cgroup_dirs, eventually, frostlock, proof, run_inside, runtime, succeed,
 };
 
@@ -90,9 +88,9 @@ fn a_carrier_reads_only_what_is_new() {
         let config = format!("[history]\ndirectory = {history:?}\n[log]\nsyslog = false\n");
         fs::write(node.scratch.path("config.toml"), config).unwrap();
         let nobody = ["kill", "nobody", "KILL"];
-        support::run(&mut node.wrapped(&nobody));
+        testkit::run(&mut node.wrapped(&nobody));
         node.repeat_records(records);
-        support::run(&mut node.wrapped(&nobody));
+        testkit::run(&mut node.wrapped(&nobody));
         let carried = |count| {
             eventually(
                 CARRIED_WITHIN,
@@ -209,7 +207,7 @@ impl Node {
             command.env(name, value.unwrap());
         }
         command.env("FROSTLOCK_CONFIG", self.scratch.path("config.toml"));
-        let ended = support::run(&mut command);
+        let ended = testkit::run(&mut command);
         self.work(&traces, ended.status.code())
     }
 

@@ -3,17 +3,14 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use fake_runtime::{Attempt, Fake};
 use serde_json::{Value, json};
-use support::{Runtime, Scratch, eventually, frostlock, proof, runtime, succeed};
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::{Runtime, Scratch, eventually, frostlock, proof, runtime, succeed};
 
 const RUNTIMES: [&str; 2] = ["runc-1.1.5", "runc-1.5.3"];
 
@@ -185,7 +182,7 @@ echo "$((${{EPOCHREALTIME/./}} - began)) $state $update" >"$dir/report"
             dir = scratch.path(""),
             fake = scratch.path("fake"),
         );
-        support::program(&hook.program, &text);
+        testkit::program(&hook.program, &text);
         hook
     }
 

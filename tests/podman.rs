@@ -7,24 +7,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/failing.rs"]
-mod failing;
-mod support;
-#[path = "support/terminal.rs"]
-mod terminal;
-#[path = "support/transcript.rs"]
-mod transcript;
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use failing::{PROC_HOOKS, failing};
 use serde_json::Value;
-use support::{Scratch, eventually, frostlock, run, runtime, text};
-use terminal::{Terminal, ends};
-use transcript::Transcript;
+use testkit::failing::{PROC_HOOKS, failing};
+use testkit::terminal::{Terminal, ends};
+use testkit::transcript::Transcript;
+use testkit::{Scratch, eventually, frostlock, run, runtime, text};
+
+mod failing {
+    #[test]
+    #[ignore = "run by the failing runtime"]
+    fn connects_and_hangs_up() {
+        testkit::failing::connects_and_hangs_up();
+    }
+}
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -54,7 +54,7 @@ impl Podman {
         let scratch = Scratch::new();
         let mut namespace = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", SET_UP, "sh"])
-            .args([runc, &support::lab().join("rootfs"), Path::new(json_runtimes)])
+            .args([runc, &testkit::lab().join("rootfs"), Path::new(json_runtimes)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

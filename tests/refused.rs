@@ -6,16 +6,14 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::cpu::Cpu;
-use support::realtime::lifted_threads;
-use support::{Runtime, Scratch, eventually, pids, proof, run, runtime, succeed, wait};
+use testkit::cpu::Cpu;
+use testkit::realtime::lifted_threads;
+use testkit::{Runtime, Scratch, eventually, pids, proof, run, runtime, succeed, wait};
 
 const SETTING: &str = "/proc/sys/kernel/sched_rt_runtime_us";
 /// The kernel's own default, with which it checks each cgroup's own value.

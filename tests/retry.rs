@@ -3,20 +3,17 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fake_runtime::{Attempt, Fake};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Scratch, eventually, program, run, runtime, succeed, text};
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::{Scratch, eventually, program, run, runtime, succeed, text};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -274,7 +271,7 @@ impl<'a> Bench<'a> {
     }
 
     fn attempts(&self, verb: &str, id: &str) -> Vec<(u64, u64)> {
-        let of_this = |one: &fake_runtime::Interval| one.verb == verb && one.id == id;
+        let of_this = |one: &testkit::fake_runtime::Interval| one.verb == verb && one.id == id;
         let all = self.fake.intervals().into_iter().filter(of_this);
         all.map(|one| (one.start, one.end.unwrap_or(u64::MAX))).collect()
     }
@@ -911,7 +908,7 @@ fn a_pause_that_the_exec_waited_for_counts_as_well() {
     let record = bench.record("c");
     assert!(record["lock_wait_ms"].as_f64().unwrap() > 100.0, "not shown: {record}");
     let (_, exec_end) = bench.attempts("exec", "c")[0];
-    let waited = Duration::from_nanos(fake_runtime::monotonic_ns() - exec_end);
+    let waited = Duration::from_nanos(testkit::fake_runtime::monotonic_ns() - exec_end);
     assert!(waited < TOLERANCE, "{waited:?}");
     pause.wait().unwrap();
 }

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::symlink;
@@ -12,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use fake_runtime::{Attempt, Fake};
 use serde::Deserialize;
-use support::{Runtime, Scratch, eventually, install, run, runtimes, succeed, text};
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::{Runtime, Scratch, eventually, install, run, runtimes, succeed, text};
 
 const FREEZE: &str = "unable to freeze";
 

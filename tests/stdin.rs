@@ -3,17 +3,14 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fake_runtime::{Attempt, Fake};
-use support::{Scratch, contents, run, runtime, succeed, text, wait};
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::{Scratch, contents, run, runtime, succeed, text, wait};
 
 /// runc answers in some 30 ms.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -112,7 +109,7 @@ fn what_is_too_large_to_keep_is_not_waited_for() {
         "#!/bin/sh\nfor i in $(seq 1000); do [ -e {} ] && exit 7; sleep 0.01; done\nexit 8\n",
         go.display()
     );
-    let seven = support::program(&scratch.path("seven"), &seven);
+    let seven = testkit::program(&scratch.path("seven"), &seven);
     let mut update = scratch.wrapped(&seven);
     update.args(["update", "--resources", "-", "c"]);
     update.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -140,7 +137,7 @@ fn what_is_too_large_to_keep_is_not_waited_for() {
 #[test]
 fn an_input_that_cannot_be_read_is_left_to_the_runtime() {
     let scratch = Scratch::new();
-    let cat = support::program(&scratch.path("cat"), "#!/bin/sh\nexec cat\n");
+    let cat = testkit::program(&scratch.path("cat"), "#!/bin/sh\nexec cat\n");
     let words = ["update", "--resources", "-", "c"];
     let directory = || File::open("/dev/shm").unwrap();
     let bare = run(scratch.bare(&cat).args(words).stdin(directory()));

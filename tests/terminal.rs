@@ -3,9 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod fake_runtime;
-mod support;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fake_runtime::terminal::receive;
-use fake_runtime::{Attempt, Fake};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::termios::{Winsize, tcgetwinsize, tcsetwinsize};
 use serde_json::{Value, json};
-use support::{Scratch, eventually, frostlock, install, run, runtimes, succeed, text};
+use testkit::fake_runtime::terminal::receive;
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::{Scratch, eventually, frostlock, install, run, runtimes, succeed, text};
 
 const FREEZE: &str = "runc create failed: unable to start container process: error during container \
                       init: error setting cgroup config for procHooks process: unable to freeze";
@@ -320,7 +317,7 @@ fn as_somebody(scratch: &Scratch, inner: &Command, processes: Option<u32>) -> Co
     own(&scratch.path("fake/script"));
     // cargo's build directory is not accessible to everybody.
     for (name, program) in
-        [("wrapper", frostlock()), ("fake/runtime", fake_runtime::program().into())]
+        [("wrapper", frostlock()), ("fake/runtime", testkit::fake_runtime::program().into())]
     {
         install(program, scratch.path(name));
     }

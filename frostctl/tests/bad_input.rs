@@ -7,8 +7,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +17,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Ended, FROSTCTL, frostlock};
+use testkit::live::Ended;
+use testkit::{frostctl, frostlock};
 
 /// The slowest command asks several programs for their versions.
 const SOON: Duration = Duration::from_secs(20);
@@ -115,7 +114,7 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let place = Place { dir, day };
-        for (from, to) in [(PathBuf::from(FROSTCTL), "frostctl"), (frostlock(), "frostlock")] {
+        for (from, to) in [(PathBuf::from(frostctl()), "frostctl"), (frostlock(), "frostlock")] {
             let installed = Command::new("install").arg(from).arg(place.path(to)).status();
             assert!(installed.unwrap().success());
         }
@@ -286,7 +285,7 @@ fn what_could_record_or_serve_nothing_ends_with_a_line() {
 #[test]
 fn a_record_without_a_containerd_says_so_once_and_waits_until_it_is_ended() {
     let place = recording(Day::Good, "log");
-    let mut record = Command::new(FROSTCTL);
+    let mut record = Command::new(frostctl());
     record.args(["record", "--containerd", "/nosuch/socket", "--conmon-exits", "/nosuch"]);
     record.env("FROSTLOCK_STATE_DIR", place.path("state"));
     record.env("FROSTLOCK_CONFIG", place.path("config.toml"));

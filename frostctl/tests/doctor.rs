@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,16 +9,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{
-    Container, Ended, FROSTCTL, Scratch, bundle, frostlock, install, repository, runtime, succeed,
-};
+use testkit::live::{Container, Ended, Scratch, bundle, succeed};
+use testkit::{frostctl, frostlock, install, repository, runtime};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn recorded(name: &str, args: &[&str]) -> Ended {
-    let mut command = Command::new(FROSTCTL);
+    let mut command = Command::new(frostctl());
     Ended::of(command.args(["doctor", "--root"]).arg(fixture(name)).args(args))
 }
 
@@ -118,7 +115,7 @@ fn a_containerd_beside_the_cri_o_that_kubelet_uses_has_no_driver_to_agree_with()
     succeed(Command::new("cp").arg("-a").arg(from.join(".")).arg(dir.path()));
     let file = dir.path().join("var/lib/kubelet/config.yaml");
     let drivers = || {
-        let mut doctor = Command::new(FROSTCTL);
+        let mut doctor = Command::new(frostctl());
         doctor.args(["doctor", "--json", "--check", "cgroup-driver", "--root"]).arg(dir.path());
         let found = lines(&Ended::of(&mut doctor).json());
         found.iter().filter(|it| it.starts_with("error ")).count()
@@ -252,7 +249,7 @@ fn mended(scratch: &Scratch) {
 /// In a separate mount namespace; the script's `$0` is frostctl.
 fn aside(scratch: &Scratch, script: &str) -> Ended {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", script, FROSTCTL]);
+    command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", script, frostctl()]);
     Ended::of(command.arg(&scratch.cgroup).env("FROSTLOCK_STATE_DIR", scratch.state()))
 }
 
@@ -327,7 +324,7 @@ fn empty_cgroups_of_500_pods_are_found_in_a_second_and_removed() {
     // All checks. Measured in CPU time by the shell, since others share the machine.
     let script = "TIMEFORMAT='%U %S'; time \"$0\" doctor --leftover-age 0 --cgroup-root \"$1\"";
     let mut command = Command::new("bash");
-    command.args(["-c", script, FROSTCTL, &scratch.cgroup]);
+    command.args(["-c", script, frostctl(), &scratch.cgroup]);
     let ended = Ended::of(command.env("FROSTLOCK_STATE_DIR", scratch.state()));
     assert!(ended.stdout.contains("499 pods are gone, and 7984 cgroup directories"), "{ended:?}");
     let times = ended.stderr.lines().last().unwrap().split(' ');
@@ -374,7 +371,7 @@ fn about(report: &Value, cgroup: &str) -> Option<Value> {
 #[test]
 fn what_a_killed_update_has_left_frozen_is_thawed_and_a_pause_is_not() {
     let scratch = Scratch::new();
-    let runc = runtime("runc-1.1.15");
+    let runc = runtime("runc-1.1.15").path;
     let [ours, others] = ["/a", "/b"].map(|it| bundle(&scratch, &it[1..], it, json!({})));
     let one = Container::run(&frostlock(), &runc, &scratch, "a", &ours);
     let two = Container::run(&runc, &runc, &scratch, "b", &others);
@@ -489,7 +486,7 @@ impl Drop for FrozenByHand {
 fn as_nobody(scratch: &Scratch, args: &[&str]) -> Ended {
     use std::os::unix::fs::PermissionsExt;
     let copy = scratch.dir.path().join("frostctl");
-    install(FROSTCTL, &copy);
+    install(frostctl(), &copy);
     let open = |path: &Path| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     };
@@ -554,7 +551,7 @@ fn without_proc_nothing_is_said_of_cgroups() {
 #[test]
 fn without_the_nodes_processes_it_does_not_count_them() {
     let of = |words: &[&str]| {
-        let checks = [FROSTCTL, "doctor", "--json", "--check", "inotify", "--check", "versions"];
+        let checks = [frostctl(), "doctor", "--json", "--check", "inotify", "--check", "versions"];
         let all = [words, &checks[..]].concat();
         let report = Ended::of(Command::new(all[0]).args(&all[1..])).json();
         let checks = report["not_checked"].as_array().unwrap().clone();
@@ -673,7 +670,7 @@ fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
     let look = || {
         let mut doctor = node.script("exec");
         let ended =
-            Ended::of(doctor.arg(FROSTCTL).args(["doctor", "--json", "--check", "installation"]));
+            Ended::of(doctor.arg(frostctl()).args(["doctor", "--json", "--check", "installation"]));
         (ended.code, problems(&ended.json()))
     };
     let not_loaded = "runtime frostlock is configured, and containerd has not loaded it";
@@ -725,7 +722,7 @@ fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
     ]));
     succeed(node.script("exec").args(["systemctl", "stop", "containerd"]));
     let ended =
-        Ended::of(node.script("exec").arg(FROSTCTL).args(["doctor", "--check", "installation"]));
+        Ended::of(node.script("exec").arg(frostctl()).args(["doctor", "--check", "installation"]));
     assert_eq!(ended.code, Some(2), "{}", ended.stdout);
     assert!(
         ended.stdout.contains("not checked  whether containerd has loaded"),
@@ -776,7 +773,7 @@ fn whether_a_lift_works_is_as_chrt_says() {
 fn without_the_capability_it_cannot_tell() {
     let scratch = Scratch::new();
     let mut command = Command::new("setpriv");
-    command.args(["--bounding-set=-sys_nice", FROSTCTL, "doctor", "--json", "--check", "lift"]);
+    command.args(["--bounding-set=-sys_nice", frostctl(), "doctor", "--json", "--check", "lift"]);
     let ended = Ended::of(command.env("FROSTLOCK_STATE_DIR", scratch.state()));
     let what =
         "not-checked lift: whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE";
@@ -798,7 +795,7 @@ fn trials_of(pid: u32) -> Vec<PathBuf> {
 fn killed_doctor() -> u32 {
     let since = Instant::now();
     while since.elapsed() < Duration::from_secs(20) {
-        let mut doctor = Command::new(FROSTCTL);
+        let mut doctor = Command::new(frostctl());
         doctor.args(["doctor", "--check", "freezer"]).stdout(Stdio::null()).stderr(Stdio::null());
         let mut doctor = doctor.spawn().unwrap();
         while trials_of(doctor.id()).is_empty() && doctor.try_wait().unwrap().is_none() {}
@@ -937,7 +934,7 @@ impl Node {
 
     fn doctor(&self, more: &[&str]) -> Ended {
         let args = ["doctor", "--json", "--check", "kubepods", "--cgroup-root", "/"];
-        Ended::of(self.script("exec").arg(FROSTCTL).args(args).args(more))
+        Ended::of(self.script("exec").arg(frostctl()).args(args).args(more))
     }
 }
 
@@ -969,7 +966,7 @@ fn with_the_systemd_driver_the_root_is_a_slice_that_systemd_knows() {
                     .containerd.runtimes.runc.options]\nSystemdCgroup = false\n' >/etc/containerd/config.toml";
     succeed(node.script("exec").args(["sh", "-c", mismatch]));
     let check = |what: &str| {
-        Ended::of(node.script("exec").arg(FROSTCTL).args([
+        Ended::of(node.script("exec").arg(frostctl()).args([
             "doctor",
             "--check",
             "cgroup-driver",
@@ -997,7 +994,7 @@ fn instances_of_inotify_that_are_nearly_used_up_are_found_with_their_holder() {
         let script =
             "mount --bind \"$1\" /proc/sys/fs/inotify/max_user_instances && shift && exec \"$@\"";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&limit).arg(FROSTCTL);
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&limit).arg(frostctl());
         let ended = Ended::of(command.args(["doctor", "--json", "--check", "inotify"]));
         (ended.code, ended.json())
     };

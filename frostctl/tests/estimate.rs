@@ -7,14 +7,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Container, FROSTCTL, Scratch, frostlock, repository, runtime, succeed};
+use testkit::live::{Container, Scratch, succeed};
+use testkit::{frostctl, frostlock, repository, runtime};
 
 /// The seed for the gaps between probes, so that probes hit each part of a period.
 const SEED: u64 = 17;
@@ -79,7 +78,7 @@ impl Node {
     fn of(loops: u32) -> Node {
         let scratch = Scratch::new();
         let bundle = bundle(&scratch, loops);
-        let runc = runtime("runc-1.5.3");
+        let runc = runtime("runc-1.5.3").path;
         let container = Container::run(&runc, &runc, &scratch, "c", &bundle);
         Node { container, scratch }
     }
@@ -154,7 +153,7 @@ impl Node {
     }
 
     fn frostctl(&self, args: &[&str]) -> String {
-        let mut command = Command::new(FROSTCTL);
+        let mut command = Command::new(frostctl());
         command.args(args).arg("--journal").arg(self.journal());
         succeed(&mut command).stdout
     }

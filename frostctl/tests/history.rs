@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod lab;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use lab::{Lab, eventually};
 use serde_json::Value;
+use testkit::recorder::{Lab, eventually};
 
 /// Ends with 7 when asked to, so that the test decides when.
 const SEVEN: &str = "trap 'exit 7' TERM; >/dev/shm/ready; sleep 1000 & wait";

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
-use support::FROSTCTL;
+use testkit::frostctl;
 
 /// In a user namespace, so that nobody else's instances are affected.
 const NONE_LEFT: &str = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
@@ -127,7 +125,7 @@ impl Place {
     }
 
     fn frostctl(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(FROSTCTL);
+        let mut command = Command::new(frostctl());
         command
             .args(words)
             .env("FROSTLOCK_STATE_DIR", self.path("state"))

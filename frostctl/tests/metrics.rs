@@ -13,6 +13,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use testkit::frostlock;
+
 const WRITERS: usize = 8;
 
 /// Between two readings fewer records than the 100 or so that 64 KiB hold, so that what is missing
@@ -73,13 +75,6 @@ impl Lab {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         file.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
-}
-
-fn frostlock() -> PathBuf {
-    let beside = Path::new(env!("CARGO_BIN_EXE_frostctl")).with_file_name("frostlock");
-    let path = std::env::var_os("FROSTLOCK_BIN").map_or(beside, PathBuf::from);
-    assert!(path.exists(), "{}: build it first: cargo build, or make build", path.display());
-    path
 }
 
 fn samples(text: &str) -> BTreeMap<String, f64> {

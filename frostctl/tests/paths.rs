@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{Container, Ended, FROSTCTL, Scratch, bundle, frostlock, repository, runtime};
+use testkit::live::{Container, Ended, Scratch, bundle};
+use testkit::{frostctl, frostlock, repository, runtime};
 
 const UID: &str = "8b9b5a3e-2a53-4a6e-9f0e-3a2b7f1c5d11";
 
@@ -35,12 +34,13 @@ fn membership(pid: i64, controller: &str) -> String {
 
 #[test]
 fn a_container_and_its_pod_under_v1() {
-    for program in [runtime("runc-1.1.15"), frostlock()] {
+    for program in [runtime("runc-1.1.15").path, frostlock()] {
         let scratch = Scratch::new();
         let below = format!("/kubepods/burstable/pod{UID}/ctr");
         let bundle = bundle(&scratch, "bundle", &below, names());
         let id = "4f2c9be01d7a";
-        let container = Container::run(&program, &runtime("runc-1.1.15"), &scratch, id, &bundle);
+        let container =
+            Container::run(&program, &runtime("runc-1.1.15").path, &scratch, id, &bundle);
 
         let ended = paths(&scratch, "4f2c");
         let it = &ended.json()[0];
@@ -73,7 +73,7 @@ fn a_container_and_its_pod_under_v1() {
 #[test]
 fn the_beginning_of_two_ids_names_neither() {
     let scratch = Scratch::new();
-    let runc = runtime("runc-1.5.3");
+    let runc = runtime("runc-1.5.3").path;
     let make = |id: &str| {
         let bundle = bundle(&scratch, id, &format!("/{id}"), json!({}));
         Container::run(&runc, &runc, &scratch, id, &bundle)
@@ -94,8 +94,8 @@ fn a_container_of_crun_under_v2() {
         \"$crun\" --root \"$root\" run --detach --bundle \"$bundle\" cafe01 >\"$root.out\" 2>&1 </dev/null
         \"$0\" paths --json --runtime-root \"$root\" shop/web-0";
     let mut command = Command::new(repository().join("scripts/v2ns"));
-    command.args(["sh", "-euc", script, FROSTCTL]);
-    command.env("crun", runtime("crun-1.21")).env("bundle", &bundle);
+    command.args(["sh", "-euc", script, frostctl()]);
+    command.env("crun", runtime("crun-1.21").path).env("bundle", &bundle);
     command
         .env("root", scratch.dir.path().join("root"))
         .env("FROSTLOCK_STATE_DIR", scratch.state());

@@ -4,8 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Ended, FROSTCTL, frostlock, repository, runtime};
+use testkit::live::Ended;
+use testkit::{frostctl, frostlock, repository, runtime};
 
 /// As its help says.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -29,7 +28,7 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 }
 
 fn selftest(wrapper: &Path, runtime: &Path) -> Command {
-    let mut command = Command::new(FROSTCTL);
+    let mut command = Command::new(frostctl());
     command.args(["selftest", "--json", "--frostlock"]).arg(wrapper);
     command.arg("--runtime").arg(runtime).env("FROSTLOCK_CONFIG", "/dev/null");
     command
@@ -66,7 +65,7 @@ fn row<'a>(report: &'a Value, operation: &str) -> &'a Value {
 
 fn works(name: &str) {
     let _one = one_at_a_time();
-    let ended = Ended::of(&mut selftest(&frostlock(), &runtime(name)));
+    let ended = Ended::of(&mut selftest(&frostlock(), &runtime(name).path));
     assert_nothing_left(ended.pid);
     assert!(ended.took < MINUTE, "{:?}", ended.took);
     let report = ended.json();
@@ -120,7 +119,7 @@ fn found_out(verb: &str, what: &str) -> (Option<i32>, Value) {
     let _one = one_at_a_time();
     let scratch = tempfile::tempdir().unwrap();
     let wrapper = broken(scratch.path(), verb, what);
-    let ended = Ended::of(&mut selftest(&wrapper, &runtime("runc-1.5.3")));
+    let ended = Ended::of(&mut selftest(&wrapper, &runtime("runc-1.5.3").path));
     assert_nothing_left(ended.pid);
     assert!(ended.took < MINUTE, "{:?}", ended.took);
     (ended.code, ended.json())
@@ -160,7 +159,7 @@ fn a_wrapper_that_is_slow_is_found_out() {
 #[test]
 fn a_refused_lift_is_told_as_the_record_has_it() {
     let _one = one_at_a_time();
-    let inner = selftest(&frostlock(), &runtime("runc-1.5.3"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.5.3").path);
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-sys_nice", "--inh-caps", "-sys_nice"]);
     command.arg(inner.get_program()).args(inner.get_args()).env("FROSTLOCK_CONFIG", "/dev/null");
@@ -179,7 +178,7 @@ struct Begun(Child);
 
 impl Begun {
     fn new() -> Begun {
-        let mut command = selftest(&frostlock(), &runtime("runc-1.5.3"));
+        let mut command = selftest(&frostlock(), &runtime("runc-1.5.3").path);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Begun(command.spawn().unwrap());
         let since = Instant::now();
@@ -245,7 +244,7 @@ fn what_a_killed_one_left_is_removed_by_the_next() {
 #[test]
 fn what_it_cannot_use_is_one_line_and_status_3() {
     let _one = one_at_a_time();
-    let runc = runtime("runc-1.5.3");
+    let runc = runtime("runc-1.5.3").path;
     let cases = [
         (selftest(&frostlock(), Path::new("/no/such/runc")), "/no/such/runc is no program"),
         (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is no program"),
@@ -267,7 +266,7 @@ fn what_it_cannot_use_is_one_line_and_status_3() {
 fn through_cri_here() -> Command {
     // The containerds of other tests must not be visible.
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--mount-proc", FROSTCTL, "selftest", "--cri"]);
+    command.args(["--pid", "--fork", "--mount-proc", frostctl(), "selftest", "--cri"]);
     command
 }
 
@@ -292,9 +291,9 @@ fn without_proc(runc: &Path) -> Command {
 #[ignore = "takes 15 s, runs in make proof SUITES=selftest"]
 fn a_terminal_is_shown_how_far_it_is() {
     let _one = one_at_a_time();
-    let inner = selftest(&frostlock(), &runtime("runc-1.5.3"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.5.3").path);
     let words: Vec<_> = inner.get_args().map(|it| it.to_string_lossy().into_owned()).collect();
-    let inner = format!("stty cols 40; {FROSTCTL} {}", words.join(" "));
+    let inner = format!("stty cols 40; {} {}", frostctl(), words.join(" "));
     let mut command = Command::new("script");
     command.args(["-q", "-e", "-c", &inner, "/dev/null"]).env("FROSTLOCK_CONFIG", "/dev/null");
     let ended = Ended::of(&mut command);
@@ -349,9 +348,9 @@ impl Drop for Node {
 fn systemd_makes_the_cgroups_where_it_runs() {
     let _one = one_at_a_time();
     let node = Node::up();
-    let inner = selftest(&frostlock(), &runtime("runc-1.1.15"));
+    let inner = selftest(&frostlock(), &runtime("runc-1.1.15").path);
     let args = inner.get_args().map(|it| it.to_str().unwrap());
-    let ended = node.script(&["exec", FROSTCTL].into_iter().chain(args).collect::<Vec<_>>());
+    let ended = node.script(&["exec", frostctl()].into_iter().chain(args).collect::<Vec<_>>());
     let report: Value = serde_json::from_slice(&ended.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
     assert_eq!(report["cgroup_driver"], "systemd", "{report:#}");
@@ -379,7 +378,7 @@ fn configured(containerd: &str) -> Node {
         programs.display()
     );
     let binary = frostlock();
-    let words = ["exec", "env", &path, FROSTCTL, "configure", "--runtime", "containerd"];
+    let words = ["exec", "env", &path, frostctl(), "configure", "--runtime", "containerd"];
     let more = ["--binary", binary.to_str().unwrap(), "--restart"];
     let output = node.script(&[&words[..], &more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -406,7 +405,7 @@ fn through_cri(containerd: &str) {
     let _one = one_at_a_time();
     let node = configured(containerd);
     let began = Instant::now();
-    let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri", "--json"]);
+    let ended = node.script(&["exec", frostctl(), "selftest", "--cri", "--json"]);
     assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
     let report: Value = serde_json::from_slice(&ended.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&ended.stderr)));
@@ -444,13 +443,13 @@ fn pods_of_containerd_1_are_compared() {
 fn a_signal_ends_its_pods_too() {
     let _one = one_at_a_time();
     let node = configured("2.1.9");
-    let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri", "--image", "no/such:1"]);
+    let ended = node.script(&["exec", frostctl(), "selftest", "--cri", "--image", "no/such:1"]);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(3), "{said}");
     assert!(said.contains("the image no/such:1 is not on this node"), "{said}");
     // During a round.
     let words = ["exec", "timeout", "--preserve-status", "--signal=INT", "5"];
-    let ended = node.script(&[&words[..], &[FROSTCTL, "selftest", "--cri"]].concat());
+    let ended = node.script(&[&words[..], &[frostctl(), "selftest", "--cri"]].concat());
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(
         (ended.status.code(), said.as_str()),
@@ -486,7 +485,7 @@ fn a_pod_that_somebody_freezes_goes_and_the_others_are_measured() {
     };
     let (was_frozen, ended) = std::thread::scope(|scope| {
         let freezes = scope.spawn(freeze_one);
-        let ended = node.script(&["exec", FROSTCTL, "selftest", "--cri"]);
+        let ended = node.script(&["exec", frostctl(), "selftest", "--cri"]);
         (freezes.join().unwrap(), ended)
     });
     assert!(was_frozen);

@@ -4,12 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod lab;
-
 use std::time::{Duration, Instant};
 
-use lab::{Lab, eventually};
 use serde_json::Value;
+use testkit::recorder::{Lab, eventually};
 
 /// Like a service that binds its devices, and then reports that it is ready. PID 1 of a container
 /// gets no SIGTERM without a handler.

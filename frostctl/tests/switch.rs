@@ -5,15 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Ended, FROSTCTL, frostlock};
+use testkit::live::Ended;
+use testkit::{frostctl, frostlock};
 
 /// A directory that everybody can enter, with a frostctl that everybody can run.
 struct Place {
@@ -25,7 +24,8 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("frostlock-").tempdir_in("/dev/shm").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let place = Place { dir };
-        let installed = Command::new("install").arg(FROSTCTL).arg(place.path("frostctl")).status();
+        let installed =
+            Command::new("install").arg(frostctl()).arg(place.path("frostctl")).status();
         assert!(installed.unwrap().success());
         place
     }

@@ -11,10 +11,7 @@
 //! `fake-runtime launch [--alarm SECONDS] [--block-signals] PROGRAM ARG...` executes a program as a
 //! caller with such habits would.
 
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod script;
-mod terminal;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -25,8 +22,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use script::{Attempt, Script};
 use serde_json::{Value, json};
+use testkit::fake_runtime::{Attempt, Script, terminal};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();

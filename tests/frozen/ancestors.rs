@@ -1,11 +1,12 @@
 //! Somebody else has frozen a cgroup further up: frostlock does not thaw it, nothing waits longer
 //! than it would without frostlock, and a failure names it.
 
-use super::{CONFIRM, RETRIES, ended_within, ms, names_the_task};
 use std::time::Duration;
 
-use crate::scene::{self, Ended, Freezer, HANGS, Log, Scene, Via, report};
-use crate::support::eventually;
+use testkit::eventually;
+use testkit::scene::{self, Ended, Freezer, HANGS, Log, Scene, Via, report};
+
+use super::{CONFIRM, RETRIES, ended_within, ms, names_the_task};
 
 const COMMANDS: [&[&str]; 4] = [
     &["update", "--cpu-share", "0", "c"],

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::scene::{self, Log, MS, Scene, Via, report, tolerance};
+use testkit::{eventually, wait};
 
 use super::{CONFIRM, OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{self, Log, MS, Scene, Via, report, tolerance};
-use crate::support::{eventually, wait};
 
 const RUNTIMES: [&str; 2] = ["crun-1.21", "crun-1.28"];
 

@@ -1,9 +1,10 @@
 //! cgroup v1: runc only says `unable to freeze`; the wrapper adds which task, in every place where
 //! somebody looks.
 
+use testkit::eventually;
+use testkit::scene::{Ended, HANGS, Log, Scene, Via, report, timed};
+
 use super::{OURS, RETRIES, ended_within, ms, names_the_task};
-use crate::scene::{Ended, HANGS, Log, Scene, Via, report, timed};
-use crate::support::eventually;
 
 const TEXT: &str = "unable to freeze";
 

@@ -3,15 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../support/freezer.rs"]
-mod freezer;
-#[path = "../support/scene.rs"]
-mod scene;
-#[path = "../support/stuck.rs"]
-mod stuck;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod ancestors;
 mod confirmed;
 mod explained;
@@ -21,7 +12,7 @@ mod untouched;
 
 use std::time::Duration;
 
-use scene::{Ended, MS, Scene, tolerance};
+use testkit::scene::{Ended, MS, Scene, tolerance};
 
 /// How long a pause is confirmed, and how much an operation may take beyond its first attempt.
 const CONFIRM: Duration = Duration::from_secs(1);
@@ -36,7 +27,7 @@ fn names_the_task(scene: &Scene, message: &str) {
     let pid = scene.a_held_up();
     let (_, ours) =
         message.split_once(OURS).unwrap_or_else(|| panic!("not explained: {message:?}"));
-    for word in [&format!("pid {pid} cat D"), stuck::WCHAN] {
+    for word in [&format!("pid {pid} cat D"), testkit::stuck::WCHAN] {
         assert!(ours.contains(word), "{word:?} is not in {message:?}");
     }
 }

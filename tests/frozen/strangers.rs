@@ -1,7 +1,7 @@
 //! A v1 freeze that somebody else has begun is theirs to end, even during a pause of ours.
 
-use crate::scene::{HANGS, Scene, Via, report, timed};
-use crate::support::eventually;
+use testkit::eventually;
+use testkit::scene::{HANGS, Scene, Via, report, timed};
 
 /// runc waits as long as a cgroup is FREEZING before it does anything with its container; if
 /// frostlock kept it FREEZING, runc would wait forever.

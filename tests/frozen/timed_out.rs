@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use cgroup::Identity;
 use state::lock::{Acquired, LockFiles, Mode};
+use testkit::scene::{self, HANGS, Log, Scene, Via, report};
 
 use super::{ms, names_the_task};
-use crate::scene::{self, HANGS, Log, Scene, Via, report};
 
 const TEXT: &str = "timeout of 10s reached waiting for the cgroup to freeze";
 

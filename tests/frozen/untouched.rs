@@ -1,6 +1,6 @@
 //! The failures of kill, delete and state keep the runtime's exact text, since callers match on it.
 
-use crate::scene::{Ended, HANGS, Log, Scene, Via};
+use testkit::scene::{Ended, HANGS, Log, Scene, Via};
 
 /// In all of these, `c` is a container in which a task does not freeze, or one that has ended.
 const FAILURES: &[(&[&str], &str)] = &[
@@ -33,7 +33,7 @@ fn a_container_that_has_ended() {
     for name in ["runc-1.1.5", "runc-1.5.3"] {
         let scene = Scene::idle(name);
         scene.must(Via::Bare, &["kill", "c", "KILL"]);
-        crate::support::eventually(HANGS, "its end", || scene.status(Via::Bare) == "stopped");
+        testkit::eventually(HANGS, "its end", || scene.status(Via::Bare) == "stopped");
         compare(name, &scene, OF_ONE_THAT_HAS_ENDED);
     }
 }

@@ -3,10 +3,11 @@
 
 use std::ops::Range;
 
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Via, lifted};
+use testkit::{Runtime, Scratch, proof, runtime};
+
 use crate::pod::{Container, Pod};
-use crate::scene::{Via, lifted};
-use crate::support::{Runtime, Scratch, proof, runtime};
-use crate::table::{Series, Table, Took};
 use crate::{RUNTIMES, in_a_node};
 
 /// The incident's error.

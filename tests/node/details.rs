@@ -2,11 +2,12 @@
 
 use std::process::Command;
 
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Via, lifts, timed};
+use testkit::{Scratch, proof, run, runtime, succeed};
+
 use crate::in_a_node;
 use crate::pod::{Container, LIMIT, Pod, systemctl, while_running};
-use crate::scene::{Via, lifts, timed};
-use crate::support::{Scratch, proof, run, runtime, succeed};
-use crate::table::{Series, Table, Took};
 
 const LOOPS: usize = 4;
 
@@ -139,9 +140,7 @@ fn names() {
         assert!(lifts(exec).iter().any(|lift| lift["whose"] == "runtime"), "{exec}");
         let scope = format!("cri-containerd-{}.scope", made.id);
         let state = || run(Command::new("systemctl").args(["is-active", &scope])).stdout;
-        crate::support::eventually(LIMIT, "the scope has ended", || {
-            !state().starts_with(b"active")
-        });
+        testkit::eventually(LIMIT, "the scope has ended", || !state().starts_with(b"active"));
     }
     systemctl(&["is-system-running"]);
 }

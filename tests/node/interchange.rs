@@ -1,10 +1,11 @@
 //! A container that was created through frostlock works with any runc afterwards, and the reverse:
 //! frostlock can be installed on a node and removed from it while containers run.
 
+use testkit::throttled::Via;
+use testkit::{Scratch, runtime, succeed};
+
 use crate::in_a_node;
 use crate::pod::{Container, Pod};
-use crate::scene::Via;
-use crate::support::{Scratch, runtime, succeed};
 
 #[test]
 fn either_handles_what_the_other_has_made() {

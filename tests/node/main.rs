@@ -15,22 +15,14 @@ mod details;
 mod interchange;
 mod pod;
 mod probe;
-#[path = "../throttled/scene.rs"]
-#[allow(dead_code)]
-mod scene;
 mod shares;
-#[path = "../support/mod.rs"]
-mod support;
-#[path = "../throttled/table.rs"]
-#[allow(dead_code)]
-mod table;
 mod update;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use support::{run, succeed, text};
+use testkit::{run, succeed, text};
 
 /// The failed freeze is an error since 1.1.8.
 const RUNTIMES: [&str; 2] = ["runc-1.1.15", "runc-1.5.3"];
@@ -43,7 +35,7 @@ struct Node {
 impl Node {
     fn up() -> Node {
         Node::up_with(|up| {
-            for file in [std::env::current_exe().unwrap(), support::frostlock()] {
+            for file in [std::env::current_exe().unwrap(), testkit::frostlock()] {
                 up.arg("--show").arg(file);
             }
         })
@@ -63,7 +55,7 @@ impl Node {
     fn script(&self, action: &str) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/node"));
         command.env("FROSTLOCK_NODE", self.dir.path().join("node")).arg(action);
-        command.env("FROSTLOCK_BIN", support::frostlock());
+        command.env("FROSTLOCK_BIN", testkit::frostlock());
         command
     }
 }

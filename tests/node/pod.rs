@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-
-use crate::scene::{Via, timed};
-use crate::support::{Runtime, Scratch, eventually, pids, remove_cgroup, run, succeed};
-use crate::table::Took;
+use testkit::table::Took;
+use testkit::throttled::{Via, timed};
+use testkit::{Runtime, Scratch, eventually, pids, remove_cgroup, run, succeed};
 
 /// A command that takes longer counts as failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -161,7 +160,7 @@ impl<'a> Container<'a> {
     }
 
     pub(crate) fn is_there(&self) -> bool {
-        !crate::support::cgroup_dirs(&self.cgroup).is_empty()
+        !testkit::cgroup_dirs(&self.cgroup).is_empty()
     }
 
     /// Not through the runtime, whose delete another test covers.

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testkit::table::{Series, Table};
+use testkit::throttled::Via;
+use testkit::{Runtime, Scratch, proof, runtime};
 
 use crate::pod::{Container, Pod, while_running};
-use crate::scene::Via;
-use crate::support::{Runtime, Scratch, proof, runtime};
-use crate::table::{Series, Table};
 use crate::{RUNTIMES, in_a_node};
 
 const PROBERS: usize = 4;

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use testkit::{frostlock, install, run, succeed, text};
+
 use crate::Node;
-use crate::support::{frostlock, install, run, succeed, text};
 
 /// A directory of the host with a binary and a file, which a node must not reach.
 struct Place(tempfile::TempDir);

@@ -4,11 +4,11 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Via, timed};
+use testkit::{Runtime, Scratch, proof, runtime};
 
 use crate::pod::{Container, Pod};
-use crate::scene::{Via, timed};
-use crate::support::{Runtime, Scratch, proof, runtime};
-use crate::table::{Series, Table, Took};
 use crate::{RUNTIMES, in_a_node};
 
 /// How many bare updates must fail; in the five of a short run one is enough.

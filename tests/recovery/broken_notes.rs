@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use testkit::cgroup_dirs;
+use testkit::scene::{MS, Scene, Via, report, tolerance};
+
 use crate::NOTHING;
 use crate::hanging::Hanging;
-use crate::scene::{MS, Scene, Via, report, tolerance};
-use crate::support::cgroup_dirs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Broken {

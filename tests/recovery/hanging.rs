@@ -7,9 +7,8 @@ use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::scene::{HANGS, Scene, Via};
-use crate::support::{eventually, program};
+use testkit::scene::{HANGS, Scene, Via};
+use testkit::{eventually, program};
 
 /// A container whose runtime hangs when told to.
 pub(crate) struct Hanging {
@@ -108,7 +107,7 @@ impl Held {
     /// The runtime dies, and the wrapper reports it.
     pub(crate) fn fail(mut self) {
         kill(self.runtime, Signal::SIGKILL).unwrap();
-        let status = crate::support::wait(&mut self.wrapper, HANGS).expect("the wrapper's end");
+        let status = testkit::wait(&mut self.wrapper, HANGS).expect("the wrapper's end");
         assert!(!status.success());
     }
 }

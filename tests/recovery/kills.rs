@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::NOTHING;
-use crate::sampler::Sampler;
-use crate::scene::{Ended, HANGS, Log, MS, Scene, Via, comm, report};
-use crate::support::cpu::Cpu;
-use crate::support::{self, cgroup_dirs, eventually, proof};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::cpu::Cpu;
+use testkit::scene::{Ended, HANGS, Log, MS, Scene, Via, comm, report};
+use testkit::{cgroup_dirs, eventually, proof};
+
+use crate::NOTHING;
+use crate::sampler::Sampler;
 
 /// In the environment of the wrapper and of the runtime; a container's own processes lack it.
 const MARK: &str = "FROSTLOCK_TEST_MARK";
@@ -245,7 +246,7 @@ impl Throttled {
         if target != Target::Runtime {
             wrapper.kill().unwrap();
         }
-        let status = support::wait(&mut wrapper, HANGS);
+        let status = testkit::wait(&mut wrapper, HANGS);
         assert!(status.is_some(), "{verb}: the wrapper hangs");
         eventually(HANGS, "no process of the runtime", || marked(&mark).is_empty());
         hit
@@ -343,7 +344,7 @@ struct Random(u64);
 
 impl Random {
     fn new() -> Random {
-        Random(crate::fake_runtime::monotonic_ns() | 1)
+        Random(testkit::fake_runtime::monotonic_ns() | 1)
     }
 
     fn fraction(&mut self) -> f64 {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
+use testkit::cpu::{Cpu, Version};
+use testkit::fake_runtime::Fake;
+use testkit::scene::{HANGS, Log, MS, Scene, Via, report, timed, tolerance};
+use testkit::{Scratch, cgroup_dirs, pids, proof, slowness, succeed};
 
 use crate::NOTHING;
-use crate::fake_runtime::Fake;
-use crate::scene::{HANGS, Log, MS, Scene, Via, report, timed, tolerance};
-use crate::support::cpu::{Cpu, Version};
-use crate::support::{Scratch, cgroup_dirs, pids, proof, slowness, succeed};
 
 /// Removes its state and forgets its cgroups, as runc up to 1.1 does if they are busy at that
 /// moment: with an error in its log, and exit status 0.
@@ -81,7 +81,7 @@ fn a_container_that_stays_keeps_its_cgroups() {
     let forgetful = Forgetful::new(&scratch);
     forgetful.create("a");
     let all = forgetful.left("a").len();
-    let refuses = crate::fake_runtime::Attempt {
+    let refuses = testkit::fake_runtime::Attempt {
         stderr: "cannot delete container a that is not stopped: running\n".to_owned(),
         exit: 1,
         ..Default::default()

@@ -3,17 +3,6 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../fake_runtime/mod.rs"]
-mod fake_runtime;
-#[path = "../support/freezer.rs"]
-mod freezer;
-#[path = "../support/scene.rs"]
-mod scene;
-#[path = "../support/stuck.rs"]
-mod stuck;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod broken_notes;
 mod hanging;
 mod kills;

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::scene::{self, Ended, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
+use testkit::{cgroup_dirs, eventually, succeed};
+
 use crate::NOTHING;
-use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, Ended, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
-use crate::support::{cgroup_dirs, eventually, succeed};
 
 /// The next command, and whether the bare runtime must be seen to fail, to hang or to report a
 /// paused container; a kill and a forced delete succeed by themselves.

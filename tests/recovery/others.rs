@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use cgroup::process::Process;
 use serde_json::Value;
+use testkit::fake_runtime::{Attempt, Fake};
+use testkit::scene::{self, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
+use testkit::succeed;
 
 use crate::NOTHING;
-use crate::fake_runtime::{Attempt, Fake};
 use crate::hanging::Hanging;
-use crate::scene::{self, HANGS, Log, MS, Scene, Via, report, timed, tolerance};
-use crate::support::succeed;
 
 /// A freeze by hand stops none of these except the exec, which the bare runtime refuses too.
 const COMMANDS: [&[&str]; 5] = [

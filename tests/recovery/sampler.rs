@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::scene::{MS, limits};
+use testkit::scene::{MS, limits};
 
 /// Reads the limits about a thousand times a second, and keeps wrong ones.
 pub(crate) struct Sampler {

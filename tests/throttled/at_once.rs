@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::cpu::Cpu;
+use testkit::load::{BUSY, Late, Load, Watch};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, Via, ended, timed};
+use testkit::{Runtime, Scratch, proof, remove_cgroup, runtime, slowness};
 
-use crate::scene::{Container, Quota, Via, ended, timed};
-use crate::support::cpu::Cpu;
-use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::{Runtime, Scratch, proof, remove_cgroup, runtime, slowness};
-use crate::table::{Series, Table, Took};
 use crate::{alone, late_bound, latest};
 
 const SMALL: Quota = Quota::new(1, 100);

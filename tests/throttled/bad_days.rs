@@ -6,12 +6,12 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-use crate::alone;
-use crate::scene::{Container, Quota, Via, lifts, timed};
-use crate::support::{
+use testkit::throttled::{Container, Quota, Via, lifts, timed};
+use testkit::{
     Runtime, Scratch, eventually, pids, program, proof, run, runtime, succeed, text, wait,
 };
+
+use crate::alone;
 
 const LIMIT: Duration = Duration::from_secs(15);
 const SMALL: Quota = Quota::new(1, 100);
@@ -146,7 +146,9 @@ fn paused_and_killed(runtime: &Runtime, via: Via) -> (Option<String>, Duration) 
     let began = Instant::now();
     let killed = container.timed(&["kill", "c", "KILL"], LIMIT);
     assert_eq!(killed.failure, None);
-    eventually(LIMIT, "all of it has died", || all.iter().all(|&pid| crate::scene::ended(pid)));
+    eventually(LIMIT, "all of it has died", || {
+        all.iter().all(|&pid| testkit::throttled::ended(pid))
+    });
     (pause.failure, began.elapsed())
 }
 
@@ -170,7 +172,7 @@ fn without_permission_nobody_is_lifted() {
     for _ in 0..3 {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-        command.arg(crate::support::frostlock()).arg("--root").arg(scratch.root());
+        command.arg(testkit::frostlock()).arg("--root").arg(scratch.root());
         command.env("FROSTLOCK_RUNTIME", &slow).env("FROSTLOCK_STATE_DIR", &state);
         command.env("FROSTLOCK_CONFIG", "/dev/null").args(["exec", "c", "/bin/true"]);
         succeed(&mut command);
@@ -302,10 +304,10 @@ fn the_cgroup_vanishes_meanwhile() {
         command.args(&words[1..]).stderr(err.try_clone().unwrap());
         let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(round * 2));
-        let left = crate::support::remove_cgroup(&container.cgroup);
+        let left = testkit::remove_cgroup(&container.cgroup);
         assert!(left.is_empty(), "{left:?}");
         let end = wait(&mut child, LIMIT).unwrap_or_else(|| panic!("{words:?} hangs"));
-        let err = text(&crate::support::contents(err));
+        let err = text(&testkit::contents(err));
         assert!(end.code().is_some_and(|code| code != 101), "{words:?}: {end:?} {err}");
         assert!(!err.contains("panicked"), "{err}");
         let record = last(&scratch, words[0]);

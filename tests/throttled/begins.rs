@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::cpu::Cpu;
+use testkit::table::Table;
+use testkit::throttled::{Container, Via, timed};
+use testkit::{Runtime, Scratch, pids, proof, runtime, runtimes, succeed};
 
-use crate::scene::{Container, Via, timed};
-use crate::support::cpu::Cpu;
-use crate::support::{Runtime, Scratch, pids, proof, runtime, runtimes, succeed};
-use crate::table::Table;
 use crate::{alone, slack};
 
 const LIMIT: Duration = Duration::from_secs(20);

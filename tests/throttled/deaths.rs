@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use testkit::load::Watch;
+use testkit::realtime::{Stat, Thread, left_lifted, lift_by_hand, lifted_threads, numbers};
+use testkit::table::Table;
+use testkit::throttled::{Container, Quota, Via, ended};
+use testkit::{Runtime, Scratch, eventually, proof, run, runtime, slowness, succeed, wait};
 
 use crate::alone;
-use crate::scene::{Container, Quota, Via, ended};
-use crate::support::load::Watch;
-use crate::support::realtime::{Stat, Thread, left_lifted, lift_by_hand, lifted_threads, numbers};
-use crate::support::{Runtime, Scratch, eventually, proof, run, runtime, slowness, succeed, wait};
-use crate::table::Table;
 
 const SMALL: Quota = Quota::new(1, 100);
 const LOOPS: u32 = 8;

@@ -5,12 +5,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testkit::load::{BUSY, Late, Load, Watch};
+use testkit::realtime::Stat;
+use testkit::table::{Series, Table};
+use testkit::throttled::{Container, Quota, Via, lifted, lifts};
+use testkit::{Runtime, Scratch, proof, runtime, slowness, succeed};
 
-use crate::scene::{Container, Quota, Via, lifted, lifts};
-use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::realtime::Stat;
-use crate::support::{Runtime, Scratch, proof, runtime, slowness, succeed};
-use crate::table::{Series, Table};
 use crate::{
     OWN_MS, RUNTIMES, alone, both_ends, few, late_bound, latest, short_control, short_wrapped,
     slack,

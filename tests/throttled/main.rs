@@ -19,11 +19,7 @@ mod pods;
 mod probe;
 mod promise;
 mod remove;
-mod scene;
 mod start;
-#[path = "../support/mod.rs"]
-mod support;
-mod table;
 mod tenants;
 mod thousands;
 mod together;
@@ -31,8 +27,9 @@ mod untouched;
 
 use std::sync::{Mutex, MutexGuard};
 
-use support::load::Late;
-use support::{Runtime, proof, runtime, slowness};
+use testkit::load::Late;
+use testkit::table::Series;
+use testkit::{Runtime, proof, runtime, slowness};
 
 /// One at a time: these measure, on a machine with two processors.
 fn alone() -> MutexGuard<'static, ()> {
@@ -92,22 +89,22 @@ const OWN_MS: f64 = 5.0;
 
 impl Bound {
     /// In ms.
-    fn of(self, fast: &table::Series) -> Bound {
+    fn of(self, fast: &Series) -> Bound {
         let own = OWN_MS * f64::from(slowness());
         let times = |ratio: f64, ms: f64| ratio * slack() * (ms + own);
         Bound { p50: times(self.p50, fast.p50()), p99: times(self.p99, fast.p99()) }
     }
 
     /// In a short run of ten, one may be later: the machine sometimes delays one.
-    fn holds(self, series: &table::Series) -> bool {
+    fn holds(self, series: &Series) -> bool {
         series.p50() <= self.p50 && Bound::slowest(series) <= self.p99
     }
 
-    fn slowest(series: &table::Series) -> f64 {
+    fn slowest(series: &Series) -> f64 {
         if proof() { series.p99() } else { series.p90() }
     }
 
-    fn missed_by(self, series: &table::Series) -> String {
+    fn missed_by(self, series: &Series) -> String {
         let (p50, p99) = (series.p50(), Bound::slowest(series));
         format!("{p50:.1}, the slowest {p99:.1} ms, want {:.1}, {:.1}", self.p50, self.p99)
     }
@@ -133,6 +130,6 @@ const LATE_MS: f64 = 500.0;
 
 /// What a bare command is compared with. A slow machine is slower beside busy loops without a quota
 /// than with one: there it is the wrapped command itself.
-fn fast<'a>(unthrottled: &'a table::Series, wrapped: &'a table::Series) -> &'a table::Series {
+fn fast<'a>(unthrottled: &'a Series, wrapped: &'a Series) -> &'a Series {
     if slowness() > 1 { wrapped } else { unthrottled }
 }

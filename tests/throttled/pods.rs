@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{Container, Quota, Via};
-use crate::support::load::{Late, Watch};
-use crate::support::{Runtime, Scratch, proof, runtime};
-use crate::table::{Series, Table, Took};
+use testkit::load::{Late, Watch};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, Via};
+use testkit::{Runtime, Scratch, proof, runtime};
+
 use crate::{alone, late_bound, latest};
 
 /// 20m.

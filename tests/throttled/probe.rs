@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{Container, Quota, Via, ended, lifted, lifted_ms};
-use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::{Runtime, Scratch, proof, runtime, slowness};
-use crate::table::{Series, Table, Took};
+use testkit::load::{BUSY, Late, Load, Watch};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, Via, ended, lifted, lifted_ms};
+use testkit::{Runtime, Scratch, proof, runtime, slowness};
+
 use crate::{
     Bound, RUNTIMES, alone, few, late_bound, latest, runtimes, short_control, short_wrapped,
     slow_ms,

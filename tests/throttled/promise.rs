@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
+use testkit::table::Table;
+use testkit::throttled::Via;
+use testkit::throttled::{Container, Quota, configured, lifts, timed};
+use testkit::{Scratch, proof, runtime};
 
 use crate::alone;
-use crate::scene::Via;
-use crate::scene::{Container, Quota, configured, lifts, timed};
-use crate::support::{Scratch, proof, runtime};
-use crate::table::Table;
 
 const LOOPS: u32 = 8;
 const QUOTA: Quota = Quota::new(1, 100);

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::load::{BUSY, Load};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms, timed};
+use testkit::{Runtime, Scratch, eventually, proof, runtime, slowness};
 
-use crate::scene::{Container, Quota, SCENES, Via, ended, lifted, lifted_ms, timed};
-use crate::support::load::{BUSY, Load};
-use crate::support::{Runtime, Scratch, eventually, proof, runtime, slowness};
-use crate::table::{Series, Table, Took};
 use crate::untouched::{kept_from_a_cpu, small_room};
 use crate::{alone, fast, few, runtimes, short_control, short_wrapped, slack, slow_ms};
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use testkit::cpu::Cpu;
+use testkit::load::{BUSY, Late, Load, Watch};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, Via, lifted, lifts, timed};
+use testkit::{Runtime, Scratch, proof, remove_cgroup, slowness, succeed};
 
-use crate::scene::{Container, Quota, Via, lifted, lifts, timed};
-use crate::support::cpu::Cpu;
-use crate::support::load::{BUSY, Late, Load, Watch};
-use crate::support::{Runtime, Scratch, proof, remove_cgroup, slowness, succeed};
-use crate::table::{Series, Table, Took};
 use crate::{alone, fast, few, late_bound, latest, runtimes, slack};
 
 /// What else is running, and how much longer than in an unthrottled pod on an idle machine a start

@@ -6,16 +6,14 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use crate::alone;
-use crate::scene::{Container, Quota, Via, configured, lifted_ms, lifts};
-use crate::support::realtime::{
-    Meter, Stat, Thread, left_lifted, lift_by_hand, lifted_threads, numbers,
-};
-use crate::support::{
+use testkit::realtime::{Meter, Stat, Thread, left_lifted, lift_by_hand, lifted_threads, numbers};
+use testkit::table::Table;
+use testkit::throttled::{Container, Quota, Via, configured, lifted_ms, lifts};
+use testkit::{
     Scratch, cgroup_dirs, compiled, eventually, proof, runtime, slowness, succeed, wait,
 };
-use crate::table::Table;
+
+use crate::alone;
 
 const SMALL: Quota = Quota::new(1, 100);
 const PROGRAM_MS: f64 = 50.0;
@@ -64,7 +62,7 @@ struct Tenant<'a> {
 }
 
 impl<'a> Tenant<'a> {
-    fn new(scratch: &'a Scratch, runtime: &'a crate::support::Runtime) -> Tenant<'a> {
+    fn new(scratch: &'a Scratch, runtime: &'a testkit::Runtime) -> Tenant<'a> {
         let program = compiled(&scratch.path("tenant"), include_str!("tenant.c"));
         let container = Container::new(scratch, runtime, Via::Wrapped, &scratch.cgroup, "c");
         container.start("throttled", |config| allow(config, &program));
@@ -184,7 +182,7 @@ fn a_program_gets_its_share_and_no_more() {
     table.finish();
 }
 
-fn one_try(runtime: &crate::support::Runtime, what: Try) -> Got {
+fn one_try(runtime: &testkit::Runtime, what: Try) -> Got {
     let scratch = Scratch::new();
     let tenant = Tenant::new(&scratch, runtime);
     let created = scratch.journal().len();
@@ -330,7 +328,7 @@ fn traced_threads_freeze_and_die() {
     let all = container.pids();
     assert_eq!(container.timed(&["kill", "c", "KILL"], Duration::from_secs(10)).failure, None);
     eventually(Duration::from_secs(5), "all have died", || {
-        all.iter().all(|&pid| crate::scene::ended(pid))
+        all.iter().all(|&pid| testkit::throttled::ended(pid))
     });
     wait(&mut exec, Duration::from_secs(10));
     assert_eq!(lifted_of(&scratch), Vec::new());

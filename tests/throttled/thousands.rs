@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use testkit::load::{BUSY, Load, Watch};
+use testkit::table::{Series, Table};
+use testkit::throttled::{Container, Quota, Via, lifted};
+use testkit::{Runtime, Scratch, compiled, eventually, proof, runtime, wait};
 
 use crate::alone;
 use crate::freeze::longest_freeze;
-use crate::scene::{Container, Quota, Via, lifted};
-use crate::support::load::{BUSY, Load, Watch};
-use crate::support::{Runtime, Scratch, compiled, eventually, proof, runtime, wait};
-use crate::table::{Series, Table};
 
 const SMALL: Quota = Quota::new(1, 100);
 const LIMIT: Duration = Duration::from_secs(15);

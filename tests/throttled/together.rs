@@ -18,13 +18,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testkit::cpu::Cpu;
+use testkit::load::Watch;
+use testkit::realtime::{Stat, left_lifted, numbers};
+use testkit::table::{Series, Table, Took};
+use testkit::throttled::{Container, Quota, Via, lifts};
+use testkit::{Runtime, Scratch, lab, proof, runtime, slowness};
 
-use crate::scene::{Container, Quota, Via, lifts};
-use crate::support::cpu::Cpu;
-use crate::support::load::Watch;
-use crate::support::realtime::{Stat, left_lifted, numbers};
-use crate::support::{Runtime, Scratch, lab, proof, runtime, slowness};
-use crate::table::{Series, Table, Took};
 use crate::{alone, latest};
 
 /// Each with its own containers, one after the other. More than may lift at once on two processors.

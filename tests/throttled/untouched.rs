@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use testkit::cpu::{Cpu, Version};
+use testkit::realtime::{lift_by_hand, lifted_threads};
+use testkit::table::Table;
+use testkit::throttled::{Container, Quota, Via, configured, lifts, timed};
+use testkit::{Scratch, proof, runtime, succeed};
 
 use crate::pods::CpuTime;
-use crate::scene::{Container, Quota, Via, configured, lifts, timed};
-use crate::support::cpu::{Cpu, Version};
-use crate::support::realtime::{lift_by_hand, lifted_threads};
-use crate::support::{Scratch, proof, runtime, succeed};
-use crate::table::Table;
 use crate::{alone, both_ends};
 
 const LIMIT: Duration = Duration::from_secs(15);

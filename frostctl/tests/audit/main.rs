@@ -7,8 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod node;
-#[path = "../podman/mod.rs"]
-mod podman;
 mod scene;
 
 use std::io::{BufRead, BufReader};
@@ -19,9 +17,10 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use node::Node;
-use podman::Podman;
-use scene::{Containerd, Plain, eventually, install, kill, pids, state};
+use scene::{Containerd, Plain, eventually, kill, pids, state};
 use serde_json::Value;
+use testkit::podman::{self, Podman};
+use testkit::{install, text};
 
 const SOON: Duration = Duration::from_secs(10);
 /// How long to show that nothing changes without help.
@@ -356,7 +355,7 @@ fn a_heal_that_takes_long_shows_a_terminal_how_far_it_is_and_a_pipe_nothing() {
         let ended = scene::run(&mut audit);
         assert!(began.elapsed() > CONTROL, "the control: {:?}", began.elapsed());
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let said = scene::text(&ended.stdout);
+        let said = text(&ended.stdout);
         let shown: Vec<&str> = said.split("\r\u{1b}[K").skip(1).collect();
         let heals = format!("audit: heals 1 of 1, phantom {id}, ");
         assert_eq!(shown.iter().any(|it| it.starts_with(&heals)), is_terminal, "{said}");
@@ -383,8 +382,8 @@ fn who_may_not_ask_says_so_and_not_that_nothing_is_wrong() {
     let mut nobody = std::process::Command::new("setpriv");
     nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program);
     let ran = scene::run(nobody.args(["audit", "--socket"]).arg(containerd.socket()));
-    let said = scene::text(&ran.stdout);
-    assert_eq!(ran.status.code(), Some(2), "{said}{}", scene::text(&ran.stderr));
+    let said = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(2), "{said}{}", text(&ran.stderr));
     let not_asked = format!("not asked: containerd at {}", containerd.socket().display());
     assert!(said.contains(&not_asked), "{said}");
     assert!(said.contains("not asked: kernel at /proc/PID/ns/mnt"), "{said}");

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use frostlock_cri::{Client, v1};
 use serde_json::Value;
+use testkit::{repository, text};
 
-use super::scene::{self, report, repository, run, text};
+use super::scene::{self, report, run};
 
 const IMAGE: &str = "docker.io/library/frostlock-busybox:test";
 

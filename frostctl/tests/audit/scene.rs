@@ -14,25 +14,13 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-/// Installs an executable, copied by another process. If this process had it open for writing, so
-/// would a child that another test's thread forks, and until that child executes something, nobody
-/// can execute the file (ETXTBSY).
-pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
-    let mut install = Command::new("install");
-    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
-    assert!(status.unwrap().success(), "{}", path.as_ref().display());
-}
+use testkit::{install, repository, text};
 
 const RUNC: &str = "runc-1.5.3";
 const CRUN: &str = "crun-1.28";
 const NAMESPACE: &str = "frostlock-test";
 const SOON: Duration = Duration::from_secs(10);
 static COUNT: AtomicU32 = AtomicU32::new(0);
-
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
 
 /// The path of a program in a list of the lab.
 pub fn lab(list: &str, name: &str) -> PathBuf {
@@ -49,22 +37,7 @@ pub fn cgroup() -> String {
 
 /// Captures the output in files: processes that it leaves running may keep a pipe open.
 pub fn run(command: &mut Command) -> Output {
-    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    let (to, also) = (out.try_clone().unwrap(), err.try_clone().unwrap());
-    let status = command.stdin(Stdio::null()).stdout(to).stderr(also).status().unwrap();
-    Output { status, stdout: contents(out), stderr: contents(err) }
-}
-
-fn contents(mut file: fs::File) -> Vec<u8> {
-    use std::io::{Read, Seek};
-    let mut bytes = Vec::new();
-    file.rewind().unwrap();
-    file.read_to_end(&mut bytes).unwrap();
-    bytes
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    testkit::run(command.stdin(Stdio::null()))
 }
 
 pub fn report(output: &Output) -> (Value, i32) {

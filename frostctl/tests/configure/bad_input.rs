@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::copies::{Copies, MIDDLE, NEW, file_of, install};
-use super::{frostlock, text};
+use super::copies::{Copies, MIDDLE, NEW, file_of};
+use super::{frostlock, install, text};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -3,20 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{NAME, frostctl, frostlock, repository, text};
+use super::{NAME, frostctl, frostlock, install, repository, text};
 
 pub const OLD: &str = "1.6.20";
 pub const MIDDLE: &str = "1.7.24";
 pub const NEW: &str = "2.1.9";
-
-/// Installs an executable, copied by another process. If this process had it open for writing, so
-/// would a child that another test's thread forks, and until that child executes something, nobody
-/// can execute the file (ETXTBSY).
-pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
-    let mut install = Command::new("install");
-    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
-    assert!(status.unwrap().success(), "{}", path.as_ref().display());
-}
 
 /// Files in a scratch directory, and one containerd in PATH.
 pub struct Copies {

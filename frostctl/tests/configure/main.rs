@@ -12,16 +12,14 @@ mod distributions;
 mod docker;
 mod layouts;
 mod node;
-#[path = "../podman/mod.rs"]
-mod podman;
 mod status;
 mod story;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use copies::install;
-use podman::Podman;
+use testkit::podman::{self, Podman};
+use testkit::{install, repository, text};
 
 const NAME: &str = "frostlock";
 
@@ -38,14 +36,6 @@ fn frostctl() -> PathBuf {
 
 fn frostlock() -> PathBuf {
     binary("FROSTLOCK_BIN", "the variable FROSTLOCK_BIN")
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The host, with every file in a scratch directory.

@@ -1,17 +1,14 @@
 //! A journal of any length, always the same: lives of containers in pods, one after another.
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub)]
-
 use std::io::Write;
 
 use serde_json::{Value, json};
 
 /// Marsaglia's xorshift.
-pub struct Random(u64);
+struct Random(u64);
 
 impl Random {
-    pub fn below(&mut self, limit: u64) -> u64 {
+    fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -19,18 +16,18 @@ impl Random {
     }
 }
 
-pub struct Generator {
+pub(crate) struct Generator {
     random: Random,
     mono_ms: u64,
 }
 
 impl Generator {
-    pub fn new() -> Generator {
+    pub(crate) fn new() -> Generator {
         Generator { random: Random(88_172_645_463_325_252), mono_ms: 1_000_000 }
     }
 
     /// Writes this many records.
-    pub fn write(&mut self, out: &mut impl Write, records: usize) {
+    pub(crate) fn write(&mut self, out: &mut impl Write, records: usize) {
         const VERBS: [&str; 4] = ["create", "start", "kill", "delete"];
         let (mut written, mut life) = (0, 0);
         while written < records {

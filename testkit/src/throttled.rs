@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::cpu::{Cpu, Version};
-use crate::support::{
-    Runtime, Scratch, before, cgroup_dirs, eventually, pids, remove_cgroup, run, slowness, succeed,
-    text, wait as wait_for,
-};
+use crate::cgroup::{cgroup_dirs, pids, remove_cgroup};
+use crate::command::{contents, run, succeed, text, wait};
+use crate::cpu::{Cpu, Version};
+use crate::pace::{eventually, slowness};
+use crate::programs::before;
+use crate::runtime::Runtime;
+use crate::scratch::Scratch;
 use crate::table::Took;
 
 /// Who runs the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Via {
+pub enum Via {
     Bare,
     /// Wrapped by the binary that FROSTLOCK_BEFORE names.
     Before,
@@ -24,12 +26,12 @@ pub(crate) enum Via {
 
 impl Via {
     /// The variants that a scene compares: the control first.
-    pub(crate) fn compared() -> Vec<Via> {
+    pub fn compared() -> Vec<Via> {
         let before = before().map(|_| Via::Before);
         [Some(Via::Bare), before, Some(Via::Wrapped)].into_iter().flatten().collect()
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Via::Bare => "bare",
             Via::Before => "before",
@@ -37,7 +39,7 @@ impl Via {
         }
     }
 
-    pub(crate) fn command(self, scratch: &Scratch, runtime: &Runtime) -> Command {
+    pub fn command(self, scratch: &Scratch, runtime: &Runtime) -> Command {
         match self {
             Via::Bare => scratch.bare(&runtime.path),
             Via::Before => {
@@ -50,7 +52,7 @@ impl Via {
 }
 
 /// Wrapped, with a configuration.
-pub(crate) fn configured(scratch: &Scratch, runtime: &Runtime, config: &str) -> Command {
+pub fn configured(scratch: &Scratch, runtime: &Runtime, config: &str) -> Command {
     let file = scratch.path("config.toml");
     std::fs::write(&file, config).unwrap();
     let mut command = scratch.wrapped(&runtime.path);
@@ -60,23 +62,23 @@ pub(crate) fn configured(scratch: &Scratch, runtime: &Runtime, config: &str) -> 
 
 /// CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Quota {
-    pub(crate) ms: u32,
-    pub(crate) period_ms: u32,
+pub struct Quota {
+    pub ms: u32,
+    pub period_ms: u32,
 }
 
 impl Quota {
-    pub(crate) const fn new(ms: u32, period_ms: u32) -> Quota {
+    pub const fn new(ms: u32, period_ms: u32) -> Quota {
         Quota { ms, period_ms }
     }
 
     /// The equivalent for a slow machine.
-    pub(crate) fn here(self) -> Quota {
+    pub fn here(self) -> Quota {
         self.times(slowness())
     }
 
     /// For work that costs the container's threads little: a freeze, or their end.
-    pub(crate) fn tight_here(self) -> Quota {
+    pub fn tight_here(self) -> Quota {
         self.times((slowness() / 4).max(1))
     }
 
@@ -86,7 +88,7 @@ impl Quota {
         Quota { ms: (self.ms * factor).min(most), ..self }
     }
 
-    pub(crate) fn ratio(self) -> f64 {
+    pub fn ratio(self) -> f64 {
         f64::from(self.ms) / f64::from(self.period_ms)
     }
 }
@@ -98,7 +100,7 @@ impl std::fmt::Display for Quota {
 }
 
 /// Busy loops on a quota: the scenes of pause, kill and delete.
-pub(crate) const SCENES: [(u32, Quota); 4] = [
+pub const SCENES: [(u32, Quota); 4] = [
     (1, Quota::new(1, 100)),
     (8, Quota::new(1, 100)),
     (32, Quota::new(1, 100)),
@@ -109,17 +111,18 @@ pub(crate) const SCENES: [(u32, Quota); 4] = [
 const READY: Duration = Duration::from_secs(30);
 
 /// A container in a cgroup; it is removed with its scratch.
-pub(crate) struct Container<'a> {
-    pub(crate) scratch: &'a Scratch,
-    pub(crate) runtime: &'a Runtime,
-    pub(crate) via: Via,
-    pub(crate) id: String,
-    pub(crate) cgroup: String,
+#[derive(Debug)]
+pub struct Container<'a> {
+    pub scratch: &'a Scratch,
+    pub runtime: &'a Runtime,
+    pub via: Via,
+    pub id: String,
+    pub cgroup: String,
 }
 
 impl<'a> Container<'a> {
     /// Started, with this many busy loops and no quota.
-    pub(crate) fn busy(
+    pub fn busy(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
         via: Via,
@@ -129,7 +132,7 @@ impl<'a> Container<'a> {
         Container::busy_below(scratch, runtime, via, &scratch.cgroup, id, loops)
     }
 
-    pub(crate) fn busy_below(
+    pub fn busy_below(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
         via: Via,
@@ -149,19 +152,14 @@ impl<'a> Container<'a> {
     }
 
     /// Started, without busy loops and without a quota.
-    pub(crate) fn idle(
-        scratch: &'a Scratch,
-        runtime: &'a Runtime,
-        via: Via,
-        id: &str,
-    ) -> Container<'a> {
+    pub fn idle(scratch: &'a Scratch, runtime: &'a Runtime, via: Via, id: &str) -> Container<'a> {
         let container = Container::new(scratch, runtime, via, &scratch.cgroup, id);
         container.start("idle", |_| ());
         container
     }
 
     /// Not created yet.
-    pub(crate) fn new(
+    pub fn new(
         scratch: &'a Scratch,
         runtime: &'a Runtime,
         via: Via,
@@ -173,7 +171,7 @@ impl<'a> Container<'a> {
     }
 
     /// Its bundle, from a scene of test-bundles/ with changes.
-    pub(crate) fn bundle(&self, scene: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    pub fn bundle(&self, scene: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
         let bundle = self.scratch.bundle(scene, &self.id);
         self.scratch.edit(&bundle, |config| {
             config["linux"]["cgroupsPath"] = json!(self.cgroup);
@@ -183,7 +181,7 @@ impl<'a> Container<'a> {
         bundle
     }
 
-    pub(crate) fn start(&self, scene: &str, change: impl FnOnce(&mut Value)) {
+    pub fn start(&self, scene: &str, change: impl FnOnce(&mut Value)) {
         let bundle = self.bundle(scene, change);
         succeed(self.command("create").arg("--bundle").arg(&bundle).arg(&self.id));
         succeed(self.command("start").arg(&self.id));
@@ -191,7 +189,7 @@ impl<'a> Container<'a> {
 
     /// Set now, as by a resize: with a quota from the beginning, the start alone would take
     /// seconds.
-    pub(crate) fn limit(&self, quota: Quota) {
+    pub fn limit(&self, quota: Quota) {
         let mut update = self.scratch.bare(&self.runtime.path);
         update.args(["update", "--cpu-period", &(quota.period_ms * 1000).to_string()]);
         update.args(["--cpu-quota", &(quota.ms * 1000).to_string(), &self.id]);
@@ -201,7 +199,7 @@ impl<'a> Container<'a> {
     }
 
     /// The smallest weight of a container.
-    pub(crate) fn weigh_nothing(&self) {
+    pub fn weigh_nothing(&self) {
         let (file, least) = match Version::here() {
             Version::V1 => ("cpu.shares", "2"),
             Version::V2 => ("cpu.weight", "1"),
@@ -210,7 +208,7 @@ impl<'a> Container<'a> {
     }
 
     /// Waits until its loops are busy but get no CPU time.
-    pub(crate) fn until_throttled(&self) {
+    pub fn until_throttled(&self) {
         eventually(READY, "the quota is used up", || {
             let before = self.usage();
             std::thread::sleep(Duration::from_millis(4));
@@ -218,19 +216,19 @@ impl<'a> Container<'a> {
         });
     }
 
-    pub(crate) fn command(&self, verb: &str) -> Command {
+    pub fn command(&self, verb: &str) -> Command {
         let mut command = self.via.command(self.scratch, self.runtime);
         command.arg(verb);
         command
     }
 
     /// A command on it, which is killed if it takes longer.
-    pub(crate) fn timed(&self, words: &[&str], limit: Duration) -> Took {
+    pub fn timed(&self, words: &[&str], limit: Duration) -> Took {
         let mut command = self.command(words[0]);
         timed(command.args(&words[1..]), limit)
     }
 
-    pub(crate) fn file(&self, hierarchy: &str, file: &str) -> PathBuf {
+    pub fn file(&self, hierarchy: &str, file: &str) -> PathBuf {
         Version::here().dir(hierarchy, &self.cgroup).join(file)
     }
 
@@ -241,7 +239,7 @@ impl<'a> Container<'a> {
     }
 
     /// In v1's words.
-    pub(crate) fn freezer(&self) -> String {
+    pub fn freezer(&self) -> String {
         match Version::here() {
             Version::V1 => self.read("freezer", "freezer.state"),
             Version::V2 if self.read("freezer", "cgroup.events").contains("frozen 1") => {
@@ -253,7 +251,7 @@ impl<'a> Container<'a> {
     }
 
     /// By hand: the runtime may not know what an earlier failure has left.
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         let (file, thawed) = match Version::here() {
             Version::V1 => ("freezer.state", "THAWED"),
             Version::V2 => ("cgroup.freeze", "0"),
@@ -262,20 +260,20 @@ impl<'a> Container<'a> {
     }
 
     /// Quota, period and burst in us.
-    pub(crate) fn settings(&self) -> Vec<u32> {
+    pub fn settings(&self) -> Vec<u32> {
         Cpu::of(&self.cgroup).settings()
     }
 
-    pub(crate) fn usage(&self) -> Duration {
+    pub fn usage(&self) -> Duration {
         Cpu::of(&self.cgroup).usage()
     }
 
     /// As numbered in the root pid namespace.
-    pub(crate) fn pids(&self) -> Vec<i32> {
+    pub fn pids(&self) -> Vec<i32> {
         pids(&self.file("freezer", ""))
     }
 
-    pub(crate) fn init(&self) -> i32 {
+    pub fn init(&self) -> i32 {
         let mut state = self.scratch.bare(&self.runtime.path);
         let state = succeed(state.arg("state").arg(&self.id));
         let state: Value = serde_json::from_slice(&state.stdout).unwrap();
@@ -283,13 +281,13 @@ impl<'a> Container<'a> {
     }
 
     /// Not through the runtime, which leaves processes and cgroups behind.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         assert_eq!(remove_cgroup(&self.cgroup), Vec::<PathBuf>::new());
         let _ = run(self.scratch.bare(&self.runtime.path).args(["delete", "--force", &self.id]));
     }
 
     /// By hand, wherever in our cgroups its processes have moved.
-    pub(crate) fn kill_all(&self) {
+    pub fn kill_all(&self) {
         let dirs = cgroup_dirs(&self.scratch.cgroup);
         for pid in dirs.iter().flat_map(|dir| pids(dir)) {
             let pid = nix::unistd::Pid::from_raw(pid);
@@ -299,24 +297,24 @@ impl<'a> Container<'a> {
 
     /// Whether there is no cgroup in any hierarchy, and none of these processes. A zombie has
     /// ended.
-    pub(crate) fn gone(&self, processes: &[i32]) -> bool {
+    pub fn gone(&self, processes: &[i32]) -> bool {
         cgroup_dirs(&self.cgroup).is_empty() && processes.iter().all(|&pid| ended(pid))
     }
 }
 
-pub(crate) fn ended(pid: i32) -> bool {
+pub fn ended(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
     matches!(state, None | Some('Z' | 'X'))
 }
 
 /// From spawn to exit; a command that takes longer than `limit` is killed, and counts as failed.
-pub(crate) fn timed(command: &mut Command, limit: Duration) -> Took {
+pub fn timed(command: &mut Command, limit: Duration) -> Took {
     let err = tempfile::tempfile().unwrap();
     command.stdout(std::process::Stdio::null()).stderr(err.try_clone().unwrap());
     let began = Instant::now();
     let mut child = command.spawn().unwrap();
-    let status = wait_for(&mut child, limit);
+    let status = wait(&mut child, limit);
     let time = began.elapsed();
     let failure = match status {
         Some(status) if status.success() => None,
@@ -327,30 +325,27 @@ pub(crate) fn timed(command: &mut Command, limit: Duration) -> Took {
 }
 
 /// The runtime's last line, without its time stamp.
-fn reason(mut err: std::fs::File) -> Option<String> {
-    use std::io::{Read, Seek};
-    let mut bytes = Vec::new();
-    err.rewind().and_then(|()| err.read_to_end(&mut bytes)).unwrap();
-    let text = text(&bytes);
+fn reason(err: std::fs::File) -> Option<String> {
+    let text = text(&contents(err));
     let line = text.lines().rfind(|line| !line.is_empty())?;
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
     Some(message.trim_matches('"').chars().take(160).collect())
 }
 
 /// The lifts in the record of an operation.
-pub(crate) fn lifts(record: &Value) -> &[Value] {
+pub fn lifts(record: &Value) -> &[Value] {
     record["lifts"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// How many records of a verb have a lift of these threads, and how many records there are.
-pub(crate) fn lifted(records: &[Value], verb: &str, whose: &str) -> (usize, usize) {
+pub fn lifted(records: &[Value], verb: &str, whose: &str) -> (usize, usize) {
     let of_verb = records.iter().filter(|record| record["verb"] == verb);
     let has = |record: &&Value| lifts(record).iter().any(|lift| lift["whose"] == whose);
     (of_verb.clone().filter(has).count(), of_verb.count())
 }
 
 /// CPU time in ms that the records report for these threads, per operation.
-pub(crate) fn lifted_ms(records: &[Value], whose: &str) -> Vec<f64> {
+pub fn lifted_ms(records: &[Value], whose: &str) -> Vec<f64> {
     let of = |record: &Value| {
         let lifts = lifts(record).iter().filter(|lift| lift["whose"] == whose);
         lifts.filter_map(|lift| lift["cpu_ms"].as_f64()).sum()

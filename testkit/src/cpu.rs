@@ -40,7 +40,7 @@ impl Version {
     }
 
     /// The file with the quota, and the line to write for one.
-    pub fn quota_line(self, quota_us: Option<u32>, period_us: u32) -> (&'static str, String) {
+    fn quota_line(self, quota_us: Option<u32>, period_us: u32) -> (&'static str, String) {
         let quota = quota_us.map(|us| us.to_string());
         match self {
             Version::V1 => ("cpu.cfs_quota_us", quota.unwrap_or_else(|| "-1".to_owned())),

@@ -1,8 +1,5 @@
 //! A person at a terminal.
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,11 +10,12 @@ use std::time::Duration;
 use rustix::pty::{OpenptFlags, grantpt, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::support::eventually;
+use crate::pace::eventually;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The side of a terminal with the keys and the screen.
+#[derive(Debug)]
 pub struct Terminal {
     keys: File,
     screen: Arc<Mutex<String>>,

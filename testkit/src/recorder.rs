@@ -1,44 +1,20 @@
 //! A containerd of our own whose containers run through the wrapper, with a long journal and the
 //! recorder. Needs root and the lab (`make lab`).
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::command::text;
+use crate::programs::{frostctl, frostlock, repository};
+use crate::runtime::runtime;
+
 const NAMESPACE: &str = "frostlock-test";
 /// On a working machine, however busy, nothing here takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The wrapper: the static release build that `make test` names, else the one that cargo built.
-pub fn frostlock() -> PathBuf {
-    let path = std::env::var_os("FROSTLOCK_BIN")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_frostctl")).with_file_name("frostlock"));
-    assert!(path.exists(), "{}: run `make build`, or cargo build --workspace", path.display());
-    path
-}
-
-fn runc() -> PathBuf {
-    let list = root().join("target/lab/runtimes");
-    let text = std::fs::read_to_string(&list)
-        .unwrap_or_else(|error| panic!("{}: {error}; run `make lab`", list.display()));
-    let line = text.lines().find(|line| line.starts_with("runc-1.1.15 ")).expect("runc-1.1.15");
-    line.split_whitespace().nth(1).unwrap().into()
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -51,6 +27,7 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+#[derive(Debug)]
 pub struct Lab {
     dir: tempfile::TempDir,
     cgroup: String,
@@ -98,14 +75,14 @@ impl Lab {
 
     fn with_env<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
-            .env("FROSTLOCK_RUNTIME", runc())
+            .env("FROSTLOCK_RUNTIME", runtime("runc-1.1.15").path)
             .env("FROSTLOCK_STATE_DIR", self.path("state"))
             .env("FROSTLOCK_CONFIG", self.path("config.toml"))
             .stdin(Stdio::null())
     }
 
     fn containerd(&self, action: &str) -> Command {
-        let mut command = Command::new(root().join("scripts/containerd"));
+        let mut command = Command::new(repository().join("scripts/containerd"));
         command.arg(action).arg(self.path("c"));
         self.with_env(&mut command);
         command
@@ -144,7 +121,7 @@ impl Lab {
 
     /// `frostctl` for this node.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_frostctl"));
+        let mut command = Command::new(frostctl());
         self.with_env(command.args(args));
         command
     }
@@ -202,7 +179,7 @@ impl Lab {
     pub fn run(&self, pod: &str, id: &str, memory: Option<u64>, script: &str) {
         let cgroup = format!("{}/{id}", self.cgroup);
         let (frostlock, runc_root) = (frostlock(), self.path("c/runc"));
-        let rootfs = root().join("target/lab/rootfs");
+        let rootfs = repository().join("target/lab/rootfs");
         let annotations = [
             format!("io.kubernetes.cri.sandbox-name={pod}"),
             "io.kubernetes.cri.sandbox-namespace=default".to_owned(),
@@ -229,7 +206,7 @@ impl Lab {
         self.must(&["task", "kill", "--signal", signal, id]);
     }
 
-    pub fn has_ended(&self, id: &str) -> bool {
+    fn has_ended(&self, id: &str) -> bool {
         let list = text(&self.ctr(&["task", "ls"]).stdout);
         list.lines().any(|line| line.starts_with(&format!("{id} ")) && line.contains("STOPPED"))
     }

@@ -16,8 +16,7 @@ use rustix::net::{
 use rustix::pty::OpenptFlags;
 
 /// Connects to a console socket and does what the script says. The error message is runc's.
-#[allow(dead_code)]
-pub(crate) fn hand_out(socket: &Path, what: &str) -> Result<Option<OwnedFd>, String> {
+pub fn hand_out(socket: &Path, what: &str) -> Result<Option<OwnedFd>, String> {
     if what.is_empty() {
         return Ok(None);
     }
@@ -58,8 +57,7 @@ fn send(to: &UnixStream, name: &[u8], terminal: &OwnedFd) {
 
 /// One message, as callers receive it: the name and the terminals that came with it; neither if the
 /// other end has hung up.
-#[allow(dead_code)]
-pub(crate) fn receive(from: &UnixStream) -> std::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub fn receive(from: &UnixStream) -> std::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut name = vec![0; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -1,15 +1,5 @@
 //! A scripted runtime in place of the real one, and its records.
 
-// Each suite uses a part of it.
-#![allow(
-    clippy::print_stdout,
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
-
 pub mod script;
 pub mod terminal;
 
@@ -22,7 +12,9 @@ use nix::time::{ClockId, clock_gettime};
 pub use script::{Attempt, Script};
 use serde_json::json;
 
-use crate::support::{self, Scratch};
+use crate::command::succeed;
+use crate::programs::{profile, repository};
+use crate::scratch::Scratch;
 
 /// The program. `cargo test` builds it with everything else, but `cargo test --test NAME` does not.
 /// So cargo is called if the program is older than its sources. Not always: with only this
@@ -30,19 +22,18 @@ use crate::support::{self, Scratch};
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let deps = std::env::current_exe().unwrap();
-        let profile = deps.parent().and_then(Path::parent).expect("target/PROFILE/deps/NAME");
+        let profile = profile();
         let program = profile.join("examples/fake-runtime");
         let cargo = std::env::var_os("CARGO").filter(|_| !is_up_to_date(&program));
         if let Some(cargo) = cargo {
             let mut build = Command::new(cargo);
             build.args(["build", "--quiet", "--example", "fake-runtime", "--manifest-path"]);
-            build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+            build.arg(repository().join("Cargo.toml"));
             build.arg("--target-dir").arg(profile.parent().unwrap());
             if profile.ends_with("release") {
                 build.arg("--release");
             }
-            support::succeed(&mut build);
+            succeed(&mut build);
         }
         assert!(program.is_file(), "{} is not there", program.display());
         program
@@ -52,14 +43,15 @@ pub fn program() -> &'static Path {
 fn is_up_to_date(program: &Path) -> bool {
     let written = |path: &Path| std::fs::metadata(path).and_then(|it| it.modified()).ok();
     let Some(built) = written(program) else { return false };
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = std::fs::read_dir(here.join("tests/fake_runtime")).unwrap().flatten();
-    let sources = sources.map(|it| it.path()).filter(|path| !path.ends_with("mod.rs"));
-    let mut sources = sources.chain([here.join("Cargo.lock")]);
+    let here = repository().join("testkit/src/fake_runtime");
+    let shared = ["script.rs", "terminal.rs"].map(|name| here.join(name));
+    let own = ["tests/fake_runtime/program.rs", "Cargo.lock"].map(|name| repository().join(name));
+    let mut sources = shared.into_iter().chain(own);
     sources.all(|path| written(&path).is_some_and(|source| source <= built))
 }
 
 /// One fake runtime with its script and records.
+#[derive(Debug)]
 pub struct Fake<'a> {
     pub scratch: &'a Scratch,
     pub path: PathBuf,

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Scratch;
-use super::cpu::Version;
+use crate::cpu::Version;
+use crate::scratch::Scratch;
 
 /// The number of busy loops in a scene with load 20.
 pub const BUSY: usize = 20;

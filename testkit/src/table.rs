@@ -3,47 +3,47 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::cpu::Version;
-use crate::support::load::Late;
+use crate::cpu::Version;
+use crate::load::Late;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Took {
-    pub(crate) time: Duration,
-    pub(crate) failure: Option<String>,
+pub struct Took {
+    pub time: Duration,
+    pub failure: Option<String>,
 }
 
 impl Took {
-    pub(crate) fn and(self, next: Took) -> Took {
+    pub fn and(self, next: Took) -> Took {
         Took { time: self.time + next.time, failure: self.failure.or(next.failure) }
     }
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Series {
+pub struct Series {
     ms: Vec<f64>,
     failures: BTreeMap<String, usize>,
 }
 
 impl Series {
-    pub(crate) fn add(&mut self, took: Took) {
+    pub fn add(&mut self, took: Took) {
         self.ms.push(took.time.as_secs_f64() * 1000.0);
         if let Some(failure) = took.failure {
             *self.failures.entry(failure).or_default() += 1;
         }
     }
 
-    pub(crate) fn append(&mut self, mut other: Series) {
+    pub fn append(&mut self, mut other: Series) {
         self.ms.append(&mut other.ms);
         for (failure, count) in other.failures {
             *self.failures.entry(failure).or_default() += count;
         }
     }
 
-    pub(crate) fn n(&self) -> usize {
+    pub fn n(&self) -> usize {
         self.ms.len()
     }
 
-    pub(crate) fn failed(&self) -> usize {
+    pub fn failed(&self) -> usize {
         self.failures.values().sum()
     }
 
@@ -55,27 +55,27 @@ impl Series {
         sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
     }
 
-    pub(crate) fn p50(&self) -> f64 {
+    pub fn p50(&self) -> f64 {
         self.quantile(50)
     }
 
-    pub(crate) fn p90(&self) -> f64 {
+    pub fn p90(&self) -> f64 {
         self.quantile(90)
     }
 
-    pub(crate) fn p95(&self) -> f64 {
+    pub fn p95(&self) -> f64 {
         self.quantile(95)
     }
 
-    pub(crate) fn p99(&self) -> f64 {
+    pub fn p99(&self) -> f64 {
         self.quantile(99)
     }
 
-    pub(crate) fn max(&self) -> f64 {
+    pub fn max(&self) -> f64 {
         self.quantile(100)
     }
 
-    pub(crate) fn failures(&self) -> String {
+    pub fn failures(&self) -> String {
         let each: Vec<String> =
             self.failures.iter().map(|(text, count)| format!("{count} x {text}")).collect();
         each.join("; ")
@@ -97,14 +97,15 @@ impl FromIterator<Took> for Series {
 }
 
 /// Printed even if the test ends early: the figures say why.
-pub(crate) struct Table {
+#[derive(Debug)]
+pub struct Table {
     title: &'static str,
     lines: Vec<String>,
     wrong: Vec<String>,
 }
 
 impl Table {
-    pub(crate) fn new(title: &'static str) -> Table {
+    pub fn new(title: &'static str) -> Table {
         let lines = vec![format!(
             "{:<36} {:<8} {:>4} {:>6} {:>9} {:>9} {:>9} {:>9}  failures",
             "", "", "n", "failed", "p50 ms", "p95 ms", "p99 ms", "max ms"
@@ -113,11 +114,11 @@ impl Table {
     }
 
     /// For figures that are not times of commands.
-    pub(crate) fn with_head(title: &'static str, head: String) -> Table {
+    pub fn with_head(title: &'static str, head: String) -> Table {
         Table { title, lines: vec![head], wrong: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, scene: &str, who: &str, series: &Series) {
+    pub fn row(&mut self, scene: &str, who: &str, series: &Series) {
         let [p50, p95, p99, max] = [50, 95, 99, 100].map(|which| series.quantile(which));
         let (n, failed) = (series.n(), series.failed());
         let line = format!(
@@ -128,25 +129,25 @@ impl Table {
     }
 
     /// With the lateness of a fair task beside it that wakes every 10 ms.
-    pub(crate) fn row_beside(&mut self, scene: &str, who: &str, series: &Series, late: &Late) {
+    pub fn row_beside(&mut self, scene: &str, who: &str, series: &Series, late: &Late) {
         self.row(scene, who, series);
         let (n, p99, max) = (late.n(), late.p99(), late.max());
         let beside = "a fair task beside wakes late by";
         self.line(format!("{beside:<45} {n:>4} {:>36.1} {max:>9.1}", p99));
     }
 
-    pub(crate) fn line(&mut self, line: String) {
+    pub fn line(&mut self, line: String) {
         self.lines.push(line);
     }
 
     /// Notes a claim that does not hold. The other scenes are still measured.
-    pub(crate) fn claim(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub fn claim(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.wrong.push(otherwise());
         }
     }
 
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         let wrong = self.wrong.clone();
         drop(self);
         assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));

@@ -1,7 +1,4 @@
-//! Shared by the suites: the program, and a place in the live cgroup tree that is cleaned up.
-
-// Each suite uses a part of it.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
+//! frostctl in a place in the live cgroup tree, which is cleaned up.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,36 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub const FROSTCTL: &str = env!("CARGO_BIN_EXE_frostctl");
-
-/// Installs an executable, copied by another process. If this process had it open for writing, so
-/// would a child that another test's thread forks, and until that child executes something, nobody
-/// can execute the file (ETXTBSY).
-pub fn install(program: impl AsRef<Path>, path: impl AsRef<Path>) {
-    let mut install = Command::new("install");
-    let status = install.arg("-m755").arg(program.as_ref()).arg(path.as_ref()).status();
-    assert!(status.unwrap().success(), "{}", path.as_ref().display());
-}
-
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// The wrapper: the one that `make test` names, else the one beside frostctl, where cargo puts it.
-pub fn frostlock() -> PathBuf {
-    let beside = Path::new(FROSTCTL).with_file_name("frostlock");
-    let path = std::env::var_os("FROSTLOCK_BIN").map_or(beside, PathBuf::from);
-    assert!(path.is_file(), "no frostlock at {}: cargo build -p frostlock", path.display());
-    path
-}
-
-/// A runtime of the lab, by its name and version.
-pub fn runtime(name: &str) -> PathBuf {
-    let list = repository().join("target/lab/runtimes");
-    let text = std::fs::read_to_string(&list).expect("target/lab/runtimes; try: make lab");
-    let line = text.lines().find(|line| line.split(' ').next() == Some(name));
-    line.and_then(|line| line.split(' ').nth(1)).unwrap_or_else(|| panic!("no {name}")).into()
-}
+use crate::command::text;
+use crate::programs::{frostctl, repository};
 
 /// The result of a command.
 #[derive(Debug)]
@@ -58,8 +27,7 @@ impl Ended {
         let child = command.spawn().expect("the command starts");
         let pid = child.id();
         let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (stdout, stderr) = (text(stdout), text(stderr));
+        let (stdout, stderr) = (text(&stdout), text(&stderr));
         Ended { code: status.code(), stdout, stderr, took: since.elapsed(), pid }
     }
 
@@ -98,7 +66,7 @@ impl Scratch {
 
     /// frostctl with its own state directory, so that it sees and fixes nobody else's.
     pub fn frostctl(&self, args: &[&str]) -> Ended {
-        let mut command = Command::new(FROSTCTL);
+        let mut command = Command::new(frostctl());
         Ended::of(command.args(args).env("FROSTLOCK_STATE_DIR", self.state()))
     }
 

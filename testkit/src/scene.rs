@@ -1,15 +1,5 @@
 //! One container, the two ways to give it a command, and what can be seen of it afterwards.
 
-// Each suite uses a part of it.
-#![allow(
-    clippy::print_stdout,
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -18,11 +8,14 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use super::freezer::Freezer;
-use super::freezer::is_v2;
-use super::stuck::Stuck;
-use super::support::cpu::Version;
-use super::support::{self, Scratch, eventually, runtime, slowness, succeed, text};
+use crate::command::{contents, succeed, text, wait};
+use crate::cpu::Version;
+pub use crate::freezer::Freezer;
+use crate::inside::{passes_inside, v2};
+use crate::pace::{eventually, slowness};
+use crate::runtime::runtime;
+use crate::scratch::Scratch;
+use crate::stuck::{Stuck, WCHAN};
 
 pub const ID: &str = "c";
 
@@ -246,7 +239,7 @@ impl Scene {
     }
 
     pub fn pids(&self) -> Vec<i32> {
-        support::pids(&self.freezer().dir)
+        crate::cgroup::pids(&self.freezer().dir)
     }
 
     /// What helps to explain a hang.
@@ -263,8 +256,7 @@ impl Scene {
     /// The tasks that do not freeze.
     pub fn held_up(&self) -> Vec<i32> {
         let waits = |pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/wchan"))
-                .is_ok_and(|at| at == super::stuck::WCHAN)
+            fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|at| at == WCHAN)
         };
         self.pids().into_iter().filter(waits).collect()
     }
@@ -309,13 +301,13 @@ pub fn timed(command: &mut Command, limit: Duration) -> Ended {
         .stderr(err.try_clone().unwrap())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let status = support::wait(&mut child, limit);
+    let status = wait(&mut child, limit);
     let took = began.elapsed();
     Ended {
         code: status.and_then(|status| status.code()),
         took,
-        stdout: text(&support::contents(out)),
-        stderr: text(&support::contents(err)),
+        stdout: text(&contents(out)),
+        stderr: text(&contents(err)),
         log: String::new(),
     }
 }
@@ -325,28 +317,22 @@ pub fn comm(pid: i32) -> String {
 }
 
 /// Prints what was measured, and on which cgroup version.
+#[macro_export]
 macro_rules! report {
     ($($what:tt)*) => {
         $crate::scene::print(format_args!($($what)*))
     };
 }
-pub(crate) use report;
+pub use crate::report;
 
 pub fn print(what: std::fmt::Arguments<'_>) {
-    println!("{}: {what}", if is_v2() { "v2" } else { "v1" });
+    println!("{}: {what}", Version::here());
 }
 
 /// Runs an ignored test of the calling suite where only cgroup v2 is mounted, and repeats its
 /// measurements.
 pub fn on_v2(test: &str) {
-    assert!(nix::unistd::geteuid().is_root(), "the kernel suites need root");
-    let inner = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/v2ns"))
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let text = text(&[inner.stdout, inner.stderr].concat());
-    assert!(inner.status.success() && text.contains("1 passed"), "{text}");
+    let text = passes_inside(&mut v2(), test);
     for line in text.lines().filter(|line| line.starts_with("v2: ")) {
         println!("{line}");
     }

@@ -5,16 +5,13 @@
 //! pipe's mutex. A task that opens or reads the FIFO meanwhile waits for that mutex in a sleep that
 //! is neither freezable nor killable. In the container there is only a `cat`.
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::support::eventually;
+use crate::pace::eventually;
 
 /// Where such a task waits (/proc/PID/wchan).
 pub const WCHAN: &str = "fifo_open";

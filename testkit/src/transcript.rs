@@ -1,13 +1,11 @@
 //! What a caller sees, in a form in which two runs can be compared.
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::cell::RefCell;
 use std::process::Command;
 
-use super::support::{run, text};
+use crate::command::{run, text};
 
+#[derive(Debug)]
 pub struct Transcript {
     /// Names that differ from run to run, with their replacements.
     hidden: Vec<(String, &'static str)>,

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::run;
+use crate::command::run;
 
 /// A thread as in its `stat`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +81,7 @@ pub fn left_lifted(limit: Duration) -> (Vec<Thread>, Duration) {
 }
 
 /// The CPU time that a thread has used.
-pub fn cpu_time(thread: &Thread) -> Option<Duration> {
+fn cpu_time(thread: &Thread) -> Option<Duration> {
     let path = format!("/proc/{}/task/{}/schedstat", thread.pid, thread.tid);
     let first = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(first))

@@ -1,10 +1,9 @@
 //! Freezers, used as by a person at a shell.
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::cpu::Version;
 
 /// One cgroup's freezer, in either version; `Scratch` thaws what was frozen by hand.
 #[derive(Debug, Clone)]
@@ -15,10 +14,8 @@ pub struct Freezer {
 
 impl Freezer {
     pub fn of(cgroup: &str) -> Freezer {
-        let top = Path::new("/sys/fs/cgroup");
-        let v2 = is_v2();
-        let hierarchy = if v2 { top.to_owned() } else { top.join("freezer") };
-        Freezer { dir: hierarchy.join(cgroup.trim_start_matches('/')), v2 }
+        let version = Version::here();
+        Freezer { dir: version.dir("freezer", cgroup), v2: version == Version::V2 }
     }
 
     pub fn read(&self, file: &str) -> String {
@@ -59,8 +56,4 @@ impl Freezer {
         let file = if self.v2 { "cgroup.freeze" } else { "freezer.self_freezing" };
         self.read(file) == "1"
     }
-}
-
-pub fn is_v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }

@@ -1,14 +1,14 @@
 //! podman at its usual paths, which are in its own mount namespace: nothing of this machine is seen
 //! or changed. Needs root and the lab (`make lab`).
 
-// Each suite uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::command::{self, text};
+use crate::runtime::lab;
 
 /// Far longer than any command here takes.
 const LIMIT: &str = "60";
@@ -24,6 +24,7 @@ const SET_UP: &str = r#"
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+#[derive(Debug)]
 pub struct Podman {
     /// Keeps the namespace alive.
     namespace: Child,
@@ -32,7 +33,7 @@ pub struct Podman {
 
 impl Podman {
     pub fn up() -> Podman {
-        let rootfs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab/rootfs");
+        let rootfs = lab().join("rootfs");
         let mut namespace = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", SET_UP, "sh"])
             .arg(rootfs)
@@ -132,18 +133,5 @@ fn remove(cgroup: &str) -> Vec<PathBuf> {
 
 /// Captures the output in files: conmon would keep a pipe open.
 pub fn run(command: &mut Command) -> Output {
-    let [mut out, mut err] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
-    let [to, also] = [out.try_clone().unwrap(), err.try_clone().unwrap()];
-    let status = command.stdin(Stdio::null()).stdout(to).stderr(also).status().unwrap();
-    let [stdout, stderr] = [&mut out, &mut err].map(|file| {
-        use std::io::{Read, Seek};
-        let mut bytes = Vec::new();
-        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).unwrap();
-        bytes
-    });
-    Output { status, stdout, stderr }
-}
-
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    command::run(command.stdin(Stdio::null()))
 }
