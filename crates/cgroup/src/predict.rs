@@ -5,9 +5,10 @@
 //! (037668e5), systemd/common.go (006ce465), systemd/{v1,v2}.go (001e0405), specconv/spec_linux.go
 //! (00168668); crun src/libcrun/cgroup-cgroupfs.c (05926f5f), cgroup-systemd.c (016329d7); youki
 //! crates/libcgroups/src/common.rs (0958ddc8), v1/manager.rs (4e862a2a), v2/manager.rs (2eb44fe9),
-//! systemd/manager.rs (0598fa65), crates/libcontainer/src/utils.rs (00850ded). tests/kernel_identity.rs
-//! compares the result with real runc 1.1.5 (v1 hybrid and v2) and crun 1.8.1 (v2), both cgroupfs. What
-//! a runtime refuses is [`Unknown`] here, because it makes no cgroup.
+//! systemd/manager.rs (0598fa65), crates/libcontainer/src/utils.rs (00850ded).
+//! tests/identity/kernel_identity.rs compares the result with real runc 1.1.5 (v1 hybrid and v2) and
+//! crun 1.8.1 (v2), both cgroupfs. What a runtime refuses is [`Unknown`] here, because it makes no
+//! cgroup.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

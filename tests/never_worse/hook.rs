@@ -614,7 +614,7 @@ fn the_off_switch_holds_for_it_and_a_configuration_passes_through() {
     freezer.thaw();
 }
 
-/// As in tests/podman.rs: the namespace's own /run and /dev/shm, and the wanted runc
+/// As in tests/transparent/podman.rs: the namespace's own /run and /dev/shm, and the wanted runc
 /// over Debian's. `hooks/` is copied to /run/hooks, with the path of the tested binary.
 const SET_UP: &str = r##"
     mount -t tmpfs none /run && mount -t tmpfs none /dev/shm && mount --bind "$1" /usr/sbin/runc &&
