@@ -59,8 +59,7 @@ fn evidence(divergence: &Divergence) -> Vec<String> {
         Subject::Engine(asked) => {
             let why = asked.answer.as_ref().err().map_or("", |it| it.why.as_str());
             lines.push(format!("{} does not answer: {why}", asked.source.name()));
-            lines
-                .push("what it believes of its containers is not known, and not judged".to_owned());
+            lines.push("its view of its containers is unknown, so it was not compared".to_owned());
         }
     }
     lines.extend(of_supervisor(divergence));
@@ -76,13 +75,13 @@ fn of_init(container: &Container) -> Option<String> {
         Fate::Gone => format!("its first process {pid} is gone: there is no /proc/{pid}"),
         Fate::Reused => {
             let start = init.start.map_or_else(String::new, |start| {
-                format!(": it was started at tick {start}, this one at another")
+                format!(": the first process started at tick {start}, this one at another")
             });
-            format!("its pid {pid} is another process's by now, {}{start}", truth::named(pid))
+            format!("its pid {pid} now belongs to another process, {}{start}", truth::named(pid))
         }
         Fate::Zombie { parent } => {
             let parent = parent.map_or_else(String::new, |parent| {
-                format!("; its parent, {}, has not taken note", truth::named(parent))
+                format!("; its parent, {}, has not reaped it", truth::named(parent))
             });
             format!("its first process {pid} is a zombie{parent}")
         }
@@ -154,7 +153,10 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
             // podman 4.3 then says "Stopping" forever, and neither starts nor stops the container.
             let is_lost = container.owner == Owner::Podman && container.truth.supervisor.is_none();
             lines.extend(is_lost.then(|| {
-                format!("podman rm --force {id}, if nothing else helps: its files go, too")
+                format!(
+                    "podman rm --force {id}, if nothing else helps: it removes the container's \
+                         files, too"
+                )
             }));
         }
         Kind::Orphan => lines.push("frostctl audit --kill-orphans".to_owned()),
@@ -173,11 +175,11 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
 fn of_engine(asked: &Asked) -> String {
     match asked.source {
         Source::Podman => "podman ps --all, which says what is wrong".to_owned(),
-        Source::Crio => "systemctl status crio; journalctl -u crio; if it hangs, restart it: containers go on \
-                         meanwhile"
+        Source::Crio => "systemctl status crio; journalctl -u crio; if it hangs, restart it: \
+                         containers keep running"
             .to_owned(),
-        _ => "systemctl status containerd; journalctl -u containerd; if it hangs, restart it: containers \
-              go on meanwhile"
+        _ => "systemctl status containerd; journalctl -u containerd; if it hangs, restart it: \
+              containers keep running"
             .to_owned(),
     }
 }

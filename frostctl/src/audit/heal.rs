@@ -30,7 +30,7 @@ const CONMON_LIMIT: Duration = Duration::from_secs(5);
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-const NOT_KNOWN: &str = "it is of an engine that frostctl does not know";
+const NOT_KNOWN: &str = "frostctl does not know its engine";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,14 +117,15 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
             end(container)
         }
         // With a first process known to be dead, it would be a phantom; here it may live.
-        (Kind::Disagreement, _) => Err("who is right cannot be told from here".to_owned()),
+        (Kind::Disagreement, _) => Err("frostctl cannot tell which of them is right".to_owned()),
         (Kind::FrozenButRunning, _) => {
-            Err("it may be somebody's pause: the remedy above is yours to choose".to_owned())
+            Err("somebody may have paused it: the remedy above is yours to choose".to_owned())
         }
-        (Kind::StoppedSupervisor, _) => {
-            Err("whoever stopped it may be at work: the remedy above is yours to choose".to_owned())
-        }
-        (Kind::Unanswered, _) => Err("an engine is not ours to restart".to_owned()),
+        (Kind::StoppedSupervisor, _) => Err(
+            "whoever stopped it may still be at work on it: the remedy above is yours to choose"
+                .to_owned(),
+        ),
+        (Kind::Unanswered, _) => Err("frostctl restarts no engine".to_owned()),
         (Kind::StoppedButPopulated, Some(container)) => {
             spares_the_living(container, kill_orphans)?;
             match container.owner {
@@ -146,7 +147,7 @@ fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), St
     }
     if truth.shared {
         return Err(
-            "its cgroup is another container's, too, whose processes would die with it".to_owned()
+            "another container shares its cgroup, and the processes of both would die".to_owned()
         );
     }
     if kill_orphans {
@@ -160,7 +161,7 @@ fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), St
         [] => String::new(),
         units => format!(" (of {})", units.join(", ")),
     };
-    Err(format!("{live} in its cgroup or below{units}: only --kill-orphans takes them, too"))
+    Err(format!("{live} in its cgroup or below{units}: only --kill-orphans kills them"))
 }
 
 fn end(container: &Container) -> Result<Vec<Step>, String> {
@@ -207,9 +208,9 @@ fn stop_by_cri(container: &Container, socket: PathBuf) -> Step {
 }
 
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
-    let state = container.state.as_ref().ok_or("no runtime has a state of it")?;
+    let state = container.state.as_ref().ok_or("no runtime has a state file of it")?;
     if !runtimes::is_plain(&container.id) {
-        return Err("its id is not one for a command line".to_owned());
+        return Err("its id is not safe on a command line".to_owned());
     }
     let (binary, root, id) = (state.binary.clone(), state.root.clone(), container.id.clone());
     Ok(vec![Step::DeleteByRuntime { binary, root, id }])
@@ -344,7 +345,7 @@ fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
         match containerd.task(namespace, id, CALL_LIMIT)?.map(|task| task.status) {
             None | Some(Status::Stopped) => return Ok(()),
             Some(_) if Instant::now() < deadline => thread::sleep(LOOK_EVERY),
-            Some(_) => bail!("it is not stopped after {} s", CALL_LIMIT.as_secs()),
+            Some(_) => bail!("it has not stopped within {} s", CALL_LIMIT.as_secs()),
         }
     }
 }
@@ -413,7 +414,7 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     while let Some(alive) = processes.iter().find(|process| process.is_alive()) {
         if Instant::now() >= deadline {
-            bail!("{} lives {} s after SIGKILL", truth::named(alive.pid), limit.as_secs());
+            bail!("{} is still alive {} s after SIGKILL", truth::named(alive.pid), limit.as_secs());
         }
         thread::sleep(LOOK_EVERY);
     }

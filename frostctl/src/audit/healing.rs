@@ -38,7 +38,7 @@ impl Ended {
     pub(crate) fn told(self) -> &'static str {
         match self {
             Ended::Healed => "healed",
-            Ended::Passed => "it is over, nothing was done",
+            Ended::Passed => "gone by itself, nothing was done",
             Ended::WouldBeHealed => "would be healed by",
             Ended::LeftAlone => "left alone",
             Ended::Failed => "not healed",
@@ -100,7 +100,7 @@ fn left(divergence: &Divergence, why: String) -> Healing {
 fn one(places: &Places, divergence: &Divergence, wish: Wish) -> Healing {
     if !wish.covers(divergence.kind) {
         let option = if wish.heal { "--kill-orphans" } else { "--heal" };
-        return left(divergence, format!("it was not asked for: {option}"));
+        return left(divergence, format!("not asked for: add {option}"));
     }
     let mut healing = left(divergence, String::new());
     healing.why = None;
@@ -144,7 +144,7 @@ fn attempt(
     heal::carry_out(&now, &plan, &seen, steps)?;
     match again(places, &key)?.1 {
         None => Ok(Ended::Healed),
-        Some(_) => Err(anyhow::anyhow!("it is still there after all this").into()),
+        Some(_) => Err(anyhow::anyhow!("it is still there after these steps").into()),
     }
 }
 

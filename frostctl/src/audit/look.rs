@@ -131,13 +131,14 @@ pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> 
         take_crio(crio.ask(patience.cri), &mut seen);
     }
     seen.unread = crios.iter().filter_map(|it| it.unread(&seen.asked, &seen.containers)).collect();
-    seen.notes
-        .extend(seen.unread.iter().map(|why| format!("{why}: no cgroup is called an orphan's")));
+    seen.notes.extend(
+        seen.unread.iter().map(|why| format!("{why}: no cgroup is reported as an orphan's")),
+    );
     let count = supervisor::unplaced();
     if count > 0 {
         let why = format!(
-            "whether {count} of the shims and conmons are this node's is not known (CAP_SYS_PTRACE is \
-             needed), so nothing is concluded from them"
+            "left out {count} of the shims and conmons: without CAP_SYS_PTRACE, frostctl cannot \
+             tell whether they are this node's"
         );
         seen.asked.push(Asked::missed(Source::Kernel, "/proc/PID/ns/mnt", Missed::Denied, why));
     }
@@ -174,7 +175,7 @@ fn no_containerd(sockets: &[&Path]) -> Asked {
             Asked::missed(Source::Containerd, stopped.to_string_lossy(), Missed::Silent, why)
         }
         None => {
-            let why = "no socket at the usual places, and no shim that would know another";
+            let why = "no socket at the usual places, and no shim that names another";
             Asked::missed(Source::Containerd, SOCKETS[0], Missed::Absent, why)
         }
     }

@@ -36,8 +36,7 @@ mod truth;
 mod versions;
 mod watch;
 
-/// A container that is being stopped looks like a phantom for a moment, so everything is looked at
-/// twice.
+/// A container that is being stopped looks like a phantom for a moment, so audit looks twice.
 const SETTLES: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -46,29 +45,29 @@ Kinds:
   orphan                 processes are in a container's cgroup, and nobody knows the container
   frozen-but-running     a container is said to run, is frozen, and nobody has paused it
   stopped-but-populated  a container is said to have ended, and has processes
-  disagreement           runtime, containerd and CRI say different things of a container
-  stopped-supervisor     a container lives, and its shim or conmon is stopped: its end would go unnoticed
+  disagreement           runtime, containerd and CRI say different things about a container
+  stopped-supervisor     a container lives, and its shim or conmon is stopped: nobody notices its end
   unanswered             containerd, CRI, CRI-O or podman is there and does not answer
 
 Exit status:
   0  nothing was found, or all of it is healed
   1  something was found and is not healed; with --watch: at the end
-  2  nothing was found, and not all sources could be asked; or the command line is wrong
-  3  it could not be done; standard error says why
+  2  nothing was found, and some source could not be asked; or the command line is wrong
+  3  the command failed; standard error says why
 A reader of standard output that leaves early, such as head, changes none of these.
 
 Examples:
   frostctl audit                      look, change nothing
   frostctl audit --heal --dry-run     what would be done
   frostctl audit --heal               do it, one container at a time
-  frostctl audit --watch --json       a line of JSON for each that appears or is gone";
+  frostctl audit --watch --json       a line of JSON for each that appears or goes";
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
-    /// End phantoms, through CRI, containerd, podman or the runtime, whose files are not touched. A
-    /// container stays as it is where a process still lives in its cgroup or below
+    /// End phantoms through CRI, containerd, podman or the runtime; frostctl edits none of their
+    /// files. A container stays as it is if a process still lives in its cgroup or below
     #[arg(long)]
     heal: bool,
 
@@ -81,7 +80,7 @@ pub(crate) struct Audit {
     #[arg(long, requires = "change")]
     dry_run: bool,
 
-    /// Go on looking; tell of each divergence within 2 s, until SIGINT or SIGTERM
+    /// Keep looking until SIGINT or SIGTERM; report each divergence within 2 s
     #[arg(long, conflicts_with_all = ["heal", "kill_orphans", "dry_run"])]
     watch: bool,
 
@@ -116,7 +115,7 @@ static COUNTING: Mutex<()> = Mutex::new(());
 /// shim.
 pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
     let Ok(_only) = COUNTING.try_lock() else {
-        anyhow::bail!("the audit of an earlier scrape is still on its way")
+        anyhow::bail!("the audit of an earlier scrape is still running")
     };
     supervisor::check_namespaces()?;
     let findings = find(&Places::usual(), Patience::HASTY)?;

@@ -117,8 +117,8 @@ pub(crate) fn check_processes() -> anyhow::Result<()> {
     let elsewhere = SOCKETS.into_iter().find(|socket| has_unseen_owner(Path::new(socket)));
     match elsewhere {
         Some(socket) => anyhow::bail!(
-            "{socket} is answered by a process that is not to be seen from here: run it on the node, or in a \
-             container with hostPID; nothing was looked at"
+            "the process that answers {socket} is not visible from here, so nothing was audited: \
+             run frostctl on the node, or in a container with hostPID"
         ),
         None => Ok(()),
     }
@@ -135,7 +135,7 @@ pub(crate) fn check_namespaces() -> anyhow::Result<()> {
     check_processes()?;
     mount_namespace("1")
         .map(drop)
-        .context("/proc/1/ns/mnt: to tell which shims are this node's, CAP_SYS_PTRACE is needed")
+        .context("/proc/1/ns/mnt: telling which shims are this node's needs CAP_SYS_PTRACE")
 }
 
 /// A shim is started with `-namespace NAMESPACE -id ID`; a pod's shim has the pod's id.
