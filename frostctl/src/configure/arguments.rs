@@ -8,11 +8,11 @@ use super::engine::Engine;
 
 /// Put frostlock into the configuration of containerd, docker, CRI-O or podman
 ///
-/// It adds a runtime of its own beside those that are there: with the options of the one that it
-/// stands in for, SystemdCgroup above all, and with frostlock as its program. Pods choose it by a
-/// RuntimeClass, containers by --runtime; with --set-as-default it is what all new ones get.
-/// Containers that run stay as they are. The rest of the file is not touched. Run again, it follows
-/// what the other runtime's options have become.
+/// Adds a runtime entry whose program is frostlock, beside the entries that are there. It has the
+/// options, SystemdCgroup above all, of the entry that it wraps. Pods choose it by a RuntimeClass,
+/// containers by --runtime; with --set-as-default all new containers get it. Running containers
+/// stay as they are. The rest of the file is not touched. Another run copies the options of the
+/// wrapped entry again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Examples:\n",
@@ -29,8 +29,8 @@ pub(crate) struct Configure {
     #[arg(long)]
     pub(super) set_as_default: bool,
 
-    /// The runtime entry to stand in for, whose options are copied; by default the one of the time
-    /// before, else the default one
+    /// The runtime entry to wrap, whose options are copied; by default that of the last run, else
+    /// the default runtime
     #[arg(long, value_name = "RUNTIME")]
     pub(super) wrap: Option<String>,
 
@@ -42,22 +42,22 @@ pub(crate) struct Configure {
     #[arg(long, value_name = "PATH")]
     pub(super) binary: Option<PathBuf>,
 
-    /// Go ahead although frostlock would run another runtime than the entry that it stands in for
+    /// Go ahead although frostlock would run another runtime than the wrapped entry
     #[arg(long)]
     pub(super) force: bool,
 }
 
 /// Take frostlock out of the configuration again
 ///
-/// The file is as it was before, byte for byte. If somebody has edited it since, only what is
-/// ours is taken out and the edits are kept.
+/// Restores the file byte for byte. If somebody has edited the file since, only frostlock's entry
+/// is taken out and the edits are kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Unconfigure {
     #[command(flatten)]
     pub(super) target: Target,
 
     /// Go ahead although containers of this runtime are running, and keep the result although the
-    /// engine does not take it
+    /// engine does not load it
     #[arg(long)]
     pub(super) force: bool,
 }
@@ -84,12 +84,13 @@ pub(super) struct Target {
     #[arg(long)]
     pub(super) dry_run: bool,
 
-    /// Then restart the engine (dockerd gets in a new runtime by a reload), and wait until it answers
-    /// and has taken the change in; if it does not, everything is put back and it is restarted again
+    /// Then restart the engine (dockerd loads a new runtime by a reload), and wait until it answers
+    /// and has loaded the change; otherwise put everything back and restart it again
     #[arg(long)]
     pub(super) restart: bool,
 
-    /// What restarts it, for a shell; by default as the distribution does, with systemctl or snap
+    /// The shell command that restarts the engine; by default the distribution's, with systemctl or
+    /// snap
     #[arg(long, value_name = "COMMAND", requires = "restart")]
     pub(super) restart_command: Option<String>,
 
@@ -105,7 +106,10 @@ impl Target {
     pub(super) fn check_name(&self) -> anyhow::Result<()> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if self.name.is_empty() || !self.name.bytes().all(valid) {
-            bail!("{:?} is no name for a runtime: letters, digits, '-', '_' and '.'", self.name);
+            bail!(
+                "{:?} cannot be a runtime's name: it may have letters, digits, '-', '_' and '.'",
+                self.name
+            );
         }
         if self.name.len() > MAX_NAME_BYTES {
             bail!(

@@ -37,7 +37,7 @@ pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<String> {
     let path =
         std::path::absolute(&found).with_context(|| format!("cannot tell where {found:?} is"))?;
     if !program::is_executable(&path) {
-        bail!("{path:?} is no program that can be executed");
+        bail!("{path:?} is not an executable program");
     }
     if !is_frostlock(&path) {
         bail!("{path:?} is not frostlock");
@@ -92,7 +92,8 @@ pub(crate) fn mismatch(
     };
     Ok((!same).then(|| {
         format!(
-            "the runtime {:?} runs {named}, but frostlock would run {}: set `runtime = {named:?}` in /etc/frostlock/config.toml, name another to stand in for with --wrap, or add --force",
+            "the runtime {:?} runs {named}, but frostlock would run {}: set `runtime = {named:?}` \
+             in /etc/frostlock/config.toml, wrap another with --wrap, or add --force",
             wrapped.name,
             runs.display()
         )

@@ -94,7 +94,7 @@ pub(crate) fn check(
         (Engine::Containerd, Kind::Part) => {
             let who = files.distribution.map_or("the distribution", |it| it.name);
             Ok(Checked::Not(format!(
-                "{who} merges this file into what containerd reads, at its next start"
+                "{who} merges this file into containerd's configuration at its next start"
             )))
         }
         (Engine::Containerd, _) => containerd(&files.main, running, expected),
@@ -133,7 +133,9 @@ fn containerd(
     let binary = entry.and_then(|entry| layout.binary_of(entry));
     if entry.is_some() != expected.binary.is_some() || binary != expected.binary {
         bail!(
-            "containerd reads the runtime {:?} as {:?} and not {:?}: a file that is imported has a section of its own, which takes the place of this one; see `containerd config dump`, and edit that file with --config",
+            "containerd reads the runtime {:?} as {:?} and not {:?}: an imported file has its own \
+             section, which replaces this one; see `containerd config dump`, and edit that file \
+             with --config",
             expected.name,
             binary.unwrap_or("not there"),
             expected.binary.unwrap_or("not there")
@@ -143,7 +145,7 @@ fn containerd(
         let (before, after) = (without(before, expected.name)?, without(&after, expected.name)?);
         if before != after {
             bail!(
-                "containerd would read other things differently, too:\n{}",
+                "the change would alter what else containerd reads:\n{}",
                 changed(&before, &after)
             );
         }

@@ -123,7 +123,8 @@ pub(crate) const TABLE: &[Distribution] = &[
     Distribution {
         name: "kind",
         mark: "/kind/version",
-        note: "kind makes a node anew with its cluster; for clusters to come, use containerdConfigPatches",
+        note: "kind makes a new node with each cluster; for future clusters, use \
+               containerdConfigPatches",
         ..BASE
     },
     Distribution {
@@ -135,7 +136,8 @@ pub(crate) const TABLE: &[Distribution] = &[
     Distribution {
         name: "Container-Optimized OS",
         os: "cos",
-        note: "/etc is written anew at every boot, and programs run from /home/kubernetes/bin alone; keep frostlock there, and configure again after every boot",
+        note: "/etc is written anew at every boot, and programs run only from /home/kubernetes/bin; \
+               keep frostlock there, and configure again after every boot",
         ..BASE
     },
     Distribution { name: "Flatcar", os: "flatcar", ..BASE },

@@ -21,7 +21,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     };
     // Opening a FIFO would block.
     if !metadata.is_file() {
-        bail!("{path:?} is no regular file; nothing was changed");
+        bail!("{path:?} is not a regular file; nothing was changed");
     }
     let mut bytes = Vec::new();
     let limit = MAX_BYTES + 1;
@@ -30,7 +30,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
         .with_context(|| format!("cannot read {path:?}"))?;
     if bytes.len() as u64 > MAX_BYTES {
         bail!(
-            "{path:?} is larger than {MAX_BYTES} bytes, no such configuration; nothing was changed"
+            "{path:?} is larger than {MAX_BYTES} bytes, too large for a configuration; nothing was \
+             changed"
         );
     }
     match String::from_utf8(bytes) {
@@ -173,7 +174,7 @@ mod tests {
         assert!(read(&file).unwrap_err().to_string().contains("UTF-8"));
         File::create(&file).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert!(read(&file).unwrap_err().to_string().contains("larger"));
-        assert!(read(scratch.path()).unwrap_err().to_string().contains("no regular file"));
+        assert!(read(scratch.path()).unwrap_err().to_string().contains("not a regular file"));
         assert_eq!(read(&scratch.path().join("none")).unwrap(), None);
     }
 }

@@ -57,7 +57,8 @@ impl Files {
             (None, _) => Ok(usual.map(str::to_owned)),
             (Some(_), Some(command)) => Ok(Some(command.clone())),
             (Some(_), None) => bail!(
-                "no unit of systemd is known whose containerd reads {:?}; name what restarts it with --restart-command",
+                "no systemd unit is known whose containerd reads {:?}; name a command that restarts \
+                 it with --restart-command",
                 self.main
             ),
         }

@@ -65,7 +65,9 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     };
     if standing.is_default && !asked.set_as_default {
         report.notes.push(
-            "it stays the default runtime, which an earlier configure has made it; unconfigure and configure again if it is not to be".to_owned(),
+            "it stays the default runtime, as an earlier configure set it; to change that, \
+             unconfigure and configure again"
+                .to_owned(),
         );
     }
     let (changes, edited) =
@@ -108,7 +110,8 @@ fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
         ),
         Some(_) => Ok(None),
         None => Ok(Some(format!(
-            "which {who} runs is not known; one before {known} knows no `{{{{ template \"base\" . }}}}`, and does not start with this file"
+            "the version of {who} is not known; one before {known} knows no \
+             `{{{{ template \"base\" . }}}}`, and does not start with this file"
         ))),
     }
 }
@@ -189,7 +192,8 @@ fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
     let set = layout.entry(&document, name)?.get("options").and_then(|it| it.get("SystemdCgroup"));
     let is_systemd = set.and_then(toml_edit::Item::as_bool).unwrap_or(false);
     (!is_systemd).then(|| {
-        "SystemdCgroup is false, as in the entry that it stands in for: kubelet's cgroupDriver must be cgroupfs".to_owned()
+        "SystemdCgroup is false, as in the wrapped entry: kubelet's cgroupDriver must be cgroupfs"
+            .to_owned()
     })
 }
 
@@ -356,7 +360,8 @@ fn go_edited(
     let who = files.distribution;
     if wish.set_as_default {
         bail!(
-            "{} sets the default runtime itself: {}, and leave --set-as-default away; nothing was changed",
+            "{} sets the default runtime itself: {}, and leave out --set-as-default; nothing was \
+             changed",
             who.map_or("", |it| it.name),
             who.map_or("", |it| it.default).replace("NAME", wish.name)
         );
@@ -384,7 +389,7 @@ fn new_file(
         // The version of an imported file must not be above that of the importing file.
         let main = file::read(&files.main)?;
         let main = main.with_context(|| {
-            format!("there is no {:?} to import it; leave --drop-in away", files.main)
+            format!("there is no {:?} to import it; leave out --drop-in", files.main)
         })?;
         version = toml_file::parse(&main)?
             .get("version")
@@ -532,7 +537,7 @@ fn undo(done: &[(&Change, Option<Record>)], name: &str, error: anyhow::Error) ->
     match done {
         [] => error,
         _ => error.context(
-            "the files were put back as they were, since the result was not what was asked for",
+            "the result was not what was asked for, so the files were put back as they were",
         ),
     }
 }

@@ -17,8 +17,8 @@ fn parse(text: &str) -> anyhow::Result<Map<String, Value>> {
     }
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => bail!("is no JSON object; nothing was changed"),
-        Err(error) => Err(anyhow!("is no JSON: {error}; nothing was changed")),
+        Ok(_) => bail!("is not a JSON object; nothing was changed"),
+        Err(error) => Err(anyhow!("is not JSON: {error}; nothing was changed")),
     }
 }
 
@@ -26,15 +26,17 @@ pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
     // `dockerd --validate` accepts these names, but dockerd does not start, or runs its own (26.1).
     if wish.name == "runc" || wish.name.starts_with("io.containerd.") {
         bail!(
-            "cannot have a runtime {:?}, a name that dockerd keeps for its own; choose another --name; nothing was changed",
+            "cannot have a runtime {:?}, a name that dockerd reserves; choose another --name; \
+             nothing was changed",
             wish.name
         );
     }
     let mut object = parse(text)?;
     let default = object.get(DEFAULT).and_then(Value::as_str).map(str::to_owned);
     let runtimes = object.entry(RUNTIMES).or_insert_with(|| json!({}));
-    let runtimes =
-        runtimes.as_object_mut().context("has runtimes that are no object; nothing was changed")?;
+    let runtimes = runtimes
+        .as_object_mut()
+        .context("has runtimes that are not an object; nothing was changed")?;
     let mut wrapped = None;
     match runtimes.get_mut(wish.name) {
         Some(entry) => {
@@ -53,13 +55,11 @@ pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
                 Some(model) => model.clone(),
                 // The built-in runtime.
                 None if name == "runc" => json!({}),
-                None => bail!("has no runtime {name:?} to stand in for; name one with --wrap"),
+                None => bail!("has no runtime {name:?} to wrap; name one with --wrap"),
             };
             let binary = entry.get("path").and_then(Value::as_str).map(str::to_owned);
             if entry.get("runtimeType").is_some() {
-                bail!(
-                    "has a runtime {name:?} that is a shim, in front of which frostlock cannot be"
-                );
+                bail!("has a runtime {name:?} that is a shim, which frostlock cannot wrap");
             }
             wrapped = Some(Wrapped { name: name.to_owned(), binary });
             entry["path"] = json!(wish.binary);
@@ -109,7 +109,7 @@ fn print(text: &str, object: &Map<String, Value>) -> anyhow::Result<String> {
         return Ok(format!("{}\n", serde_json::to_string_pretty(object)?));
     }
     json_text::rewrite(text, &parse(text)?, object)
-        .context("cannot be edited by frostctl, please do so by hand; nothing was changed")
+        .context("cannot be edited by frostctl: edit it by hand; nothing was changed")
 }
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ mod tests {
         assert!(configure("", &wish(false)).unwrap().text.contains(BINARY));
         for name in ["runc", "io.containerd.runc.v2"] {
             let error = configure("", &Wish { name, ..wish(false) }).unwrap_err().to_string();
-            assert!(error.contains("for its own"), "{error}");
+            assert!(error.contains("dockerd reserves"), "{error}");
         }
     }
 }

@@ -33,7 +33,7 @@ impl Layout {
                 binary: &[],
                 default: (vec!["engine"], "runtime"),
             }),
-            Engine::Docker => bail!("docker's configuration is no TOML"),
+            Engine::Docker => bail!("docker's configuration is not TOML"),
         }
     }
 

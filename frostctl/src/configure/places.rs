@@ -149,7 +149,7 @@ fn base(target: &Target) -> anyhow::Result<Base> {
     match (&target.drop_in, target.runtime) {
         (_, Engine::Containerd) => containerd(target, config.as_deref()),
         (Some(_), Engine::Docker) => {
-            bail!("dockerd reads one file and no drop-ins; leave --drop-in away")
+            bail!("dockerd reads one file and no drop-ins; leave out --drop-in")
         }
         // For CRI-O and podman, the drop-in is the only file.
         (Some(drop_in), _) => Ok(Base::Known(Files::of(absolute(drop_in)?))),

@@ -101,7 +101,7 @@ impl Record {
         let text = serde_json::to_string_pretty(self)?;
         if text.len() as u64 > file::MAX_BYTES {
             bail!(
-                "{:?} is too large: what frostctl has to keep of it would be more than {} bytes; nothing was changed",
+                "{:?} is too large: frostctl's backup of it would exceed {} bytes; nothing was changed",
                 self.path,
                 file::MAX_BYTES
             );

@@ -39,7 +39,10 @@ pub(super) fn remove(target: &Target, force: bool) -> anyhow::Result<Report> {
     let files = places::to_unconfigure(target)?;
     let effective = match (target.restart, target.runtime) {
         (true, Engine::Containerd) => check::effective(&files.main, files.containerd.as_deref())
-            .context("containerd cannot read its configuration as it is, and would not come up again; leave --restart away; nothing was changed")?,
+            .context(
+                "containerd cannot read its configuration as it is, and would not come up \
+                      again; leave out --restart; nothing was changed",
+            )?,
         _ => None,
     };
     let removal = Removal {

@@ -88,7 +88,7 @@ impl Report {
             writeln!(out, "checked by: {by}")?;
         }
         if let Some(by) = &self.restarted_by {
-            writeln!(out, "{} has taken it in, after: {by}", self.engine.name())?;
+            writeln!(out, "{} has loaded it, after: {by}", self.engine.name())?;
         }
         for note in &self.notes {
             writeln!(out, "note: {note}")?;
@@ -106,7 +106,7 @@ fn said(action: Action) -> &'static str {
         Action::Changed => "changed",
         Action::Unchanged => "nothing to change",
         Action::Restored => "as it was before, byte for byte",
-        Action::TakenOut => "only what is ours was taken out, all other edits were kept",
+        Action::TakenOut => "only frostlock's entry was taken out, all other edits were kept",
         Action::Removed => "removed; there was no such file before",
     }
 }

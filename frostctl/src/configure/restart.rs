@@ -149,10 +149,9 @@ impl Restart<'_> {
         match (says, handler) {
             (Says::Has(None), Handler::There) | (Says::HasNot, Handler::Gone) => None,
             (Says::Untold, _) | (_, Handler::Any) => None,
-            (Says::Has(Some(owed)), Handler::There) => Some(format!(
-                "{engine} answers, and has not taken its files in {}: {owed}",
-                within()
-            )),
+            (Says::Has(Some(owed)), Handler::There) => {
+                Some(format!("{engine} answers, but has not loaded its files {}: {owed}", within()))
+            }
             (Says::HasNot, Handler::There) => Some(is_not("there")),
             (Says::Has(_), Handler::Gone) => Some(is_not("gone")),
         }
@@ -170,7 +169,7 @@ impl Restart<'_> {
         match self.wait(Handler::Any, held) {
             // A restart would end its containers, unless live-restore is set.
             Ok(()) if self.engine == Engine::Docker => error.context(
-                "dockerd has read its file again, as it was; a default that it had from us it keeps until \
+                "dockerd has read its old file again; if its default was frostlock's, that stays until \
                  `systemctl restart docker`",
             ),
             Ok(()) => error

@@ -37,7 +37,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<DocumentMut> {
         let line =
             error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
-        anyhow!("is no TOML: {place}{}; nothing was changed", error.message())
+        anyhow!("is not TOML: {place}{}; nothing was changed", error.message())
     })
 }
 
@@ -70,10 +70,10 @@ pub(crate) fn configure(
         if wish.set_as_default { set_default(&mut document, &layout, wish.name)? } else { None };
     let text = document.to_string();
     // toml_edit can be made to print tables that contradict dotted keys.
-    let again = parse(&text).context("cannot be edited by frostctl, please do so by hand")?;
+    let again = parse(&text).context("cannot be edited by frostctl: edit it by hand")?;
     let said = layout.entry(&again, wish.name).and_then(|entry| layout.binary_of(entry));
     if said != Some(wish.binary) {
-        bail!("cannot be edited by frostctl, please do so by hand; nothing was changed");
+        bail!("cannot be edited by frostctl: edit it by hand; nothing was changed");
     }
     Ok(Edited { text, ours: Ours::Entry { default }, wrapped })
 }
@@ -96,7 +96,7 @@ fn add(
         .unwrap_or("runc");
     let wrap = wish.wrap.unwrap_or(default).to_owned();
     if wrap == wish.name {
-        bail!("the runtime {wrap:?} cannot stand in for itself; name another with --wrap");
+        bail!("the runtime {wrap:?} cannot wrap itself; name another with --wrap");
     }
     let mut model = layout.entry(document, &wrap).cloned();
     if model.is_none() {
@@ -121,7 +121,7 @@ fn add(
                 .last()
                 .map_or_else(|| layout.names(document), |(layout, it)| layout.names(it));
             bail!(
-                "has no runtime {:?} to stand in for, and neither has what it imports (there is: {}); name one with --wrap",
+                "has no runtime {:?} to wrap, nor do its imports (there is: {}); name one with --wrap",
                 wrapped.name,
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             )
@@ -185,7 +185,7 @@ fn insert(
     entry: Item,
 ) -> anyhow::Result<()> {
     let runtimes = make(document.as_item_mut(), &layout.runtimes)?;
-    let table = runtimes.as_table_like_mut().context("has runtimes that are no table")?;
+    let table = runtimes.as_table_like_mut().context("has runtimes that are not a table")?;
     table.insert(name, entry);
     Ok(())
 }
@@ -194,7 +194,7 @@ fn set_binary(document: &mut DocumentMut, layout: &Layout, wish: &Wish<'_>) -> a
     let mut path = layout.runtimes.clone();
     if layout.binary.is_empty() {
         let runtimes = make(document.as_item_mut(), &path)?;
-        let table = runtimes.as_table_like_mut().context("has runtimes that are no table")?;
+        let table = runtimes.as_table_like_mut().context("has runtimes that are not a table")?;
         let old = table.get(wish.name).and_then(Item::as_value).map(|value| value.decor().clone());
         let mut list = Value::from(Array::from_iter([wish.binary]));
         if let Some(old) = old {
@@ -269,7 +269,7 @@ fn make<'a>(mut item: &'a mut Item, path: &[&str]) -> anyhow::Result<&'a mut Ite
         let inline = item.is_inline_table();
         let table = item
             .as_table_like_mut()
-            .with_context(|| format!("what {key} is to be in is no table"))?;
+            .with_context(|| format!("the parent of {key} is not a table"))?;
         if !table.contains_key(key) {
             let mut new = Table::new();
             new.set_implicit(true);
@@ -344,7 +344,7 @@ pub(crate) fn import(text: &str, main: &Path, path: &Path) -> anyhow::Result<Opt
     let mut document = parse(text)?;
     Layout::of(Engine::Containerd, &document)?;
     let imports = document.entry("imports").or_insert(value(Array::new()));
-    let imports = imports.as_array_mut().context("has imports that are no list")?;
+    let imports = imports.as_array_mut().context("has imports that are not a list")?;
     let [beside, directory] = [main, path].map(|it| it.parent().unwrap_or(Path::new("/")));
     let covers = |import: &str| {
         let import = beside.join(import);

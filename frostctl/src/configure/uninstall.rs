@@ -25,11 +25,11 @@ use super::{binary, file, live, places, purge, toml_file};
 
 /// Take frostlock off this node
 ///
-/// Takes it out of every configuration that `frostctl configure` has put it into, then removes the
-/// binary. It refuses while containers run through one of these configurations: kubelet cannot end
-/// pods whose handler is gone. As long as a shim or a conmon still calls the binary by its path, a
-/// link to the runtime is left in its place, so that those containers can be stopped and deleted; run
-/// it again when they are gone.
+/// Takes frostlock out of every configuration that `frostctl configure` has put it into, then
+/// removes the binary. It refuses while containers run through one of these configurations: kubelet
+/// cannot end pods whose handler is gone. While a shim or a conmon still calls the binary by its
+/// path, a link to the runtime is left in its place, so that those containers can be stopped and
+/// deleted; run uninstall again when they are gone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Examples:\n",
@@ -41,7 +41,7 @@ pub(crate) struct Uninstall {
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 
-    /// Change nothing, say what would be done; exits with 1 if there is something
+    /// Change nothing, say what would be done; exits with 1 if anything would
     #[arg(long)]
     dry_run: bool,
 
@@ -54,7 +54,7 @@ pub(crate) struct Uninstall {
     #[arg(long, conflicts_with = "purge")]
     keep_configurations: bool,
 
-    /// Go ahead although containers run through it, or hooks call it
+    /// Go ahead although containers run through frostlock, or hooks call it
     #[arg(long)]
     force: bool,
 }
@@ -298,7 +298,7 @@ impl Daemon {
     }
 
     fn may_have_loaded(&self, binary: &Path) -> Caller {
-        let who = format!("{self}, perhaps: it runs, and does not say what it has loaded");
+        let who = format!("{self}, perhaps: it does not say what it has loaded");
         Caller { who, named: binary.to_owned() }
     }
 }
@@ -393,7 +393,7 @@ impl Done {
         match (&self.link_to, self.removed) {
             (Some(_), _) => {}
             (None, true) => {
-                writeln!(out, "{path}: {would}removed, nothing calls it by this name any more")?;
+                writeln!(out, "{path}: {would}removed, nothing calls it by this path any more")?;
             }
             (None, false) => writeln!(out, "{path}: is not there")?,
         }
@@ -404,7 +404,7 @@ impl Done {
             writeln!(out, "{}: {would}a link to {}", path.display(), to.display())?;
         }
         if !links.is_empty() {
-            writeln!(out, "it is still called by")?;
+            writeln!(out, "still called by")?;
             self.called_by.iter().try_for_each(|user| writeln!(out, "  {user}"))?;
         }
         for it in &self.purged {
@@ -417,7 +417,7 @@ impl Done {
             let when = if links.is_empty() { "" } else { ", when these are gone" };
             writeln!(
                 out,
-                "next: `frostctl uninstall --purge` removes what stays and is no setting of yours{when}"
+                "next: `frostctl uninstall --purge` removes what stays, except your settings{when}"
             )?;
         }
         for (path, _) in &links {

@@ -29,12 +29,12 @@ fn wrong_arguments_are_one_line() {
     let mistyped = format!("{directory}/contianerd/config.toml");
     for (extra, why) in [
         (&["--name", &long][..], "too long"),
-        (&["--name", "a b"], "no name for a runtime"),
+        (&["--name", "a b"], "cannot be a runtime's name"),
         (&["--wrap", "nosuch"], "no runtime \"nosuch\""),
-        (&["--wrap", "frostlock"], "stand in for itself"),
+        (&["--wrap", "frostlock"], "cannot wrap itself"),
         (&["--binary", "/nosuch"], "/nosuch"),
-        (&["--config", directory], "no regular file"),
-        (&["--drop-in", "/dev/null"], "no regular file"),
+        (&["--config", directory], "not a regular file"),
+        (&["--drop-in", "/dev/null"], "not a regular file"),
         (&["--config", &mistyped], "there is no directory"),
     ] {
         let replaced = ["--binary", "--config"].into_iter().find(|it| extra.contains(it));
@@ -205,7 +205,7 @@ fn a_file_that_no_containerd_reads_is_restarted_by_nobody() {
     all.push("--restart");
     let (status, _, errors) = copies.frostctl(&all);
     assert_eq!(status, 3, "{errors}");
-    one_line(&errors, "name what restarts it with --restart-command");
+    one_line(&errors, "name a command that restarts it with --restart-command");
     assert_eq!(copies.read("config.toml"), file_of("kind.toml"));
     let said = copies.configure("config.toml", &[]);
     assert!(said.contains("next: restart the containerd that reads"), "{said}");

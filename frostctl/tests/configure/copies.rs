@@ -131,7 +131,7 @@ fn run_again_it_follows_what_is_asked_for_and_what_it_stands_in_for() {
         copies.write("config.toml", &edited);
         assert!(!options(&copies.dump("config.toml")).contains("ShimCgroup = \"/x\""));
         let doctor = ["doctor", "--check", "installation", "--json"];
-        let has_drifted = || copies.frostctl(&doctor).1.contains("is not as runc is");
+        let has_drifted = || copies.frostctl(&doctor).1.contains("no longer matches runc");
         assert!(has_drifted(), "{:?}", copies.frostctl(&doctor));
         copies.configure("config.toml", &[]);
         assert!(!has_drifted());

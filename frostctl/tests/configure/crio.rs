@@ -611,7 +611,7 @@ fn crio_from_nothing_to_a_starved_pod_and_back() {
     no_handler(&crio);
     let (code, said, errors) = crio.frostctl(&["configure", "--runtime", "crio", "--restart"]);
     assert_eq!(code, 0, "{said}{errors}");
-    assert!(said.contains("crio has taken it in"), "{said}");
+    assert!(said.contains("crio has loaded it"), "{said}");
     let now = crio.status();
     now.is("works", 0);
     now.says("loaded", "good", "by the running crio");

@@ -296,7 +296,7 @@ fn docker_runs_a_container_through_it_and_the_file_comes_back() {
     let words = [&["--wrap", "logged", "--set-as-default"][..], &restart].concat();
     let (status, said, errors) = docker.frostctl("configure", &words);
     assert_eq!(status, 0, "{said}{errors}");
-    assert!(said.contains("docker has taken it in, after: kill"), "{said}");
+    assert!(said.contains("docker has loaded it, after: kill"), "{said}");
     assert_eq!(docker.says(&default), NAME);
     let out = a_container_through_it_and_out(&docker, &[], &before);
     docker.reload();

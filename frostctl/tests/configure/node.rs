@@ -227,7 +227,7 @@ fn in_and_off(containerd: &str) {
     let (status, said, errors) = run(&["configure", "--runtime", "containerd", "--restart"]);
     assert_eq!(status, 0, "{said}{errors}");
     assert!(
-        said.contains("containerd has taken it in, after: systemctl restart containerd"),
+        said.contains("containerd has loaded it, after: systemctl restart containerd"),
         "{said}"
     );
     assert!(!said.contains("next: systemctl"), "{said}");

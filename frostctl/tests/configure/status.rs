@@ -101,7 +101,7 @@ fn a_life(node: &Node) {
     let now = status(&[]);
     now.is("owed", 1);
     now.says("configured", "good", "frostlock (not the default)");
-    now.says("loaded", "owed", "a restart of containerd is owed: it has no runtime frostlock yet");
+    now.says("loaded", "owed", "containerd needs a restart: it has no runtime frostlock yet");
 
     node.restart();
     let sandbox = node.client().run_pod_sandbox_by(NAME, &pod("through")).unwrap();

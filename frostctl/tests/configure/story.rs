@@ -41,7 +41,7 @@ fn story(place: &Place<'_>, before: &str) {
     let began = Instant::now();
     let configure = |more| [&["configure", "--runtime", place.engine, more], place.words].concat();
     let installed = (place.look)();
-    place.says(&["status"], 1, "something is owed");
+    place.says(&["status"], 1, "something is left to do");
     place.says(&configure("--dry-run"), 1, "frostlock");
     assert_eq!((place.look)(), installed, "--dry-run");
     place.says(&configure("--restart"), 0, "checked by");
