@@ -163,32 +163,37 @@ const DEFECTS: &[Defect] = &[
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/12678",
-        what: "CRI gives the handling of an exit 10 s; when runc delete takes longer, RUNNING stays",
+        what: "CRI gives the handling of an exit 10 s; when runc delete takes longer, the container \
+               stays RUNNING",
         sign: Sign::OnlyCri,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/12600",
-        what: "a restart of containerd while it stops a container leaves RUNNING, and the shim",
+        what: "a restart of containerd while it stops a container leaves the container RUNNING, and \
+               its shim",
         kinds: &[Kind::Phantom, Kind::Disagreement, Kind::Orphan],
         sign: Sign::ShimAlive,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/8931",
-        what: "a delete is given up at 10 s while the shim goes on; the next finds nothing",
+        what: "containerd gives up a delete at 10 s while the shim goes on with it; the next delete \
+               finds nothing",
         kinds: &[Kind::Orphan],
         sign: Sign::Any,
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/pull/13544",
-        what: "a shim whose listeners are slow gives up on an exit after 1 s: it is noticed late or never",
+        what: "a shim whose listeners are slow gives up on an exit after 1 s: the exit is noticed \
+               late or never",
         ..CONTAINERD
     },
     Defect {
         reference: "https://github.com/containerd/containerd/issues/4016",
-        what: "runc says that the container does not exist, the shim that it runs: nobody can kill it",
+        what: "runc says that the container does not exist, the shim says that it runs: nobody can \
+               kill it",
         kinds: &[Kind::Disagreement],
         ..CONTAINERD
     },
@@ -229,7 +234,8 @@ const DEFECTS: &[Defect] = &[
     },
     Defect {
         reference: "https://github.com/opencontainers/runc/blob/v1.1.15/delete.go",
-        what: "delete --force returns 0 although processes and cgroups are left, as of a throttled one",
+        what: "delete --force returns 0 although processes and cgroups are left, as of a throttled \
+               container",
         fixed_in: &[v(1, 2, 0)],
         kinds: &[Kind::StoppedButPopulated, Kind::Orphan],
         sign: Sign::NoState,

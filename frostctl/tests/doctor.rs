@@ -76,10 +76,10 @@ fn recorded_nodes_have_the_findings_that_are_known_of_them() {
                 "error cgroup-driver: kubelet uses the systemd driver and containerd's runtime runc the cgroupfs driver",
                 "note kubepods: /kubepods.slice (systemd driver) has 1 pod: 1 guaranteed, 0 burstable, 0 besteffort",
                 "note versions: containerd 1.7.13 has 5 known defects",
-                "note versions: containerd 1.7.13, as every newer one, can lose an exit",
+                "note versions: containerd 1.7.13, like every newer one, can lose an exit",
                 "note versions: the support of containerd 1.7.13 by its project ended on 2026-09-30",
                 "note versions: runc 1.1.7 has 1 known defect",
-                "note versions: runc 1.1.7 has 2 known defects that frostlock makes good",
+                "note versions: runc 1.1.7 has 2 known defects that frostlock works around",
                 "note versions: the support of runc 1.1.7 by its project ended before 2026-10-31",
                 NOT_OURS,
             ],
@@ -142,7 +142,7 @@ fn a_plugin_of_node_problem_detector() {
         (
             "guaranteed",
             2,
-            "not checked: freezer: this is tried or read on a live node only, and this is ...",
+            "not checked: freezer: this needs a live node, and this is a recorded one",
         ),
         ("no-kubepods", 1, "kubepods: kubelet's root /kubepods is not there"),
         (
@@ -518,7 +518,7 @@ fn what_only_root_sees_is_not_called_fine_to_others() {
     // It also does not claim that nothing runs, or which version.
     for check in ["versions", "cgroup-driver"] {
         let ended = as_nobody(&scratch, &["doctor", "--check", check]);
-        assert!(ended.stdout.contains("only root sees all of it"), "{ended:?}");
+        assert!(ended.stdout.contains("only root can see all of this"), "{ended:?}");
         assert!(!ended.stdout.contains("runs\n"), "{ended:?}");
         let ended = scratch.frostctl(&["doctor", "--check", check]);
         assert!(!ended.stdout.contains("only root"), "the control: {ended:?}");
@@ -710,7 +710,7 @@ fn a_wrapper_that_cannot_be_run_or_is_of_another_version_is_found() {
         "/etc/containerd/whole",
         "/etc/containerd/config.toml",
     ]));
-    let still = "warning installation: runtime frostlock is not frostlock any more, and containerd has it loaded still";
+    let still = "warning installation: runtime frostlock is no longer frostlock in the file, and containerd still has it loaded";
     assert_eq!(look(), (Some(1), vec![still.to_owned()]));
 
     // A containerd that does not run cannot be asked.
@@ -820,7 +820,7 @@ fn what_a_killed_doctor_left_goes() {
 
     let (code, report) = doctor(&scratch, &["--check", "own-state"]);
     let found = problems(&report);
-    let left = format!("a doctor that was killed has left /frostlock-doctor-{killed}-");
+    let left = format!("a killed doctor left /frostlock-doctor-{killed}-");
     assert!(code == Some(1) && found.len() == 1 && found[0].contains(&left), "{found:?}");
     let (_, report) = doctor(&scratch, &["--check", "own-state", "--fix"]);
     assert_eq!(report["fixes"][0]["ok"], true, "{}", report["fixes"]);

@@ -41,7 +41,7 @@ impl Need {
         // Only root sees which mount namespace another user's process is in.
         let is_blind = is_live && !node.is_root;
         let none =
-            |seen| if is_blind { "no such file; one that runs only root sees" } else { seen };
+            |seen| if is_blind { "no such file; only root can see a running one" } else { seen };
         match self {
             Need::Mounts => said(
                 "the mounts of this node cannot be read",
@@ -49,18 +49,18 @@ impl Need {
                 "mount proc at /proc, or run frostctl in the node's mount namespace",
             ),
             Need::Live if !is_live => said(
-                "this is tried or read on a live node only, and this is a recorded one",
+                "this needs a live node, and this is a recorded one",
                 (Path::new("/"), "a recorded tree has no threads, no freezer and no open files"),
                 "run doctor without --root, on the node",
             ),
             Need::Root if is_live && !node.is_root => said(
-                "only root sees all of it",
+                "only root can see all of this",
                 (Path::new("/proc/self/status"), "the effective user is not root"),
                 "run doctor as root",
             ),
             Need::Processes if is_live && !node.sees_processes => said(
-                "the processes of this node are not to be seen",
-                (Path::new("/proc"), "it has no process 1, or that of a container"),
+                "the processes of this node are not visible",
+                (Path::new("/proc"), "process 1 is missing, or is a container's"),
                 "run doctor as root, with proc mounted at /proc (hidepid hides others' processes); in a pod with hostPID: true",
             ),
             Need::Kubelet if !node.kubelet.is_expected() && node.ask.cgroup_root.is_none() => said(

@@ -129,7 +129,7 @@ fn make(node: &Node, cgroup: &Identity) -> anyhow::Result<String> {
         }
     }
     Ok(if made.is_empty() {
-        format!("{cgroup} was as it has to be")
+        format!("{cgroup} was in order already")
     } else {
         format!("made {}", made.join(", "))
     })

@@ -40,7 +40,7 @@ pub(crate) use trial::Sleep;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = report::HELP)]
 pub(crate) struct Doctor {
-    /// Mend what can be mended without taking anything from anybody, and say what was done
+    /// Mend what is safe to mend, and say what was done
     #[arg(long, conflicts_with = "root")]
     fix: bool,
 
@@ -68,7 +68,7 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "PATH")]
     cgroup_root: Option<PathBuf>,
 
-    /// A pod's cgroup without a process is a leftover when nothing changed in it for so long
+    /// A pod's cgroup without a process is a leftover once nothing has changed in it for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     leftover_age: u64,
 }
@@ -105,7 +105,7 @@ impl Doctor {
         if let Some(directory) = &self.root {
             if !directory.join("proc").is_dir() {
                 bail!(
-                    "{} is no recorded node: it has no directory proc (see docs/doctor.md)",
+                    "{} is not a recorded node: it has no directory proc (see docs/doctor.md)",
                     directory.display()
                 );
             }
@@ -144,7 +144,7 @@ impl Doctor {
             let result = match fix {
                 _ if is_over => Err(anyhow::anyhow!("{name}: interrupted before it was begun")),
                 Ok(fix) => fix.run(node),
-                Err(_) => Err(anyhow::anyhow!("is no path of a cgroup")),
+                Err(_) => Err(anyhow::anyhow!("is not a cgroup's path")),
             };
             let (ok, result) = match result {
                 Ok(said) => (true, said),

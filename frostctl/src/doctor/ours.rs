@@ -225,7 +225,7 @@ fn owed(containerd: &Containerd, is_seen: bool) -> Option<(PathBuf, Result<Vec<O
         Some(_) => loaded::ask(&containerd.socket),
         // A containerd that starts later reads the file then.
         None if has_ours && !is_seen => {
-            Err(Unasked::NoAnswer("the processes of the node are not to be seen".to_owned()))
+            Err(Unasked::NoAnswer("the processes of the node are not visible".to_owned()))
         }
         None if has_ours => Err(Unasked::NoAnswer("it does not run".to_owned())),
         None => return None,

@@ -14,26 +14,25 @@ use crate::node::tree::Driver;
 use crate::output::Output;
 
 pub(crate) const HELP: &str = "\
-Every finding says what was seen where, what comes of it, and what to do. A note is no problem.
+Every finding says what was seen where, what comes of it, and what to do. A note is not a problem.
 \"not checked\" is what could not be seen, and why: neither fine nor wrong.
 
 Exit status:
   0  every check saw all of it, and found nothing but notes
   1  a warning or an error; with --fix: one is left, or could not be mended
-  2  neither, and something was not checked; or the command line is wrong
-  3  it could not look, or not print; standard error says why
+  2  no warning and no error, but something was not checked; or the command line is wrong
+  3  doctor could not look, or could not print; standard error says why
 
   frostctl doctor                          look
   frostctl doctor --fix                    mend what is safe, look again
   frostctl doctor --explain                what the checks look at
   frostctl doctor --npd --check kubepods   one line for node-problem-detector (exit 0, 1 or 2)
 
---fix makes a missing kubepods root with its controllers (by mkdir, or as a slice through
-systemd), mounts a v1 controller that is not mounted, thaws what an operation of frostlock's that
-was killed has left frozen, puts back the threads that one has left lifted, and removes empty
-cgroups of pods that are gone, those of a doctor that was killed, thawed first, and stale files of
-frostlock's. It never thaws anything else (--thaw PATH does, one cgroup at a time), ends no
-process, edits no configuration.";
+--fix makes a missing kubepods root with its controllers (by mkdir, or as a slice through systemd),
+mounts a v1 controller that is not mounted, thaws what a killed operation of frostlock's left
+frozen, puts back the threads that a killed one left lifted, and removes empty cgroups of pods that
+are gone, cgroups of a killed doctor, thawed first, and stale files of frostlock's. It thaws
+nothing else (--thaw PATH does, one cgroup at a time), ends no process, edits no configuration.";
 
 /// The output of `--json`.
 #[derive(Debug, Serialize)]
@@ -133,7 +132,7 @@ fn headline(report: &Report) -> String {
         Layout::V1 => "cgroup v1",
         Layout::V2 => "cgroup v2",
         Layout::Hybrid => "cgroup v1 with v2 beside it (hybrid)",
-        Layout::None => return "no cgroups are to be seen".to_owned(),
+        Layout::None => return "no cgroups are visible".to_owned(),
     };
     match report.kubepods.as_slice() {
         [] => format!("{version}; no kubepods"),

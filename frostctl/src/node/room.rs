@@ -66,7 +66,7 @@ impl NoRoom {
             }
             NoRoom::NoInodes => format!("remove files: df -i {state}"),
             NoRoom::ReadOnly => format!(
-                "find out why it is (dmesg), then: mount -o remount,rw $(findmnt -nT {state} -o TARGET)"
+                "find out why (dmesg), then: mount -o remount,rw $(findmnt -nT {state} -o TARGET)"
             ),
             NoRoom::NotWritable(_) => {
                 format!("lsattr -d {state}; frostlock needs a directory of root's with mode 0700")

@@ -19,7 +19,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         Finding::not_checked(NAME, "the journal cannot be read")
             .seen(node.ours.state.path(), why)
             .so("whether lifts were refused in the last hour is not known")
-            .remedy("move what is in its place away; the next operation begins a new one")
+            .remedy("move away what is at this path; the next operation begins a new journal")
     });
     let refused = operations.refusals.iter().map(|(reason, it)| refused(node, reason, it));
     unread.into_iter().chain(spent(&node.ours.spent)).chain(refused).collect()
@@ -89,8 +89,8 @@ fn told(reason: &Reason) -> (&'static str, &'static str, &'static str) {
         Reason::NoCapability => (
             "a lift was refused for want of CAP_SYS_NICE",
             STARVED,
-            "give CAP_SYS_NICE to whoever calls frostlock (containerd's unit: CapabilityBoundingSet); a \
-             rootless one cannot have it",
+            "give CAP_SYS_NICE to whatever calls frostlock (containerd's unit: \
+             CapabilityBoundingSet); a rootless caller cannot have it",
         ),
         Reason::PodLimit => (
             "a lift ended early as the pod's account was spent",

@@ -68,7 +68,7 @@ fn on_v1(node: &Node, controller: &str, so: &str) -> Option<Finding> {
     if let Some(v2) = v2 {
         let seen = finding.seen(v2.mountpoint.join("cgroup.controllers"), controller);
         return Some(seen.remedy(
-            "it is with the v2 tree, and one controller cannot be with both: boot with \
+            "the v2 tree has it, and a controller cannot be in both: boot with \
              systemd.unified_cgroup_hierarchy=1, or =0 for v1 alone",
         ));
     }

@@ -17,7 +17,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if let Some(file) = &node.kubelet.unseen {
         findings.push(
-            Finding::note(NAME, "kubelet's configuration is not to be seen from here")
+            Finding::note(NAME, "kubelet's configuration is not visible from here")
                 .seen(file, "is not there; kubelet was started with it")
                 .so("which cgroup driver kubelet uses is known only if a flag says it")
                 .remedy("run doctor on the node, or share that file with doctor's container"),
@@ -39,7 +39,7 @@ fn unreadable(containerd: &Containerd) -> Vec<Finding> {
             Finding::warning(NAME, "containerd's configuration cannot be read")
                 .seen(file, why)
                 .so("which cgroup driver its runtimes use is not known; containerd does not start with it")
-                .remedy("mend the file; what containerd makes of it: containerd config dump")
+                .remedy("mend the file; to see what containerd reads from it: containerd config dump")
         })
         .collect()
 }
@@ -108,7 +108,7 @@ fn without_systemd(node: &Node) -> Option<Finding> {
     }
     if node.has_systemd.is_none() {
         return Some(
-            Finding::note(NAME, "whether systemd runs on this node is not to be seen from here")
+            Finding::note(NAME, "whether systemd runs on this node cannot be seen from here")
                 .seen("/run/systemd/system", "is not there, and pid 1 is not the node's")
                 .so("kubelet's driver, systemd, was not checked against it")
                 .remedy("run doctor on the node, or share /run/systemd or the pids (hostPID) with doctor's container"),
@@ -143,8 +143,8 @@ fn both_trees(node: &Node) -> Option<Finding> {
         Finding::warning(NAME, "there are pods' cgroups of both drivers")
             .seen(systemd.path.as_path(), lives(systemd))
             .seen(cgroupfs.path.as_path(), lives(cgroupfs))
-            .so("the driver was changed on a node that was not drained: limits and figures of the older \
-                 pods are in a tree that kubelet does not look at")
+            .so("the driver was changed on a node that was not drained: limits and figures of the \
+                 older pods are in a tree that kubelet does not read")
             .remedy("drain the node, restart containerd and kubelet; doctor --fix removes what is empty then"),
     )
 }

@@ -17,7 +17,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     for left in &node.ours.unfinished {
         let is_frozen = node.tree.frozen.iter().any(|it| is_of(left.cgroup.as_ref(), &it.path));
         if !is_frozen {
-            let what = left.operation.as_deref().unwrap_or("no operation that can be told");
+            let what = left.operation.as_deref().unwrap_or("which one is not known");
             let cgroup = left.cgroup.as_ref();
             let fix = cgroup
                 .map_or_else(|| Fix::RemoveNote(left.note.clone()), |it| Fix::Undo(it.clone()));
@@ -61,16 +61,17 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
     let finding = match (left, is_paused) {
         (Some(left), false) => Finding::error(NAME, what)
             .seen(&left.note, format!("{} by pid {}, which is gone", left.operation.as_deref().unwrap_or("?"), left.pid))
-            .remedy("frostctl doctor --fix thaws it: it was an operation of frostlock's that was killed")
+            .remedy("frostctl doctor --fix thaws it: a killed operation of frostlock's froze it")
             .fix(Fix::Undo(left.cgroup.clone().unwrap_or_else(|| frozen.path.clone()))),
         (_, true) => Finding::note(NAME, format!("{what}: it was paused through frostlock"))
-            .remedy("nothing has to be done; resume it with what paused it"),
+            .remedy("nothing has to be done; whoever paused it resumes it"),
         (None, false) if frozen.state == Freezer::Freezing => Finding::error(NAME, what).remedy(format!(
             "see what the tasks wait for (cat /proc/PID/stack); one in state D has to come out of it \
              first. Then: frostctl doctor --fix --thaw {path}"
         )),
         (None, false) if is_pod => Finding::warning(NAME, what).remedy(format!(
-            "kubelet pauses nobody. If nobody else wants it so: frostctl doctor --fix --thaw {path}"
+            "kubelet pauses no container. If nobody else wants it frozen: frostctl doctor --fix \
+             --thaw {path}"
         )),
         (None, false) => Finding::note(NAME, format!("{what}; most likely somebody paused it")).remedy(format!(
             "resume it with what paused it (docker unpause, ctr task resume, runc resume); if nobody did: \

@@ -39,8 +39,8 @@ fn judge(inotify: &Inotify) -> Option<Finding> {
                  start or miss changes of their files, and on v2 a containerd-shim, which takes one for \
                  each container, does not see its OOM kills. frostlock and frostctl use none")
             .remedy(format!(
-                "sysctl -w {}={}, and the same line in a file of /etc/sysctl.d; one process that has \
-                 far more than the others loses them: restart it",
+                "sysctl -w {}={}, and the same line in a file of /etc/sysctl.d; a process that has \
+                 far more than the others leaks them: restart it",
                 "fs.inotify.max_user_instances",
                 recommended(limit)
             )),

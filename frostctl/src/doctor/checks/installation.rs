@@ -60,7 +60,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         findings.push(
             Finding::warning(NAME, "frostlock is switched off")
                 .seen(ours.state.kill_switch(), "is there")
-                .so("every command is the bare runtime's")
+                .so("every command runs the bare runtime")
                 .remedy(format!("rm {}", ours.state.kill_switch().display())),
         );
     }
@@ -84,7 +84,7 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
             return vec![
                 Finding::not_checked(
                     NAME,
-                    "whether frostlock's entries are as those that they stand in for was not checked",
+                    "frostlock's entries were not compared with those that they wrap",
                 )
                 .seen("frostctl's records", format!("{error:#}"))
                 .remedy("run it as root"),
@@ -93,7 +93,7 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
     };
     let finding = |it: &Drift| {
         let what =
-            format!("the runtime {} is not as {} is, for which it stands in", it.name, it.wrapped);
+            format!("the runtime {} no longer matches {}, which it wraps", it.name, it.wrapped);
         Finding::warning(NAME, what)
             .seen(&it.file, &it.what)
             .so("its containers run with other options than they would without frostlock")
@@ -171,7 +171,9 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
             "pods of its runtime class do not start: no runtime for it is configured",
         ),
         Owed::StillLoaded(name) => (
-            format!("runtime {name} is not frostlock any more, and containerd has it loaded still"),
+            format!(
+                "runtime {name} is no longer frostlock in the file, and containerd still has it loaded"
+            ),
             format!("has no runtimes.{name} of frostlock"),
             format!("has {name}"),
             "new pods of it still run through frostlock, and do not start once it is removed",
@@ -203,7 +205,7 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
         .seen(file, configured)
         .seen(socket, loaded)
         .so(so)
-        .remedy("restart containerd (systemctl restart containerd); containers go on meanwhile")
+        .remedy("restart containerd (systemctl restart containerd); containers keep running")
 }
 
 /// The value of an option; a missing option has its zero value.

@@ -160,8 +160,8 @@ fn per_qos(node: &Node) -> Option<Finding> {
     Some(
         Finding::note(NAME, "kubelet was told to have no cgroups of QoS classes and pods")
             .seen(&said.by, "cgroupsPerQOS: false")
-            .so("it needs no kubepods, and none is made; pods are not isolated from each other, and \
-                 figures of their use are not reliable")
+            .so("kubelet needs no kubepods and makes none; pods are not isolated from each other, \
+                 and figures of their use are not reliable")
             .remedy(
                 "nothing has to be done. To have them: cgroupsPerQOS: true; where kubelet then says \
                  `root container [kubepods] doesn't exist`, frostctl doctor --fix",

@@ -52,15 +52,16 @@ pub(crate) const ALL: &[Check] = &[
     Check {
         name: "lift",
         about: "Whether the kernel lets frostlock lift a thread in a cgroup above the fair ones \
-                (SCHED_RR), tried with a sleeping process of its own in a cgroup of its own. frostlock \
-                helps whoever waits for a CPU with it: the runtime, probes, freezes and kills.",
+                (SCHED_RR), tried with a sleeping process of its own in a cgroup of its own. With \
+                the lift, frostlock helps whatever waits for a CPU: the runtime, probes, freezes \
+                and kills.",
         needs: &[Need::Live],
         run: trials::lift,
     },
     Check {
         name: "lifted",
-        about: "Threads that a lifter of frostlock's which was killed has left lifted: they run before \
-                every fair one, and no CPU quota holds them.",
+        about: "Threads that a killed lifter of frostlock's left lifted: they run before every fair \
+                thread, and no CPU quota holds them.",
         needs: &[Need::Live, Need::Root],
         run: lifted::check,
     },
@@ -82,15 +83,15 @@ pub(crate) const ALL: &[Check] = &[
     },
     Check {
         name: "frozen",
-        about: "Cgroups that are frozen, or stuck FREEZING, with the age, the pod and the tasks; and who \
-                did it, if it was an operation of frostlock's that was killed. Only those are thawed by \
-                --fix; another may be somebody's pause: --fix --thaw PATH is for who knows.",
+        about: "Cgroups that are frozen, or stuck FREEZING, with the age, the pod and the tasks; \
+                and which killed operation of frostlock's froze it, if one did. --fix thaws only \
+                those; any other may be somebody's pause: --fix --thaw PATH is for whoever knows.",
         needs: &[Need::Mounts, Need::Root],
         run: frozen::check,
     },
     Check {
         name: "leftovers",
-        about: "Cgroups without a process of pods that kubelet does not know any more.",
+        about: "Cgroups without a process, of pods that kubelet no longer knows.",
         needs: &[Need::Mounts, Need::Kubelet],
         run: leftovers::check,
     },
@@ -103,16 +104,17 @@ pub(crate) const ALL: &[Check] = &[
     },
     Check {
         name: "cgroup-driver",
-        about: "kubelet's cgroup driver against that of containerd's runtimes and against systemd being \
-                there, and whether the tree shows traces of the other one.",
+        about: "Whether kubelet's cgroup driver is that of containerd's runtimes, whether systemd \
+                is there if the driver needs it, and whether the tree shows traces of the other \
+                driver.",
         needs: &[Need::Root, Need::Kubelet, Need::Containerd, Need::Processes],
         run: drivers::check,
     },
     Check {
         name: "versions",
         about: "Versions of containerd and runc with known defects around freezes and lost exits: which, \
-                what they do, in which version they were mended; versions of these and of kubelet that \
-                are out of support. Notes only: a distribution may have mended its package.",
+                what they do, which version fixed them; versions of these and of kubelet that are \
+                out of support. Notes only: a distribution may have fixed its package.",
         needs: &[Need::Root, Need::Containerd, Need::Processes],
         run: versions::check,
     },
@@ -129,8 +131,8 @@ pub(crate) const ALL: &[Check] = &[
         about: "frostlock itself: its configuration, its runtime, its state directory (its owner, room in it), \
                 syslog; whether a runtime of containerd's goes through it, whether the programs of these \
                 are there, executable and of frostctl's version, whether the running containerd has loaded \
-                what its file says (asked over CRI), and whether what `frostctl configure` has copied is \
-                still as its model.",
+                what its file says (asked over CRI), and whether what `frostctl configure` copied \
+                from the wrapped entry still matches it.",
         needs: &[Need::Live, Need::Containerd, Need::Root],
         run: installation::check,
     },

@@ -55,7 +55,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
                         MOUNTINFO,
                         format!("{} shows {}", place.display(), hierarchy.root.display()),
                     )
-                    .so("what is above or beside that is not looked at")
+                    .so("the cgroups above or beside that part were not checked")
                     .remedy("run frostctl on the host rather than in a container to see all"),
             );
         }
@@ -78,7 +78,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     if node.tree.cut {
         findings.push(
             Finding::warning(NAME, "there are more cgroups than doctor looks at")
-                .so("what is beyond the first 100,000 was not checked")
+                .so("those beyond the first 100,000 were not checked")
                 .remedy("find out who makes them: find /sys/fs/cgroup -maxdepth 3 -type d"),
         );
     }

@@ -30,8 +30,8 @@ fn held(node: &Node) -> Vec<Finding> {
         Finding::warning(NAME, what)
             .seen(file, holder.to_string())
             .so(
-                "every other operation on the container waits its time for it, and then goes ahead \
-                 without the lock",
+                "every other operation on the container waits for the lock as long as it may, then \
+                 goes ahead without it",
             )
             .remedy(format!(
                 "see what it waits for: cat /proc/{pid}/stack, and that of its children; the lock \
@@ -87,7 +87,7 @@ fn scratch(node: &Node) -> Vec<Finding> {
 }
 
 fn left_behind(cgroup: &Identity, dirs: Vec<PathBuf>) -> Finding {
-    Finding::warning(NAME, format!("a doctor that was killed has left {cgroup}"))
+    Finding::warning(NAME, format!("a killed doctor left {cgroup}"))
         .seen(cgroup.as_path(), "its owner is gone")
         .so("none; its process ended with its owner, or is frozen")
         .remedy("frostctl doctor --fix removes it")

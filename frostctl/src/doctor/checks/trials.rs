@@ -86,7 +86,7 @@ fn ways_out(refused: &Refused) -> Vec<String> {
     };
     let unthrottled = match is_at_least(6, 12) {
         true => "the kernel's fair server still keeps 5 % of each CPU for everybody else",
-        false => "a real-time thread that spins then has a CPU of its own for ever",
+        false => "a spinning real-time thread then keeps its CPU for ever",
     };
     let sysctl = format!(
         "sysctl kernel.sched_rt_runtime_us=-1, after which nothing throttles real-time threads: \

@@ -19,7 +19,8 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     if node.programs.is_empty() && !node.containerds.is_empty() {
         findings.push(
             Finding::not_checked(NAME, "no program said its version")
-                .seen("/versions", "is not there; of a live node: neither containerd nor a runtime was found")
+                .seen("/versions", "is not there; on a live node: neither containerd nor a runtime \
+                       was found")
                 .remedy("record what `containerd --version` and `runc --version` print (docs/doctor.md)"),
         );
     }
@@ -87,7 +88,7 @@ fn to_update(program: &Program, version: Version, defects: &[&Defect]) -> Findin
 fn to_watch(program: &Program, version: Version, defects: &[&Defect]) -> Finding {
     let name = &program.name;
     let finding =
-        Finding::note(NAME, format!("{name} {version}, as every newer one, can lose an exit"));
+        Finding::note(NAME, format!("{name} {version}, like every newer one, can lose an exit"));
     shown(finding, program, defects)
         .so(consequence(name))
         .remedy("frostctl audit --watch says when it happens, frostctl audit --heal puts it right")
@@ -95,7 +96,7 @@ fn to_watch(program: &Program, version: Version, defects: &[&Defect]) -> Finding
 
 fn to_wrap(node: &Node, program: &Program, version: Version, defects: &[&Defect]) -> Finding {
     let title =
-        format!("{} {version} has {} that frostlock makes good", program.name, counted(defects));
+        format!("{} {version} has {} that frostlock works around", program.name, counted(defects));
     let remedy = match node.ours.entries.as_slice() {
         [] => {
             "frostctl configure puts frostlock in front of it, which locks, lifts, retries and undoes"
