@@ -20,19 +20,19 @@ use crate::output::{Output, note, plain};
 /// A reason is one line; the rest of the file is not read.
 const REASON_BYTES: u64 = 1000;
 
-/// Switch frostlock off: every command is the bare runtime's
+/// Switch frostlock off: every command runs the bare runtime
 ///
-/// It holds from the next command on, for all containers, those that run as well. Nothing has to be
-/// restarted, and no container notices. An operation that is under way goes on to its end as it
-/// began. Nothing is locked, lifted, repeated or recorded until `frostctl on`, or a reboot, since
-/// /run does not outlive one. An engine whose environment names another state directory has a switch
-/// of its own there, which goes with it unless FROSTLOCK_STATE_DIR names one for frostctl as well.
+/// The switch holds from the next command on, for all containers, running ones included. Nothing
+/// has to be restarted, and no container notices. An operation under way ends as it began. Nothing
+/// is locked, lifted, retried or recorded until `frostctl on`, or until a reboot, which empties
+/// /run. An engine whose environment names another state directory has its own switch there;
+/// frostctl off sets that one as well, unless FROSTLOCK_STATE_DIR names a directory for frostctl.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Exit status:\n",
-    "  0  it is off, also where it was off before\n",
+    "  0  frostlock is off, even if it was off before\n",
     "  2  the command line is wrong\n",
-    "  3  it could not be switched off; standard error says why"
+    "  3  frostlock could not be switched off; standard error says why"
 ))]
 pub(crate) struct Off {
     /// Why, for whoever finds it switched off; `frostctl status` shows it
@@ -42,13 +42,13 @@ pub(crate) struct Off {
 
 /// Switch frostlock on again
 ///
-/// It holds from the next command on.
+/// The switch holds from the next command on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Exit status:\n",
-    "  0  it is on, also where it was on before\n",
+    "  0  frostlock is on, even if it was on before\n",
     "  2  the command line is wrong\n",
-    "  3  it could not be switched on; standard error says why"
+    "  3  frostlock could not be switched on; standard error says why"
 ))]
 pub(crate) struct On;
 
@@ -110,7 +110,7 @@ impl Off {
         let state = ours("off")?;
         let changed = create(&state).with_context(|| cannot("off", &state))?;
         if let Some(Err(error)) = self.reason.as_deref().map(|reason| write(&state, reason)) {
-            note(&format!("it is off, but the reason could not be written: {error}"));
+            note(&format!("frostlock is off, but the reason could not be written: {error}"));
         }
         let switch = Switch::read(&state).with_context(|| cannot("off", &state))?;
         if !switch.is_off {
@@ -176,14 +176,14 @@ fn ours(word: &str) -> anyhow::Result<StateDir> {
     let was_named = std::env::var_os(STATE_DIR).is_some();
     if !nix::unistd::geteuid().is_root() && !was_named {
         let own = StateDir::from_env();
-        let needs_root = format!("to switch frostlock {word} for the whole node needs root");
+        let needs_root = format!("switching frostlock {word} for the whole node needs root");
         // Without XDG_RUNTIME_DIR, a user has no directory of their own.
         if own.is_the_nodes() {
             bail!(needs_root);
         }
         let own = own.path().display();
         bail!(
-            "{needs_root}; for rootless containers of yours: FROSTLOCK_STATE_DIR={own} frostctl {word}"
+            "{needs_root}; for your own rootless containers: FROSTLOCK_STATE_DIR={own} frostctl {word}"
         );
     }
     Ok(StateDir::from_env())
@@ -213,7 +213,7 @@ fn write(state: &StateDir, reason: &str) -> io::Result<()> {
     let line = cgroup::text::one_line(reason.as_ref(), REASON_BYTES as usize);
     let mut file = options.open(state.kill_switch())?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     file.set_len(0)?;
     file.write_all(format!("{line}\n").as_bytes())
@@ -239,9 +239,9 @@ impl Done {
         }
         writeln!(
             out,
-            "  containers that run go on; from now on each command is the bare runtime's"
+            "  containers that run go on; from now on each command runs the bare runtime"
         )?;
-        writeln!(out, "  nothing is locked, lifted, repeated or recorded")?;
+        writeln!(out, "  nothing is locked, lifted, retried or recorded")?;
         // Others are on a disk, or in a directory that somebody chose.
         let or_reboot = if self.switch.path.starts_with("/run") { ", or a reboot" } else { "" };
         writeln!(out, "  until: frostctl on{or_reboot}")

@@ -177,7 +177,10 @@ fn it_goes_off_on_a_full_run() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
     let ended = Ended::of(command.arg(place.dir.path()));
-    assert!(ended.stderr.contains("it is off, but the reason could not be written"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("frostlock is off, but the reason could not be written"),
+        "{ended:?}"
+    );
     // The last write finds no free inode, and reports it.
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.contains("cannot switch frostlock off"), "{ended:?}");
@@ -206,7 +209,7 @@ fn a_configuration_is_checked() {
     assert_eq!(json["mistakes"][2]["line"], 4);
     let shown = place.frostctl(&["config", "show", "--json"]);
     assert_eq!(shown.code, Some(1), "{shown:?}");
-    assert!(shown.stderr.contains("3 wrong: frostctl config check"), "{shown:?}");
+    assert!(shown.stderr.contains("mistakes: 3; see frostctl config check"), "{shown:?}");
     for name in ["none", "dir", "fifo", "large"] {
         match name {
             "dir" => fs::create_dir(place.path(name)).unwrap(),

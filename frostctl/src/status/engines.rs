@@ -101,7 +101,7 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
     if it.running.is_none() {
         return match is_seen {
             true => Loaded::NotRunning,
-            false => Loaded::NotChecked("the processes of the node are not to be seen".to_owned()),
+            false => Loaded::NotChecked("the processes of the node are not visible".to_owned()),
         };
     }
     let has = match loaded::ask(&it.socket) {

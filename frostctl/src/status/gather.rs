@@ -191,7 +191,7 @@ fn containers(binaries: &[Binary], running: &[Running]) -> Known<usize> {
         return Known::unseen(NOT_ROOT);
     }
     if !processes::is_on_the_node(running) {
-        return Known::unseen("the processes of the node are not to be seen");
+        return Known::unseen("the processes of the node are not visible");
     }
     let mut all: Vec<String> = binaries
         .iter()

@@ -79,7 +79,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Answer> {
     ];
     if let Some(other) = facts.elsewhere.first() {
         answers.iter_mut().filter(|it| DEPEND.contains(&it.question)).for_each(|it| {
-            *it = not_checked(it.question, &format!("{other}, and frostctl was told otherwise"))
+            *it = not_checked(it.question, &format!("{other}, and frostctl's environment differs"))
                 .next("run frostctl status with the same environment");
         });
     }
@@ -216,15 +216,14 @@ fn engine_loaded(engine: &Engine) -> Answer {
     let name = engine.name;
     match &engine.loaded {
         Loaded::AsConfigured => {
-            answer(QUESTION, Judged::Good, format!("by the running {name}, as it is configured"))
+            answer(QUESTION, Judged::Good, format!("by the running {name}, as configured"))
         }
         Loaded::EachTime => {
             answer(QUESTION, Judged::Good, format!("{name} reads its files at each start"))
         }
         Loaded::Otherwise(what) => {
             let what = what.join(", ");
-            let owed =
-                answer(QUESTION, Judged::Owed, format!("a restart of {name} is owed: {what}"));
+            let owed = answer(QUESTION, Judged::Owed, format!("{name} needs a restart: {what}"));
             Answer { next: engine.reload.clone(), ..owed }
         }
         Loaded::NotRunning => {
@@ -247,8 +246,8 @@ fn mode(facts: &Facts) -> Answer {
         Known::Unseen { not_checked: why } => return not_checked(QUESTION, why),
     };
     let does = match config.mode {
-        "observe" => "observe: runs as bare, only records",
-        "lock" => "lock: locks and records, lifts and repeats nothing",
+        "observe" => "observe: runs like the bare runtime, only records",
+        "lock" => "lock: locks and records, neither lifts nor retries",
         other => other,
     };
     match config.mistakes.len() {
@@ -280,7 +279,7 @@ fn switch(facts: &Facts) -> Answer {
     let reason = switch.reason.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
     let since = switch.since.map(|at| time(i64::try_from(at * 1000).unwrap_or(0)));
     let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
-    let what = format!("off{since}{reason}; every command is the bare runtime's");
+    let what = format!("off{since}{reason}; every command runs the bare runtime");
     answer(QUESTION, Judged::Owed, what).next("frostctl on")
 }
 
@@ -322,7 +321,7 @@ fn state(facts: &Facts) -> Answer {
                 .next(format!("chown root {directory} && chmod 0700 {directory}"))
         }
         (None, Some(why)) => {
-            let what = format!("{directory}: {why}: what is new gets no lock and no record");
+            let what = format!("{directory}: {why}: new operations get no lock and no record");
             Answer { next: state.remedy.clone(), ..answer(QUESTION, Judged::Broken, what) }
         }
         (None, None) if state.is_there => {

@@ -86,7 +86,7 @@ fn what_works() {
         [
             "installed: /usr/local/bin/frostlock, version 0.1.0, executable, static",
             "configured: containerd: frostlock (the default) in /etc/containerd/config.toml",
-            "loaded: by the running containerd, as it is configured",
+            "loaded: by the running containerd, as configured",
             "mode: full",
             "switch: on",
             "runtime: /usr/sbin/runc, runc version 1.3.6",
@@ -128,7 +128,7 @@ fn each_fact_has_its_judgement() {
         ("configured", Good, "(not the default)", |it| {
             it.engines[0].handlers[0].is_default = false
         }),
-        ("loaded", Owed, "a restart of containerd is owed: it has no frostlock", |it| {
+        ("loaded", Owed, "containerd needs a restart: it has no frostlock", |it| {
             it.engines[0].loaded = Loaded::Otherwise(vec!["it has no frostlock".into()]);
         }),
         ("loaded", Owed, "does not run", |it| it.engines[0].loaded = Loaded::NotRunning),

@@ -24,19 +24,19 @@ use judge::{Answer, Judged, Verdict};
 
 /// Say whether frostlock works on this node: the first command after an install
 ///
-/// Ten questions: whether it is installed, configured, and loaded by the engine that runs; its mode
-/// and its off switch; the runtime that it will run; its state directory; how many containers go
-/// through it; its last record, and what it did in the last 24 h. What could not be looked at is
-/// "not checked", with the reason, and counts as owed.
+/// Answers ten questions: whether frostlock is installed, configured, and loaded by the running
+/// engine; its mode and its off switch; the runtime that it will run; its state directory; how many
+/// containers go through it; its last record, and what it did in the last 24 h. A question without
+/// an answer is "not checked", with the reason, and counts as left to do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = concat!(
     "Exit status:\n",
-    "  0  it works\n",
-    "  1  something is owed: an install, a restart, a mistake to mend, a question not checked\n",
-    "  2  it is broken: no container can be made through it, or it does nothing of use\n",
+    "  0  frostlock works\n",
+    "  1  something is left to do: an install, a restart, a mistake to mend, a question not checked\n",
+    "  2  frostlock is broken: no container can be made through it, or it does nothing useful\n",
     "  3  there is no answer; standard error says why\n\n",
     "Examples:\n",
-    "  frostctl status                       as root, else much is not checked\n",
+    "  frostctl status                       as root; otherwise much is not checked\n",
     "  frostctl status --json | jq -r .verdict"
 ))]
 pub(crate) struct Status;
@@ -86,7 +86,7 @@ impl Report {
         let said = match self.verdict {
             Verdict::Works => return "frostlock works".to_owned(),
             Verdict::NotKnown => "frostlock: not known whether it works".to_owned(),
-            Verdict::Owed => format!("frostlock: something is owed: {}", names(Judged::Owed)),
+            Verdict::Owed => format!("frostlock: something is left to do: {}", names(Judged::Owed)),
             Verdict::Broken => format!("frostlock is broken: {}", names(Judged::Broken)),
         };
         match names(Judged::NotChecked) {
