@@ -236,7 +236,7 @@ fn what_a_killed_one_left_is_removed_by_the_next() {
     // This run does no more than that, since its runtime fails.
     let ended = Ended::of(&mut selftest(&frostlock(), Path::new("/bin/false")));
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
-    assert!(ended.stderr.contains("which a selftest that was killed had left"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("left by a killed selftest"), "{}", ended.stderr);
     assert_nothing_left(pid);
     assert_nothing_left(ended.pid);
 }
@@ -246,8 +246,11 @@ fn what_it_cannot_use_is_one_line_and_status_3() {
     let _one = one_at_a_time();
     let runc = runtime("runc-1.5.3").path;
     let cases = [
-        (selftest(&frostlock(), Path::new("/no/such/runc")), "/no/such/runc is no program"),
-        (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is no program"),
+        (
+            selftest(&frostlock(), Path::new("/no/such/runc")),
+            "/no/such/runc is not an executable program",
+        ),
+        (selftest(Path::new("/etc/passwd"), &runc), "/etc/passwd is not an executable program"),
         (selftest(&frostlock(), Path::new("/bin/false")), "/bin/false makes no container here"),
         (through_cri_here(), "no containerd runs here"),
         (without_root(&runc), "selftest needs root"),

@@ -101,7 +101,8 @@ pub(super) fn find(socket: Option<&Path>, image: Option<&str>) -> anyhow::Result
 fn no_kubelet(running: &[Running]) -> anyhow::Result<()> {
     let Some(it) = running.iter().find(|it| it.comm != "containerd") else { return Ok(()) };
     bail!(
-        "kubelet runs here ({}, pid {}) and ends pods that it does not know; stop it for the minute that --cri takes (containers go on), or run selftest without --cri",
+        "kubelet runs here ({}, pid {}) and ends pods that it does not know; stop it for the minute \
+         that --cri takes (containers keep running), or run selftest without --cri",
         it.comm,
         it.pid
     )

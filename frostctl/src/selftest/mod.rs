@@ -34,23 +34,23 @@ use report::Report;
 use rounds::{Rounds, Seen};
 use verdict::Verdict;
 
-/// Find out on this node, within a minute, whether frostlock is of use
+/// Find out on this node, within a minute, whether frostlock helps
 ///
-/// Makes one container at a time with a CPU limit of 10m, in a cgroup of its own, whose program spins;
-/// with 50m or 200m where none can be made with that.
-/// The runtime creates, starts, probes (exec), updates, pauses, resumes, kills and deletes it, bare and
-/// through frostlock in turn. Needs root, and no image: the container's only program is frostctl
-/// itself. Nothing stays: containers, cgroups, files, records. No other container is touched.
+/// Makes one container at a time, with a CPU limit of 10m, in a cgroup of its own; its program
+/// spins. Where 10m is too little to make a container, the limit is 50m or 200m. The runtime
+/// creates, starts, probes (exec), updates, pauses, resumes, kills and deletes it, bare and through
+/// frostlock in turn. Needs root, and no image: the container's only program is frostctl itself. No
+/// container, cgroup, file or record stays. No other container is touched.
 ///
-/// With --cri it makes pods of the containerd that runs: by the handler that runs the bare runtime and by
-/// that which runs frostlock, in a pod's cgroup with that limit. Needs an image that the node has, any;
-/// frostctl is mounted into it. A kubelet ends pods that it does not know, so it must not run meanwhile.
-/// The records of these operations stay in the journal.
+/// With --cri it makes pods of the running containerd, by the handler of the bare runtime and by
+/// that of frostlock, in a pod's cgroup with that limit. This needs any one image on the node;
+/// frostctl is mounted into it. kubelet ends pods that it does not know, so it must not run
+/// meanwhile. The records of these operations stay in the journal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exit status:
-  0  works: at least one operation that starves bare is faster, or does not fail any more
-  1  does no harm, and gives nothing here: nothing starved, or the kernel refuses the lift
+  0  works: at least one operation that starves bare is faster, or no longer fails
+  1  does no harm and does not help here: nothing starved, or the kernel refuses the lift
   2  does not work: an operation failed through frostlock, or was slower than bare beyond noise;
      or the command line is wrong
   3  could not be run, or was interrupted; standard error says why")]
@@ -59,7 +59,8 @@ pub(crate) struct Selftest {
     #[arg(long, value_name = "PATH", conflicts_with = "cri")]
     frostlock: Option<PathBuf>,
 
-    /// The runtime to compare it with, and to run by it; by default the one that frostlock finds
+    /// The runtime to compare frostlock with, which frostlock also runs; by default the one that it
+    /// finds
     #[arg(long, value_name = "PATH", conflicts_with = "cri")]
     runtime: Option<PathBuf>,
 
@@ -67,7 +68,7 @@ pub(crate) struct Selftest {
     #[arg(long, value_name = "DRIVER", value_enum, conflicts_with = "cri")]
     cgroup_driver: Option<Driver>,
 
-    /// Test pods of the containerd that runs, instead of the runtime alone
+    /// Test pods of the running containerd, instead of the runtime alone
     #[arg(long)]
     cri: bool,
 
@@ -98,11 +99,11 @@ impl Selftest {
         let interrupts = Interrupts::hold()?;
         let pods = cri::Pods::new(&containerd, cgroups, &interrupts)?;
         for left in pods.clear_leftovers()? {
-            note(&format!("removed {left}, which a selftest that was killed had left"));
+            note(&format!("removed {left}, left by a killed selftest"));
         }
         let seen = pods.measure(&mut Progress::new());
         // Measurements count only if everything was removed.
-        pods.clear().context("selftest could not clear away what it made")?;
+        pods.clear().context("selftest could not remove what it made")?;
         let (seen, ids) = seen?;
         if let Some(why) = seen.never("sandbox").or_else(|| seen.never("start")) {
             bail!("containerd makes no pod here: {why}");
@@ -118,12 +119,12 @@ impl Selftest {
         let (layout, driver) = (cgroups.layout, self.driver());
         let interrupts = Interrupts::hold()?;
         for left in place::clear_leftovers(&cgroups)? {
-            note(&format!("removed {left}, which a selftest that was killed had left"));
+            note(&format!("removed {left}, left by a killed selftest"));
         }
         let place = Place::make(cgroups, driver)?;
         let seen = measure(&place, driver, &frostlock, &runtime, &interrupts);
         // Measurements count only if everything was removed.
-        place.clear().context("selftest could not clear away what it made")?;
+        place.clear().context("selftest could not remove what it made")?;
         let (seen, refused) = seen?;
         if let Some(why) = seen.never("create") {
             bail!("{} makes no container here: {why}", runtime.display());
@@ -177,7 +178,7 @@ fn executable(path: &Path) -> anyhow::Result<PathBuf> {
     let path =
         std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))?;
     if !is_executable(&path) {
-        bail!("{} is no program that can be executed", path.display());
+        bail!("{} is not an executable program", path.display());
     }
     Ok(path)
 }

@@ -173,13 +173,13 @@ fn says(verdict: Verdict, rows: &[Row], lift_refused: Option<&str>, throttled: u
             format!("does not work: {}", wrong.join("; "))
         }
         (Verdict::NotShown, Some(why)) => {
-            format!("does not help here: what waits for a CPU is not lifted ({why})")
+            format!("does not help here: threads that wait for a CPU are not lifted ({why})")
         }
         (Verdict::NotShown, None) if throttled == 0 => {
             "not shown: the kernel did not throttle the container".to_owned()
         }
         (Verdict::NotShown, None) => {
-            "not shown: bare, no operation was slow enough to be helped".to_owned()
+            "not shown: no bare operation was slow enough to be helped".to_owned()
         }
     }
 }
@@ -187,10 +187,12 @@ fn says(verdict: Verdict, rows: &[Row], lift_refused: Option<&str>, throttled: u
 /// The errors themselves are printed before.
 fn wrong(row: &Row) -> Option<String> {
     let how = match row.effect {
-        Effect::Fails => "fails through frostlock alone".to_owned(),
-        Effect::StillFails if row.bare.runs == 0 => "fails, and bare it was not reached".to_owned(),
-        Effect::StillFails if row.frostlock.failed > 0 => "fails as it does bare".to_owned(),
-        Effect::StillFails => format!("takes more than {} s as it does bare", LIMIT.as_secs()),
+        Effect::Fails => "fails only through frostlock".to_owned(),
+        Effect::StillFails if row.bare.runs == 0 => {
+            "fails, and the bare run did not get that far".to_owned()
+        }
+        Effect::StillFails if row.frostlock.failed > 0 => "fails, as it does bare".to_owned(),
+        Effect::StillFails => format!("takes more than {} s, as it does bare", LIMIT.as_secs()),
         Effect::Slower(_) => "is slower through frostlock".to_owned(),
         Effect::Cured | Effect::Faster(_) | Effect::NotShown | Effect::NotReached => return None,
     };
@@ -216,7 +218,7 @@ mod tests {
         let said = says(Verdict::DoesNotWork, &rows, None, 1);
         assert_eq!(
             said,
-            "does not work: pause fails through frostlock alone; kill takes more than 3 s as it does bare"
+            "does not work: pause fails only through frostlock; kill takes more than 3 s, as it does bare"
         );
         assert_eq!(says(Verdict::Works, &rows[..1], None, 1), "works");
         let refused = says(Verdict::NotShown, &rows[..1], Some("CAP_SYS_NICE"), 1);
