@@ -21,7 +21,7 @@ use crate::serve;
 use crate::status;
 use crate::switch;
 
-/// Put frostlock on a node, find out what is wrong with the node, put it right
+/// Put frostlock on a node, find out what is wrong with the node, repair the node
 #[derive(Debug, Parser)]
 #[command(name = "frostctl", version, after_help = exit::HELP, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -40,7 +40,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Status(status::Status),
-    /// Find containers that are not what somebody says they are
+    /// Find containers whose state differs from what a runtime or an engine says
     Audit(audit::Audit),
     Configure(configure::Configure),
     Unconfigure(configure::Unconfigure),
@@ -51,11 +51,11 @@ pub(crate) enum Command {
     Config(config::Command),
     Selftest(selftest::Selftest),
     Paths(paths::Paths),
-    /// Tell a container's life from the journal
+    /// Show a container's life from the journal
     History(history::History),
-    /// Record how containers and execs end, into the journal; for a service
+    /// Record in the journal how containers and execs end; runs as a service
     Record(record::Record),
-    /// Tell what the journal's operations add up to, and what is wrong
+    /// Sum up the operations in the journal, and say what is wrong
     Report(report::Command),
     /// Print the numbers of the journal for Prometheus
     Metrics(metrics::Metrics),
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Serve(serve::Serve),
     /// Print a completion script for a shell
     Completions(pages::Completions),
-    /// Write the manual pages, of frostlock as well, below a directory
+    /// Write the manual pages of frostctl and frostlock below a directory
     Man(pages::Man),
     #[command(hide = true)]
     Sleep(doctor::Sleep),

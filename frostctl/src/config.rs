@@ -17,7 +17,7 @@ use state::state_dir::StateDir;
 use crate::exit::Exit;
 use crate::output::{Output, fitted, note, plain, table};
 
-/// Check the wrapper's configuration, or show what holds
+/// Check the wrapper's configuration, or show the values in effect
 #[derive(Debug, clap::Args)]
 pub(crate) struct Command {
     #[command(subcommand)]
@@ -32,11 +32,11 @@ enum Action {
 
 /// Say what is wrong with a configuration file, with the number of each line
 ///
-/// The wrapper never stops over its configuration: a value that is wrong has its default, and a
-/// runtime that is not there has another in its place. Each of these is said here, and in every
-/// record.
+/// No mistake in its configuration stops the wrapper: a wrong value falls back to its default, a
+/// missing runtime to another one. Every fallback is reported here and in every record.
 ///
-/// Exit status: 0 nothing is wrong, or there is no file; 1 something is; 3 the file cannot be read.
+/// Exit status: 0 nothing is wrong, or there is no file; 1 something is wrong; 3 the file cannot be
+/// read.
 #[derive(Debug, clap::Args)]
 struct Check {
     /// The file; by default FROSTLOCK_CONFIG, else /etc/frostlock/config.toml
@@ -146,7 +146,10 @@ impl Show {
         let shown = Shown { file, is_there: text.is_some(), keys, mistakes };
         output.print(&shown, |out| shown.write(out))?;
         if mistakes > 0 {
-            note(&format!("{}: {mistakes} wrong: frostctl config check", shown.file.display()));
+            note(&format!(
+                "{}: mistakes: {mistakes}; see frostctl config check",
+                shown.file.display()
+            ));
         }
         Ok(if mistakes == 0 { Exit::Clean } else { Exit::Found })
     }
@@ -234,7 +237,7 @@ impl Key {
                 }
                 self.value = format!("{:?}", found.path.display().to_string());
             }
-            Err(_) => self.value = "none is there".to_owned(),
+            Err(_) => self.value = "none found".to_owned(),
         }
     }
 
@@ -267,7 +270,7 @@ impl<'a> Lines<'a> {
             key: (!is_whole).then(|| mistake.key()),
             what: match is_whole {
                 true => {
-                    format!("this is no TOML, so the defaults hold for all keys: {}", mistake.what)
+                    format!("this is not TOML, so the defaults hold for all keys: {}", mistake.what)
                 }
                 false => mistake.what.clone(),
             },
@@ -356,11 +359,11 @@ mod tests {
             (
                 "mode = 'full'\nmode = = 1\n",
                 2,
-                "this is no TOML, so the defaults hold for all keys",
+                "this is not TOML, so the defaults hold for all keys",
             ),
             ("[history]\ndirectory = 'logs'\n", 2, "history.directory: not an absolute path"),
             ("\nruntime = '/no/such/runc'\n", 2, "runtime = \"/no/such/runc\" cannot be used"),
-            ("a\u{1b}b = 1\n", 1, "this is no TOML"),
+            ("a\u{1b}b = 1\n", 1, "this is not TOML"),
         ] {
             let found = check(text);
             assert_eq!(found.len(), 1, "{text:?}: {found:?}");

@@ -22,9 +22,9 @@ pub(crate) const HELP: &str = "\
 Exit status:
   0  done, and nothing is wrong
   1  done, and something was found (doctor, audit), differs (--dry-run) or is left to do
-  2  the command line is wrong; doctor, audit: nothing was found wrong, and not all could be seen;
+  2  the command line is wrong; doctor, audit: nothing wrong was found, and not all could be seen;
      status, selftest: frostlock does not work
-  3  it could not be done; standard error says why
+  3  the command failed; standard error says why
 A reader of standard output that leaves early, such as head, changes none of these.";
 
 impl From<Exit> for ExitCode {

@@ -22,13 +22,13 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct History {
-    /// A container's id, or as much of its beginning as no other has, or a pod, with or without
+    /// A container's id or a unique beginning of it, or a pod, with or without
     /// `NAMESPACE/`
     /// [default: a line for every container]
     #[arg(value_name = "ID|POD")]
     what: Option<String>,
 
-    /// Go on with what happens from now on
+    /// Keep printing what happens from now on
     #[arg(long, short)]
     follow: bool,
 

@@ -505,7 +505,7 @@ fn a_unix_socket_is_its_groups_and_replaced_only_if_nobody_answers() {
 
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "mine").unwrap();
-    assert!(refused(&listen).contains("is no socket"));
+    assert!(refused(&listen).contains("is not a socket"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     assert!(refused(&format!("unix:{}/no/such", lab.path("x").display())).contains("directory"));
     let wrong = lab.frostctl().args(["serve", "--listen", "localhost:1"]).output().unwrap();

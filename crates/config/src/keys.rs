@@ -159,7 +159,7 @@ pub(crate) const KEYS: &[Key] = &[
             max: 3650,
             field: |config| &mut config.history.max_days,
         },
-        about: "When a file of it goes at the latest, after its last record.",
+        about: "A file of it is removed this long after its last record, at the latest.",
     },
     Key {
         name: "log.syslog",

@@ -48,11 +48,10 @@ impl Source {
         let (config, _) = Config::load();
         Journal::of(&config, &state)?.with_context(|| {
             let long = History::of(&config, &state);
-            let long =
-                long.map_or("a long one".into(), |it| it.directory().display().to_string());
+            let long = long.map_or("a long one".into(), |it| it.directory().display().to_string());
             format!(
-                "there is no journal: neither {long} nor {} is there. The wrapper writes it, once it \
-                 is a container runtime's; see Install in the README, and history.enabled in the \
+                "there is no journal: neither {long} nor {} is there. The wrapper writes it once a \
+                 container manager runs it; see Install in the README, and history.enabled in the \
                  configuration",
                 state.journal().display(),
             )

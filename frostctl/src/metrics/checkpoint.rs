@@ -82,7 +82,7 @@ impl Store {
             Err(error) => {
                 let aside = with_suffix(&self.path, ".damaged");
                 std::fs::rename(&self.path, &aside)
-                    .with_context(|| format!("cannot set {path} aside, which is damaged"))?;
+                    .with_context(|| format!("cannot set the damaged {path} aside"))?;
                 let note = format!(
                     "{path} was damaged ({error}): the counters begin at zero; it is now {}",
                     aside.display()

@@ -66,21 +66,21 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_failed_attempts_total",
         kind: MetricType::COUNTER,
-        help: "Attempts that failed, those that were repeated included.",
+        help: "Attempts that failed, retried ones included.",
         labels: &["verb", "failure"],
         rows: |it| by_two(&it.counters.failures),
     },
     Family {
         name: "frostlock_given_up_total",
         kind: MetricType::COUNTER,
-        help: "Failures that were not repeated, or not again.",
+        help: "Failures that were not retried, or not again.",
         labels: &["reason"],
         rows: |it| by_one(&it.counters.given_up, Value::Count),
     },
     Family {
         name: "frostlock_lifts_total",
         kind: MetricType::COUNTER,
-        help: "Lifts of threads that waited for a CPU, by whose these were and how it ended.",
+        help: "Lifts of threads that waited for a CPU, by the threads' owner and how the lift ended.",
         labels: &["whose", "ended"],
         rows: |it| by_two(&it.counters.lifts),
     },
@@ -115,28 +115,28 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_observed_explained_seconds_total",
         kind: MetricType::COUNTER,
-        help: "In mode observe: what of the operations' time throttling explains, at most.",
+        help: "In mode observe: at most this much of the operations' time is explained by throttling.",
         labels: &["verb"],
         rows: |it| by_one(&it.counters.explained_us, Value::Seconds),
     },
     Family {
         name: "frostlock_pod_retries_total",
         kind: MetricType::COUNTER,
-        help: "Attempts beyond the first, of pods that were helped of late.",
+        help: "Attempts beyond the first, of pods that were helped recently.",
         labels: &["namespace", "pod"],
         rows: |it| by_pod(it, |pod| Value::Count(pod.retries)),
     },
     Family {
         name: "frostlock_pod_lifted_program_cpu_seconds_total",
         kind: MetricType::COUNTER,
-        help: "CPU time of lifted commands of the workload, of pods that were helped of late.",
+        help: "CPU time of lifted commands of the workload, of pods that were helped recently.",
         labels: &["namespace", "pod"],
         rows: |it| by_pod(it, |pod| Value::Seconds(pod.program_us)),
     },
     Family {
         name: "frostlock_recovered_total",
         kind: MetricType::COUNTER,
-        help: "What killed operations had left frozen or lifted and was taken back.",
+        help: "Freezes and lifts that killed operations had left, and that were undone.",
         labels: &[],
         rows: |it| one(Value::Count(it.counters.recovered)),
     },
@@ -157,7 +157,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_divergences",
         kind: MetricType::GAUGE,
-        help: "Containers that are not what a runtime or its manager says they are.",
+        help: "Containers whose state differs from what a runtime or an engine says.",
         labels: &["kind"],
         rows: |it| {
             let kinds = it.divergences.iter().flatten();
@@ -167,7 +167,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_off",
         kind: MetricType::GAUGE,
-        help: "1 while the off switch is there and every command is the bare runtime's.",
+        help: "1 while the off switch is there and every command runs the bare runtime.",
         labels: &[],
         rows: |it| one(Value::Number(f64::from(u8::from(it.off)))),
     },
@@ -181,7 +181,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_journal_skipped_lines_total",
         kind: MetricType::COUNTER,
-        help: "Lines of the journal that are no records.",
+        help: "Lines of the journal that are not records.",
         labels: &[],
         rows: |it| one(Value::Count(it.counters.skipped_lines)),
     },

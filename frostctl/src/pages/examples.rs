@@ -5,7 +5,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "frostctl",
         "  frostctl configure --runtime containerd --dry-run   what would change\n  \
            frostctl doctor                                     what is wrong with the node\n  \
-           frostctl audit                                      which containers are not what they are said to be\n  \
+           frostctl audit                                      which containers are not as reported\n  \
            frostctl report --since 24h                         what happened, and why",
     ),
     (
@@ -24,13 +24,10 @@ const EXAMPLES: &[(&str, &str)] = &[
     (
         "frostctl-history",
         "  frostctl history                    a line for each container\n  \
-           frostctl history kube-system/dns-0   what happened to that pod's\n  \
-           frostctl history --follow 3f2a      go on with the container whose id begins so",
+           frostctl history kube-system/dns-0   what happened to the containers of that pod\n  \
+           frostctl history --follow 3f2a      follow the container whose id begins with 3f2a",
     ),
-    (
-        "frostctl-record",
-        "  systemctl enable --now frostctl-record   as the service that it is meant to be",
-    ),
+    ("frostctl-record", "  systemctl enable --now frostctl-record   as a service, as intended"),
     (
         "frostctl-report",
         "  frostctl report --since 24h\n  \

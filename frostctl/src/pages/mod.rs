@@ -25,7 +25,7 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// Where the directories man1 and man5 with the pages go; they are made if need be
+    /// Where the directories man1 and man5 with the pages go; created if missing
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

@@ -26,7 +26,7 @@ pub(crate) struct Paths {
     #[arg(value_name = "ID|POD")]
     query: String,
 
-    /// State directories of runtimes to look in beside the usual ones (runc's --root)
+    /// More state directories of runtimes (runc's --root) to look in, beside the usual ones
     #[arg(long, value_name = "DIR")]
     runtime_root: Vec<PathBuf>,
 }
@@ -42,7 +42,7 @@ the same path, and `unified` is always there.
 Exit status:
   0  the paths are printed
   2  the command line is wrong
-  3  nothing of that name is there, or several ids begin so; standard error says which";
+  3  no container or pod has that name, or several ids begin with it; standard error says which";
 
 /// One container or pod; the keys are stable.
 #[derive(Debug, Serialize)]

@@ -28,10 +28,10 @@ const DEFAULT_PERIOD_MS: f64 = 100.0;
 /// after a tick.
 const SEEN_MS: f64 = 25.0;
 
-const METHOD: &str = "of the time in which a cgroup of the operation was throttled (cpu.stat), what the \
-    runtime had no CPU for is the most that is saved. The least is that without one period, without \
-    what an unthrottled operation of the verb sleeps, and without 25 ms until frostlock sees that a \
-    thread waits";
+const METHOD: &str = "at most, what is saved is the throttled time (cpu.stat) of the operation's \
+    cgroups in which the runtime had no CPU. At least, it is that time less one period, less what \
+    an unthrottled operation of the verb sleeps, and less 25 ms until frostlock sees that a thread \
+    waits";
 const TOO_MUCH: &str = "a command in the foreground that sleeps by itself in a throttled container; lifts \
     that the kernel refuses (see frostctl doctor) or a limit ends";
 const NOT_COUNTED: &str = "a small weight and a busy node; what the command of a detached exec does after \
@@ -262,8 +262,8 @@ impl Estimate {
         }
         writeln!(out, "\n{}\n", self.table())?;
         writeln!(out, "method: {METHOD}")?;
-        writeln!(out, "may be counted and not be saved: {TOO_MUCH}")?;
-        writeln!(out, "saved and not counted: {NOT_COUNTED}")?;
+        writeln!(out, "counted, but perhaps not saved: {TOO_MUCH}")?;
+        writeln!(out, "saved, but not counted: {NOT_COUNTED}")?;
         if self.left_out > 0 {
             let execs = count(self.left_out, "exec", "execs");
             writeln!(out, "left out: {execs} in the foreground of more than a minute")?;

@@ -51,7 +51,7 @@ impl Kind {
             Kind::CrashLoop => "ends by itself again and again",
             Kind::CompetingProbes => "exec probes compete with resizes",
             Kind::ThrottledStart => "starts are slowed down by a small CPU limit",
-            Kind::LiftRefused => "what waits for a CPU cannot be lifted here",
+            Kind::LiftRefused => "threads that wait for a CPU cannot be lifted here",
             Kind::NodeRestart => "the node restarted",
         }
     }
@@ -298,9 +298,9 @@ impl Group<'_> {
             format!("ages at the kill: {}", list(&ages(lives))),
             format!("signals: {}", signals(lives)),
             exit_evidence(lives),
-            "whether it was ready is not known: no exec told how it ended. HTTP, TCP and gRPC \
-             probes do not pass the wrapper, and an exec of containerd's is told by `frostctl \
-             record` alone"
+            "whether it was ready is not known: no exec's end was recorded. HTTP, TCP and gRPC \
+             probes do not pass through the wrapper, and only `frostctl record` records how \
+             containerd's execs end"
                 .into(),
         ];
         let advice = vec![
@@ -410,7 +410,7 @@ impl Group<'_> {
             "where it is not lifted, the runtime's own work waits for the container's quota: some \
              20 ms of CPU a start"
                 .into(),
-            "a limit of 50m and more, or none, for what is to start fast".into(),
+            "for what has to start fast: a CPU limit of 50m or more, or none".into(),
         ];
         Some(self.finding(Kind::ThrottledStart, summary, evidence, advice, None))
     }

@@ -31,7 +31,7 @@ use tally::Tally;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Command {
-    /// Only what ended since then: 90m, 12h, 7d, or a time like 2026-01-31T12:00:00Z
+    /// Only what ended since this time: 90m, 12h, 7d, or a time like 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<SystemTime>,
 
@@ -43,11 +43,11 @@ pub(crate) struct Command {
     #[arg(long)]
     namespace: Option<String>,
 
-    /// Tell instead what mode "full" would have saved, from what mode "observe" has recorded
+    /// Estimate instead what mode "full" would have saved, from what mode "observe" has recorded
     #[arg(long, conflicts_with = "html")]
     estimate: bool,
 
-    /// Also write a page with plots, one file that needs no other
+    /// Also write an HTML page with plots, in one file that needs no other
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 

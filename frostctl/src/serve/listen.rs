@@ -39,7 +39,9 @@ impl FromStr for Listen {
             return if is_file {
                 Ok(Listen::Unix(path))
             } else {
-                Err("after unix: there is to be an absolute path, as in unix:/run/frostlock/metrics.sock".into())
+                Err("after unix: an absolute path is needed, as in \
+                     unix:/run/frostlock/metrics.sock"
+                    .into())
             };
         }
         let address = text.parse().map(Listen::At);
@@ -127,7 +129,7 @@ async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         metadata.file_type().is_socket(),
-        "{} is there and is no socket: name another path, or remove it",
+        "{} is there and is not a socket: name another path, or remove it",
         path.display()
     );
     match tokio::time::timeout(ANSWER_WAIT, UnixStream::connect(path)).await {

@@ -53,13 +53,13 @@ pub(crate) struct Serve {
     #[command(flatten)]
     source: Source,
 
-    /// Answer with what `frostctl metrics --textfile FILE` wrote last, and read nothing else: needs no
-    /// rights. Once FILE is older than 5 minutes the answer is an error
+    /// Answer with what `frostctl metrics --textfile FILE` wrote last, and read nothing else, which
+    /// needs no rights. Once FILE is older than 5 minutes, the answer is an error
     #[arg(long, value_name = "FILE", conflicts_with_all = ["journal", "state", "pod_hours", "audit"])]
     textfile: Option<PathBuf>,
 
-    /// Where to listen; what is not loopback shows names of pods to whoever asks. A socket
-    /// (unix:/PATH) has mode 0660
+    /// Where to listen; beyond loopback, whoever asks sees the names of pods. A socket (unix:/PATH)
+    /// has mode 0660
     #[arg(long, value_name = "ADDRESS:PORT|unix:/PATH", default_value = "127.0.0.1:9764")]
     listen: Listen,
 }
