@@ -67,7 +67,7 @@ impl Api {
 
     fn json(&self, method: Method, path: &str, kind: &str, body: &str) -> anyhow::Result<Value> {
         let text = self.ask(method, path, kind, body)?;
-        serde_json::from_str(&text).with_context(|| format!("{path}: the answer is no JSON"))
+        serde_json::from_str(&text).with_context(|| format!("{path}: the answer is not JSON"))
     }
 
     fn ask(&self, method: Method, path: &str, kind: &str, body: &str) -> anyhow::Result<String> {

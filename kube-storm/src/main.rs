@@ -23,14 +23,14 @@ use crate::side::{Options, Side};
 #[derive(Debug, Parser)]
 #[command(version, about)]
 enum Cli {
-    /// Storms over a cluster of one node, and writes what was seen
+    /// Run a storm over a cluster of one node, and write what was seen
     Run {
         #[command(flatten)]
         options: Options,
         #[arg(long)]
         result: PathBuf,
     },
-    /// The table of two sides. Fails if the second had a failure, or the first had none
+    /// Print the table of two sides. Fails if the second had a failure, or the first had none
     Compare { bare: PathBuf, wrapped: PathBuf },
 }
 
@@ -64,5 +64,5 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 fn read(path: &Path) -> anyhow::Result<Side> {
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is no result", path.display()))
+    serde_json::from_slice(&text).with_context(|| format!("{} is not a result", path.display()))
 }

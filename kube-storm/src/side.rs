@@ -35,21 +35,21 @@ pub(crate) struct Options {
     label: String,
     #[arg(long)]
     node: String,
-    /// With a shell, and on the node already
+    /// The image of the pods; it has a shell, and the node has it already
     #[arg(long)]
     image: String,
-    /// Of each load
+    /// Seconds that each load lasts
     #[arg(long, default_value_t = 300)]
     seconds: u64,
     /// Busy threads beside the pods
     #[arg(long, value_delimiter = ',', default_value = "2,10,30")]
     loads: Vec<usize>,
-    /// At a time; every second has busy loops
+    /// Pods at a time; every second one has busy loops
     #[arg(long, default_value_t = 8)]
     pods: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Whose CPU time is told: NAME=CGROUP. That of `pods` is without the neighbours'
+    /// A cgroup whose CPU time is reported: NAME=CGROUP. That of `pods` excludes the neighbours'
     #[arg(long = "cpu")]
     groups: Vec<Group>,
 }

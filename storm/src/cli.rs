@@ -55,7 +55,7 @@ Exit status:
   0  the bare side failed somewhere and the wrapped side nowhere, with no restart
   1  a wrapped pod failed or restarted, or not shown: nothing failed bare
   2  the command line is wrong
-  3  it could not be done; standard error says why";
+  3  the command failed; standard error says why";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -72,16 +72,16 @@ struct Here {
     /// What to call this side; "wrapped" is the one that must not fail
     #[arg(long, default_value = "bare")]
     label: String,
-    /// Where its numbers go, as JSON
+    /// Where the numbers of this side go, as JSON
     #[arg(long, value_name = "FILE")]
     result: PathBuf,
-    /// The CRI server's
+    /// The socket of the CRI server
     #[arg(long, default_value = "/run/containerd/containerd.sock", value_name = "PATH")]
     socket: PathBuf,
-    /// Has a shell; must be there already
+    /// The image of the pods; it has a shell, and the node has it already
     #[arg(long, default_value = "docker.io/library/frostlock-busybox:test", value_name = "NAME")]
     image: String,
-    /// frostlock's journal; none is read if there is none
+    /// frostlock's journal; may be missing
     #[arg(long, default_value = "/run/frostlock/journal.jsonl", value_name = "PATH")]
     journal: PathBuf,
 }
@@ -90,7 +90,7 @@ struct Here {
 struct Compare {
     bare: PathBuf,
     wrapped: PathBuf,
-    /// Where the results go; made if need be
+    /// Where the results go; created if missing
     #[arg(long, default_value = "resize-storm.out", value_name = "DIR")]
     out: PathBuf,
 }

@@ -15,7 +15,7 @@ pub(crate) struct Shape {
     /// How long each side takes
     #[arg(long, default_value_t = 5.0, value_parser = positive)]
     pub(crate) minutes: f64,
-    /// What the pods, their limits and their times are made from
+    /// The seed of the pods, their limits and their times
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Busy threads in each pod
@@ -27,14 +27,14 @@ pub(crate) struct Shape {
     /// Seconds between two resizes of a pod
     #[arg(long, default_value_t = 10.0, value_parser = positive, value_name = "SECONDS")]
     pub(crate) resize_period: f64,
-    /// Seconds that a pod lives, on the average
+    /// Seconds that a pod lives, on average
     #[arg(long, default_value_t = 120.0, value_parser = positive, value_name = "SECONDS")]
     pub(crate) life: f64,
-    /// Kill containerd, shims, wrappers and runtimes so often meanwhile
+    /// Kill containerd, shims, wrappers and runtimes this many times during the storm
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) kills: usize,
-    /// Every pod with another number of threads and another probe period: where does the budget of
-    /// frostlock end? Takes the place of --pods, --threads and --probe-period
+    /// Give every pod another number of threads and another probe period: where does the budget of
+    /// frostlock end? Replaces --pods, --threads and --probe-period
     #[arg(long)]
     pub(crate) sweep: bool,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Both {
     /// runc-1.3.6]
     #[arg(long, value_name = "NAME")]
     pub(crate) runtime: Option<String>,
-    /// Where the results go; made if need be
+    /// Where the results go; created if missing
     #[arg(long, default_value = "resize-storm.out", value_name = "DIR")]
     pub(crate) out: PathBuf,
 }
