@@ -162,7 +162,7 @@ impl Program {
             }
             Err(error) => {
                 // No descriptor or process was left for a second one, or there is no such runtime.
-                let note = format!("cannot run beside us: {error}");
+                let note = format!("cannot run as a child of frostlock: {error}");
                 let stages = Stages { prepare: self.began.elapsed(), ..Stages::default() };
                 let waited = Waited { stages, ..Waited::default() };
                 let invocation = Some(operation.invocation);

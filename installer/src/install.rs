@@ -83,8 +83,9 @@ impl Engine {
         let before = fs::read_to_string(failed).unwrap_or_default();
         if before.lines().next() == Some(what.trim_end()) {
             bail!(
-                "{} is not restarted again: the last time it did not come back with frostlock, and goes \
-                 on with its files as they were. See to the cause, then remove {} on the node. It said: {}",
+                "{} is not restarted again: it did not come back with frostlock the last time, and \
+                 runs with its files as they were. Fix the cause, then remove {} on the node. It \
+                 said: {}",
                 self.runtime,
                 failed.display(),
                 last_line(&before)

@@ -94,7 +94,7 @@ pub(crate) fn give(api: &Api, name: &str) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    bail!("the Lease {name} was changed by somebody else {TRIES} times in a row")
+    bail!("somebody else changed the Lease {name} {TRIES} times in a row")
 }
 
 fn look(api: &Api, name: &str) -> anyhow::Result<Value> {

@@ -42,7 +42,7 @@ Without a STAGE the state tells createRuntime and poststop apart.
   --help     print this, write no record; exit with 1 if it cannot be printed
   --version  print frostlock's version, in the same way
 
-The exit status is 0 else: a hook that fails costs the container.
+Otherwise the exit status is 0: a hook that fails costs the container.
 ";
 
 /// The command line of a hook.
