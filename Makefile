@@ -109,7 +109,7 @@ test: wrapper lab check fuzz-short v2-short
 	export $(RUNNER) FROSTLOCK_NOT_RUN=$(NOT_RUN); \
 	$(TEST) --workspace --no-fail-fast 2>&1 | tee target/test.log || { \
 		status=1; \
-		printf '\nonce more, what has failed:\n'; \
+		printf '\nthe failures once more:\n'; \
 		grep -A 6 'panicked at' target/test.log | grep -vE '^ +[0-9]+: |^ +at |stack backtrace'; \
 		awk '/^test result:/ { passed += $$4; failed += $$6 } \
 			END { printf "%d passed, %d failed\n", passed, failed }' target/test.log; }; \
