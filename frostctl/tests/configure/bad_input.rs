@@ -76,7 +76,7 @@ fn without_root_it_says_so_and_changes_nothing() {
     command.arg(copies.file("frostctl")).args(["doctor", "--check", "installation"]);
     let output = command.env("FROSTCTL_STATE_DIR", copies.file("kept")).output().unwrap();
     assert!(
-        text(&output.stdout).contains("not checked  whether frostlock's entries"),
+        text(&output.stdout).contains("not checked  frostlock's entries were not compared"),
         "{output:?}"
     );
 }

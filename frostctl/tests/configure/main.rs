@@ -184,7 +184,7 @@ fn what_dockerd_would_refuse_is_not_left_behind() {
     for (text_before, name, why) in [
         ("{\"debug\": true, \"no-such-option\": 1}", NAME, "no-such-option"),
         // dockerd would notice this only at its start.
-        ("{\n  \"debug\": true\n}", "runc", "for its own"),
+        ("{\n  \"debug\": true\n}", "runc", "a name that dockerd reserves"),
     ] {
         std::fs::write(&daemon, text_before).unwrap();
         let output = Command::new(frostctl())
