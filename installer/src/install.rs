@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -59,13 +59,15 @@ impl Engine {
         self.dir.join("frostctl").exists()
     }
 
-    /// unconfigure refuses with 3 while containers run through frostlock, even with --dry-run.
+    /// unconfigure refuses with 3 while containers run through frostlock, also with --dry-run.
     pub(crate) fn await_idle(&self) -> anyhow::Result<()> {
         node::enter()?;
         let deadline = Instant::now() + IDLE_LIMIT;
         while self.is_installed() {
             let mut command = self.frostctl();
             command.args(["unconfigure", "--runtime", &self.runtime, "--dry-run"]);
+            // The difference would be in the log again with each look.
+            command.stdout(Stdio::null());
             let said = node::run(&mut command, CONFIGURE_LIMIT)?;
             match said.status.code() {
                 Some(0 | 1) => break,

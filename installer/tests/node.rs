@@ -125,6 +125,14 @@ fn containerd_is_restarted_only_where_something_changes() {
         node.image().display()
     ));
 
+    // What a shim leaves in the bundle of each of its containers.
+    let bundle = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/busy";
+    node.sh(&format!("mkdir -p {bundle} && printf /usr/local/bin/frostlock >{bundle}/runtime"));
+    let installer = node.image().join("frostlock-installer");
+    let waits = node.exec(&["timeout", "15", installer.to_str().unwrap(), "await-idle"]);
+    assert_eq!(waits.status.code(), Some(124), "it waits: {}", said(&waits));
+    assert!(said(&waits).contains("k8s.io/busy"), "{}", said(&waits));
+    node.sh(&format!("rm -r {bundle}"));
     node.done(&["await-idle"]);
     node.done(&["remove"]);
     assert_ne!(node.start(), installed);

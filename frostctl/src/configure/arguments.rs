@@ -80,7 +80,8 @@ pub(super) struct Target {
     #[arg(long, default_value = "frostlock")]
     pub(super) name: String,
 
-    /// Change nothing, print the difference; exits with 1 if there is one
+    /// Change nothing, print the difference; exits with 1 if there is one, and with 3 if it would be
+    /// refused
     #[arg(long)]
     pub(super) dry_run: bool,
 

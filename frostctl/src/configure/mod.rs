@@ -1,6 +1,8 @@
 //! `frostctl configure` and `unconfigure`: puts frostlock into the configuration of an engine, and
 //! takes it out again.
 
+use anyhow::bail;
+
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -46,6 +48,9 @@ impl Unconfigure {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let report = remove::remove(&self.target, self.force)?;
         output.print(&report, |out| report.write(out))?;
+        if let Some(why) = report.refused {
+            bail!(why);
+        }
         Ok(if report.dry_run && report.changes() { Exit::Found } else { Exit::Clean })
     }
 }

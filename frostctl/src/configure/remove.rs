@@ -76,8 +76,12 @@ impl Removal<'_> {
         let changes = self.changes()?;
         let mut report = Report::new(engine, name, self.dry_run);
         match self.used()? {
-            Some(used) if !self.force && !self.dry_run => {
-                bail!("{used}; end them first, or add --force; nothing was changed")
+            Some(used) if !self.force => {
+                let why = format!("{used}; end them first, or add --force; nothing was changed");
+                if !self.dry_run {
+                    bail!(why)
+                }
+                report.refused = Some(why);
             }
             used => report.notes.extend(used),
         }

@@ -42,6 +42,9 @@ pub(crate) struct Report {
     /// The command after which the engine had loaded the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) restarted_by: Option<String>,
+    /// Why the same without --dry-run would change nothing and fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<String>,
     pub(crate) notes: Vec<String>,
     /// What a person must do now.
     pub(crate) next: Vec<String>,
@@ -56,6 +59,7 @@ impl Report {
             files: Vec::new(),
             checked_by: None,
             restarted_by: None,
+            refused: None,
             notes: Vec::new(),
             next: Vec::new(),
         }

@@ -41,7 +41,8 @@ pub(crate) struct Uninstall {
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 
-    /// Change nothing, say what would be done; exits with 1 if anything would
+    /// Change nothing, say what would be done; exits with 1 if anything would, and with 3 if it would
+    /// be refused
     #[arg(long)]
     dry_run: bool,
 
@@ -116,15 +117,10 @@ impl Uninstall {
                 dry_run: self.dry_run,
             })
             .collect();
-        if !self.dry_run {
-            if !self.force {
-                may_go(&removals, &path)?;
-            }
-            // Even --force must not lose the notes that undo a freeze or a lift.
-            if let Some(why) = self.purge.then(purge::needed).flatten() {
-                bail!("{why}; nothing was changed");
-            }
-        }
+        let refused = match self.may_go(&removals, &path) {
+            Err(why) if !self.dry_run => return Err(why),
+            checked => checked.err(),
+        };
         let configurations: Vec<Report> = removals
             .iter()
             .map(|removal| {
@@ -181,7 +177,22 @@ impl Uninstall {
             stays,
         };
         output.print(&done, |out| done.write(out))?;
+        if let Some(why) = refused {
+            return Err(why);
+        }
         Ok(if (self.dry_run && would_change) || is_called { Exit::Found } else { Exit::Clean })
+    }
+
+    /// Checks everything before anything is changed.
+    fn may_go(&self, removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
+        if !self.force {
+            is_unused(removals, binary)?;
+        }
+        // Even --force must not lose the notes that undo a freeze or a lift.
+        match self.purge.then(purge::needed).flatten() {
+            Some(why) => bail!("{why}; nothing was changed"),
+            None => Ok(()),
+        }
     }
 
     fn callers(&self, path: &Path, records: &[Record]) -> Vec<Caller> {
@@ -231,8 +242,7 @@ fn entries(records: &[Record]) -> impl Iterator<Item = &Record> {
     records.iter().filter(move |it| !has_entry(it))
 }
 
-/// Checks everything before anything is changed.
-fn may_go(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
+fn is_unused(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     let mut used = Vec::new();
     for removal in removals {
         used.extend(removal.used()?);

@@ -91,6 +91,55 @@ fn podman_finds_it_by_name_and_the_drop_in_goes() {
     assert!(!drop_in.exists(), "{said}");
 }
 
+/// A shell with the name and the arguments of podman's conmon; it ends with its standard input.
+fn monitor(host: &Host, binary: &str) -> std::process::Child {
+    let conmon = host.path("conmon");
+    install("/bin/sh", &conmon);
+    let mut command = Command::new(conmon);
+    command.args(["-c", "read busy", "-r", binary, "--exit-command", "/usr/bin/podman"]);
+    command.stdin(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+/// The control is the same dry run after the container's end.
+#[test]
+fn a_dry_run_is_refused_as_the_removal_would_be() {
+    let host = Host::new();
+    let [drop_in, binary] = ["99-frostlock.conf", "frostlock"].map(|name| host.path(name));
+    install(frostlock(), &binary);
+    let binary = binary.to_str().unwrap();
+    let words = ["configure", "--runtime", "podman", "--wrap", "runc", "--binary", binary];
+    let (status, said, errors) = host.frostctl(&words, &drop_in);
+    assert_eq!(status, 0, "{said}{errors}");
+    let configured = std::fs::read_to_string(&drop_in).unwrap();
+    let dry_run = |words: &[&str]| {
+        let mut command = alone(frostctl());
+        command.args(words).arg("--dry-run").env("FROSTCTL_STATE_DIR", host.path("state"));
+        command.env("FROSTLOCK_STATE_DIR", host.path("run")).env("FROSTLOCK_CONFIG", "/dev/null");
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let unconfigure = ["unconfigure", "--runtime", "podman", "--config", drop_in.to_str().unwrap()];
+    let uninstall = ["uninstall", "--binary", binary];
+    let forced = [&unconfigure[..], &["--force"]].concat();
+
+    let mut monitor = monitor(&host, binary);
+    for words in [&unconfigure[..], &uninstall] {
+        let (status, said, errors) = dry_run(words);
+        assert_eq!(status, Some(3), "{said}{errors}");
+        assert!(errors.contains("read busy") && errors.contains("--force"), "{errors}");
+        assert!(said.contains(drop_in.to_str().unwrap()), "what it would change: {said}");
+    }
+    let (status, said, errors) = dry_run(&forced);
+    assert!(status == Some(1) && said.contains("read busy"), "{said}{errors}");
+    drop(monitor.stdin.take());
+    monitor.wait().unwrap();
+    for words in [&unconfigure[..], &uninstall] {
+        let (status, said, errors) = dry_run(words);
+        assert_eq!(status, Some(1), "{said}{errors}");
+    }
+    assert_eq!(std::fs::read_to_string(&drop_in).unwrap(), configured);
+}
+
 /// Configured, with a container, unconfigured, and the drop-in gone; then the name is unknown.
 #[test]
 fn podman_runs_a_container_through_it_and_the_drop_in_goes() {
