@@ -94,10 +94,11 @@ impl Step {
         match self {
             Step::TakeTurn { place, lease, unless_daemonset, wait } => {
                 let api = place.open()?;
-                if let Some(name) = unless_daemonset {
-                    removed::is_not_under_way(&api, &name)?;
-                }
-                turn::take(&api, &lease, wait)
+                let may_go_on = || match &unless_daemonset {
+                    Some(name) => removed::is_not_under_way(&api, name),
+                    None => Ok(()),
+                };
+                turn::take(&api, &lease, wait, &may_go_on)
             }
             Step::GiveTurn { place, lease } => turn::give(&place.open()?, &lease),
             Step::Install(it) => it.install(),

@@ -188,6 +188,39 @@ fn nothing_is_put_back_while_it_is_taken_off() {
     assert_eq!(holder(&server.change().1), Some("a"));
 }
 
+/// The DaemonSet appears after the first look. The control is an installer that does not look for it.
+#[test]
+fn nothing_is_put_back_by_an_installer_that_waited_when_the_removal_began() {
+    let take = ["take-turn", "--lease", "l", "--wait", "1s", "--unless-daemonset", "d"];
+    let mut objects = cluster();
+    objects[DAEMONSET] = object("d");
+    objects[DAEMONSET]["hiddenFor"] = json!(1);
+
+    // Between its look and its turn.
+    let mut server = Server::with(&objects);
+    let refused = server.run("a", &take);
+    assert!(!refused.status.success() && said(&refused).contains("helm uninstall"));
+    assert_eq!(holder(&server.change().1), Some("a"));
+    assert_eq!(holder(&server.change().1), None, "given back to the removal");
+
+    // While another node has its turn.
+    objects[LEASE]["spec"] = json!({ "holderIdentity": "b" });
+    let server = Server::with(&objects);
+    let refused = server.run("a", &take);
+    assert!(said(&refused).contains("helm uninstall"), "{}", said(&refused));
+    let waited = server.run("a", &take[..5]);
+    assert!(said(&waited).contains("which node b holds"), "the control: {}", said(&waited));
+
+    // Its own node has its turn, which the removal may have taken.
+    objects[LEASE]["spec"] = json!({ "holderIdentity": "a" });
+    objects[DAEMONSET]["hiddenFor"] = json!(0);
+    let server = Server::with(&objects);
+    let refused = server.run("a", &take);
+    assert!(said(&refused).contains("helm uninstall"), "{}", said(&refused));
+    let held = server.run("b", &take[..5]);
+    assert!(said(&held).contains("which node a holds"), "it was given back: {}", said(&held));
+}
+
 #[test]
 fn uninstall_waits_for_every_node_and_says_how_many_are_left() {
     let mut objects = cluster();

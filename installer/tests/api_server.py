@@ -1,6 +1,8 @@
 """As much of an API server as the installer asks: objects in memory, over TLS, with resource versions.
 
     api_server.py CERTIFICATE KEY TOKEN    prints its port; reads OBJECTS as JSON by path from stdin
+
+An object with `hiddenFor: N` is not there for the first N requests about it.
 """
 
 import json
@@ -29,7 +31,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(401, {"kind": "Status", "message": "Unauthorized"})
         with lock:
             there = objects.get(self.path)
-            if there is None:
+            hidden = (there or {}).get("hiddenFor", 0)
+            if hidden:
+                there["hiddenFor"] = hidden - 1
+            if there is None or hidden:
                 return self.answer(404, {"kind": "Status", "message": "not found"})
             if self.command == "DELETE":
                 del objects[self.path]
