@@ -202,6 +202,8 @@ mod rendered {
             ("audit.interval=10m", "/audit/interval"),
             ("exporter.runAsUser=0", "/exporter/runAsUser"),
             ("installDir=bin", "/installDir"),
+            ("configureArgs={--dry-run}", "/configureArgs"),
+            ("configureArgs={--name,x}", "runtimeClass.create=false"),
         ];
         for (value, named) in wrong {
             let output = template(&[value]);
@@ -265,6 +267,26 @@ mod rendered {
             steps("frostlock-remove"),
             ["unlabel", "await-idle", "take-turn", "remove", "give-turn"]
         );
+    }
+
+    /// Otherwise the removal would look for another entry, and never end.
+    #[test]
+    #[ignore = "make chart-test"]
+    fn every_step_on_the_node_gets_the_arguments_of_configure() {
+        let all = manifests(&["configureArgs={--name,x}", "runtimeClass.create=false"]);
+        let all = objects(&all);
+        let mut seen = 0;
+        for name in ["frostlock-installer", "frostlock-remove"] {
+            let spec = &object(&all, "DaemonSet", name)["spec"]["template"]["spec"];
+            for step in spec["initContainers"].as_array().unwrap() {
+                if !step["securityContext"]["privileged"].is_null() {
+                    let args: Vec<_> = step["args"].as_array().unwrap().iter().collect();
+                    assert_eq!(args[args.len() - 3..], ["--", "--name", "x"], "{step}");
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, 3);
     }
 
     #[test]

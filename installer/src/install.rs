@@ -29,6 +29,12 @@ const TAKEN_BACK: &str = "was restarted with its files as they were";
 /// The exporter reads here what the watch writes.
 const METRICS: &str = "/run/frostlock-metrics";
 
+/// The options of `configure` that `unconfigure` has, too: which entry it is. All others are about what
+/// the entry becomes, and `--force` even means something else there.
+const WHICH: [&str; 3] = ["--name", "--config", "--drop-in"];
+/// What restarts the engine.
+const HOW: &str = "--restart-command";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Engine {
     /// Where the programs are on the node
@@ -45,7 +51,7 @@ pub(crate) struct Install {
     #[command(flatten)]
     engine: Engine,
 
-    /// More arguments of `frostctl configure`
+    /// More arguments of `frostctl configure`; `unconfigure` gets those that it has, too
     #[arg(last = true)]
     configure: Vec<String>,
 }
@@ -57,25 +63,6 @@ impl Engine {
 
     fn is_installed(&self) -> bool {
         self.dir.join("frostctl").exists()
-    }
-
-    /// unconfigure refuses with 3 while containers run through frostlock, also with --dry-run.
-    pub(crate) fn await_idle(&self) -> anyhow::Result<()> {
-        node::enter()?;
-        let deadline = Instant::now() + IDLE_LIMIT;
-        while self.is_installed() {
-            let mut command = self.frostctl();
-            command.args(["unconfigure", "--runtime", &self.runtime, "--dry-run"]);
-            // The difference would be in the log again with each look.
-            command.stdout(Stdio::null());
-            let said = node::run(&mut command, CONFIGURE_LIMIT)?;
-            match said.status.code() {
-                Some(0 | 1) => break,
-                _ if Instant::now() < deadline => std::thread::sleep(IDLE_POLL),
-                _ => bail!("{}", last_line(&said.error)),
-            }
-        }
-        Ok(())
     }
 
     /// Runs a `configure` or `unconfigure`, but not again after it failed: kubelet would try again for
@@ -130,12 +117,40 @@ impl Install {
         fs::create_dir_all(METRICS).context(METRICS)
     }
 
+    /// unconfigure refuses with 3 while containers run through frostlock, also with --dry-run.
+    pub(crate) fn await_idle(&self) -> anyhow::Result<()> {
+        node::enter()?;
+        let deadline = Instant::now() + IDLE_LIMIT;
+        while self.engine.is_installed() {
+            let said = self.would_unconfigure()?;
+            match said.status.code() {
+                Some(0 | 1) => break,
+                _ if Instant::now() < deadline => std::thread::sleep(IDLE_POLL),
+                _ => bail!("{}", last_line(&said.error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn would_unconfigure(&self) -> anyhow::Result<node::Said> {
+        let mut command = self.engine.frostctl();
+        command.args(["unconfigure", "--runtime", &self.engine.runtime, "--dry-run"]);
+        // The difference would be in the log again with each look.
+        command.args(only(&self.configure, &WHICH)).stdout(Stdio::null());
+        node::run(&mut command, CONFIGURE_LIMIT)
+    }
+
+    fn unconfigure(&self, failed: &Path) -> anyhow::Result<()> {
+        let kept = only(&self.configure, &[&WHICH[..], &[HOW]].concat());
+        self.engine.change("unconfigure", &kept, failed)
+    }
+
     /// The programs go last, so that the step can be repeated.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         node::enter()?;
         let engine = &self.engine;
         if engine.is_installed() {
-            engine.change("unconfigure", &self.configure, Path::new(FAILED))?;
+            self.unconfigure(Path::new(FAILED))?;
             let mut uninstall = engine.frostctl();
             let status =
                 node::run(uninstall.args(["uninstall", "--purge"]), UNINSTALL_LIMIT)?.status;
@@ -150,6 +165,22 @@ impl Install {
         gone(fs::remove_file(engine.dir.join("frostctl")))?;
         gone(fs::remove_dir_all(METRICS))
     }
+}
+
+/// The options with these names: `NAME VALUE` and `NAME=VALUE`.
+fn only(args: &[String], names: &[&str]) -> Vec<String> {
+    let mut args = args.iter();
+    let mut kept = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.split_once('=') {
+            Some((name, _)) if names.contains(&name) => kept.push(arg.clone()),
+            None if names.contains(&arg.as_str()) => {
+                kept.extend([arg].into_iter().chain(args.next()).cloned())
+            }
+            _ => {}
+        }
+    }
+    kept
 }
 
 fn version() -> &'static str {
@@ -188,4 +219,48 @@ fn gone(result: std::io::Result<()>) -> anyhow::Result<()> {
 
 fn last_line(text: &str) -> &str {
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_configure_was_told_about_the_entry_holds_for_its_removal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let script = format!("#!/bin/sh\necho \"$*\" >>{}\n", path("said").display());
+        fs::write(path("frostctl"), script).unwrap();
+        fs::set_permissions(path("frostctl"), Permissions::from_mode(0o755)).unwrap();
+        let words = [
+            "--wrap",
+            "crun",
+            "--name",
+            "x",
+            "--config=/etc/c.toml",
+            "--force",
+            "--set-as-default",
+            "--restart-command",
+            "service containerd restart",
+            "--drop-in",
+        ];
+        let configure: Vec<String> = words.map(str::to_owned).into();
+        let engine = Engine { dir: dir.path().into(), runtime: "containerd".to_owned() };
+        let install = Install { engine, configure };
+        assert!(install.would_unconfigure().unwrap().status.success());
+        install.unconfigure(&path("failed")).unwrap();
+        install.engine.change("configure", &install.configure, &path("failed")).unwrap();
+        let said = fs::read_to_string(path("said")).unwrap();
+        let how = "--restart-command service containerd restart";
+        let expected = [
+            "unconfigure --runtime containerd --dry-run --name x --config=/etc/c.toml --drop-in"
+                .to_owned(),
+            format!(
+                "unconfigure --runtime containerd --restart --name x --config=/etc/c.toml {how} --drop-in"
+            ),
+            format!("configure --runtime containerd --restart {}", words.join(" ")),
+        ];
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    }
 }

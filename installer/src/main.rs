@@ -50,7 +50,7 @@ enum Step {
     /// Copy the programs onto the node and configure its engine
     Install(install::Install),
     /// Wait until no container of the node runs through frostlock
-    AwaitIdle(install::Engine),
+    AwaitIdle(install::Install),
     /// Take frostlock out of the engine's configuration and off the node
     Remove(install::Install),
     /// Set a label of this node to `true`

@@ -106,7 +106,12 @@ volumeMounts:
             - {key: ca.crt, path: ca.crt}
 {{- end }}
 
+{{- /* The removal has to find what was configured. */}}
 {{- define "frostlock.engine" -}}
 - --dir={{ .Values.installDir }}
 - --runtime={{ .Values.engine }}
+{{- with .Values.configureArgs }}
+- --
+{{ toYaml . }}
+{{- end }}
 {{- end }}
