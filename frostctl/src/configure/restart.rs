@@ -236,9 +236,13 @@ fn within() -> String {
 }
 
 /// What the running CRI-O has read, if it has this command.
-fn crio_status(name: &str) -> Option<bool> {
+pub(super) fn crio_status_config() -> Option<String> {
     let crio = program::find("crio")?;
-    let said = program::run(Command::new(crio).args(["status", "config"]), ASK_LIMIT).ok()?;
+    program::run(Command::new(crio).args(["status", "config"]), ASK_LIMIT).ok()
+}
+
+fn crio_status(name: &str) -> Option<bool> {
+    let said = crio_status_config()?;
     let document = toml_file::parse(&said).ok()?;
     let layout = Layout::of(Engine::Crio, &document).ok()?;
     Some(layout.entry(&document, name).is_some_and(Item::is_table_like))

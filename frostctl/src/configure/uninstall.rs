@@ -10,9 +10,9 @@ use crate::environment::STATE_DIR;
 use crate::exit::Exit;
 use crate::loaded::{Handler, Unasked};
 use crate::node::containerd::{self, SOCKETS};
-use crate::node::crio;
 use crate::node::processes;
 use crate::node::root::Root;
+use crate::node::{crio, docker};
 use crate::output::Output;
 
 use super::engine::Engine;
@@ -21,7 +21,7 @@ use super::record::Ours;
 use super::record::Record;
 use super::remove::Removal;
 use super::report::Report;
-use super::{binary, file, live, places, purge, toml_file};
+use super::{binary, file, live, places, purge, restart, toml_file};
 
 /// Take frostlock off this node
 ///
@@ -261,18 +261,35 @@ fn is_unused(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a running containerd or CRI-O has loaded, whatever its files say now: without the binary,
-/// none of its pods would start.
+/// What a running containerd, CRI-O or dockerd has loaded, whatever its files say now: without the
+/// binary, none of its containers would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
-    engines()
-        .iter()
+    let cri = engines()
+        .into_iter()
         .filter(|it| it.runs || it.socket.exists())
-        .flat_map(|it| match crate::loaded::ask(&it.socket) {
-            Ok(handlers) => it.has_loaded(handlers, binary),
-            Err(Unasked::NoAnswer(_)) if it.runs => vec![it.may_have_loaded(binary)],
-            Err(_) => Vec::new(),
-        })
-        .collect()
+        .flat_map(|it| it.calls(it.ask(), binary));
+    cri.chain(dockers(binary)).collect()
+}
+
+type Programs = Vec<(String, PathBuf)>;
+
+/// After a reload dockerd keeps a runtime that is no longer in its file.
+fn dockers(binary: &Path) -> Vec<Caller> {
+    let running = docker::listening();
+    let usual = PathBuf::from(docker::SOCKET);
+    let usual = Some(usual).filter(|it| !running.contains(it));
+    let daemon = |socket, runs| Daemon { name: "dockerd", socket, runs };
+    let all =
+        running.into_iter().map(|it| daemon(it, true)).chain(usual.map(|it| daemon(it, false)));
+    let calls = |it: Daemon| match docker::ask(&it.socket) {
+        Ok(None) if !it.runs => Vec::new(),
+        Ok(info) => {
+            let programs = info.as_ref().and_then(docker::programs);
+            it.calls(programs.ok_or_else(|| Unasked::Untold(Vec::new())), binary)
+        }
+        Err(why) => it.calls(Err(Unasked::NoAnswer(why.to_string())), binary),
+    };
+    all.flat_map(calls).collect()
 }
 
 /// An engine that may answer.
@@ -295,16 +312,36 @@ fn engines() -> Vec<Daemon> {
 }
 
 impl Daemon {
-    fn has_loaded(&self, handlers: Vec<Handler>, binary: &Path) -> Vec<Caller> {
-        let caller = |handler: Handler| {
-            let named = handler.binary.filter(|named| live::leads_over(named, binary))?;
-            let who = format!(
-                "{self}, which has the runtime {} loaded until it is restarted",
-                handler.name
-            );
-            Some(Caller { who, named })
+    /// A CRI-O whose answer has no configuration tells its own command.
+    fn ask(&self) -> Result<Programs, Unasked> {
+        let named = |it: Handler| Some((it.name, it.binary?));
+        match crate::loaded::ask(&self.socket) {
+            Ok(handlers) => Ok(handlers.into_iter().filter_map(named).collect()),
+            Err(Unasked::Untold(names)) if self.name == "CRI-O" => {
+                let said = restart::crio_status_config().ok_or(Unasked::Untold(names))?;
+                Ok(programs(Engine::Crio, &said))
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    /// An engine that runs and does not tell may have it.
+    fn calls(&self, programs: Result<Programs, Unasked>, binary: &Path) -> Vec<Caller> {
+        match programs {
+            Ok(programs) => self.has_loaded(programs, binary),
+            Err(Unasked::NoCri) => Vec::new(),
+            Err(_) if self.runs => vec![self.may_have_loaded(binary)],
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn has_loaded(&self, programs: Programs, binary: &Path) -> Vec<Caller> {
+        let ours = programs.into_iter().filter(|(_, named)| live::leads_over(named, binary));
+        let caller = |(name, named)| {
+            let who = format!("{self}, which has the runtime {name} loaded until it is restarted");
+            Caller { who, named }
         };
-        handlers.into_iter().filter_map(caller).collect()
+        ours.map(caller).collect()
     }
 
     fn may_have_loaded(&self, binary: &Path) -> Caller {
@@ -339,7 +376,7 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
             continue;
         }
         let text = file::read(&path).ok().flatten().unwrap_or_default();
-        let named = programs(engine, &text).into_iter().map(PathBuf::from);
+        let named = programs(engine, &text).into_iter().map(|(_, named)| named);
         let who = format!("the configuration {}, which was edited by hand", path.display());
         let ours = named.filter(|named| live::leads_over(named, binary));
         found.extend(ours.map(|named| Caller { who: who.clone(), named }));
@@ -347,18 +384,24 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
     found
 }
 
-/// The programs of all runtimes in a configuration.
-fn programs(engine: Engine, text: &str) -> Vec<String> {
+/// The programs of all runtimes in a configuration, by the runtimes' names.
+fn programs(engine: Engine, text: &str) -> Programs {
     if engine == Engine::Docker {
         let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         let runtimes = value["runtimes"].as_object().into_iter().flatten();
-        return runtimes.filter_map(|(_, it)| Some(it["path"].as_str()?.to_owned())).collect();
+        let named = |(name, it): (&String, &serde_json::Value)| {
+            Some((name.clone(), it["path"].as_str()?.into()))
+        };
+        return runtimes.filter_map(named).collect();
     }
     let Ok(document) = toml_file::parse(text) else { return Vec::new() };
     let Ok(layout) = Layout::of(engine, &document) else { return Vec::new() };
-    let entries = layout.names(&document);
-    let entries = entries.iter().filter_map(|name| layout.entry(&document, name));
-    entries.filter_map(|entry| Some(layout.binary_of(entry)?.to_owned())).collect()
+    let names = layout.names(&document).into_iter();
+    let program = |name: &String| {
+        let entry = layout.entry(&document, name)?;
+        Some(PathBuf::from(layout.binary_of(entry)?))
+    };
+    names.filter_map(|name| Some((name.to_string(), program(&name.to_string())?))).collect()
 }
 
 /// Whether the path is the binary's own, or its bare name.
@@ -446,9 +489,30 @@ mod tests {
     fn the_programs_of_a_configuration_are_found_whatever_its_quotes() {
         let runtime = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.x.options]";
         let text = format!("version = 3\n{runtime}\nBinaryName = '/x/frostlock'\n");
-        assert_eq!(programs(Engine::Containerd, &text), ["/x/frostlock"]);
+        let named = |path: &str| vec![("x".to_owned(), PathBuf::from(path))];
+        assert_eq!(programs(Engine::Containerd, &text), named("/x/frostlock"));
         let text = r#"{"runtimes": {"x": {"path": "frostlock"}}}"#;
-        assert_eq!(programs(Engine::Docker, text), ["frostlock"]);
+        assert_eq!(programs(Engine::Docker, text), named("frostlock"));
+    }
+
+    #[test]
+    fn an_engine_that_runs_and_does_not_tell_may_have_it_loaded() {
+        let binary = Path::new("/x/frostlock");
+        let calls = |runs, programs: Result<&[&str], Unasked>| {
+            let daemon = Daemon { name: "dockerd", socket: "/s".into(), runs };
+            let named = |all: &[&str]| all.iter().map(|it| ("r".to_owned(), it.into())).collect();
+            let found = daemon.calls(programs.map(named), binary);
+            found.into_iter().map(|it| it.who).collect::<String>()
+        };
+        assert!(calls(true, Ok(&["runc", "/x/frostlock"])).contains("has the runtime r loaded"));
+        assert_eq!(calls(true, Ok(&["runc", "/usr/bin/crun"])), "");
+        let untold = || Unasked::Untold(Vec::new());
+        let mute = || Unasked::NoAnswer("no answer".to_owned());
+        for why in [untold(), mute()] {
+            assert!(calls(true, Err(why)).contains("does not say"));
+        }
+        assert_eq!(calls(true, Err(Unasked::NoCri)), "", "the control");
+        assert_eq!(calls(false, Err(untold())) + &calls(false, Err(mute())), "");
     }
 
     #[test]

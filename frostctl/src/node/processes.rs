@@ -26,6 +26,10 @@ impl Running {
 }
 
 pub(crate) fn read(node: &Root) -> Vec<Running> {
+    named(node, &[KUBELETS, ENGINES].concat())
+}
+
+pub(crate) fn named(node: &Root, names: &[&str]) -> Vec<Running> {
     let entries = std::fs::read_dir(node.path("/proc".as_ref())).into_iter().flatten().flatten();
     let mut pids: Vec<i32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -35,7 +39,7 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     let place = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     let (here, nodes) = (place("self"), place("1"));
     let running = pids.into_iter().filter_map(|pid| {
-        let mut it = of(node, pid)?;
+        let mut it = of(node, pid, names)?;
         let its = if node.is_live() { place(&pid.to_string()) } else { here.clone() };
         it.is_here = its == here;
         (it.is_here || (its.is_some() && its == nodes)).then_some(it)
@@ -92,9 +96,9 @@ fn judge_first(comm: &str, is_the_nodes: bool) -> Option<bool> {
     }
 }
 
-fn of(node: &Root, pid: i32) -> Option<Running> {
+fn of(node: &Root, pid: i32, names: &[&str]) -> Option<Running> {
     let comm = node.read(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
-    if !KUBELETS.iter().chain(ENGINES).any(|name| *name == comm) {
+    if !names.contains(&comm.as_str()) {
         return None;
     }
     let cmdline = node.read(format!("/proc/{pid}/cmdline")).ok()?;

@@ -1,22 +1,12 @@
 //! dockerd: its file, and what the process says over its socket.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::Value;
-use tokio::net::UnixStream;
 
 use super::facts::{Entries, Handler, Loaded};
 use crate::configure::edit::is_ours;
-
-const SOCKET: &str = "/run/docker.sock";
-
-/// For its answer dockerd counts its images, which takes a while on a slow disk.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-
-/// An answer has some KB.
-const MOST_BYTES: usize = 4 << 20;
+use crate::node::docker::{SOCKET, ask};
 
 pub(super) fn entries(text: &str) -> anyhow::Result<Entries> {
     if text.trim().is_empty() {
@@ -72,60 +62,8 @@ fn left_over<'a>(info: &'a Value, handlers: &'a [Handler]) -> impl Iterator<Item
     })
 }
 
-/// The output of `docker info`; `None` if nobody listens.
-fn ask(socket: &Path) -> anyhow::Result<Option<Value>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(async { tokio::time::timeout(ANSWERS_WITHIN, get(socket)).await });
-    let late = || format!("no answer within {} s", ANSWERS_WITHIN.as_secs());
-    match asked.with_context(late)? {
-        Ok(answer) => Ok(Some(body(&answer)?)),
-        Err(error) => match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
-            _ => Err(error.into()),
-        },
-    }
-}
-
-/// HTTP/1.0, so that the answer is not chunked and ends with the connection.
-async fn get(socket: &Path) -> std::io::Result<Vec<u8>> {
-    let stream = UnixStream::connect(socket).await?;
-    let mut request: &[u8] = b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n";
-    while !request.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(request) {
-            Ok(written) => request = &request[written..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut answer = Vec::new();
-    let mut buffer = [0; 16 << 10];
-    loop {
-        stream.readable().await?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Ok(answer),
-            Ok(count) => answer.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if answer.len() > MOST_BYTES {
-            return Err(std::io::Error::other("its answer is too large"));
-        }
-    }
-}
-
-fn body(answer: &[u8]) -> anyhow::Result<Value> {
-    let answer = std::str::from_utf8(answer).context("its answer is not text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("its answer is not HTTP")?;
-    let status = head.lines().next().unwrap_or_default();
-    anyhow::ensure!(status.split(' ').nth(1) == Some("200"), "it says {status:?}");
-    serde_json::from_str(body).context("what it says of itself")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
 
     #[test]
@@ -169,25 +107,5 @@ mod tests {
         assert_eq!(compare(&info, &[]), otherwise("its default is still frostlock"));
         let none = compare(&serde_json::json!({}), &handler("f", "/f", false));
         assert!(matches!(none, Loaded::NotChecked(_)));
-    }
-
-    #[test]
-    fn the_daemon_is_asked_for_a_bounded_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("docker.sock");
-        assert!(ask(&socket).unwrap().is_none());
-        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let began = std::time::Instant::now();
-        let error = ask(&socket).unwrap_err().to_string();
-        assert!(error.contains("no answer within 3 s"), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(10));
-        drop(listener.accept().unwrap());
-        let answers = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 1000]).unwrap();
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n{\"Runtimes\":{}}").unwrap();
-        });
-        assert!(ask(&socket).unwrap().unwrap()["Runtimes"].is_object());
-        answers.join().unwrap();
     }
 }
