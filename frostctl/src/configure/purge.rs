@@ -8,8 +8,9 @@ use serde::Serialize;
 use state::remains;
 use state::state_dir::StateDir;
 
-use super::{file, record};
-use crate::node::lift;
+use super::{file, live, record};
+use crate::node::root::Root;
+use crate::node::{containerd, crio, lift, processes};
 
 /// Where engines other than containerd look for hooks.
 const HOOKS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];
@@ -166,14 +167,37 @@ pub(super) fn remove(left: &[Left]) -> anyhow::Result<()> {
 
 /// Hooks that run the binary: without the binary, no container with these hooks starts.
 pub(super) fn hooks(binary: &Path) -> Vec<PathBuf> {
-    HOOKS.iter().flat_map(|directory| hooks_in(Path::new(directory), binary)).collect()
+    let mut directories: Vec<PathBuf> = HOOKS.iter().map(PathBuf::from).collect();
+    directories.extend(crio::hooks_directories());
+    let specs = base_specs().into_iter().filter(|path| spec_runs(path, binary));
+    let mut found: Vec<PathBuf> =
+        directories.iter().flat_map(|it| hooks_in(it, binary)).chain(specs).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Of the containerds that run, and of those whose configuration is at a usual place.
+fn base_specs() -> Vec<PathBuf> {
+    let node = Root::default();
+    let all = containerd::read(&node, &processes::read(&node)).into_iter();
+    all.flat_map(|it| it.entries).filter_map(|it| it.base_spec(&node)).collect()
+}
+
+fn spec_runs(path: &Path, binary: &Path) -> bool {
+    let text = file::read(path).ok().flatten().unwrap_or_default();
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let stages = spec["hooks"].as_object().into_iter().flatten();
+    let hooks = stages.filter_map(|(_, it)| it.as_array()).flatten();
+    let mut programs = hooks.filter_map(|it| it["path"].as_str());
+    programs.any(|it| live::leads_over(Path::new(it), binary))
 }
 
 fn hooks_in(directory: &Path, binary: &Path) -> Vec<PathBuf> {
     let runs = |path: &PathBuf| {
         let text = file::read(path).ok().flatten()?;
         let hook: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(Path::new(hook["hook"]["path"].as_str()?) == binary)
+        Some(live::leads_over(Path::new(hook["hook"]["path"].as_str()?), binary))
     };
     let mut found = known(directory, &[""]);
     found
@@ -211,5 +235,21 @@ mod tests {
         }
         let found = hooks_in(scratch.path(), Path::new("/x/frostlock"));
         assert_eq!(found, [scratch.path().join("ours.json")]);
+    }
+
+    #[test]
+    fn a_base_spec_with_a_hook_that_runs_it_is_found() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [binary, link, spec] = ["frostlock", "link", "spec"].map(|it| scratch.path().join(it));
+        std::fs::write(&binary, "").unwrap();
+        std::os::unix::fs::symlink(&binary, &link).unwrap();
+        for (path, expected) in [(&binary, true), (&link, true), (&spec, false)] {
+            let hooks = serde_json::json!({ "hooks": {
+                "createRuntime": [{ "path": "/x/other" }], "poststop": [{ "path": path }] } });
+            std::fs::write(&spec, hooks.to_string()).unwrap();
+            assert_eq!(spec_runs(&spec, &binary), expected, "{path:?}");
+        }
+        std::fs::write(&spec, "{}").unwrap();
+        assert!(!spec_runs(&spec, &binary) && !spec_runs(&scratch.path().join("none"), &binary));
     }
 }

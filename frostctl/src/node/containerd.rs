@@ -55,6 +55,16 @@ impl Entry {
     pub(crate) fn driver(&self) -> Driver {
         if self.systemd == Some(true) { Driver::Systemd } else { Driver::Cgroupfs }
     }
+
+    /// The spec from which its containers begin, with hooks perhaps.
+    pub(crate) fn base_spec(&self, node: &Root) -> Option<PathBuf> {
+        let table: Table = node.read(&self.file).ok()?.parse().ok()?;
+        let plugins = table.get("plugins")?;
+        let runtime =
+            |cri: &&str| plugins.get(*cri)?.get("containerd")?.get("runtimes")?.get(&self.name);
+        let spec = PLUGINS.iter().find_map(|cri| runtime(cri)?.get("base_runtime_spec")?.as_str());
+        spec.filter(|it| !it.is_empty()).map(PathBuf::from)
+    }
 }
 
 #[derive(Debug)]

@@ -40,6 +40,22 @@ pub(crate) fn socket() -> PathBuf {
     configured().socket
 }
 
+/// Where it looks for hooks, if any of its files names directories.
+pub(crate) fn hooks_directories() -> Vec<PathBuf> {
+    let texts: Vec<String> = files().iter().filter_map(|it| root::read(it).ok()).collect();
+    hooks_directories_in(&texts)
+}
+
+/// The last file that names any wins.
+fn hooks_directories_in(texts: &[String]) -> Vec<PathBuf> {
+    let tables = texts.iter().filter_map(|text| text.parse::<Table>().ok());
+    let mut named = tables.filter_map(|table| {
+        let all = table.get("crio")?.get("runtime")?.get("hooks_dir")?.as_array()?.clone();
+        Some(all.iter().filter_map(|it| it.as_str().map(PathBuf::from)).collect())
+    });
+    named.next_back().unwrap_or_default()
+}
+
 /// The last file that names a socket wins.
 fn configured_in(texts: &[String]) -> Configured {
     let tables = texts.iter().filter_map(|text| text.parse::<Table>().ok());
@@ -76,6 +92,10 @@ mod tests {
         let found = configured_in(&[main, drop_in, "[torn"].map(str::to_owned));
         assert_eq!(found.roots, ["/run/crun", "/run/runc", "/run/x"].map(PathBuf::from));
         assert_eq!(found.socket, Path::new("/run/b.sock"));
+        let hooks =
+            ["[crio.runtime]\nhooks_dir=['/a']", "[crio.runtime]\nhooks_dir=['/b', '/c']", main];
+        let found = hooks_directories_in(&hooks.map(str::to_owned));
+        assert_eq!(found, ["/b", "/c"].map(PathBuf::from));
         assert_eq!(configured_in(&[]).socket, Path::new(SOCKET));
     }
 }
