@@ -93,8 +93,8 @@ async fn get(socket: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn body(answer: &[u8]) -> anyhow::Result<Value> {
-    let answer = std::str::from_utf8(answer).context("its answer is no text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("its answer is no HTTP")?;
+    let answer = std::str::from_utf8(answer).context("its answer is not text")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("its answer is not HTTP")?;
     let status = head.lines().next().unwrap_or_default();
     anyhow::ensure!(status.split(' ').nth(1) == Some("200"), "it says {status:?}");
     serde_json::from_str(body).context("what it says of itself")
