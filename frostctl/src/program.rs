@@ -1,7 +1,8 @@
 //! Runs other programs for a bounded time.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +34,33 @@ pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path)
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// The file to run where a file or an answer of others names it. A bare name is looked up in our own
+/// PATH; a path is run only if none but root and ourselves can change the file or replace it.
+pub(crate) fn trusted(name: &Path) -> anyhow::Result<PathBuf> {
+    let found = find(name).with_context(|| format!("there is no program {}", name.display()))?;
+    let real = found.canonicalize()?;
+    if name.components().count() > 1 {
+        let ours = [0, nix::unistd::geteuid().as_raw()];
+        for path in real.ancestors() {
+            if let Some(why) = distrust(&std::fs::metadata(path)?, ours) {
+                bail!("{} is not run: {} {why}", name.display(), path.display());
+            }
+        }
+    }
+    Ok(real)
+}
+
+/// A directory may be writable by a group (/usr/local of Debian is staff's), and by all if it is sticky.
+fn distrust(file: &Metadata, ours: [u32; 2]) -> Option<String> {
+    if !ours.contains(&file.uid()) {
+        return Some(format!("is owned by uid {}", file.uid()));
+    }
+    let group = if file.gid() == 0 || file.is_dir() { 0 } else { 0o020 };
+    let is_sticky = file.is_dir() && file.mode() & 0o1000 != 0;
+    let is_open = !is_sticky && file.mode() & (group | 0o002) != 0;
+    is_open.then(|| "is writable by others".to_owned())
 }
 
 /// Returns the standard output. A failure is an error with the program's message; one that hangs is
@@ -113,7 +141,36 @@ fn anonymous() -> anyhow::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_program_that_another_user_could_change_is_not_run() {
+        let trusted = |path: &Path| trusted(path).map_err(|error| error.to_string());
+        let scratch = tempfile::tempdir().unwrap();
+        let (own, link) = (scratch.path().join("own"), scratch.path().join("link"));
+        std::fs::write(&own, "#!/bin/sh\n").unwrap();
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let allow = |path: &Path, mode| {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        allow(&own, 0o755);
+        let real = own.canonicalize().unwrap();
+        assert_eq!(trusted(&own), Ok(real.clone()), "the control");
+        assert_eq!(trusted(&link), Ok(real));
+        allow(&own, 0o757);
+        assert!(trusted(&link).unwrap_err().ends_with("is writable by others"));
+        allow(&own, 0o755);
+        allow(scratch.path(), 0o777);
+        assert!(trusted(&own).is_err(), "it could be replaced");
+        allow(scratch.path(), 0o1777);
+        assert!(trusted(&own).is_ok(), "only its owner can replace it");
+        assert!(trusted(Path::new("sh")).is_ok(), "from our own PATH");
+        let file = std::fs::metadata(&own).unwrap();
+        let why = distrust(&file, [file.uid() + 1; 2]);
+        assert_eq!(why, Some(format!("is owned by uid {}", file.uid())));
+    }
 
     /// systemctl prints two lines, containerd its log and then an error.
     #[test]

@@ -207,6 +207,23 @@ pub fn of_thread(tid: i32) -> Option<i32> {
     process.trim().parse().ok()
 }
 
+/// Whether what a process says of itself may steer us: all its uids are root's or our own. Its name
+/// and its command line are its own choice. The owner of /proc/PID would not do: a process that is not
+/// dumpable has root there, and a setuid program keeps the user's real uid (proc_pid(5)).
+pub fn is_trusted(pid: i32) -> bool {
+    let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    are_uids_of(&String::from_utf8_lossy(&status), [0, nix::unistd::geteuid().as_raw()])
+}
+
+/// Whether the real, effective, saved and file system uid are each one of `users`.
+fn are_uids_of(status: &str, users: [u32; 2]) -> bool {
+    let Some(uids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else {
+        return false;
+    };
+    let uids: Vec<Option<u32>> = uids.split_whitespace().map(|uid| uid.parse().ok()).collect();
+    uids.len() == 4 && uids.iter().all(|uid| uid.is_some_and(|uid| users.contains(&uid)))
+}
+
 /// The CPU time that a process has used so far.
 pub fn cpu_time(pid: i32) -> Option<Duration> {
     let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid)).ok()?;
@@ -309,6 +326,24 @@ mod tests {
         let schedstat = std::fs::File::open("/proc/self/schedstat").unwrap();
         assert!(cpu_time_in(&schedstat).is_some() && Ran::of(own).is_some());
         assert_eq!(of_thread(nix::unistd::gettid().as_raw()), Some(own));
+    }
+
+    #[test]
+    fn one_uid_of_another_user_is_enough_not_to_be_trusted() {
+        let status = |uids: &str| format!("Name:\tcontainerd\nUid:\t{uids}\nGid:\t0\t0\t0\t0\n");
+        for (uids, users, trusted) in [
+            ("0\t0\t0\t0", [0, 0], true),
+            ("1000\t0\t0\t0", [0, 0], false),
+            ("0\t1000\t0\t0", [0, 0], false),
+            ("0\t0\t1000\t0", [0, 0], false),
+            ("0\t0\t0\t1000", [0, 0], false),
+            ("0\t0\t0", [0, 0], false),
+            ("1000\t1000\t1000\t1000", [0, 1000], true),
+            ("1001\t1001\t1001\t1001", [0, 1000], false),
+        ] {
+            assert_eq!(are_uids_of(&status(uids), users), trusted, "{uids:?}");
+        }
+        assert!(!are_uids_of("", [0, 0]) && is_trusted(own_pid()));
     }
 
     #[test]

@@ -10,5 +10,7 @@ use crate::program;
 /// Returns the output. The command has its own process group: ^C on a terminal reaches only
 /// frostctl, which ends after the current step.
 pub(crate) fn run(path: &Path, words: &[&str], limit: Duration) -> anyhow::Result<Vec<u8>> {
-    program::output(Command::new(path).args(words).process_group(0), limit)
+    let mut command = Command::new(program::trusted(path)?);
+    // A link's name may choose the runtime, as frostlock-crun does.
+    program::output(command.arg0(path).args(words).process_group(0), limit)
 }

@@ -39,7 +39,7 @@ pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
     let parts = running.into_iter().flat_map(Path::components);
     let parts = parts.filter_map(|it| it.as_os_str().to_str()).filter(|it| it.contains(name));
     let in_path = parts.filter_map(Version::find).next_back();
-    let beside = running.map(|it| it.with_file_name(name)).filter(|it| program::is_executable(it));
+    let beside = running.and_then(|it| program::trusted(&it.with_file_name(name)).ok());
     let ask = || {
         let program = beside.or_else(|| program::find(name))?;
         Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)

@@ -24,6 +24,8 @@ pub(crate) struct Program {
     /// Empty if it did not answer.
     pub(crate) said: String,
     pub(crate) version: Option<Version>,
+    /// Why it was not run.
+    pub(crate) refused: Option<String>,
 }
 
 /// containerd, kubelet, and the runtimes of containerd's entries; `runtime` is the one that
@@ -50,10 +52,22 @@ pub(crate) fn read(
     let mut seen = Vec::new();
     for path in paths {
         // frostlock reports the version of the runtime behind it.
-        let real = program::find(&path).and_then(|it| std::fs::canonicalize(it).ok());
-        let Some(real) = real.filter(|it| !seen.contains(it)) else { continue };
-        let said = program::run(Command::new(&real).arg("--version"), SAYS_WITHIN);
-        programs.push(Program::of(real.clone(), &said.unwrap_or_default()));
+        let Some(real) = program::find(&path).and_then(|it| std::fs::canonicalize(it).ok()) else {
+            continue;
+        };
+        if seen.contains(&real) {
+            continue;
+        }
+        programs.push(match program::trusted(&path) {
+            Ok(it) => {
+                let said = program::run(Command::new(it).arg("--version"), SAYS_WITHIN);
+                Program::of(real.clone(), &said.unwrap_or_default())
+            }
+            Err(why) => {
+                let refused = Some(why.to_string());
+                Program { refused, ..Program::of(real.clone(), "") }
+            }
+        });
         seen.push(real);
     }
     programs.dedup_by(|one, other| one.said == other.said && !one.said.is_empty());
@@ -65,7 +79,7 @@ impl Program {
         let said = said.lines().next().unwrap_or_default().to_owned();
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         let name = said.split_whitespace().next().unwrap_or(&file).to_owned();
-        Program { version: Version::find(&said), name, path, said }
+        Program { version: Version::find(&said), name, path, said, refused: None }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cgroup::process;
+
 use super::root::Root;
 use crate::environment;
 
@@ -99,6 +101,10 @@ fn judge_first(comm: &str, is_the_nodes: bool) -> Option<bool> {
 fn of(node: &Root, pid: i32, names: &[&str]) -> Option<Running> {
     let comm = node.read(format!("/proc/{pid}/comm")).ok()?.trim().to_owned();
     if !names.contains(&comm.as_str()) {
+        return None;
+    }
+    // We run its program and follow its command line.
+    if node.is_live() && !process::is_trusted(pid) {
         return None;
     }
     let cmdline = node.read(format!("/proc/{pid}/cmdline")).ok()?;

@@ -32,11 +32,12 @@ const KNOWN: &[&str] = &["containerd", "runc", "crun", "kubelet", "Kubernetes"];
 
 fn of_program(node: &Node, program: &Program, today: Date) -> Vec<Finding> {
     let Some(version) = program.version else {
-        return KNOWN
-            .contains(&program.name.as_str())
-            .then(|| unsaid(program))
-            .into_iter()
-            .collect();
+        let is_known = KNOWN.contains(&program.name.as_str());
+        let unsaid = match &program.refused {
+            Some(why) => Some(refused(program, why)),
+            None => is_known.then(|| unsaid(program)),
+        };
+        return unsaid.into_iter().collect();
     };
     let all = defects::of_program(&program.name, version);
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.frostlock_helps);
@@ -55,6 +56,12 @@ fn unsaid(program: &Program) -> Finding {
     Finding::not_checked(NAME, format!("{} did not say its version", program.name))
         .seen(&program.path, "no version in what --version prints, or no answer within 2 s")
         .remedy(format!("run it by hand: {} --version", program.path.display()))
+}
+
+fn refused(program: &Program, why: &str) -> Finding {
+    Finding::not_checked(NAME, format!("{} was not asked for its version", program.name))
+        .seen(&program.path, why)
+        .remedy("let only root write it and the directories above it")
 }
 
 fn out_of_support(program: &Program, version: Version, today: Date) -> Option<Finding> {
