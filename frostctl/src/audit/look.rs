@@ -186,7 +186,8 @@ fn named_roots(places: &Places) -> Vec<Root> {
 }
 
 fn ask_containerd(socket: &Path, patience: Patience) -> Said<'_> {
-    let own = Containerd::at(socket).and_then(|containerd| containerd.look(patience.containerd));
+    let own = supervisor::check_peer(socket)
+        .and_then(|()| Containerd::at(socket)?.look(patience.containerd));
     let has_pods = own.as_ref().is_ok_and(|own| own.namespaces.iter().any(|n| n == KUBERNETES));
     let cri = has_pods
         .then(|| pods(socket, patience.cri).map_err(|error| error.to_string()))

@@ -62,7 +62,9 @@ fn is_supervisor(name: &str) -> bool {
 
 /// The containerd sockets on the command lines of this node's shims.
 pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
-    let all = pids().filter_map(supervisor).filter(|shim| !shim.foreign);
+    // Any process can take the name of a shim, and the answer at its socket names programs.
+    let trusted = pids().filter(|pid| process::is_trusted(*pid));
+    let all = trusted.filter_map(supervisor).filter(|shim| !shim.foreign);
     all.filter_map(|shim| shim.address)
 }
 
@@ -130,6 +132,18 @@ fn has_unseen_owner(socket: &Path) -> bool {
     getsockopt(&stream, PeerCredentials).is_ok_and(|peer| peer.pid() == 0)
 }
 
+/// An answer names programs that we run and containers that we end: the listener must be root's or our own.
+pub(crate) fn check_peer(socket: &Path) -> anyhow::Result<()> {
+    // One that cannot be reached is reported by who asks it.
+    let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) else { return Ok(()) };
+    let uid = getsockopt(&stream, PeerCredentials)?.uid();
+    anyhow::ensure!(
+        [0, nix::unistd::geteuid().as_raw()].contains(&uid),
+        "it is not asked: it is answered by a process of uid {uid}"
+    );
+    Ok(())
+}
+
 /// Without readable mount namespaces every shim is foreign, and what is below shims is not counted.
 pub(crate) fn check_namespaces() -> anyhow::Result<()> {
     check_processes()?;
@@ -149,7 +163,7 @@ fn by_command_line(container: &Container) -> Option<Supervisor> {
         let same = after(&words, b"-namespace")? == namespace.as_bytes()
             && ids.iter().flatten().any(|known| known.as_bytes() == id);
         let found = same.then(|| supervisor(pid)).flatten()?;
-        (!found.foreign).then_some(found)
+        (!found.foreign && process::is_trusted(pid)).then_some(found)
     })
 }
 
