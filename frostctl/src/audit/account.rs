@@ -140,6 +140,9 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
         Subject::Stray(_) => return vec!["frostctl audit --kill-orphans".to_owned()],
         Subject::Engine(asked) => return vec![of_engine(asked)],
     };
+    if container.owner == Owner::User {
+        return vec!["it is a user's: run frostctl audit as that user".to_owned()];
+    }
     let id = quoted(&container.id);
     let mut lines = Vec::new();
     match divergence.kind {

@@ -70,6 +70,8 @@ pub(crate) enum Owner {
     Containerd(String),
     Podman,
     Crio,
+    /// Another user, whose files may say anything.
+    User,
     /// An engine that frostctl does not know.
     Unknown,
 }
@@ -78,7 +80,7 @@ impl Owner {
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {
             Owner::Containerd(namespace) => Some(namespace),
-            Owner::Nobody | Owner::Podman | Owner::Crio | Owner::Unknown => None,
+            Owner::Nobody | Owner::Podman | Owner::Crio | Owner::User | Owner::Unknown => None,
         }
     }
 

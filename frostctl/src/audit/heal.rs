@@ -30,6 +30,7 @@ const CONMON_LIMIT: Duration = Duration::from_secs(5);
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+const A_USERS: &str = "it is a user's: run frostctl audit as that user";
 const NOT_KNOWN: &str = "frostctl does not know its engine";
 
 /// One thing to do.
@@ -111,6 +112,12 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
     if container.is_some_and(|container| container.owner == Owner::Unknown) {
         return Err(NOT_KNOWN.to_owned());
     }
+    if container.is_some_and(|container| container.owner == Owner::User) {
+        return Err(A_USERS.to_owned());
+    }
+    if container.is_some_and(|container| !runtimes::is_plain(&container.id)) {
+        return Err("its id is not safe on a command line".to_owned());
+    }
     match (divergence.kind, container) {
         (Kind::Phantom, Some(container)) => {
             spares_the_living(container, kill_orphans)?;
@@ -172,6 +179,7 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
     let id = container.id.clone();
     match &container.owner {
         Owner::Nobody => return delete_by_runtime(container),
+        Owner::User => return Err(A_USERS.to_owned()),
         Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
         Owner::Podman => {
             if shim.is_none() {
@@ -209,9 +217,6 @@ fn stop_by_cri(container: &Container, socket: PathBuf) -> Step {
 
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
     let state = container.state.as_ref().ok_or("no runtime has a state file of it")?;
-    if !runtimes::is_plain(&container.id) {
-        return Err("its id is not safe on a command line".to_owned());
-    }
     let (binary, root, id) = (state.binary.clone(), state.root.clone(), container.id.clone());
     Ok(vec![Step::DeleteByRuntime { binary, root, id }])
 }
@@ -425,6 +430,24 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::audit::claim::{Claim, Source};
+
+    #[test]
+    fn a_users_container_is_left_alone() {
+        let dead = |owner, id: &str| {
+            let mut it = Container::new(owner, id.to_owned());
+            it.truth.fate = Fate::Gone;
+            it.socket = Some("/s".into());
+            it
+        };
+        let planned = |it: &Container, kill_orphans| {
+            let subject = Subject::Container(Box::new(it.clone()));
+            plan(&Divergence { kind: Kind::Phantom, subject }, kill_orphans)
+        };
+        let pod = dead(Owner::Crio, "pod");
+        assert!(planned(&pod, false).is_ok(), "the control");
+        assert_eq!(planned(&dead(Owner::User, "web"), true), Err(A_USERS.to_owned()));
+        assert!(planned(&dead(Owner::Podman, "--all"), true).is_err());
+    }
 
     #[test]
     fn a_container_that_came_back_is_not_the_one_that_was_judged() {

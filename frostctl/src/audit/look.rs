@@ -286,7 +286,7 @@ fn merge(all: Vec<Container>) -> Vec<Container> {
     let mut places: HashMap<(Owner, String), usize> = HashMap::new();
     for container in all {
         // Two roots of plain runc may each have a container with the same name.
-        let is_plain = container.owner == Owner::Nobody;
+        let is_plain = matches!(container.owner, Owner::Nobody | Owner::User);
         let key = (container.owner.clone(), container.id.clone());
         match places.get(&key).and_then(|at| merged.get_mut(*at)).filter(|_| !is_plain) {
             Some(known) => add(known, container),
@@ -312,7 +312,8 @@ fn add(known: &mut Container, other: Container) {
     known.cgroup = known.cgroup.take().or(other.cgroup);
     known.socket = known.socket.take().or(other.socket);
     let with_start = |init: &super::claim::Init| init.start.is_some();
-    known.init = other.init.filter(with_start).or(known.init).or(other.init);
+    let recorded = known.init.filter(with_start).or(other.init.filter(with_start));
+    known.init = recorded.or(known.init).or(other.init);
 }
 
 /// For containers that run according to CRI and have no pid from runtime or containerd. All of them
@@ -357,6 +358,23 @@ mod tests {
         std::fs::write(&socket, "").unwrap();
         std::os::unix::fs::symlink(&socket, &link).unwrap();
         assert_eq!(both(), [socket.canonicalize().unwrap()]);
+    }
+
+    #[test]
+    fn a_users_container_is_not_merged_and_a_later_init_replaces_none() {
+        let init = |pid| Some(super::super::claim::Init { pid, start: Some(7) });
+        let container = |owner: &Owner, pid| {
+            let mut it = Container::new(owner.clone(), "web".to_owned());
+            it.init = init(pid);
+            it
+        };
+        let pids = |owner: Owner, other: Owner| -> Vec<i32> {
+            let all = merge(vec![container(&owner, 1), container(&other, 2)]);
+            all.iter().filter_map(|it| Some(it.init?.pid)).collect()
+        };
+        assert_eq!(pids(Owner::Crio, Owner::User), [1, 2]);
+        assert_eq!(pids(Owner::User, Owner::User), [1, 2]);
+        assert_eq!(pids(Owner::Crio, Owner::Crio), [1], "the first that was recorded stays");
     }
 
     #[test]

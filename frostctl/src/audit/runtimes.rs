@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
@@ -20,6 +21,8 @@ const ROOTS: [&str; 4] = ["/run/runc", "/run/crun", "/run/youki", "/run/crio/run
 /// Each has one root for each containerd namespace.
 const PARENTS: [&str; 3] =
     ["/run/containerd/runc", "/run/docker/runtime-runc", "/run/docker/runtime-crun"];
+/// Each has the roots of one user.
+const USERS: &str = "/run/user";
 /// A shim's bundle is `.../io.containerd.runtime.v2.task/NAMESPACE/ID`.
 const SHIM_BUNDLES: &str = "io.containerd.runtime.v2.task";
 
@@ -36,7 +39,7 @@ pub(crate) fn usual_roots() -> Vec<Root> {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
     };
-    let users = below(Path::new("/run/user"));
+    let users = below(Path::new(USERS));
     let of_users = users.iter().flat_map(|user| ["runc", "crun"].map(|name| user.join(name)));
     let namespaces = PARENTS.iter().flat_map(|parent| below(Path::new(parent)));
     let paths = ROOTS.iter().map(PathBuf::from).chain(namespaces).chain(of_users);
@@ -145,6 +148,10 @@ fn default_binary(grammar: RuntimeKind) -> PathBuf {
 
 /// Who owns the container, by its bundle, or else by the root.
 fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
+    // Root deletes no container by the hooks and cgroups that a user's file names.
+    if is_anothers(root) {
+        return Owner::User;
+    }
     if let Some(bundle) = bundle {
         let mut parts = bundle.iter().skip_while(|part| *part != SHIM_BUNDLES).skip(1);
         if let Some(namespace) = parts.next() {
@@ -162,6 +169,15 @@ fn owner(root: &Path, bundle: Option<&Path>) -> Owner {
     match root.file_name() {
         Some(name) if is_namespace => Owner::Containerd(name.to_string_lossy().into_owned()),
         _ => Owner::Nobody,
+    }
+}
+
+/// Whether a user other than root and ourselves can write below the root.
+fn is_anothers(root: &Path) -> bool {
+    let ours = nix::unistd::geteuid().as_raw();
+    match root.strip_prefix(USERS) {
+        Ok(below) => !below.starts_with(ours.to_string()),
+        Err(_) => fs::metadata(root).is_ok_and(|it| ![0, ours].contains(&it.uid())),
     }
 }
 
@@ -218,6 +234,8 @@ mod tests {
             assert_eq!(owner(Path::new("/run/runc"), Some(&bundle)), whose);
         }
         assert_eq!(owner(Path::new("/run/runc"), Some(Path::new("/b"))), Owner::Nobody);
+        // A user's file does not choose its owner.
+        assert_eq!(owner(Path::new("/run/user/4711/runc"), Some(Path::new(shim))), Owner::User);
     }
 
     #[test]
