@@ -164,6 +164,8 @@ pub(crate) struct Truth {
     pub(crate) inhabitants: Vec<Process>,
     /// The names of the systemd units that these processes are in.
     pub(crate) units: Vec<String>,
+    /// It is a pod's sandbox, and containers of the pod run.
+    pub(crate) pod_lives: bool,
 }
 
 impl Default for Truth {
@@ -179,6 +181,7 @@ impl Default for Truth {
             shared: false,
             inhabitants: Vec::new(),
             units: Vec::new(),
+            pod_lives: false,
         }
     }
 }

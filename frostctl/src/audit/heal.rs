@@ -149,6 +149,10 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
 /// A delete kills everything that lives in the cgroup or below, even a service of systemd's.
 fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
     let truth = &container.truth;
+    if truth.pod_lives && !kill_orphans {
+        return Err("containers of this pod run, which StopPodSandbox ends: only --kill-orphans takes them, too"
+            .to_owned());
+    }
     if truth.inhabitants.is_empty() {
         return Ok(());
     }
@@ -432,7 +436,7 @@ mod tests {
     use crate::audit::claim::{Claim, Source};
 
     #[test]
-    fn a_users_container_is_left_alone() {
+    fn a_users_container_and_a_living_pod_are_left_alone() {
         let dead = |owner, id: &str| {
             let mut it = Container::new(owner, id.to_owned());
             it.truth.fate = Fate::Gone;
@@ -443,8 +447,11 @@ mod tests {
             let subject = Subject::Container(Box::new(it.clone()));
             plan(&Divergence { kind: Kind::Phantom, subject }, kill_orphans)
         };
-        let pod = dead(Owner::Crio, "pod");
+        let mut pod = dead(Owner::Crio, "pod");
+        pod.is_sandbox = true;
         assert!(planned(&pod, false).is_ok(), "the control");
+        pod.truth.pod_lives = true;
+        assert!(planned(&pod, false).is_err() && planned(&pod, true).is_ok());
         assert_eq!(planned(&dead(Owner::User, "web"), true), Err(A_USERS.to_owned()));
         assert!(planned(&dead(Owner::Podman, "--all"), true).is_err());
     }

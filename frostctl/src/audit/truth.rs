@@ -1,6 +1,6 @@
 //! What the kernel says of a container: its first process, its cgroup, its freezer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,20 @@ pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) 
     for container in &mut seen.containers {
         let shared = container.cgroup.as_ref().is_some_and(|cgroup| users.get(cgroup) != Some(&1));
         container.truth = of(container, shared, mounts, ours);
+    }
+    note_living_pods(&mut seen.containers);
+}
+
+/// The end of a sandbox ends its pod's other containers, which are not in its cgroup.
+fn note_living_pods(containers: &mut [Container]) {
+    let runs = |it: &&Container| {
+        let is_claimed = it.claims.iter().any(|claim| claim.status.needs_process());
+        it.is_in_use() || is_claimed && !it.truth.fate.is_dead()
+    };
+    let living: HashSet<String> =
+        containers.iter().filter(runs).filter_map(|it| it.sandbox.clone()).collect();
+    for pod in containers.iter_mut().filter(|it| it.is_sandbox) {
+        pod.truth.pod_lives = living.contains(&pod.id);
     }
 }
 
@@ -146,4 +160,30 @@ pub(crate) fn named(pid: i32) -> String {
     let name = process::comm(pid).unwrap_or_else(|| "?".to_owned());
     let name = cgroup::text::one_line(OsStr::new(&name), 32);
     format!("{name} ({pid})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claim::{Claim, Owner, Source};
+    use super::*;
+
+    #[test]
+    fn a_pod_lives_as_long_as_one_of_its_containers_runs() {
+        let container = |id: &str| Container::new(Owner::Crio, id.to_owned());
+        let mut pod = container("pod");
+        pod.is_sandbox = true;
+        let mut web = container("web");
+        web.sandbox = Some("pod".to_owned());
+        let (said, place) = (String::new(), String::new());
+        web.claims.push(Claim { source: Source::Cri, status: Status::Running, said, place });
+        let lives = |fate| {
+            let mut web = web.clone();
+            web.truth.fate = fate;
+            let mut both = [pod.clone(), web];
+            note_living_pods(&mut both);
+            both[0].truth.pod_lives
+        };
+        assert!(lives(Fate::Alive) && lives(Fate::Unknown));
+        assert!(!lives(Fate::Gone), "the control");
+    }
 }
