@@ -1,12 +1,16 @@
 //! Who still calls the binary. A shim keeps the path that it was started with, and so does conmon.
 //! Both paths are read from files, which exist even if the daemon does not.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cgroup::process;
+
 use super::engine::Engine;
+use crate::output;
 
 /// Where the bundles of containerd are, and of the containerd that dockerd may start itself. For
 /// others (k3s, microk8s, a custom `state`), the working directories of their shims are used.
@@ -17,8 +21,8 @@ const TASKS: &str = "io.containerd.runtime.v2.task";
 /// dockerd's namespace in containerd.
 const MOBY: &str = "moby";
 
-/// dockerd's scripts are shorter.
-const MAX_SCRIPT_BYTES: u64 = 4096;
+/// dockerd's scripts and the files of a bundle are shorter.
+const MAX_BYTES: u64 = 4096;
 
 /// The kernel cuts `containerd-shim-runc-v2` to 15 bytes.
 const SHIM: &str = "containerd-shim";
@@ -71,7 +75,7 @@ fn bundles(
 /// The runtime's paths in the files of a bundle: `runtime`, which the shim writes for the cleanup
 /// after its own death, and `options.json`.
 fn runtimes(bundle: &Path) -> Vec<PathBuf> {
-    let text = |name: &str| std::fs::read_to_string(bundle.join(name)).unwrap_or_default();
+    let text = |name: &str| read_small(&bundle.join(name)).unwrap_or_default();
     let options: serde_json::Value =
         serde_json::from_str(&text("options.json")).unwrap_or_default();
     let named = [text("runtime"), options["binary_name"].as_str().unwrap_or_default().to_owned()];
@@ -82,11 +86,23 @@ fn runtimes(bundle: &Path) -> Vec<PathBuf> {
 /// For a runtime with arguments, dockerd gives the shim the path of a script: `PATH ARGUMENTS $@`.
 fn behind(root: &Path, script: &Path) -> Option<PathBuf> {
     let script = root.join(script.strip_prefix("/").ok()?);
-    let file = script.is_file().then(|| File::open(script).ok()).flatten()?;
-    let mut text = String::new();
-    file.take(MAX_SCRIPT_BYTES).read_to_string(&mut text).ok()?;
+    let text = read_small(&script)?;
     let mut words = text.strip_prefix("#!/bin/sh\n")?.split_whitespace();
     Some(words.next()?.into())
+}
+
+/// The directory may be a container's, with anything in it: a FIFO would hang us, and the mere opening of a
+/// device can do something. So the file is looked at before it is opened to be read.
+fn read_small(path: &Path) -> Option<String> {
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    let found = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    if !found.metadata().ok()?.is_file() {
+        return None;
+    }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// A shim's working directory is one of its bundles; its pod's other containers have theirs beside
@@ -95,7 +111,7 @@ fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
     let mut found = Vec::new();
     for process in entries(proc) {
         let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-        if comm.trim_end() != SHIM {
+        if comm.trim_end() != SHIM || !is_trusted(&process) {
             continue;
         }
         let Ok(bundle) = std::fs::read_link(process.join("cwd")) else { continue };
@@ -108,6 +124,12 @@ fn shims(proc: &Path, binary: &Path) -> Vec<Use> {
         found.extend(bundles(&process.join("cwd/.."), &space, &root, &is_ours));
     }
     found
+}
+
+/// Only the live /proc has pids; any process can take the name of a shim.
+fn is_trusted(process: &Path) -> bool {
+    let pid = process.strip_prefix("/proc").ok().and_then(|it| it.to_str()?.parse().ok());
+    pid.is_none_or(process::is_trusted)
 }
 
 fn is_of_this_place(proc: &Path, process: &Path) -> bool {
@@ -126,13 +148,26 @@ fn is_seen_as(process: &Path, named: &Path, binary: &Path) -> bool {
 /// conmon of podman and of CRI-O: `conmon ... -c ID ... -r RUNTIME`. One conmonrs of CRI-O has all
 /// containers of a pod: `conmonrs --runtime RUNTIME --runtime-dir .../ID/userdata`.
 fn monitors(binary: &Path) -> Vec<Use> {
-    entries(Path::new("/proc"))
+    let proc = Path::new("/proc");
+    entries(proc)
         .iter()
         .filter_map(|process| {
             let line = std::fs::read(process.join("cmdline")).ok()?;
-            monitor(&String::from_utf8_lossy(&line), binary)
+            let found = monitor(&String::from_utf8_lossy(&line), binary)?;
+            let is_here = is_of_this_place(proc, process);
+            let is_real = is_trusted(process) || is_conmon(process);
+            (is_real && (is_here || is_seen_as(process, &found.named, binary))).then_some(found)
         })
         .collect()
+}
+
+/// A user's podman runs in a mount namespace of its own and calls the binary, too. Its conmon is a file
+/// that root has installed.
+fn is_conmon(process: &Path) -> bool {
+    let exe = process.join("exe");
+    let name = std::fs::read_link(&exe).ok().map(|it| last(&it));
+    name.is_some_and(|it| it.starts_with("conmon"))
+        && std::fs::metadata(exe).is_ok_and(|it| it.uid() == 0)
 }
 
 fn monitor(line: &str, binary: &Path) -> Option<Use> {
@@ -153,7 +188,9 @@ fn monitor(line: &str, binary: &Path) -> Option<Use> {
     let of = if is_podman { Engine::Podman } else { Engine::Crio };
     let of_pod = || Some(last(Path::new(after(["--runtime-dir"; 2])?).parent()?));
     let container = after(["-c", "--cid"]).map(str::to_owned).or_else(of_pod);
-    Some(Use { of, container: container.unwrap_or("?".to_owned()), named: named.to_owned() })
+    // Any process may say anything here.
+    let container = output::plain(&container.unwrap_or("?".to_owned()));
+    Some(Use { of, container, named: named.to_owned() })
 }
 
 /// Whether the path is the binary, or reaches it through symlinks. That both end at the same file
@@ -237,6 +274,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_regular_file_of_a_bundle_is_read_and_not_much_of_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("zero")).unwrap();
+        std::fs::write(at("large"), "x".repeat(10_000)).unwrap();
+        std::fs::write(at("runtime"), "/x/frostlock").unwrap();
+        assert_eq!(read_small(&at("runtime")).as_deref(), Some("/x/frostlock"), "the control");
+        assert_eq!(read_small(&at("large")).map(|it| it.len()), Some(4096));
+        assert!(read_small(&at("fifo")).is_none() && read_small(&at("zero")).is_none());
+    }
+
+    #[test]
     fn a_shim_with_a_state_of_its_own_choice_is_found_by_where_it_works() {
         let scratch = tempfile::tempdir().unwrap();
         let [proc, tasks] =
@@ -277,6 +327,8 @@ mod tests {
         let found = monitor(line, binary).unwrap();
         assert_eq!((found.of, found.container.as_str()), (Engine::Podman, "abc"));
         assert_eq!(monitor(&line.replace("/x/frostlock", "/usr/bin/crun"), binary), None);
+        let odd = monitor(&line.replace("abc", "a\x1b[2J"), binary).unwrap();
+        assert!(!odd.container.contains('\x1b'), "{odd:?}");
         assert_eq!(monitor("sh\0-r\0/x/frostlock\0", binary), None);
         let line = "/usr/bin/conmonrs\0--runtime\0/x/frostlock\0--runtime-dir\0/s/overlay-containers/pod1/userdata\0";
         let found = monitor(line, binary).unwrap();
