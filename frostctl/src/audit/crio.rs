@@ -8,7 +8,7 @@ use std::time::Duration;
 use frostlock_cri::Client;
 
 use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Source};
-use super::{fate, kubernetes, supervisor};
+use super::{fate, kubernetes, strays, supervisor};
 use crate::node::crio::{Configured, configured};
 
 /// A CRI-O that runs, or that has left containers behind.
@@ -30,8 +30,13 @@ pub(crate) struct Said {
 /// `crio config` also runs as `crio` for a moment and is counted here.
 pub(crate) fn running() -> Vec<Crio> {
     let is_crio = |pid: &i32| cgroup::process::comm(*pid).is_some_and(|name| name == "crio");
+    // A process of a pod or of a user can have that name, too. What a CRI-O in a container runs is below
+    // that container's cgroup.
+    let is_the_nodes =
+        |pid: &i32| cgroup::process::is_trusted(*pid) && !strays::is_in_container(*pid);
+    let crios = supervisor::pids().filter(is_crio).filter(is_the_nodes);
     let (elsewhere, here): (Vec<i32>, Vec<i32>) =
-        supervisor::pids().filter(is_crio).partition(|pid| supervisor::is_elsewhere(*pid));
+        crios.partition(|pid| supervisor::is_elsewhere(*pid));
     let elsewhere = elsewhere.into_iter().map(|pid| Crio::Elsewhere { pid });
     let here = (!here.is_empty()).then(|| Crio::Here(configured()));
     here.into_iter().chain(elsewhere).collect()

@@ -98,6 +98,16 @@ fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
     Some(Stray { supervisor: supervisor::above(first.pid), id, name: None, cgroup, members })
 }
 
+/// Whether a process is in a cgroup that is named as a container's, or below one.
+pub(crate) fn is_in_container(pid: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    names_container(&text)
+}
+
+fn names_container(cgroups: &str) -> bool {
+    cgroups.split(['/', '\n']).any(|part| container_id(part).is_some())
+}
+
 /// The id in a cgroup's name, under either driver.
 fn container_id(name: &str) -> Option<&str> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
@@ -145,6 +155,16 @@ mod tests {
         assert_eq!(of(&stray("y", &pod)), names("shop/web-0"));
         assert_eq!(of(&stray("y", "/docker/y")), None);
         assert_eq!(name(&stray("y", &pod), &[], &[]), names(&format!("pod {uid}")));
+    }
+
+    #[test]
+    fn a_process_below_a_containers_cgroup_is_in_it() {
+        let id = "0123456789abcdef".repeat(4);
+        assert!(names_container(&format!(
+            "2:cpu:/\n0::/kubepods/pod7/cri-containerd-{id}.scope\n"
+        )));
+        assert!(names_container(&format!("0::/docker/{id}/system.slice/crio.service\n")));
+        assert!(!names_container("2:cpu:/\n0::/system.slice/crio.service\n"));
     }
 
     #[test]
