@@ -158,7 +158,7 @@ pub(crate) struct Truth {
     pub(crate) frozen_itself: bool,
     /// frostlock's record says that it was paused.
     pub(crate) paused_on_record: bool,
-    /// Other containers have the same cgroup.
+    /// Other containers have the same cgroup or one below it, or frostctl itself is in it.
     pub(crate) shared: bool,
     /// All living processes in the cgroup and below it, in any hierarchy, whoever owns them.
     pub(crate) inhabitants: Vec<Process>,

@@ -1,6 +1,6 @@
 //! What the kernel says of a container: its first process, its cgroup, its freezer.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,27 @@ const MOST_MEMBERS: usize = 4096;
 
 /// Fills in the truth of every container.
 pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) {
-    let mut users: BTreeMap<Identity, usize> = BTreeMap::new();
-    for cgroup in seen.containers.iter().filter_map(|container| container.cgroup.clone()) {
-        *users.entry(cgroup).or_default() += 1;
-    }
+    let cgroups = seen.containers.iter().filter_map(|container| container.cgroup.as_ref());
+    let mut taken: Vec<PathBuf> = cgroups.map(|cgroup| cgroup.as_path().to_owned()).collect();
+    // A delete must not end frostctl and what has called it.
+    let own = Membership::of(&Proc::default(), "self").ok().and_then(|it| it.identity(mounts));
+    let own = own.map(|own| own.as_path().to_owned());
+    taken.sort();
     for container in &mut seen.containers {
-        let shared = container.cgroup.as_ref().is_some_and(|cgroup| users.get(cgroup) != Some(&1));
+        let shared = container.cgroup.as_ref().is_some_and(|cgroup| {
+            let cgroup = cgroup.as_path();
+            is_shared(cgroup, &taken) || own.as_ref().is_some_and(|own| own.starts_with(cgroup))
+        });
         container.truth = of(container, shared, mounts, ours);
     }
     note_living_pods(&mut seen.containers);
+}
+
+/// Whether the cgroup or one below it is another container's. `taken` is sorted, so what is below a path
+/// comes directly after it.
+fn is_shared(cgroup: &Path, taken: &[PathBuf]) -> bool {
+    let first = taken.partition_point(|other| other.as_path() < cgroup);
+    taken.get(first + 1).is_some_and(|next| next.starts_with(cgroup))
 }
 
 /// The end of a sandbox ends its pod's other containers, which are not in its cgroup.
@@ -166,6 +178,15 @@ pub(crate) fn named(pid: i32) -> String {
 mod tests {
     use super::super::claim::{Claim, Owner, Source};
     use super::*;
+
+    #[test]
+    fn a_cgroup_above_another_containers_is_shared() {
+        let mut taken = ["/a", "/a/b/c", "/a.b", "/d", "/d"].map(PathBuf::from);
+        taken.sort();
+        for (cgroup, shared) in [("/a", true), ("/a/b/c", false), ("/a.b", false), ("/d", true)] {
+            assert_eq!(is_shared(Path::new(cgroup), &taken), shared, "{cgroup}");
+        }
+    }
 
     #[test]
     fn a_pod_lives_as_long_as_one_of_its_containers_runs() {
