@@ -49,9 +49,17 @@ pub fn text(bytes: &[u8]) -> String {
 /// `None`. Sleeps until then: a hundred waiters that look each millisecond are a load of their own.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let deadline = Instant::now() + limit * slowness();
+    // Its caller may have reaped it already.
+    if let Some(status) = child.try_wait().unwrap() {
+        return Some(status);
+    }
     let pid = rustix::process::Pid::from_child(child);
-    // It cannot be reaped by anybody else.
-    let end = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let end = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        Ok(end) => end,
+        // It has ended just now.
+        Err(rustix::io::Errno::SRCH) => return Some(child.wait().unwrap()),
+        Err(error) => panic!("pidfd_open: {error}"),
+    };
     while child.try_wait().unwrap().is_none() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
