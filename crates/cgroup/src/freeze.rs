@@ -140,10 +140,11 @@ impl Tasks {
         self.0.iter().all(|task| task.state != b'D' || !task.wchan.is_empty())
     }
 
-    pub fn and(mut self, others: Tasks) -> Tasks {
-        let mut by_pid: BTreeMap<i32, Task> =
-            self.0.drain(..).map(|task| (task.pid, task)).collect();
-        by_pid.extend(others.0.into_iter().map(|task| (task.pid, task)));
+    /// Of a task in both, what was seen later.
+    pub fn and(self, later: Tasks) -> Tasks {
+        let later = later.placed_as(&self);
+        let all = self.0.into_iter().chain(later.0);
+        let by_pid: BTreeMap<i32, Task> = all.map(|task| (task.pid, task)).collect();
         Tasks(by_pid.into_values().collect())
     }
 }
@@ -229,5 +230,7 @@ mod tests {
         assert_eq!(task(b'D', "").placed_as(&before), before);
         assert_eq!(task(b'D', "pipe_read").placed_as(&before), task(b'D', "pipe_read"));
         assert_eq!(task(b'R', "").placed_as(&before), task(b'R', ""));
+        assert_eq!(before.clone().and(task(b'D', "")), before);
+        assert_eq!(before.and(task(b'R', "")), task(b'R', ""));
     }
 }
