@@ -71,12 +71,6 @@ const ANSWER_WAIT: Duration = Duration::from_millis(100);
 /// A lifter ends by then, whatever it waits for: for a slot, and then twice its own limit.
 const LONGEST_OF_ALL: Duration = Duration::from_secs(12);
 
-/// How long a lifter for killed threads waits for a slot, how often it looks for one, and how often it
-/// looks whether it is still needed, which costs more.
-const SLOT_WAIT: Duration = Duration::from_secs(2);
-const SLOT_LOOK: Duration = Duration::from_millis(10);
-const STILL_DYING_LOOK: Duration = Duration::from_millis(100);
-
 /// After so many killed lifters, an operation starts no more.
 const MOST_LOST: u32 = 3;
 
@@ -477,7 +471,7 @@ impl<'a> Lift<'a> {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _ = state_dir::make_private(&self.state.accounts());
             let mut peer = Peer(Some(stream));
-            let Some(slot) = slot.or_else(|| wait_for_a_slot(&task)) else { return };
+            let Some(slot) = slot.or_else(|| lifter::slot_for_the_dying(&task)) else { return };
             let summary = match Lifter::begin(task, slot, own) {
                 Ok(lifter) => lifter.run(peer),
                 Err(error) => {
@@ -503,24 +497,6 @@ enum Without {
     Nobody,
     /// The operation ends, and nobody would look again: a lifter that waits, in the fair class.
     OneThatWaits,
-}
-
-/// For threads that were killed; `None` once none of them waits any more. Where thirty containers are
-/// stopped at once, the last one's turn comes after some tenths of a second.
-fn wait_for_a_slot(task: &Task) -> Option<Slot> {
-    let began = Instant::now();
-    let mut looked = began;
-    while began.elapsed() < SLOT_WAIT {
-        if let Some(slot) = Slot::take(&task.slots, Use::Lift, sys::usable_cpus()).ok()? {
-            return Some(slot);
-        }
-        if looked.elapsed() >= STILL_DYING_LOOK {
-            looked = Instant::now();
-            task.files.as_ref().filter(|files| lifter::waiting_to_die(files))?;
-        }
-        std::thread::sleep(SLOT_LOOK);
-    }
-    None
 }
 
 /// When to look again at a thread that may wait. The scheduler credits a running process with its time

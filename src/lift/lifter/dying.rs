@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::super::report::{Ended, Whose};
+use super::super::slots::{Slot, Use};
+use super::Task;
 use super::work::Work;
 use cgroup::Reader;
 use cgroup::freeze;
@@ -17,6 +20,12 @@ const MOST_DYING: usize = 16;
 /// threads that were alive are looked up again.
 const MOST_NAMES: usize = 256;
 const ALIVE_LOOKS: u32 = 10;
+
+/// How long a lifter waits for a slot, how often it looks for one, and how often it
+/// looks whether it is still needed, which costs more.
+const SLOT_WAIT: Duration = Duration::from_secs(2);
+const SLOT_LOOK: Duration = Duration::from_millis(10);
+const STILL_DYING_LOOK: Duration = Duration::from_millis(100);
 
 pub(super) struct Dying {
     files: Reader,
@@ -116,4 +125,22 @@ fn by_itself(tid: i32, stat: Stat) -> Candidate {
 pub(crate) fn waiting_to_die(files: &Reader) -> bool {
     let some = freeze::threads(files).into_iter().take(MOST_NAMES);
     some.filter_map(Stat::of_thread).any(|stat| stat.is_dying() && stat.is_runnable())
+}
+
+/// Waits for a slot, for as long as a killed thread waits for a CPU. Where thirty containers are stopped at
+/// once, the last one's turn comes after some tenths of a second.
+pub(crate) fn slot_for_the_dying(task: &Task) -> Option<Slot> {
+    let began = Instant::now();
+    let mut looked = began;
+    while began.elapsed() < SLOT_WAIT {
+        if let Some(slot) = Slot::take(&task.slots, Use::Lift, sys::usable_cpus()).ok()? {
+            return Some(slot);
+        }
+        if looked.elapsed() >= STILL_DYING_LOOK {
+            looked = Instant::now();
+            task.files.as_ref().filter(|files| waiting_to_die(files))?;
+        }
+        std::thread::sleep(SLOT_LOOK);
+    }
+    None
 }

@@ -29,7 +29,7 @@ use state::account::Account;
 use state::lifted::class::{self, Before};
 
 use dying::Dying;
-pub(super) use dying::waiting_to_die;
+pub(super) use dying::{slot_for_the_dying, waiting_to_die};
 use freezing::Freezing;
 use program::Program;
 use runtime::Runtime;
