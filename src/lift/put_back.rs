@@ -67,7 +67,7 @@ impl Settling {
     /// Lets the thread go once it has stopped.
     fn let_go(&mut self) {
         let before = &self.lifted.before;
-        self.hold = self.hold.take().filter(|hold| !hold.lower(before));
+        self.hold = self.hold.take().filter(|hold| !(hold.lower(before) && hold.let_go()));
     }
 }
 

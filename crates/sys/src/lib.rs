@@ -373,8 +373,9 @@ pub fn end_ourselves_after(limit: Duration) {
     unblock(libc::SIGALRM);
 }
 
-/// Lets a thread that we trace continue, with the signal it stopped for, if it stopped for one. False
-/// if it has not stopped; true if it is gone, whose parent may now learn of its end.
+/// Lets a thread that we trace continue, with the signal it stopped for, if it stopped for one. False as
+/// long as we trace it: it has not stopped, or it was killed in its stop. True if it is gone, whose
+/// parent may now learn of its end.
 pub fn stop_tracing(tid: libc::pid_t) -> bool {
     let mut status = 0;
     // SAFETY: `status` lives across the call.
@@ -382,14 +383,15 @@ pub fn stop_tracing(tid: libc::pid_t) -> bool {
     if waited == 0 {
         return false;
     }
-    let is_for_a_signal = waited > 0 && status >> 16 != libc::PTRACE_EVENT_STOP;
-    if waited > 0 && !libc::WIFSTOPPED(status) {
+    if waited < 0 || !libc::WIFSTOPPED(status) {
         return true;
     }
+    let is_for_a_signal = status >> 16 != libc::PTRACE_EVENT_STOP;
     let signal = if is_for_a_signal { libc::WSTOPSIG(status) } else { 0 };
+    // The kernel refuses if the thread was killed since the wait. The end of a traced thread must be
+    // waited for by the tracer: until then its process is no zombie for its parent.
     // SAFETY: this request reads no memory of ours; its last argument is a number.
-    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, libc::c_long::from(signal)) };
-    true
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, libc::c_long::from(signal)) == 0 }
 }
 
 /// Stops this process as its child was stopped; returns when it is continued. The caller passes the

@@ -68,8 +68,8 @@ impl Hold {
         stat.is_none_or(|stat| matches!(stat.state, b't' | b'T' | b'Z' | b'X'))
     }
 
-    /// Gives whether the thread runs free. A thread that has not stopped yet cannot be let go, and
-    /// would stop afterwards.
+    /// Gives whether the thread runs free or is gone. One that has not stopped yet cannot be let go, and
+    /// would stop afterwards; one that was killed in its stop has yet to be reaped by us.
     pub fn let_go(&self) -> bool {
         if self.is_ours_to_trace {
             return sys::stop_tracing(self.tid);
@@ -123,6 +123,20 @@ mod tests {
             assert!(since.elapsed() < Duration::from_secs(10));
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The kernel refuses to let a thread go for any caller but its tracer, as it does once the thread was
+    /// killed in its stop.
+    #[test]
+    fn a_thread_that_the_kernel_did_not_let_go_is_still_held() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let hold = Hold::by_trace(child.id() as i32).unwrap();
+        until(|| hold.has_stopped());
+        let is_let_go = std::thread::scope(|scope| scope.spawn(|| hold.let_go()).join().unwrap());
+        assert!(!is_let_go);
+        child.kill().unwrap();
+        until(|| hold.let_go());
+        assert!(child.wait().is_err(), "it was reaped by its tracer");
     }
 
     /// Also with a signal that no enumeration has.
