@@ -100,13 +100,14 @@ impl Census {
         self.members.retain(|pid, member| {
             let Some(now) = member.threads.stat() else { return false };
             let is_zombie = now.state == b'Z';
-            let has_executed = match is_zombie || now.is_dying() {
-                // On its way out a process keeps its flags, and loses its mount namespace.
-                true => member.had_not_executed && !now.has_not_executed(),
-                false => !is_stage(*pid, &now),
+            let has_executed = member.kind == Kind::Stage && !is_stage(*pid, &now) && {
+                // On its way out, maybe since the line above, a process has lost its mount namespace. It
+                // keeps its flags.
+                let is_alive = member.threads.stat().is_some_and(|now| !is_going(&now));
+                is_alive || member.had_not_executed && !now.has_not_executed()
             };
             member.had_not_executed &= now.has_not_executed();
-            if member.kind == Kind::Stage && has_executed {
+            if has_executed {
                 member.kind = Kind::Program;
                 self.program = self.program.or(Some((now.start, *pid)));
                 executed.push(*pid);
@@ -162,8 +163,8 @@ impl Census {
 
     fn new_program(&self, pid: i32) -> Option<(u64, i32)> {
         let stat = Stat::of(pid).filter(|_| !self.members.contains_key(&pid))?;
-        let is_going = stat.state == b'Z' || stat.is_dying();
-        (!is_going && !is_stage(pid, &stat)).then_some((stat.start, pid))
+        let is_program = !is_stage(pid, &stat) && Stat::of(pid).is_some_and(|now| !is_going(&now));
+        is_program.then_some((stat.start, pid))
     }
 
     /// Not so of a stage that is older than what has executed: a hook may have entered the container's
@@ -194,6 +195,10 @@ impl Census {
         let mut left = MOST_CGROUPS;
         self.cgroup.as_ref().is_some_and(|cgroup| is_in(cgroup, pid, &mut left))
     }
+}
+
+fn is_going(stat: &Stat) -> bool {
+    stat.state == b'Z' || stat.is_dying()
 }
 
 /// A hook is also a child of the runtime in our mount namespace, but it is never in the container's
