@@ -34,7 +34,8 @@ impl Ready {
     pub(super) fn of(tid: i32, default_slice: u64) -> Option<Ready> {
         let clock = Clock::of(tid).ok()?;
         let slack = class::open_slack(tid).ok();
-        let mut before = Before::of(tid, default_slice).ok()??;
+        let mut before =
+            Before::of(tid, default_slice).ok()?.or_else(|| class::mend_policy(tid))?;
         if let Some(slack) = &slack {
             before = before.with_slack(slack);
         }

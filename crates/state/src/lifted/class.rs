@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 
+use cgroup::process::Stat;
 use sys::{self, SchedAttr};
 
 const PRIORITY: u32 = 1;
@@ -80,6 +81,24 @@ pub fn mend_in(slack: &File, before: &Before) {
         let mut slack = slack;
         let _ = slack.write_all(before.timer_slack.to_string().as_bytes());
     }
+}
+
+/// Makes a thread that is called real-time and scheduled as fair an ordinary one in name, too; `None` if
+/// it is real-time. The kernel copies a thread without the lock under which its class changes
+/// (dup_task_struct, kernel/fork.c, 6.18), so a child that is born while its parent is put back may be
+/// such a thread. A call that asks for the policy that it already has changes nothing.
+pub fn mend_policy(tid: i32) -> Option<Before> {
+    let is_called_ours = || {
+        sys::sched_attr(tid)
+            .is_ok_and(|it| it.policy == libc::SCHED_RR as u32 && it.priority == PRIORITY)
+    };
+    // The name is read once more: another lifter may have put the thread back in between.
+    if !is_called_ours() || !Stat::of_thread(tid)?.is_fair() || !is_called_ours() {
+        return None;
+    }
+    let nice = sys::nice(tid).unwrap_or(0);
+    let ordinary = Before { nice, ..Before::ordinary() };
+    sys::set_sched_attr(tid, &ordinary.attr()).ok().map(|()| ordinary)
 }
 
 /// The slice, in ns, of a fair thread that has none of its own: ours, before we are lifted.
