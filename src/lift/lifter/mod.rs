@@ -388,6 +388,10 @@ impl Lifter {
         for pid in seen.executed {
             self.work.set.put_back(pid, Ended::Done);
         }
+        if !seen.started.is_empty() {
+            // It may have a few milliseconds to go, and two more stages after it.
+            self.looks.quiet = 0;
+        }
         for tid in seen.started {
             self.work.inherit(tid);
         }
