@@ -44,9 +44,7 @@ fn compare(info: &Value, handlers: &[Handler]) -> Loaded {
             }
         }
     });
-    let mut owed: Vec<String> = owed.collect();
-    owed.extend(left_over(info, handlers));
-    if owed.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(owed) }
+    Loaded::unless(owed.chain(left_over(info, handlers)))
 }
 
 /// Runtimes and default of ours that dockerd keeps after a reload, though its file no longer has

@@ -114,11 +114,12 @@ fn containerd_loaded(it: &Containerd, is_seen: bool) -> Loaded {
             "its files cannot be read, so there is nothing to compare".into(),
         );
     }
-    let owed = loaded::owed(&it.handlers(), &has, |it| is_ours(it));
-    match owed.is_empty() {
-        true => Loaded::AsConfigured,
-        false => Loaded::Otherwise(owed.iter().map(Owed::to_string).collect()),
-    }
+    owed(&it.handlers(), &has)
+}
+
+fn owed(configured: &[loaded::Handler], has: &[loaded::Handler]) -> Loaded {
+    let owed = loaded::owed(configured, has, |it| is_ours(it));
+    Loaded::unless(owed.iter().map(Owed::to_string))
 }
 
 /// The last file that names a runtime wins.
@@ -205,21 +206,14 @@ fn crio(socket: &Path, handlers: &[Handler]) -> Loaded {
 }
 
 fn crio_owed(handlers: &[Handler], has: &[loaded::Handler]) -> Loaded {
-    let configured: Vec<loaded::Handler> = handlers
-        .iter()
-        .map(|it| loaded::Handler {
-            name: it.name.clone(),
-            binary: Some(it.binary.clone()),
-            is_default: it.is_default,
-            // CRI-O's runtimes have no such options.
-            options: BTreeMap::new(),
-        })
-        .collect();
-    let owed = loaded::owed(&configured, has, |it| is_ours(it));
-    match owed.is_empty() {
-        true => Loaded::AsConfigured,
-        false => Loaded::Otherwise(owed.iter().map(Owed::to_string).collect()),
-    }
+    let handler = |it: &Handler| loaded::Handler {
+        name: it.name.clone(),
+        binary: Some(it.binary.clone()),
+        is_default: it.is_default,
+        // CRI-O's runtimes have no such options.
+        options: BTreeMap::new(),
+    };
+    owed(&handlers.iter().map(handler).collect::<Vec<_>>(), has)
 }
 
 /// For an engine that does not report its configuration: CRI itself reports only the names.
@@ -230,9 +224,7 @@ fn by_name(has: &[String], handlers: &[Handler]) -> Loaded {
         );
     }
     let missing = handlers.iter().filter(|it| !has.contains(&it.name));
-    let missing: Vec<String> =
-        missing.map(|it| format!("it has no runtime {} yet", it.name)).collect();
-    if missing.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(missing) }
+    Loaded::unless(missing.map(|it| format!("it has no runtime {} yet", it.name)))
 }
 
 #[cfg(test)]

@@ -100,6 +100,14 @@ pub(crate) enum Loaded {
     NotChecked(String),
 }
 
+impl Loaded {
+    /// As configured, unless something is owed.
+    pub(super) fn unless(owed: impl Iterator<Item = String>) -> Loaded {
+        let owed: Vec<String> = owed.collect();
+        if owed.is_empty() { Loaded::AsConfigured } else { Loaded::Otherwise(owed) }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Configuration {
     pub(crate) file: PathBuf,

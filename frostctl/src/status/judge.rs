@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::facts::{Binary, Day, Engine, Facts, Known, Last, Loaded};
+use super::facts::{
+    Binary, Configuration, Day, Engine, Facts, Known, Last, Loaded, Runtime, State,
+};
 use crate::exit::Exit;
-use crate::output::time;
+use crate::output::{count, time};
+use crate::switch::Switch;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -59,86 +62,109 @@ impl Verdict {
     }
 }
 
-/// Questions whose answers depend on the environment: the wrapper has that of its engine.
-const DEPEND: &[&str] = &["mode", "switch", "runtime", "state", "last record", "last 24 h"];
+/// Its name, whether the answer depends on the environment, and who answers. The wrapper has the
+/// environment of its engine.
+type Question = (&'static str, bool, fn(&Facts) -> Answer);
 
-/// Always the same questions, in this order.
+/// Always the same, in this order.
+const QUESTIONS: [Question; 10] = [
+    ("installed", false, installed),
+    ("configured", false, configured),
+    ("loaded", false, loaded),
+    ("mode", true, |it| if_seen(&it.config, mode)),
+    ("switch", true, |it| if_seen(&it.switch, switch)),
+    ("runtime", true, |it| if_seen(&it.runtime, runtime)),
+    ("state", true, |it| if_seen(&it.state, state)),
+    ("containers", false, |it| if_seen(&it.containers, containers)),
+    ("last record", true, |it| if_seen(&it.records, |it| last(it.last.as_ref()))),
+    ("last 24 h", true, |it| if_seen(&it.records, |it| day(&it.day))),
+];
+
 pub(crate) fn judge(facts: &Facts) -> Vec<Answer> {
-    let is_used = facts.engines.iter().any(|it| !it.handlers.is_empty());
-    let mut answers = vec![
-        installed(facts),
-        configured(facts, is_used),
-        loaded(facts, is_used),
-        mode(facts),
-        switch(facts),
-        runtime(facts),
-        state(facts),
-        containers(facts),
-        last(facts),
-        day(facts),
-    ];
-    if let Some(other) = facts.elsewhere.first() {
-        answers.iter_mut().filter(|it| DEPEND.contains(&it.question)).for_each(|it| {
-            *it = not_checked(it.question, &format!("{other}, and frostctl's environment differs"))
-                .next("run frostctl status with the same environment");
-        });
-    }
-    // Nothing is broken if no engine uses frostlock.
-    for answer in answers.iter_mut().filter(|it| !is_used && it.judged == Judged::Broken) {
-        answer.judged = Judged::Owed;
-    }
-    answers
+    let answer = |(question, is_of_environment, ask): Question| {
+        let answer = match facts.elsewhere.first() {
+            Some(other) if is_of_environment => {
+                not_checked(&format!("{other}, and frostctl's environment differs"))
+                    .next("run frostctl status with the same environment")
+            }
+            _ => ask(facts),
+        };
+        // Nothing is broken if no engine uses frostlock.
+        let judged = match answer.judged {
+            Judged::Broken if !is_used(facts) => Judged::Owed,
+            judged => judged,
+        };
+        Answer { question, judged, ..answer }
+    };
+    QUESTIONS.map(answer).into()
 }
 
-fn answer(question: &'static str, judged: Judged, answer: impl Into<String>) -> Answer {
-    Answer { question, judged, answer: answer.into(), next: None }
+fn is_used(facts: &Facts) -> bool {
+    facts.engines.iter().any(|it| !it.handlers.is_empty())
 }
 
 impl Answer {
+    /// [`judge`] knows the question.
+    fn of(judged: Judged, answer: impl Into<String>) -> Answer {
+        Answer { question: "", judged, answer: answer.into(), next: None }
+    }
+
     fn next(self, next: impl Into<String>) -> Answer {
         Answer { next: Some(next.into()), ..self }
     }
 }
 
-fn not_checked(question: &'static str, why: &str) -> Answer {
-    answer(question, Judged::NotChecked, format!("not checked: {why}"))
+fn good(answer: impl Into<String>) -> Answer {
+    Answer::of(Judged::Good, answer)
+}
+
+fn owed(answer: impl Into<String>) -> Answer {
+    Answer::of(Judged::Owed, answer)
+}
+
+fn broken(answer: impl Into<String>) -> Answer {
+    Answer::of(Judged::Broken, answer)
+}
+
+fn not_checked(why: &str) -> Answer {
+    Answer::of(Judged::NotChecked, format!("not checked: {why}"))
+}
+
+fn if_seen<T>(known: &Known<T>, judge: impl FnOnce(&T) -> Answer) -> Answer {
+    match known {
+        Known::Seen(it) => judge(it),
+        Known::Unseen { not_checked: why } => not_checked(why),
+    }
 }
 
 /// The worst of several answers, with the text of all.
-fn worst(question: &'static str, all: Vec<Answer>) -> Answer {
+fn worst(all: Vec<Answer>) -> Answer {
     let judged = all.iter().map(|it| it.judged).max().unwrap_or(Judged::Moot);
     let said: Vec<&str> = all.iter().map(|it| it.answer.as_str()).collect();
     let said = said.join("; ");
     let next = all.into_iter().filter(|it| it.judged == judged).find_map(|it| it.next);
-    Answer { question, judged, answer: said, next }
+    Answer { next, ..Answer::of(judged, said) }
 }
 
 fn installed(facts: &Facts) -> Answer {
-    const QUESTION: &str = "installed";
     if facts.binaries.is_empty() {
-        return answer(
-            QUESTION,
-            Judged::Owed,
-            "no frostlock beside frostctl, in /usr/local/bin or in PATH",
-        )
-        .next("make install, or copy the static binary to /usr/local/bin/frostlock");
+        return owed("no frostlock beside frostctl, in /usr/local/bin or in PATH")
+            .next("make install, or copy the static binary to /usr/local/bin/frostlock");
     }
-    let all = facts.binaries.iter().map(|it| binary(it, facts.version)).collect();
-    worst(QUESTION, all)
+    worst(facts.binaries.iter().map(|it| binary(it, facts.version)).collect())
 }
 
 fn binary(it: &Binary, expected: &str) -> Answer {
-    const QUESTION: &str = "installed";
     let path = it.path.display();
-    let broken = |what: &str| {
-        answer(QUESTION, Judged::Broken, format!("{path} {what}"))
+    let unusable = |what: &str| {
+        broken(format!("{path} {what}, and what calls it starts no container"))
             .next(format!("install it at {path} again, or take it out with frostctl unconfigure"))
     };
     if !it.is_there {
-        return broken("is not there, and what calls it starts no container");
+        return unusable("is not there");
     }
     if !it.is_executable {
-        return broken("is not executable, and what calls it starts no container");
+        return unusable("is not executable");
     }
     let elf = match it.is_static {
         Some(true) => "static",
@@ -146,212 +172,140 @@ fn binary(it: &Binary, expected: &str) -> Answer {
         None => "no ELF file",
     };
     match (it.is_frostlock, &it.version) {
-        (None, _) => not_checked(QUESTION, &format!("{path} cannot be read")),
-        (Some(false), _) => answer(QUESTION, Judged::Owed, format!("{path} is not frostlock"))
-            .next(format!("install frostlock at {path}")),
+        (None, _) => not_checked(&format!("{path} cannot be read")),
+        (Some(false), _) => {
+            owed(format!("{path} is not frostlock")).next(format!("install frostlock at {path}"))
+        }
         (Some(true), Some(version)) if version == expected => {
-            answer(QUESTION, Judged::Good, format!("{path}, version {version}, executable, {elf}"))
+            good(format!("{path}, version {version}, executable, {elf}"))
         }
         (Some(true), version) => {
             let version = version.as_deref().unwrap_or("earlier");
-            let what = format!("{path}, version {version}, {elf}; frostctl is {expected}");
-            answer(QUESTION, Judged::Owed, what).next("install both programs of one version")
+            owed(format!("{path}, version {version}, {elf}; frostctl is {expected}"))
+                .next("install both programs of one version")
         }
     }
 }
 
-fn configured(facts: &Facts, is_used: bool) -> Answer {
-    const QUESTION: &str = "configured";
-    let unread: Vec<&str> =
-        facts.engines.iter().flat_map(|it| &it.unread).map(String::as_str).collect();
-    let mut all: Vec<Answer> = unread.iter().map(|why| not_checked(QUESTION, why)).collect();
-    all.extend(facts.engines.iter().filter_map(|it| {
-        let what = it.wrong.clone()?;
-        let next = format!("take \"default-runtime\" out of {}", it.file.display());
-        Some(answer(QUESTION, Judged::Owed, what).next(next))
-    }));
-    if !is_used {
-        if all.is_empty() {
-            let what = "no engine has a runtime that is frostlock";
-            all.push(
-                answer(QUESTION, Judged::Owed, what)
-                    .next("frostctl configure --runtime containerd --dry-run"),
-            );
-        }
-        return worst(QUESTION, all);
-    }
+fn configured(facts: &Facts) -> Answer {
     let used = facts.engines.iter().filter(|it| !it.handlers.is_empty());
-    let said = used.map(|it| answer(QUESTION, Judged::Good, entries(it)));
-    worst(QUESTION, said.chain(all).collect())
+    let unread = facts.engines.iter().flat_map(|it| &it.unread).map(|why| not_checked(why));
+    let wrong = facts.engines.iter().filter_map(|it| {
+        let next = format!("take \"default-runtime\" out of {}", it.file.display());
+        Some(owed(it.wrong.clone()?).next(next))
+    });
+    let all: Vec<Answer> = used.map(entries).chain(unread).chain(wrong).collect();
+    if all.is_empty() {
+        return owed("no engine has a runtime that is frostlock")
+            .next("frostctl configure --runtime containerd --dry-run");
+    }
+    worst(all)
 }
 
-fn entries(engine: &Engine) -> String {
+fn entries(engine: &Engine) -> Answer {
     let names = engine.handlers.iter().map(|it| match it.is_default {
         true => format!("{} (the default)", it.name),
         false => format!("{} (not the default)", it.name),
     });
     let names: Vec<String> = names.collect();
-    format!("{}: {} in {}", engine.name, names.join(", "), engine.file.display())
+    good(format!("{}: {} in {}", engine.name, names.join(", "), engine.file.display()))
 }
 
-fn loaded(facts: &Facts, is_used: bool) -> Answer {
-    const QUESTION: &str = "loaded";
+fn loaded(facts: &Facts) -> Answer {
     let asked = facts
         .engines
         .iter()
         .filter(|it| !it.handlers.is_empty() || matches!(it.loaded, Loaded::Otherwise(_)));
     let all: Vec<Answer> = asked.map(engine_loaded).collect();
-    if all.is_empty() {
-        if facts.engines.iter().any(|it| !it.unread.is_empty()) {
-            return not_checked(QUESTION, "not all configurations could be read");
-        }
-        let what = if is_used { "no engine to ask" } else { "nothing is configured" };
-        return answer(QUESTION, Judged::Moot, what);
+    if !all.is_empty() {
+        return worst(all);
     }
-    worst(QUESTION, all)
+    if facts.engines.iter().any(|it| !it.unread.is_empty()) {
+        return not_checked("not all configurations could be read");
+    }
+    Answer::of(Judged::Moot, "nothing is configured")
 }
 
 fn engine_loaded(engine: &Engine) -> Answer {
-    const QUESTION: &str = "loaded";
     let name = engine.name;
     match &engine.loaded {
-        Loaded::AsConfigured => {
-            answer(QUESTION, Judged::Good, format!("by the running {name}, as configured"))
-        }
-        Loaded::EachTime => {
-            answer(QUESTION, Judged::Good, format!("{name} reads its files at each start"))
-        }
+        Loaded::AsConfigured => good(format!("by the running {name}, as configured")),
+        Loaded::EachTime => good(format!("{name} reads its files at each start")),
         Loaded::Otherwise(what) => {
-            let what = what.join(", ");
-            let owed = answer(QUESTION, Judged::Owed, format!("{name} needs a restart: {what}"));
+            let owed = owed(format!("{name} needs a restart: {}", what.join(", ")));
             Answer { next: engine.reload.clone(), ..owed }
         }
-        Loaded::NotRunning => {
-            let what = format!("{name} does not run");
-            answer(QUESTION, Judged::Owed, what).next(format!("start {name}"))
-        }
+        Loaded::NotRunning => owed(format!("{name} does not run")).next(format!("start {name}")),
         Loaded::NoCri => {
-            let what = format!("the CRI plugin of {name} is disabled, so it has no handlers");
-            answer(QUESTION, Judged::Owed, what)
+            owed(format!("the CRI plugin of {name} is disabled, so it has no handlers"))
                 .next(format!("take \"cri\" out of disabled_plugins in {}", engine.file.display()))
         }
-        Loaded::NotChecked(why) => not_checked(QUESTION, &format!("{name}: {why}")),
+        Loaded::NotChecked(why) => not_checked(&format!("{name}: {why}")),
     }
 }
 
-fn mode(facts: &Facts) -> Answer {
-    const QUESTION: &str = "mode";
-    let config = match &facts.config {
-        Known::Seen(config) => config,
-        Known::Unseen { not_checked: why } => return not_checked(QUESTION, why),
-    };
+fn mode(config: &Configuration) -> Answer {
     let does = match config.mode {
         "observe" => "observe: runs like the bare runtime, only records",
         "lock" => "lock: locks and records, neither lifts nor retries",
         other => other,
     };
-    match config.mistakes.len() {
-        0 => answer(QUESTION, Judged::Good, does),
-        1 => answer(QUESTION, Judged::Owed, format!("{does}; {}", config.mistakes[0])),
-        count => {
-            let what = format!("{does}; {count} mistakes in {}", config.file.display());
-            answer(QUESTION, Judged::Owed, what)
-        }
-    }
-    .next_if(!config.mistakes.is_empty(), "frostctl config check")
-}
-
-impl Answer {
-    fn next_if(self, is_owed: bool, next: &str) -> Answer {
-        if is_owed { self.next(next) } else { self }
-    }
-}
-
-fn switch(facts: &Facts) -> Answer {
-    const QUESTION: &str = "switch";
-    let switch = match &facts.switch {
-        Known::Seen(switch) => switch,
-        Known::Unseen { not_checked: why } => return not_checked(QUESTION, why),
+    let mistakes = match config.mistakes.as_slice() {
+        [] => return good(does),
+        [one] => one.clone(),
+        several => format!("{} mistakes in {}", several.len(), config.file.display()),
     };
+    owed(format!("{does}; {mistakes}")).next("frostctl config check")
+}
+
+fn switch(switch: &Switch) -> Answer {
     if !switch.is_off {
-        return answer(QUESTION, Judged::Good, "on");
+        return good("on");
     }
     let reason = switch.reason.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
     let since = switch.since.map(|at| time(i64::try_from(at * 1000).unwrap_or(0)));
     let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
-    let what = format!("off{since}{reason}; every command runs the bare runtime");
-    answer(QUESTION, Judged::Owed, what).next("frostctl on")
+    owed(format!("off{since}{reason}; every command runs the bare runtime")).next("frostctl on")
 }
 
-fn runtime(facts: &Facts) -> Answer {
-    const QUESTION: &str = "runtime";
-    let runtime = match &facts.runtime {
-        Known::Seen(runtime) => runtime,
-        Known::Unseen { not_checked: why } => return not_checked(QUESTION, why),
-    };
+fn runtime(runtime: &Runtime) -> Answer {
     if let Some(why) = &runtime.broken {
-        return answer(QUESTION, Judged::Broken, why)
+        return broken(why)
             .next("install runc or crun, or name it in the configuration: runtime = \"/path\"");
     }
     let path = runtime.path.as_deref().unwrap_or(Path::new("?")).display();
     let says = match &runtime.says {
         Known::Seen(says) => says,
-        Known::Unseen { not_checked: why } => {
-            return not_checked(QUESTION, &format!("{path}: {why}"));
-        }
+        Known::Unseen { not_checked: why } => return not_checked(&format!("{path}: {why}")),
     };
     match &runtime.fell_back {
-        Some(why) => answer(QUESTION, Judged::Owed, format!("{says}; {why}"))
+        Some(why) => owed(format!("{says}; {why}"))
             .next("mend `runtime` in the configuration: frostctl config check"),
-        None => answer(QUESTION, Judged::Good, format!("{path}, {says}")),
+        None => good(format!("{path}, {says}")),
     }
 }
 
-fn state(facts: &Facts) -> Answer {
-    const QUESTION: &str = "state";
-    let state = match &facts.state {
-        Known::Seen(state) => state,
-        Known::Unseen { not_checked: why } => return not_checked(QUESTION, why),
-    };
+fn state(state: &State) -> Answer {
     let directory = state.directory.display();
     match (&state.refused, &state.full) {
-        (Some(why), _) => {
-            let what = format!("{why}: every command runs without lock and record");
-            answer(QUESTION, Judged::Broken, what)
-                .next(format!("chown root {directory} && chmod 0700 {directory}"))
-        }
+        (Some(why), _) => broken(format!("{why}: every command runs without lock and record"))
+            .next(format!("chown root {directory} && chmod 0700 {directory}")),
         (None, Some(why)) => {
             let what = format!("{directory}: {why}: new operations get no lock and no record");
-            Answer { next: state.remedy.clone(), ..answer(QUESTION, Judged::Broken, what) }
+            Answer { next: state.remedy.clone(), ..broken(what) }
         }
-        (None, None) if state.is_there => {
-            answer(QUESTION, Judged::Good, format!("{directory}, usable"))
-        }
-        (None, None) => {
-            let what = format!("{directory} is not there yet; the first operation makes it");
-            answer(QUESTION, Judged::Good, what)
-        }
+        (None, None) if state.is_there => good(format!("{directory}, usable")),
+        (None, None) => good(format!("{directory} is not there yet; the first operation makes it")),
     }
 }
 
-fn containers(facts: &Facts) -> Answer {
-    const QUESTION: &str = "containers";
-    match &facts.containers {
-        Known::Seen(1) => answer(QUESTION, Judged::Good, "1 goes through it"),
-        Known::Seen(count) => answer(QUESTION, Judged::Good, format!("{count} go through it")),
-        Known::Unseen { not_checked: why } => not_checked(QUESTION, why),
-    }
+fn containers(count: &usize) -> Answer {
+    let verb = if *count == 1 { "goes" } else { "go" };
+    good(format!("{count} {verb} through it"))
 }
 
-fn last(facts: &Facts) -> Answer {
-    const QUESTION: &str = "last record";
-    match &facts.records {
-        Known::Unseen { not_checked: why } => not_checked(QUESTION, why),
-        Known::Seen(records) => match &records.last {
-            None => answer(QUESTION, Judged::Moot, "none yet"),
-            Some(last) => answer(QUESTION, Judged::Good, of_last(last)),
-        },
-    }
+fn last(last: Option<&Last>) -> Answer {
+    last.map_or_else(|| Answer::of(Judged::Moot, "none yet"), |it| good(of_last(it)))
 }
 
 fn of_last(last: &Last) -> String {
@@ -362,27 +316,24 @@ fn of_last(last: &Last) -> String {
     format!("{age}: {} of {}, {}", last.verb, last.container, last.verdict)
 }
 
-fn day(facts: &Facts) -> Answer {
-    const QUESTION: &str = "last 24 h";
-    match &facts.records {
-        Known::Unseen { not_checked: why } => not_checked(QUESTION, why),
-        Known::Seen(records) if records.day.operations == 0 => {
-            answer(QUESTION, Judged::Moot, "no operations")
-        }
-        Known::Seen(records) => answer(QUESTION, Judged::Good, of_day(&records.day)),
+fn day(day: &Day) -> Answer {
+    if day.operations == 0 {
+        return Answer::of(Judged::Moot, "no operations");
     }
+    good(of_day(day))
 }
 
 fn of_day(day: &Day) -> String {
     let only = day.only_s.map(|it| format!(" (of the last {} alone)", spoken(it)));
-    let mut said = match day.operations {
-        1 => "1 operation".to_owned(),
-        count => format!("{count} operations"),
-    };
-    said.push_str(&only.unwrap_or_default());
-    said.push_str(&format!(", {} failed, {} repeated", day.failed, day.repeated));
-    let seconds = day.lifted_ms / 1000.0;
-    said.push_str(&format!(", {} lifted for {seconds:.1} s of CPU time", day.lifted));
+    let mut said = format!(
+        "{}{}, {} failed, {} repeated, {} lifted for {:.1} s of CPU time",
+        count(day.operations, "operation", "operations"),
+        only.unwrap_or_default(),
+        day.failed,
+        day.repeated,
+        day.lifted,
+        day.lifted_ms / 1000.0
+    );
     if day.without_lock > 0 {
         said.push_str(&format!(", {} went ahead without the lock", day.without_lock));
     }

@@ -1,8 +1,7 @@
 use std::path::PathBuf;
 
-use super::super::facts::{Configuration, Handler, Records, Runtime, State};
+use super::super::facts::{Handler, Records};
 use super::*;
-use crate::switch::Switch;
 
 fn works() -> Facts {
     let binary = PathBuf::from("/usr/local/bin/frostlock");
