@@ -11,6 +11,7 @@ mod config;
 mod configure;
 mod defects;
 mod doctor;
+mod elf;
 mod environment;
 mod exit;
 mod held;

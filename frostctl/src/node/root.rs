@@ -1,6 +1,6 @@
 //! The node as a file tree: the live one, or a recorded one below a directory.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -41,11 +41,15 @@ impl Root {
 /// Reads a file at this very path.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    file.take(MOST_READ + 1).read_to_end(&mut bytes)?;
+    open(path)?.take(MOST_READ + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_READ {
         return Err(io::Error::other("is larger than any such file"));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A FIFO in the file's place does not block.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }

@@ -99,18 +99,13 @@ fn config(rootfs: &Path, cgroup: &str, cpu: &Value, shared: &[Shared]) -> Value 
             "options": ["bind", "ro", "nosuid", "nodev"] })
     }));
     let namespaces = ["pid", "mount", "ipc", "uts"].map(|it| json!({ "type": it }));
-    let libraries: Vec<String> = shared
-        .iter()
-        .skip(1)
-        .filter_map(|it| Some(it.to.parent()?.to_string_lossy().into_owned()))
-        .collect();
     json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
             "user": { "uid": 0, "gid": 0 },
             "args": [program::PATH, program::SPIN],
-            "env": ["PATH=/", format!("LD_LIBRARY_PATH={}", libraries.join(":"))],
+            "env": ["PATH=/", format!("LD_LIBRARY_PATH={}", program::library_path(shared))],
             "cwd": "/",
             "capabilities": { "bounding": [], "effective": [], "permitted": [] },
             "noNewPrivileges": true,

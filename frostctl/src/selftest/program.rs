@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+
+use crate::elf;
 
 /// Its path in the container.
 pub(super) const PATH: &str = "/frostlock-selftest";
@@ -61,7 +63,7 @@ pub(super) fn files() -> anyhow::Result<Vec<Shared>> {
         format!("cannot open {}: was frostctl replaced just now?", own.display())
     })?;
     let mut files = vec![Shared { from: own, to: PATH.into() }];
-    if let Some(loader) = loader(&file) {
+    if let Some(loader) = elf::loader(&file).flatten() {
         let maps = std::fs::read("/proc/self/maps").context("cannot read /proc/self/maps")?;
         let libraries = libraries(&maps, &files[0].from);
         let all = std::iter::once(loader).chain(libraries);
@@ -71,32 +73,14 @@ pub(super) fn files() -> anyhow::Result<Vec<Shared>> {
     Ok(files)
 }
 
-/// PT_INTERP of a 64-bit ELF file; a static one has none. See elf(5).
-fn loader(file: &std::fs::File) -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    const PT_INTERP: u32 = 3;
-    let mut header = [0u8; 64];
-    file.read_exact_at(&mut header, 0).ok()?;
-    let table = u64::from_le_bytes(header[0x20..0x28].try_into().ok()?);
-    let size = u64::from(u16::from_le_bytes(header[0x36..0x38].try_into().ok()?));
-    let count = u64::from(u16::from_le_bytes(header[0x38..0x3a].try_into().ok()?));
-    (0..count).find_map(|number| {
-        let mut entry = [0u8; 56];
-        file.read_exact_at(&mut entry, table.checked_add(number * size)?).ok()?;
-        let long = |at: usize| Some(u64::from_le_bytes(entry[at..at + 8].try_into().ok()?));
-        if u32::from_le_bytes(entry[..4].try_into().ok()?) != PT_INTERP {
-            return None;
-        }
-        let mut name = vec![0u8; long(0x20)?.min(libc::PATH_MAX as u64) as usize];
-        file.read_exact_at(&mut name, long(0x08)?).ok()?;
-        let name = name.split(|byte| *byte == 0).next()?;
-        Some(PathBuf::from(OsStr::from_bytes(name)))
-    })
+/// Where its loader finds the libraries: LD_LIBRARY_PATH.
+pub(super) fn library_path(shared: &[Shared]) -> String {
+    let libraries = shared.iter().skip(1).filter_map(|it| it.to.parent());
+    libraries.map(Path::to_string_lossy).collect::<Vec<_>>().join(":")
 }
 
 /// The paths in proc_pid_maps(5) other than the executable.
 fn libraries(maps: &[u8], executable: &Path) -> BTreeSet<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
     let lines = maps.split(|byte| *byte == b'\n');
     let paths = lines.filter_map(|line| {
         let at = line.iter().position(|byte| *byte == b'/')?;
@@ -126,10 +110,9 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         let files = files().unwrap();
         assert_eq!(files[0], Shared { from: own.clone(), to: PATH.into() });
-        let is_static = loader(&std::fs::File::open(&own).unwrap()).is_none();
+        let is_static = elf::loader(&std::fs::File::open(&own).unwrap()) == Some(None);
         let has_libc = files.iter().any(|it| it.to.to_string_lossy().contains("libc.so"));
         assert_eq!((files.len() == 1, !has_libc), (is_static, is_static), "{files:?}");
-        assert_eq!(loader(&std::fs::File::open("/etc/passwd").unwrap()), None);
     }
 
     #[test]

@@ -11,12 +11,13 @@ use config::{self, Config};
 use state::state_dir::StateDir;
 
 use super::facts::{Binary, Configuration, Engine, Facts, Known, Runtime, State};
-use super::{elf, engines, lately};
+use super::{engines, lately};
 use crate::configure::{binary, live};
+use crate::elf;
 use crate::environment::{self, Environment, STATE_DIR};
 use crate::node::processes::{self, Running};
 use crate::node::room;
-use crate::node::root::Root;
+use crate::node::root::{self, Root};
 use crate::program;
 use crate::switch::Switch;
 
@@ -74,10 +75,7 @@ fn binaries(engines: &[Engine]) -> Vec<Binary> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for path in engines.iter().flat_map(|it| &it.handlers).map(|it| &it.binary) {
         // The engine looks up a bare name in its PATH, which resembles ours.
-        let path = match path.is_absolute() {
-            true => path.clone(),
-            false => program::find(path).unwrap_or_else(|| path.clone()),
-        };
+        let path = program::find(path).unwrap_or_else(|| path.clone());
         if !paths.contains(&path) {
             paths.push(path);
         }
@@ -90,12 +88,12 @@ fn binaries(engines: &[Engine]) -> Vec<Binary> {
 }
 
 fn examine(path: PathBuf) -> Binary {
-    let elf = elf::read(&path);
+    let file = root::open(&path);
     Binary {
         is_there: path.exists(),
         is_executable: program::is_executable(&path),
-        is_frostlock: elf.is_ok().then(|| locate::is_frostlock(&path)),
-        is_static: elf.ok().flatten(),
+        is_frostlock: file.is_ok().then(|| locate::is_frostlock(&path)),
+        is_static: file.ok().and_then(|it| elf::loader(&it)).map(|it| it.is_none()),
         version: locate::version_of(&path),
         path,
     }
@@ -120,9 +118,8 @@ fn elsewhere(environments: &[Environment]) -> Vec<String> {
     for environment in environments {
         for name in VARIABLES {
             let its = environment.get(name);
-            if its != std::env::var_os(name).as_ref() && its.is_some() {
-                let value = its.map(|it| it.to_string_lossy()).unwrap_or_default();
-                all.push(format!("{} has {name}={value}", environment.who));
+            if let Some(value) = its.filter(|it| std::env::var_os(name).as_ref() != Some(it)) {
+                all.push(format!("{} has {name}={}", environment.who, value.to_string_lossy()));
             }
         }
     }
@@ -140,34 +137,24 @@ fn runtime(config: &Config, binaries: &[Binary], environments: &[Environment]) -
         above: None,
     };
     let none = Runtime { path: None, says: Known::unseen(""), fell_back: None, broken: None };
-    Known::Seen(match choice.find_or_fall_back() {
-        Err(error) => Runtime { broken: Some(error.to_string()), ..none },
-        Ok(found) => {
-            let (says, broken) = match version(&found.path) {
-                Version::Says(line) => (Known::Seen(line), None),
-                Version::Late => {
-                    let seconds = SAYS_WITHIN.as_secs();
-                    (Known::unseen(format!("it did not say its version within {seconds} s")), None)
-                }
-                Version::Fails(why) => (Known::unseen("it cannot be run"), Some(why)),
-            };
-            Runtime { path: Some(found.path), says, fell_back: found.fell_back, broken }
-        }
-    })
+    let found = match choice.find_or_fall_back() {
+        Ok(found) => found,
+        Err(error) => return Known::Seen(Runtime { broken: Some(error.to_string()), ..none }),
+    };
+    let (says, broken) = version(&found.path);
+    Known::Seen(Runtime { path: Some(found.path), says, fell_back: found.fell_back, broken })
 }
 
-enum Version {
-    Says(String),
-    Late,
-    Fails(String),
-}
-
-fn version(path: &Path) -> Version {
+/// What it says of its version, and why it cannot be run.
+fn version(path: &Path) -> (Known<String>, Option<String>) {
     let began = Instant::now();
     match program::run(Command::new(path).arg("--version"), SAYS_WITHIN) {
-        Ok(said) => Version::Says(said.lines().next().unwrap_or_default().trim().to_owned()),
-        Err(_) if began.elapsed() >= SAYS_WITHIN => Version::Late,
-        Err(error) => Version::Fails(format!("{error:#}")),
+        Ok(said) => (Known::Seen(said.lines().next().unwrap_or_default().trim().to_owned()), None),
+        Err(_) if began.elapsed() >= SAYS_WITHIN => {
+            let seconds = SAYS_WITHIN.as_secs();
+            (Known::unseen(format!("it did not say its version within {seconds} s")), None)
+        }
+        Err(error) => (Known::unseen("it cannot be run"), Some(format!("{error:#}"))),
     }
 }
 

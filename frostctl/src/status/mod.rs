@@ -12,7 +12,6 @@ use crate::exit::Exit;
 use crate::output::{Output, plain};
 
 mod docker;
-mod elf;
 mod engines;
 mod facts;
 mod gather;
