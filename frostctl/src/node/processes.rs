@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cgroup::process;
+use cgroup::process::{self, Process};
 
 use super::root::Root;
 use crate::environment;
@@ -114,6 +114,12 @@ fn of(node: &Root, pid: i32, names: &[&str]) -> Option<Running> {
     let args = cmdline.split('\0').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
     let exe = std::fs::read_link(node.path(format!("/proc/{pid}/exe").as_ref())).ok();
     Some(Running { pid, comm, args, exe, is_here: true })
+}
+
+/// The process after whose pid and start something is named, as in `PID-START` or `PID_START.slice`.
+pub(crate) fn named_by(name: &str) -> Option<Process> {
+    let mut numbers = name.split(['-', '_', '.']);
+    Some(Process { pid: numbers.next()?.parse().ok()?, start: numbers.next()?.parse().ok()? })
 }
 
 /// The last value of `--name=value` or `--name value`; a bare switch is `true`.

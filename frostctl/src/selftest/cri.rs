@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 use cgroup::process::Process;
 use frostlock_cri::{Client, Code, Error, v1};
 
-use super::bundle::{PERIOD_US, QUOTAS_US};
+use super::bundle::PERIOD_US;
 use super::command::Interrupts;
 use super::place;
 use super::pod::{self, Pod};
 use super::program::{self, Shared};
 use super::report::Through;
-use super::rounds::{MOST_ROUNDS, PERIODS, ROUNDS_WITHIN, Seen, Side, THROTTLED_WITHIN};
+use super::rounds::{self, Maker, Side};
 use super::verdict::{Ended, LIMIT};
 use crate::configure::edit::is_ours;
 use crate::loaded::{self, Handler};
@@ -26,17 +26,10 @@ use crate::node::root::Root;
 use crate::node::tree::Driver;
 use crate::output::plain;
 use crate::program::find as in_path;
-use crate::progress::Progress;
 
 /// The namespace of the test's pods: it identifies them for a person with crictl and for the next
 /// selftest.
 const NAMESPACE: &str = "frostlock-selftest";
-
-const OPERATIONS: [&str; 8] =
-    ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"];
-
-/// The number of operations until a container runs.
-const MAKING: usize = 3;
 
 /// The limit of one call that removes a pod.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -75,8 +68,7 @@ impl Containerd {
 fn program_of(handler: &Handler) -> PathBuf {
     let named = handler.binary.clone().unwrap_or_else(|| "runc".into());
     // containerd looks up a bare name in its PATH, which resembles ours.
-    let found = if named.is_absolute() { None } else { in_path(&named) };
-    found.unwrap_or(named)
+    in_path(&named).unwrap_or(named)
 }
 
 /// Finds the containerd without making or changing anything.
@@ -115,23 +107,19 @@ fn of_sockets(sockets: &[PathBuf]) -> anyhow::Result<(PathBuf, Handler, Handler)
     let mut found = Vec::new();
     let mut why = None;
     for socket in sockets {
-        let handlers = match loaded::ask(socket) {
-            Ok(handlers) => handlers,
-            Err(loaded::Unasked::NoCri) => {
-                why = Some(format!(
-                    "the CRI plugin of the containerd at {} is disabled",
-                    socket.display()
-                ));
-                continue;
+        let handlers = loaded::ask(socket).map_err(|said| match said {
+            loaded::Unasked::NoCri => {
+                format!("the CRI plugin of the containerd at {} is disabled", socket.display())
             }
-            Err(said) => {
-                why = Some(said.to_string());
-                continue;
-            }
-        };
-        match pair(&handlers) {
+            said => said.to_string(),
+        });
+        let compared = handlers.and_then(|handlers| {
+            let said = |said| format!("the containerd at {} {said}", socket.display());
+            pair(&handlers).map_err(said)
+        });
+        match compared {
             Ok((bare, frostlock)) => found.push((socket.clone(), bare, frostlock)),
-            Err(said) => why = Some(format!("the containerd at {} {said}", socket.display())),
+            Err(said) => why = Some(said),
         }
     }
     match (found.len(), why) {
@@ -212,178 +200,132 @@ fn image(client: &Client, told: Option<&str>) -> anyhow::Result<String> {
 /// The pods of this selftest, one at a time.
 pub(super) struct Pods<'a> {
     containerd: &'a Containerd,
-    cgroups: Cgroups,
+    cgroups: &'a Cgroups,
     interrupts: &'a Interrupts,
     own: Process,
     shared: Vec<Shared>,
     client: Client,
     /// For removals, with a longer limit.
     patient: Client,
+    /// How many pods were made.
+    made: usize,
+    /// Of all sandboxes and containers.
+    pub(super) ids: Vec<String>,
 }
 
 /// One pod that is measured.
-struct Of<'a> {
-    side: Side,
+pub(super) struct Made<'a> {
     handler: &'a str,
     config: v1::PodSandboxConfig,
     quota_us: u64,
     pod: Pod<'a>,
+    sandbox: String,
+    container: String,
+}
+
+impl<'a> Maker for Pods<'a> {
+    const OPERATIONS: [&'static str; 8] =
+        ["sandbox", "create", "start", "exec", "update", "kill", "delete", "teardown"];
+
+    /// Until a container runs.
+    const MAKING: usize = 3;
+
+    type Container = Made<'a>;
+
+    fn begin(&mut self, side: Side, quota_us: u64) -> anyhow::Result<Made<'a>> {
+        let uid = format!("{}_{}_{}", self.own.pid, self.own.start, self.made);
+        self.made += 1;
+        let pod = Pod::make(self.cgroups, self.containerd.driver, &uid, quota_us)?;
+        let config = sandbox(&uid, &pod.parent());
+        let handler = match side {
+            Side::Bare => &self.containerd.bare.name,
+            Side::Frostlock => &self.containerd.frostlock.name,
+        };
+        let (sandbox, container) = (String::new(), String::new());
+        Ok(Made { handler, config, quota_us, pod, sandbox, container })
+    }
+
+    fn run(
+        &self,
+        of: &mut Made<'a>,
+        operation: &'static str,
+        limit: Duration,
+    ) -> anyhow::Result<Ended> {
+        // The clients have that limit.
+        if limit < LIMIT {
+            return Ok(Ended::TooLong);
+        }
+        let client = &self.client;
+        let ended = timed(|| {
+            match operation {
+                "sandbox" => of.sandbox = client.run_pod_sandbox_by(of.handler, &of.config)?,
+                "create" => {
+                    let config = self.container(of.quota_us);
+                    of.container = client.create_container(&of.sandbox, &config, &of.config)?;
+                }
+                "start" => client.start_container(&of.container)?,
+                "exec" => {
+                    let command = [program::PATH, program::TRUE];
+                    let done = client.exec_sync(&of.container, &command, LIMIT)?;
+                    let failed = || format!("exit code {}: {}", done.exit_code, said(&done.stderr));
+                    return Ok((done.exit_code != 0).then(failed));
+                }
+                "update" => {
+                    client.update_container_resources(&of.container, resources(of.quota_us))?;
+                }
+                "kill" => client.stop_container(&of.container, Duration::ZERO)?,
+                "delete" => client.remove_container(&of.container)?,
+                _ => {
+                    client.stop_pod_sandbox(&of.sandbox)?;
+                    client.remove_pod_sandbox(&of.sandbox)?;
+                }
+            }
+            Ok(None)
+        });
+        self.interrupts.pause()?;
+        Ok(ended)
+    }
+
+    /// Throttled by its own limit or by the pod's, which is the same. Making the container was
+    /// already throttled.
+    fn is_throttled(&self, of: &Made<'a>) -> anyhow::Result<bool> {
+        let files = [of.pod.files("")?, of.pod.files_of(&of.container)?];
+        let before = files[0].throttled().map_or(0, |it| it.nr_throttled);
+        rounds::is_throttled(&files, before, self.interrupts)
+    }
+
+    fn clear(&mut self, of: Made<'a>) -> anyhow::Result<()> {
+        of.pod.unlimit();
+        // containerd does not end frozen processes in time; a runtime whose freeze failed may leave
+        // some.
+        of.pod.clear()?;
+        let uid = of.config.metadata.as_ref().map_or("", |it| &it.uid);
+        self.remove(|it| it == uid)?;
+        of.pod.clear()?;
+        self.ids.extend([of.sandbox, of.container].into_iter().filter(|it| !it.is_empty()));
+        Ok(())
+    }
 }
 
 impl<'a> Pods<'a> {
     pub(super) fn new(
         containerd: &'a Containerd,
-        cgroups: Cgroups,
+        cgroups: &'a Cgroups,
         interrupts: &'a Interrupts,
     ) -> anyhow::Result<Pods<'a>> {
         let own = Process::ourselves().context("cannot read /proc/self/stat: is /proc mounted?")?;
         let client = |limit| anyhow::Ok(Client::lazy(&containerd.socket)?.at_most(limit));
-        let (client, patient) = (client(LIMIT)?, client(ENDS_WITHIN)?);
         Ok(Pods {
             containerd,
             cgroups,
             interrupts,
             own,
             shared: program::files()?,
-            client,
-            patient,
+            client: client(LIMIT)?,
+            patient: client(ENDS_WITHIN)?,
+            made: 0,
+            ids: Vec::new(),
         })
-    }
-
-    /// The measurements, and the ids of everything that was made.
-    pub(super) fn measure(&self, progress: &mut Progress) -> anyhow::Result<(Seen, Vec<String>)> {
-        let began = Instant::now();
-        let ends = began + ROUNDS_WITHIN;
-        let (mut seen, mut ids, mut number) = (Seen::of(OPERATIONS), Vec::new(), 0);
-        // As without CRI: if bare were over the limit from the start, nothing after it would be
-        // measured.
-        for quota_us in QUOTAS_US {
-            seen.quota_us = quota_us;
-            progress.show(|| "selftest: finds a quota".to_owned());
-            let mut tried = Seen::of(OPERATIONS);
-            let of = self.pod(Side::Bare, number, quota_us)?;
-            self.run(&of, MAKING, ends, &mut tried, &mut ids, progress)?;
-            self.clear_pod(&of)?;
-            number += 1;
-            if !tried.has(&Ended::TooLong) {
-                break;
-            }
-        }
-        let mut longest = Duration::ZERO;
-        while seen.rounds < MOST_ROUNDS && began.elapsed() + longest < ROUNDS_WITHIN {
-            let round = Instant::now();
-            for side in [Side::Bare, Side::Frostlock] {
-                let of = self.pod(side, number, seen.quota_us)?;
-                number += 1;
-                seen.containers += 1;
-                self.run(&of, OPERATIONS.len(), ends, &mut seen, &mut ids, progress)?;
-                self.clear_pod(&of)?;
-            }
-            seen.rounds += 1;
-            longest = longest.max(round.elapsed());
-        }
-        Ok((seen, ids))
-    }
-
-    fn pod(&self, side: Side, number: usize, quota_us: u64) -> anyhow::Result<Of<'_>> {
-        let uid = format!("{}_{}_{number}", self.own.pid, self.own.start);
-        let pod = Pod::make(&self.cgroups, self.containerd.driver, &uid, quota_us)?;
-        let config = sandbox(&uid, &pod.parent());
-        let handler = match side {
-            Side::Bare => &self.containerd.bare.name,
-            Side::Frostlock => &self.containerd.frostlock.name,
-        };
-        Ok(Of { side, handler, config, quota_us, pod })
-    }
-
-    /// Runs the first `count` operations, or until one fails that the others need.
-    fn run(
-        &self,
-        of: &Of<'_>,
-        count: usize,
-        ends: Instant,
-        seen: &mut Seen,
-        ids: &mut Vec<String>,
-        progress: &mut Progress,
-    ) -> anyhow::Result<()> {
-        let (mut sandbox, mut container) = (String::new(), String::new());
-        for operation in OPERATIONS.into_iter().take(count) {
-            // An operation with less time than the others would not be comparable.
-            if ends.saturating_duration_since(Instant::now()) < LIMIT {
-                break;
-            }
-            progress.show(|| {
-                let side = if of.side == Side::Bare { "bare" } else { "through frostlock" };
-                format!("selftest: round {} of {MOST_ROUNDS}, {operation} {side}", seen.rounds + 1)
-            });
-            let client = &self.client;
-            let ended = match operation {
-                "sandbox" => timed(|| {
-                    sandbox = client.run_pod_sandbox_by(of.handler, &of.config)?;
-                    Ok(None)
-                }),
-                "create" => timed(|| {
-                    let config = self.container(of.quota_us);
-                    container = client.create_container(&sandbox, &config, &of.config)?;
-                    Ok(None)
-                }),
-                "start" => timed(|| client.start_container(&container).map(|()| None)),
-                "exec" => timed(|| {
-                    let command = [program::PATH, program::TRUE];
-                    let done = client.exec_sync(&container, &command, LIMIT)?;
-                    let failed = || format!("exit code {}: {}", done.exit_code, said(&done.stderr));
-                    Ok((done.exit_code != 0).then(failed))
-                }),
-                "update" => timed(|| {
-                    let update =
-                        client.update_container_resources(&container, resources(of.quota_us));
-                    update.map(|()| None)
-                }),
-                "kill" => {
-                    timed(|| client.stop_container(&container, Duration::ZERO).map(|()| None))
-                }
-                "delete" => timed(|| client.remove_container(&container).map(|()| None)),
-                _ => timed(|| {
-                    client.stop_pod_sandbox(&sandbox)?;
-                    client.remove_pod_sandbox(&sandbox).map(|()| None)
-                }),
-            };
-            self.interrupts.pause()?;
-            let is_done = matches!(ended, Ended::Done(_));
-            seen.push(operation, of.side, ended);
-            let made = match operation {
-                "sandbox" => Some(&sandbox),
-                "create" => Some(&container),
-                _ => None,
-            };
-            ids.extend(made.filter(|it| !it.is_empty()).cloned());
-            let is_needed = !["exec", "update"].contains(&operation);
-            if is_needed && !is_done {
-                break;
-            }
-            if operation == "start" && self.is_throttled(of, &container)? {
-                seen.throttled += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Throttled by its own limit or by the pod's, which is the same.
-    fn is_throttled(&self, of: &Of<'_>, container: &str) -> anyhow::Result<bool> {
-        let files = [of.pod.files("")?, of.pod.files_of(container)?];
-        let before = files[0].throttled().map_or(0, |it| it.nr_throttled);
-        let began = Instant::now();
-        loop {
-            let throttled = files.iter().filter_map(|it| it.throttled()).map(|it| it.nr_throttled);
-            // Making the container was already throttled.
-            if throttled.max().is_some_and(|it| it >= before + PERIODS) {
-                return Ok(true);
-            }
-            if began.elapsed() >= THROTTLED_WITHIN {
-                return Ok(false);
-            }
-            self.interrupts.pause()?;
-        }
     }
 
     fn container(&self, quota_us: u64) -> v1::ContainerConfig {
@@ -393,9 +335,6 @@ impl<'a> Pods<'a> {
             readonly: true,
             ..Default::default()
         };
-        let libraries = self.shared.iter().skip(1).filter_map(|it| it.to.parent());
-        let libraries: Vec<String> =
-            libraries.map(|it| it.to_string_lossy().into_owned()).collect();
         v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: "spin".to_owned(), attempt: 0 }),
             image: Some(v1::ImageSpec {
@@ -405,7 +344,7 @@ impl<'a> Pods<'a> {
             command: [program::PATH, program::SPIN].map(str::to_owned).into(),
             envs: vec![v1::KeyValue {
                 key: "LD_LIBRARY_PATH".to_owned(),
-                value: libraries.join(":"),
+                value: program::library_path(&self.shared),
             }],
             mounts: self.shared.iter().map(mount).collect(),
             linux: Some(v1::LinuxContainerConfig {
@@ -416,37 +355,19 @@ impl<'a> Pods<'a> {
         }
     }
 
-    fn clear_pod(&self, of: &Of<'_>) -> anyhow::Result<()> {
-        of.pod.unlimit();
-        // containerd does not end frozen processes in time; a runtime whose freeze failed may leave
-        // some.
-        of.pod.clear()?;
-        let uid = of.config.metadata.as_ref().map_or("", |it| &it.uid).to_owned();
-        self.remove(|it| it == uid)?;
-        of.pod.clear()
-    }
-
     /// Removes everything of ours, including what containerd made after the call had timed out.
-    pub(super) fn clear(&self) -> anyhow::Result<()> {
+    pub(super) fn clear_all(&self) -> anyhow::Result<()> {
         let is_ours = |name: &str| pod::is_of(name, self.own);
-        place::clear(&self.cgroups, is_ours)?;
+        place::clear(self.cgroups, is_ours)?;
         self.remove(|uid| pod::owner(uid) == Some(self.own))?;
-        place::clear(&self.cgroups, is_ours)
+        place::clear(self.cgroups, is_ours)
     }
 
-    /// Removes what killed selftests have left, and says what it was. From another pid namespace a
-    /// living selftest looks dead.
+    /// Removes what killed selftests have left, and says what it was.
     pub(super) fn clear_leftovers(&self) -> anyhow::Result<Vec<String>> {
-        if !processes::is_first_pid_namespace() {
-            return Ok(Vec::new());
-        }
-        let groups = place::directories(&self.cgroups, pod::is_of_the_dead);
-        if !groups.is_empty() {
-            place::clear(&self.cgroups, pod::is_of_the_dead)?;
-        }
-        let mut said = self.remove(|uid| pod::owner(uid).is_some_and(|it| !it.is_alive()))?;
-        said.extend(groups.iter().map(|it| it.display().to_string()));
-        Ok(said)
+        let groups = place::clear_and_name(self.cgroups, pod::is_of_the_dead)?;
+        let sandboxes = self.remove(|uid| pod::owner(uid).is_some_and(|it| !it.is_alive()))?;
+        Ok([sandboxes, groups].concat())
     }
 
     /// Removes the sandboxes with these uids, and their containers.

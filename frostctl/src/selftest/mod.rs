@@ -4,6 +4,7 @@
 //! behind.
 
 mod bundle;
+mod by_hand;
 mod command;
 mod cri;
 mod place;
@@ -21,17 +22,19 @@ use anyhow::{Context, bail};
 use crate::configure::binary;
 use crate::exit::Exit;
 use crate::node::hierarchy::{Cgroups, Layout};
+use crate::node::processes;
 use crate::node::root::Root;
 use crate::node::tree::Driver;
 use crate::output::{Output, note};
 use crate::program::{find, is_executable};
 use crate::progress::Progress;
 use bundle::Files;
+use by_hand::ByHand;
 use command::Interrupts;
 use place::Place;
 pub(crate) use program::in_container;
 use report::Report;
-use rounds::{Rounds, Seen};
+use rounds::{Seen, measure};
 use verdict::Verdict;
 
 /// Find out on this node, within a minute, whether frostlock helps
@@ -94,22 +97,19 @@ impl Selftest {
 
     fn through_cri(&self) -> anyhow::Result<Report> {
         let cgroups = cgroups()?;
-        let layout = cgroups.layout;
         let containerd = cri::find(self.socket.as_deref(), self.image.as_deref())?;
         let interrupts = Interrupts::hold()?;
-        let pods = cri::Pods::new(&containerd, cgroups, &interrupts)?;
-        for left in pods.clear_leftovers()? {
-            note(&format!("removed {left}, left by a killed selftest"));
-        }
-        let seen = pods.measure(&mut Progress::new());
+        let mut pods = cri::Pods::new(&containerd, &cgroups, &interrupts)?;
+        say_leftovers(|| pods.clear_leftovers())?;
+        let seen = measure(&mut pods, &mut Progress::new());
         // Measurements count only if everything was removed.
-        pods.clear().context("selftest could not remove what it made")?;
-        let (seen, ids) = seen?;
+        pods.clear_all().context("selftest could not remove what it made")?;
+        let seen = seen?;
         if let Some(why) = seen.never("sandbox").or_else(|| seen.never("start")) {
             bail!("containerd makes no pod here: {why}");
         }
-        let refused = settings::lift_refused_of(&ids);
-        let of_node = (layout, containerd.driver);
+        let refused = settings::lift_refused_of(&pods.ids);
+        let of_node = (cgroups.layout, containerd.driver);
         Ok(Report::new(containerd.programs(), of_node, &seen, refused, Some(containerd.through())))
     }
 
@@ -118,11 +118,9 @@ impl Selftest {
         let cgroups = cgroups()?;
         let (layout, driver) = (cgroups.layout, self.driver());
         let interrupts = Interrupts::hold()?;
-        for left in place::clear_leftovers(&cgroups)? {
-            note(&format!("removed {left}, left by a killed selftest"));
-        }
+        say_leftovers(|| place::clear_leftovers(&cgroups))?;
         let place = Place::make(cgroups, driver)?;
-        let seen = measure(&place, driver, &frostlock, &runtime, &interrupts);
+        let seen = measure_by_hand(&place, driver, &frostlock, &runtime, &interrupts);
         // Measurements count only if everything was removed.
         place.clear().context("selftest could not remove what it made")?;
         let (seen, refused) = seen?;
@@ -174,6 +172,16 @@ fn cgroups() -> anyhow::Result<Cgroups> {
     Ok(cgroups)
 }
 
+/// From another pid namespace a living selftest looks dead, so there nothing is removed.
+fn say_leftovers(clear: impl FnOnce() -> anyhow::Result<Vec<String>>) -> anyhow::Result<()> {
+    if processes::is_first_pid_namespace() {
+        for left in clear()? {
+            note(&format!("removed {left}, left by a killed selftest"));
+        }
+    }
+    Ok(())
+}
+
 fn executable(path: &Path) -> anyhow::Result<PathBuf> {
     let path =
         std::path::absolute(path).with_context(|| format!("cannot tell where {path:?} is"))?;
@@ -183,7 +191,7 @@ fn executable(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn measure(
+fn measure_by_hand(
     place: &Place,
     driver: Driver,
     frostlock: &Path,
@@ -192,14 +200,15 @@ fn measure(
 ) -> anyhow::Result<(Seen, Option<String>)> {
     let files = Files::make(place.directory())?;
     settings::write(&files.config())?;
-    let rounds = Rounds {
+    let mut maker = ByHand {
         place,
         files: &files,
         runtime: runtime.to_owned(),
         frostlock: frostlock.to_owned(),
         driver,
         interrupts,
+        made: 0,
     };
-    let seen = rounds.run(&mut Progress::new())?;
+    let seen = measure(&mut maker, &mut Progress::new())?;
     Ok((seen, settings::lift_refused(&files.state())))
 }

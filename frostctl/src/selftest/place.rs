@@ -2,7 +2,7 @@
 //! the process that owns them. By these names, leftovers of a killed selftest are found.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use cgroup::freeze;
 use cgroup::process::Process;
+use cgroup::read::children;
 use cgroup::{Identity, Reader};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -72,13 +73,13 @@ impl Place {
     }
 
     pub(super) fn files(&self, container: &str) -> anyhow::Result<Reader> {
-        let below = match self.driver {
-            Driver::Cgroupfs => container.into(),
-            Driver::Systemd => Path::new(SLICE).join(format!("{container}.scope")),
-        };
-        let root = Identity::new(self.cgroups.mounts.naming_root());
-        let cgroup = root.and_then(|it| it.join(below)).context("no cgroup is mounted")?;
-        Ok(Reader::new(&self.cgroups.readable, &cgroup))
+        reader(
+            &self.cgroups,
+            &match self.driver {
+                Driver::Cgroupfs => container.into(),
+                Driver::Systemd => Path::new(SLICE).join(format!("{container}.scope")),
+            },
+        )
     }
 
     pub(super) fn has_cgroups(&self) -> bool {
@@ -88,7 +89,7 @@ impl Place {
     /// Removes everything of ours without the runtime, including containers: the runtime's
     /// leftovers, too.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
-        clear(&self.cgroups, |it| it.starts_with(&self.name))?;
+        self.clear_cgroups()?;
         match std::fs::remove_dir_all(self.directory()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", self.directory().display()))
@@ -109,18 +110,9 @@ impl Drop for Place {
     }
 }
 
-/// Removes what killed selftests have left, and says what it was. From another pid namespace a
-/// living selftest looks dead, so there nothing is removed.
+/// Removes what killed selftests have left, and says what it was.
 pub(super) fn clear_leftovers(cgroups: &Cgroups) -> anyhow::Result<Vec<String>> {
-    if !processes::is_first_pid_namespace() {
-        return Ok(Vec::new());
-    }
-    let mut said = Vec::new();
-    let groups = directories(cgroups, is_of_the_dead);
-    if !groups.is_empty() {
-        clear(cgroups, is_of_the_dead)?;
-        said.extend(groups.iter().map(|it| it.display().to_string()));
-    }
+    let mut said = clear_and_name(cgroups, is_of_the_dead)?;
     for entry in std::fs::read_dir(RUN).into_iter().flatten().flatten() {
         if is_of_the_dead(&entry.file_name().to_string_lossy()) {
             std::fs::remove_dir_all(entry.path())
@@ -135,11 +127,16 @@ fn is_of_the_dead(name: &str) -> bool {
     owner(name).is_some_and(|owner| !owner.is_alive())
 }
 
-/// Parses `PREFIX PID-START`, for a container with `-NUMBER`, with systemd also `.scope`.
+/// Of `PREFIX PID-START`, for a container with `-NUMBER`, with systemd also `.scope`.
 fn owner(name: &str) -> Option<Process> {
-    let mut numbers = name.strip_prefix(PREFIX)?.split('-');
-    let (pid, start) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-    Some(Process { pid, start })
+    processes::named_by(name.strip_prefix(PREFIX)?)
+}
+
+/// The files of a cgroup at the root of the tree.
+pub(super) fn reader(cgroups: &Cgroups, below: &Path) -> anyhow::Result<Reader> {
+    let root = Identity::new(cgroups.mounts.naming_root());
+    let cgroup = root.and_then(|it| it.join(below)).context("no cgroup is mounted")?;
+    Ok(Reader::new(&cgroups.readable, &cgroup))
 }
 
 /// In all hierarchies, children first.
@@ -148,8 +145,8 @@ pub(super) fn directories(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) ->
     let roots = cgroups.all.iter().filter_map(|it| it.dir(&root));
     let mut found = Vec::new();
     for root in roots.flat_map(|it| [it.join(SLICE), it]) {
-        for (name, dir) in below(&root) {
-            if name.to_str().is_some_and(&is_meant) {
+        for dir in children(&root) {
+            if dir.file_name().and_then(OsStr::to_str).is_some_and(&is_meant) {
                 collect(&dir, &mut found);
             }
         }
@@ -158,16 +155,20 @@ pub(super) fn directories(cgroups: &Cgroups, is_meant: impl Fn(&str) -> bool) ->
 }
 
 fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
-    for (_, dir) in below(dir) {
+    for dir in children(dir) {
         collect(&dir, into);
     }
     into.push(dir.to_owned());
 }
 
-fn below(dir: &Path) -> impl Iterator<Item = (OsString, PathBuf)> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let dirs = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.map(|it| (it.file_name(), it.path()))
+/// Clears the cgroups with these names, and names their directories.
+pub(super) fn clear_and_name(
+    cgroups: &Cgroups,
+    is_meant: impl Fn(&str) -> bool,
+) -> anyhow::Result<Vec<String>> {
+    let dirs = directories(cgroups, &is_meant);
+    clear(cgroups, is_meant)?;
+    Ok(dirs.iter().map(|it| it.display().to_string()).collect())
 }
 
 /// Ends all processes in the cgroups with these names, and removes the cgroups.
@@ -217,14 +218,19 @@ fn end_all(cgroups: &Cgroups, dir: &Path) {
     let below = holding.and_then(|it| Some(it.root.join(dir.strip_prefix(&it.mountpoint).ok()?)));
     let Some(cgroup) = below.and_then(Identity::new) else { return };
     freeze::thaw(&Reader::new(&cgroups.readable, &cgroup));
+    unlimit(dir);
+    for pid in pids(dir) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Removes the CPU limit, so that everything in the cgroup can end at once.
+pub(super) fn unlimit(dir: &Path) {
     for (file, none) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
         let file = dir.join(file);
         if file.is_file() {
             let _ = std::fs::write(file, none);
         }
-    }
-    for pid in pids(dir) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

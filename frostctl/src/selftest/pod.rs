@@ -1,7 +1,7 @@
 //! The cgroup of a pod with a CPU limit, made as kubelet makes it: by systemd as a slice, or as
 //! directories. Both are at the root of the tree and named after the process that owns them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use cgroup::{Identity, Reader};
 use super::bundle::PERIOD_US;
 use super::place;
 use crate::node::hierarchy::Cgroups;
+use crate::node::processes;
 use crate::node::tree::Driver;
 use crate::program;
 
@@ -66,9 +67,7 @@ impl<'a> Pod<'a> {
 
     /// The files of the pod, or of a cgroup below it.
     pub(super) fn files(&self, below: &str) -> anyhow::Result<Reader> {
-        let root = Identity::new(self.cgroups.mounts.naming_root());
-        let cgroup = root.and_then(|it| it.join(&self.name)?.join(below));
-        Ok(Reader::new(&self.cgroups.readable, &cgroup.context("no cgroup is mounted")?))
+        place::reader(self.cgroups, &Path::new(&self.name).join(below))
     }
 
     /// The files of a container, by the name that containerd gives its cgroup.
@@ -79,16 +78,9 @@ impl<'a> Pod<'a> {
         })
     }
 
-    /// Removes the limit, so that everything in the pod can end at once.
     pub(super) fn unlimit(&self) {
-        for dir in self.directories() {
-            for (file, none) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
-                let file = dir.join(file);
-                if file.is_file() {
-                    let _ = std::fs::write(file, none);
-                }
-            }
-        }
+        let dirs = place::directories(self.cgroups, |it| it == self.name);
+        dirs.iter().for_each(|dir| place::unlimit(dir));
     }
 
     pub(super) fn clear(&self) -> anyhow::Result<()> {
@@ -100,10 +92,6 @@ impl<'a> Pod<'a> {
             let _ = program::run(stop.args(["stop", "--", &self.name]), ANSWERS_WITHIN);
         }
         Ok(())
-    }
-
-    fn directories(&self) -> Vec<PathBuf> {
-        place::directories(self.cgroups, |it| it == self.name)
     }
 
     fn start_slice(&self, quota_us: u64) -> anyhow::Result<()> {
@@ -154,9 +142,7 @@ impl<'a> Pod<'a> {
 
 /// The process that made the pod with this uid, or the cgroup with this name.
 pub(super) fn owner(uid: &str) -> Option<Process> {
-    let mut numbers = uid.strip_prefix(PREFIX).unwrap_or(uid).split(['_', '.']);
-    let (pid, start) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
-    Some(Process { pid, start })
+    processes::named_by(uid.strip_prefix(PREFIX).unwrap_or(uid))
 }
 
 pub(super) fn is_of(name: &str, owner: Process) -> bool {

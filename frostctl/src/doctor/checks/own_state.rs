@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
 use cgroup::Identity;
-use cgroup::process::Process;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
@@ -72,10 +71,8 @@ fn scratch(node: &Node) -> Vec<Finding> {
     let made_here = node.tree.all.iter().filter(|it| it.as_path().parent() == Some(root));
     let left = made_here.filter(|it| {
         let name = it.as_path().file_name().and_then(|it| it.to_str());
-        let owner =
-            name.and_then(|it| it.strip_prefix(trial::PREFIX)).and_then(|it| it.split_once('-'));
-        let owner = owner.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
-        owner.is_some_and(|(pid, start)| !Process { pid, start }.is_alive())
+        let owner = name.and_then(|it| processes::named_by(it.strip_prefix(trial::PREFIX)?));
+        owner.is_some_and(|it| !it.is_alive())
     });
     left.filter_map(|it| {
         // A doctor that ended while we looked has removed its directory first.
