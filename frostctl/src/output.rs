@@ -1,12 +1,15 @@
 //! The output of all commands: JSON or text, tables, and colour only on a terminal.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Context;
-use comfy_table::{Cell, Column, ColumnConstraint, ContentArrangement, Row, Table, Width, presets};
+use comfy_table::{
+    Cell, CellAlignment, Column, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde::Serialize;
@@ -101,6 +104,15 @@ pub(crate) fn table<const N: usize>(head: [&str; N]) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// Numbers stand below each other.
+pub(crate) fn right(table: &mut Table, columns: Range<usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// The lines of a table. If it does not fit the terminal, words would be broken. So empty columns

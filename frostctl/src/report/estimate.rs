@@ -10,10 +10,9 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::tally::{CLOCK_SET_MS, percentile};
-use super::text::right;
 use crate::journal::{Record, Skipped};
 use crate::metrics::known_verb;
-use crate::output::{count, fitted, plain, seconds, table, time};
+use crate::output::{count, fitted, plain, right, seconds, table, time};
 
 /// kubelet's `timeoutSeconds` if a probe has none.
 const PROBE_MS: f64 = 1000.0;

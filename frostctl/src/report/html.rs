@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use super::columns::{self, Column};
 use super::findings::Finding;
 use super::plot::{self, escape};
 use super::summary::Report;
 use super::tally::{Numbers, Pod, Verb};
-use super::text::{causes, heading, refilled, when, whose};
+use super::text::{heading, refilled, when, whose};
 use crate::journal::Skipped;
 use crate::output::{seconds, time};
 
@@ -171,36 +172,51 @@ fn durations(page: &mut String, report: &Report) {
 }
 
 fn verbs(page: &mut String, numbers: &Numbers) {
-    page.push_str(
-        "<section><h2>Verbs</h2><div class='wide'><table><thead><tr><th>verb<th>count<th>failed\
-         <th>retries<th>lifts<th>lifted/ms<th>program/ms<th>p50/ms<th>p95/ms<th>p99/ms<th>max/ms<th class='text'>failures\
-         </tr></thead><tbody>",
-    );
-    for verb in &numbers.verbs {
-        let _ = write!(
-            page,
-            "<tr><th>{}<td>{}<td{}>{}<td>{}<td>{}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
-             <td class='text'>{}</tr>",
-            escape(&verb.verb),
-            verb.count,
-            if verb.failed() > 0 { " class='bad'" } else { "" },
-            verb.failed(),
-            verb.retries,
-            verb.lifts,
-            verb.lifted_ms,
-            verb.program_ms,
-            verb.p50_ms,
-            verb.p95_ms,
-            verb.p99_ms,
-            verb.max_ms,
-            escape(&causes(verb))
-        );
-    }
-    page.push_str("</tbody></table></div>");
+    page.push_str("<section><h2>Verbs</h2>");
+    table(page, &columns::VERBS, &numbers.verbs);
     if let Some(refilled) = refilled(numbers) {
         let _ = write!(page, "<p class='quiet'>{refilled}</p>");
     }
     page.push_str("</section>");
+}
+
+fn pods(page: &mut String, title: &str, pods: &[Pod]) {
+    if pods.is_empty() {
+        return;
+    }
+    let _ = write!(page, "<section><h2>{title}</h2>");
+    table(page, &columns::PODS, pods);
+    page.push_str("</section>");
+}
+
+fn table<T>(page: &mut String, columns: &[Column<T>], rows: &[T]) {
+    page.push_str("<div class='wide'><table><thead><tr>");
+    for (head, _) in columns {
+        let class = if is_text(head) { " class='text'" } else { "" };
+        let _ = write!(page, "<th{class}>{}", head.to_lowercase());
+    }
+    page.push_str("</tr></thead><tbody>");
+    for row in rows {
+        page.push_str("<tr>");
+        columns.iter().for_each(|(head, of)| cell(page, head, &of(row)));
+        page.push_str("</tr>");
+    }
+    page.push_str("</tbody></table></div>");
+}
+
+/// Unlike the other columns, whose numbers stand below each other.
+fn is_text(head: &str) -> bool {
+    matches!(head, "FAILURES" | "SLOWEST")
+}
+
+fn cell(page: &mut String, head: &str, content: &str) {
+    let _ = match head {
+        "VERB" => write!(page, "<th>{}", escape(content)),
+        "POD" => write!(page, "<th class='pod'>{}", namespaced(content)),
+        "FAILED" if content != "0" => write!(page, "<td class='bad'>{content}"),
+        _ if is_text(head) => write!(page, "<td class='text'>{}", escape(content)),
+        _ => write!(page, "<td>{content}"),
+    };
 }
 
 fn namespaced(pod: &str) -> String {
@@ -208,33 +224,4 @@ fn namespaced(pod: &str) -> String {
         Some((namespace, name)) => format!("<i>{}/</i>{}", escape(namespace), escape(name)),
         None => escape(pod),
     }
-}
-
-fn pods(page: &mut String, title: &str, pods: &[Pod]) {
-    if pods.is_empty() {
-        return;
-    }
-    let _ = write!(
-        page,
-        "<section><h2>{title}</h2><div class='wide'><table><thead><tr><th>pod<th>operations\
-         <th>failed<th>retries<th>lifted/ms<th>program/ms<th>mean/ms<th>max/ms<th class='text'>slowest</tr></thead><tbody>"
-    );
-    for pod in pods {
-        let _ = write!(
-            page,
-            "<tr><th class='pod'>{}<td>{}<td{}>{}<td>{}<td>{:.1}<td>{:.1}<td>{:.1}<td>{:.1}\
-             <td class='text'>{}</tr>",
-            namespaced(&pod.pod),
-            pod.operations,
-            if pod.failed > 0 { " class='bad'" } else { "" },
-            pod.failed,
-            pod.retries,
-            pod.lifted_ms,
-            pod.program_ms,
-            pod.mean_ms,
-            pod.max_ms,
-            escape(&pod.slowest)
-        );
-    }
-    page.push_str("</tbody></table></div></section>");
 }

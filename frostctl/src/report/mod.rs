@@ -1,6 +1,7 @@
 //! `frostctl report`: the journal in numbers and findings. Reading, deciding and rendering are
 //! separate: records go into [`Analysis`], which gives a [`Report`], which is printed.
 
+mod columns;
 mod contention;
 mod estimate;
 mod failed;
@@ -14,7 +15,7 @@ mod tally;
 mod text;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 
@@ -114,12 +115,9 @@ fn since(text: &str) -> Result<SystemTime, String> {
         // A time before the earliest possible one selects everything.
         return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
     }
-    match unix_ms(text) {
-        Some(ms) if ms >= 0 => Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(ms as u64)),
-        _ => {
-            Err("neither a length of time such as 12h nor a time like 2026-01-31T12:00:00Z".into())
-        }
-    }
+    humantime::parse_rfc3339_weak(text).map_err(|_| {
+        "neither a length of time such as 12h nor a time like 2026-01-31T12:00:00Z".into()
+    })
 }
 
 #[derive(Debug, Default)]

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use anstyle::Style;
 
+use super::columns::{self, Column};
 use super::findings::{Finding, times};
 use super::summary::Report;
-use super::tally::{Numbers, Pod, Verb};
-use crate::output::{count, fitted, plain, table, time};
+use super::tally::{Numbers, Pod};
+use crate::output::{count, fitted, plain, right, table, time};
 
 const BOLD: Style = Style::new().bold();
 
@@ -15,7 +16,7 @@ pub(super) fn write(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let numbers = &report.numbers;
     writeln!(out, "{}\n", heading(report))?;
     if numbers.operations > 0 {
-        write_verbs(out, &numbers.verbs)?;
+        write_table(out, columns::VERBS, &numbers.verbs)?;
     }
     if let Some(refilled) = refilled(numbers) {
         writeln!(out, "{refilled}\n")?;
@@ -68,53 +69,17 @@ pub(super) fn refilled(numbers: &Numbers) -> Option<String> {
     Some(format!("refilled (earlier version): {count}, {seconds:.1} s of CPU gained"))
 }
 
-fn write_verbs(out: &mut dyn Write, verbs: &[Verb]) -> io::Result<()> {
-    let mut table = table([
-        "VERB",
-        "COUNT",
-        "FAILED",
-        "RETRIES",
-        "LIFTS",
-        "LIFTED/ms",
-        "PROGRAM/ms",
-        "P50/ms",
-        "P95/ms",
-        "P99/ms",
-        "MAX/ms",
-        "FAILURES",
-    ]);
-    for verb in verbs {
-        let ms = |ms: f64| format!("{ms:.1}");
-        table.add_row([
-            plain(&verb.verb),
-            verb.count.to_string(),
-            verb.failed().to_string(),
-            verb.retries.to_string(),
-            verb.lifts.to_string(),
-            ms(verb.lifted_ms),
-            ms(verb.program_ms),
-            ms(verb.p50_ms),
-            ms(verb.p95_ms),
-            ms(verb.p99_ms),
-            ms(verb.max_ms),
-            plain(&causes(verb)),
-        ]);
+fn write_table<T, const N: usize>(
+    out: &mut dyn Write,
+    columns: [Column<T>; N],
+    rows: &[T],
+) -> io::Result<()> {
+    let mut table = table(columns.map(|(head, _)| head));
+    for row in rows {
+        table.add_row(columns.map(|(_, cell)| plain(&cell(row))));
     }
-    right(&mut table, 1..11);
+    right(&mut table, 1..N - 1);
     writeln!(out, "{}\n", fitted(&mut table))
-}
-
-pub(super) fn right(table: &mut comfy_table::Table, columns: std::ops::Range<usize>) {
-    for index in columns {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Right);
-        }
-    }
-}
-
-pub(super) fn causes(verb: &Verb) -> String {
-    let causes = verb.failures.iter().map(|(cause, count)| format!("{cause} {count}"));
-    causes.collect::<Vec<_>>().join(", ")
 }
 
 fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> {
@@ -122,33 +87,7 @@ fn write_pods(out: &mut dyn Write, title: &str, pods: &[Pod]) -> io::Result<()> 
         return Ok(());
     }
     writeln!(out, "{BOLD}{title}{BOLD:#}")?;
-    let mut table = table([
-        "POD",
-        "OPERATIONS",
-        "FAILED",
-        "RETRIES",
-        "LIFTED/ms",
-        "PROGRAM/ms",
-        "MEAN/ms",
-        "MAX/ms",
-        "SLOWEST",
-    ]);
-    for pod in pods {
-        let ms = |ms: f64| format!("{ms:.1}");
-        table.add_row([
-            plain(&pod.pod),
-            pod.operations.to_string(),
-            pod.failed.to_string(),
-            pod.retries.to_string(),
-            ms(pod.lifted_ms),
-            ms(pod.program_ms),
-            ms(pod.mean_ms),
-            ms(pod.max_ms),
-            plain(&pod.slowest),
-        ]);
-    }
-    right(&mut table, 1..8);
-    writeln!(out, "{}\n", fitted(&mut table))
+    write_table(out, columns::PODS, pods)
 }
 
 fn write_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {

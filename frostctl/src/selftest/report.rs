@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anstyle::Style;
-use comfy_table::CellAlignment;
 use serde::Serialize;
 
 use super::bundle::PERIOD_US;
@@ -14,7 +13,7 @@ use super::settings;
 use super::verdict::{self, Column, Effect, LIMIT, Row, Verdict};
 use crate::node::hierarchy::Layout;
 use crate::node::tree::Driver;
-use crate::output::{fitted, plain, table};
+use crate::output::{fitted, plain, right, table};
 
 const BOLD: Style = Style::new().bold();
 
@@ -114,11 +113,7 @@ impl Report {
                 result(row.effect),
             ]);
         }
-        for index in 1..5 {
-            if let Some(column) = table.column_mut(index) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
+        right(&mut table, 1..5);
         writeln!(out, "{}\n", fitted(&mut table))?;
         for row in &self.operations {
             for (side, column) in [("bare", &row.bare), ("through frostlock", &row.frostlock)] {
