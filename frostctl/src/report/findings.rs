@@ -1,6 +1,6 @@
 //! Findings from the lives of containers. docs/report.md says how each is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -129,19 +129,25 @@ pub(crate) fn failed(failed: &Failed, lives: &[Life]) -> Option<Finding> {
     if more > 0 {
         evidence.push(format!("and {more} more causes"));
     }
-    Some(Finding {
-        kind: Kind::CreateFailed,
-        title: Kind::CreateFailed.title(),
-        names: Names::default(),
-        summary,
-        evidence,
-        advice: vec![
-            "the runtime's error is the caller's, too: see the pod's events, or containerd's log"
-                .into(),
-        ],
-        probe: None,
-        lives: Vec::new(),
-    })
+    let advice =
+        "the runtime's error is the caller's, too: see the pod's events, or containerd's log";
+    Some(Finding::of_node(Kind::CreateFailed, summary, evidence, &[advice]))
+}
+
+impl Finding {
+    /// About the node or its configuration; [`Group::finding`] is about a container.
+    fn of_node(kind: Kind, summary: String, evidence: Vec<String>, advice: &[&str]) -> Finding {
+        Finding {
+            kind,
+            title: kind.title(),
+            names: Names::default(),
+            summary,
+            evidence,
+            advice: advice.iter().map(|it| (*it).to_owned()).collect(),
+            probe: None,
+            lives: Vec::new(),
+        }
+    }
 }
 
 /// Merges the pods of a workload, so that each finding is reported once.
@@ -284,7 +290,12 @@ impl Group<'_> {
                 count(known as u64, "life", "lives")
             ),
         ];
-        self.finding(Kind::SlowStart, summary, evidence, self.slow_advice(budget.is_some()), budget)
+        let numbers = "give it a startupProbe with these numbers: until it succeeds, the liveness \
+                       probe is not asked";
+        let log = "log the stages of the start, so that a kill in the middle shows in the \
+                   container's own log";
+        let advice = if budget.is_some() { &[numbers, log][..] } else { &[log] };
+        Finding { probe: budget, ..self.finding(Kind::SlowStart, summary, evidence, advice) }
     }
 
     /// No numbers for a probe: that the start was slow is only a guess.
@@ -303,25 +314,12 @@ impl Group<'_> {
              containerd's execs end"
                 .into(),
         ];
-        let advice = vec![
+        let advice = [
             "see the pod's events for who kills it: a probe during a slow start, a probe that fails \
-             later, a deadline or a rollout can all have one age"
-                .into(),
-            "if it is a probe during the start, give it a startupProbe".into(),
+             later, a deadline or a rollout can all have one age",
+            "if it is a probe during the start, give it a startupProbe",
         ];
-        self.finding(Kind::KilledAtOneAge, summary, evidence, advice, None)
-    }
-
-    fn slow_advice(&self, has_budget: bool) -> Vec<String> {
-        let numbers = "give it a startupProbe with these numbers: until it succeeds, the liveness \
-                       probe is not asked";
-        let numbers = has_budget.then(|| numbers.to_owned());
-        numbers
-            .into_iter()
-            .chain(["log the stages of the start, so that a kill in the middle \
-            shows in the container's own log"
-                .to_owned()])
-            .collect()
+        self.finding(Kind::KilledAtOneAge, summary, evidence, &advice)
     }
 
     fn killed_when_ready(&self, lives: &[&Life], median: f64) -> Finding {
@@ -334,23 +332,22 @@ impl Group<'_> {
             format!("seconds to the first exec that succeeded: {}", list(&ready(lives))),
             format!("signals: {}", signals(lives)),
         ];
-        let advice = vec!["see why its liveness probe fails later, or who else kills it".into()];
-        self.finding(Kind::KilledWhenReady, summary, evidence, advice, None)
+        let advice = "see why its liveness probe fails later, or who else kills it";
+        self.finding(Kind::KilledWhenReady, summary, evidence, &[advice])
     }
 
     fn out_of_memory(&self, lives: &[&Life]) -> Finding {
         let summary = format!("ended {} times with an OOM kill in its cgroup", lives.len());
         let evidence = vec![format!("ages: {}", list(&ages(lives))), exit_evidence(lives)];
-        let advice = vec!["raise its memory limit, or find what takes the memory".into()];
-        self.finding(Kind::OutOfMemory, summary, evidence, advice, None)
+        let advice = "raise its memory limit, or find what takes the memory";
+        self.finding(Kind::OutOfMemory, summary, evidence, &[advice])
     }
 
     fn crash_loop(&self, lives: &[&Life]) -> Finding {
         let summary =
             format!("ended {} times before anybody killed it: a crash, not a probe", lives.len());
         let evidence = vec![format!("ages: {}", list(&ages(lives))), exit_evidence(lives)];
-        let advice = vec!["see the container's own log".into()];
-        self.finding(Kind::CrashLoop, summary, evidence, advice, None)
+        self.finding(Kind::CrashLoop, summary, evidence, &["see the container's own log"])
     }
 
     fn competing(&self) -> Option<Finding> {
@@ -374,11 +371,11 @@ impl Group<'_> {
             format!("longest wait {longest:.0} ms; the slowest exec took {slowest:.0} ms"),
         ];
         let timeout = ((slowest * 2.0 / 1000.0).ceil() as u64).max(1);
-        let advice = vec![
-            "an HTTP, TCP or gRPC probe does not enter the container and meets no resize".into(),
-            format!("with exec, timeoutSeconds {timeout} at least: twice what the slowest took"),
+        let advice = [
+            "an HTTP, TCP or gRPC probe does not enter the container and meets no resize",
+            &format!("with exec, timeoutSeconds {timeout} at least: twice what the slowest took"),
         ];
-        Some(self.finding(Kind::CompetingProbes, summary, evidence, advice, None))
+        Some(self.finding(Kind::CompetingProbes, summary, evidence, &advice))
     }
 
     fn throttled(&self) -> Option<Finding> {
@@ -391,9 +388,7 @@ impl Group<'_> {
             slow.iter().map(|it| it.took_ms).fold(f64::INFINITY, f64::min),
             worst.cpus * 1000.0
         );
-        let mut evidence =
-            vec![format!("the slowest: {} took {:.0} ms", worst.verb, worst.took_ms)];
-        evidence.push(match &worst.help {
+        let help = match &worst.help {
             Help::Lifted { cpu_ms, limit: Some(limit) } => {
                 format!("lifted for {cpu_ms:.1} ms of CPU, until: {limit}")
             }
@@ -405,14 +400,15 @@ impl Group<'_> {
                 format!("refilled (earlier version), {gained_ms:.0} ms of CPU gained")
             }
             Help::None => "not lifted: see lift.enabled and mode in the configuration".into(),
-        });
-        let advice = vec![
+        };
+        let slowest = format!("the slowest: {} took {:.0} ms", worst.verb, worst.took_ms);
+        let evidence = vec![slowest, help];
+        let advice = [
             "where it is not lifted, the runtime's own work waits for the container's quota: some \
-             20 ms of CPU a start"
-                .into(),
-            "for what has to start fast: a CPU limit of 50m or more, or none".into(),
+             20 ms of CPU a start",
+            "for what has to start fast: a CPU limit of 50m or more, or none",
         ];
-        Some(self.finding(Kind::ThrottledStart, summary, evidence, advice, None))
+        Some(self.finding(Kind::ThrottledStart, summary, evidence, &advice))
     }
 
     fn finding(
@@ -420,60 +416,49 @@ impl Group<'_> {
         kind: Kind,
         summary: String,
         evidence: Vec<String>,
-        advice: Vec<String>,
-        probe: Option<Budget>,
+        advice: &[&str],
     ) -> Finding {
-        let bars = self.lives.iter().filter_map(|(life, _)| {
+        let is_of_lives = !matches!(kind, Kind::CompetingProbes | Kind::ThrottledStart);
+        let lives = if is_of_lives { self.bars() } else { Vec::new() };
+        let evidence = evidence.into_iter().filter(|line| !line.is_empty()).collect();
+        let names = self.names.clone();
+        Finding { names, lives, ..Finding::of_node(kind, summary, evidence, advice) }
+    }
+
+    /// Of its last lives.
+    fn bars(&self) -> Vec<Bar> {
+        let bar = |life: &Life| {
+            let lasted = || Some(life.last_ns.saturating_sub(life.started_ns?));
             Some(Bar {
-                age_s: life.age_ns().unwrap_or(life.last_ns.saturating_sub(life.started_ns?))
-                    as f64
-                    / 1e9,
+                age_s: life.age_ns().or_else(lasted)? as f64 / 1e9,
                 ready_s: life.ready_after_ns().map(|ns| ns as f64 / 1e9),
                 end: life.end().as_str(),
             })
-        });
-        let bars: Vec<Bar> = bars.collect();
-        let lives = bars[bars.len().saturating_sub(BARS)..].to_vec();
-        let names = self.names.clone();
-        let evidence = evidence.into_iter().filter(|line| !line.is_empty()).collect();
-        let is_of_lives = !matches!(kind, Kind::CompetingProbes | Kind::ThrottledStart);
-        let lives = if is_of_lives { lives } else { Vec::new() };
-        Finding { kind, title: kind.title(), names, summary, evidence, advice, probe, lives }
+        };
+        let mut bars: Vec<Bar> = self.lives.iter().filter_map(|(life, _)| bar(life)).collect();
+        bars.split_off(bars.len().saturating_sub(BARS))
     }
 }
 
-/// A finding for the node or its configuration, not for a container.
 fn refused(by_reason: &BTreeMap<String, u64>) -> Option<Finding> {
     let operations: u64 = by_reason.values().sum();
-    (operations > 0).then(|| Finding {
-        kind: Kind::LiftRefused,
-        title: Kind::LiftRefused.title(),
-        names: Names::default(),
-        summary: format!("threads waited and were not lifted: {}", times(operations as usize)),
-        evidence: by_reason.iter().map(|(why, count)| format!("{why}: {count}")).collect(),
-        advice: vec!["`frostctl doctor --check lift` tries it and names the ways out".into()],
-        probe: None,
-        lives: Vec::new(),
-    })
+    let summary = format!("threads waited and were not lifted: {}", times(operations as usize));
+    let evidence = by_reason.iter().map(|(why, count)| format!("{why}: {count}")).collect();
+    let advice = "`frostctl doctor --check lift` tries it and names the ways out";
+    let finding = || Finding::of_node(Kind::LiftRefused, summary, evidence, &[advice]);
+    (operations > 0).then(finding)
 }
 
 fn node_restarts(lives: &[(usize, &Life)]) -> Option<Finding> {
     let ended = lives.iter().filter(|(_, life)| life.end() == End::NodeRestart);
-    let boots: std::collections::BTreeSet<_> = ended.clone().map(|(_, life)| &life.boot).collect();
-    (!boots.is_empty()).then(|| Finding {
-        kind: Kind::NodeRestart,
-        title: Kind::NodeRestart.title(),
-        names: Names::default(),
-        summary: format!(
-            "{} ended with {} of the machine: no crash of theirs, no probe",
-            count(ended.count() as u64, "container", "containers"),
-            count(boots.len() as u64, "boot", "boots")
-        ),
-        evidence: boots.into_iter().map(|boot| format!("boot {boot} ended")).collect(),
-        advice: Vec::new(),
-        probe: None,
-        lives: Vec::new(),
-    })
+    let boots: BTreeSet<_> = ended.clone().map(|(_, life)| &life.boot).collect();
+    let summary = format!(
+        "{} ended with {} of the machine: no crash of theirs, no probe",
+        count(ended.count() as u64, "container", "containers"),
+        count(boots.len() as u64, "boot", "boots")
+    );
+    let evidence: Vec<_> = boots.iter().map(|boot| format!("boot {boot} ended")).collect();
+    (!boots.is_empty()).then(|| Finding::of_node(Kind::NodeRestart, summary, evidence, &[]))
 }
 
 fn ages(lives: &[&Life]) -> Vec<f64> {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::tally::percentile;
+use crate::output::count;
 
 /// A start takes longer on a busy node.
 const MARGIN: f64 = 1.5;
@@ -38,7 +39,7 @@ pub(crate) fn budget(ready_s: &[f64], kills_s: &[f64], slowest_exec_ms: f64) -> 
             let basis = format!(
                 "{} measured, {p99:.1} s at most, but others were killed unready at {oldest:.1} s: a \
                  lower bound, {oldest:.1} s x {MARGIN} (margin) = {:.1} s",
-                starts(ready.len()),
+                count(ready.len() as u64, "start", "starts"),
                 oldest * MARGIN
             );
             (oldest * MARGIN, basis, true)
@@ -47,7 +48,7 @@ pub(crate) fn budget(ready_s: &[f64], kills_s: &[f64], slowest_exec_ms: f64) -> 
             let which = if ready.len() < 100 { "longest" } else { "p99" };
             let basis = format!(
                 "{which} of {} measured: {p99:.1} s x {MARGIN} (margin) = {:.1} s",
-                starts(ready.len()),
+                count(ready.len() as u64, "start", "starts"),
                 p99 * MARGIN
             );
             (p99 * MARGIN, basis, false)
@@ -81,10 +82,6 @@ pub(crate) fn budget(ready_s: &[f64], kills_s: &[f64], slowest_exec_ms: f64) -> 
     });
     let yaml = yaml(period, failures, timeout, is_lower_bound, seconds);
     Some(Budget { seconds, is_lower_bound, arithmetic, yaml })
-}
-
-fn starts(count: usize) -> String {
-    if count == 1 { "1 start".into() } else { format!("{count} starts") }
 }
 
 fn yaml(period: u64, failures: u64, timeout: Option<u64>, is_bound: bool, seconds: u64) -> String {

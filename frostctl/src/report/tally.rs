@@ -132,12 +132,11 @@ impl Tally {
             return;
         }
         let (lifted_ms, program_ms) = (record.lifted_ms(), record.program_ms());
-        if let Some(verb) = self.verb(verb) {
-            verb.lifts += record.lifts.len() as u64;
-            verb.lifted_ms += lifted_ms;
-            verb.program_ms += program_ms;
-        }
-        if let Some(pod) = life.and_then(|life| self.life(life)) {
+        let verb = self.verb(verb);
+        verb.lifts += record.lifts.len() as u64;
+        verb.lifted_ms += lifted_ms;
+        verb.program_ms += program_ms;
+        if let Some(pod) = life.map(|life| self.life(life)) {
             pod.lifted_ms += lifted_ms;
             pod.program_ms += program_ms;
         }
@@ -150,28 +149,26 @@ impl Tally {
         }
         self.numbers.add(record, unix_ms, failure.is_some());
         let took_ms = record.took_ms();
-        if let Some(verb) = self.verb(&record.verb) {
-            verb.add(record, took_ms, failure);
-        }
-        if let Some(pod) = life.and_then(|life| self.life(life)) {
-            pod.add(record, took_ms, failure.is_some());
+        self.verb(&record.verb).add(record, took_ms, failure);
+        if let Some(life) = life {
+            self.life(life).add(record, took_ms, failure.is_some());
         }
     }
 
-    fn verb(&mut self, verb: &str) -> Option<&mut Verb> {
+    fn verb(&mut self, verb: &str) -> &mut Verb {
         let word = known_verb(verb);
         let at = self.verbs.iter().position(|it| it.verb == word).unwrap_or(self.verbs.len());
         if at == self.verbs.len() {
             self.verbs.push(Verb { verb: word.to_owned(), ..Verb::default() });
         }
-        self.verbs.get_mut(at)
+        &mut self.verbs[at]
     }
 
-    fn life(&mut self, life: usize) -> Option<&mut Pod> {
+    fn life(&mut self, life: usize) -> &mut Pod {
         if self.lives.len() <= life {
             self.lives.resize_with(life + 1, Pod::default);
         }
-        self.lives.get_mut(life)
+        &mut self.lives[life]
     }
 
     /// `pod_of` names the pod of a life.
@@ -221,17 +218,21 @@ impl Numbers {
         };
         self.over_time.add(unix_ms, counts);
     }
-}
 
-impl Numbers {
     fn add_refusal(&mut self, why: &str) {
         // After a colon comes an error's text.
         let why = why.split(':').next().unwrap_or_default();
-        match self.lift_refused.get_mut(why) {
-            _ if why.is_empty() => {}
-            Some(count) => *count += 1,
-            None => drop(self.lift_refused.insert(why.to_owned(), 1)),
+        if !why.is_empty() {
+            count(&mut self.lift_refused, why);
         }
+    }
+}
+
+/// Copies only a new key.
+fn count(counts: &mut BTreeMap<String, u64>, key: &str) {
+    match counts.get_mut(key) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(key.to_owned(), 1)),
     }
 }
 
@@ -240,10 +241,7 @@ impl Verb {
         self.count += 1;
         match failure {
             None => self.ok += 1,
-            Some(cause) => match self.failures.get_mut(cause) {
-                Some(count) => *count += 1,
-                None => drop(self.failures.insert(cause.to_owned(), 1)),
-            },
+            Some(cause) => count(&mut self.failures, cause),
         }
         self.retries += u64::from(record.attempts.saturating_sub(1));
         self.took_us.push((took_ms * 1000.0).round() as u64);
