@@ -9,4 +9,4 @@ mod source;
 pub(crate) use data::{Data, extents};
 pub(crate) use reader::{Reader, Skipped, lines, parse};
 pub(crate) use record::{Exit, Lift, Record, unix_ms};
-pub(crate) use source::{Journal, Source};
+pub(crate) use source::{Journal, Source, older};

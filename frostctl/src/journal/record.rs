@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::{Deref, RangeInclusive};
+use std::ops::Deref;
+use std::time::UNIX_EPOCH;
 
 use serde::de::{Deserialize, Deserializer, Visitor};
 
@@ -208,9 +209,7 @@ impl Record<'_> {
         let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
         limits.filter_map(Quota::cpus).min_by(f64::total_cmp)
     }
-}
 
-impl Record<'_> {
     /// The longer period of the limits of container and pod, in ms.
     pub(crate) fn period_ms(&self) -> Option<f64> {
         let limits = [self.quota.container, self.quota.pod].into_iter().flatten();
@@ -267,23 +266,8 @@ impl<'de> Visitor<'de> for TextVisitor {
 
 /// Milliseconds since 1970, from a time as the journal writes it, always in UTC.
 pub(crate) fn unix_ms(time: &str) -> Option<i64> {
-    let number = |from: usize, to: usize, range: RangeInclusive<i64>| {
-        time.get(from..to)?.parse().ok().filter(|number| range.contains(number))
-    };
-    let (year, month, day) =
-        (number(0, 4, 0..=9999)?, number(5, 7, 1..=12)?, number(8, 10, 1..=31)?);
-    let (hour, minute) = (number(11, 13, 0..=23)?, number(14, 16, 0..=59)?);
-    // A leap second becomes the one before, so that no time is after the year 9999.
-    let second = number(17, 19, 0..=60)?.min(59);
-    let ms = number(20, 23, 0..=999).unwrap_or(0);
-    // The days of a civil date: years begin in March, so that a leap day is the last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
-        + year.div_euclid(400)
-        + (153 * month + 2) / 5
-        + day
-        - 719_469;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + ms)
+    let time = humantime::parse_rfc3339_weak(time).ok()?;
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The journal's files: the long journal on disk, the short one in /run, or the named ones.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -12,6 +12,7 @@ use state::state_dir::StateDir;
 
 use super::reader::{Reader, Skipped};
 use super::record::Record;
+use crate::node::root;
 
 /// Where the records come from.
 #[derive(Debug, clap::Args)]
@@ -76,25 +77,23 @@ impl Journal {
         Ok(Some(Journal { long, short, growing }))
     }
 
-    /// Like [`Journal::each`], but only for the newest bytes, at most this many from each of the
-    /// two journals. Returns whether that was everything.
+    /// Passes each record of the newest bytes once, oldest first: at most this many from each of the
+    /// two journals. Returns whether that was everything. The reader then knows what was read.
     pub(crate) fn newest(
         &self,
         bytes: u64,
-        mut each: impl FnMut(&Record<'_>),
+        reader: &mut Reader,
+        each: &mut impl FnMut(&Record<'_>),
     ) -> anyhow::Result<bool> {
-        let mut reader = Reader::default();
         let mut is_whole = true;
-        for files in [&self.long, &self.short] {
+        for files in [&self.long, &self.short].into_iter().filter(|it| !it.is_empty()) {
             for ((path, file), from) in files.iter().zip(starts(files, bytes)) {
                 is_whole &= from == 0;
                 reader
-                    .read_from(file, from, &mut each)
+                    .read_from(file, from, each)
                     .with_context(|| format!("cannot read {}", path.display()))?;
             }
-            if !files.is_empty() {
-                reader.only_later();
-            }
+            reader.only_later();
         }
         Ok(is_whole)
     }
@@ -133,16 +132,7 @@ impl Journal {
         reader: &mut Reader,
         each: &mut impl FnMut(&Record<'_>),
     ) -> anyhow::Result<()> {
-        for (path, file) in &self.long {
-            read(path, file, reader, each)?;
-        }
-        if !self.long.is_empty() {
-            reader.only_later();
-        }
-        for (path, file) in &self.short {
-            read(path, file, reader, each)?;
-        }
-        Ok(())
+        self.newest(u64::MAX, reader, each).map(drop)
     }
 
     /// The size of all files, in bytes.
@@ -176,15 +166,6 @@ fn starts(files: &[(PathBuf, File)], bytes: u64) -> Vec<u64> {
     starts
 }
 
-fn read(
-    path: &Path,
-    file: &File,
-    reader: &mut Reader,
-    each: &mut impl FnMut(&Record<'_>),
-) -> anyhow::Result<()> {
-    reader.read(file, each).with_context(|| format!("cannot read {}", path.display()))
-}
-
 /// Opens the file that grows first: if it is rotated meanwhile, it is found under both names.
 fn open_history(directory: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
     let mut numbered = history::files(directory);
@@ -199,20 +180,21 @@ fn open_history(directory: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
 }
 
 fn pair(path: &Path) -> Vec<PathBuf> {
-    let mut older = path.as_os_str().to_owned();
-    older.push(".1");
-    vec![older.into(), path.to_owned()]
+    vec![older(path), path.to_owned()]
 }
 
-/// Opens the files that exist. A FIFO in the place of one must not block us.
+/// The file beside a journal to which it is set aside.
+pub(crate) fn older(path: &Path) -> PathBuf {
+    let mut older = path.as_os_str().to_owned();
+    older.push(".1");
+    older.into()
+}
+
+/// Opens the files that exist.
 fn open_all(paths: Vec<PathBuf>) -> anyhow::Result<Vec<(PathBuf, File)>> {
     let mut files = Vec::new();
     for path in paths {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path);
-        match opened {
+        match root::open(&path) {
             Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
                 files.push((path, file));
             }

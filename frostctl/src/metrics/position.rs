@@ -1,14 +1,13 @@
 //! How far the journal has been read: the only place that reads it for the metrics.
 
-use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Data, Record, extents, lines, parse};
+use crate::journal::{Data, Record, extents, lines, older, parse};
 
 /// These bytes include the first record's boot and time.
 const HEAD_BYTES: usize = 160;
@@ -68,28 +67,19 @@ impl Position {
 
 /// The older file, if there is one, and the one that grows.
 fn open_both(journal: &Path) -> anyhow::Result<Vec<(PathBuf, File)>> {
-    let mut older = journal.as_os_str().to_owned();
-    older.push(".1");
-    let older = PathBuf::from(older);
     // The growing one first: if it is moved aside now, both names are the same file, and new
     // records are read the next time.
-    let growing = open(journal)?;
-    let older = open(&older)?.map(|file| (older, file));
-    let inode = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
-    let older = older.filter(|(_, file)| growing.as_ref().map(inode) != Some(inode(file)));
-    let growing = growing.map(|file| (journal.to_owned(), file));
+    let growing = open(journal.to_owned())?;
+    let inode = |(_, file): &(PathBuf, File)| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+    let older = open(older(journal))?.filter(|it| growing.as_ref().map(inode) != Some(inode(it)));
     Ok(older.into_iter().chain(growing).collect())
 }
 
-/// `None` if there is no file. A FIFO in its place must not block us.
-fn open(path: &Path) -> anyhow::Result<Option<File>> {
-    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
-    match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => anyhow::bail!("{}: not a regular file, so no journal", path.display()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+/// `None` if there is no file.
+fn open(path: PathBuf) -> anyhow::Result<Option<(PathBuf, File)>> {
+    let opened = journal::reader::open(&path);
+    let opened = opened.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(opened.map(|file| (path, file)))
 }
 
 fn head(file: &File, up_to: u64) -> String {
@@ -136,6 +126,7 @@ fn last_end(file: &File, from: u64) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::io::Write;
 
     use super::*;

@@ -6,7 +6,7 @@ mod containerd;
 mod log;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use config::Config;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use state::state_dir::StateDir;
 
 use crate::exit::Exit;
-use crate::journal::{Reader, unix_ms};
+use crate::journal::Reader;
 use log::Log;
 
 #[derive(Debug, clap::Args)]
@@ -75,9 +75,8 @@ fn recorded(history: &History, source: &str) -> anyhow::Result<containerd::Known
             .read(&file, &mut |record| {
                 let is_exit = &*record.verb == "exit" && record.exec_id.is_empty();
                 if is_exit && &*record.source == source {
-                    let ms = unix_ms(&record.time).unwrap_or(0).max(0) as u64;
-                    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
-                    known.insert(record.id.to_string(), at);
+                    let at = humantime::parse_rfc3339_weak(&record.time);
+                    known.insert(record.id.to_string(), at.unwrap_or(UNIX_EPOCH));
                 }
             })
             .with_context(|| format!("cannot read {}", path.display()))?;

@@ -9,7 +9,7 @@ use journal::history::History;
 use state::state_dir::StateDir;
 
 use super::facts::{Day, Last, Records};
-use crate::journal::{Journal, Record, unix_ms};
+use crate::journal::{Journal, Reader, Record, unix_ms};
 
 /// Takes a quarter of a second. If a node has more operations per day than that, the answer says
 /// how far back it goes.
@@ -29,7 +29,8 @@ pub(super) fn read(config: &Config, state: &StateDir) -> anyhow::Result<Records>
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     let mut lately = Lately { now_ms, ..Lately::default() };
-    let is_whole = journal.newest(MOST_BYTES, |record| lately.add(record))?;
+    let mut reader = Reader::default();
+    let is_whole = journal.newest(MOST_BYTES, &mut reader, &mut |it| lately.add(it))?;
     Ok(lately.finish(is_whole))
 }
 
