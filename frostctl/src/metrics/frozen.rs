@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cgroup::read::children;
 use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 /// A node with 500 pods has some 3000 cgroups; a larger tree is not walked to its end.
@@ -33,18 +34,13 @@ fn count_below(files: &Reader, top: &Path) -> Frozen {
             Freezer::Frozen => frozen.frozen += 1,
             Freezer::Freezing => frozen.freezing += 1,
             Freezer::Thawed | Freezer::Unknown if seen < MOST => {
-                left.extend(children(&top.join(&below)).map(|name| below.join(name)));
+                let dirs = children(&top.join(&below));
+                left.extend(dirs.filter_map(|it| Some(it.strip_prefix(top).ok()?.to_owned())));
             }
             Freezer::Thawed | Freezer::Unknown => {}
         }
     }
     frozen
-}
-
-fn children(dir: &Path) -> impl Iterator<Item = std::ffi::OsString> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    dirs.map(|entry| entry.file_name())
 }
 
 #[cfg(test)]

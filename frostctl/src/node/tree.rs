@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cgroup::freeze::Tasks;
-use cgroup::read::Version;
+use cgroup::read::{self, Version};
 use cgroup::{Freezer, Identity, Reader};
 
 use super::hierarchy::Cgroups;
@@ -241,15 +240,9 @@ fn age(dir: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(changed).ok()
 }
 
-/// Names and directories of a cgroup's children. The kernel counts children in the link count, so
-/// the many directories without children need not be read.
+/// Names and directories of a cgroup's children.
 fn children(here: &Path, dir: &Path) -> Vec<(PathBuf, PathBuf)> {
-    if std::fs::symlink_metadata(here).is_ok_and(|it| it.nlink() == 2) {
-        return Vec::new();
-    }
-    let entries = std::fs::read_dir(here).into_iter().flatten().flatten();
-    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let names = dirs.map(|entry| PathBuf::from(entry.file_name()));
+    let names = read::children(here).filter_map(|it| Some(PathBuf::from(it.file_name()?)));
     let mut all: Vec<_> = names.map(|name| (name.clone(), dir.join(&name))).collect();
     all.sort();
     all
