@@ -249,7 +249,7 @@ fn tell_one(out: &mut dyn Write, story: &Story) -> std::io::Result<()> {
             seconds(event.age_s),
             format!("+{}", seconds(event.after_s)),
             plain(&event.what),
-            event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+            event.took(),
             plain(&event.detail),
         ]);
     }
@@ -272,9 +272,8 @@ fn say(output: &Output, label: &str, event: &Event) -> anyhow::Result<()> {
     let line = if output.is_json() {
         serde_json::to_string(&Line { container: label, event })?
     } else {
-        let took = event.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
-        let line = format!("{}  {label}  {}  {took}  {}", event.time, event.what, event.detail);
-        plain(&line)
+        let (took, Event { time, what, detail, .. }) = (event.took(), event);
+        plain(&format!("{time}  {label}  {what}  {took}  {detail}"))
     };
     output::print(|to| writeln!(to, "{line}"))
 }

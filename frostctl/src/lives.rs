@@ -34,8 +34,7 @@ impl Names {
 }
 
 /// How a life ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// The journal has no end of it.
     Open,

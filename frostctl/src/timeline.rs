@@ -1,5 +1,7 @@
 //! One container's records as events, for a person to read in order.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::journal::{Exit, Lift, Record};
@@ -22,8 +24,14 @@ pub(crate) struct Event {
     pub(crate) detail: String,
 }
 
+impl Event {
+    pub(crate) fn took(&self) -> String {
+        self.took_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms"))
+    }
+}
+
 /// A life with its events.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Story {
     pub(crate) id: String,
     #[serde(flatten)]
@@ -37,14 +45,9 @@ pub(crate) struct Story {
     /// Execs that are not shown individually.
     #[serde(skip)]
     execs: u64,
+    /// What is told once, and was.
     #[serde(skip)]
-    exec_started: bool,
-    #[serde(skip)]
-    exec_failed: bool,
-    #[serde(skip)]
-    exec_ok: bool,
-    #[serde(skip)]
-    removed: bool,
+    told: BTreeSet<&'static str>,
     #[serde(skip)]
     first_ns: u64,
 }
@@ -53,18 +56,9 @@ impl Story {
     pub(crate) fn begin(life: &Life) -> Story {
         Story {
             id: life.id.clone(),
-            names: Names::default(),
             boot_id: life.boot.clone(),
-            end: "",
-            ready_after_s: None,
-            readiness_known: false,
-            events: Vec::new(),
-            execs: 0,
-            exec_started: false,
-            exec_failed: false,
-            exec_ok: false,
-            removed: false,
             first_ns: life.first_ns,
+            ..Story::default()
         }
     }
 
@@ -134,7 +128,7 @@ impl Story {
             "pause" => plain(done("frozen")),
             "resume" => plain(done("thawed")),
             // containerd deletes once more after the shim is gone.
-            "delete" if record.is_ok() && std::mem::replace(&mut self.removed, true) => {
+            "delete" if record.is_ok() && !self.told.insert("removed") => {
                 plain("removed again".into())
             }
             "delete" => Some((done("removed"), figures(record))),
@@ -159,16 +153,12 @@ impl Story {
         if !record.is_ok() && !is_told {
             return Some((failed(record), String::new()));
         }
-        if is_told && record.exit == Some(Exit::Code(0)) {
-            let is_first = !std::mem::replace(&mut self.exec_ok, true);
-            return is_first.then(|| ("first exec succeeded".into(), String::new()));
-        }
-        if is_told {
-            let is_first = !std::mem::replace(&mut self.exec_failed, true);
-            return is_first.then(|| ("first exec failed".into(), exit(record.exit)));
-        }
-        let is_first = !std::mem::replace(&mut self.exec_started, true);
-        is_first.then(|| ("first exec started".into(), String::new()))
+        let (what, detail) = match record.exit {
+            Some(Exit::Code(0)) if is_told => ("first exec succeeded", String::new()),
+            code if is_told => ("first exec failed", exit(code)),
+            _ => ("first exec started", String::new()),
+        };
+        self.told.insert(what).then(|| (what.into(), detail))
     }
 }
 
