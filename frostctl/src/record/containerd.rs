@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::log::{Happened, Log};
 use crate::node::containerd;
+use crate::output;
 
 pub(super) const SOURCE: &str = "containerd";
 
@@ -61,7 +62,7 @@ pub(super) async fn follow(socket: &Path, mut known: Known, log: &Log) {
         }
         // Reported once, not at each attempt.
         if let Some(error) = ended.err().filter(|_| !was_told) {
-            log.say(error.context("no events of containerd, trying again"));
+            output::complain(&error.context("no events of containerd, trying again"));
             was_told = true;
         }
         sleep(delay).await;
@@ -92,9 +93,9 @@ async fn events(
         let mut failed = false;
         catch_up(CATCH_UP_DELAY, missed, |error| {
             let listening = format!("listening to {}", socket.display());
-            log.note(if failed { "caught up with what ended before" } else { &listening });
+            output::note(if failed { "caught up with what ended before" } else { &listening });
             failed = error.is_some();
-            error.into_iter().for_each(|error| log.say(error));
+            error.iter().for_each(output::complain);
         })
         .await;
         Ok(())
@@ -136,7 +137,8 @@ async fn listen(channel: Channel, known: &Mutex<&mut Known>, log: &Log) -> anyho
     while let Some(envelope) = stream.message().await? {
         let mut known = known.lock().await;
         if let Err(error) = add(&envelope, &mut known, log) {
-            log.say(error.context(format!("an event of containerd's, {}", envelope.topic)));
+            let event = format!("an event of containerd's, {}", envelope.topic);
+            output::complain(&error.context(event));
         }
     }
     anyhow::bail!("no more events")

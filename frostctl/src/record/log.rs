@@ -1,6 +1,5 @@
 //! The journal's lines for what ended.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -74,16 +73,8 @@ impl Log {
             });
         if let Err(error) = written {
             let directory = self.history.directory().display();
-            self.say(anyhow::Error::from(error).context(format!("cannot write to {directory}")));
+            let error = anyhow::Error::from(error).context(format!("cannot write to {directory}"));
+            output::complain(&error);
         }
-    }
-
-    /// For the service's log.
-    pub(super) fn note(&self, line: &str) {
-        let _ = writeln!(anstream::stderr(), "frostctl: {line}");
-    }
-
-    pub(super) fn say(&self, error: anyhow::Error) {
-        output::complain(&error);
     }
 }
