@@ -12,13 +12,12 @@ pub(crate) struct Ask {
     /// kubelet's `--cgroup-root`, if its configuration cannot be found.
     pub(crate) cgroup_root: Option<PathBuf>,
     pub(crate) leftover_age: Duration,
-    /// Whether to ask programs for their version, to try the freezer and a lift, and to look at the
-    /// open files of every process.
-    pub(crate) programs: bool,
-    pub(crate) trials: bool,
-    pub(crate) inotify: bool,
-    /// Whether to ask containerd what it has loaded, and to read the journal's operations of the
-    /// last hour.
-    pub(crate) loaded: bool,
-    pub(crate) refusals: bool,
+    /// What takes long is read only for a check that needs it.
+    pub(crate) checks: Vec<&'static str>,
+}
+
+impl Ask {
+    pub(crate) fn wants(&self, check: &str) -> bool {
+        self.checks.contains(&check)
+    }
 }

@@ -21,9 +21,9 @@ pub(crate) enum Need {
     Containerd,
 }
 
-/// The missing needs, as findings of the check.
-pub(crate) fn spots(node: &Node, check: &'static str, needs: &[Need]) -> Vec<Finding> {
-    needs.iter().filter_map(|need| need.lacking(node, check)).collect()
+/// The missing needs, as findings.
+pub(crate) fn spots(node: &Node, needs: &[Need]) -> Vec<Finding> {
+    needs.iter().filter_map(|need| need.lacking(node)).collect()
 }
 
 /// Whether nothing can be checked at all.
@@ -32,11 +32,10 @@ pub(crate) fn is_blind(node: &Node, needs: &[Need]) -> bool {
 }
 
 impl Need {
-    fn lacking(self, node: &Node, check: &'static str) -> Option<Finding> {
+    fn lacking(self, node: &Node) -> Option<Finding> {
         let is_live = node.ask.root.is_live();
         let said = |what: &str, seen: (&Path, &str), remedy: &str| {
-            let finding = Finding::not_checked(check, what);
-            Some(finding.seen(seen.0, seen.1).remedy(remedy))
+            Some(Finding::not_checked(what).seen(seen.0, seen.1).remedy(remedy))
         };
         // Only root sees which mount namespace another user's process is in.
         let is_blind = is_live && !node.is_root;

@@ -1,9 +1,9 @@
 //! A finding of a check.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::fix::Fix;
 
@@ -35,27 +35,21 @@ impl fmt::Display for Severity {
 /// A file or directory, with what it contains or lacks.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Evidence {
-    #[serde(serialize_with = "lossy")]
-    pub(crate) path: PathBuf,
+    /// Paths are bytes, but JSON is text.
+    pub(crate) path: String,
     pub(crate) content: String,
-}
-
-/// Paths are bytes, but JSON is text.
-fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
 }
 
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Finding {
     pub(crate) severity: Severity,
-    /// The check's stable name.
+    /// The stable name of the check that has found it, from [`super::checks::ALL`].
     pub(crate) check: &'static str,
     pub(crate) what: String,
     pub(crate) evidence: Vec<Evidence>,
     pub(crate) consequence: String,
     pub(crate) remedy: String,
     /// The fix that `--fix` applies.
-    #[serde(serialize_with = "as_text")]
     pub(crate) fix: Option<Fix>,
     /// For a line that has no room for `what`.
     #[serde(skip)]
@@ -69,19 +63,11 @@ pub(crate) struct Brief {
     pub(crate) state: String,
 }
 
-#[allow(clippy::ref_option, reason = "serde passes the field by reference")]
-fn as_text<S: Serializer>(fix: &Option<Fix>, serializer: S) -> Result<S::Ok, S::Error> {
-    match fix {
-        Some(fix) => serializer.serialize_str(&fix.to_string()),
-        None => serializer.serialize_none(),
-    }
-}
-
 impl Finding {
-    fn new(severity: Severity, check: &'static str, what: impl Into<String>) -> Finding {
+    fn new(severity: Severity, what: impl Into<String>) -> Finding {
         Finding {
             severity,
-            check,
+            check: "",
             what: what.into(),
             evidence: Vec::new(),
             consequence: String::new(),
@@ -91,25 +77,33 @@ impl Finding {
         }
     }
 
-    pub(crate) fn error(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding::new(Severity::Error, check, what)
+    pub(crate) fn error(what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Error, what)
     }
 
-    pub(crate) fn warning(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding::new(Severity::Warning, check, what)
+    pub(crate) fn warning(what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Warning, what)
     }
 
-    pub(crate) fn note(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding::new(Severity::Note, check, what)
+    pub(crate) fn note(what: impl Into<String>) -> Finding {
+        Finding::new(Severity::Note, what)
     }
 
-    pub(crate) fn not_checked(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding::new(Severity::NotChecked, check, what)
+    pub(crate) fn not_checked(what: impl Into<String>) -> Finding {
+        Finding::new(Severity::NotChecked, what)
     }
 
-    pub(crate) fn seen(mut self, path: impl Into<PathBuf>, content: impl Into<String>) -> Finding {
-        self.evidence.push(Evidence { path: path.into(), content: content.into() });
+    pub(crate) fn seen(mut self, path: impl AsRef<Path>, content: impl Into<String>) -> Finding {
+        let path = path.as_ref().to_string_lossy().into_owned();
+        self.evidence.push(Evidence { path, content: content.into() });
         self
+    }
+
+    pub(crate) fn seen_all<P: AsRef<Path>, C: Into<String>>(
+        self,
+        all: impl IntoIterator<Item = (P, C)>,
+    ) -> Finding {
+        all.into_iter().fold(self, |finding, (path, content)| finding.seen(path, content))
     }
 
     pub(crate) fn so(mut self, consequence: impl Into<String>) -> Finding {

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use cgroup::freeze;
 use cgroup::read::Version;
 use cgroup::{Freezer, Identity, Reader};
+use serde::{Serialize, Serializer};
 use state::lock::{Acquired, Guard, LockFiles, Mode};
 use state::remains;
 
@@ -81,6 +82,12 @@ impl fmt::Display for Fix {
             Fix::RemoveNote(path) => write!(f, "remove {}", path.display()),
             Fix::PutBack(note) => write!(f, "put back the threads of {}", note.display()),
         }
+    }
+}
+
+impl Serialize for Fix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -251,10 +258,8 @@ fn in_turn(node: &Node, cgroup: &Identity) -> anyhow::Result<Option<Guard>> {
 
 /// The cgroup's name and its process show that it is ours, so it is thawed without asking.
 fn remove_trial(node: &Node, cgroup: &Identity, dirs: &[PathBuf]) -> anyhow::Result<String> {
-    let procs = dirs.iter().filter_map(|dir| root::read(&dir.join("cgroup.procs")).ok());
-    let procs: Vec<String> =
-        procs.flat_map(|it| it.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    if let Some(pid) = procs.iter().find(|pid| !trial::is_of_a_trial(pid)) {
+    let mut pids = dirs.iter().flat_map(|dir| words(&dir.join("cgroup.procs")));
+    if let Some(pid) = pids.find(|pid| !trial::is_of_a_trial(pid)) {
         bail!("{cgroup} has pid {pid} in it, which is none of doctor's");
     }
     freeze::thaw(&Reader::new(&node.cgroups.readable, cgroup));

@@ -96,7 +96,7 @@ impl Doctor {
             node = Node::read(&ask);
             findings = examine(&node, &wanted);
         }
-        let report = Report::new(&node, &wanted, findings, fixes);
+        let report = Report::new(&node, findings, fixes);
         output.print(&report, |out| report::text(&report, out))?;
         Ok(report.exit())
     }
@@ -112,18 +112,16 @@ impl Doctor {
         }
         let wanted: Vec<&Check> = match self.check.as_slice() {
             [] => checks::ALL.iter().collect(),
-            names => names.iter().filter_map(|name| checks::named(name)).collect(),
+            names => {
+                let named = |name: &String| checks::ALL.iter().find(|check| check.name == name);
+                names.iter().filter_map(named).collect()
+            }
         };
-        let wants = |names: &[&str]| wanted.iter().any(|check| names.contains(&check.name));
         let ask = Ask {
             root: Root::at(self.root.clone()),
             cgroup_root: self.cgroup_root.clone(),
             leftover_age: Duration::from_secs(self.leftover_age),
-            programs: wants(&["versions"]),
-            trials: wants(&["freezer", "lift"]),
-            inotify: wants(&["inotify"]),
-            loaded: wants(&["installation"]),
-            refusals: wants(&["accounts"]),
+            checks: wanted.iter().map(|check| check.name).collect(),
         };
         Ok((ask, wanted))
     }
@@ -187,9 +185,10 @@ fn examine(node: &Node, wanted: &[&Check]) -> Vec<Finding> {
 }
 
 fn by(check: &Check, node: &Node) -> Vec<Finding> {
-    let mut findings = blind::spots(node, check.name, check.needs);
+    let mut findings = blind::spots(node, check.needs);
     if !blind::is_blind(node, check.needs) {
         findings.extend((check.run)(node));
     }
+    findings.iter_mut().for_each(|finding| finding.check = check.name);
     findings
 }

@@ -1,6 +1,6 @@
 //! The node as it was read, once; the checks use only this.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cgroup::Identity;
 
@@ -13,7 +13,7 @@ use super::trial::{self, Trials};
 use crate::node::containerd::{self, Containerd};
 use crate::node::hierarchy::Cgroups;
 use crate::node::processes;
-use crate::node::tree::{Driver, Tree, level_of};
+use crate::node::tree::{Driver, KubeRoot, Tree, level_of};
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -46,11 +46,12 @@ impl Node {
         let is_any_frozen = !tree.frozen.is_empty();
         let ours = Ours::read(ask, &tree.all, &containerds, is_any_frozen, &running);
         let runtime = ours.runtime.as_deref().ok();
-        let programs = match ask.programs {
+        let programs = match ask.wants("versions") {
             true => programs::read(root, &containerds, &running, runtime),
             false => Vec::new(),
         };
-        let trials = (root.is_live() && ask.trials).then(|| trial::run(&cgroups));
+        let is_tried = root.is_live() && (ask.wants("freezer") || ask.wants("lift"));
+        let trials = is_tried.then(|| trial::run(&cgroups));
         Node {
             has_systemd: processes::systemd(root, &running),
             kubelet: Kubelet::read(root, &running),
@@ -63,7 +64,7 @@ impl Node {
             programs,
             ours,
             trials,
-            inotify: if ask.inotify { inotify::read(root) } else { None },
+            inotify: ask.wants("inotify").then(|| inotify::read(root)).flatten(),
         }
     }
 
@@ -74,13 +75,16 @@ impl Node {
         asked.or_else(|| told.map(PathBuf::from)).unwrap_or_else(|| "/".into())
     }
 
+    fn root_below(&self, at: &Path) -> Option<&KubeRoot> {
+        self.tree.roots.iter().find(|it| it.path.as_path().starts_with(at))
+    }
+
     /// kubelet's driver: as it was told, else from the kubepods in the tree, else from the cgroup
     /// root's name.
     pub(crate) fn driver(&self) -> Driver {
         let told = self.kubelet.driver.as_ref().map(|it| it.value);
         let at = self.cgroup_root();
-        let mut roots = self.tree.roots.iter().filter(|it| it.path.as_path().starts_with(&at));
-        let seen = || roots.next().map(|root| root.driver);
+        let seen = || self.root_below(&at).map(|root| root.driver);
         let is_unit = at.extension().is_some_and(|it| it == "slice");
         told.or_else(seen).unwrap_or(if is_unit { Driver::Systemd } else { Driver::Cgroupfs })
     }
@@ -92,8 +96,7 @@ impl Node {
         if kubelet.complaint.is_some() {
             return true;
         }
-        let at = self.cgroup_root();
-        let is_seen = self.tree.roots.iter().any(|it| it.path.as_path().starts_with(&at));
+        let is_seen = self.root_below(&self.cgroup_root()).is_some();
         let mut entries = self.containerds.iter().flat_map(|it| &it.entries);
         let is_contested = entries.any(|it| it.is_default && it.driver() == Driver::Systemd);
         kubelet.driver.is_none() && !is_seen && (kubelet.unseen.is_some() || is_contested)

@@ -82,12 +82,14 @@ impl Ours {
         running: &[Running],
     ) -> Ours {
         let node = &ask.root;
+        let is_live = node.is_live();
+        let is_loaded_asked = is_live && ask.wants("installation");
+        let is_accounts_asked = ask.wants("accounts");
         // To other users, root's own directory looks like a foreign one.
-        let is_ours_to_judge = node.is_live() && nix::unistd::geteuid().is_root();
-        let state = if node.is_live() {
-            StateDir::from_env()
-        } else {
-            StateDir::at(node.path("/run/frostlock".as_ref()))
+        let is_ours_to_judge = is_live && nix::unistd::geteuid().is_root();
+        let state = match is_live {
+            true => StateDir::from_env(),
+            false => StateDir::at(node.path("/run/frostlock".as_ref())),
         };
         let (config, mut complaints) = configuration(node);
         let choice = Choice {
@@ -98,7 +100,7 @@ impl Ours {
             above: None,
         };
         // A recorded tree has no programs.
-        let runtime = match node.is_live() {
+        let runtime = match is_live {
             true => choice.find_or_fall_back().map_err(|error| error.to_string()).map(|it| {
                 complaints.extend(it.fell_back);
                 it.path
@@ -120,38 +122,32 @@ impl Ours {
             no_room: is_ours_to_judge.then(|| room::trouble(state.path())).flatten(),
             is_off: state.kill_switch().exists(),
             wants_syslog: config.log.syslog != Syslog::Off,
-            has_syslog: !node.is_live() || socket.is_ok_and(|it| it.file_type().is_socket()),
+            has_syslog: !is_live || socket.is_ok_and(|it| it.file_type().is_socket()),
             entries: ours.iter().map(|(it, _)| it.name.clone()).collect(),
-            broken: match node.is_live() && is_seen {
-                true => containerds.iter().flat_map(broken).collect(),
-                false => Vec::new(),
-            },
-            other_versions: if node.is_live() { other_versions(&ours) } else { Vec::new() },
-            owed: match node.is_live() && ask.loaded {
-                true => containerds.iter().filter_map(|it| owed(it, is_seen)).collect(),
-                false => Vec::new(),
-            },
+            broken: read_if(is_live && is_seen, || containerds.iter().flat_map(broken).collect()),
+            other_versions: read_if(is_live, || other_versions(&ours)),
+            owed: read_if(is_loaded_asked, || {
+                containerds.iter().filter_map(|it| owed(it, is_seen)).collect()
+            }),
             // A recorded tree does not have the records of `configure`.
-            drifts: if node.is_live() && ask.loaded { configure::drifts() } else { Ok(Vec::new()) },
+            drifts: if is_loaded_asked { configure::drifts() } else { Ok(Vec::new()) },
             unfinished: remains::unfinished(&state),
             // A recorded tree has no threads.
-            lifted: if node.is_live() { lift::left(&state) } else { Vec::new() },
+            lifted: read_if(is_live, || lift::left(&state)),
             stale: remains::stale(&state, cgroups),
             // The holders at the time of a recording are gone.
-            held: if node.is_live() { remains::held(&state, HELD_LONG) } else { Vec::new() },
+            held: read_if(is_live, || remains::held(&state, HELD_LONG)),
             known: remains::known(&state),
             // The journal has megabytes.
-            operations: match is_any_frozen || ask.refusals {
-                true => Operations::read(&state),
-                false => Operations::default(),
-            },
-            spent: match ask.refusals {
-                true => spent(&state, config.lift.pod_percent, cgroups),
-                false => Vec::new(),
-            },
+            operations: read_if(is_any_frozen || is_accounts_asked, || Operations::read(&state)),
+            spent: read_if(is_accounts_asked, || spent(&state, config.lift.pod_percent, cgroups)),
             state,
         }
     }
+}
+
+fn read_if<T: Default>(is_asked: bool, read: impl FnOnce() -> T) -> T {
+    if is_asked { read() } else { T::default() }
 }
 
 fn config_path() -> PathBuf {

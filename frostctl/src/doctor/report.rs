@@ -66,17 +66,12 @@ pub(super) fn verdict(findings: &[Finding]) -> Exit {
 }
 
 impl Report {
-    pub(super) fn new(
-        node: &Node,
-        wanted: &[&Check],
-        findings: Vec<Finding>,
-        fixes: Vec<Done>,
-    ) -> Report {
+    pub(super) fn new(node: &Node, findings: Vec<Finding>, fixes: Vec<Done>) -> Report {
         let is_blind = |name: &&str| {
             let mut of = findings.iter().filter(|finding| finding.check == *name);
             of.any(|finding| finding.severity == Severity::NotChecked)
         };
-        let checks: Vec<_> = wanted.iter().map(|check| check.name).collect();
+        let checks = node.ask.checks.clone();
         Report {
             cgroup_version: node.cgroups.layout,
             cgroup_driver: node.driver(),
@@ -158,8 +153,7 @@ fn one(finding: &Finding, checks: &str, out: &mut dyn Write) -> std::io::Result<
     let severity = finding.severity;
     writeln!(out, "{style}{severity}{style:#}  {}  [{checks}]", plain(&finding.what))?;
     for evidence in &finding.evidence {
-        let (path, content) = (evidence.path.to_string_lossy(), plain(&evidence.content));
-        writeln!(out, "  seen  {}: {content}", plain(&path))?;
+        writeln!(out, "  seen  {}: {}", plain(&evidence.path), plain(&evidence.content))?;
     }
     if !finding.consequence.is_empty() {
         writeln!(out, "  so    {}", plain(&finding.consequence))?;
@@ -242,18 +236,12 @@ fn cut(line: &str, bytes: usize) -> String {
 }
 
 pub(super) fn explain(name: Option<&str>, output: &Output) -> anyhow::Result<Exit> {
-    #[derive(serde::Serialize)]
-    struct Explained {
-        check: &'static str,
-        about: &'static str,
-    }
     let wanted = checks::ALL.iter().filter(|it| name.is_none_or(|name| it.name == name));
-    let all: Vec<Explained> =
-        wanted.map(|&Check { name: check, about, .. }| Explained { check, about }).collect();
+    let all: Vec<&Check> = wanted.collect();
     output.print(&all, |out| {
         let bold = Style::new().bold();
         for it in &all {
-            writeln!(out, "{bold}{}{bold:#}\n  {}", it.check, it.about)?;
+            writeln!(out, "{bold}{}{bold:#}\n  {}", it.name, it.about)?;
         }
         Ok(())
     })?;

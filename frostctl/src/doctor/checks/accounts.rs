@@ -8,15 +8,13 @@ use super::super::finding::Finding;
 use super::super::node::Node;
 use super::super::operations::{Reason, Refusals};
 
-const NAME: &str = "accounts";
-
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let operations = &node.ours.operations;
     let complaint = operations.complaint.as_ref().filter(|_| node.is_root);
     let unread = complaint.map(|why| {
-        Finding::not_checked(NAME, "the journal cannot be read")
+        Finding::not_checked("the journal cannot be read")
             .seen(node.ours.state.path(), why)
             .so("whether lifts were refused in the last hour is not known")
             .remedy("move away what is at this path; the next operation begins a new journal")
@@ -36,7 +34,7 @@ fn spent(spent: &[(Identity, Duration)]) -> Option<Finding> {
         0 => format!("the account of {} is spent", whose(&first.0)),
         more => format!("the accounts of {} and {more} others are spent", whose(&first.0)),
     };
-    let mut finding = Finding::note(NAME, what);
+    let mut finding = Finding::note(what);
     for (of, wait) in spent.iter().take(MOST_SHOWN) {
         let seconds = wait.as_secs_f64();
         finding = finding.seen(of.as_path(), format!("no credit for {seconds:.1} s"));
@@ -59,8 +57,8 @@ fn refused(node: &Node, reason: &Reason, refusals: &Refusals) -> Finding {
     let journal = node.ours.state.journal();
     // A pod that is probed more than its limits allow is meant to hit this bound.
     let finding = match reason {
-        Reason::PodLimit => Finding::note(NAME, what),
-        _ => Finding::warning(NAME, what),
+        Reason::PodLimit => Finding::note(what),
+        _ => Finding::warning(what),
     };
     finding.seen(journal, format!("last: {whose}, {}", key(reason))).so(so).remedy(remedy)
 }

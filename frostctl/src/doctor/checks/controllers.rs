@@ -5,7 +5,6 @@ use super::super::fix::Fix;
 use super::super::node::Node;
 use crate::node::hierarchy::Layout;
 
-const NAME: &str = "controllers";
 const LIST: &str = "/proc/cgroups";
 
 /// kubelet refuses to start without the first four (pkg/kubelet/cm, `validateSystemRequirements`),
@@ -42,7 +41,7 @@ fn on_v2(node: &Node, controller: &str, so: &str) -> Option<Finding> {
         return None;
     }
     let file = unified.mountpoint.join("cgroup.controllers");
-    let finding = Finding::error(NAME, format!("v2 has no {controller} controller"))
+    let finding = Finding::error(format!("v2 has no {controller} controller"))
         .seen(file, unified.controllers.join(" "))
         .so(so);
     if let Some((seen, remedy)) = why_not(node, controller) {
@@ -58,7 +57,7 @@ fn on_v1(node: &Node, controller: &str, so: &str) -> Option<Finding> {
     if node.cgroups.with(controller).is_some() {
         return None;
     }
-    let finding = Finding::error(NAME, format!("the {controller} controller is not mounted"))
+    let finding = Finding::error(format!("the {controller} controller is not mounted"))
         .seen("/proc/self/mountinfo", format!("no line of type cgroup with {controller}"))
         .so(so);
     if let Some((seen, remedy)) = why_not(node, controller) {

@@ -3,13 +3,11 @@ use super::super::node::Node;
 use crate::node::containerd::{Containerd, Entry};
 use crate::node::tree::{Driver, KubeRoot};
 
-const NAME: &str = "cgroup-driver";
-
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let (Some(file), Some(why)) = (&node.kubelet.config, &node.kubelet.complaint) {
         findings.push(
-            Finding::warning(NAME, "kubelet's configuration cannot be read")
+            Finding::warning("kubelet's configuration cannot be read")
                 .seen(file, why)
                 .so("which cgroup driver kubelet uses is not known; kubelet itself may not start")
                 .remedy("mend the file; kubelet's own log says more: journalctl -u kubelet"),
@@ -17,7 +15,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if let Some(file) = &node.kubelet.unseen {
         findings.push(
-            Finding::note(NAME, "kubelet's configuration is not visible from here")
+            Finding::note("kubelet's configuration is not visible from here")
                 .seen(file, "is not there; kubelet was started with it")
                 .so("which cgroup driver kubelet uses is known only if a flag says it")
                 .remedy("run doctor on the node, or share that file with doctor's container"),
@@ -36,7 +34,7 @@ fn unreadable(containerd: &Containerd) -> Vec<Finding> {
     let complaints = containerd.complaints.iter();
     complaints
         .map(|(file, why)| {
-            Finding::warning(NAME, "containerd's configuration cannot be read")
+            Finding::warning("containerd's configuration cannot be read")
                 .seen(file, why)
                 .so("which cgroup driver its runtimes use is not known; containerd does not start with it")
                 .remedy("mend the file; to see what containerd reads from it: containerd config dump")
@@ -67,7 +65,7 @@ fn against_kubelet(node: &Node, containerd: &Containerd) -> Vec<Finding> {
                 it.name,
                 it.driver()
             );
-            let finding = if it.is_default { Finding::error(NAME, what) } else { Finding::warning(NAME, what) };
+            let finding = if it.is_default { Finding::error(what) } else { Finding::warning(what) };
             finding
                 .seen(&said.by, format!("cgroupDriver: {}", said.value))
                 .seen(&it.file, systemd_cgroup(it))
@@ -85,7 +83,6 @@ fn against_kubelet(node: &Node, containerd: &Containerd) -> Vec<Finding> {
 fn unsaid(node: &Node, entry: &Entry) -> Finding {
     let file = node.kubelet.config.clone().unwrap_or_default();
     Finding::warning(
-        NAME,
         "kubelet has not been told its cgroup driver, and containerd uses systemd",
     )
     .seen(file, "no cgroupDriver")
@@ -108,14 +105,14 @@ fn without_systemd(node: &Node) -> Option<Finding> {
     }
     if node.has_systemd.is_none() {
         return Some(
-            Finding::note(NAME, "whether systemd runs on this node cannot be seen from here")
+            Finding::note("whether systemd runs on this node cannot be seen from here")
                 .seen("/run/systemd/system", "is not there, and pid 1 is not the node's")
                 .so("kubelet's driver, systemd, was not checked against it")
                 .remedy("run doctor on the node, or share /run/systemd or the pids (hostPID) with doctor's container"),
         );
     }
     Some(
-        Finding::error(NAME, "kubelet uses the systemd driver, and systemd does not run here")
+        Finding::error("kubelet uses the systemd driver, and systemd does not run here")
             .seen(&said.by, "cgroupDriver: systemd")
             .seen("/run/systemd/system", "is not there")
             .so("no pod starts: runc cannot ask systemd for a scope")
@@ -140,7 +137,7 @@ fn both_trees(node: &Node) -> Option<Finding> {
         format!("{pods} pods with processes, of {}", root.pods.len())
     };
     Some(
-        Finding::warning(NAME, "there are pods' cgroups of both drivers")
+        Finding::warning("there are pods' cgroups of both drivers")
             .seen(systemd.path.as_path(), lives(systemd))
             .seen(cgroupfs.path.as_path(), lives(cgroupfs))
             .so("the driver was changed on a node that was not drained: limits and figures of the \

@@ -9,8 +9,6 @@ use super::super::node::Node;
 use super::super::operations::Last;
 use crate::node::tree::Frozen;
 
-const NAME: &str = "frozen";
-
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let mut findings: Vec<Finding> = node.tree.frozen.iter().map(|it| one(node, it)).collect();
     // Notes for cgroups that are no longer frozen.
@@ -22,7 +20,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             let fix = cgroup
                 .map_or_else(|| Fix::RemoveNote(left.note.clone()), |it| Fix::Undo(it.clone()));
             findings.push(
-                Finding::warning(NAME, format!("an operation of frostlock's was killed: {what}"))
+                Finding::warning(format!("an operation of frostlock's was killed: {what}"))
                     .seen(&left.note, format!("pid {} is gone; its cgroup is not frozen", left.pid))
                     .so("none: there is nothing to undo; the next operation on the container removes it")
                     .remedy("frostctl doctor --fix")
@@ -59,21 +57,21 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
     let path = frozen.path.to_string();
     let is_pod = Identity::pod(&frozen.path).is_some() || frozen.path.pod_uid().is_some();
     let finding = match (left, is_paused) {
-        (Some(left), false) => Finding::error(NAME, what)
+        (Some(left), false) => Finding::error(what)
             .seen(&left.note, format!("{} by pid {}, which is gone", left.operation.as_deref().unwrap_or("?"), left.pid))
             .remedy("frostctl doctor --fix thaws it: a killed operation of frostlock's froze it")
             .fix(Fix::Undo(left.cgroup.clone().unwrap_or_else(|| frozen.path.clone()))),
-        (_, true) => Finding::note(NAME, format!("{what}: it was paused through frostlock"))
+        (_, true) => Finding::note(format!("{what}: it was paused through frostlock"))
             .remedy("nothing has to be done; whoever paused it resumes it"),
-        (None, false) if frozen.state == Freezer::Freezing => Finding::error(NAME, what).remedy(format!(
+        (None, false) if frozen.state == Freezer::Freezing => Finding::error(what).remedy(format!(
             "see what the tasks wait for (cat /proc/PID/stack); one in state D has to come out of it \
              first. Then: frostctl doctor --fix --thaw {path}"
         )),
-        (None, false) if is_pod => Finding::warning(NAME, what).remedy(format!(
+        (None, false) if is_pod => Finding::warning(what).remedy(format!(
             "kubelet pauses no container. If nobody else wants it frozen: frostctl doctor --fix \
              --thaw {path}"
         )),
-        (None, false) => Finding::note(NAME, format!("{what}; most likely somebody paused it")).remedy(format!(
+        (None, false) => Finding::note(format!("{what}; most likely somebody paused it")).remedy(format!(
             "resume it with what paused it (docker unpause, ctr task resume, runc resume); if nobody did: \
              frostctl doctor --fix --thaw {path}"
         )),

@@ -1,8 +1,6 @@
 use super::super::finding::Finding;
-use super::super::inotify::{Inotify, LIMIT};
+use super::super::inotify::{Holder, Inotify, LIMIT};
 use super::super::node::Node;
-
-const NAME: &str = "inotify";
 
 /// In percent of the limit: starting a few pods may use up the rest.
 const NEARLY_ALL: u64 = 75;
@@ -13,7 +11,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     match &node.inotify {
         Some(inotify) => judge(inotify).into_iter().collect(),
         None => vec![
-            Finding::not_checked(NAME, "how many inotify instances there may be cannot be read")
+            Finding::not_checked("how many inotify instances there may be cannot be read")
                 .seen(LIMIT, "is not there, or cannot be read")
                 .remedy("run doctor as root on the node, with proc mounted at /proc"),
         ],
@@ -26,15 +24,14 @@ fn judge(inotify: &Inotify) -> Option<Finding> {
         return None;
     }
     let what = format!("{used} of root's {limit} inotify instances are in use");
-    let finding =
-        if used < limit { Finding::warning(NAME, what) } else { Finding::error(NAME, what) };
-    let mut finding = finding.seen(LIMIT, limit.to_string());
-    for holder in inotify.holders.iter().take(MOST_SHOWN) {
-        let has = format!("{}: {}", holder.comm, holder.instances);
-        finding = finding.seen(format!("/proc/{}/fd", holder.pid), has);
-    }
+    let finding = if used < limit { Finding::warning(what) } else { Finding::error(what) };
+    let seen = |holder: &Holder| {
+        (format!("/proc/{}/fd", holder.pid), format!("{}: {}", holder.comm, holder.instances))
+    };
     Some(
         finding
+            .seen(LIMIT, limit.to_string())
+            .seen_all(inotify.holders.iter().take(MOST_SHOWN).map(seen))
             .so("whoever asks for one more gets `too many open files`: kubelet and containerd do not \
                  start or miss changes of their files, and on v2 a containerd-shim, which takes one for \
                  each container, does not see its OOM kills. frostlock and frostctl use none")
@@ -55,7 +52,6 @@ fn recommended(limit: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::super::finding::Severity;
-    use super::super::super::inotify::Holder;
     use super::*;
 
     fn judged(limit: u64, instances: &[u64]) -> Option<Finding> {
@@ -87,7 +83,7 @@ mod tests {
         assert_eq!(finding.what, "135 of root's 128 inotify instances are in use");
         let seen: Vec<_> = finding.evidence.iter().map(|it| it.content.as_str()).collect();
         assert_eq!(seen, ["128", "shim: 100", "shim: 9", "shim: 8", "shim: 7", "shim: 6"]);
-        assert_eq!(finding.evidence[1].path.to_str(), Some("/proc/100/fd"));
+        assert_eq!(finding.evidence[1].path, "/proc/100/fd");
         assert!(finding.remedy.contains("fs.inotify.max_user_instances=8192"));
         assert!(judged(8192, &[8000]).unwrap().remedy.contains("=16384"));
     }

@@ -8,15 +8,13 @@ use crate::configure::edit::is_named_ours;
 use crate::loaded::Owed;
 use crate::node::containerd::Entry;
 
-const NAME: &str = "installation";
-
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let ours = &node.ours;
     let is_used = !ours.entries.is_empty();
     let mut findings = Vec::new();
     for complaint in &ours.complaints {
         findings.push(
-            Finding::warning(NAME, "frostlock's configuration has a mistake")
+            Finding::warning("frostlock's configuration has a mistake")
                 .seen(&ours.config, complaint)
                 .so("the default holds instead")
                 .remedy("mend the line; deploy/config.toml has every key with its range"),
@@ -29,9 +27,9 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     findings.extend(drifts(&ours.drifts));
     if let Err(why) = &ours.runtime {
         let finding = if is_used {
-            Finding::error(NAME, "frostlock finds no runtime")
+            Finding::error("frostlock finds no runtime")
         } else {
-            Finding::warning(NAME, "frostlock finds no runtime")
+            Finding::warning("frostlock finds no runtime")
         };
         findings.push(
             finding.seen(&ours.config, why).so("no container can be made through it").remedy(
@@ -41,7 +39,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if let Some(why) = &ours.state_complaint {
         findings.push(
-            Finding::error(NAME, "frostlock cannot use its state directory")
+            Finding::error("frostlock cannot use its state directory")
                 .seen(ours.state.path(), why)
                 .so("it runs every command without lock and record: freezes fail as without it")
                 .remedy(format!("chown root {0} && chmod 0700 {0}", ours.state.path().display())),
@@ -49,7 +47,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if let (Some(why), None) = (&ours.no_room, &ours.state_complaint) {
         findings.push(
-            Finding::error(NAME, why.what())
+            Finding::error(why.what())
                 .seen(ours.state.path(), why.seen())
                 .so("operations go on without lock, note and record: freezes fail as without frostlock, \
                      what they leave is not undone, and nothing is lifted, as no note can be written")
@@ -58,7 +56,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if ours.is_off {
         findings.push(
-            Finding::warning(NAME, "frostlock is switched off")
+            Finding::warning("frostlock is switched off")
                 .seen(ours.state.kill_switch(), "is there")
                 .so("every command runs the bare runtime")
                 .remedy(format!("rm {}", ours.state.kill_switch().display())),
@@ -66,7 +64,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     }
     if ours.wants_syslog && !ours.has_syslog {
         findings.push(
-            Finding::note(NAME, "there is no syslog to write to")
+            Finding::note("there is no syslog to write to")
                 .seen("/dev/log", "no socket")
                 .so("operations are in the journal alone")
                 .remedy("start a syslog daemon or journald, or set [log] syslog = false"),
@@ -83,7 +81,6 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
         Err(error) => {
             return vec![
                 Finding::not_checked(
-                    NAME,
                     "frostlock's entries were not compared with those that they wrap",
                 )
                 .seen("frostctl's records", format!("{error:#}"))
@@ -94,7 +91,7 @@ fn drifts(drifts: &anyhow::Result<Vec<Drift>>) -> Vec<Finding> {
     let finding = |it: &Drift| {
         let what =
             format!("the runtime {} no longer matches {}, which it wraps", it.name, it.wrapped);
-        Finding::warning(NAME, what)
+        Finding::warning(what)
             .seen(&it.file, &it.what)
             .so("its containers run with other options than they would without frostlock")
             .remedy(format!(
@@ -126,7 +123,7 @@ fn broken(entry: &Entry, why: &Broken) -> Finding {
     // away.
     let is_used = entry.is_default || [Path::new(name), &binary].into_iter().any(is_named_ours);
     let finding = if is_used { Finding::error } else { Finding::note };
-    finding(NAME, what)
+    finding(what)
         .seen(&entry.file, format!("BinaryName = {:?}", binary.display().to_string()))
         .seen(seen.0, seen.1)
         .so("no pod of it starts, and those that run cannot be stopped")
@@ -137,7 +134,7 @@ fn other_version(file: &Path, version: Option<&str>) -> Finding {
     let own = env!("CARGO_PKG_VERSION");
     let is =
         version.map_or_else(|| "an older version, which does not say which".into(), str::to_owned);
-    Finding::warning(NAME, format!("frostlock is not of frostctl's version, {own}"))
+    Finding::warning(format!("frostlock is not of frostctl's version, {own}"))
         .seen(file, format!("frostlock {is}"))
         .so("one of the two may not know what the other writes: configuration, state files, records")
         .remedy("install both from one release; containers that run are not touched by it")
@@ -149,7 +146,7 @@ fn restart(node: &Node, socket: &Path, owed: &Result<Vec<Owed>, String>) -> Vec<
         Ok(owed) => owed,
         Err(why) => {
             let what = "whether containerd has loaded its configuration was not checked";
-            return vec![Finding::not_checked(NAME, what).seen(socket, why).remedy(
+            return vec![Finding::not_checked(what).seen(socket, why).remedy(
                     "run doctor as root, and see that containerd runs and answers: systemctl status containerd",
                 )];
         }
@@ -201,7 +198,7 @@ fn owes(owed: &Owed, file: &Path, socket: &Path) -> Finding {
             "pods without a runtime class run by the one that is loaded",
         ),
     };
-    Finding::warning(NAME, what)
+    Finding::warning(what)
         .seen(file, configured)
         .seen(socket, loaded)
         .so(so)
@@ -221,7 +218,7 @@ fn in_the_way(node: &Node) -> Option<Finding> {
     let ours = &node.ours.entries;
     if ours.is_empty() {
         return Some(
-            Finding::note(NAME, "no runtime of containerd's goes through frostlock")
+            Finding::note("no runtime of containerd's goes through frostlock")
                 .seen(&containerd.config, "no BinaryName is frostlock")
                 .so("containers on this node run as without it")
                 .remedy("frostctl configure --runtime containerd, then restart containerd"),
@@ -231,10 +228,10 @@ fn in_the_way(node: &Node) -> Option<Finding> {
         return None;
     }
     Some(
-        Finding::note(
-            NAME,
-            format!("only pods of a runtime class go through frostlock: {}", ours.join(", ")),
-        )
+        Finding::note(format!(
+            "only pods of a runtime class go through frostlock: {}",
+            ours.join(", ")
+        ))
         .seen(
             &containerd.config,
             format!("default_runtime_name = {:?}", default.unwrap_or_default()),

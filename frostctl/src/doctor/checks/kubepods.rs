@@ -13,8 +13,6 @@ use super::super::node::Node;
 use crate::node::hierarchy::{Hierarchy, words};
 use crate::node::tree::{Driver, KubeRoot};
 
-const NAME: &str = "kubepods";
-
 /// On v1 kubelet looks for the cgroup in these hierarchies, if they are mounted.
 const ON_V1: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "hugetlb", "name=systemd"];
 
@@ -44,25 +42,28 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
 
 /// The root and its existing levels; kubelet makes a level in all hierarchies or in none.
 fn levels(root: &KubeRoot) -> Vec<Identity> {
-    let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
-    let there = levels.filter(|it| root.present.contains_key(it));
-    std::iter::once(root.path.clone()).chain(there).collect()
+    std::iter::once(root.path.clone()).chain(qos_levels(root)).collect()
 }
 
-fn mend(root: &Identity, driver: Driver) -> Fix {
+fn qos_levels(root: &KubeRoot) -> impl Iterator<Item = Identity> {
+    let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
+    levels.filter(|it| root.present.contains_key(it))
+}
+
+/// systemd makes only the root itself: the levels are kubelet's.
+fn mend(root: &Identity, driver: Driver, cgroup: &Identity) -> Fix {
     let unit = root.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     match driver {
-        Driver::Systemd => Fix::StartSlice { unit, cgroup: root.clone() },
-        Driver::Cgroupfs => Fix::MakeCgroup(root.clone()),
+        Driver::Systemd if cgroup == root => Fix::StartSlice { unit, cgroup: root.clone() },
+        _ => Fix::MakeCgroup(cgroup.clone()),
     }
 }
 
 fn missing(node: &Node, root: &Identity) -> Finding {
     let driver = node.driver();
-    let mut finding = Finding::error(NAME, format!("kubelet's root {root} is not there"));
-    for dir in node.cgroups.used().filter_map(|it| it.dir(root)) {
-        finding = finding.seen(dir, "no such directory");
-    }
+    let dirs = node.cgroups.used().filter_map(|it| it.dir(root));
+    let mut finding = Finding::error(format!("kubelet's root {root} is not there"))
+        .seen_all(dirs.map(|dir| (dir, "no such directory")));
     if let Some(file) = &node.kubelet.config {
         finding = finding.seen(file, format!("cgroup driver {driver}"));
     }
@@ -83,7 +84,7 @@ fn missing(node: &Node, root: &Identity) -> Finding {
             "frostctl doctor --fix, then systemctl restart kubelet. Do not set cgroupsPerQOS to false: \
              that gives up the isolation of pods",
         )
-        .fix(mend(root, driver))
+        .fix(mend(root, driver, root))
 }
 
 /// The cgroup is in some hierarchies, but not in others that kubelet looks at.
@@ -100,21 +101,14 @@ fn partly(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Finding> {
     }
     let names: Vec<String> = lacking.iter().map(|it| it.name()).collect();
     let what = format!("{cgroup} is not in the hierarchy of {}", names.join(", "));
-    let mut finding = Finding::error(NAME, what);
-    for dir in lacking.iter().filter_map(|it| it.dir(cgroup)) {
-        finding = finding.seen(dir, "no such directory");
-    }
-    let fix = if *cgroup == root.path {
-        mend(cgroup, root.driver)
-    } else {
-        Fix::MakeCgroup(cgroup.clone())
-    };
+    let dirs = lacking.iter().filter_map(|it| it.dir(cgroup));
     Some(
-        finding
+        Finding::error(what)
+            .seen_all(dirs.map(|dir| (dir, "no such directory")))
             .so("to kubelet a cgroup that one hierarchy lacks does not exist: `root container [kubepods] \
                  doesn't exist`, `cgroup [...] has some missing paths`")
             .remedy("frostctl doctor --fix, then systemctl restart kubelet")
-            .fix(fix),
+            .fix(mend(&root.path, root.driver, cgroup)),
     )
 }
 
@@ -141,7 +135,7 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
     let enabled = node.ask.root.read(&stops).unwrap_or_default();
     let what = format!("{cgroup} has no {} controller", lacking.join(", "));
     Some(
-        Finding::error(NAME, what)
+        Finding::error(what)
             .seen(dir.join("cgroup.controllers"), has.join(" "))
             .seen(&stops, format!("{}: does not pass on {first}", enabled.trim()))
             .so("kubelet does not start: `cgroup [kubepods] has some missing controllers`; limits of pods \
@@ -150,7 +144,7 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
                 "frostctl doctor --fix, or: echo +{first} > {}; then systemctl restart kubelet",
                 stops.display()
             ))
-            .fix(if root.path == *cgroup { mend(cgroup, root.driver) } else { Fix::MakeCgroup(cgroup.clone()) }),
+            .fix(mend(&root.path, root.driver, cgroup)),
     )
 }
 
@@ -158,7 +152,7 @@ fn not_enabled(node: &Node, root: &KubeRoot, cgroup: &Identity) -> Option<Findin
 fn per_qos(node: &Node) -> Option<Finding> {
     let said = node.kubelet.per_qos.as_ref().filter(|it| !it.value)?;
     Some(
-        Finding::note(NAME, "kubelet was told to have no cgroups of QoS classes and pods")
+        Finding::note("kubelet was told to have no cgroups of QoS classes and pods")
             .seen(&said.by, "cgroupsPerQOS: false")
             .so("kubelet needs no kubepods and makes none; pods are not isolated from each other, \
                  and figures of their use are not reliable")
@@ -173,9 +167,7 @@ const MOST_LISTED: usize = 10;
 
 /// The directories that exist; nothing is wrong with them.
 fn listed(root: &KubeRoot) -> Finding {
-    let levels = ["burstable", "besteffort"].into_iter().filter_map(|it| root.level(it));
-    let there: Vec<String> = levels
-        .filter(|it| root.present.contains_key(it))
+    let there: Vec<String> = qos_levels(root)
         .map(|it| it.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
     let of = |qos| root.pods.values().filter(move |pod| root.qos(pod) == qos);
@@ -192,17 +184,17 @@ fn listed(root: &KubeRoot) -> Finding {
         root.driver,
         root.pods.len()
     );
-    let mut finding = Finding::note(NAME, what).seen(
+    let mut finding = Finding::note(what).seen(
         root.path.as_path(),
         match there.as_slice() {
             [] => "no level of QoS classes".to_owned(),
             there => format!("levels {}", there.join(", ")),
         },
     );
-    for pod in of("guaranteed").take(MOST_LISTED) {
+    finding = finding.seen_all(of("guaranteed").take(MOST_LISTED).map(|pod| {
         let state = if pod.populated { "" } else { ", no process" };
-        finding = finding.seen(pod.path.as_path(), format!("guaranteed pod {}{state}", pod.uid));
-    }
+        (pod.path.as_path(), format!("guaranteed pod {}{state}", pod.uid))
+    }));
     if of("guaranteed").count() > MOST_LISTED {
         finding = finding.seen(root.path.as_path(), "and more of them");
     }

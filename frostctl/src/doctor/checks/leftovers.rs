@@ -4,8 +4,6 @@ use super::super::node::Node;
 use super::frozen::spoken;
 use crate::node::tree::{KubeRoot, Pod};
 
-const NAME: &str = "leftovers";
-
 /// More than these are not listed: nobody reads 500.
 const MOST_SHOWN: usize = 5;
 
@@ -32,13 +30,13 @@ fn of_root(node: &Node, root: &KubeRoot) -> Option<Finding> {
         1 => format!("pod {}", first.uid),
         many => format!("{many} pods"),
     };
-    let mut finding =
-        Finding::warning(NAME, what).brief(whose, format!("gone, {dirs} cgroup directories left"));
-    for pod in left.iter().take(MOST_SHOWN) {
+    let seen = |pod: &&Pod| {
         let age = pod.age.map(|age| format!(", unchanged for {}", spoken(age))).unwrap_or_default();
-        let dir = pod.dirs.last().cloned().unwrap_or_default();
-        finding = finding.seen(dir, format!("no process{age}"));
-    }
+        (pod.dirs.last().cloned().unwrap_or_default(), format!("no process{age}"))
+    };
+    let mut finding = Finding::warning(what)
+        .brief(whose, format!("gone, {dirs} cgroup directories left"))
+        .seen_all(left.iter().take(MOST_SHOWN).map(seen));
     if left.len() > MOST_SHOWN {
         finding =
             finding.seen(root.path.as_path(), format!("and {} more", left.len() - MOST_SHOWN));

@@ -3,8 +3,6 @@ use super::super::fix::Fix;
 use super::super::node::Node;
 use crate::node::lift::Left;
 
-const NAME: &str = "lifted";
-
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -19,7 +17,7 @@ fn one(left: &Left) -> Finding {
     let shown: Vec<String> =
         left.threads.iter().take(MOST_SHOWN).map(ToString::to_string).collect();
     let more = if left.threads.len() > MOST_SHOWN { " and others" } else { "" };
-    Finding::error(NAME, what)
+    Finding::error(what)
         .seen(&left.note, format!("threads {}{more}", shown.join(", ")))
         .so("they run before every fair thread, and no CPU quota holds them: where one spins on \
              each CPU, 5 % is left for everything else")

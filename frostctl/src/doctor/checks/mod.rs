@@ -1,5 +1,7 @@
 //! The checks: each takes the node as it was read and returns its findings.
 
+use serde::Serialize;
+
 use super::blind::Need;
 use super::finding::Finding;
 use super::node::Node;
@@ -18,12 +20,16 @@ mod own_state;
 mod trials;
 mod versions;
 
+#[derive(Serialize)]
 pub(crate) struct Check {
     /// Stable: monitoring uses it.
+    #[serde(rename = "check")]
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     /// Without these, the check reports "not checked".
+    #[serde(skip)]
     pub(crate) needs: &'static [Need],
+    #[serde(skip)]
     pub(crate) run: fn(&Node) -> Vec<Finding>,
 }
 
@@ -137,7 +143,3 @@ pub(crate) const ALL: &[Check] = &[
         run: installation::check,
     },
 ];
-
-pub(crate) fn named(name: &str) -> Option<&'static Check> {
-    ALL.iter().find(|check| check.name == name)
-}

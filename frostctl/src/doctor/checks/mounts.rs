@@ -4,22 +4,13 @@ use super::super::finding::Finding;
 use super::super::node::Node;
 use crate::node::hierarchy::Layout;
 
-const NAME: &str = "cgroup-mounts";
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
     let cgroups = &node.cgroups;
-    if let Some(why) = &cgroups.complaint {
-        return vec![
-            Finding::error(NAME, "the mounts of this node cannot be read")
-                .seen(MOUNTINFO, why)
-                .so("nothing can be said of its cgroups")
-                .remedy("mount proc at /proc, or run frostctl in the node's mount namespace"),
-        ];
-    }
     if cgroups.layout == Layout::None {
         return vec![
-            Finding::error(NAME, "no cgroup file system is mounted")
+            Finding::error("no cgroup file system is mounted")
                 .seen(MOUNTINFO, "no line of type cgroup or cgroup2")
                 .so("no container can be made; kubelet does not start")
                 .remedy(
@@ -33,7 +24,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         let place = &hierarchy.mountpoint;
         if hierarchy.read_only {
             findings.push(
-                Finding::error(NAME, format!("{} is mounted read-only", hierarchy.name()))
+                Finding::error(format!("{} is mounted read-only", hierarchy.name()))
                     .seen(MOUNTINFO, format!("{} ro", place.display()))
                     .so("no cgroup can be made, frozen or limited there")
                     .remedy(format!("mount -o remount,rw {}", place.display())),
@@ -41,7 +32,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         }
         if !place.starts_with("/sys/fs/cgroup") {
             findings.push(
-                Finding::warning(NAME, format!("{} is mounted at an unusual place", hierarchy.name()))
+                Finding::warning(format!("{} is mounted at an unusual place", hierarchy.name()))
                     .seen(MOUNTINFO, place.display().to_string())
                     .so("frostlock finds it there; agents and runtimes that know only /sys/fs/cgroup do \
                          not")
@@ -50,7 +41,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         }
         if hierarchy.root != Path::new("/") {
             findings.push(
-                Finding::note(NAME, format!("{} shows only a part of its tree", hierarchy.name()))
+                Finding::note(format!("{} shows only a part of its tree", hierarchy.name()))
                     .seen(
                         MOUNTINFO,
                         format!("{} shows {}", place.display(), hierarchy.root.display()),
@@ -63,21 +54,18 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
     if cgroups.layout == Layout::Hybrid {
         let v2 = cgroups.mounts.v2.as_ref().map(|it| it.mountpoint.clone()).unwrap_or_default();
         findings.push(
-            Finding::note(
-                NAME,
-                "v1 and v2 are both mounted (hybrid); kubelet and the runtimes use v1",
-            )
-            .seen(v2, "cgroup2, beside v1")
-            .so("on v1 runc freezes a container in every update, in 0.25 s or not at all")
-            .remedy(
-                "nothing has to be done; v2 is what Kubernetes recommends (boot with \
+            Finding::note("v1 and v2 are both mounted (hybrid); kubelet and the runtimes use v1")
+                .seen(v2, "cgroup2, beside v1")
+                .so("on v1 runc freezes a container in every update, in 0.25 s or not at all")
+                .remedy(
+                    "nothing has to be done; v2 is what Kubernetes recommends (boot with \
                      systemd.unified_cgroup_hierarchy=1)",
-            ),
+                ),
         );
     }
     if node.tree.cut {
         findings.push(
-            Finding::warning(NAME, "there are more cgroups than doctor looks at")
+            Finding::warning("there are more cgroups than doctor looks at")
                 .so("those beyond the first 100,000 were not checked")
                 .remedy("find out who makes them: find /sys/fs/cgroup -maxdepth 3 -type d"),
         );

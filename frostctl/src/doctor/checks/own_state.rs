@@ -9,8 +9,6 @@ use super::super::trial;
 use super::frozen::spoken;
 use crate::node::processes;
 
-const NAME: &str = "own-state";
-
 const MOST_SHOWN: usize = 5;
 
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -26,7 +24,7 @@ fn held(node: &Node) -> Vec<Finding> {
             "the lock of container {} has been held for {age} by {}, pid {pid}",
             holder.id, holder.verb
         );
-        Finding::warning(NAME, what)
+        Finding::warning(what)
             .seen(file, holder.to_string())
             .so(
                 "every other operation on the container waits for the lock as long as it may, then \
@@ -49,12 +47,9 @@ fn stale(node: &Node) -> Option<Finding> {
         "{} files in frostlock's state are of cgroups and containers that are gone",
         stale.len()
     );
-    let mut finding = Finding::note(NAME, what);
-    for path in stale.iter().take(MOST_SHOWN) {
-        finding = finding.seen(path, "nobody holds it");
-    }
     Some(
-        finding
+        Finding::note(what)
+            .seen_all(stale.iter().take(MOST_SHOWN).map(|path| (path, "nobody holds it")))
             .so("none for containers; the directory grows")
             .remedy("frostctl doctor --fix removes them")
             .fix(Fix::RemoveState(stale.clone())),
@@ -84,7 +79,7 @@ fn scratch(node: &Node) -> Vec<Finding> {
 }
 
 fn left_behind(cgroup: &Identity, dirs: Vec<PathBuf>) -> Finding {
-    Finding::warning(NAME, format!("a killed doctor left {cgroup}"))
+    Finding::warning(format!("a killed doctor left {cgroup}"))
         .seen(cgroup.as_path(), "its owner is gone")
         .so("none; its process ended with its owner, or is frozen")
         .remedy("frostctl doctor --fix removes it")

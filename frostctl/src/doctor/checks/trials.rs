@@ -8,12 +8,11 @@ use crate::version::Version;
 const NOT_TRIED: &str = "run doctor as root on the node itself, with its cgroups writable";
 
 pub(super) fn freezer(node: &Node) -> Vec<Finding> {
-    const NAME: &str = "freezer";
     let Some(trials) = &node.trials else { return Vec::new() };
     match &trials.freezer {
         Ok(Froze::Yes) => Vec::new(),
         Ok(Froze::No(dir, state)) => vec![
-            Finding::error(NAME, "a process of doctor's own did not freeze within 1 s")
+            Finding::error("a process of doctor's own did not freeze within 1 s")
                 .seen(dir, format!("{state:?}"))
                 .so("pause fails, on v1 every update by runc, too: `unable to freeze`")
                 .remedy(
@@ -22,7 +21,7 @@ pub(super) fn freezer(node: &Node) -> Vec<Finding> {
                 ),
         ],
         Err(why) => vec![
-            Finding::not_checked(NAME, "whether the freezer works was not tried")
+            Finding::not_checked("whether the freezer works was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ],
@@ -34,18 +33,17 @@ pub(super) fn lift(node: &Node) -> Vec<Finding> {
 }
 
 fn of_lift(lifted: &Result<Lifted, String>) -> Option<Finding> {
-    const NAME: &str = "lift";
     match lifted {
         Ok(Lifted::Yes) => None,
-        Ok(Lifted::Refused(refused)) => Some(refused_by_kernel(NAME, refused)),
+        Ok(Lifted::Refused(refused)) => Some(refused_by_kernel(refused)),
         Ok(Lifted::NotAllowed) => Some(
-            Finding::not_checked(NAME, "whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE")
+            Finding::not_checked("whether the kernel lets frostlock lift was not tried: no CAP_SYS_NICE")
                 .seen("/proc/self/status", "no CAP_SYS_NICE in the first user namespace")
                 .so("a frostlock without it, as a rootless one, locks and retries but cannot lift")
                 .remedy("run doctor with CAP_SYS_NICE, as root on the node itself; give it to frostlock's caller"),
         ),
         Err(why) => Some(
-            Finding::not_checked(NAME, "whether the kernel lets frostlock lift was not tried")
+            Finding::not_checked("whether the kernel lets frostlock lift was not tried")
                 .seen("/sys/fs/cgroup", why)
                 .remedy(NOT_TRIED),
         ),
@@ -53,9 +51,9 @@ fn of_lift(lifted: &Result<Lifted, String>) -> Option<Finding> {
 }
 
 /// No automatic fix: each way out concerns the whole node.
-fn refused_by_kernel(name: &'static str, refused: &Refused) -> Finding {
+fn refused_by_kernel(refused: &Refused) -> Finding {
     let finding =
-        Finding::warning(name, "this kernel lets no thread in a cgroup be lifted (RT_GROUP_SCHED)");
+        Finding::warning("this kernel lets no thread in a cgroup be lifted (RT_GROUP_SCHED)");
     let finding = match &refused.of_cgroup {
         Some(us) => finding.seen(refused.dir.join("cpu.rt_runtime_us"), us),
         None => finding.seen(&refused.dir, "EPERM for SCHED_RR, with CAP_SYS_NICE"),

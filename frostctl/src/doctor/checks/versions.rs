@@ -8,8 +8,6 @@ use super::super::programs::Program;
 use crate::defects::{self, Defect};
 use crate::version::Version;
 
-const NAME: &str = "versions";
-
 /// Only notes: a distribution may have fixed a defect in its own package, and nobody looks at a
 /// check that always fails.
 pub(super) fn check(node: &Node) -> Vec<Finding> {
@@ -18,7 +16,7 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         node.programs.iter().flat_map(|program| of_program(node, program, today)).collect();
     if node.programs.is_empty() && !node.containerds.is_empty() {
         findings.push(
-            Finding::not_checked(NAME, "no program said its version")
+            Finding::not_checked("no program said its version")
                 .seen("/versions", "is not there; on a live node: neither containerd nor a runtime \
                        was found")
                 .remedy("record what `containerd --version` and `runc --version` print (docs/doctor.md)"),
@@ -53,13 +51,13 @@ fn of_program(node: &Node, program: &Program, today: Date) -> Vec<Finding> {
 }
 
 fn unsaid(program: &Program) -> Finding {
-    Finding::not_checked(NAME, format!("{} did not say its version", program.name))
+    Finding::not_checked(format!("{} did not say its version", program.name))
         .seen(&program.path, "no version in what --version prints, or no answer within 2 s")
         .remedy(format!("run it by hand: {} --version", program.path.display()))
 }
 
 fn refused(program: &Program, why: &str) -> Finding {
-    Finding::not_checked(NAME, format!("{} was not asked for its version", program.name))
+    Finding::not_checked(format!("{} was not asked for its version", program.name))
         .seen(&program.path, why)
         .remedy("let only root write it and the directories above it")
 }
@@ -69,14 +67,13 @@ fn out_of_support(program: &Program, version: Version, today: Date) -> Option<Fi
     let name = &program.name;
     let until = if is_own { format!("on {}", line.ends) } else { format!("before {}", line.ends) };
     Some(
-        Finding::note(
-            NAME,
-            format!("the support of {name} {version} by its project ended {until}"),
-        )
-        .seen(&program.path, &program.said)
-        .seen(line.source, "the end of each line of releases")
-        .so("its project mends nothing in it any more; a distribution may")
-        .remedy(format!("update {name}, or see how long the distribution supports its package")),
+        Finding::note(format!("the support of {name} {version} by its project ended {until}"))
+            .seen(&program.path, &program.said)
+            .seen(line.source, "the end of each line of releases")
+            .so("its project mends nothing in it any more; a distribution may")
+            .remedy(format!(
+                "update {name}, or see how long the distribution supports its package"
+            )),
     )
 }
 
@@ -86,7 +83,7 @@ fn to_update(program: &Program, version: Version, defects: &[&Defect]) -> Findin
     let target = clear_of_all(defects, version)
         .map(|it| format!("update {name} to {it} or newer"))
         .unwrap_or_default();
-    let finding = Finding::note(NAME, format!("{name} {version} has {number}"));
+    let finding = Finding::note(format!("{name} {version} has {number}"));
     shown(finding, program, defects).so(consequence(name)).remedy(format!(
         "{target}; the distribution's changelog says whether it has mended them already"
     ))
@@ -95,7 +92,7 @@ fn to_update(program: &Program, version: Version, defects: &[&Defect]) -> Findin
 fn to_watch(program: &Program, version: Version, defects: &[&Defect]) -> Finding {
     let name = &program.name;
     let finding =
-        Finding::note(NAME, format!("{name} {version}, like every newer one, can lose an exit"));
+        Finding::note(format!("{name} {version}, like every newer one, can lose an exit"));
     shown(finding, program, defects)
         .so(consequence(name))
         .remedy("frostctl audit --watch says when it happens, frostctl audit --heal puts it right")
@@ -110,9 +107,7 @@ fn to_wrap(node: &Node, program: &Program, version: Version, defects: &[&Defect]
         }
         _ => "nothing has to be done where frostlock is in front of it",
     };
-    shown(Finding::note(NAME, title), program, defects)
-        .so(consequence(&program.name))
-        .remedy(remedy)
+    shown(Finding::note(title), program, defects).so(consequence(&program.name)).remedy(remedy)
 }
 
 fn counted(defects: &[&Defect]) -> String {
@@ -123,10 +118,9 @@ fn counted(defects: &[&Defect]) -> String {
 }
 
 fn shown(finding: Finding, program: &Program, defects: &[&Defect]) -> Finding {
-    let finding = finding.seen(&program.path, &program.said);
-    defects.iter().fold(finding, |finding, defect| {
-        finding.seen(defect.reference, format!("{} ({})", defect.what, mended(defect)))
-    })
+    let seen =
+        |defect: &&Defect| (defect.reference, format!("{} ({})", defect.what, mended(defect)));
+    finding.seen(&program.path, &program.said).seen_all(defects.iter().map(seen))
 }
 
 fn consequence(program: &str) -> &'static str {
