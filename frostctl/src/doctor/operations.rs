@@ -2,15 +2,16 @@
 //! Only the journal's end is read: it can have any size.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cgroup::process;
-use journal::reader::{Exit, Record, Records};
+use journal::reader::{self, Exit, Record, Records};
 use state::state_dir::StateDir;
+
+use crate::journal::older;
 
 /// Per file; some ten thousand records.
 const MOST_READ: u64 = 8 << 20;
@@ -22,7 +23,8 @@ pub(crate) const RECENTLY: Duration = Duration::from_secs(3600);
 pub(crate) struct Operations {
     /// For each cgroup, the last operation of ours that says something about its freezer.
     pub(crate) freezes: HashMap<PathBuf, Last>,
-    pub(crate) refusals: BTreeMap<Reason, Refusals>,
+    /// Lifts that were not made, or ended early, by the reason as the journal writes it.
+    pub(crate) refusals: BTreeMap<String, Refusals>,
     /// Why the journal, or a part of it, could not be read.
     pub(crate) complaint: Option<String>,
 }
@@ -32,16 +34,6 @@ pub(crate) struct Operations {
 pub(crate) struct Last {
     pub(crate) at: u64,
     pub(crate) verb: String,
-}
-
-/// Why waiting threads were not lifted, or were put back early.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reason {
-    RtGroupSched,
-    NoCapability,
-    PodLimit,
-    NodeLimit,
-    Other(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,10 +48,8 @@ impl Operations {
         let mut operations = Operations::default();
         let (boot, now) = (process::boot_id(), process::since_boot_ns());
         let newer = state.journal();
-        let mut older = newer.clone().into_os_string();
-        older.push(".1");
-        for path in [Path::new(&older), &newer] {
-            match end_of(path) {
+        for path in [older(&newer), newer] {
+            match end_of(&path) {
                 Ok(None) => {}
                 Ok(Some(file)) => {
                     let records = Records::of(BufReader::new(file)).flatten();
@@ -91,18 +81,9 @@ impl Operations {
 
 /// The last part of a file; `None` if there is no file.
 fn end_of(path: &Path) -> std::io::Result<Option<std::io::Take<File>>> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
-    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("is not a regular file"));
-    }
+    let Some(mut file) = reader::open(path)? else { return Ok(None) };
     // A partial line at the beginning is skipped, like any other torn record.
-    file.seek(SeekFrom::Start(metadata.len().saturating_sub(MOST_READ)))?;
+    file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(MOST_READ)))?;
     Ok(Some(file.take(MOST_READ)))
 }
 
@@ -120,18 +101,11 @@ fn of_freezer(record: &Record) -> Option<Last> {
     Some(Last { at: record.mono_ns?.saturating_add(took), verb: verb.to_owned() })
 }
 
-fn reasons(record: &Record) -> Vec<Reason> {
-    let refused = record.lift_refused.as_deref().map(|why| match why {
-        "RT_GROUP_SCHED" => Reason::RtGroupSched,
-        "CAP_SYS_NICE" => Reason::NoCapability,
-        why => Reason::Other(why.to_owned()),
-    });
-    let limits = record.lifts.iter().filter_map(|lift| match lift.ended.as_deref() {
-        Some("pod limit") => Some(Reason::PodLimit),
-        Some("node limit") => Some(Reason::NodeLimit),
-        _ => None,
-    });
-    refused.into_iter().chain(limits).collect()
+fn reasons(record: &Record) -> Vec<String> {
+    let refused = record.lift_refused.iter().map(|why| format!("lift_refused: {why}"));
+    let ends = record.lifts.iter().filter_map(|lift| lift.ended.as_deref());
+    let limits = ends.filter(|it| ["pod limit", "node limit"].contains(it));
+    refused.chain(limits.map(|it| format!("ended: {it}"))).collect()
 }
 
 fn whose(record: &Record) -> String {
@@ -144,6 +118,8 @@ fn whose(record: &Record) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     fn record(text: &str) -> Record {
@@ -190,9 +166,9 @@ mod tests {
         }
         let of = |count, whose: &str| Refusals { count, whose: whose.to_owned() };
         let expected = BTreeMap::from([
-            (Reason::RtGroupSched, of(1, "c")),
-            (Reason::PodLimit, of(1, "n/web")),
-            (Reason::Other("no note: ENOSPC".to_owned()), of(1, "c")),
+            ("lift_refused: RT_GROUP_SCHED".to_owned(), of(1, "c")),
+            ("ended: pod limit".to_owned(), of(1, "n/web")),
+            ("lift_refused: no note: ENOSPC".to_owned(), of(1, "c")),
         ]);
         assert_eq!(operations.refusals, expected);
         let mut later = Operations::default();
@@ -219,6 +195,6 @@ mod tests {
         assert_eq!((read.freezes.len(), read.complaint), (1, None));
         std::fs::remove_file(state.journal()).unwrap();
         std::fs::create_dir(state.journal()).unwrap();
-        assert!(Operations::read(&state).complaint.unwrap().ends_with("is not a regular file"));
+        assert!(Operations::read(&state).complaint.unwrap().ends_with(": not a regular file"));
     }
 }

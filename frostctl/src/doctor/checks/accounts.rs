@@ -6,7 +6,7 @@ use cgroup::Identity;
 
 use super::super::finding::Finding;
 use super::super::node::Node;
-use super::super::operations::{Reason, Refusals};
+use super::super::operations::Refusals;
 
 const MOST_SHOWN: usize = 5;
 
@@ -19,7 +19,10 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
             .so("whether lifts were refused in the last hour is not known")
             .remedy("move away what is at this path; the next operation begins a new journal")
     });
-    let refused = operations.refusals.iter().map(|(reason, it)| refused(node, reason, it));
+    let place = |reason: &&String| REASONS.iter().position(|it| it.key == *reason);
+    let mut reasons: Vec<_> = operations.refusals.keys().collect();
+    reasons.sort_by_key(|it| place(it).unwrap_or(REASONS.len()));
+    let refused = reasons.into_iter().map(|it| refused(node, it, &operations.refusals[it]));
     unread.into_iter().chain(spent(&node.ours.spent)).chain(refused).collect()
 }
 
@@ -34,13 +37,13 @@ fn spent(spent: &[(Identity, Duration)]) -> Option<Finding> {
         0 => format!("the account of {} is spent", whose(&first.0)),
         more => format!("the accounts of {} and {more} others are spent", whose(&first.0)),
     };
-    let mut finding = Finding::note(what);
-    for (of, wait) in spent.iter().take(MOST_SHOWN) {
-        let seconds = wait.as_secs_f64();
-        finding = finding.seen(of.as_path(), format!("no credit for {seconds:.1} s"));
-    }
+    let shown = spent.iter().take(MOST_SHOWN);
+    let seen = |(of, wait): &(Identity, Duration)| {
+        (of.as_path().to_owned(), format!("no credit for {:.1} s", wait.as_secs_f64()))
+    };
     Some(
-        finding
+        Finding::note(what)
+            .seen_all(shown.map(seen))
             .so("until then their probes and execs run within their own CPU limit, as without frostlock")
             .remedy(POD_WAYS),
     )
@@ -49,64 +52,68 @@ fn spent(spent: &[(Identity, Duration)]) -> Option<Finding> {
 const POD_WAYS: &str = "one of (1) a cheaper or rarer probe; (2) a higher CPU limit of the pod; (3) a larger \
                         lift.pod_percent in /etc/frostlock/config.toml";
 
-fn refused(node: &Node, reason: &Reason, refusals: &Refusals) -> Finding {
-    let Refusals { count, whose } = refusals;
+/// What is said of a reason.
+#[derive(Debug)]
+struct Reason {
+    /// As the journal writes it.
+    key: &'static str,
+    how: &'static str,
+    so: &'static str,
+    remedy: &'static str,
+}
+
+const STARVED: &str =
+    "what waited for a CPU went on waiting: probes time out, starts and kills crawl";
+
+const POD_LIMIT: &str = "ended: pod limit";
+
+const REASONS: [Reason; 4] = [
+    Reason {
+        key: "lift_refused: RT_GROUP_SCHED",
+        how: "the kernel refused a lift",
+        so: STARVED,
+        remedy: "frostctl doctor --check lift names the ways out (rt_group_sched=0, sched_rt_runtime_us=-1, on \
+                 v1 cpu.rt_runtime_us)",
+    },
+    Reason {
+        key: "lift_refused: CAP_SYS_NICE",
+        how: "a lift was refused for want of CAP_SYS_NICE",
+        so: STARVED,
+        remedy: "give CAP_SYS_NICE to whatever calls frostlock (containerd's unit: \
+                 CapabilityBoundingSet); a rootless caller cannot have it",
+    },
+    Reason {
+        key: POD_LIMIT,
+        how: "a lift ended early as the pod's account was spent",
+        so: "the rest of the probe or exec ran within its own CPU limit",
+        remedy: POD_WAYS,
+    },
+    Reason {
+        key: "ended: node limit",
+        how: "a lift ended early as the node's account was spent",
+        so: "what waited for a CPU went on waiting: more is asked of this node than it may lift",
+        remedy: "one of (1) fewer pods with a tiny CPU limit and frequent probes on this node; (2) a larger \
+                 lift.node_percent in /etc/frostlock/config.toml",
+    },
+];
+
+const OTHER: Reason = Reason {
+    key: "",
+    how: "a lift was refused",
+    so: STARVED,
+    remedy: "`no note` is a state directory that cannot be written to: frostctl doctor --check installation",
+};
+
+fn refused(node: &Node, key: &str, Refusals { count, whose }: &Refusals) -> Finding {
     let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
-    let (how, so, remedy) = told(reason);
-    let what = format!("in the last hour {how} {times}");
-    let journal = node.ours.state.journal();
+    let reason = REASONS.iter().find(|it| it.key == key).unwrap_or(&OTHER);
+    let what = format!("in the last hour {} {times}", reason.how);
     // A pod that is probed more than its limits allow is meant to hit this bound.
-    let finding = match reason {
-        Reason::PodLimit => Finding::note(what),
-        _ => Finding::warning(what),
-    };
-    finding.seen(journal, format!("last: {whose}, {}", key(reason))).so(so).remedy(remedy)
-}
-
-/// As the journal writes it.
-fn key(reason: &Reason) -> String {
-    match reason {
-        Reason::RtGroupSched => "lift_refused: RT_GROUP_SCHED".to_owned(),
-        Reason::NoCapability => "lift_refused: CAP_SYS_NICE".to_owned(),
-        Reason::PodLimit => "ended: pod limit".to_owned(),
-        Reason::NodeLimit => "ended: node limit".to_owned(),
-        Reason::Other(why) => format!("lift_refused: {why}"),
-    }
-}
-
-fn told(reason: &Reason) -> (&'static str, &'static str, &'static str) {
-    const STARVED: &str =
-        "what waited for a CPU went on waiting: probes time out, starts and kills crawl";
-    match reason {
-        Reason::RtGroupSched => (
-            "the kernel refused a lift",
-            STARVED,
-            "frostctl doctor --check lift names the ways out (rt_group_sched=0, sched_rt_runtime_us=-1, on \
-             v1 cpu.rt_runtime_us)",
-        ),
-        Reason::NoCapability => (
-            "a lift was refused for want of CAP_SYS_NICE",
-            STARVED,
-            "give CAP_SYS_NICE to whatever calls frostlock (containerd's unit: \
-             CapabilityBoundingSet); a rootless caller cannot have it",
-        ),
-        Reason::PodLimit => (
-            "a lift ended early as the pod's account was spent",
-            "the rest of the probe or exec ran within its own CPU limit",
-            POD_WAYS,
-        ),
-        Reason::NodeLimit => (
-            "a lift ended early as the node's account was spent",
-            "what waited for a CPU went on waiting: more is asked of this node than it may lift",
-            "one of (1) fewer pods with a tiny CPU limit and frequent probes on this node; (2) a larger \
-             lift.node_percent in /etc/frostlock/config.toml",
-        ),
-        Reason::Other(_) => (
-            "a lift was refused",
-            STARVED,
-            "`no note` is a state directory that cannot be written to: frostctl doctor --check installation",
-        ),
-    }
+    let finding = if key == POD_LIMIT { Finding::note(what) } else { Finding::warning(what) };
+    finding
+        .seen(node.ours.state.journal(), format!("last: {whose}, {key}"))
+        .so(reason.so)
+        .remedy(reason.remedy)
 }
 
 #[cfg(test)]
@@ -131,19 +138,13 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_way_out() {
-        for reason in [
-            Reason::RtGroupSched,
-            Reason::NoCapability,
-            Reason::PodLimit,
-            Reason::NodeLimit,
-            Reason::Other("no note: ENOSPC".to_owned()),
-        ] {
-            let (how, so, remedy) = told(&reason);
-            assert!(!how.is_empty() && !so.is_empty() && !remedy.is_empty(), "{reason:?}");
+        for reason in REASONS.iter().chain([&OTHER]) {
+            let said = [reason.how, reason.so, reason.remedy];
+            assert!(said.iter().all(|it| !it.is_empty()), "{reason:?}");
         }
-        let of = |reason| told(&reason).2;
-        assert!(of(Reason::RtGroupSched).contains("sched_rt_runtime_us=-1"));
-        assert!(of(Reason::PodLimit).contains("lift.pod_percent"));
-        assert!(of(Reason::NodeLimit).contains("lift.node_percent"));
+        let of = |key: &str| REASONS.iter().find(|it| it.key == key).unwrap().remedy;
+        assert!(of("lift_refused: RT_GROUP_SCHED").contains("sched_rt_runtime_us=-1"));
+        assert!(of("ended: pod limit").contains("lift.pod_percent"));
+        assert!(of("ended: node limit").contains("lift.node_percent"));
     }
 }
