@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use cgroup::bundle::PodNames;
 use cgroup::{Freezer, Identity};
 
 use super::super::finding::Finding;
@@ -16,9 +17,10 @@ pub(super) fn check(node: &Node) -> Vec<Finding> {
         let is_frozen = node.tree.frozen.iter().any(|it| is_of(left.cgroup.as_ref(), &it.path));
         if !is_frozen {
             let what = left.operation.as_deref().unwrap_or("which one is not known");
-            let cgroup = left.cgroup.as_ref();
-            let fix = cgroup
-                .map_or_else(|| Fix::RemoveNote(left.note.clone()), |it| Fix::Undo(it.clone()));
+            let fix = match &left.cgroup {
+                Some(cgroup) => Fix::Undo(cgroup.clone()),
+                None => Fix::RemoveNote(left.note.clone()),
+            };
             findings.push(
                 Finding::warning(format!("an operation of frostlock's was killed: {what}"))
                     .seen(&left.note, format!("pid {} is gone; its cgroup is not frozen", left.pid))
@@ -47,8 +49,11 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
         Freezer::Freezing => "stuck FREEZING",
         _ => "frozen",
     };
-    let (age, by) = age(node, frozen, is_paused);
-    let what = format!("{} is {state}, {age}{by}", name(node, frozen));
+    let last = last_operation(node, frozen.path.as_path());
+    let now = cgroup::process::since_boot_ns();
+    let (age, by) = told(left.and_then(|it| it.age), last, is_paused, now);
+    let pod = known.map(|it| &it.pod);
+    let what = format!("{} is {state}, {age}{by}", name(&frozen.path, pod));
     let file = frozen.dir.join(match frozen.version {
         cgroup::read::Version::V1 => "freezer.state",
         cgroup::read::Version::V2 => "cgroup.freeze",
@@ -77,40 +82,56 @@ fn one(node: &Node, frozen: &Frozen) -> Finding {
         )),
     };
     let finding =
-        finding.brief(whose(node, frozen), format!("{state} {age}")).seen(file, seen.trim());
-    let finding = match frozen.tasks.as_str() {
-        "" => finding.seen(frozen.dir.join("cgroup.procs"), format!("{} processes", frozen.count)),
-        tasks => finding.seen(frozen.dir.join("cgroup.procs"), tasks),
+        finding.brief(whose(&frozen.path, pod), format!("{state} {age}")).seen(file, seen.trim());
+    let tasks = match frozen.tasks.as_str() {
+        "" => format!("{} processes", frozen.count),
+        tasks => tasks.to_owned(),
     };
-    finding.so("its processes do not run: probes time out, and a kill waits until it is thawed")
+    finding
+        .seen(frozen.dir.join("cgroup.procs"), tasks)
+        .so("its processes do not run: probes time out, and a kill waits until it is thawed")
 }
 
-fn name(node: &Node, frozen: &Frozen) -> String {
-    let known = node.ours.known.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
-    let pod = known.map(|it| &it.pod);
-    let names = pod.and_then(|pod| Some((pod.namespace.as_deref()?, pod.name.as_deref()?)));
+/// `NAMESPACE/POD`.
+fn pod_name(pod: Option<&PodNames>) -> Option<String> {
+    let pod = pod?;
+    Some(format!("{}/{}", pod.namespace.as_deref()?, pod.name.as_deref()?))
+}
+
+fn uid(pod: &Identity) -> Option<String> {
+    Some(pod.pod_uid()?.replace('_', "-"))
+}
+
+fn name(path: &Identity, pod: Option<&PodNames>) -> String {
     let container = pod.and_then(|pod| pod.container.as_deref()).unwrap_or_default();
-    match (names, frozen.path.pod().as_ref().and_then(Identity::pod_uid)) {
-        (Some((namespace, pod)), _) => {
-            format!("{} (pod {namespace}/{pod} {container})", frozen.path)
-        }
-        (None, Some(uid)) => format!("{} (pod {})", frozen.path, uid.replace('_', "-")),
-        (None, None) => frozen.path.to_string(),
+    match (pod_name(pod), path.pod().as_ref().and_then(uid)) {
+        (Some(pod), _) => format!("{path} (pod {pod} {container})"),
+        (None, Some(uid)) => format!("{path} (pod {uid})"),
+        (None, None) => path.to_string(),
     }
+}
+
+/// For a line that has no room for a path.
+fn whose(path: &Identity, pod: Option<&PodNames>) -> String {
+    match (pod_name(pod), uid(path.pod().as_ref().unwrap_or(path))) {
+        (Some(pod), _) => pod,
+        (None, Some(uid)) => format!("pod {uid}"),
+        (None, None) => {
+            path.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// The last that says something of its freezer, or of the one right above.
+fn last_operation<'a>(node: &'a Node, path: &Path) -> Option<&'a Last> {
+    let of = |path: &Path| node.ours.operations.freezes.get(path);
+    of(path).or_else(|| path.parent().and_then(of))
 }
 
 /// How long the cgroup has been frozen, whatever was tried since. The kernel keeps no such time on
 /// v1, and none of a single freeze on v2. So the age is that of the freezer's note or of our pause.
 /// Otherwise the last operation that a frozen cgroup would have refused gives an upper bound.
-fn age(node: &Node, frozen: &Frozen, is_paused: bool) -> (String, String) {
-    let left = node.ours.unfinished.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
-    let of = |path: &Path| node.ours.operations.freezes.get(path);
-    let path: &Path = frozen.path.as_path();
-    let last = of(path).or_else(|| path.parent().and_then(of));
-    let now = cgroup::process::since_boot_ns();
-    told(left.and_then(|it| it.age), last, is_paused, now)
-}
-
+///
 /// The age, and, if it is only a bound, how it is known.
 fn told(
     of_note: Option<Duration>,
@@ -130,20 +151,6 @@ fn told(
             format!(" (it was not before the last {})", last.verb),
         ),
         (None, None) => alone("for how long is not known".to_owned()),
-    }
-}
-
-/// For a line that has no room for a path.
-fn whose(node: &Node, frozen: &Frozen) -> String {
-    let known = node.ours.known.iter().find(|it| is_of(it.cgroup.as_ref(), &frozen.path));
-    let names = known.and_then(|it| Some((it.pod.namespace.as_deref()?, it.pod.name.as_deref()?)));
-    let pod = Identity::pod(&frozen.path).unwrap_or_else(|| frozen.path.clone());
-    match (names, pod.pod_uid()) {
-        (Some((namespace, pod)), _) => format!("{namespace}/{pod}"),
-        (None, Some(uid)) => format!("pod {}", uid.replace('_', "-")),
-        (None, None) => {
-            frozen.path.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned()
-        }
     }
 }
 
