@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::node::processes;
 use crate::node::root::Root;
 
 /// The limit per user and user namespace; instances in a namespace also count for the user who made
@@ -32,8 +33,7 @@ impl Inotify {
 /// `None` if the kernel has no inotify, or the tree was recorded without it.
 pub(crate) fn read(node: &Root) -> Option<Inotify> {
     let limit = node.read(LIMIT).ok()?.trim().parse().ok()?;
-    let entries = std::fs::read_dir(node.path("/proc".as_ref())).into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = processes::pids(node).into_iter();
     let mut holders: Vec<Holder> = pids.filter_map(|pid| holder(node, pid)).collect();
     holders.sort_by(|a, b| b.instances.cmp(&a.instances).then(a.pid.cmp(&b.pid)));
     Some(Inotify { limit, holders })

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use yaml_rust2::YamlLoader;
+use clap::ValueEnum;
+use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::node::hierarchy::Hierarchy;
 use crate::node::processes::{Running, flag};
@@ -96,24 +97,12 @@ impl Kubelet {
     }
 
     fn read_config(&mut self, node: &Root, path: &Path) {
-        let text = match node.read(path) {
-            Ok(text) => text,
-            Err(error) => {
-                self.complaint = Some(error.to_string());
+        let config = match configuration(node, path) {
+            Ok(config) => config,
+            Err(why) => {
+                self.complaint = Some(why);
                 return;
             }
-        };
-        // JSON is also YAML.
-        let config = match YamlLoader::load_from_str(&text) {
-            Ok(documents) => documents.into_iter().find(|it| it.as_hash().is_some()),
-            Err(error) => {
-                self.complaint = Some(error.to_string());
-                return;
-            }
-        };
-        let Some(config) = config else {
-            self.complaint = Some("it holds no KubeletConfiguration".to_owned());
-            return;
         };
         let by = path.to_owned();
         let driver = config["cgroupDriver"].as_str().and_then(driver_of);
@@ -140,12 +129,16 @@ impl Kubelet {
     }
 }
 
+fn configuration(node: &Root, path: &Path) -> Result<Yaml, String> {
+    let text = node.read(path).map_err(|error| error.to_string())?;
+    // JSON is also YAML.
+    let documents = YamlLoader::load_from_str(&text).map_err(|error| error.to_string())?;
+    let config = documents.into_iter().find(|it| it.as_hash().is_some());
+    config.ok_or_else(|| "it holds no KubeletConfiguration".to_owned())
+}
+
 fn driver_of(name: &str) -> Option<Driver> {
-    match name {
-        "systemd" => Some(Driver::Systemd),
-        "cgroupfs" => Some(Driver::Cgroupfs),
-        _ => None,
-    }
+    Driver::from_str(name, false).ok()
 }
 
 fn pods(node: &Root, directory: &Path) -> Option<BTreeSet<String>> {

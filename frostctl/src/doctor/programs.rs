@@ -1,5 +1,6 @@
 //! The versions of containerd and of the runtimes in use.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,33 +43,29 @@ pub(crate) fn read(
     let mut paths: Vec<PathBuf> = Vec::new();
     for containerd in containerds {
         paths.extend(containerd.running.as_ref().and_then(|it| it.exe.clone()));
-        let binary = |it: &crate::node::containerd::Entry| it.binary.clone();
-        paths.extend(containerd.entries.iter().map(|it| binary(it).unwrap_or("runc".into())));
+        let binaries = containerd.entries.iter().map(|it| it.binary.clone());
+        paths.extend(binaries.map(|it| it.unwrap_or("runc".into())));
     }
     paths.extend(runtime.map(Path::to_owned));
     let kubelet = running.iter().filter(|it| it.is_here && it.comm == "kubelet");
     paths.extend(kubelet.filter_map(|it| it.exe.clone()));
     let mut programs: Vec<Program> = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for path in paths {
         // frostlock reports the version of the runtime behind it.
         let Some(real) = program::find(&path).and_then(|it| std::fs::canonicalize(it).ok()) else {
             continue;
         };
-        if seen.contains(&real) {
+        if !seen.insert(real.clone()) {
             continue;
         }
         programs.push(match program::trusted(&path) {
             Ok(it) => {
                 let said = program::run(Command::new(it).arg("--version"), SAYS_WITHIN);
-                Program::of(real.clone(), &said.unwrap_or_default())
+                Program::of(real, &said.unwrap_or_default())
             }
-            Err(why) => {
-                let refused = Some(why.to_string());
-                Program { refused, ..Program::of(real.clone(), "") }
-            }
+            Err(why) => Program { refused: Some(why.to_string()), ..Program::of(real, "") },
         });
-        seen.push(real);
     }
     programs.dedup_by(|one, other| one.said == other.said && !one.said.is_empty());
     programs

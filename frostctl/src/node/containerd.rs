@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use toml::Table;
 use tonic::transport::Channel;
 
-use super::processes::{self, Running};
+use super::processes::{self, Running, values};
 use super::root::Root;
 use super::tree::Driver;
 use crate::loaded::{self, Handler, Options};
@@ -79,12 +79,12 @@ pub(crate) struct Containerd {
 
 /// The file that the command line names, or the default one.
 pub(crate) fn config_of(args: &[String]) -> PathBuf {
-    told(args, ["--config", "-config", "-c"]).map_or_else(|| PLAIN.into(), PathBuf::from)
+    values(args, &["--config", "-config", "-c"]).last().unwrap_or(PLAIN).into()
 }
 
 /// The socket that the command line names; it takes precedence over the file.
 pub(crate) fn address_of(args: &[String]) -> Option<PathBuf> {
-    told(args, ["--address", "-address", "-a"]).map(PathBuf::from)
+    values(args, &["--address", "-address", "-a"]).last().map(PathBuf::from)
 }
 
 /// Connects to containerd's own API. tonic repeats the cause at each step of its chain: the last is
@@ -116,16 +116,6 @@ pub(crate) fn listening() -> Vec<PathBuf> {
     let node = Root::default();
     let all = read(&node, &processes::read(&node)).into_iter();
     all.filter(|it| it.running.as_ref().is_some_and(|it| it.is_here)).map(|it| it.socket).collect()
-}
-
-/// The last `NAME VALUE` or `NAME=VALUE`.
-fn told(args: &[String], names: [&str; 3]) -> Option<String> {
-    let mut said = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
-        Some((name, value)) if names.contains(&name) => Some(value.to_owned()),
-        None if names.contains(&arg.as_str()) => args.get(at + 1).cloned(),
-        _ => None,
-    });
-    said.next_back()
 }
 
 impl Containerd {

@@ -32,12 +32,7 @@ pub(crate) fn listening() -> Vec<PathBuf> {
 /// systemd gives the usual one to `-H fd://`. Over TCP dockerd may ask for a certificate, so the usual one
 /// is then asked, too.
 fn sockets_of(args: &[String]) -> Vec<PathBuf> {
-    const NAMES: [&str; 2] = ["-H", "--host"];
-    let told = args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
-        Some((name, value)) if NAMES.contains(&name) => Some(value),
-        None if NAMES.contains(&arg.as_str()) => args.get(at + 1).map(String::as_str),
-        _ => None,
-    });
+    let told = processes::values(args, &["-H", "--host"]);
     let sockets: Vec<PathBuf> =
         told.filter_map(|it| it.strip_prefix("unix://")).map(PathBuf::from).collect();
     if sockets.is_empty() { vec![SOCKET.into()] } else { sockets }

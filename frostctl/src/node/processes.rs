@@ -31,16 +31,21 @@ pub(crate) fn read(node: &Root) -> Vec<Running> {
     named(node, &[KUBELETS, ENGINES].concat())
 }
 
-pub(crate) fn named(node: &Root, names: &[&str]) -> Vec<Running> {
+/// In order.
+pub(crate) fn pids(node: &Root) -> Vec<i32> {
     let entries = std::fs::read_dir(node.path("/proc".as_ref())).into_iter().flatten().flatten();
     let mut pids: Vec<i32> =
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
+    pids
+}
+
+pub(crate) fn named(node: &Root, names: &[&str]) -> Vec<Running> {
     // A process in a container, as of a node within this one, has other files at the same paths.
     // Pid 1 is the node itself, even if doctor runs in a container.
     let place = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/mnt")).ok();
     let (here, nodes) = (place("self"), place("1"));
-    let running = pids.into_iter().filter_map(|pid| {
+    let running = pids(node).into_iter().filter_map(|pid| {
         let mut it = of(node, pid, names)?;
         let its = if node.is_live() { place(&pid.to_string()) } else { here.clone() };
         it.is_here = its == here;
@@ -120,6 +125,15 @@ fn of(node: &Root, pid: i32, names: &[&str]) -> Option<Running> {
 pub(crate) fn named_by(name: &str) -> Option<Process> {
     let mut numbers = name.split(['-', '_', '.']);
     Some(Process { pid: numbers.next()?.parse().ok()?, start: numbers.next()?.parse().ok()? })
+}
+
+/// The values of `NAME VALUE` and `NAME=VALUE`, in order.
+pub(crate) fn values<'a>(args: &'a [String], names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    args.iter().enumerate().filter_map(|(at, arg)| match arg.split_once('=') {
+        Some((name, value)) if names.contains(&name) => Some(value),
+        None if names.contains(&arg.as_str()) => args.get(at + 1).map(String::as_str),
+        _ => None,
+    })
 }
 
 /// The last value of `--name=value` or `--name value`; a bare switch is `true`.
