@@ -10,187 +10,166 @@ use prometheus::{Encoder, TextEncoder};
 use super::counters::{BOUNDS_S, By, Histogram};
 use super::snapshot::Snapshot;
 
-type Row = (Vec<String>, Value);
+/// The values of the labels, and that of the metric.
+type Row<T> = (Vec<String>, T);
 
-enum Value {
-    Count(u64),
-    Seconds(u64),
-    Number(f64),
-    Distribution(Histogram),
+/// The kind of a family, and where its rows come from.
+enum Rows {
+    Counts(fn(&Snapshot) -> Vec<Row<u64>>),
+    /// In us.
+    Seconds(fn(&Snapshot) -> Vec<Row<u64>>),
+    Gauges(fn(&Snapshot) -> Vec<Row<f64>>),
+    Histograms(fn(&Snapshot) -> Vec<Row<Histogram>>),
 }
 
 struct Family {
     name: &'static str,
-    kind: MetricType,
     help: &'static str,
     labels: &'static [&'static str],
-    rows: fn(&Snapshot) -> Vec<Row>,
+    rows: Rows,
 }
 
 const FAMILIES: &[Family] = &[
     Family {
         name: "frostlock_build_info",
-        kind: MetricType::GAUGE,
         help: "1, with the version of frostctl.",
         labels: &["version"],
-        rows: |_| vec![(vec![env!("CARGO_PKG_VERSION").to_owned()], Value::Number(1.0))],
+        rows: Rows::Gauges(|_| vec![(vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0)]),
     },
     Family {
         name: "frostlock_operations_total",
-        kind: MetricType::COUNTER,
         help: "Operations of the runtime that have ended.",
         labels: &["verb", "verdict"],
-        rows: |it| by_two(&it.counters.operations),
+        rows: Rows::Counts(|it| by_two(&it.counters.operations)),
     },
     Family {
         name: "frostlock_operation_duration_seconds",
-        kind: MetricType::HISTOGRAM,
         help: "What the caller waited, lock and delays between attempts included.",
         labels: &["verb"],
-        rows: |it| distributions(&it.counters.durations),
+        rows: Rows::Histograms(|it| by_one(&it.counters.durations)),
     },
     Family {
         name: "frostlock_lock_wait_seconds",
-        kind: MetricType::HISTOGRAM,
         help: "The wait for the lock of the cgroup, by what came of it.",
         labels: &["lock"],
-        rows: |it| distributions(&it.counters.lock_waits),
+        rows: Rows::Histograms(|it| by_one(&it.counters.lock_waits)),
     },
     Family {
         name: "frostlock_retries_total",
-        kind: MetricType::COUNTER,
         help: "Attempts beyond the first.",
         labels: &["verb"],
-        rows: |it| by_one(&it.counters.retries, Value::Count),
+        rows: Rows::Counts(|it| by_one(&it.counters.retries)),
     },
     Family {
         name: "frostlock_failed_attempts_total",
-        kind: MetricType::COUNTER,
         help: "Attempts that failed, retried ones included.",
         labels: &["verb", "failure"],
-        rows: |it| by_two(&it.counters.failures),
+        rows: Rows::Counts(|it| by_two(&it.counters.failures)),
     },
     Family {
         name: "frostlock_given_up_total",
-        kind: MetricType::COUNTER,
         help: "Failures that were not retried, or not again.",
         labels: &["reason"],
-        rows: |it| by_one(&it.counters.given_up, Value::Count),
+        rows: Rows::Counts(|it| by_one(&it.counters.given_up)),
     },
     Family {
         name: "frostlock_lifts_total",
-        kind: MetricType::COUNTER,
         help: "Lifts of threads that waited for a CPU, by the threads' owner and how the lift ended.",
         labels: &["whose", "ended"],
-        rows: |it| by_two(&it.counters.lifts),
+        rows: Rows::Counts(|it| by_two(&it.counters.lifts)),
     },
     Family {
         name: "frostlock_lifted_threads_total",
-        kind: MetricType::COUNTER,
         help: "Threads that were lifted.",
         labels: &["whose"],
-        rows: |it| by_one(&it.counters.lifted_threads, Value::Count),
+        rows: Rows::Counts(|it| by_one(&it.counters.lifted_threads)),
     },
     Family {
         name: "frostlock_lifted_cpu_seconds_total",
-        kind: MetricType::COUNTER,
         help: "CPU time that threads had while they were lifted.",
         labels: &["whose"],
-        rows: |it| by_one(&it.counters.lifted_us, Value::Seconds),
+        rows: Rows::Seconds(|it| by_one(&it.counters.lifted_us)),
     },
     Family {
         name: "frostlock_lift_refused_total",
-        kind: MetricType::COUNTER,
         help: "Operations in which threads waited and could not be lifted.",
         labels: &["reason"],
-        rows: |it| by_one(&it.counters.lift_refused, Value::Count),
+        rows: Rows::Counts(|it| by_one(&it.counters.lift_refused)),
     },
     Family {
         name: "frostlock_observed_throttled_seconds_total",
-        kind: MetricType::COUNTER,
         help: "In mode observe: how long cgroups were throttled while their operations' runtimes worked.",
         labels: &["verb"],
-        rows: |it| by_one(&it.counters.throttled_us, Value::Seconds),
+        rows: Rows::Seconds(|it| by_one(&it.counters.throttled_us)),
     },
     Family {
         name: "frostlock_observed_explained_seconds_total",
-        kind: MetricType::COUNTER,
         help: "In mode observe: at most this much of the operations' time is explained by throttling.",
         labels: &["verb"],
-        rows: |it| by_one(&it.counters.explained_us, Value::Seconds),
+        rows: Rows::Seconds(|it| by_one(&it.counters.explained_us)),
     },
     Family {
         name: "frostlock_pod_retries_total",
-        kind: MetricType::COUNTER,
         help: "Attempts beyond the first, of pods that were helped recently.",
         labels: &["namespace", "pod"],
-        rows: |it| by_pod(it, |pod| Value::Count(pod.retries)),
+        rows: Rows::Counts(|it| by_pod(it, |pod| pod.retries)),
     },
     Family {
         name: "frostlock_pod_lifted_program_cpu_seconds_total",
-        kind: MetricType::COUNTER,
         help: "CPU time of lifted commands of the workload, of pods that were helped recently.",
         labels: &["namespace", "pod"],
-        rows: |it| by_pod(it, |pod| Value::Seconds(pod.program_us)),
+        rows: Rows::Seconds(|it| by_pod(it, |pod| pod.program_us)),
     },
     Family {
         name: "frostlock_recovered_total",
-        kind: MetricType::COUNTER,
         help: "Freezes and lifts that killed operations had left, and that were undone.",
         labels: &[],
-        rows: |it| one(Value::Count(it.counters.recovered)),
+        rows: Rows::Counts(|it| one(it.counters.recovered)),
     },
     Family {
         name: "frostlock_oom_kills_total",
-        kind: MetricType::COUNTER,
         help: "Kills by the OOM killer in containers that were deleted since.",
         labels: &[],
-        rows: |it| one(Value::Count(it.counters.oom_kills)),
+        rows: Rows::Counts(|it| one(it.counters.oom_kills)),
     },
     Family {
         name: "frostlock_frozen_cgroups",
-        kind: MetricType::GAUGE,
         help: "Cgroups that are frozen or to be frozen now; those below them are not counted.",
         labels: &["state"],
-        rows: frozen,
+        rows: Rows::Gauges(frozen),
     },
     Family {
         name: "frostlock_divergences",
-        kind: MetricType::GAUGE,
         help: "Containers whose state differs from what a runtime or an engine says.",
         labels: &["kind"],
-        rows: |it| {
+        rows: Rows::Gauges(|it| {
             let kinds = it.divergences.iter().flatten();
-            kinds.map(|(kind, n)| (vec![(*kind).to_owned()], Value::Number(*n as f64))).collect()
-        },
+            kinds.map(|(kind, n)| (vec![(*kind).to_owned()], *n as f64)).collect()
+        }),
     },
     Family {
         name: "frostlock_off",
-        kind: MetricType::GAUGE,
         help: "1 while the off switch is there and every command runs the bare runtime.",
         labels: &[],
-        rows: |it| one(Value::Number(f64::from(u8::from(it.off)))),
+        rows: Rows::Gauges(|it| one(f64::from(u8::from(it.off)))),
     },
     Family {
         name: "frostlock_journal_files",
-        kind: MetricType::GAUGE,
         help: "Files of the journal that were there; 0 is no journal.",
         labels: &[],
-        rows: |it| one(Value::Number(it.journal_files as f64)),
+        rows: Rows::Gauges(|it| one(it.journal_files as f64)),
     },
     Family {
         name: "frostlock_journal_skipped_lines_total",
-        kind: MetricType::COUNTER,
         help: "Lines of the journal that are not records.",
         labels: &[],
-        rows: |it| one(Value::Count(it.counters.skipped_lines)),
+        rows: Rows::Counts(|it| one(it.counters.skipped_lines)),
     },
     Family {
         name: "frostlock_journal_gaps_total",
-        kind: MetricType::COUNTER,
         help: "Times the journal no longer had what was read last, so that records are missing.",
         labels: &[],
-        rows: |it| one(Value::Count(it.counters.journal_gaps)),
+        rows: Rows::Counts(|it| one(it.counters.journal_gaps)),
     },
 ];
 
@@ -204,36 +183,52 @@ pub(crate) fn text(snapshot: &Snapshot) -> anyhow::Result<String> {
 impl Family {
     /// `None` without rows: the format has no empty families.
     fn of(&self, snapshot: &Snapshot) -> Option<MetricFamily> {
-        let rows = (self.rows)(snapshot);
-        let metrics = rows.into_iter().map(|(values, value)| self.metric(&values, value));
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(self.kind);
-        family.set_metric(metrics.collect());
-        (!family.get_metric().is_empty()).then_some(family)
-    }
-
-    fn metric(&self, values: &[String], value: Value) -> Metric {
-        let label = |(name, value): (&&str, &String)| {
-            let mut label = LabelPair::default();
-            label.set_name((*name).to_owned());
-            label.set_value(value.clone());
-            label
-        };
-        let labels = self.labels.iter().zip(values).map(label).collect();
-        let mut metric = Metric::from_label(labels);
-        match value {
-            Value::Distribution(histogram) => metric.set_histogram(distribution(&histogram)),
-            Value::Number(number) => {
+        let metrics = match self.rows {
+            Rows::Counts(rows) => self.metrics(rows(snapshot), |metric, count| {
+                metric.set_counter(counter(count as f64));
+            }),
+            Rows::Seconds(rows) => self.metrics(rows(snapshot), |metric, us| {
+                metric.set_counter(counter(seconds(us)));
+            }),
+            Rows::Gauges(rows) => self.metrics(rows(snapshot), |metric, number| {
                 let mut gauge = Gauge::default();
                 gauge.set_value(number);
                 metric.set_gauge(gauge);
-            }
-            Value::Count(count) => metric.set_counter(counter(count as f64)),
-            Value::Seconds(us) => metric.set_counter(counter(seconds(us))),
+            }),
+            Rows::Histograms(rows) => self.metrics(rows(snapshot), |metric, histogram| {
+                metric.set_histogram(distribution(&histogram));
+            }),
+        };
+        let mut family = MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(self.kind());
+        family.set_metric(metrics);
+        (!family.get_metric().is_empty()).then_some(family)
+    }
+
+    fn kind(&self) -> MetricType {
+        match self.rows {
+            Rows::Counts(_) | Rows::Seconds(_) => MetricType::COUNTER,
+            Rows::Gauges(_) => MetricType::GAUGE,
+            Rows::Histograms(_) => MetricType::HISTOGRAM,
         }
-        metric
+    }
+
+    fn metrics<T>(&self, rows: Vec<Row<T>>, set: impl Fn(&mut Metric, T)) -> Vec<Metric> {
+        let metric = |(values, value): Row<T>| {
+            let label = |(name, value): (&&str, String)| {
+                let mut label = LabelPair::default();
+                label.set_name((*name).to_owned());
+                label.set_value(value);
+                label
+            };
+            let mut metric =
+                Metric::from_label(self.labels.iter().zip(values).map(label).collect());
+            set(&mut metric, value);
+            metric
+        };
+        rows.into_iter().map(metric).collect()
     }
 }
 
@@ -263,34 +258,30 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-fn one(value: Value) -> Vec<Row> {
+fn one<T>(value: T) -> Vec<Row<T>> {
     vec![(Vec::new(), value)]
 }
 
-fn by_one(by: &By<u64>, value: fn(u64) -> Value) -> Vec<Row> {
-    by.iter().map(|(label, count)| (vec![label.clone()], value(*count))).collect()
+fn by_one<T: Clone>(by: &By<T>) -> Vec<Row<T>> {
+    by.iter().map(|(label, value)| (vec![label.clone()], value.clone())).collect()
 }
 
-fn by_two(by: &By<By<u64>>) -> Vec<Row> {
+fn by_two(by: &By<By<u64>>) -> Vec<Row<u64>> {
     let rows =
         by.iter().flat_map(|(first, by)| by.iter().map(move |(second, n)| (first, second, n)));
-    rows.map(|(first, second, n)| (vec![first.clone(), second.clone()], Value::Count(*n))).collect()
+    rows.map(|(first, second, n)| (vec![first.clone(), second.clone()], *n)).collect()
 }
 
-fn distributions(by: &By<Histogram>) -> Vec<Row> {
-    by.iter().map(|(label, it)| (vec![label.clone()], Value::Distribution(it.clone()))).collect()
-}
-
-fn by_pod(snapshot: &Snapshot, value: fn(&super::pods::Pod) -> Value) -> Vec<Row> {
+fn by_pod(snapshot: &Snapshot, value: fn(&super::pods::Pod) -> u64) -> Vec<Row<u64>> {
     let rows = snapshot.pods.iter();
     rows.map(|(namespace, name, pod)| (vec![namespace.to_owned(), name.to_owned()], value(pod)))
         .collect()
 }
 
-fn frozen(snapshot: &Snapshot) -> Vec<Row> {
+fn frozen(snapshot: &Snapshot) -> Vec<Row<f64>> {
     let Some(frozen) = snapshot.frozen else { return Vec::new() };
     let states = [("freezing", frozen.freezing), ("frozen", frozen.frozen)];
-    states.map(|(state, n)| (vec![state.to_owned()], Value::Number(n as f64))).into()
+    states.map(|(state, n)| (vec![state.to_owned()], n as f64)).into()
 }
 
 #[cfg(test)]
@@ -317,7 +308,7 @@ mod tests {
     }
 
     fn part_of(family: &Family, name: &str) -> bool {
-        family.kind == MetricType::HISTOGRAM
+        family.kind() == MetricType::HISTOGRAM
             && ["_bucket", "_sum", "_count"]
                 .iter()
                 .any(|suffix| name.strip_suffix(suffix) == Some(family.name))
@@ -331,7 +322,7 @@ mod tests {
     fn the_page_has_every_metric_and_no_other() {
         let page = file("docs/metrics.md");
         for family in FAMILIES {
-            let kind = match family.kind {
+            let kind = match family.kind() {
                 MetricType::COUNTER => "counter",
                 MetricType::HISTOGRAM => "histogram",
                 _ => "gauge",
