@@ -96,18 +96,17 @@ impl Source {
     fn read(&self) -> anyhow::Result<Snapshot> {
         let state = StateDir::from_env();
         let journal = self.journal.clone().unwrap_or_else(|| state.journal());
-        let mut files = 0;
-        let mut checkpoint = match self.checkpoint(&state) {
-            None => {
-                let mut checkpoint = Checkpoint::default();
-                files = self.advance(&journal, &mut checkpoint)?;
-                checkpoint
-            }
-            Some(path) => update(&path, |checkpoint| {
-                files = self.advance(&journal, checkpoint)?;
-                Ok(())
-            })?,
+        let store = self.checkpoint(&state).map(|path| Store::open(&path)).transpose()?;
+        let (mut checkpoint, note) = match &store {
+            Some(store) => store.load()?,
+            None => Default::default(),
         };
+        note.iter().for_each(|note| output::note(note));
+        let files = self.advance(&journal, &mut checkpoint)?;
+        // Before anybody sees a number: a counter that was shown is never taken back.
+        if let Some(store) = store {
+            store.save(&mut checkpoint)?;
+        }
         checkpoint.counters.announce();
         Ok(Snapshot {
             journal,
@@ -151,19 +150,4 @@ impl Source {
         pods.forget(now_ns, self.pod_hours * NS_PER_HOUR);
         Ok(reading.files)
     }
-}
-
-/// Saves before anybody sees a number: a counter that was shown is never taken back.
-fn update(
-    path: &Path,
-    change: impl FnOnce(&mut Checkpoint) -> anyhow::Result<()>,
-) -> anyhow::Result<Checkpoint> {
-    let store = Store::open(path)?;
-    let (mut checkpoint, note) = store.load()?;
-    if let Some(note) = note {
-        output::note(&note);
-    }
-    change(&mut checkpoint)?;
-    store.save(&mut checkpoint)?;
-    Ok(checkpoint)
 }
