@@ -54,37 +54,23 @@ pub(crate) struct SlowStart {
     pub(crate) verb: String,
     pub(crate) took_ms: f64,
     pub(crate) cpus: f64,
-    pub(crate) help: Help,
+    /// What was done for it.
+    pub(crate) help: String,
 }
 
-/// What was done for a slow start.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Help {
-    None,
-    /// With the limit that ended a lift before the start was done, if any.
-    Lifted {
-        cpu_ms: f64,
-        limit: Option<String>,
-    },
-    Refused(String),
-    /// By the previous version.
-    Refilled {
-        gained_ms: f64,
-    },
-}
-
-impl Help {
-    fn of(record: &Record<'_>) -> Help {
-        if !record.lifts.is_empty() {
-            let limit = record.lifts.iter().map(|lift| &*lift.ended).find(|it| *it != "done");
-            return Help::Lifted { cpu_ms: record.lifted_ms(), limit: limit.map(str::to_owned) };
-        }
-        if !record.lift_refused.is_empty() {
-            return Help::Refused(record.lift_refused.to_string());
-        }
-        match record.refills.is_empty() {
-            true => Help::None,
-            false => Help::Refilled { gained_ms: record.refilled_ms() },
+fn help(record: &Record<'_>) -> String {
+    if !record.lifts.is_empty() {
+        let limit = record.lifts.iter().map(|lift| &*lift.ended).find(|it| *it != "done");
+        let end = limit.map_or_else(|| "to its end".to_owned(), |limit| format!("until: {limit}"));
+        return format!("lifted for {:.1} ms of CPU, {end}", record.lifted_ms());
+    }
+    if !record.lift_refused.is_empty() {
+        return format!("not lifted: {}", &*record.lift_refused);
+    }
+    match record.refills.is_empty() {
+        true => "not lifted: see lift.enabled and mode in the configuration".to_owned(),
+        false => {
+            format!("refilled (earlier version), {:.0} ms of CPU gained", record.refilled_ms())
         }
     }
 }
@@ -140,7 +126,7 @@ impl Contention {
         if took_ms < slowest {
             return;
         }
-        let (verb, help) = (record.verb.to_string(), Help::of(record));
+        let (verb, help) = (record.verb.to_string(), help(record));
         self.slow_start = Some(SlowStart { verb, took_ms, cpus, help });
     }
 }
@@ -201,30 +187,28 @@ mod tests {
 
     #[test]
     fn what_was_done_for_a_start() {
-        let lifted =
-            |cpu_ms, limit: Option<&str>| Help::Lifted { cpu_ms, limit: limit.map(Into::into) };
-        for (more, help) in [
-            (r#""attempts":1"#, Help::None),
+        for (more, done) in [
+            (r#""attempts":1"#, "not lifted: see lift.enabled and mode in the configuration"),
             (
                 r#""lifts":[{"cpu_ms":4,"ended":"done"},{"cpu_ms":2,"ended":"done"}]"#,
-                lifted(6.0, None),
+                "lifted for 6.0 ms of CPU, to its end",
             ),
             (
                 r#""lifts":[{"cpu_ms":4,"ended":"done"},{"cpu_ms":50,"ended":"operation limit"}]"#,
-                lifted(54.0, Some("operation limit")),
+                "lifted for 54.0 ms of CPU, until: operation limit",
             ),
-            (r#""lift_refused":"RT_GROUP_SCHED""#, Help::Refused("RT_GROUP_SCHED".into())),
+            (r#""lift_refused":"RT_GROUP_SCHED""#, "not lifted: RT_GROUP_SCHED"),
             (
                 r#""lifts":[{"cpu_ms":4,"ended":"node limit"}],"lift_refused":"no note: ENOSPC""#,
-                lifted(4.0, Some("node limit")),
+                "lifted for 4.0 ms of CPU, until: node limit",
             ),
             (
-                r#""refills":[{"reason":"start","gained_ms":30.5},{"gained_ms":1}]"#,
-                Help::Refilled { gained_ms: 31.5 },
+                r#""refills":[{"reason":"start","gained_ms":30.5},{"gained_ms":1.0}]"#,
+                "refilled (earlier version), 32 ms of CPU gained",
             ),
         ] {
             let line = format!(r#"{{"v":1,{more}}}"#);
-            assert_eq!(Help::of(&serde_json::from_str(&line).unwrap()), help, "{more}");
+            assert_eq!(help(&serde_json::from_str(&line).unwrap()), done, "{more}");
         }
     }
 

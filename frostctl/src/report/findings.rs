@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::contention::{Contention, Contentions, Help};
+use super::contention::{Contention, Contentions};
 use super::failed::Failed;
 use super::probe::{self, Budget};
 use crate::lives::{End, Life, Names};
@@ -388,21 +388,8 @@ impl Group<'_> {
             slow.iter().map(|it| it.took_ms).fold(f64::INFINITY, f64::min),
             worst.cpus * 1000.0
         );
-        let help = match &worst.help {
-            Help::Lifted { cpu_ms, limit: Some(limit) } => {
-                format!("lifted for {cpu_ms:.1} ms of CPU, until: {limit}")
-            }
-            Help::Lifted { cpu_ms, limit: None } => {
-                format!("lifted for {cpu_ms:.1} ms of CPU, to its end")
-            }
-            Help::Refused(why) => format!("not lifted: {why}"),
-            Help::Refilled { gained_ms } => {
-                format!("refilled (earlier version), {gained_ms:.0} ms of CPU gained")
-            }
-            Help::None => "not lifted: see lift.enabled and mode in the configuration".into(),
-        };
         let slowest = format!("the slowest: {} took {:.0} ms", worst.verb, worst.took_ms);
-        let evidence = vec![slowest, help];
+        let evidence = vec![slowest, worst.help.clone()];
         let advice = [
             "where it is not lifted, the runtime's own work waits for the container's quota: some \
              20 ms of CPU a start",
