@@ -183,7 +183,7 @@ impl Operation {
 impl Verb {
     fn of(verb: String, mut operations: Vec<Operation>) -> Verb {
         let unthrottled = operations.iter().filter(|it| it.throttled == 0.0);
-        let sleeps = at(&sorted(unthrottled.map(|it| it.off_cpu)), 0.5);
+        let sleeps = percentile(&sorted(unthrottled.map(|it| it.off_cpu)), 0.5);
         operations.sort_by(|a, b| a.took.total_cmp(&b.took));
         let saved: Vec<Range<f64>> =
             operations.iter().map(|it| it.saved(sleeps.unwrap_or(0.0))).collect();
@@ -192,16 +192,16 @@ impl Verb {
         let slow = sorted(pairs().map(|(it, saved)| it.took - saved.least));
         let took = sorted(operations.iter().map(|it| it.took));
         let range = |share| Range {
-            least: at(&fast, share).unwrap_or(0.0),
-            most: at(&slow, share).unwrap_or(0.0),
+            least: percentile(&fast, share).unwrap_or(0.0),
+            most: percentile(&slow, share).unwrap_or(0.0),
         };
         let over = |took: &[f64]| took.iter().filter(|ms| **ms > PROBE_MS).count() as u64;
         let is_exec = verb == "exec";
         Verb {
             count: operations.len() as u64,
             throttled: operations.iter().filter(|it| it.explained > 0.0).count() as u64,
-            p50_ms: at(&took, 0.5).unwrap_or(0.0),
-            p99_ms: at(&took, 0.99).unwrap_or(0.0),
+            p50_ms: percentile(&took, 0.5).unwrap_or(0.0),
+            p99_ms: percentile(&took, 0.99).unwrap_or(0.0),
             p99_throttled_ms: percentile(&operations, 0.99).map_or(0.0, |it| it.explained),
             sleeps_ms: sleeps,
             over_a_second: is_exec.then(|| over(&took)),
@@ -308,10 +308,6 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values
-}
-
-fn at(sorted: &[f64], share: f64) -> Option<f64> {
-    percentile(sorted, share)
 }
 
 #[cfg(test)]

@@ -69,8 +69,8 @@ impl Command {
         let mut selection = Selection { filter: self.filter(), ..Selection::default() };
         let mut observed = Observed::default();
         let skipped = journal.each(|record| {
-            if let Some(selected) = selection.select(record) {
-                observed.add(record, selected.unix_ms);
+            if let Some((unix_ms, _)) = selection.select(record) {
+                observed.add(record, unix_ms);
             }
         })?;
         selection.ensure_known()?;
@@ -150,20 +150,15 @@ struct Selection {
     lives: Lives,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Selected {
-    unix_ms: i64,
-    life: Option<usize>,
-}
-
 impl Selection {
-    fn select(&mut self, record: &Record<'_>) -> Option<Selected> {
+    /// When a selected record was written, and the index of its life, if it has one.
+    fn select(&mut self, record: &Record<'_>) -> Option<(i64, Option<usize>)> {
         let unix_ms = unix_ms(&record.time).unwrap_or(0);
         // A life is built from its beginning, even if that is before the time asked for.
         let index = self.lives.add(record, unix_ms);
         let life = index.and_then(|index| self.lives.all.get(index));
         let is_asked_for = !self.filter.is_past(unix_ms) && self.filter.takes(life);
-        is_asked_for.then_some(Selected { unix_ms, life: index })
+        is_asked_for.then_some((unix_ms, index))
     }
 
     /// A mistyped name must not look like a pod to which nothing happened.
@@ -200,7 +195,7 @@ impl Analysis {
     }
 
     fn add(&mut self, record: &Record<'_>) {
-        let Some(Selected { unix_ms, life }) = self.selection.select(record) else { return };
+        let Some((unix_ms, life)) = self.selection.select(record) else { return };
         self.tally.add(record, unix_ms, life);
         if let Some(life) = life {
             self.contentions.add(record, life);
