@@ -139,14 +139,14 @@ fn list(page: &mut String, class: &str, lines: &[String]) {
 }
 
 fn over_time(page: &mut String, report: &Report) {
+    let legend =
+        plot::ENDS.map(|(class, meaning)| format!("<span><i class='{class}'></i>{meaning}</span>"));
     let _ = write!(
         page,
-        "<section><h2>Operations over time</h2><figure>{}<figcaption>\
-         <span><i class='clean'></i>at once</span>\
-         <span><i class='helped'></i>with a lift or a retry</span>\
-         <span><i class='failed'></i>failed</span>\
+        "<section><h2>Operations over time</h2><figure>{}<figcaption>{}\
          <span class='per'>a bar is {}, times are UTC</span></figcaption></figure></section>",
         plot::over_time(&report.numbers.over_time),
+        legend.concat(),
         width(report.numbers.over_time.width_s())
     );
 }

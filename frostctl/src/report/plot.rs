@@ -36,7 +36,11 @@ const STEPS_S: [i64; 21] = [
 ];
 const DAY_S: i64 = 24 * 3600;
 
-/// Operations over time, stacked: clean, helped, failed.
+/// How operations ended, by class: as they are stacked.
+pub(super) const ENDS: [(&str, &str); 3] =
+    [("clean", "at once"), ("helped", "with a lift or a retry"), ("failed", "failed")];
+
+/// Operations over time.
 pub(super) fn over_time(over_time: &OverTime) -> String {
     const TOP: f64 = 8.0;
     const BASE: f64 = 158.0;
@@ -53,31 +57,22 @@ pub(super) fn over_time(over_time: &OverTime) -> String {
     let share = 1.0 / bins.len().max(1) as f64;
     for (index, bin) in bins.iter().enumerate() {
         let mut base = BASE;
-        let parts = [(bin.clean, "clean"), (bin.helped, "helped"), (bin.failed, "failed")];
-        for (count, class) in parts.into_iter().filter(|(count, _)| *count > 0) {
+        let parts = [bin.clean, bin.helped, bin.failed].into_iter().zip(ENDS);
+        for (count, (class, meaning)) in parts.filter(|(count, _)| *count > 0) {
             // One failure among ten thousand must be visible.
             let height = (BASE - y(count)).max(2.0);
             base -= height;
             let _ = write!(
                 svg,
                 "<rect class='bar {class}' x='{}' y='{base:.1}' width='{}' height='{height:.1}'>\
-                 <title>{count} {}</title></rect>",
+                 <title>{count} {meaning}</title></rect>",
                 percent(share * (index as f64 + 0.06)),
-                percent(share * 0.88),
-                meaning(class)
+                percent(share * 0.88)
             );
         }
     }
     time_axis(&mut svg, over_time, bins.len(), BASE);
     format!("<div class='over-time'>{scale}</svg>{svg}</svg></div>")
-}
-
-pub(super) fn meaning(class: &str) -> &'static str {
-    match class {
-        "clean" => "at once",
-        "helped" => "with a lift or a retry",
-        _ => "failed",
-    }
 }
 
 /// From 0 up, three or four round numbers.
