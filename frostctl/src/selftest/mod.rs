@@ -18,6 +18,7 @@ mod verdict;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use state::state_dir::StateDir;
 
 use crate::configure::binary;
 use crate::exit::Exit;
@@ -108,7 +109,8 @@ impl Selftest {
         if let Some(why) = seen.never("sandbox").or_else(|| seen.never("start")) {
             bail!("containerd makes no pod here: {why}");
         }
-        let refused = settings::lift_refused_of(&pods.ids);
+        let refused =
+            settings::lift_refused(&StateDir::from_env(), |id| pods.ids.iter().any(|it| it == id));
         let of_node = (cgroups.layout, containerd.driver);
         Ok(Report::new(containerd.programs(), of_node, &seen, refused, Some(containerd.through())))
     }
@@ -210,5 +212,5 @@ fn measure_by_hand(
         made: 0,
     };
     let seen = measure(&mut maker, &mut Progress::new())?;
-    Ok((seen, settings::lift_refused(&files.state())))
+    Ok((seen, settings::lift_refused(&StateDir::at(files.state()), |_| true)))
 }

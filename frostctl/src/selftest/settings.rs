@@ -56,17 +56,11 @@ pub(super) fn notes(is_by_engine: bool) -> Vec<String> {
     notes
 }
 
-/// Why a lift was refused, from the record of an operation, if one was.
-pub(super) fn lift_refused(state: &Path) -> Option<String> {
-    let journal = StateDir::at(state.to_owned()).journal();
-    reader::history(&journal).flatten().find_map(|record| record.lift_refused)
-}
-
-/// The same from the node's records, for these containers only.
-pub(super) fn lift_refused_of(ids: &[String]) -> Option<String> {
-    let records = reader::history(&StateDir::from_env().journal()).flatten();
-    let is_ours = |id: &Option<String>| id.as_ref().is_some_and(|id| ids.contains(id));
-    records.filter(|it| is_ours(&it.id)).find_map(|it| it.lift_refused)
+/// Why a lift was refused, from the first such record of one of these containers.
+pub(super) fn lift_refused(state: &StateDir, is_ours: impl Fn(&str) -> bool) -> Option<String> {
+    let records = reader::history(&state.journal()).flatten();
+    let mut ours = records.filter(|it| is_ours(it.id.as_deref().unwrap_or_default()));
+    ours.find_map(|it| it.lift_refused)
 }
 
 #[cfg(test)]
