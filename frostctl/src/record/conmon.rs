@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::log::{Happened, Log};
+use super::log::{Code, Happened, Log};
 
 pub(super) const SOURCE: &str = "conmon";
 
@@ -44,7 +44,8 @@ fn add(id: &str, entry: &DirEntry, log: &Log) -> Option<()> {
         return None;
     }
     let code = std::fs::read_to_string(entry.path()).ok()?.trim().parse().ok()?;
+    let exit = Some(Code { code });
     let (at, source) = (metadata.modified().ok()?, SOURCE);
-    log.add(&Happened { source, at, namespace: None, id, exec_id: None, code: Some(code) });
+    log.add(&Happened { source, at, namespace: None, id, exec_id: None, exit });
     Some(())
 }

@@ -19,7 +19,7 @@ use prost::Message;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::log::{Happened, Log};
+use super::log::{Code, Happened, Log};
 use crate::node::containerd;
 use crate::output;
 
@@ -172,8 +172,8 @@ fn add_task(namespace: &str, task: &Process, known: &mut Known, log: &Log) {
         return;
     }
     known.insert(task.id.clone(), at);
-    let (namespace, code) = (Some(namespace), Some(task.exit_status));
-    log.add(&Happened { source: SOURCE, at, namespace, id: &task.id, exec_id: None, code });
+    let (namespace, exit) = (Some(namespace), Some(Code { code: task.exit_status }));
+    log.add(&Happened { source: SOURCE, at, namespace, id: &task.id, exec_id: None, exit });
 }
 
 fn add(envelope: &Envelope, known: &mut Known, log: &Log) -> anyhow::Result<()> {
@@ -183,20 +183,21 @@ fn add(envelope: &Envelope, known: &mut Known, log: &Log) -> anyhow::Result<()> 
         let oom = TaskOom::decode(event.value.as_slice())?;
         let at = envelope.timestamp.as_ref().map_or_else(SystemTime::now, time);
         let id = oom.container_id.as_str();
-        log.add(&Happened { source: SOURCE, at, namespace, id, exec_id: None, code: None });
+        log.add(&Happened { source: SOURCE, at, namespace, id, exec_id: None, exit: None });
         return Ok(());
     }
-    let exit = TaskExit::decode(event.value.as_slice())?;
-    let at = exit.exited_at.as_ref().map_or_else(SystemTime::now, time);
-    let is_of_exec = exit.id != exit.container_id;
+    let ended = TaskExit::decode(event.value.as_slice())?;
+    let at = ended.exited_at.as_ref().map_or_else(SystemTime::now, time);
+    let is_of_exec = ended.id != ended.container_id;
     if !is_of_exec {
         if known.len() >= KNOWN {
             known.clear();
         }
-        known.insert(exit.id.clone(), at);
+        known.insert(ended.id.clone(), at);
     }
-    let (exec_id, code) = (is_of_exec.then_some(exit.id.as_str()), Some(exit.exit_status));
-    log.add(&Happened { source: SOURCE, at, namespace, id: &exit.container_id, exec_id, code });
+    let exec_id = is_of_exec.then_some(ended.id.as_str());
+    let exit = Some(Code { code: ended.exit_status });
+    log.add(&Happened { source: SOURCE, at, namespace, id: &ended.container_id, exec_id, exit });
     Ok(())
 }
 

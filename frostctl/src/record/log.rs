@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use journal::Stamp;
 use journal::history::History;
+use journal::{Stamp, VERSION};
 use serde::Serialize;
 
 use crate::output;
-
-/// The version of the records, the same as the wrapper's.
-const VERSION: u32 = 1;
 
 /// One line of the journal; docs/journal.md describes the keys.
 #[derive(Debug, Serialize)]
@@ -19,31 +16,29 @@ struct Line<'a> {
     #[serde(flatten)]
     stamp: Stamp,
     verb: &'static str,
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exec_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit: Option<Code>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a str>,
-    source: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct Code {
-    code: u32,
+    #[serde(flatten)]
+    happened: &'a Happened<'a>,
 }
 
 /// Something that ended, or an OOM kill.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Happened<'a> {
-    pub(super) source: &'static str,
+    #[serde(skip)]
     pub(super) at: SystemTime,
-    pub(super) namespace: Option<&'a str>,
     pub(super) id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exec_id: Option<&'a str>,
     /// `None` is an OOM kill.
-    pub(super) code: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exit: Option<Code>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<&'a str>,
+    pub(super) source: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Code {
+    pub(super) code: u32,
 }
 
 pub(super) struct Log {
@@ -56,16 +51,8 @@ impl Log {
     /// A line that cannot be written is reported, and lost.
     pub(super) fn add(&self, happened: &Happened<'_>) {
         let Some(stamp) = Stamp::of(happened.at) else { return };
-        let line = Line {
-            v: VERSION,
-            stamp,
-            verb: if happened.code.is_some() { "exit" } else { "oom" },
-            id: happened.id,
-            exec_id: happened.exec_id,
-            exit: happened.code.map(|code| Code { code }),
-            namespace: happened.namespace,
-            source: happened.source,
-        };
+        let verb = if happened.exit.is_some() { "exit" } else { "oom" };
+        let line = Line { v: VERSION, stamp, verb, happened };
         let written =
             serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
                 line.push(b'\n');
