@@ -171,10 +171,7 @@ impl Life {
     fn add_exec(&mut self, record: &Record<'_>) {
         self.execs += 1;
         if record.stages.started.is_some() {
-            self.knows_execs = true;
-            if record.exit == Some(Exit::Code(0)) {
-                self.ready(record.mono_ns);
-            }
+            self.end_exec(record);
         }
     }
 
@@ -183,15 +180,16 @@ impl Life {
         if record.exec_id.is_empty() {
             self.exited = Some((record.mono_ns, exit));
         } else {
-            self.knows_execs = true;
-            if exit == Exit::Code(0) {
-                self.ready(record.mono_ns);
-            }
+            self.end_exec(record);
         }
     }
 
-    fn ready(&mut self, at_ns: u64) {
-        self.ready_ns = Some(self.ready_ns.map_or(at_ns, |ready| ready.min(at_ns)));
+    fn end_exec(&mut self, record: &Record<'_>) {
+        self.knows_execs = true;
+        if record.exit == Some(Exit::Code(0)) {
+            let earlier = self.ready_ns.unwrap_or(u64::MAX);
+            self.ready_ns = Some(record.mono_ns.min(earlier));
+        }
     }
 
     fn is_over(&self) -> bool {
