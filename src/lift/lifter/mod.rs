@@ -152,15 +152,15 @@ impl Lifter {
             }
             if let Some(ended) = self.over {
                 self.put_all_back(ended);
+                // After a limit and a rest the operation may get another lifter. It does not wait until
+                // those that were put back have settled: a thread that waits for its quota takes seconds.
+                if !self.is_alone {
+                    self.charge();
+                    self.say_so(&mut peer);
+                }
+                break;
             }
             self.charge();
-            if self.over.is_some() && self.is_alone {
-                break;
-            }
-            if self.has_had_its_turn() {
-                self.say_so(&mut peer);
-                break;
-            }
             match peer.hear(self.pause()) {
                 Heard::Nothing => {}
                 Heard::End => {
@@ -195,14 +195,6 @@ impl Lifter {
         if self.work.set.is_empty() && !self.is_holding() {
             self.work.step_down();
         }
-    }
-
-    /// A limit is reached while the operation continues: after a rest it may get another lifter. Or the
-    /// kernel refuses, and the operation need not try again.
-    fn has_had_its_turn(&self) -> bool {
-        let is_limited = self.over.is_some_and(|ended| ended != Ended::Done);
-        let is_refused = self.over.is_some() && self.refused.is_some();
-        (is_limited || is_refused) && !self.is_alone && self.work.set.is_settled()
     }
 
     fn say_so(&mut self, peer: &mut Peer) {
@@ -310,9 +302,6 @@ impl Lifter {
         if self.is_holding() {
             return LOOK_EVERY;
         }
-        if self.over.is_some() {
-            return if self.work.set.is_settled() { LONGEST } else { LOOK_LESS };
-        }
         let next = self.looks.next.saturating_duration_since(Instant::now());
         let freezing = self.freezing.as_ref().filter(|_| !self.is_alone);
         freezing.map_or(next, |freezing| next.min(freezing.every))
@@ -332,10 +321,6 @@ impl Lifter {
     fn look(&mut self) -> io::Result<()> {
         let now = Instant::now();
         self.let_the_runtime_go();
-        if self.over.is_some() {
-            self.work.set.settle(now);
-            return Ok(());
-        }
         if now < self.looks.next {
             return self.push_into_the_freezer();
         }
