@@ -42,18 +42,19 @@ pub(super) enum Means {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Flag {
-    /// Without dashes. For argp and clap a name of one letter is a short flag; Go makes no difference.
-    pub(super) names: &'static [&'static str],
+    /// Without dashes, a space between two. For argp and clap a name of one letter is a short flag; Go
+    /// makes no difference. Flags that are of no interest share an entry.
+    pub(super) names: &'static str,
     pub(super) takes: Takes,
     pub(super) means: Means,
 }
 
 impl Flag {
-    pub(super) fn short(&self, letter: u8) -> bool {
-        self.names.iter().any(|name| name.as_bytes() == [letter])
+    pub(super) fn has_name(&self, name: &[u8]) -> bool {
+        self.names.split(' ').any(|known| known.as_bytes() == name)
     }
 
     pub(super) fn long_names(&self) -> impl Iterator<Item = &'static str> {
-        self.names.iter().copied().filter(|name| name.len() > 1)
+        self.names.split(' ').filter(|name| name.len() > 1)
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::flag::Takes;
 use super::grammar::Table;
-use super::trouble::{Trouble, shown};
+use super::trouble::Trouble;
 use super::walk::{Step, Walk};
 
 /// Reads one place as `flag.FlagSet.parseOne` does: one dash or two, no clusters, and a switch takes a
@@ -20,18 +20,15 @@ pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     }
     let dashes = if arg[1] == b'-' { 2 } else { 1 };
     if matches!(arg[dashes], b'-' | b'=') {
-        return Err(Trouble::BadSyntax(shown(arg)));
+        return Err(Trouble::about("bad flag syntax:", arg));
     }
     let equals = arg.iter().position(|&byte| byte == b'=');
     let name = &arg[dashes..equals.unwrap_or(arg.len())];
-    let flag = walk
-        .table
-        .iter()
-        .find(|flag| flag.names.iter().any(|known| known.as_bytes() == name))
-        .ok_or_else(|| Trouble::UnknownFlag(shown(arg)))?;
+    let flag = walk.table.find(name).ok_or_else(|| Trouble::about("unknown flag", arg))?;
     let (mut given, used) = walk.taken(flag, place, equals.map(|at| at + 1))?;
     if let (Takes::Switch, Some(at)) = (flag.takes, equals) {
-        given.on = boolean(&arg[at + 1..]).ok_or_else(|| Trouble::NotBoolean(shown(arg)))?;
+        let on = boolean(&arg[at + 1..]);
+        given.on = on.ok_or_else(|| Trouble::about("not a boolean value in", arg))?;
     }
     Ok(Step::Flags { given: vec![given], used })
 }
@@ -114,5 +111,5 @@ fn is_known_flag(arg: &[u8], table: Table) -> bool {
         None => name,
     };
     let name = name.split(|&byte| byte == b'=').next().unwrap_or(name);
-    table.iter().any(|flag| flag.names.iter().any(|known| known.as_bytes() == name))
+    table.find(name).is_some()
 }

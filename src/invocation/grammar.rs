@@ -36,7 +36,7 @@ pub(super) fn positionals(kind: RuntimeKind, verb: Verb) -> RangeInclusive<usize
 /// The flags of one level: those of the command, and those that the library adds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table {
-    own: &'static [Flag],
+    own: &'static [&'static [Flag]],
     added: &'static [Flag],
 }
 
@@ -46,6 +46,11 @@ impl Table {
     }
 
     pub(super) fn iter(self) -> impl Iterator<Item = &'static Flag> {
-        self.own.iter().chain(self.added)
+        self.own.iter().copied().flatten().chain(self.added)
+    }
+
+    /// The flag of exactly this name.
+    pub(super) fn find(self, name: &[u8]) -> Option<&'static Flag> {
+        self.iter().find(|flag| flag.has_name(name))
     }
 }

@@ -8,10 +8,9 @@
 //! This reads what *this* runtime will do with the line, not what the line looks like:
 //! `runc kill ID --all 9` signals the container `9`, and so it is read.
 
-mod argp;
-mod clap;
 mod command;
 mod flag;
+mod getopt;
 mod go_flags;
 mod grammar;
 mod reading;
@@ -37,10 +36,10 @@ pub use state::Verb;
 pub fn read(grammar: RuntimeKind, args: &[OsString]) -> CommandLine {
     let front = scan::front(grammar, args);
     let globals = reading::globals(&front.given);
-    let command = match front.end {
-        scan::FrontEnd::Nothing => Command::PassThrough,
-        scan::FrontEnd::Trouble(trouble) => Command::Unreadable { reason: trouble.to_string() },
-        scan::FrontEnd::Command(at) => match grammar::verb(grammar, &args[at]) {
+    let command = match front.command {
+        Ok(None) => Command::PassThrough,
+        Err(trouble) => Command::Unreadable { reason: trouble.to_string() },
+        Ok(Some(at)) => match grammar::verb(grammar, &args[at]) {
             None => Command::PassThrough,
             Some(verb) => match reading::command(grammar, verb, args, at + 1) {
                 Ok(command) => command,

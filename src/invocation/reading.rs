@@ -9,7 +9,7 @@ use super::flag::Means;
 use super::go_flags;
 use super::grammar::{Table, positionals};
 use super::scan::{self, Scan};
-use super::trouble::{Trouble, shown};
+use super::trouble::Trouble;
 use super::walk::{Given, Walk};
 use cgroup::RuntimeKind;
 use state::Verb;
@@ -60,7 +60,7 @@ pub(super) fn command(
 ) -> Result<Command, Trouble> {
     let table = Table::of(grammar, Some(verb));
     let read = |order: &[usize]| {
-        let scan = scan::command(grammar, &Walk { args, order, table })?;
+        let scan = scan::command(&Walk { args, order, grammar, table })?;
         meaning(grammar, verb, args, &scan)
     };
     // SkipArgReorder: what follows exec's id is another program's command line.
@@ -77,7 +77,7 @@ pub(super) fn command(
 fn both(old: Result<Command, Trouble>, new: Result<Command, Trouble>) -> Result<Command, Trouble> {
     match (old, new) {
         (Ok(old), Ok(new)) if old == new => Ok(new),
-        (Ok(_), Ok(_)) => Err(Trouble::TwoReadings),
+        (Ok(_), Ok(_)) => Err(Trouble::new("runc up to 1.1 and from 1.2 on read it differently")),
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
         (Err(trouble), Err(_)) => Err(trouble),
     }
@@ -94,10 +94,11 @@ fn meaning(
     }
     let expected = positionals(grammar, verb);
     if scan.words.len() < *expected.start() {
-        return Err(if scan.words.is_empty() { Trouble::NoId } else { Trouble::NoSignal });
+        let missing = if scan.words.is_empty() { "no container id" } else { "no signal" };
+        return Err(Trouble::new(missing));
     }
     if let Some(&extra) = scan.words.get(*expected.end()) {
-        return Err(Trouble::TooManyWords(shown(args[extra].as_bytes())));
+        return Err(Trouble::about("too many arguments:", args[extra].as_bytes()));
     }
     let mut invocation = bare(verb, id(&args[scan.words[0]])?);
     for given in &scan.given {
@@ -107,7 +108,7 @@ fn meaning(
         Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
         // The file says what to execute; without it the command line must.
         Verb::Exec if invocation.process.is_none() && scan.words.len() < 2 => {
-            return Err(Trouble::NothingToExecute);
+            return Err(Trouble::new("nothing to execute"));
         }
         _ => {}
     }
@@ -120,11 +121,11 @@ fn meaning(
 fn id(word: &OsStr) -> Result<OsString, Trouble> {
     let bytes = word.as_bytes();
     match bytes {
-        b"" => Err(Trouble::EmptyId),
-        b"." | b".." => Err(Trouble::NotAnId(shown(bytes))),
-        [b'-', ..] => Err(Trouble::FlagForId(shown(bytes))),
-        _ if bytes.iter().any(|&byte| byte == b'/' || byte == 0) => {
-            Err(Trouble::NotAnId(shown(bytes)))
+        b"" => Err(Trouble::new("empty container id")),
+        [b'-', ..] => Err(Trouble::about("flag in place of a container id:", bytes)),
+        b"." | b".." => Err(Trouble::about("not a container id:", bytes)),
+        _ if bytes.contains(&b'/') || bytes.contains(&0) => {
+            Err(Trouble::about("not a container id:", bytes))
         }
         _ => Ok(word.to_owned()),
     }
@@ -135,7 +136,7 @@ fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, Tro
     let Some(&at) = at else { return Ok(None) };
     let word = &args[at];
     if word.as_bytes().starts_with(b"-") {
-        return Err(Trouble::FlagForSignal(shown(word.as_bytes())));
+        return Err(Trouble::about("flag in place of a signal:", word.as_bytes()));
     }
     Ok(Some(word.clone()))
 }
@@ -182,7 +183,7 @@ fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(),
         Means::All => to.all = given.on,
         Means::Force => to.force = given.on,
         Means::Regex if given.on => {
-            return Err(Trouble::ManyContainers);
+            return Err(Trouble::new("with --regex the id is a pattern for many containers"));
         }
         _ => {}
     }
@@ -206,5 +207,5 @@ fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, Trouble> {
         };
         number.ok().map(|number| if text.starts_with('-') { 0 } else { number })
     });
-    number.ok_or_else(|| Trouble::NotACount(shown(text.as_bytes())))
+    number.ok_or_else(|| Trouble::about("not a number of descriptors:", text.as_bytes()))
 }

@@ -7,15 +7,13 @@ use cgroup::RuntimeKind;
 use super::grammar::{self, Table};
 use super::trouble::Trouble;
 use super::walk::{Given, Step, Walk};
-use super::{argp, clap, go_flags};
+use super::{getopt, go_flags};
 
-fn step(walk: &Walk<'_>, kind: RuntimeKind, place: usize) -> Step {
-    let step = match kind {
+fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+    match walk.grammar {
         RuntimeKind::Runc => go_flags::step(walk, place),
-        RuntimeKind::Crun => argp::step(walk, place),
-        RuntimeKind::Youki => clap::step(walk, place),
-    };
-    step.unwrap_or_else(Step::Trouble)
+        RuntimeKind::Crun | RuntimeKind::Youki => getopt::step(walk, place),
+    }
 }
 
 /// What was found after the command.
@@ -27,18 +25,18 @@ pub(super) struct Scan {
 }
 
 /// Reads the arguments of a command.
-pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Trouble> {
+pub(super) fn command(walk: &Walk<'_>) -> Result<Scan, Trouble> {
     let mut scan = Scan::default();
     let mut place = 0;
     while place < walk.order.len() {
-        match step(walk, grammar, place) {
+        match step(walk, place)? {
             Step::Flags { given, used } => {
                 scan.given.extend(given);
                 place += used;
             }
             // Only clap looks for flags after a word. (urfave/cli does so, too, but by moving them to
             // the front before Go's flag package sees them.)
-            Step::Word if grammar == RuntimeKind::Youki => {
+            Step::Word if walk.grammar == RuntimeKind::Youki => {
                 scan.words.push(walk.order[place]);
                 place += 1;
             }
@@ -47,7 +45,6 @@ pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Tro
                 place += 1;
                 break;
             }
-            Step::Trouble(trouble) => return Err(trouble),
         }
     }
     scan.words.extend(&walk.order[place..]);
@@ -58,16 +55,8 @@ pub(super) fn command(grammar: RuntimeKind, walk: &Walk<'_>) -> Result<Scan, Tro
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) given: Vec<Given>,
-    pub(super) end: FrontEnd,
-}
-
-#[derive(Debug)]
-pub(super) enum FrontEnd {
-    /// Index of the command.
-    Command(usize),
-    /// Not a command of ours, or one that needs no look: help, version.
-    Nothing,
-    Trouble(Trouble),
+    /// The index of the command; none if it is not ours, or needs no look: help, version.
+    pub(super) command: Result<Option<usize>, Trouble>,
 }
 
 /// Reads the flags before the command.
@@ -76,39 +65,41 @@ pub(super) enum FrontEnd {
 /// none comes, there was nothing to serialize and so nothing to report.
 pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
     let order: Vec<usize> = (0..args.len()).collect();
-    let walk = Walk { args, order: &order, table: Table::of(grammar, None) };
+    let walk = Walk { args, order: &order, grammar, table: Table::of(grammar, None) };
     let mut given = Vec::new();
     let mut trouble = None;
     let mut place = 0;
     while place < args.len() {
-        match step(&walk, grammar, place) {
-            Step::Flags { given: new, used } => {
+        match step(&walk, place) {
+            Ok(Step::Flags { given: new, used }) => {
                 given.extend(new);
                 place += used;
             }
-            Step::Word if trouble.is_none() || grammar::verb(grammar, &args[place]).is_some() => {
+            Ok(Step::Word)
+                if trouble.is_none() || grammar::verb(grammar, &args[place]).is_some() =>
+            {
                 break;
             }
-            Step::Word => place += 1,
-            Step::EndOfFlags => {
+            Ok(Step::Word) => place += 1,
+            Ok(Step::EndOfFlags) => {
                 // clap accepts no words on this level, and a command only before `--`.
                 if grammar == RuntimeKind::Youki {
-                    trouble.get_or_insert(Trouble::EndOfFlagsBeforeCommand);
+                    trouble.get_or_insert(Trouble::new("-- before the command"));
                 }
                 place += 1;
                 break;
             }
-            Step::Trouble(new) => {
+            Err(new) => {
                 trouble.get_or_insert(new);
                 place += 1;
             }
         }
     }
     let ours = args.get(place).is_some_and(|word| grammar::verb(grammar, word).is_some());
-    let end = match trouble {
-        _ if !ours || given.iter().any(Given::is_info) => FrontEnd::Nothing,
-        Some(trouble) => FrontEnd::Trouble(trouble),
-        None => FrontEnd::Command(place),
+    let command = match trouble {
+        _ if !ours || given.iter().any(Given::is_info) => Ok(None),
+        Some(trouble) => Err(trouble),
+        None => Ok(Some(place)),
     };
-    Front { given, end }
+    Front { given, command }
 }

@@ -3,418 +3,212 @@
 //! A flag that one version lacks does no harm here: that version refuses the line, with us or without
 //! us.
 
-use cgroup::RuntimeKind;
+use cgroup::RuntimeKind::{self, Crun, Runc, Youki};
 use state::Verb;
 
 use super::flag::{Flag, Means, Takes};
 
-const fn switch(names: &'static [&'static str], means: Means) -> Flag {
+const fn switch(names: &'static str, means: Means) -> Flag {
     Flag { names, takes: Takes::Switch, means }
 }
 
-const fn value(names: &'static [&'static str], means: Means) -> Flag {
+const fn value(names: &'static str, means: Means) -> Flag {
     Flag { names, takes: Takes::Value, means }
 }
 
-const fn attached(names: &'static [&'static str], means: Means) -> Flag {
+const fn attached(names: &'static str, means: Means) -> Flag {
     Flag { names, takes: Takes::Attached, means }
 }
 
-const fn other_switch(names: &'static [&'static str]) -> Flag {
+const fn other_switches(names: &'static str) -> Flag {
     switch(names, Means::Nothing)
 }
 
-const fn other_value(names: &'static [&'static str]) -> Flag {
+const fn other_values(names: &'static str) -> Flag {
     value(names, Means::Nothing)
 }
 
-/// The flags that a command defines itself; without a verb: those before the command.
-pub(super) fn own(grammar: RuntimeKind, verb: Option<Verb>) -> &'static [Flag] {
-    match grammar {
-        RuntimeKind::Runc => runc(verb),
-        RuntimeKind::Crun => crun(verb),
-        RuntimeKind::Youki => youki(verb),
+/// The flags that a command defines itself, in groups; without a verb: those before the command.
+pub(super) fn own(runtime: RuntimeKind, verb: Option<Verb>) -> &'static [&'static [Flag]] {
+    let Some(verb) = verb else {
+        return match runtime {
+            Runc => &[GLOBAL, RUNC_GLOBAL],
+            Crun => &[GLOBAL, CRUN_GLOBAL],
+            Youki => &[YOUKI_GLOBAL],
+        };
+    };
+    match (verb, runtime) {
+        (Verb::Create, Runc) => &[CREATE, PIDFD_SOCKET],
+        (Verb::Create, Crun) => &[CREATE, CONFIG, NO_SUBREAPER],
+        (Verb::Create, Youki) => &[YOUKI_CREATE],
+        (Verb::Run, Runc) => &[CREATE, PIDFD_SOCKET, RUN, NO_SUBREAPER],
+        (Verb::Run, Crun) => &[CREATE, CONFIG, RUN, NO_SUBREAPER],
+        (Verb::Run, Youki) => &[YOUKI_CREATE, RUN, NO_SUBREAPER],
+        (Verb::Restore, Runc) => &[CRIU, RESTORE, RUNC_RESTORE, NO_SUBREAPER],
+        (Verb::Restore, Crun) => &[CRIU, RESTORE],
+        (Verb::Checkpoint, Runc) => &[CRIU, CHECKPOINT, MORE_OF_CHECKPOINT, RUNC_CHECKPOINT],
+        (Verb::Checkpoint, Crun) => &[CRIU, CHECKPOINT],
+        (Verb::Checkpoint, Youki) => &[CRIU, CHECKPOINT, MORE_OF_CHECKPOINT, YOUKI_CHECKPOINT],
+        (Verb::Exec, Runc) => &[EXEC, MORE_OF_EXEC, CAP, PIDFD_SOCKET, NO_SUBREAPER],
+        (Verb::Exec, Crun) => &[EXEC, CRUN_EXEC, CAP],
+        (Verb::Exec, Youki) => &[EXEC, MORE_OF_EXEC, YOUKI_EXEC],
+        (Verb::Update, Runc) => &[UPDATE, KERNEL_MEMORY, RUNC_UPDATE],
+        (Verb::Update, Crun) => &[UPDATE, KERNEL_MEMORY],
+        (Verb::Update, Youki) => &[UPDATE],
+        (Verb::Kill, Crun) => &[KILL, REGEX],
+        (Verb::Kill, Runc | Youki) => &[KILL],
+        (Verb::Delete, Crun) => &[DELETE, REGEX],
+        (Verb::Delete, Runc | Youki) => &[DELETE],
+        (Verb::Restore, Youki) | (Verb::Start | Verb::Pause | Verb::Resume | Verb::State, _) => &[],
     }
 }
 
 /// The flags that the library adds on every level.
-pub(super) fn added(grammar: RuntimeKind) -> &'static [Flag] {
-    match grammar {
-        RuntimeKind::Runc | RuntimeKind::Youki => HELP,
-        RuntimeKind::Crun => ARGP_HELP,
+pub(super) fn added(runtime: RuntimeKind) -> &'static [Flag] {
+    match runtime {
+        Runc | Youki => HELP,
+        Crun => ARGP_HELP,
     }
 }
 
-fn runc(verb: Option<Verb>) -> &'static [Flag] {
-    let Some(verb) = verb else { return RUNC_GLOBAL };
-    match verb {
-        Verb::Create => RUNC_CREATE,
-        Verb::Run => RUNC_RUN,
-        Verb::Restore => RUNC_RESTORE,
-        Verb::Update => RUNC_UPDATE,
-        Verb::Checkpoint => RUNC_CHECKPOINT,
-        Verb::Exec => RUNC_EXEC,
-        Verb::Kill => KILL,
-        Verb::Delete => DELETE,
-        Verb::Start | Verb::Pause | Verb::Resume | Verb::State => &[],
-    }
-}
-
-fn crun(verb: Option<Verb>) -> &'static [Flag] {
-    let Some(verb) = verb else { return CRUN_GLOBAL };
-    match verb {
-        Verb::Create => CRUN_CREATE,
-        Verb::Run => CRUN_RUN,
-        Verb::Restore => CRUN_RESTORE,
-        Verb::Update => CRUN_UPDATE,
-        Verb::Checkpoint => CRUN_CHECKPOINT,
-        Verb::Exec => CRUN_EXEC,
-        Verb::Kill => CRUN_KILL,
-        Verb::Delete => CRUN_DELETE,
-        Verb::Start | Verb::Pause | Verb::Resume | Verb::State => &[],
-    }
-}
-
-fn youki(verb: Option<Verb>) -> &'static [Flag] {
-    let Some(verb) = verb else { return YOUKI_GLOBAL };
-    match verb {
-        Verb::Create => YOUKI_CREATE,
-        Verb::Run => YOUKI_RUN,
-        Verb::Update => YOUKI_UPDATE,
-        Verb::Checkpoint => YOUKI_CHECKPOINT,
-        Verb::Exec => YOUKI_EXEC,
-        Verb::Kill => KILL,
-        Verb::Delete => DELETE,
-        Verb::Restore | Verb::Start | Verb::Pause | Verb::Resume | Verb::State => &[],
-    }
-}
-
-const HELP: &[Flag] = &[switch(&["help", "h"], Means::Info)];
+const HELP: &[Flag] = &[switch("help h", Means::Info)];
 
 const ARGP_HELP: &[Flag] = &[
-    switch(&["help", "?"], Means::Info),
-    switch(&["usage"], Means::Info),
+    switch("help ?", Means::Info),
+    switch("usage", Means::Info),
     // Hidden, but an abbreviation can match them (`--pro`).
-    other_value(&["program-name"]),
-    attached(&["HANG"], Means::Info),
+    other_values("program-name"),
+    attached("HANG", Means::Info),
 ];
 
-const KILL: &[Flag] = &[switch(&["all", "a"], Means::All)];
-const DELETE: &[Flag] = &[switch(&["force", "f"], Means::Force)];
+const GLOBAL: &[Flag] = &[
+    switch("debug", Means::Debug),
+    switch("systemd-cgroup", Means::SystemdCgroup),
+    value("log", Means::Log),
+    value("log-format", Means::LogFormat),
+    value("root", Means::Root),
+    value("rootless", Means::Rootless),
+];
 
 const RUNC_GLOBAL: &[Flag] = &[
-    switch(&["debug"], Means::Debug),
-    switch(&["systemd-cgroup"], Means::SystemdCgroup),
-    value(&["log"], Means::Log),
-    value(&["log-format"], Means::LogFormat),
-    value(&["root"], Means::Root),
-    value(&["rootless"], Means::Rootless),
     // Without effect since 1.2, gone since 1.4; containerd 1.6 passes it.
-    other_value(&["criu"]),
-    switch(&["version", "v"], Means::Info),
-];
-
-const RUNC_CREATE: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pidfd-socket"], Means::PidfdSocket), // 1.2
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-new-keyring"]),
-];
-
-const RUNC_RUN: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pidfd-socket"], Means::PidfdSocket), // 1.2
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    switch(&["detach", "d"], Means::Detach),
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-new-keyring"]),
-    other_switch(&["no-subreaper"]),
-    other_switch(&["keep"]), // 1.1
-];
-
-const RUNC_RESTORE: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    switch(&["detach", "d"], Means::Detach),
-    other_value(&["image-path"]),
-    other_value(&["work-path"]),
-    // go-runc has it in its options; runc's restore up to 1.5 does not.
-    other_value(&["parent-path"]),
-    other_value(&["manage-cgroups-mode"]),
-    other_value(&["empty-ns"]),
-    other_value(&["lsm-profile"]),
-    other_value(&["lsm-mount-context"]), // 1.1
-    other_switch(&["tcp-established"]),
-    other_switch(&["ext-unix-sk"]),
-    other_switch(&["shell-job"]),
-    other_switch(&["file-locks"]),
-    other_switch(&["no-subreaper"]),
-    other_switch(&["no-pivot"]),
-    other_switch(&["auto-dedup"]),
-    other_switch(&["lazy-pages"]),
-];
-
-const RUNC_CHECKPOINT: &[Flag] = &[
-    other_value(&["image-path"]),
-    other_value(&["work-path"]),
-    other_value(&["parent-path"]),
-    other_value(&["status-fd"]),
-    other_value(&["page-server"]),
-    other_value(&["manage-cgroups-mode"]),
-    other_value(&["empty-ns"]),
-    other_switch(&["leave-running"]),
-    other_switch(&["tcp-established"]),
-    other_switch(&["tcp-skip-in-flight"]), // 1.3
-    other_switch(&["link-remap"]),         // 1.3
-    other_switch(&["ext-unix-sk"]),
-    other_switch(&["shell-job"]),
-    other_switch(&["lazy-pages"]),
-    other_switch(&["file-locks"]),
-    other_switch(&["pre-dump"]),
-    other_switch(&["auto-dedup"]),
-];
-
-const RUNC_EXEC: &[Flag] = &[
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pidfd-socket"], Means::PidfdSocket), // 1.2
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    value(&["process", "p"], Means::Process),
-    switch(&["detach", "d"], Means::Detach),
-    switch(&["tty", "t"], Means::Tty),
-    switch(&["ignore-paused"], Means::IgnorePaused), // 1.1
-    other_value(&["cwd"]),
-    other_value(&["env", "e"]),
-    other_value(&["user", "u"]),
-    other_value(&["additional-gids", "g"]),
-    other_value(&["process-label"]),
-    other_value(&["apparmor"]),
-    other_value(&["cap", "c"]),
-    other_value(&["cgroup"]), // 1.1
-    other_switch(&["no-new-privs"]),
-    other_switch(&["no-subreaper"]), // 1.0 only
-];
-
-const RUNC_UPDATE: &[Flag] = &[
-    value(&["resources", "r"], Means::Resources),
-    other_value(&["blkio-weight"]),
-    other_value(&["cpu-period"]),
-    other_value(&["cpu-quota"]),
-    other_value(&["cpu-burst"]), // 1.2
-    other_value(&["cpu-share"]),
-    other_value(&["cpu-rt-period"]),
-    other_value(&["cpu-rt-runtime"]),
-    other_value(&["cpuset-cpus"]),
-    other_value(&["cpuset-mems"]),
-    other_value(&["cpu-idle"]), // 1.2
-    other_value(&["kernel-memory"]),
-    other_value(&["kernel-memory-tcp"]),
-    other_value(&["memory"]),
-    other_value(&["memory-reservation"]),
-    other_value(&["memory-swap"]),
-    other_value(&["pids-limit"]),
-    other_value(&["l3-cache-schema"]),
-    other_value(&["mem-bw-schema"]),
+    other_values("criu"),
+    switch("version v", Means::Info),
 ];
 
 const CRUN_GLOBAL: &[Flag] = &[
-    switch(&["debug"], Means::Debug),
-    switch(&["systemd-cgroup"], Means::SystemdCgroup),
-    value(&["cgroup-manager"], Means::CgroupManager),
-    value(&["log"], Means::Log),
-    value(&["log-format"], Means::LogFormat),
-    other_value(&["log-level"]), // after 1.8
-    value(&["root"], Means::Root),
-    value(&["rootless"], Means::Rootless),
-    switch(&["version", "v", "V"], Means::Info),
+    value("cgroup-manager", Means::CgroupManager),
+    other_values("log-level"), // after 1.8
+    switch("version v V", Means::Info),
 ];
-
-const CRUN_CREATE: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["config", "f"], Means::Config),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-subreaper"]),
-    other_switch(&["no-new-keyring"]),
-];
-
-const CRUN_RUN: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["config", "f"], Means::Config),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    switch(&["detach", "d"], Means::Detach),
-    other_switch(&["keep"]), // after 1.8
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-subreaper"]),
-    other_switch(&["no-new-keyring"]),
-];
-
-const CRUN_RESTORE: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    switch(&["detach", "d"], Means::Detach),
-    other_value(&["image-path"]),
-    other_value(&["work-path"]),
-    other_value(&["manage-cgroups-mode"]),
-    other_value(&["lsm-profile"]),
-    other_value(&["lsm-mount-context"]),
-    other_switch(&["tcp-established"]),
-    other_switch(&["ext-unix-sk"]),
-    other_switch(&["shell-job"]),
-    other_switch(&["file-locks"]),
-];
-
-const CRUN_CHECKPOINT: &[Flag] = &[
-    other_value(&["image-path"]),
-    other_value(&["work-path"]),
-    other_value(&["parent-path"]),
-    other_value(&["manage-cgroups-mode"]),
-    other_switch(&["leave-running"]),
-    other_switch(&["tcp-established"]),
-    other_switch(&["ext-unix-sk"]),
-    other_switch(&["shell-job"]),
-    other_switch(&["file-locks"]),
-    other_switch(&["pre-dump"]),
-];
-
-const CRUN_EXEC: &[Flag] = &[
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    value(&["process", "p"], Means::Process),
-    switch(&["detach", "d"], Means::Detach),
-    attached(&["tty", "t"], Means::Tty),
-    other_value(&["cwd"]),
-    other_value(&["cgroup"]),
-    other_value(&["env", "e"]),
-    other_value(&["user", "u"]),
-    other_value(&["cap", "c"]),
-    other_value(&["process-label"]),
-    other_value(&["apparmor"]),
-    other_switch(&["no-new-privs"]),
-];
-
-const CRUN_UPDATE: &[Flag] = &[
-    value(&["resources", "r"], Means::Resources),
-    other_value(&["blkio-weight"]),
-    other_value(&["cpu-period"]),
-    other_value(&["cpu-quota"]),
-    other_value(&["cpu-share"]),
-    other_value(&["cpu-rt-period"]),
-    other_value(&["cpu-rt-runtime"]),
-    other_value(&["cpuset-cpus"]),
-    other_value(&["cpuset-mems"]),
-    other_value(&["kernel-memory"]),
-    other_value(&["kernel-memory-tcp"]),
-    other_value(&["memory"]),
-    other_value(&["memory-reservation"]),
-    other_value(&["memory-swap"]),
-    other_value(&["pids-limit"]),
-    // After 1.8; older versions refuse them.
-    other_value(&["l3-cache-schema"]),
-    other_value(&["mem-bw-schema"]),
-];
-
-const CRUN_KILL: &[Flag] =
-    &[switch(&["all", "a"], Means::All), switch(&["regex", "r"], Means::Regex)];
-const CRUN_DELETE: &[Flag] =
-    &[switch(&["force", "f"], Means::Force), switch(&["regex", "r"], Means::Regex)];
 
 const YOUKI_GLOBAL: &[Flag] = &[
-    value(&["log", "l"], Means::Log),
-    value(&["log-format"], Means::LogFormat),
-    value(&["root", "r"], Means::Root),
-    other_value(&["log-level"]),
-    switch(&["debug"], Means::Debug),
-    switch(&["systemd-cgroup", "s"], Means::SystemdCgroup),
-    other_switch(&["systemd-log"]),
-    switch(&["version", "V"], Means::Info),
+    value("log l", Means::Log),
+    value("log-format", Means::LogFormat),
+    value("root r", Means::Root),
+    other_values("log-level"),
+    switch("debug", Means::Debug),
+    switch("systemd-cgroup s", Means::SystemdCgroup),
+    other_switches("systemd-log"),
+    switch("version V", Means::Info),
 ];
+
+/// runc has `pidfd-socket` since 1.2.
+const PIDFD_SOCKET: &[Flag] = &[value("pidfd-socket", Means::PidfdSocket)];
+
+/// runc's exec had it in 1.0 only.
+const NO_SUBREAPER: &[Flag] = &[other_switches("no-subreaper")];
+
+const CREATE: &[Flag] = &[
+    value("bundle b", Means::Bundle),
+    value("console-socket", Means::ConsoleSocket),
+    value("pid-file", Means::PidFile),
+    value("preserve-fds", Means::PreserveFds),
+    other_switches("no-pivot no-new-keyring"),
+];
+
+const CONFIG: &[Flag] = &[value("config f", Means::Config)];
 
 const YOUKI_CREATE: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket", "c"], Means::ConsoleSocket),
-    value(&["pid-file", "p"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-new-keyring"]),
+    value("bundle b", Means::Bundle),
+    value("console-socket c", Means::ConsoleSocket),
+    value("pid-file p", Means::PidFile),
+    value("preserve-fds", Means::PreserveFds),
+    other_switches("no-pivot no-new-keyring"),
 ];
 
-const YOUKI_RUN: &[Flag] = &[
-    value(&["bundle", "b"], Means::Bundle),
-    value(&["console-socket", "c"], Means::ConsoleSocket),
-    value(&["pid-file", "p"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    switch(&["detach", "d"], Means::Detach),
-    other_switch(&["keep"]),
-    other_switch(&["no-pivot"]),
-    other_switch(&["no-subreaper"]),
-    other_switch(&["no-new-keyring"]),
+/// runc has `keep` since 1.1, crun after 1.8.
+const RUN: &[Flag] = &[switch("detach d", Means::Detach), other_switches("keep")];
+
+/// What checkpoint and restore share.
+const CRIU: &[Flag] = &[
+    other_values("image-path work-path manage-cgroups-mode"),
+    other_switches("tcp-established ext-unix-sk shell-job file-locks"),
 ];
 
-const YOUKI_CHECKPOINT: &[Flag] = &[
-    other_value(&["image-path"]),
-    other_value(&["work-path"]),
-    other_value(&["parent-path"]),
-    other_value(&["status-fd"]),
-    other_value(&["page-server"]),
-    other_value(&["manage-cgroups-mode"]),
-    // A switch, unlike runc's.
-    other_switch(&["empty-ns"]),
-    other_switch(&["leave-running"]),
-    other_switch(&["tcp-established"]),
-    other_switch(&["ext-unix-sk"]),
-    other_switch(&["shell-job"]),
-    other_switch(&["lazy-pages"]),
-    other_switch(&["file-locks"]),
-    other_switch(&["pre-dump"]),
-    other_switch(&["auto-dedup"]),
+const RESTORE: &[Flag] = &[
+    value("bundle b", Means::Bundle),
+    value("console-socket", Means::ConsoleSocket),
+    value("pid-file", Means::PidFile),
+    switch("detach d", Means::Detach),
+    // runc has `lsm-mount-context` since 1.1.
+    other_values("lsm-profile lsm-mount-context"),
 ];
 
-const YOUKI_EXEC: &[Flag] = &[
-    value(&["console-socket"], Means::ConsoleSocket),
-    value(&["pid-file"], Means::PidFile),
-    value(&["preserve-fds"], Means::PreserveFds),
-    value(&["process", "p"], Means::Process),
-    switch(&["detach", "d"], Means::Detach),
-    switch(&["tty", "t"], Means::Tty),
-    switch(&["ignore-paused"], Means::IgnorePaused),
-    other_value(&["cwd"]),
-    other_value(&["env", "e"]),
-    other_value(&["user", "u"]),
-    other_value(&["additional-gids", "g"]),
-    other_value(&["process-label"]),
-    other_value(&["apparmor"]),
-    other_value(&["cap"]),
-    other_value(&["cgroup"]),
-    other_switch(&["no-new-privs"]),
+const RUNC_RESTORE: &[Flag] = &[
+    // go-runc has `parent-path` in its options; runc's restore up to 1.5 does not.
+    other_values("parent-path empty-ns"),
+    other_switches("no-pivot auto-dedup lazy-pages"),
 ];
 
-const YOUKI_UPDATE: &[Flag] = &[
-    value(&["resources", "r"], Means::Resources),
-    other_value(&["blkio-weight"]),
-    other_value(&["cpu-period"]),
-    other_value(&["cpu-quota"]),
-    other_value(&["cpu-share"]),
-    other_value(&["cpu-rt-period"]),
-    other_value(&["cpu-rt-runtime"]),
-    other_value(&["cpuset-cpus"]),
-    other_value(&["cpuset-mems"]),
-    other_value(&["memory"]),
-    other_value(&["memory-reservation"]),
-    other_value(&["memory-swap"]),
-    other_value(&["pids-limit"]),
-    other_value(&["l3-cache-schema"]),
-    other_value(&["mem-bw-schema"]),
+const CHECKPOINT: &[Flag] =
+    &[other_values("parent-path"), other_switches("leave-running pre-dump")];
+
+const MORE_OF_CHECKPOINT: &[Flag] =
+    &[other_values("status-fd page-server"), other_switches("lazy-pages auto-dedup")];
+
+const RUNC_CHECKPOINT: &[Flag] = &[
+    other_values("empty-ns"),
+    other_switches("tcp-skip-in-flight link-remap"), // 1.3
 ];
+
+/// A switch, unlike runc's.
+const YOUKI_CHECKPOINT: &[Flag] = &[other_switches("empty-ns")];
+
+const EXEC: &[Flag] = &[
+    value("console-socket", Means::ConsoleSocket),
+    value("pid-file", Means::PidFile),
+    value("preserve-fds", Means::PreserveFds),
+    value("process p", Means::Process),
+    switch("detach d", Means::Detach),
+    // runc has `cgroup` since 1.1.
+    other_values("cwd env e user u process-label apparmor cgroup"),
+    other_switches("no-new-privs"),
+];
+
+/// runc has `ignore-paused` since 1.1.
+const MORE_OF_EXEC: &[Flag] = &[
+    switch("tty t", Means::Tty),
+    switch("ignore-paused", Means::IgnorePaused),
+    other_values("additional-gids g"),
+];
+
+const CAP: &[Flag] = &[other_values("cap c")];
+const CRUN_EXEC: &[Flag] = &[attached("tty t", Means::Tty)];
+const YOUKI_EXEC: &[Flag] = &[other_values("cap")];
+
+/// crun has `l3-cache-schema` and `mem-bw-schema` after 1.8; older versions refuse them.
+const UPDATE: &[Flag] = &[
+    value("resources r", Means::Resources),
+    other_values(
+        "blkio-weight cpu-period cpu-quota cpu-share cpu-rt-period cpu-rt-runtime cpuset-cpus \
+         cpuset-mems memory memory-reservation memory-swap pids-limit l3-cache-schema mem-bw-schema",
+    ),
+];
+
+const KERNEL_MEMORY: &[Flag] = &[other_values("kernel-memory kernel-memory-tcp")];
+const RUNC_UPDATE: &[Flag] = &[other_values("cpu-burst cpu-idle")]; // 1.2
+
+const KILL: &[Flag] = &[switch("all a", Means::All)];
+const DELETE: &[Flag] = &[switch("force f", Means::Force)];
+const REGEX: &[Flag] = &[switch("regex r", Means::Regex)];

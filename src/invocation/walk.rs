@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use super::command::{Span, Value};
 use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
-use super::trouble::{Trouble, shown};
+use super::trouble::Trouble;
+use cgroup::RuntimeKind;
 
 /// A flag as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,6 @@ pub(super) enum Step {
     Word,
     /// `--`.
     EndOfFlags,
-    Trouble(Trouble),
 }
 
 /// A stretch of the argument vector, and how to read it.
@@ -46,6 +46,7 @@ pub(super) enum Step {
 pub(super) struct Walk<'a> {
     pub(super) args: &'a [OsString],
     pub(super) order: &'a [usize],
+    pub(super) grammar: RuntimeKind,
     pub(super) table: Table,
 }
 
@@ -69,7 +70,7 @@ impl<'a> Walk<'a> {
                 (Some(self.value(place + 1, 0)), 2)
             }
             (Takes::Value, None) => {
-                return Err(Trouble::NoValue(shown(self.bytes(place))));
+                return Err(Trouble::about("no value for flag", self.bytes(place)));
             }
         };
         Ok((Given { flag, value, on: true }, used))
