@@ -16,8 +16,6 @@ pub struct Bundle {
     /// `linux.cgroupsPath` as written. What an empty, a relative or a `slice:prefix:name` one means
     /// depends on the kind of runtime.
     pub cgroups_path: Option<PathBuf>,
-    /// `process.terminal`: the runtime will send a pty over the console socket.
-    pub terminal: bool,
     pub pod: PodNames,
 }
 
@@ -29,8 +27,6 @@ pub struct PodNames {
     pub name: Option<String>,
     pub uid: Option<String>,
     pub container: Option<String>,
-    /// This is the pod's sandbox (pause) container.
-    pub sandbox: bool,
 }
 
 /// Kubernetes allows 253 bytes for a name; anything much longer is not one. These values end up in log
@@ -59,7 +55,6 @@ impl Bundle {
         let linux = config.object("linux");
         Ok(Bundle {
             cgroups_path: linux.as_ref().and_then(|l| l.get("cgroupsPath")),
-            terminal: config.object("process").and_then(|p| p.get("terminal")).unwrap_or_default(),
             pod: config
                 .object("annotations")
                 .as_ref()
@@ -83,11 +78,6 @@ impl PodNames {
             name: first(["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]),
             uid: first(["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"]),
             container: first(["io.kubernetes.cri.container-name", "io.kubernetes.container.name"]),
-            sandbox: first([
-                "io.kubernetes.cri.container-type",
-                "io.kubernetes.cri-o.ContainerType",
-            ])
-            .is_some_and(|kind| kind == "sandbox"),
         }
     }
 }

@@ -18,13 +18,10 @@ fn containerd() {
           "resources":{"cpu":{"shares":2,"quota":1000,"period":100000},"devices":[{"allow":false}]}}}"#,
     );
     assert_eq!(b.cgroups_path.as_deref(), Some(Path::new("kubepods-podX.slice:cri-containerd:ID")));
-    assert!(b.terminal);
     let name = |s: &str| Some(s.to_owned());
     let (namespace, uid) = (name("default"), name("1-2"));
-    assert_eq!(
-        b.pod,
-        PodNames { namespace, name: name("web-0"), uid, container: name("web"), sandbox: false }
-    );
+    let names = PodNames { namespace, name: name("web-0"), uid, container: name("web") };
+    assert_eq!(b.pod, names);
 }
 
 #[test]
@@ -35,7 +32,6 @@ fn crio() {
     );
     assert_eq!(b.pod.namespace.as_deref(), Some("ns"));
     assert_eq!(b.pod.container.as_deref(), Some("POD"));
-    assert!(b.pod.sandbox);
 }
 
 #[test]
@@ -68,11 +64,11 @@ fn odd_documents() {
         assert!(Bundle::parse(bad.as_bytes()).is_err(), "{bad}");
     }
     let deep = format!(
-        "{{\"x\":{}{},\"process\":{{\"terminal\":true}}}}",
+        "{{\"x\":{}{},\"linux\":{{\"cgroupsPath\":\"/a\"}}}}",
         "[".repeat(100_000),
         "]".repeat(100_000)
     );
-    assert!(parse(&deep).terminal);
+    assert_eq!(parse(&deep).cgroups_path.as_deref(), Some(Path::new("/a")));
     let long = format!(r#"{{"annotations":{{"io.kubernetes.pod.name":"{}"}}}}"#, "n".repeat(600));
     assert_eq!(parse(&long).pod.name, None);
 }
@@ -83,8 +79,9 @@ fn files() {
     let missing = chain(&Bundle::read(dir.path()).unwrap_err());
     assert!(missing.ends_with("config.json: No such file or directory (os error 2)"), "{missing}");
     let config = dir.path().join("config.json");
-    std::fs::write(&config, r#"{"process":{"terminal":true}}"#).unwrap();
-    assert!(Bundle::read(dir.path()).unwrap().terminal);
+    std::fs::write(&config, r#"{"linux":{"cgroupsPath":"/a"}}"#).unwrap();
+    let read = Bundle::read(dir.path()).unwrap();
+    assert_eq!(read.cgroups_path.as_deref(), Some(Path::new("/a")));
     std::fs::remove_file(&config).unwrap();
     // Nobody writes to it: opening it without O_NONBLOCK would wait forever.
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).unwrap();
