@@ -4,7 +4,8 @@
 
 use std::io::BufReader;
 
-use journal::reader::{Record, Records};
+use journal::reader::Records;
+use journal::record::Record;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use journal::reader::{Record, history};
+use journal::reader::history;
+use journal::record::Record;
 use serde::{Deserialize, Serialize};
 
 use crate::options::Options;

@@ -9,6 +9,7 @@ mod copy;
 mod file;
 pub mod history;
 pub mod reader;
+pub mod record;
 mod stamp;
 
 use std::fs::Metadata;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cgroup::process;
-use journal::reader::{self, Exit, Record, Records};
+use journal::reader::{self, Records};
+use journal::record::{Exit, Record};
 use state::state_dir::StateDir;
 
 use crate::journal::older;
