@@ -68,12 +68,7 @@ pub struct Situation {
     pub jitter: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Again { delay: Duration },
-    Stop(Reason),
-}
-
+/// Why there is no further attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// This verb is not retried after this failure.
@@ -113,22 +108,23 @@ pub fn is_ever_retried(verb: Verb) -> bool {
     Failure::ALL.into_iter().any(|failure| is_retried(verb, failure))
 }
 
-/// `deadline` is when the last attempt must have ended; 0 means no retry.
-pub fn decide(deadline: Duration, situation: &Situation) -> Step {
+/// Gives the delay before the next attempt. `deadline` is when the last attempt must have ended; 0 means
+/// no retry.
+pub fn decide(deadline: Duration, situation: &Situation) -> Result<Duration, Reason> {
     if !is_retried(situation.verb, situation.failure) || deadline.is_zero() {
-        return Step::Stop(Reason::NotRetried);
+        return Err(Reason::NotRetried);
     }
     if !situation.repeatable {
-        return Step::Stop(Reason::NotRepeatable);
+        return Err(Reason::NotRepeatable);
     }
     if situation.attempts >= ATTEMPTS_MAX {
-        return Step::Stop(Reason::OutOfAttempts);
+        return Err(Reason::OutOfAttempts);
     }
     let delay = delay(situation);
     if situation.used + delay + situation.attempt > deadline {
-        return Step::Stop(Reason::OutOfTime);
+        return Err(Reason::OutOfTime);
     }
-    Step::Again { delay }
+    Ok(delay)
 }
 
 /// Doubles with every attempt, and varies by a quarter either way: otherwise several containers of a
@@ -197,11 +193,9 @@ mod tests {
             for failure in [Failure::Freeze, Failure::FreezeInProcHooks, Failure::Paused] {
                 let short = Situation { jitter: 0.0, ..situation(verb, failure) };
                 match decide(DEADLINE, &short) {
-                    Step::Again { delay } if failure == Failure::Paused => {
-                        assert_eq!(delay, AFTER_THAW);
-                    }
-                    Step::Again { delay } => assert_eq!(delay, short.period),
-                    Step::Stop(reason) => assert_eq!(reason, Reason::NotRetried),
+                    Ok(delay) if failure == Failure::Paused => assert_eq!(delay, AFTER_THAW),
+                    Ok(delay) => assert_eq!(delay, short.period),
+                    Err(reason) => assert_eq!(reason, Reason::NotRetried),
                 }
             }
         }
@@ -218,9 +212,9 @@ mod tests {
                 let situation = situation(verb, failure);
                 decide(DEADLINE, &Situation { attempts, attempt: MS, used: MS, ..situation })
             };
-            assert!(matches!(after(2), Step::Again { .. }), "{verb}");
+            assert!(after(2).is_ok(), "{verb}");
             for attempts in [3, 4, u32::MAX] {
-                assert_eq!(after(attempts), Step::Stop(Reason::OutOfAttempts), "{verb}");
+                assert_eq!(after(attempts), Err(Reason::OutOfAttempts), "{verb}");
             }
         }
     }
@@ -262,8 +256,8 @@ mod tests {
                 (attempts, used) = (attempts + 1, used + attempt);
                 let situation = situation(verb, failure);
                 match decide(time_for(verb), &Situation { attempts, attempt, used, ..situation }) {
-                    Step::Again { delay } => used += delay,
-                    Step::Stop(_) => break,
+                    Ok(delay) => used += delay,
+                    Err(_) => break,
                 }
             }
             assert_eq!(attempts, expected, "{verb}: {attempt:?} after {lock_wait} ms");
@@ -274,7 +268,7 @@ mod tests {
     #[test]
     fn off_is_off() {
         let step = decide(Duration::ZERO, &situation(Verb::Pause, Failure::Freeze));
-        assert_eq!(step, Step::Stop(Reason::NotRetried));
+        assert_eq!(step, Err(Reason::NotRetried));
     }
 
     #[test]

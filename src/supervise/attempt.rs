@@ -16,7 +16,7 @@ use crate::family::Family;
 use crate::invocation::Verb;
 use crate::outcome::{Attempt, Exit, LockUse};
 use crate::policy::Afterwards;
-use crate::retry::{self, Reason, Situation, Step};
+use crate::retry::{self, Reason, Situation};
 use crate::runtime::{Child, Runtime, Signals, Watch};
 use crate::started::{Sight, StartWatch};
 use crate::verdict::{self, Failure};
@@ -232,12 +232,16 @@ impl<'a> Attempts<'a> {
         attempts: &[Attempt],
         may_repeat: bool,
     ) -> Result<Duration, Reason> {
-        match self.next_step(signals, container, failure, attempts, may_repeat) {
-            // A signal came while we waited for a freeze or a thaw.
-            Step::Again { .. } if signals.have_come() => Err(Reason::Interrupted),
-            Step::Again { delay } => self.wait_for_next(signals, delay, container).map(|()| delay),
-            Step::Stop(reason) => Err(reason),
+        let delay = self.decide(signals, container, failure, attempts, may_repeat)?;
+        // A signal came while we waited for a freeze or a thaw.
+        if signals.have_come() {
+            return Err(Reason::Interrupted);
         }
+        // The operation in the way may be waiting for the lock.
+        self.hold.let_go();
+        signals.sleep(delay).map_err(|_interrupted| Reason::Interrupted)?;
+        self.hold.take_again(self.operation, container, self.left());
+        Ok(delay)
     }
 
     fn verb(&self) -> Verb {
@@ -344,14 +348,14 @@ impl<'a> Attempts<'a> {
             || container.identity().as_ref().is_some_and(is_at_it)
     }
 
-    fn next_step(
+    fn decide(
         &mut self,
         signals: &Signals,
         container: &Container,
         failure: Failure,
         attempts: &[Attempt],
         may_repeat: bool,
-    ) -> Step {
+    ) -> Result<Duration, Reason> {
         // The checks that wait come last.
         let repeatable = may_repeat
             && self.channels.is_repeatable()
@@ -412,19 +416,6 @@ impl<'a> Attempts<'a> {
     fn look_for_freeze(&mut self, container: &Container) {
         self.saw_freeze |= self.verb() == Verb::Exec
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing);
-    }
-
-    /// Releases the lock during the backoff: the operation in the way may be waiting for it.
-    fn wait_for_next(
-        &mut self,
-        signals: &Signals,
-        delay: Duration,
-        container: &Container,
-    ) -> Result<(), Reason> {
-        self.hold.let_go();
-        signals.sleep(delay).map_err(|_interrupted| Reason::Interrupted)?;
-        self.hold.take_again(self.operation, container, self.left());
-        Ok(())
     }
 }
 
