@@ -64,7 +64,7 @@ pub(super) struct Attempts<'a> {
 
 /// How the attempts ended.
 #[derive(Debug)]
-pub(super) struct Attempted<'a> {
+pub(super) struct Attempted {
     pub(super) exit: Exit,
     /// How long it took until the process of a foreground verb ran.
     pub(super) started: Option<Duration>,
@@ -75,16 +75,11 @@ pub(super) struct Attempted<'a> {
     /// The last words of the runtime, and our own remarks.
     pub(super) notes: Vec<String>,
     pub(super) signals: Signals,
-    pub(super) hold: Hold,
-    pub(super) relief: Relief<'a>,
-    pub(super) intent: Option<Intent>,
-    pub(super) recovered: Vec<String>,
-    pub(super) watched: Option<Watched>,
 }
 
-impl<'a> Attempts<'a> {
+impl Attempts<'_> {
     /// Runs until an attempt succeeds, or the next would be unsafe, pointless or too late.
-    pub(super) fn run(mut self, container: &mut Container) -> io::Result<Attempted<'a>> {
+    pub(super) fn run(&mut self, container: &mut Container) -> io::Result<Attempted> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut owner = Owner::Nobody;
@@ -119,21 +114,14 @@ impl<'a> Attempts<'a> {
             };
             let why = self.explain(container, judged.failure, &attempts);
             let last_error = self.pass_error_on(&end, judged.last_error, why);
-            let took = attempts.iter().map(|attempt| attempt.took).sum();
-            let Attempts { hold, relief, intent, recovered, watched, .. } = self;
             return Ok(Attempted {
                 exit: end.exit,
                 started: end.started,
-                took,
+                took: attempts.iter().map(|attempt| attempt.took).sum(),
                 attempts,
                 gave_up,
                 notes: last_error.into_iter().collect(),
-                hold,
                 signals,
-                relief,
-                intent,
-                recovered,
-                watched,
             });
         }
     }

@@ -78,7 +78,7 @@ impl Operation<'_> {
         };
         let watched = self.policy.observes.then(|| Watched::begin(&container)).flatten();
         let relief = Relief::plan(self, &container, &throttled);
-        let attempts = Attempts {
+        let mut attempts = Attempts {
             operation: self,
             since,
             runtime,
@@ -93,12 +93,12 @@ impl Operation<'_> {
             watched,
         };
         let mut attempted = attempts.run(&mut container)?;
-        let leftovers = self.remove_leftovers(&container, &mut attempted);
+        let leftovers = self.remove_leftovers(&container, &mut attempts, &attempted.signals);
         attempted.notes.extend(leftovers);
-        self.finish(&mut container, &mut attempted, was_paused);
-        self.settle(&mut container, attempted.exit, &mut attempted.hold);
+        self.finish(&mut container, &mut attempts, attempted.exit, was_paused);
+        self.settle(&mut container, attempted.exit, &mut attempts.hold);
         let stages = Stages { prepare, lock_wait, started: attempted.started, run: attempted.took };
-        Ok(self.ended(&container, attempted, stages, quotas, figures))
+        Ok(self.ended(&container, attempts, attempted, stages, quotas, figures))
     }
 
     /// Takes the lock, undoes what others have left, and notes what this operation may leave behind.
@@ -129,19 +129,20 @@ impl Operation<'_> {
     fn ended(
         &self,
         container: &Container,
-        mut attempted: Attempted<'_>,
+        mut attempts: Attempts<'_>,
+        attempted: Attempted,
         stages: Stages,
         quotas: Quotas,
         figures: Option<LastFigures>,
     ) -> Ended {
-        attempted.recovered.extend(attempted.relief.lift.take_recovered());
+        attempts.recovered.extend(attempts.relief.lift.take_recovered());
         let outcome = Outcome {
             verb: Some(self.invocation.verb),
             cgroup: container.identity(),
             runtime: self.runtime.path.clone(),
             requested_by: process::comm(process::parent()),
             signal: self.invocation.signal.clone(),
-            lock: attempted.hold.into_lock(),
+            lock: attempts.hold.into_lock(),
             stages,
             attempts: attempted.attempts,
             gave_up: attempted.gave_up,
@@ -149,9 +150,9 @@ impl Operation<'_> {
             verdict: Verdict::of(attempted.exit),
             quotas,
             figures,
-            throttling: attempted.watched.and_then(Watched::seen),
-            lifts: attempted.relief.lift.take_summary(),
-            recovered: attempted.recovered,
+            throttling: attempts.watched.and_then(Watched::seen),
+            lifts: attempts.relief.lift.take_summary(),
+            recovered: attempts.recovered,
             init: container.init(),
             pod: container.pod(),
             notes: container
@@ -220,11 +221,12 @@ impl Operation<'_> {
     fn remove_leftovers(
         &self,
         container: &Container,
-        attempted: &mut Attempted<'_>,
+        attempts: &mut Attempts<'_>,
+        signals: &Signals,
     ) -> Option<String> {
         let limit = self.policy.removes_leftovers_for;
         let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
-        if !self.policy.mends || !is_deleted || !attempted.hold.is_held() {
+        if !self.policy.mends || !is_deleted || !attempts.hold.is_held() {
             return None;
         }
         let dirs = container.own_dirs();
@@ -232,16 +234,22 @@ impl Operation<'_> {
             return None;
         }
         let mut leftovers = Leftovers::find(dirs);
-        attempted.relief.until(&attempted.signals, limit, || leftovers.remove());
-        attempted.relief.lift.end_attempt();
+        attempts.relief.until(signals, limit, || leftovers.remove());
+        attempts.relief.lift.end_attempt();
         leftovers.report()
     }
 
     /// Records how the pause or resume ended, and removes the note if this operation has left nothing
     /// to undo.
-    fn finish(&self, container: &mut Container, attempted: &mut Attempted<'_>, was_paused: bool) {
+    fn finish(
+        &self,
+        container: &mut Container,
+        attempts: &mut Attempts<'_>,
+        exit: Exit,
+        was_paused: bool,
+    ) {
         match self.invocation.verb {
-            Verb::Pause if attempted.exit == Exit::Code(0) => container.set_paused(true),
+            Verb::Pause if exit == Exit::Code(0) => container.set_paused(true),
             Verb::Resume if was_paused && container.freezer() == Freezer::Frozen => {
                 container.set_paused(true);
             }
@@ -251,10 +259,10 @@ impl Operation<'_> {
         // note stays: the next operation finds it, and undoes the freeze unless it has become another's
         // pause. If the cgroup is gone, there is no next operation.
         let is_at_it = |cgroup: &Identity| intent::another_pauses(self.state, cgroup);
-        let may_have_left_one = attempted.exit != Exit::Code(0)
+        let may_have_left_one = exit != Exit::Code(0)
             && matches!(container.freezer(), Freezer::Frozen | Freezer::Freezing)
-            && (!attempted.hold.is_held() || container.identity().as_ref().is_some_and(is_at_it));
-        if let Some(intent) = attempted.intent.take() {
+            && (!attempts.hold.is_held() || container.identity().as_ref().is_some_and(is_at_it));
+        if let Some(intent) = attempts.intent.take() {
             if !(may_have_left_one && intent.is_of_a_thawed_cgroup()) {
                 intent.done();
             }
