@@ -36,8 +36,9 @@ pub enum LockUse {
 }
 
 /// How we classify the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verdict {
+    #[default]
     Ok,
     Failed,
     /// The runtime was killed by a signal.
@@ -122,7 +123,7 @@ pub struct Throttling {
 }
 
 /// One operation that has ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Outcome {
     pub verb: Option<Verb>,
     pub id: OsString,
@@ -161,30 +162,7 @@ pub struct Outcome {
 impl Outcome {
     /// The outcome for this container, with nothing known except that nothing went wrong.
     pub fn of(id: OsString) -> Outcome {
-        Outcome {
-            verb: None,
-            id,
-            cgroup: None,
-            runtime: PathBuf::new(),
-            requested_by: None,
-            signal: None,
-            lock: LockUse::None,
-            stages: Stages::default(),
-            attempts: Vec::new(),
-            gave_up: None,
-            exit: None,
-            verdict: Verdict::Ok,
-            quotas: Quotas::default(),
-            figures: None,
-            throttling: None,
-            lifts: lift::Summary::default(),
-            lift_of: None,
-            recovered: Vec::new(),
-            init: None,
-            pod: PodNames::default(),
-            hook: None,
-            notes: Vec::new(),
-        }
+        Outcome { id, ..Outcome::default() }
     }
 
     /// The word for what was done, if known.
