@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -46,7 +46,7 @@ impl Capture {
 
     fn try_begin() -> io::Result<Capture> {
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let joined = is_same(stdout.as_fd(), stderr.as_fd());
+        let joined = runtime_log::is_same(&stdout, &stderr);
         let out = (!stdout.is_terminal()).then(|| sys::memfd(c"frostlock-stdout")).transpose()?;
         let err = (!joined && !stderr.is_terminal())
             .then(|| sys::memfd(c"frostlock-stderr"))
@@ -76,13 +76,12 @@ impl Capture {
         let (out, err) = (self.stdout.take(), self.stderr.take());
         // Before the replay, because a caller that does not read may block us until it kills us.
         out.iter().chain(&err).for_each(close_to_writers);
-        if let Some(mut out) = out {
-            let _ = pass_on(&mut out, io::stdout().as_fd());
-            let _ = out.set_len(0);
-        }
-        if let Some(mut err) = err {
-            let _ = pass_on(&mut err, io::stderr().as_fd());
-            let _ = err.set_len(0);
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        for (said, to) in [(out, stdout.as_fd()), (err, stderr.as_fd())] {
+            if let Some(mut said) = said {
+                let _ = pass_on(&mut said, to);
+                let _ = said.set_len(0);
+            }
         }
     }
 
@@ -119,14 +118,6 @@ fn read_text_at(file: &File, start: u64, most: u64) -> Option<String> {
     let mut bytes = vec![0; most as usize];
     let length = file.read_at(&mut bytes, start).ok()?;
     Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
-}
-
-fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let file = |fd: BorrowedFd<'_>| {
-        let metadata = File::from(fd.try_clone_to_owned().ok()?).metadata().ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    file(one).is_some_and(|one| Some(one) == file(other))
 }
 
 fn pass_on(from: &mut File, to: BorrowedFd<'_>) -> io::Result<()> {

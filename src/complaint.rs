@@ -3,12 +3,12 @@
 //! containerd shows the last `error` entry of the log that it asked for and drops stderr; conmon and
 //! people read stderr. So the error goes to both, in the caller's format.
 
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use crate::invocation::LogFormat;
+use crate::runtime_log;
 
 /// Appends the error to the caller's log, if there is one, and writes it to stderr.
 pub(crate) fn make(message: &str, log: Option<&Path>, format: LogFormat) {
@@ -31,14 +31,9 @@ fn entry(message: &str, format: LogFormat) -> String {
     }
 }
 
-/// Only to a regular file or a new one: opening a FIFO without a reader would block.
+/// Only to a regular file, a new one, or /dev/null.
 fn append(log: &Path, entry: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(log)?;
+    let mut file = runtime_log::open(log)?;
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_char_device() {
         file.write_all(entry.as_bytes())?;

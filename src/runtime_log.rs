@@ -9,10 +9,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::fstat;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 
@@ -210,9 +211,12 @@ struct Quoted<'a> {
     msg: &'a serde_json::value::RawValue,
 }
 
-fn is_same(one: &File, other: &File) -> bool {
-    let inode = |file: &File| file.metadata().ok().map(|file| (file.dev(), file.ino()));
-    inode(one).is_some() && inode(one) == inode(other)
+/// Whether two descriptors are of the same file.
+pub(crate) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
 }
 
 /// The file that the runtime was to append to. A missing one is not made before it is needed: a runtime
@@ -255,7 +259,7 @@ impl Callers {
 
 /// Opens it with the same flags and mode as runc (main.go, O_CREATE|O_WRONLY|O_APPEND, 0644), but never
 /// waits for the reader of a FIFO.
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)
