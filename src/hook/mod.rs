@@ -101,7 +101,7 @@ impl Hook<'_> {
     }
 
     fn act(&self, told: &Told) -> Seen {
-        let records = Recorded::of_id(self.state, told.state.id());
+        let records = Recorded::of_id(self.state, told.state.id.as_ref());
         let place = Place::find(told, &records);
         let above = place.as_ref().ok().and_then(|place| self.operation_above(&place.identity));
         let mut seen = Seen {
@@ -117,7 +117,7 @@ impl Hook<'_> {
         if above.is_some() || self.config.mode == Extent::Observe {
             return seen;
         }
-        match self.request.task(told.state.status()) {
+        match self.request.task(told.state.status) {
             Task::WaitForThaw => self.wait_for_thaw(&mut seen),
             Task::CleanUp => seen.recovered = self.clean_up(&records, seen.place.as_ref()),
             Task::Record => {}
@@ -205,16 +205,16 @@ impl Hook<'_> {
             verdict: Verdict::of(exit),
             quotas: Quotas { container: files.and_then(|files| files.cpu_quota()), pod: None },
             recovered: seen.recovered,
-            init: told.state.pid().and_then(Process::of),
+            init: told.state.pid.and_then(Process::of),
             pod: pod.unwrap_or_default(),
             notes: seen.notes.into_iter().chain(self.request.odd.clone()).collect(),
             hook: Some(Report {
-                stage: self.request.stage_name(told.state.status()),
+                stage: self.request.stage_name(told.state.status),
                 found: seen.found,
                 waited: seen.waited,
                 frozen: seen.frozen,
             }),
-            ..Outcome::of(told.state.id().into())
+            ..Outcome::of(told.state.id.into())
         }
     }
 }

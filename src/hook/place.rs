@@ -37,13 +37,13 @@ impl Place {
 
 /// Not for a stopped container: its pid may be another process's by now.
 fn of_init(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Option<Identity> {
-    let lives = told.state.status() != Some(ContainerState::Stopped);
-    let pid = told.state.pid().filter(|_| lives)?;
+    let lives = told.state.status != Some(ContainerState::Stopped);
+    let pid = told.state.pid.filter(|_| lives)?;
     Membership::of(proc, &pid.to_string()).ok()?.identity(mounts)
 }
 
 fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, Unknown> {
-    let bundle = match (&told.bundle, told.state.bundle()) {
+    let bundle = match (&told.bundle, &told.state.bundle) {
         (Some(bundle), _) => bundle.clone(),
         (None, Some(bundle)) => Bundle::read(bundle)?,
         (None, None) => return Err(Unknown::new("neither a pid nor a bundle that could be read")),
@@ -55,7 +55,7 @@ fn planned(told: &Told, mounts: &Hierarchies, proc: &Proc) -> Result<Identity, U
     let surroundings = Surroundings::ours(proc);
     let plan = Plan {
         kind: RuntimeKind::Runc,
-        id: told.state.id(),
+        id: told.state.id.as_ref(),
         systemd: is_of_systemd(&path),
         cgroups_path: Some(&path),
         rootless: surroundings.rootless().then_some(surroundings.euid),
