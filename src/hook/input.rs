@@ -1,14 +1,14 @@
 //! The standard input of a hook, whatever comes or does not come.
 
-use std::error::Error;
-use std::fmt;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::IgnoredAny;
+
+use cgroup::Unknown;
 
 /// A state is some hundred bytes; annotations may add what kubelet accepts, 256 KiB.
 const MAX_STATE: usize = 1024 * 1024;
@@ -28,42 +28,7 @@ const PIECE: usize = 4096;
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
     /// Why it may be incomplete.
-    pub(super) incomplete: Option<Incomplete>,
-}
-
-/// Why the input may be incomplete.
-#[derive(Debug)]
-pub(super) enum Incomplete {
-    NoInput(io::Error),
-    NoEnd,
-    NotRead(io::Error),
-    TooLong(usize),
-    NotPassedOn(io::Error),
-    NoReader,
-}
-
-impl fmt::Display for Incomplete {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Incomplete::NoInput(_) => f.write_str("no standard input"),
-            Incomplete::NoEnd => f.write_str("the standard input did not end"),
-            Incomplete::NotRead(_) => f.write_str("cannot read the standard input"),
-            Incomplete::TooLong(most) => write!(f, "more than {most} bytes of standard input"),
-            Incomplete::NotPassedOn(_) => f.write_str("cannot write the configuration"),
-            Incomplete::NoReader => f.write_str("nobody reads the configuration"),
-        }
-    }
-}
-
-impl Error for Incomplete {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Incomplete::NoInput(error)
-            | Incomplete::NotRead(error)
-            | Incomplete::NotPassedOn(error) => Some(error),
-            Incomplete::NoEnd | Incomplete::TooLong(_) | Incomplete::NoReader => None,
-        }
-    }
+    pub(super) incomplete: Option<Unknown>,
 }
 
 /// Reads a state; or a configuration, which goes to standard output as it comes.
@@ -94,16 +59,17 @@ impl Copy<'_> {
 
     /// Copies to the end, or to the end of the one JSON value that a state is: a caller that keeps its
     /// end open has still said all that we need.
-    fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), Incomplete> {
+    fn copy(&self, bytes: &mut Vec<u8>) -> Result<(), Unknown> {
         let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
-        let mut from = open(self.from).map_err(Incomplete::NoInput)?;
+        let mut from =
+            open(self.from).map_err(|error| Unknown::because("no standard input", error))?;
         let mut chunk = vec![0; 64 * 1024];
         loop {
             if self.has_said_enough(bytes) {
                 return Ok(());
             }
             if !self.await_ready(self.from, PollFlags::POLLIN) {
-                return Err(Incomplete::NoEnd);
+                return Err(Unknown::new("the standard input did not end"));
             }
             match from.read(&mut chunk) {
                 Ok(0) => return Ok(()),
@@ -112,10 +78,13 @@ impl Copy<'_> {
                     self.pass_on(&chunk[..length])?;
                 }
                 Err(error) if is_passing(error.kind()) => {}
-                Err(error) => return Err(Incomplete::NotRead(error)),
+                Err(error) => {
+                    return Err(Unknown::because("cannot read the standard input", error));
+                }
             }
             if bytes.len() > self.max {
-                return Err(Incomplete::TooLong(self.max));
+                let max = self.max;
+                return Err(Unknown::new(format!("more than {max} bytes of standard input")));
             }
         }
     }
@@ -126,18 +95,19 @@ impl Copy<'_> {
         self.to.is_none() && pauses() && is_decided(bytes)
     }
 
-    fn pass_on(&self, bytes: &[u8]) -> Result<(), Incomplete> {
+    fn pass_on(&self, bytes: &[u8]) -> Result<(), Unknown> {
         let Some(to) = self.to else { return Ok(()) };
-        let mut file = to.try_clone_to_owned().map(File::from).map_err(Incomplete::NotPassedOn)?;
+        let failed = |error| Unknown::because("cannot write the configuration", error);
+        let mut file = to.try_clone_to_owned().map(File::from).map_err(failed)?;
         for mut piece in bytes.chunks(PIECE) {
             while !piece.is_empty() {
                 if !self.await_ready(to, PollFlags::POLLOUT) {
-                    return Err(Incomplete::NoReader);
+                    return Err(Unknown::new("nobody reads the configuration"));
                 }
                 match file.write(piece) {
                     Ok(length) => piece = &piece[length..],
                     Err(error) if is_passing(error.kind()) => {}
-                    Err(error) => return Err(Incomplete::NotPassedOn(error)),
+                    Err(error) => return Err(failed(error)),
                 }
             }
         }
@@ -194,7 +164,8 @@ mod tests {
         let input = state_within(&from, Duration::from_secs(60));
         assert!(input.bytes == b"{\"id\":\"a\"}\n" && input.incomplete.is_none());
         let input = state_within(&from, Duration::from_millis(50));
-        assert!(input.bytes.is_empty() && matches!(input.incomplete, Some(Incomplete::NoEnd)));
+        assert!(input.bytes.is_empty());
+        assert_eq!(input.incomplete.unwrap().to_string(), "the standard input did not end");
         assert!(since.elapsed() < Duration::from_secs(30));
         drop(to);
         assert!(state_within(&from, Duration::from_secs(60)).incomplete.is_none());
@@ -232,6 +203,7 @@ mod tests {
         let (_unread, full) = pipe();
         let deadline = Instant::now() + Duration::from_millis(50);
         let copy = Copy { from: zero.as_fd(), to: Some(full.as_fd()), deadline, max: MAX_CONFIG };
-        assert!(matches!(copy.run().incomplete, Some(Incomplete::NoReader)));
+        let why = copy.run().incomplete.unwrap();
+        assert_eq!(why.to_string(), "nobody reads the configuration");
     }
 }
