@@ -20,8 +20,6 @@ use cgroup::RuntimeKind;
 use cgroup::process;
 use config::Config;
 use config::locate::{self, Choice, Found};
-use journal::Journal;
-use journal::history::History;
 use state::intent;
 use state::state_dir::StateDir;
 
@@ -217,9 +215,7 @@ impl Program {
     }
 
     fn record(&self, outcome: &Outcome) {
-        let journal = Journal::new(self.state.journal(), self.config.journal.max_kib)
-            .with_history(History::of(&self.config, &self.state));
-        record::add(&journal, outcome);
+        record::add(&self.config, &self.state, outcome);
         syslog::report(outcome);
     }
 }

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use cgroup::bundle::PodNames;
 use cgroup::{CpuQuota, process, text};
+use config::Config;
+use journal::history::History;
 use journal::record::{Exit, Hook, Lift, Quota, Quotas, Record, Stages, Throttling, Try};
 use journal::{Journal, VERSION, now};
+use state::StateDir;
 use state::lock::Mode;
 
 use crate::hook::report::Report;
@@ -159,7 +162,12 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// Adds the record of one operation.
-pub(crate) fn add(journal: &Journal, outcome: &Outcome) {
+pub(crate) fn add(config: &Config, state: &StateDir, outcome: &Outcome) {
+    let history = History::of(config, state);
+    append(&Journal::new(state.journal(), config.journal.max_kib).with_history(history), outcome);
+}
+
+fn append(journal: &Journal, outcome: &Outcome) {
     journal.append(&record_of(outcome), runs_in_a_container(outcome));
 }
 

@@ -163,7 +163,7 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal.jsonl");
         let journal = Journal::new(path.clone(), 1024);
-        outcomes.iter().for_each(|outcome| super::add(&journal, outcome));
+        outcomes.iter().for_each(|outcome| super::append(&journal, outcome));
         let records: Vec<_> = history(&path).map(Result::unwrap).collect();
         let text = std::fs::read_to_string(&path).unwrap();
         prop_assert_eq!(records.len(), outcomes.len());

@@ -11,8 +11,6 @@ use crate::record;
 use crate::runtime::Runtime;
 use cgroup::RuntimeKind;
 use config::Config;
-use journal::Journal;
-use journal::history::History;
 use state::StateDir;
 
 #[derive(Debug)]
@@ -46,8 +44,6 @@ impl Operation<'_> {
     }
 
     pub(super) fn record(&self, outcome: &Outcome) {
-        let journal = Journal::new(self.state.journal(), self.config.journal.max_kib)
-            .with_history(History::of(self.config, self.state));
-        record::add(&journal, outcome);
+        record::add(self.config, self.state, outcome);
     }
 }
