@@ -7,8 +7,6 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
-
 /// What a slot is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
@@ -56,17 +54,12 @@ impl Slot {
 }
 
 fn lock(file: &File, byte: u64) -> io::Result<bool> {
-    let lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: byte as libc::off_t,
-        l_len: 1,
-        l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
+    match (sys::ByteRange { first: byte as i64, length: 1 }).lock(file, libc::F_WRLCK, false) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -14,7 +14,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 
 use super::history::{self, History};
@@ -118,23 +117,12 @@ impl Copy<'_> {
     /// Copies all that is new; gives where the files of the short journal ended then. One process at a
     /// time.
     pub(crate) fn all(&self) -> io::Result<Vec<Place>> {
-        self.lock(libc::F_WRLCK)?;
+        // Not with flock, which says that there is a carrier, even one that still waits.
+        let whole = sys::ByteRange { first: 0, length: 0 };
+        whole.lock(self.note, libc::F_WRLCK, true)?;
         let copied = self.all_locked();
-        self.lock(libc::F_UNLCK)?;
+        whole.lock(self.note, libc::F_UNLCK, true)?;
         copied
-    }
-
-    /// Not with flock, which says that there is a carrier, even one that still waits.
-    fn lock(&self, kind: libc::c_int) -> io::Result<()> {
-        let lock = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        fcntl(self.note, FcntlArg::F_OFD_SETLKW(&lock))?;
-        Ok(())
     }
 
     fn all_locked(&self) -> io::Result<Vec<Place>> {

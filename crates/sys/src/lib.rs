@@ -7,12 +7,17 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 
 /// Turns the -1 of a system call into its error.
@@ -88,10 +93,7 @@ fn restore_write_signals() {
 
 /// Whether a limit on file sizes is set; it also holds for anonymous files.
 pub fn file_size_is_limited() -> bool {
-    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: `limit` lives across the call.
-    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
-    limit.rlim_cur != libc::RLIM_INFINITY
+    getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(limit, _)| limit != RLIM_INFINITY)
 }
 
 fn swap_action(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<SavedAction> {
@@ -312,19 +314,15 @@ pub fn exit_now(code: i32) -> ! {
 /// Ends this process by `signal`, as its child ended, so that the caller's wait status is that of a
 /// bare run; without a second core file.
 pub fn die_of(signal: i32) -> ! {
-    let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: plain calls on live locals; `set` is initialised by sigemptyset before use.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // SAFETY: the default action is not a handler of ours, and no memory is involved.
     unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &no_core);
         libc::signal(signal, libc::SIG_DFL);
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, signal);
         libc::kill(libc::getpid(), signal);
-        libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
-        // The shell's convention, if the signal has not killed us.
-        libc::_exit(128 + signal)
     }
+    unblock(signal);
+    // The shell's convention, if the signal has not killed us.
+    exit_now(128 + signal)
 }
 
 /// Sends any signal, including real-time ones, which nix's enum lacks.
@@ -397,13 +395,9 @@ pub fn stop_tracing(tid: libc::pid_t) -> bool {
 /// Stops this process as its child was stopped; returns when it is continued. The caller passes the
 /// SIGCONT on: where signals are blocked it is taken here, or else the child would get it twice.
 pub fn stop_ourselves() {
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `set` is initialised by sigemptyset before use and lives across the calls, as does
-    // `now`; the null info is allowed.
+    let (set, now) = (only(libc::SIGCONT), timespec(Duration::ZERO));
+    // SAFETY: `set` and `now` live across the calls; the null info is allowed.
     unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGCONT);
         libc::kill(libc::getpid(), libc::SIGSTOP);
         libc::sigtimedwait(&set, std::ptr::null_mut(), &now);
     }
@@ -426,13 +420,8 @@ pub fn occupy_closed_stdio() {
 
 /// Raises the limit to as many descriptors as this process may have.
 pub fn allow_more_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives across both calls.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 
@@ -496,19 +485,15 @@ pub fn usable_cpus() -> u64 {
 
 /// An anonymous file, closed on exec, that can be sealed.
 pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
-    let create = |flags| -> io::Result<OwnedFd> {
-        // SAFETY: `name` is NUL-terminated.
-        let fd: RawFd = cvt(unsafe { libc::memfd_create(name.as_ptr(), flags) })?;
-        // SAFETY: a new descriptor that nothing else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    };
     // Kernels 6.3 to 6.5 refuse files that could be executed if vm.memfd_noexec is 2, and newer ones
     // warn about callers that do not say whether theirs are. Older kernels do not know the flag.
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    match create(flags | libc::MFD_NOEXEC_SEAL) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags),
-        created => created,
-    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let created =
+        match memfd_create(name, flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
+            Err(Errno::EINVAL) => memfd_create(name, flags),
+            created => created,
+        };
+    created.map_err(io::Error::from)
 }
 
 /// fork(2). Gives the child's pid, and none in the child, which must end with [`exit_now`] and may
@@ -588,21 +573,66 @@ fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-/// Unblocks one signal, real-time ones included; returns the old mask.
-fn unblock(signal: libc::c_int) -> SigSet {
-    // SAFETY: both sets are initialised by the calls before they are read.
+/// The set of one signal, real-time ones included.
+fn only(signal: libc::c_int) -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before it is used.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
-        let mut old: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, signal);
-        libc::sigprocmask(libc::SIG_UNBLOCK, &set, &mut old);
+        set
+    }
+}
+
+/// Unblocks one signal; returns the old mask.
+fn unblock(signal: libc::c_int) -> SigSet {
+    // SAFETY: both sets live across the call, which initialises `old`.
+    unsafe {
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_UNBLOCK, &only(signal), &mut old);
         SigSet::from_sigset_t_unchecked(old)
     }
 }
 
+/// Some bytes of a file, for locks that last as long as the file is open (open file description locks,
+/// Linux 3.15). The classic record locks end with any descriptor of the process for that file.
+#[derive(Debug, Clone, Copy)]
+pub struct ByteRange {
+    pub first: i64,
+    /// 0 means to the end of the file.
+    pub length: i64,
+}
+
+impl ByteRange {
+    /// F_RDLCK, F_WRLCK or F_UNLCK.
+    pub fn lock(self, file: &File, kind: libc::c_int, blocking: bool) -> io::Result<()> {
+        let lock = self.as_flock(kind);
+        let how =
+            if blocking { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
+        fcntl(file, how)?;
+        Ok(())
+    }
+
+    /// Whether another open file has locked some of them for writing.
+    pub fn is_locked(self, file: &File) -> io::Result<bool> {
+        let mut lock = self.as_flock(libc::F_RDLCK);
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    }
+
+    fn as_flock(self, kind: libc::c_int) -> libc::flock {
+        libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: self.first,
+            l_len: self.length,
+            l_pid: 0,
+        }
+    }
+}
+
 /// flock(2) on `file`; nix's guard would panic when unlocking fails.
-pub fn flock(file: &std::fs::File, operation: libc::c_int) -> io::Result<()> {
+pub fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `file` is borrowed.
     cvt(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(|_| ())
 }
@@ -650,7 +680,7 @@ mod tests {
 
     #[test]
     fn an_anonymous_file_is_not_executable_where_the_kernel_knows_the_difference() {
-        let mode = std::fs::File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
+        let mode = File::from(memfd(c"test").unwrap()).metadata().unwrap().permissions();
         let knows = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
         assert_eq!(mode.mode() & 0o111 == 0, knows, "{:o}", mode.mode());
     }

@@ -5,16 +5,13 @@
 //! tickets. Drawing a ticket locks the byte of its number in the turnstile file; its holder waits until
 //! no lower byte is locked. The kernel unlocks the byte of a holder that dies, and no two wait for the
 //! same turn, so nobody can jump the queue.
-//!
-//! These are open file description locks (Linux 3.15). They end with the descriptor; the classic record
-//! locks end with any descriptor of the process for that file.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use sys::ByteRange;
 
 use super::mode::Mode;
 use super::wait::{self, Refusal, Wait, is_still_at};
@@ -38,7 +35,7 @@ pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn,
             return Ok(Ok(Turn { _file: file }));
         };
         sys::flock(&file, libc::LOCK_UN)?;
-        let ahead = Range { first: FIRST, length: ticket - FIRST };
+        let ahead = ByteRange { first: FIRST, length: ticket - FIRST };
         if ahead.length > 0 {
             let refusal = wait.until(|blocking| ahead.lock(&file, libc::F_RDLCK, blocking))?;
             if let Some(refusal) = refusal {
@@ -69,9 +66,7 @@ pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
 }
 
 fn has_tickets(file: &File) -> io::Result<bool> {
-    let mut lock = Range { first: FIRST, length: 0 }.as_flock(libc::F_RDLCK);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    ByteRange { first: FIRST, length: 0 }.is_locked(file)
 }
 
 /// The first ticket. No one is ahead of it, and a range of length 0 would mean "to the end of the
@@ -88,34 +83,8 @@ fn draw(file: &File) -> Option<i64> {
     };
     let ticket = last.checked_add(1).filter(|ticket| *ticket >= FIRST)?;
     file.write_all_at(&ticket.to_le_bytes(), 0).ok()?;
-    Range { first: ticket, length: 1 }.lock(file, libc::F_WRLCK, false).ok()?;
+    ByteRange { first: ticket, length: 1 }.lock(file, libc::F_WRLCK, false).ok()?;
     Some(ticket)
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Range {
-    first: i64,
-    length: i64,
-}
-
-impl Range {
-    fn as_flock(self, kind: libc::c_int) -> libc::flock {
-        libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: self.first,
-            l_len: self.length,
-            l_pid: 0,
-        }
-    }
-
-    fn lock(self, file: &File, kind: libc::c_int, blocking: bool) -> io::Result<()> {
-        let lock = self.as_flock(kind);
-        let how =
-            if blocking { FcntlArg::F_OFD_SETLKW(&lock) } else { FcntlArg::F_OFD_SETLK(&lock) };
-        fcntl(file, how)?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
