@@ -1,7 +1,7 @@
 //! The keys: their names, units and ranges, and what each does.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::values::{Config, Mode, Syslog};
 
@@ -11,7 +11,15 @@ enum Kind {
     Mode,
     Syslog,
     Switch(fn(&mut Config) -> &mut bool),
-    Number { unit: &'static str, min: u64, max: u64, field: fn(&mut Config) -> &mut u64 },
+    Number { unit: &'static str, range: RangeInclusive<u64>, field: fn(&mut Config) -> &mut u64 },
+}
+
+const fn number(
+    unit: &'static str,
+    range: RangeInclusive<u64>,
+    field: fn(&mut Config) -> &mut u64,
+) -> Kind {
+    Kind::Number { unit, range, field }
 }
 
 pub(crate) struct Key {
@@ -38,33 +46,18 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "lock.exclusive_wait_ms",
-        kind: Kind::Number {
-            unit: "ms",
-            min: 0,
-            max: 4000,
-            field: |config| &mut config.lock.exclusive_wait_ms,
-        },
+        kind: number("ms", 0..=4000, |config| &mut config.lock.exclusive_wait_ms),
         about: "How long create, run, restore, update, pause, checkpoint and delete wait for the\n\
                 lock of their cgroup before they go ahead without it.",
     },
     Key {
         name: "lock.shared_wait_ms",
-        kind: Kind::Number {
-            unit: "ms",
-            min: 0,
-            max: 1500,
-            field: |config| &mut config.lock.shared_wait_ms,
-        },
+        kind: number("ms", 0..=1500, |config| &mut config.lock.shared_wait_ms),
         about: "The same for start, exec, state and resume.",
     },
     Key {
         name: "retry.deadline_ms",
-        kind: Kind::Number {
-            unit: "ms",
-            min: 0,
-            max: 9000,
-            field: |config| &mut config.retry.deadline_ms,
-        },
+        kind: number("ms", 0..=9000, |config| &mut config.retry.deadline_ms),
         about: "How long an operation may take in all, from the wait for its lock to the end of its last\n\
                 attempt. Further attempts of create and run have 9 s at most, those of update and pause\n\
                 3 s, those of exec 800 ms. 0 is no retry.",
@@ -77,54 +70,29 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "lift.program_ms",
-        kind: Kind::Number {
-            unit: "ms of CPU time",
-            min: 0,
-            max: 1000,
-            field: |config| &mut config.lift.program_ms,
-        },
+        kind: number("ms of CPU time", 0..=1000, |config| &mut config.lift.program_ms),
         about: "What the command of one exec, as a probe's, and its descendants may use of that. 0: the\n\
                 runtime's own work alone.",
     },
     Key {
         name: "lift.pod_percent",
-        kind: Kind::Number {
-            unit: "% of one CPU",
-            min: 0,
-            max: 100,
-            field: |config| &mut config.lift.pod_percent,
-        },
+        kind: number("% of one CPU", 0..=100, |config| &mut config.lift.pod_percent),
         about: "What all such commands of one pod may use over time.",
     },
     Key {
         name: "lift.node_percent",
-        kind: Kind::Number {
-            unit: "% of all CPUs",
-            min: 0,
-            max: 90,
-            field: |config| &mut config.lift.node_percent,
-        },
+        kind: number("% of all CPUs", 0..=90, |config| &mut config.lift.node_percent),
         about: "What may be lifted on the node over time, whatever it is for.",
     },
     Key {
         name: "hook.wait_ms",
-        kind: Kind::Number {
-            unit: "ms",
-            min: 0,
-            max: 4000,
-            field: |config| &mut config.hook.wait_ms,
-        },
+        kind: number("ms", 0..=4000, |config| &mut config.hook.wait_ms),
         about: "How long `frostlock hook` waits before a container starts until neither its cgroup nor\n\
                 one above is frozen.",
     },
     Key {
         name: "journal.max_kib",
-        kind: Kind::Number {
-            unit: "KiB",
-            min: 64,
-            max: 1_048_576,
-            field: |config| &mut config.journal.max_kib,
-        },
+        kind: number("KiB", 64..=1_048_576, |config| &mut config.journal.max_kib),
         about: "The journal is rotated at this size; one older file is kept.",
     },
     Key {
@@ -143,22 +111,12 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "history.max_mib",
-        kind: Kind::Number {
-            unit: "MiB",
-            min: 1,
-            max: 65_536,
-            field: |config| &mut config.history.max_mib,
-        },
+        kind: number("MiB", 1..=65_536, |config| &mut config.history.max_mib),
         about: "What its files may take together; the oldest sixteenth goes first.",
     },
     Key {
         name: "history.max_days",
-        kind: Kind::Number {
-            unit: "days",
-            min: 1,
-            max: 3650,
-            field: |config| &mut config.history.max_days,
-        },
+        kind: number("days", 1..=3650, |config| &mut config.history.max_days),
         about: "A file of it is removed this long after its last record, at the latest.",
     },
     Key {
@@ -169,32 +127,6 @@ pub(crate) const KEYS: &[Key] = &[
                 true is \"all\" and false is \"off\".",
     },
 ];
-
-/// A wrong value, by the kind of value that its key needs.
-#[derive(Debug)]
-pub(crate) enum WrongValue {
-    Name,
-    Mode,
-    Syslog,
-    Switch,
-    Number { unit: &'static str, min: u64, max: u64 },
-}
-
-impl fmt::Display for WrongValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WrongValue::Name => f.write_str("not a name or a path"),
-            WrongValue::Mode => f.write_str("not observe, lock or full"),
-            WrongValue::Syslog => f.write_str("not remarkable, all or off"),
-            WrongValue::Switch => f.write_str("not true or false"),
-            WrongValue::Number { unit, min, max } => {
-                write!(f, "not a number of {unit} from {min} to {max}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for WrongValue {}
 
 impl Key {
     pub(crate) fn table(&self) -> Option<&'static str> {
@@ -208,23 +140,35 @@ impl Key {
         }
     }
 
-    pub(crate) fn set(&self, config: &mut Config, value: &toml::Value) -> Result<(), WrongValue> {
+    /// `None` if the value is wrong.
+    pub(crate) fn set(&self, config: &mut Config, value: &toml::Value) -> Option<()> {
         match &self.kind {
             Kind::Name { field, .. } => {
                 let name = value.as_str().filter(|name| !name.is_empty());
-                *field(config) = Some(name.ok_or(WrongValue::Name)?.into());
+                *field(config) = Some(name?.into());
             }
-            Kind::Mode => config.mode = mode(value).ok_or(WrongValue::Mode)?,
-            Kind::Syslog => config.log.syslog = syslog(value).ok_or(WrongValue::Syslog)?,
-            Kind::Switch(field) => *field(config) = value.as_bool().ok_or(WrongValue::Switch)?,
-            Kind::Number { unit, min, max, field } => {
-                let (min, max) = (*min, *max);
-                let number = value.as_integer().and_then(|number| u64::try_from(number).ok());
-                let number = number.filter(|number| (min..=max).contains(number));
-                *field(config) = number.ok_or(WrongValue::Number { unit, min, max })?;
+            Kind::Mode => config.mode = mode(value)?,
+            Kind::Syslog => config.log.syslog = syslog(value)?,
+            Kind::Switch(field) => *field(config) = value.as_bool()?,
+            Kind::Number { range, field, .. } => {
+                let number = u64::try_from(value.as_integer()?).ok();
+                *field(config) = number.filter(|number| range.contains(number))?;
             }
         }
-        Ok(())
+        Some(())
+    }
+
+    /// What a right value is.
+    pub(crate) fn needs(&self) -> String {
+        match &self.kind {
+            Kind::Name { .. } => "a name or a path".to_owned(),
+            Kind::Mode => "observe, lock or full".to_owned(),
+            Kind::Syslog => "remarkable, all or off".to_owned(),
+            Kind::Switch(_) => "true or false".to_owned(),
+            Kind::Number { unit, range, .. } => {
+                format!("a number of {unit} from {} to {}", range.start(), range.end())
+            }
+        }
     }
 
     /// As TOML. A name has no fixed default: this is what applies in most places without one.
@@ -248,7 +192,9 @@ impl Key {
 
     pub(crate) fn range(&self) -> Option<String> {
         match &self.kind {
-            Kind::Number { unit, min, max, .. } => Some(format!("{min} to {max} {unit}")),
+            Kind::Number { unit, range, .. } => {
+                Some(format!("{} to {} {unit}", range.start(), range.end()))
+            }
             _ => None,
         }
     }

@@ -278,7 +278,7 @@ fn is_script(path: &Path) -> bool {
 }
 
 /// If a FIFO is in its place, the open must not block.
-fn open(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }

@@ -1,11 +1,11 @@
 //! Turns the file into values. Each mistake is reported and costs only its own value.
 
-use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::keys::{KEYS, Key};
+use crate::locate::open;
 use crate::values::Config;
 
 const PATH: &str = "FROSTLOCK_CONFIG";
@@ -90,11 +90,11 @@ impl Config {
     fn from_table(table: &toml::Table) -> Reading {
         let mut reading = Reading { mistakes: unknown_keys(table), ..Reading::default() };
         for key in KEYS {
-            match key.find(table).map(|value| key.set(&mut reading.config, value)) {
-                Some(Ok(())) => reading.set.push(key.name.to_owned()),
-                Some(Err(reason)) => {
+            match key.find(table).map(|value| key.set(&mut reading.config, value).is_some()) {
+                Some(true) => reading.set.push(key.name.to_owned()),
+                Some(false) => {
                     let at = key.name.split('.').map(str::to_owned).collect();
-                    let what = format!("{reason}, using the default");
+                    let what = format!("not {}, using the default", key.needs());
                     reading.mistakes.push(Mistake { at, offset: None, what });
                 }
                 None => {}
@@ -106,13 +106,9 @@ impl Config {
 
 /// The text of a configuration file.
 ///
-/// Opening a FIFO would block until someone writes to it, hence `O_NONBLOCK`. /dev/null is how a
-/// configuration is switched off.
+/// /dev/null is how a configuration is switched off.
 pub fn text(path: &Path) -> io::Result<String> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(path)?;
+    let file = open(path)?;
     let kind = file.metadata()?.file_type();
     if !kind.is_file() && !kind.is_char_device() {
         return Err(io::Error::other("not a regular file"));
