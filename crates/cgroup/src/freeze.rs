@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,22 +26,19 @@ const MOST_ASKED_OF: usize = 512;
 
 /// Asks for a thaw and does not wait for it. A removed cgroup needs none.
 pub fn thaw(files: &Reader) {
-    let Some((version, dir)) = files.freezer_dir() else { return };
-    let (file, thawed) = match version {
-        Version::V1 => ("freezer.state", "THAWED"),
-        Version::V2 => ("cgroup.freeze", "0"),
-    };
-    let _ = std::fs::write(dir.join(file), thawed);
+    let _ = ask_for(files, "THAWED", "0");
 }
 
 /// Asks for a freeze and does not wait for it.
-pub fn freeze(files: &Reader) -> std::io::Result<()> {
-    let Some((version, dir)) = files.freezer_dir() else {
-        return Err(std::io::ErrorKind::NotFound.into());
-    };
+pub fn freeze(files: &Reader) -> io::Result<()> {
+    ask_for(files, "FROZEN", "1")
+}
+
+fn ask_for(files: &Reader, on_v1: &str, on_v2: &str) -> io::Result<()> {
+    let (version, dir) = files.freezer_dir().ok_or(io::ErrorKind::NotFound)?;
     match version {
-        Version::V1 => std::fs::write(dir.join("freezer.state"), "FROZEN"),
-        Version::V2 => std::fs::write(dir.join("cgroup.freeze"), "1"),
+        Version::V1 => std::fs::write(dir.join("freezer.state"), on_v1),
+        Version::V2 => std::fs::write(dir.join("cgroup.freeze"), on_v2),
     }
 }
 
@@ -151,7 +149,7 @@ impl Tasks {
 
 impl Task {
     fn of(pid: i32) -> Option<Task> {
-        let (comm, state) = process::comm_and_state(pid)?;
+        let (comm, state) = (process::comm(pid)?, process::Stat::of(pid)?.state);
         let wchan = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
         let wchan = wchan.trim().trim_start_matches('0').to_owned();
         Some(Task { pid, comm, state, wchan })

@@ -5,7 +5,7 @@
 //! state (1.2 and newer).
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::read::{MOST_CGROUPS, children, tree};
 
@@ -30,17 +30,13 @@ impl Leftovers {
         self.dirs.is_empty()
     }
 
-    pub fn waited(&self) -> Duration {
-        self.since.elapsed()
-    }
-
     /// One line, if there was anything to do.
     pub fn report(&self) -> Option<String> {
         if self.found == 0 {
             return None;
         }
         let removed = self.found - self.dirs.len();
-        let waited = self.waited().as_millis();
+        let waited = self.since.elapsed().as_millis();
         let mut line = format!("removed {removed} cgroup directories that were left ({waited} ms)");
         if let Some(dir) = self.dirs.first() {
             let mut live = Vec::new();

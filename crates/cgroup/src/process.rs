@@ -1,6 +1,6 @@
 //! What /proc says of processes. Identifies them by more than a pid, which is reused.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -20,6 +20,17 @@ impl Process {
     /// The process that has this pid now.
     pub fn of(pid: i32) -> Option<Process> {
         Stat::of(pid).map(|stat| Process { pid, start: stat.start })
+    }
+
+    /// A name for a file about it: `PID-START`.
+    pub fn name(self) -> String {
+        format!("{}-{}", self.pid, self.start)
+    }
+
+    /// The process of that name.
+    pub fn named(name: &OsStr) -> Option<Process> {
+        let (pid, start) = name.to_str()?.split_once('-')?;
+        Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
     }
 
     pub fn ourselves() -> Option<Process> {
@@ -132,15 +143,10 @@ impl Stat {
     }
 }
 
-/// The name of the program that a process runs, as the kernel keeps it (15 bytes).
+/// The name of the program that a process runs, as the kernel keeps it (15 bytes); also of a thread.
 pub fn comm(pid: i32) -> Option<String> {
     let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
     Some(String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned())
-}
-
-/// The same with the letter of its state; also of a thread.
-pub(crate) fn comm_and_state(pid: i32) -> Option<(String, u8)> {
-    Some((comm(pid)?, Stat::of(pid)?.state))
 }
 
 /// The parent of any process.
@@ -269,8 +275,8 @@ pub fn own_wait() -> Duration {
 
 /// Identifies the boot: after a reboot a pid and its start time mean nothing.
 pub fn boot_id() -> Option<String> {
-    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-    Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(boot_id.trim().to_owned())
 }
 
 /// CLOCK_BOOTTIME, which runs while the machine sleeps and does not jump.
