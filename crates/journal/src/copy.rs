@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{self, History};
 use super::reader::{self, LINE_BYTES};
 use super::{Stamp, VERSION, file};
+use state::state_dir::is_at;
 
 /// The size of one write to the disk, unless a line is longer.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -165,7 +166,7 @@ impl Copy<'_> {
 
     fn append(&self, text: &[u8]) -> io::Result<Place> {
         // Somebody has removed our state, and another carrier may be at work with a note of its own.
-        if !file::is_at(self.note, self.note_path) {
+        if !is_at(self.note, self.note_path) {
             return Err(ErrorKind::NotFound.into());
         }
         let written = self.history.append_all(text)?;
@@ -176,8 +177,8 @@ impl Copy<'_> {
     fn sources(&self) -> io::Result<Vec<Source>> {
         for _ in 0..OPEN_TRIES {
             let newer = reader::open(self.journal)?;
-            let older = reader::open(&super::file::older(self.journal))?;
-            if newer.as_ref().is_some_and(|newer| !file::is_at(newer, self.journal)) {
+            let older = reader::open(&file::older(self.journal))?;
+            if newer.as_ref().is_some_and(|newer| !is_at(newer, self.journal)) {
                 continue;
             }
             let both = [(older, true), (newer, false)].into_iter();
@@ -476,7 +477,7 @@ mod tests {
         let mut node = Node::new();
         node.write();
         let late = File::options().append(true).open(&node.journal.path).unwrap();
-        while !super::super::file::older(&node.journal.path).exists() {
+        while !super::file::older(&node.journal.path).exists() {
             node.write();
         }
         node.copy().unwrap();

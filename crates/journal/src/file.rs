@@ -2,11 +2,11 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use state::state_dir;
+use state::state_dir::{self, is_at};
 
 /// When a file is full, and where it goes then.
 pub(crate) trait Rotation {
@@ -57,25 +57,7 @@ fn rotate(full: File, path: &Path, rotation: &impl Rotation) -> io::Result<File>
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("the journal is not a regular file"))
-    }
-}
-
-pub(crate) fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
+    state_dir::open(path, OpenOptions::new().append(true).create(true))
 }
 
 /// Whether a full disk or a kill has left half a line, with which ours would merge. tmpfs also shows

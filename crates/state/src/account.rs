@@ -131,8 +131,7 @@ const MOST_SWEPT: usize = 64;
 /// Removes accounts that are full again, which equal a missing file. Blocks no one.
 pub fn sweep(directory: &Path) {
     let now = process::since_boot_ns();
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()).take(MOST_SWEPT) {
+    for path in state_dir::listed(directory).take(MOST_SWEPT) {
         if lock::open(&path, false).as_ref().map_or(0, parse).saturating_add(LONG_AGO_NS) < now {
             let _ = std::fs::remove_file(path);
         }

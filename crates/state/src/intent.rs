@@ -17,7 +17,7 @@ use libc::{EMFILE, ENFILE, ENOMEM};
 use serde::{Deserialize, Serialize};
 
 use crate::Verb;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, StateDir, listed};
 use cgroup::process::{self, Process};
 use cgroup::{Freezer, Identity, Reader};
 use cgroup::{freeze, json, text};
@@ -30,17 +30,17 @@ const WRITE_TRIES: u32 = 16;
 
 /// The contents of a note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Note {
-    verb: String,
-    id: String,
+pub(crate) struct Note {
+    pub(crate) verb: String,
+    pub(crate) id: String,
     #[serde(flatten)]
-    process: Process,
+    pub(crate) process: Process,
     /// After a reboot a pid and its start time mean nothing, and no freeze is left.
     boot_id: Option<String>,
     /// The cgroup whose lock covers it; the processes may be in a cgroup below.
     #[serde(default)]
-    cgroup: PathBuf,
-    files: Reader,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) files: Reader,
     /// The freeze came from somebody who had a right to it.
     frozen_before: bool,
 }
@@ -74,17 +74,15 @@ impl Intent {
         let directory = directory(state, cgroup);
         // With the start time, because pids are reused, and a dead process's note must not be
         // overwritten.
-        let path = directory.join(format!("{}-{}.json", process.pid, process.start));
+        let path = directory.join(process.name() + ".json");
         let bytes = serde_json::to_vec(&note)?;
         let mut written = write(state, &directory, &path, &bytes);
         for _ in 1..WRITE_TRIES {
-            match &written {
-                // Another operation has just removed the empty directory.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    written = write(state, &directory, &path, &bytes);
-                }
-                _ => break,
+            // Another operation has just removed the empty directory.
+            if !written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                break;
             }
+            written = write(state, &directory, &path, &bytes);
         }
         written.map(|()| Intent { path, frozen_before: note.frozen_before })
     }
@@ -138,17 +136,15 @@ pub fn is_due(state: &StateDir, cgroup: &Identity) -> bool {
     let directory = directory(state, cgroup);
     // Most often the directory does not exist.
     let Ok(entries) = std::fs::read_dir(&directory) else { return false };
-    let paths = first_of(entries);
-    if paths.is_empty() {
-        // The operation was killed before it wrote its note, or right after it removed it. An operation
-        // that is about to write one makes the directory again.
-        let _ = std::fs::remove_dir(&directory);
-    }
+    let entries = entries.flatten().take(MOST_READ);
+    let paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     let mut is_due = false;
     for path in &paths {
         is_due |= is_due_by(path);
     }
     if !is_due {
+        // If it is empty, the operation was killed before it wrote its note, or right after it removed
+        // it. An operation that is about to write one makes the directory again.
         let _ = std::fs::remove_dir(&directory);
     }
     is_due
@@ -171,8 +167,7 @@ fn is_due_by(path: &Path) -> bool {
 /// For the time while frostlock is switched off: a later freeze may be somebody's wish, and no older
 /// note may say otherwise.
 pub fn forget_the_dead(state: &StateDir) {
-    let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
-    for directory in directories.map(|entry| entry.path()).take(MOST_READ) {
+    for directory in listed(&state.intents()).take(MOST_READ) {
         for path in paths(&directory) {
             if matches!(judge(&path), Judged::Dead(_)) {
                 let _ = std::fs::remove_file(&path);
@@ -234,26 +229,13 @@ fn undo(note: &Note, is_paused: impl Fn() -> bool) -> Option<String> {
     Some(format!("thawed what {verb} {id} (pid {}) had left frozen", note.process.pid))
 }
 
-/// A note of an operation that is over, and what it was about.
-#[derive(Debug)]
-pub struct Left {
-    pub path: PathBuf,
-    /// `None` if the file is not a note.
-    pub note: Option<(String, i32, PathBuf, Reader)>,
-}
-
-/// The notes of all cgroups.
-pub(crate) fn all_left(state: &StateDir) -> Vec<Left> {
-    let directories = std::fs::read_dir(state.intents()).into_iter().flatten().flatten();
-    let notes = directories.flat_map(|directory| paths(&directory.path()));
+/// The notes of operations that are over, of all cgroups; `None` if the file is not a note.
+pub(crate) fn all_left(state: &StateDir) -> Vec<(PathBuf, Option<Box<Note>>)> {
+    let notes = listed(&state.intents()).flat_map(|directory| paths(&directory));
     let left = notes.filter_map(|path| match judge(&path) {
         Judged::Alive => None,
-        Judged::Garbage => Some(Left { path, note: None }),
-        Judged::Dead(note) => {
-            let what = format!("{} {}", note.verb, note.id);
-            let what = text::one_line(what.as_ref(), 120);
-            Some(Left { path, note: Some((what, note.process.pid, note.cgroup, note.files)) })
-        }
+        Judged::Garbage => Some((path, None)),
+        Judged::Dead(note) => Some((path, Some(note))),
     });
     left.collect()
 }
@@ -286,20 +268,11 @@ fn judge(path: &Path) -> Judged {
 }
 
 fn names_a_living_process(path: &Path) -> bool {
-    let stem = path.file_stem().and_then(OsStr::to_str);
-    let (pid, start) = match stem.and_then(|stem| stem.split_once('-')) {
-        Some((pid, start)) => (pid.parse().ok(), start.parse().ok()),
-        None => (None, None),
-    };
-    pid.zip(start).is_some_and(|(pid, start)| Process { pid, start }.is_alive())
+    path.file_stem().and_then(Process::named).is_some_and(Process::is_alive)
 }
 
 fn paths(directory: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(directory).map(first_of).unwrap_or_default()
-}
-
-fn first_of(entries: std::fs::ReadDir) -> Vec<PathBuf> {
-    entries.flatten().take(MOST_READ).map(|entry| entry.path()).collect()
+    listed(directory).take(MOST_READ).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use cgroup::process::Process;
 use cgroup::{Hierarchies, Identity, Places, Reader, json};
 use serde::{Deserialize, Serialize};
 
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, StateDir, listed};
 
 /// What we know of a container between two operations on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,22 +127,21 @@ impl Recorded {
             return Vec::new();
         }
         let begins = format!("{}-", state_dir::readable(id));
-        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
-        let named = files.filter(|file| file.file_name().as_bytes().starts_with(begins.as_bytes()));
-        let paths = named.map(|file| file.path());
-        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
-        paths
-            .filter_map(|path| Some(Recorded { record: Record::read(&path)?, path }))
-            .filter(|recorded| recorded.record.id == known_as(id))
-            .collect()
+        let is_named = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_bytes().starts_with(begins.as_bytes()))
+        };
+        let named = listed(&state.containers()).filter(is_named).filter_map(Recorded::read);
+        named.filter(|recorded| recorded.record.id == known_as(id)).collect()
     }
 
     /// All records.
     pub fn all(state: &StateDir) -> Vec<Recorded> {
-        let files = std::fs::read_dir(state.containers()).into_iter().flatten().flatten();
-        let paths = files.map(|file| file.path());
-        let paths = paths.filter(|path| path.extension() == Some(OsStr::new("json")));
-        paths.filter_map(|path| Some(Recorded { record: Record::read(&path)?, path })).collect()
+        listed(&state.containers()).filter_map(Recorded::read).collect()
+    }
+
+    fn read(path: PathBuf) -> Option<Recorded> {
+        let is_whole = path.extension() == Some(OsStr::new("json"));
+        is_whole.then(|| Some(Recorded { record: Record::read(&path)?, path }))?
     }
 
     pub fn id(&self) -> &str {

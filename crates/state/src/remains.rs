@@ -9,13 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::lock::{Acquired, Holder, LockFiles, Mode};
+use crate::lock::{Acquired, Guard, Holder, LockFiles, Mode};
 use crate::record::Recorded;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, StateDir, listed};
 use crate::{intent, lock};
 use cgroup::bundle::PodNames;
 use cgroup::process::Process;
-use cgroup::{Freezer, Identity};
+use cgroup::{Freezer, Identity, text};
 
 /// A younger file may belong to an operation that has just begun.
 const IS_OLD: Duration = Duration::from_secs(60);
@@ -35,15 +35,17 @@ pub struct Unfinished {
 /// All such notes.
 pub fn unfinished(state: &StateDir) -> Vec<Unfinished> {
     let left = intent::all_left(state).into_iter();
-    left.map(|left| {
-        let age = age_of_note(&left.path);
-        let Some((operation, pid, cgroup, files)) = left.note else {
-            let (freezer, cgroup) = (Freezer::Unknown, None);
-            return Unfinished { note: left.path, operation: None, pid: 0, cgroup, freezer, age };
-        };
-        let cgroup = Identity::new(&cgroup);
-        let freezer = files.freezer();
-        Unfinished { note: left.path, operation: Some(operation), pid, cgroup, freezer, age }
+    left.map(|(path, note)| {
+        let note = note.as_ref();
+        let operation = note.map(|note| format!("{} {}", note.verb, note.id));
+        Unfinished {
+            operation: operation.map(|it| text::one_line(it.as_ref(), 120)),
+            pid: note.map_or(0, |note| note.process.pid),
+            cgroup: note.and_then(|note| Identity::new(&note.cgroup)),
+            freezer: note.map_or(Freezer::Unknown, |note| note.files.freezer()),
+            age: age_of_note(&path),
+            note: path,
+        }
     })
     .collect()
 }
@@ -81,13 +83,13 @@ impl Error for NotDone {
 /// would. Gives what was done.
 pub fn undo(state: &StateDir, cgroup: &Identity, wait: Duration) -> Result<Vec<String>, NotDone> {
     let directory = state.locks().map_err(NotDone::NoLock)?;
-    let files = LockFiles::of(cgroup, &directory);
+    let _guard = exclusive(&LockFiles::of(cgroup, &directory), wait)?;
+    Ok(intent::recover(state, cgroup, || is_paused(state, cgroup)))
+}
+
+fn exclusive(files: &LockFiles, wait: Duration) -> Result<Guard, NotDone> {
     match files.acquire(Mode::Exclusive, wait, None) {
-        Acquired::Held(guard) => {
-            let said = intent::recover(state, cgroup, || is_paused(state, cgroup));
-            drop(guard);
-            Ok(said)
-        }
+        Acquired::Held(guard) => Ok(guard),
         Acquired::TimedOut { holders } => Err(NotDone::InUse(holders)),
         Acquired::Nested(holder) => Err(NotDone::InUse(vec![holder])),
         Acquired::Unavailable(error) => Err(NotDone::NoLock(error)),
@@ -128,13 +130,12 @@ pub fn known(state: &StateDir) -> Vec<Known> {
 pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
     let names: HashSet<String> =
         cgroups.iter().map(|it| state_dir::file_name(it.as_path().as_os_str())).collect();
-    let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
-    let files = files.map(|file| file.path());
     let is_of_none = |path: &PathBuf| {
         let is_ours = matches!(path.extension().and_then(OsStr::to_str), Some("lock" | "turn"));
         let name = path.file_stem().and_then(OsStr::to_str);
         is_ours && name.is_some_and(|name| !names.contains(name))
     };
+    let files = listed(&state.lock_files());
     let locks = files.filter(is_of_none).filter(|path| is_old(path) && is_free(path));
     let records = Recorded::all(state).into_iter().filter(is_of_the_past);
     locks.chain(records.map(|it| it.path().to_owned())).collect()
@@ -142,9 +143,8 @@ pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
 
 /// Holders that have had a lock for at least so long, each with the lock's file.
 pub fn held(state: &StateDir, at_least: Duration) -> Vec<(PathBuf, Holder)> {
-    let files = std::fs::read_dir(state.lock_files()).into_iter().flatten().flatten();
-    let locks = files.map(|file| file.path());
-    let locks = locks.filter(|path| path.extension() == Some(OsStr::new("lock")));
+    let files = listed(&state.lock_files());
+    let locks = files.filter(|path| path.extension() == Some(OsStr::new("lock")));
     let holders = locks.flat_map(|path| {
         let holders = LockFiles::at(&path).holders().into_iter();
         holders.map(move |holder| (path.clone(), holder))
@@ -163,16 +163,7 @@ pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), NotDone> {
         let record = records.find(|it| it.path() == path && is_of_the_past(it));
         return record.map(|it| it.forget()).ok_or_else(|| NotDone::InUse(Vec::new()));
     }
-    let files = LockFiles::at(path);
-    match files.acquire(Mode::Exclusive, Duration::ZERO, None) {
-        Acquired::Held(guard) => {
-            guard.retire();
-            Ok(())
-        }
-        Acquired::TimedOut { holders } => Err(NotDone::InUse(holders)),
-        Acquired::Nested(holder) => Err(NotDone::InUse(vec![holder])),
-        Acquired::Unavailable(error) => Err(NotDone::NoLock(error)),
-    }
+    exclusive(&LockFiles::at(path), Duration::ZERO).map(Guard::retire)
 }
 
 fn is_free(path: &Path) -> bool {
@@ -188,8 +179,8 @@ fn is_old(path: &Path) -> bool {
 /// process began a moment before it wrote the note, so the shorter of the two ages is nearer.
 fn age_of_note(path: &Path) -> Option<Duration> {
     const TICKS_A_SECOND: u64 = 100;
-    let start = path.file_stem()?.to_str()?.split_once('-').and_then(|(_, it)| it.parse().ok());
-    let began = start.map(|ticks: u64| Duration::from_millis(ticks * 1000 / TICKS_A_SECOND));
+    let process = path.file_stem().and_then(Process::named);
+    let began = process.map(|it| Duration::from_millis(it.start * 1000 / TICKS_A_SECOND));
     let now = Duration::from_nanos(cgroup::process::since_boot_ns());
     let since_began = began.and_then(|began| now.checked_sub(began));
     since_began.into_iter().chain(age(path)).min()

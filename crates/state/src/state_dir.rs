@@ -5,6 +5,7 @@
 //! frostlock.
 
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -140,16 +141,33 @@ pub fn make_private(path: &Path) -> io::Result<()> {
     check(path, there.or_else(|_| std::fs::symlink_metadata(path)))
 }
 
+/// Opens a file of ours in this way, never through a symbolic link, and never anything but a regular
+/// file: we write to it, and opening a FIFO would block.
+pub fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = how.read(true).mode(0o600).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
+}
+
+/// Whether an open file is still the one at this path.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// What is in a directory, if it can be read.
+pub fn listed(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
 /// Writes a file whole or not at all: first as `next`, which then replaces it.
 pub(crate) fn write_whole(path: &Path, next: &Path, bytes: &[u8]) -> io::Result<()> {
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        // If a FIFO is in its place, the open must not block.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(next)
+    let written = open(next, OpenOptions::new().write(true).create(true).truncate(true))
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| std::fs::rename(next, path));
     if written.is_err() {

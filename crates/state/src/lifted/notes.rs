@@ -5,14 +5,13 @@
 //! for each thread. The lifter removes it at its end.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::class::{self, Before};
 use super::hold;
-use crate::state_dir::{self, StateDir};
+use crate::state_dir::{self, StateDir, listed};
 use cgroup::process::{Process, Stat};
 use cgroup::{json, text};
 
@@ -31,12 +30,7 @@ impl Note {
         let lifter = Process::ourselves().ok_or(io::ErrorKind::NotFound)?;
         state_dir::make_private(directory)?;
         let path = path(directory, lifter);
-        let mut file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&path)?;
+        let mut file = state_dir::open(&path, OpenOptions::new().append(true).create(true))?;
         file.write_all(format!("{}\n", text::one_line(what.as_ref(), 256)).as_bytes())?;
         Ok(Note { path, file, lines: String::new() })
     }
@@ -65,7 +59,7 @@ impl Note {
 }
 
 fn path(directory: &Path, lifter: Process) -> PathBuf {
-    directory.join(format!("{}-{}", lifter.pid, lifter.start))
+    directory.join(lifter.name())
 }
 
 /// What a dead lifter has left lifted.
@@ -93,8 +87,7 @@ const MOST_READ: usize = 64;
 
 /// The notes of dead lifters.
 pub fn left(state: &StateDir) -> Vec<Left> {
-    let entries = std::fs::read_dir(state.lifts()).into_iter().flatten().flatten();
-    entries.filter_map(|entry| read(&entry.path())).take(MOST_READ).collect()
+    listed(&state.lifts()).filter_map(|path| read(&path)).take(MOST_READ).collect()
 }
 
 fn read(path: &Path) -> Option<Left> {
@@ -103,15 +96,13 @@ fn read(path: &Path) -> Option<Left> {
 }
 
 fn lifter_of(path: &Path) -> Option<Process> {
-    let (pid, start) = path.file_name()?.to_str()?.split_once('-')?;
-    Some(Process { pid: pid.parse().ok()?, start: start.parse().ok()? })
+    Process::named(path.file_name()?)
 }
 
 fn is_noted(directory: &Path, but: &Path, tid: i32, start: u64) -> bool {
     let line = format!("{tid} {start} ");
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path()).filter(|path| path != but);
-    let notes = paths.filter(|path| lifter_of(path).is_some_and(Process::is_alive));
+    let others = listed(directory).filter(|path| path != but);
+    let notes = others.filter(|path| lifter_of(path).is_some_and(Process::is_alive));
     let mut texts = notes.filter_map(|path| json::read_text(&path).ok());
     texts.any(|text| text.lines().any(|it| it.starts_with(&line)))
 }

@@ -11,13 +11,14 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::mode::Mode;
+use crate::state_dir;
 use cgroup::process::{self, Process};
 use cgroup::text;
 
@@ -131,12 +132,7 @@ pub(super) fn erase(lock: &File, slot: Slot) {
 
 /// The holders that are still alive.
 pub(super) fn read(path: &Path) -> Vec<Holder> {
-    // If a FIFO is in its place, the open must not block.
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path);
-    let Ok(file) = opened else { return Vec::new() };
+    let Ok(file) = state_dir::open(path, &mut OpenOptions::new()) else { return Vec::new() };
     let mut bytes = vec![0; SLOTS * SLOT_BYTES];
     let length = file.read_at(&mut bytes, 0).unwrap_or(0);
     let mut holders = Holder::all_in(&bytes[..length]);

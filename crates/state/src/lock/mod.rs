@@ -25,6 +25,7 @@ pub use mode::Mode;
 pub use wait::open;
 use wait::{Refusal, Wait};
 
+use crate::state_dir::{self, is_at};
 use cgroup::Identity;
 
 /// How the wait for a lock ended. The operation goes ahead in each case.
@@ -49,7 +50,7 @@ pub struct LockFiles {
 
 impl LockFiles {
     pub fn of(identity: &Identity, directory: &Path) -> LockFiles {
-        let name = crate::state_dir::file_name(identity.as_path().as_os_str());
+        let name = state_dir::file_name(identity.as_path().as_os_str());
         LockFiles {
             lock: directory.join(format!("{name}.lock")),
             turnstile: directory.join(format!("{name}.turn")),
@@ -91,7 +92,7 @@ impl LockFiles {
         }
         let lock = wait::open(&self.lock, false)?;
         sys::flock(&lock, libc::LOCK_SH | libc::LOCK_NB)?;
-        Ok(wait::is_still_at(&lock, &self.lock))
+        Ok(is_at(&lock, &self.lock))
     }
 
     /// Passes the turnstile on the way to the lock. The turn is given back only once the lock is ours;
@@ -141,7 +142,7 @@ impl Guard {
     /// operation, which then removes it. If our file has been removed already, another operation may
     /// hold the lock of the one in its place.
     pub fn retire(self) {
-        if self.is_exclusive() && wait::is_still_at(&self.lock, &self.files.lock) {
+        if self.is_exclusive() && is_at(&self.lock, &self.files.lock) {
             let _ = std::fs::remove_file(&self.files.lock);
             let _ = turnstile::remove_if_empty(&self.files.turnstile);
         }

@@ -11,10 +11,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use sys::ByteRange;
-
 use super::mode::Mode;
-use super::wait::{self, Refusal, Wait, is_still_at};
+use super::wait::{self, Refusal, Wait};
+use crate::state_dir::is_at;
+use sys::ByteRange;
 
 /// A place at the head of the queue; dropping it lets the next one move up.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn,
                 return Ok(Err(refusal));
             }
         }
-        if is_still_at(&file, path) {
+        if is_at(&file, path) {
             return Ok(Ok(Turn { _file: file }));
         }
     }
@@ -59,7 +59,7 @@ pub(super) fn remove_if_empty(path: &Path) -> io::Result<()> {
     let file = wait::open(path, false)?;
     // No one can draw a ticket meanwhile.
     sys::flock(&file, libc::LOCK_EX | libc::LOCK_NB)?;
-    if is_still_at(&file, path) && !has_tickets(&file)? {
+    if is_at(&file, path) && !has_tickets(&file)? {
         std::fs::remove_file(path)?;
     }
     Ok(())

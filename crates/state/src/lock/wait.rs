@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::holders::{self, Holder};
 use super::mode::Mode;
+use crate::state_dir::{self, is_at};
 
 /// Why there is no lock.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl<'a> Wait<'a> {
             if let Some(refusal) = self.flock(&file, mode)? {
                 return Ok(Err(refusal));
             }
-            if is_still_at(&file, path) {
+            if is_at(&file, path) {
                 return Ok(Ok(file));
             }
         }
@@ -96,25 +96,7 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// Opens a lock file, never through a symbolic link, and never anything but a regular file: we write to
-/// it, and opening a FIFO would block.
+/// Opens a lock file.
 pub fn open(path: &Path, create: bool) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(create)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
-    }
-    Ok(file)
-}
-
-pub(super) fn is_still_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
+    state_dir::open(path, OpenOptions::new().write(true).create(create))
 }
