@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::invocation::{CgroupManager, Globals, Invocation, Verb};
+use crate::invocation::{Globals, Invocation, Verb};
 use crate::outcome::{LastFigures, Quotas};
 use cgroup::RuntimeKind;
 use cgroup::bundle::{Bundle, PodNames};
@@ -293,10 +293,7 @@ impl Lookup {
         let plan = Plan {
             kind: self.kind,
             id: &invocation.id,
-            systemd: match globals.cgroup_manager {
-                Some(manager) => manager == CgroupManager::Systemd,
-                None => globals.systemd_cgroup,
-            },
+            systemd: globals.systemd_cgroup,
             cgroups_path: bundle.cgroups_path.as_deref(),
             rootless,
         };

@@ -14,14 +14,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// crun's `--cgroup-manager`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupManager {
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
 /// Where a value is in the argument vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -64,12 +56,8 @@ pub struct Globals {
     /// As typed; see [`Globals::log_file`].
     pub log: Option<Value>,
     pub log_format: LogFormat,
-    pub debug: bool,
     /// In crun, `--cgroup-manager` sets this, too; the last of both flags counts.
     pub systemd_cgroup: bool,
-    pub cgroup_manager: Option<CgroupManager>,
-    /// crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not copy).
-    pub rootless: Option<OsString>,
 }
 
 impl Globals {
@@ -99,18 +87,14 @@ pub struct Invocation {
     pub pid_file: Option<PathBuf>,
     pub console_socket: Option<Value>,
     pub pidfd_socket: bool,
-    pub preserve_fds: u32,
     pub detach: bool,
-    pub tty: bool,
     /// exec: the process.json.
     pub process: Option<PathBuf>,
-    pub ignore_paused: bool,
     /// update: a file, or `-`.
     pub resources: Option<OsString>,
     /// kill: `None` means the default, SIGTERM.
     pub signal: Option<OsString>,
     pub all: bool,
-    pub force: bool,
 }
 
 impl Invocation {

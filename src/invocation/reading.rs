@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::command::{CgroupManager, Command, Globals, Invocation, LogFormat};
+use super::command::{Command, Globals, Invocation, LogFormat};
 use super::flag::Means;
 use super::go_flags;
 use super::grammar::{Table, positionals};
@@ -22,16 +22,10 @@ pub(super) fn globals(given: &[Given]) -> Globals {
             Means::Root => globals.root = text().map(PathBuf::from),
             Means::Log => globals.log.clone_from(&one.value),
             Means::LogFormat => globals.log_format = log_format(text()),
-            Means::Debug => globals.debug = one.on,
-            Means::SystemdCgroup => {
-                globals.systemd_cgroup = one.on;
-                globals.cgroup_manager = one.on.then_some(CgroupManager::Systemd);
-            }
+            Means::SystemdCgroup => globals.systemd_cgroup = one.on,
             Means::CgroupManager => {
-                globals.cgroup_manager = text().and_then(|name| cgroup_manager(&name));
-                globals.systemd_cgroup = globals.cgroup_manager == Some(CgroupManager::Systemd);
+                globals.systemd_cgroup = text().is_some_and(|name| name == "systemd");
             }
-            Means::Rootless => globals.rootless = text(),
             _ => {}
         }
     }
@@ -40,15 +34,6 @@ pub(super) fn globals(given: &[Given]) -> Globals {
 
 fn log_format(text: Option<OsString>) -> LogFormat {
     if text.is_some_and(|text| text == "json") { LogFormat::Json } else { LogFormat::Text }
-}
-
-fn cgroup_manager(name: &OsStr) -> Option<CgroupManager> {
-    match name.as_bytes() {
-        b"cgroupfs" => Some(CgroupManager::Cgroupfs),
-        b"systemd" => Some(CgroupManager::Systemd),
-        b"disabled" => Some(CgroupManager::Disabled),
-        _ => None,
-    }
 }
 
 /// Reads what follows the verb; its arguments begin at `from`.
@@ -102,7 +87,7 @@ fn meaning(
     }
     let mut invocation = bare(verb, id(&args[scan.words[0]])?);
     for given in &scan.given {
-        apply(&mut invocation, grammar, given)?;
+        apply(&mut invocation, given)?;
     }
     match verb {
         Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
@@ -150,19 +135,15 @@ fn bare(verb: Verb, id: OsString) -> Invocation {
         pid_file: None,
         console_socket: None,
         pidfd_socket: false,
-        preserve_fds: 0,
         detach: false,
-        tty: false,
         process: None,
-        ignore_paused: false,
         resources: None,
         signal: None,
         all: false,
-        force: false,
     }
 }
 
-fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(), Trouble> {
+fn apply(to: &mut Invocation, given: &Given) -> Result<(), Trouble> {
     let text = || given.value.as_ref().map(|value| value.text.clone());
     let path = || text().map(PathBuf::from);
     match given.flag.means {
@@ -171,41 +152,14 @@ fn apply(to: &mut Invocation, grammar: RuntimeKind, given: &Given) -> Result<(),
         Means::PidFile => to.pid_file = path(),
         Means::ConsoleSocket => to.console_socket.clone_from(&given.value),
         Means::PidfdSocket => to.pidfd_socket = true,
-        Means::PreserveFds => to.preserve_fds = count(grammar, &text().unwrap_or_default())?,
         Means::Detach => to.detach = given.on,
-        // crun: `--tty=false`, `-tno`.
-        Means::Tty => {
-            to.tty = given.on && text().is_none_or(|text| text != "false" && text != "no")
-        }
         Means::Process => to.process = path(),
-        Means::IgnorePaused => to.ignore_paused = given.on,
         Means::Resources => to.resources = text(),
         Means::All => to.all = given.on,
-        Means::Force => to.force = given.on,
         Means::Regex if given.on => {
             return Err(Trouble::new("with --regex the id is a pattern for many containers"));
         }
         _ => {}
     }
     Ok(())
-}
-
-/// A number of descriptors. Go's flag package reads it with base 0, as in `0x10`; a negative one means
-/// none.
-fn count(grammar: RuntimeKind, text: &OsStr) -> Result<u32, Trouble> {
-    let number = text.to_str().and_then(|text| {
-        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-        if !digits.starts_with(|first: char| first.is_ascii_digit()) {
-            return None;
-        }
-        let number = match (grammar, digits.as_bytes()) {
-            (RuntimeKind::Runc, [b'0', b'x' | b'X', ..]) => u32::from_str_radix(&digits[2..], 16),
-            (RuntimeKind::Runc, [b'0', b'o' | b'O', ..]) => u32::from_str_radix(&digits[2..], 8),
-            (RuntimeKind::Runc, [b'0', b'b' | b'B', ..]) => u32::from_str_radix(&digits[2..], 2),
-            (RuntimeKind::Runc, [b'0', _, ..]) => u32::from_str_radix(&digits[1..], 8),
-            _ => digits.parse(),
-        };
-        number.ok().map(|number| if text.starts_with('-') { 0 } else { number })
-    });
-    number.ok_or_else(|| Trouble::about("not a number of descriptors:", text.as_bytes()))
 }

@@ -82,12 +82,13 @@ const ARGP_HELP: &[Flag] = &[
 ];
 
 const GLOBAL: &[Flag] = &[
-    switch("debug", Means::Debug),
     switch("systemd-cgroup", Means::SystemdCgroup),
     value("log", Means::Log),
     value("log-format", Means::LogFormat),
     value("root", Means::Root),
-    value("rootless", Means::Rootless),
+    other_switches("debug"),
+    // crun ignores it, but 1.8.1 takes it for `--root` (a mistake that we do not copy).
+    other_values("rootless"),
 ];
 
 const RUNC_GLOBAL: &[Flag] = &[
@@ -106,10 +107,9 @@ const YOUKI_GLOBAL: &[Flag] = &[
     value("log l", Means::Log),
     value("log-format", Means::LogFormat),
     value("root r", Means::Root),
-    other_values("log-level"),
-    switch("debug", Means::Debug),
     switch("systemd-cgroup s", Means::SystemdCgroup),
-    other_switches("systemd-log"),
+    other_values("log-level"),
+    other_switches("debug systemd-log"),
     switch("version V", Means::Info),
 ];
 
@@ -123,7 +123,7 @@ const CREATE: &[Flag] = &[
     value("bundle b", Means::Bundle),
     value("console-socket", Means::ConsoleSocket),
     value("pid-file", Means::PidFile),
-    value("preserve-fds", Means::PreserveFds),
+    other_values("preserve-fds"),
     other_switches("no-pivot no-new-keyring"),
 ];
 
@@ -133,7 +133,7 @@ const YOUKI_CREATE: &[Flag] = &[
     value("bundle b", Means::Bundle),
     value("console-socket c", Means::ConsoleSocket),
     value("pid-file p", Means::PidFile),
-    value("preserve-fds", Means::PreserveFds),
+    other_values("preserve-fds"),
     other_switches("no-pivot no-new-keyring"),
 ];
 
@@ -178,23 +178,19 @@ const YOUKI_CHECKPOINT: &[Flag] = &[other_switches("empty-ns")];
 const EXEC: &[Flag] = &[
     value("console-socket", Means::ConsoleSocket),
     value("pid-file", Means::PidFile),
-    value("preserve-fds", Means::PreserveFds),
     value("process p", Means::Process),
     switch("detach d", Means::Detach),
     // runc has `cgroup` since 1.1.
-    other_values("cwd env e user u process-label apparmor cgroup"),
+    other_values("preserve-fds cwd env e user u process-label apparmor cgroup"),
     other_switches("no-new-privs"),
 ];
 
 /// runc has `ignore-paused` since 1.1.
-const MORE_OF_EXEC: &[Flag] = &[
-    switch("tty t", Means::Tty),
-    switch("ignore-paused", Means::IgnorePaused),
-    other_values("additional-gids g"),
-];
+const MORE_OF_EXEC: &[Flag] =
+    &[other_switches("tty t ignore-paused"), other_values("additional-gids g")];
 
 const CAP: &[Flag] = &[other_values("cap c")];
-const CRUN_EXEC: &[Flag] = &[attached("tty t", Means::Tty)];
+const CRUN_EXEC: &[Flag] = &[attached("tty t", Means::Nothing)];
 const YOUKI_EXEC: &[Flag] = &[other_values("cap")];
 
 /// crun has `l3-cache-schema` and `mem-bw-schema` after 1.8; older versions refuse them.
@@ -210,5 +206,5 @@ const KERNEL_MEMORY: &[Flag] = &[other_values("kernel-memory kernel-memory-tcp")
 const RUNC_UPDATE: &[Flag] = &[other_values("cpu-burst cpu-idle")]; // 1.2
 
 const KILL: &[Flag] = &[switch("all a", Means::All)];
-const DELETE: &[Flag] = &[switch("force f", Means::Force)];
+const DELETE: &[Flag] = &[other_switches("force f")];
 const REGEX: &[Flag] = &[switch("regex r", Means::Regex)];
