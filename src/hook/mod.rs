@@ -145,7 +145,7 @@ impl Hook<'_> {
     /// under another root of the runtime.
     fn clean_up(&self, records: &[Recorded], place: Option<&Place>) -> Vec<String> {
         let (live, ended): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.is_in_use());
-        let was_paused = ended.iter().any(|record| record.is_paused());
+        let was_paused = ended.iter().any(|ended| ended.record.paused);
         let of_live: Vec<_> = live.iter().filter_map(|record| record.cgroup()).collect();
         let mut cgroups: Vec<_> = ended.iter().filter_map(|record| record.cgroup()).collect();
         cgroups.extend(place.map(|place| place.identity.clone()));

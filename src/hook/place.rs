@@ -29,7 +29,10 @@ impl Place {
         let identity = of_init(told, &mounts, &proc)
             .or_else(|| records.iter().find_map(Recorded::cgroup))
             .map_or_else(|| planned(told, &mounts, &proc), Ok)?;
-        let pod = records.iter().map(Recorded::pod).find(|pod| **pod != PodNames::default());
+        let pod = records
+            .iter()
+            .map(|recorded| &recorded.record.pod)
+            .find(|pod| **pod != PodNames::default());
         let files = Reader::new(&mounts, &identity);
         Ok(Place { identity, files, pod: pod.cloned().unwrap_or_default() })
     }

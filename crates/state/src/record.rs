@@ -116,8 +116,8 @@ impl Record {
 /// Our record of a container, found without the runtime's root: a hook is told only the id.
 #[derive(Debug)]
 pub struct Recorded {
-    record: Record,
-    path: PathBuf,
+    pub record: Record,
+    pub path: PathBuf,
 }
 
 impl Recorded {
@@ -144,18 +144,6 @@ impl Recorded {
         is_whole.then(|| Some(Recorded { record: Record::read(&path)?, path }))?
     }
 
-    pub fn id(&self) -> &str {
-        &self.record.id
-    }
-
-    pub fn init(&self) -> Option<Process> {
-        self.record.init
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Whether a directory of its cgroup exists.
     pub(crate) fn has_a_cgroup(&self) -> bool {
         self.record.dirs.iter().any(|dir| dir.is_dir())
@@ -163,14 +151,6 @@ impl Recorded {
 
     pub fn cgroup(&self) -> Option<Identity> {
         Identity::new(&self.record.cgroup)
-    }
-
-    pub fn pod(&self) -> &PodNames {
-        &self.record.pod
-    }
-
-    pub fn is_paused(&self) -> bool {
-        self.record.paused
     }
 
     /// Whether the container runs or is being created.
@@ -186,7 +166,7 @@ impl Recorded {
 
 /// Whether a container of this id was paused through us and not resumed since.
 pub fn is_paused_on_record(state: &StateDir, id: &OsStr) -> bool {
-    Recorded::of_id(state, id).iter().any(|recorded| recorded.is_paused() && recorded.is_in_use())
+    Recorded::of_id(state, id).iter().any(|recorded| recorded.record.paused && recorded.is_in_use())
 }
 
 /// An id as a record has it. Runtimes accept only plain ones.

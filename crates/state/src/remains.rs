@@ -99,7 +99,7 @@ fn exclusive(files: &LockFiles, wait: Duration) -> Result<Guard, NotDone> {
 /// Whether a pause that was made through us stands.
 pub fn is_paused(state: &StateDir, cgroup: &Identity) -> bool {
     let recorded = Recorded::all(state).into_iter();
-    recorded.filter(|it| it.cgroup().as_ref() == Some(cgroup)).any(|it| it.is_paused())
+    recorded.filter(|it| it.cgroup().as_ref() == Some(cgroup)).any(|it| it.record.paused)
 }
 
 /// A container that was made through us.
@@ -117,11 +117,11 @@ pub fn known(state: &StateDir) -> Vec<Known> {
     let recorded = Recorded::all(state).into_iter();
     recorded
         .map(|it| Known {
-            id: it.id().to_owned(),
             cgroup: it.cgroup(),
-            pod: it.pod().clone(),
-            init: it.init(),
-            paused: it.is_paused(),
+            id: it.record.id,
+            pod: it.record.pod,
+            init: it.record.init,
+            paused: it.record.paused,
         })
         .collect()
 }
@@ -138,7 +138,7 @@ pub fn stale(state: &StateDir, cgroups: &[Identity]) -> Vec<PathBuf> {
     let files = listed(&state.lock_files());
     let locks = files.filter(is_of_none).filter(|path| is_old(path) && is_free(path));
     let records = Recorded::all(state).into_iter().filter(is_of_the_past);
-    locks.chain(records.map(|it| it.path().to_owned())).collect()
+    locks.chain(records.map(|it| it.path)).collect()
 }
 
 /// Holders that have had a lock for at least so long, each with the lock's file.
@@ -153,14 +153,14 @@ pub fn held(state: &StateDir, at_least: Duration) -> Vec<(PathBuf, Holder)> {
 }
 
 fn is_of_the_past(recorded: &Recorded) -> bool {
-    !recorded.is_in_use() && !recorded.has_a_cgroup() && is_old(recorded.path())
+    !recorded.is_in_use() && !recorded.has_a_cgroup() && is_old(&recorded.path)
 }
 
 /// Removes such a file, unless it has come into use meanwhile.
 pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), NotDone> {
     if path.extension() == Some(OsStr::new("json")) {
         let mut records = Recorded::all(state).into_iter();
-        let record = records.find(|it| it.path() == path && is_of_the_past(it));
+        let record = records.find(|it| it.path == path && is_of_the_past(it));
         return record.map(|it| it.forget()).ok_or_else(|| NotDone::InUse(Vec::new()));
     }
     exclusive(&LockFiles::at(path), Duration::ZERO).map(Guard::retire)

@@ -66,13 +66,13 @@ impl LockFiles {
     /// a caller that gives the lock back at once.
     pub fn acquire(&self, mode: Mode, limit: Duration, holder: Option<&Holder>) -> Acquired {
         match self.pass(mode, limit) {
-            Ok(Ok(lock)) => {
+            Ok(lock) => {
                 let slot = holder.map(|holder| holders::write(&lock, mode, holder));
                 Acquired::Held(Guard { lock, slot, mode, files: self.clone() })
             }
-            Ok(Err(Refusal::Nested(holder))) => Acquired::Nested(holder),
-            Ok(Err(Refusal::TimedOut)) => Acquired::TimedOut { holders: self.holders() },
-            Err(error) => Acquired::Unavailable(error),
+            Err(Refusal::Nested(holder)) => Acquired::Nested(holder),
+            Err(Refusal::TimedOut) => Acquired::TimedOut { holders: self.holders() },
+            Err(Refusal::Failed(error)) => Acquired::Unavailable(error),
         }
     }
 
@@ -97,12 +97,9 @@ impl LockFiles {
 
     /// Passes the turnstile on the way to the lock. The turn is given back only once the lock is ours;
     /// otherwise a stream of newcomers would overtake us for ever.
-    fn pass(&self, mode: Mode, limit: Duration) -> io::Result<Result<File, Refusal>> {
+    fn pass(&self, mode: Mode, limit: Duration) -> Result<File, Refusal> {
         let mut wait = Wait::new(limit, &self.lock);
-        let _turn = match turnstile::enter(&mut wait, &self.turnstile)? {
-            Ok(turn) => turn,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let _turn = turnstile::enter(&mut wait, &self.turnstile)?;
         wait.lock(&self.lock, mode)
     }
 
@@ -205,7 +202,7 @@ mod tests {
         let files = lock_files(dir.path());
         let shared = held(&files, Mode::Shared);
         let mut wait = Wait::new(Duration::ZERO, &files.lock);
-        let turn = turnstile::enter(&mut wait, &files.turnstile).unwrap().unwrap();
+        let turn = turnstile::enter(&mut wait, &files.turnstile).unwrap();
         assert!(!files.is_open_to_shared());
         drop(turn);
         assert!(files.is_open_to_shared());
@@ -218,7 +215,7 @@ mod tests {
         let files = lock_files(dir.path());
         let holder = held(&files, Mode::Exclusive);
         let mut wait = Wait::new(Duration::ZERO, &files.lock);
-        let turn = turnstile::enter(&mut wait, &files.turnstile).unwrap().unwrap();
+        let turn = turnstile::enter(&mut wait, &files.turnstile).unwrap();
         holder.retire();
         let newcomer = files.acquire(Mode::Exclusive, Duration::ZERO, None);
         assert!(matches!(newcomer, Acquired::TimedOut { .. }), "{newcomer:?}");

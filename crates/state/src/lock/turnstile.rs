@@ -23,27 +23,21 @@ pub(super) struct Turn {
 }
 
 /// Joins the queue and waits for our turn.
-pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> io::Result<Result<Turn, Refusal>> {
+pub(super) fn enter(wait: &mut Wait<'_>, path: &Path) -> Result<Turn, Refusal> {
     loop {
         // Held only while a ticket is drawn.
-        let file = match wait.lock(path, Mode::Exclusive)? {
-            Ok(file) => file,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let file = wait.lock(path, Mode::Exclusive)?;
         let Some(ticket) = draw(&file) else {
             // On a full disk there are no tickets: the holder of the flock has the turn, in no order.
-            return Ok(Ok(Turn { _file: file }));
+            return Ok(Turn { _file: file });
         };
         sys::flock(&file, libc::LOCK_UN)?;
         let ahead = ByteRange { first: FIRST, length: ticket - FIRST };
         if ahead.length > 0 {
-            let refusal = wait.until(|blocking| ahead.lock(&file, libc::F_RDLCK, blocking))?;
-            if let Some(refusal) = refusal {
-                return Ok(Err(refusal));
-            }
+            wait.until(|blocking| ahead.lock(&file, libc::F_RDLCK, blocking))?;
         }
         if is_at(&file, path) {
-            return Ok(Ok(Turn { _file: file }));
+            return Ok(Turn { _file: file });
         }
     }
 }
@@ -93,7 +87,7 @@ mod tests {
     use std::time::Duration;
 
     fn enter_within(path: &Path, limit: Duration) -> Option<Turn> {
-        enter(&mut Wait::new(limit, path), path).unwrap().ok()
+        enter(&mut Wait::new(limit, path), path).ok()
     }
 
     #[test]

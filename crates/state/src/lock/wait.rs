@@ -14,6 +14,13 @@ use crate::state_dir::{self, is_at};
 pub(super) enum Refusal {
     Nested(Holder),
     TimedOut,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Failed(error)
+    }
 }
 
 /// A deadline for all flocks on the way. Nothing is set up for it until an operation is in the way,
@@ -33,19 +40,17 @@ impl<'a> Wait<'a> {
 
     /// Locks the file at `path`, which it creates if needed, and makes sure that the locked file is
     /// still the one at that path: a `delete` may have removed it while we waited.
-    pub(super) fn lock(&mut self, path: &Path, mode: Mode) -> io::Result<Result<File, Refusal>> {
+    pub(super) fn lock(&mut self, path: &Path, mode: Mode) -> Result<File, Refusal> {
         loop {
             let file = open(path, true)?;
-            if let Some(refusal) = self.flock(&file, mode)? {
-                return Ok(Err(refusal));
-            }
+            self.flock(&file, mode)?;
             if is_at(&file, path) {
-                return Ok(Ok(file));
+                return Ok(file);
             }
         }
     }
 
-    fn flock(&mut self, file: &File, mode: Mode) -> io::Result<Option<Refusal>> {
+    fn flock(&mut self, file: &File, mode: Mode) -> Result<(), Refusal> {
         let operation = match mode {
             Mode::Shared => libc::LOCK_SH,
             Mode::Exclusive => libc::LOCK_EX,
@@ -56,28 +61,22 @@ impl<'a> Wait<'a> {
     }
 
     /// Takes a lock through a function that is told whether it may block.
-    pub(super) fn until(
-        &mut self,
-        take: impl Fn(bool) -> io::Result<()>,
-    ) -> io::Result<Option<Refusal>> {
+    pub(super) fn until(&mut self, take: impl Fn(bool) -> io::Result<()>) -> Result<(), Refusal> {
         match take(false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            other => return other.map(|()| None),
+            other => return Ok(other?),
         }
         // Also if only the turnstile is taken: the operation in it may be waiting for the one that
         // started us, which waits for us.
         if let Some(holder) = holders::read(self.lock).into_iter().find(Holder::is_above_us) {
-            return Ok(Some(Refusal::Nested(holder)));
+            return Err(Refusal::Nested(holder));
         }
         self.until_deadline(take)
     }
 
-    fn until_deadline(
-        &mut self,
-        take: impl Fn(bool) -> io::Result<()>,
-    ) -> io::Result<Option<Refusal>> {
+    fn until_deadline(&mut self, take: impl Fn(bool) -> io::Result<()>) -> Result<(), Refusal> {
         if self.limit.is_zero() {
-            return Ok(Some(Refusal::TimedOut));
+            return Err(Refusal::TimedOut);
         }
         if self.interrupt.is_none() {
             let left = self.deadline.saturating_duration_since(Instant::now());
@@ -87,10 +86,10 @@ impl<'a> Wait<'a> {
             match take(true) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {
                     if Instant::now() >= self.deadline {
-                        return Ok(Some(Refusal::TimedOut));
+                        return Err(Refusal::TimedOut);
                     }
                 }
-                other => return other.map(|()| None),
+                other => return Ok(other?),
             }
         }
     }
