@@ -116,14 +116,13 @@ impl Place<'_> {
     /// ends in .slice is the unit itself.
     fn runc_systemd(&self) -> Result<PathBuf, Unknown> {
         let (slice, unit) = match self.plan.given() {
-            None => (OsString::new(), scope(b"runc", self.plan.id.as_bytes())),
+            None => (&b""[..], scope(b"runc", self.plan.id.as_bytes())),
             Some(path) => match fields(path)[..] {
-                [slice, prefix, name] => (os(slice), unit(prefix, name)),
+                [slice, prefix, name] => (slice, unit(prefix, name)),
                 _ => return Err(refused("expected slice:prefix:name")),
             },
         };
-        let slice = if slice.is_empty() { self.default_slice() } else { slice };
-        Ok(self.systemd_root().join(expand_slice(&slice)?).join(unit))
+        self.in_slice(slice, &unit)
     }
 
     /// make_cgroup_path(): an empty path is the root, unlike with runc.
@@ -135,8 +134,7 @@ impl Place<'_> {
     /// colon becomes a dash. Without a colon the path is slice and scope at once.
     fn crun_systemd(&self) -> Result<PathBuf, Unknown> {
         let Some(path) = self.plan.given() else {
-            let unit = scope(b"crun", self.plan.id.as_bytes());
-            return Ok(self.systemd_root().join(expand_slice(&self.default_slice())?).join(unit));
+            return self.in_slice(b"", &scope(b"crun", self.plan.id.as_bytes()));
         };
         let bytes = path.as_os_str().as_bytes();
         let mut parts = bytes.splitn(2, |&b| b == b':');
@@ -146,8 +144,7 @@ impl Place<'_> {
             name[colon] = b'-';
         }
         name.extend_from_slice(b".scope");
-        let slice = if slice.is_empty() { self.default_slice() } else { os(slice) };
-        Ok(self.systemd_root().join(expand_slice(&slice)?).join(os(&name)))
+        self.in_slice(slice, &os(&name))
     }
 
     /// common.rs: on v1 always cgroupfs, whatever the flag says. On v2 systemd only for a path that is
@@ -166,14 +163,17 @@ impl Place<'_> {
         };
         // extract_sub_cgroup(): `id/sub/init` is the unit `id` and a cgroup below it.
         let cut = name.iter().position(|&b| b == b'/').unwrap_or(name.len());
-        let slice = if slice.is_empty() { self.default_slice() } else { os(slice) };
-        let unit = self.systemd_root().join(expand_slice(&slice)?).join(unit(prefix, &name[..cut]));
+        let unit = self.in_slice(slice, &unit(prefix, &name[..cut]))?;
         Ok(unit.join(os(&name[cut..]).to_string_lossy().trim_start_matches('/')))
     }
 
-    fn default_slice(&self) -> OsString {
-        let slice = if self.plan.rootless.is_some() { "user.slice" } else { "system.slice" };
-        slice.into()
+    fn in_slice(&self, slice: &[u8], unit: &OsStr) -> Result<PathBuf, Unknown> {
+        let slice: &[u8] = match slice {
+            b"" if self.plan.rootless.is_some() => b"user.slice",
+            b"" => b"system.slice",
+            slice => slice,
+        };
+        Ok(self.systemd_root().join(expand_slice(slice)?).join(unit))
     }
 
     /// The mountpoint need not show the root of the tree (in a container without a cgroup namespace).
@@ -232,10 +232,9 @@ fn unit(prefix: &[u8], name: &[u8]) -> OsString {
 }
 
 /// `a-b-c.slice` is `a.slice/a-b.slice/a-b-c.slice`; `-.slice` is the root (systemd.slice(5)).
-fn expand_slice(slice: &OsStr) -> Result<PathBuf, Unknown> {
-    let bytes = slice.as_bytes();
+fn expand_slice(slice: &[u8]) -> Result<PathBuf, Unknown> {
     let invalid = || refused("not the name of a slice");
-    let name = bytes.strip_suffix(b".slice").ok_or_else(invalid)?;
+    let name = slice.strip_suffix(b".slice").ok_or_else(invalid)?;
     if name == b"-" {
         return Ok(PathBuf::new());
     }
