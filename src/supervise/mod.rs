@@ -19,7 +19,7 @@ use throttling::Watched;
 use crate::channels::Channels;
 use crate::container::Container;
 use crate::invocation::Verb;
-use crate::outcome::{Exit, LastFigures, LockUse, Outcome, Quotas, Stages, Verdict};
+use crate::outcome::{Exit, LockUse, Outcome, Stages, Verdict};
 use crate::runtime::Signals;
 use cgroup::leftovers::Leftovers;
 use cgroup::{Freezer, Identity, process, text};
@@ -46,10 +46,6 @@ pub(crate) struct Waited {
 #[derive(Debug)]
 struct Ready {
     hold: Hold,
-    lock_wait: Duration,
-    recovered: Vec<String>,
-    quotas: Quotas,
-    figures: Option<LastFigures>,
     /// Whether this resume thaws a pause that was made through us.
     was_paused: bool,
     intent: Option<Intent>,
@@ -68,9 +64,9 @@ impl Operation<'_> {
         let (opened, runtime) = self.channels();
         let channels = channels.insert(opened);
         let since = Instant::now();
-        let prepare = self.began.elapsed();
-        let Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent } =
-            self.make_ready(&mut container);
+        let mut outcome = Outcome::of(self.invocation.id.clone());
+        outcome.stages.prepare = self.began.elapsed();
+        let Ready { hold, was_paused, intent } = self.make_ready(&mut container, &mut outcome);
         // Where nothing may be lifted, the counters are not read.
         let throttled = match self.policy.mends {
             true => attempt::throttled_levels(&container),
@@ -86,7 +82,7 @@ impl Operation<'_> {
             hold,
             relief,
             intent,
-            recovered,
+            recovered: std::mem::take(&mut outcome.recovered),
             saw_freeze: false,
             longest: Duration::ZERO,
             throttled_before: attempt::sum(&throttled),
@@ -97,22 +93,22 @@ impl Operation<'_> {
         attempted.notes.extend(leftovers);
         self.finish(&mut container, &mut attempts, attempted.exit, was_paused);
         self.settle(&mut container, attempted.exit, &mut attempts.hold);
-        let stages = Stages { prepare, lock_wait, started: attempted.started, run: attempted.took };
-        Ok(self.ended(&container, attempts, attempted, stages, quotas, figures))
+        Ok(self.ended(&container, attempts, attempted, outcome))
     }
 
     /// Takes the lock, undoes what others have left, and notes what this operation may leave behind.
-    fn make_ready(&self, container: &mut Container) -> Ready {
-        let (mut hold, mut lock_wait) = Hold::take(self, container);
+    fn make_ready(&self, container: &mut Container, outcome: &mut Outcome) -> Ready {
+        let (mut hold, lock_wait) = Hold::take(self, container);
+        outcome.stages.lock_wait = lock_wait;
         if self.invocation.verb.makes_a_container() {
             container.announce();
         }
-        let quotas = container.quotas();
+        outcome.quotas = container.quotas();
         let since = Instant::now();
-        let mut recovered = self.put_back_lifted();
-        recovered.extend(hold.recover(self, container));
-        if !recovered.is_empty() {
-            lock_wait += since.elapsed();
+        outcome.recovered = self.put_back_lifted();
+        outcome.recovered.extend(hold.recover(self, container));
+        if !outcome.recovered.is_empty() {
+            outcome.stages.lock_wait += since.elapsed();
         }
         let was_paused = self.invocation.verb == Verb::Resume && container.is_paused();
         // Done first: a resume that is killed must leave no record that says paused, nor may an
@@ -122,8 +118,10 @@ impl Operation<'_> {
         }
         let intent = self.intent(container);
         // `delete` removes them, so they are read now.
-        let figures = (self.invocation.verb == Verb::Delete).then(|| container.figures()).flatten();
-        Ready { hold, lock_wait, recovered, quotas, figures, was_paused, intent }
+        if self.invocation.verb == Verb::Delete {
+            outcome.figures = container.figures();
+        }
+        Ready { hold, was_paused, intent }
     }
 
     fn ended(
@@ -131,9 +129,7 @@ impl Operation<'_> {
         container: &Container,
         mut attempts: Attempts<'_>,
         attempted: Attempted,
-        stages: Stages,
-        quotas: Quotas,
-        figures: Option<LastFigures>,
+        outcome: Outcome,
     ) -> Ended {
         attempts.recovered.extend(attempts.relief.lift.take_recovered());
         let outcome = Outcome {
@@ -143,13 +139,11 @@ impl Operation<'_> {
             requested_by: process::comm(process::parent()),
             signal: self.invocation.signal.clone(),
             lock: attempts.hold.into_lock(),
-            stages,
+            stages: Stages { started: attempted.started, run: attempted.took, ..outcome.stages },
             attempts: attempted.attempts,
             gave_up: attempted.gave_up,
             exit: Some(attempted.exit),
             verdict: Verdict::of(attempted.exit),
-            quotas,
-            figures,
             throttling: attempts.watched.and_then(Watched::seen),
             lifts: attempts.relief.lift.take_summary(),
             recovered: attempts.recovered,
@@ -161,7 +155,7 @@ impl Operation<'_> {
                 .map(|why| text::chain(why))
                 .chain(attempted.notes)
                 .collect(),
-            ..Outcome::of(self.invocation.id.clone())
+            ..outcome
         };
         Ended { outcome, signals: attempted.signals }
     }
