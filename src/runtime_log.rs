@@ -67,9 +67,7 @@ impl RuntimeLog {
     }
 
     fn try_pass_on(&mut self, opened: bool) -> io::Result<()> {
-        let mut news = Vec::new();
-        self.attempt.seek(SeekFrom::Start(self.passed_on))?;
-        self.attempt.read_to_end(&mut news)?;
+        let news = read_from(&mut self.attempt, self.passed_on)?;
         if opened {
             self.callers.file()?;
         }
@@ -99,14 +97,10 @@ impl RuntimeLog {
     /// The end of the attempt's log, and whether more comes before it.
     fn tail(&mut self) -> Option<(String, bool)> {
         let length = self.attempt.metadata().ok()?.len();
-        self.attempt.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
-        let mut tail = Vec::new();
-        self.attempt.read_to_end(&mut tail).ok()?;
+        let tail = read_from(&mut self.attempt, length.saturating_sub(TAIL_BYTES)).ok()?;
         Some((String::from_utf8_lossy(&tail).into_owned(), length > TAIL_BYTES))
     }
-}
 
-impl RuntimeLog {
     /// Adds `why` to the last error of the attempt. Gives whether there was one.
     pub(crate) fn explain(&mut self, why: &str) -> bool {
         self.passed_on == 0 && explain_in(&mut self.attempt, why).unwrap_or(false)
@@ -115,37 +109,40 @@ impl RuntimeLog {
 
 /// Adds `why` to the last error in a file that the runtime has written; gives whether there was one.
 pub(crate) fn explain_in(file: &mut File, why: &str) -> io::Result<bool> {
-    let mut log = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut log)?;
+    let log = read_from(file, 0)?;
     let Some(explained) = explained(&log, why) else { return Ok(false) };
     file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
+    file.rewind()?;
     file.write_all(&explained)?;
     Ok(true)
+}
+
+fn read_from(file: &mut File, start: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The log with ` (why)` after the text of its last error, before the closing quote if it has one. None
 /// of the runtime's own bytes changes.
 pub fn explained(log: &[u8], why: &str) -> Option<Vec<u8>> {
     // crun 1.28 writes an entry over several lines.
-    if let Some((offset, addition)) = place_in_entries(log, why) {
-        return Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat());
-    }
-    let mut at = 0;
-    let mut last_line = None;
-    let mut last_error = None;
+    let (offset, addition) = place_in_entries(log, why).or_else(|| place_in_lines(log, why))?;
+    Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat())
+}
+
+fn place_in_lines(log: &[u8], why: &str) -> Option<(usize, String)> {
+    let (mut at, mut last_line, mut last_error) = (0, None, None);
     for line in log.split_inclusive(|byte| *byte == b'\n') {
-        let place = place_in(line, why);
-        match place {
+        match place_in(line, why) {
             Place::Error(offset, addition) => last_error = Some((at + offset, addition)),
             Place::Line(offset, addition) => last_line = Some((at + offset, addition)),
             Place::None => {}
         }
         at += line.len();
     }
-    let (offset, addition) = last_error.or(last_line)?;
-    Some([&log[..offset], addition.as_bytes(), &log[offset..]].concat())
+    last_error.or(last_line)
 }
 
 /// Where to insert it in a log that has only entries in JSON.
