@@ -164,7 +164,7 @@ fn milliseconds(duration: Duration) -> f64 {
 /// Adds the record of one operation.
 pub(crate) fn add(config: &Config, state: &StateDir, outcome: &Outcome) {
     let history = History::of(config, state);
-    append(&Journal::new(state.journal(), config.journal.max_kib).with_history(history), outcome);
+    append(&Journal::new(state.journal(), config.journal.max_kib, history), outcome);
 }
 
 fn append(journal: &Journal, outcome: &Outcome) {

@@ -162,7 +162,7 @@ proptest! {
     fn every_key_that_is_written_is_read(outcomes in vec(outcome(), 1..4)) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal.jsonl");
-        let journal = Journal::new(path.clone(), 1024);
+        let journal = Journal::new(path.clone(), 1024, None);
         outcomes.iter().for_each(|outcome| super::append(&journal, outcome));
         let records: Vec<_> = history(&path).map(Result::unwrap).collect();
         let text = std::fs::read_to_string(&path).unwrap();

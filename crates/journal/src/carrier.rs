@@ -57,7 +57,7 @@ pub fn append_in_turn(journal: &Path, history: &History, line: &[u8]) -> io::Res
     if let Ok(note) = state::lock::open(&path, true) {
         let _ = Copy { journal, history, note: &note, note_path: &path }.all();
     }
-    history.append(line)
+    history.append(line).map(drop)
 }
 
 fn note_path(journal: &Path) -> PathBuf {

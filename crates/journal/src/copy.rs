@@ -169,7 +169,7 @@ impl Copy<'_> {
         if !is_at(self.note, self.note_path) {
             return Err(ErrorKind::NotFound.into());
         }
-        let written = self.history.append_all(text)?;
+        let written = self.history.append(text)?;
         Ok(Place::of(&written, written.len()))
     }
 
@@ -330,12 +330,12 @@ mod tests {
             let directory = tempfile::tempdir_in("/dev/shm").unwrap();
             let disk = Some(directory.path().join("history").into());
             let config = Config {
-                history: config::History { directory: disk, ..config::History::default() },
+                history: config::History { directory: disk, ..Config::default().history },
                 ..Config::default()
             };
             let state = StateDir::at(directory.path().to_owned());
             let history = History::of(&config, &state).unwrap();
-            Node { journal: Journal::new(state.journal(), 1), history, written: 0, directory }
+            Node { journal: Journal::new(state.journal(), 1, None), history, written: 0, directory }
         }
 
         fn write(&mut self) {
@@ -426,7 +426,9 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Write(count) => (0..count).for_each(|_| node.write()),
-                    Step::WriteToDisk => node.history.append(b"{\"foreign\":1}\n").unwrap(),
+                    Step::WriteToDisk => {
+                        node.history.append(b"{\"foreign\":1}\n").unwrap();
+                    }
                     Step::Copy => drop(node.copy().unwrap()),
                     Step::CopyKilled(share) => node.copy_killed(share),
                 }

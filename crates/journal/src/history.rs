@@ -47,13 +47,8 @@ impl History {
         &self.directory
     }
 
-    /// Adds one record as a whole line.
-    pub fn append(&self, line: &[u8]) -> io::Result<()> {
-        self.append_all(line).map(drop)
-    }
-
     /// Adds whole lines; gives the file that has them now.
-    pub(crate) fn append_all(&self, lines: &[u8]) -> io::Result<Metadata> {
+    pub(crate) fn append(&self, lines: &[u8]) -> io::Result<Metadata> {
         file::append(&self.directory.join(CURRENT), lines, self)
     }
 
@@ -158,7 +153,9 @@ mod tests {
             let seconds = Duration::from_secs(i32::unsigned_abs(age).into());
             file.set_modified(if age > 0 { now - seconds } else { now + seconds }).unwrap();
         }
-        (0..11).for_each(|_| history.append(b"123456789\n").unwrap());
+        for _ in 0..11 {
+            history.append(b"123456789\n").unwrap();
+        }
         let names: Vec<_> = files(directory.path())
             .iter()
             .map(|file| file.file_name().unwrap().to_str().unwrap().to_owned())

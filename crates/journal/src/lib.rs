@@ -32,13 +32,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    pub fn new(path: PathBuf, max_kib: u64) -> Journal {
-        Journal { path, max_bytes: max_kib * 1024, history: None }
-    }
-
-    #[must_use]
-    pub fn with_history(self, history: Option<History>) -> Journal {
-        Journal { history, ..self }
+    pub fn new(path: PathBuf, max_kib: u64, history: Option<History>) -> Journal {
+        Journal { path, max_bytes: max_kib * 1024, history }
     }
 
     /// Adds one record. Errors are dropped: the operation has ended, and the only place to report them
