@@ -278,14 +278,14 @@ mod tests {
     #[test]
     fn what_is_switched_off_of_the_lift() {
         let policy = |lift| policy("exec -d c true", &Config { lift, ..Config::default() });
-        let on = policy(config::Lift::default()).lift.unwrap();
+        let on = policy(Config::default().lift).lift.unwrap();
         assert_eq!(on.afterwards, Some(Afterwards::Program));
-        let runtime_alone = policy(config::Lift { program_ms: 0, ..config::Lift::default() });
+        let runtime_alone = policy(config::Lift { program_ms: 0, ..Config::default().lift });
         assert_eq!(
             runtime_alone.lift,
             Some(Lift { program: Duration::ZERO, afterwards: None, ..on })
         );
-        assert_eq!(policy(config::Lift { enabled: false, ..config::Lift::default() }).lift, None);
+        assert_eq!(policy(config::Lift { enabled: false, ..Config::default().lift }).lift, None);
     }
 
     #[test]

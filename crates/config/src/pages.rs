@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Config {
             runtime: Some("runc".into()),
-            history: History { directory: Some("/var/log/frostlock".into()), ..History::default() },
+            history: History {
+                directory: Some("/var/log/frostlock".into()),
+                ..Config::default().history
+            },
             ..Config::default()
         };
         assert_eq!(config, expected);

@@ -222,7 +222,7 @@ mod tests {
             "mode = 'fast'\nfoo = 1\n'lock.shared_wait_ms' = 1\n[lock]\nshared_wait_ms = 99999\n\
              exclusive_wait_ms = 100\nbar = 1\n[baz]\nmode = 'lock'\n",
         );
-        let lock = Lock { exclusive_wait_ms: 100, ..Lock::default() };
+        let lock = Lock { exclusive_wait_ms: 100, ..Config::default().lock };
         assert_eq!(config, Config { lock, ..Config::default() });
         assert_eq!(
             complaints,
@@ -243,7 +243,7 @@ mod tests {
             "[refill]\nstart = false\nmax_ms = 7\n[kill]\nwait_ms = 1\n[lock]\nhold_max_ms = 400\n\
              shared_wait_ms = 7\n[freeze]\nfrozen_wait_ms = 9\n",
         );
-        let lock = Lock { shared_wait_ms: 7, ..Lock::default() };
+        let lock = Lock { shared_wait_ms: 7, ..Config::default().lock };
         assert_eq!(config, Config { lock, ..Config::default() });
         assert_eq!(
             complaints,

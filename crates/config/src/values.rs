@@ -3,27 +3,25 @@
 use std::ffi::OsString;
 
 /// How much frostlock does, so that an operator can build trust step by step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Runs like a bare runtime, only records.
     Observe,
     /// Serializes and records.
     Lock,
-    #[default]
     Full,
 }
 
 /// Which operations syslog reports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syslog {
     Off,
     /// Those that a person may need to look at.
-    #[default]
     Remarkable,
     All,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     pub runtime: Option<OsString>,
     pub mode: Mode,
@@ -73,44 +71,24 @@ pub struct History {
     pub max_days: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub syslog: Syslog,
 }
 
-impl Default for Lock {
-    fn default() -> Lock {
-        Lock { exclusive_wait_ms: 1000, shared_wait_ms: 500 }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Retry {
-        Retry { deadline_ms: 9000 }
-    }
-}
-
-impl Default for Lift {
-    fn default() -> Lift {
-        Lift { enabled: true, program_ms: 50, pod_percent: 5, node_percent: 20 }
-    }
-}
-
-impl Default for Hook {
-    fn default() -> Hook {
-        Hook { wait_ms: 2000 }
-    }
-}
-
-impl Default for Journal {
-    fn default() -> Journal {
-        Journal { max_kib: 4096 }
-    }
-}
-
-impl Default for History {
-    fn default() -> History {
-        History { enabled: true, directory: None, max_mib: 64, max_days: 30 }
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            runtime: None,
+            mode: Mode::Full,
+            lock: Lock { exclusive_wait_ms: 1000, shared_wait_ms: 500 },
+            retry: Retry { deadline_ms: 9000 },
+            lift: Lift { enabled: true, program_ms: 50, pod_percent: 5, node_percent: 20 },
+            hook: Hook { wait_ms: 2000 },
+            journal: Journal { max_kib: 4096 },
+            history: History { enabled: true, directory: None, max_mib: 64, max_days: 30 },
+            log: Log { syslog: Syslog::Remarkable },
+        }
     }
 }
 
