@@ -98,13 +98,16 @@ impl Hierarchies {
     }
 
     pub fn v1(&self, controller: &str) -> Option<&V1> {
-        self.v1.iter().find(|v1| v1.controllers.iter().any(|c| c == controller))
+        self.mounts_of(controller).next()
+    }
+
+    fn mounts_of(&self, controller: &str) -> impl Iterator<Item = &V1> {
+        self.v1.iter().filter(move |v1| v1.controllers.iter().any(|c| c == controller))
     }
 
     /// Identity of the cgroup whose directory is `dir`; `""` is v2.
     pub fn identify(&self, controller: &str, dir: &Path) -> Option<Identity> {
-        let v1 = self.v1.iter().filter(|v1| v1.controllers.iter().any(|c| c == controller));
-        let v1 = v1.map(|v1| (&v1.mountpoint, &v1.root));
+        let v1 = self.mounts_of(controller).map(|v1| (&v1.mountpoint, &v1.root));
         let v2 =
             self.v2.iter().filter(|_| controller.is_empty()).map(|v2| (&v2.mountpoint, &v2.root));
         let dir = clean(dir);
@@ -117,8 +120,7 @@ impl Hierarchies {
 
     /// Directory of a cgroup in the controller's v1 hierarchy.
     pub fn v1_dir(&self, controller: &str, id: &Identity) -> Option<PathBuf> {
-        let v1 = self.v1.iter().filter(|v1| v1.controllers.iter().any(|c| c == controller));
-        v1.filter_map(|v1| directory(&v1.mountpoint, &v1.root, id)).next()
+        self.mounts_of(controller).find_map(|v1| directory(&v1.mountpoint, &v1.root, id))
     }
 
     /// Directory of a cgroup in the v2 hierarchy.
@@ -291,26 +293,17 @@ fn number(field: &[u8]) -> Option<u64> {
 fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        match octal(rest) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &rest[4..];
+    while let [first, tail @ ..] = rest {
+        let (byte, tail) = match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), tail)
             }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
+            _ => (*first, tail),
+        };
+        out.push(byte);
+        rest = tail;
     }
     PathBuf::from(OsString::from_vec(out))
-}
-
-fn octal(at: &[u8]) -> Option<u8> {
-    let digits = at.strip_prefix(b"\\")?.get(..3)?;
-    let text = std::str::from_utf8(digits).ok()?;
-    let octal = digits.iter().all(|d| (b'0'..=b'7').contains(d));
-    if octal { u8::from_str_radix(text, 8).ok() } else { None }
 }
 
 #[cfg(test)]
