@@ -70,15 +70,15 @@ impl Console {
         }
     }
 
-    /// Does what can be done without waiting. Gives whether the terminal has reached the caller.
-    pub(crate) fn relay(&mut self) -> bool {
-        if self.caller.is_none() {
-            return true;
+    /// Does what can be done without waiting.
+    pub(crate) fn relay(&mut self) {
+        if self.is_delivered() {
+            return;
         }
         if self.runtime.is_none() {
             self.accept();
         }
-        let Some(connection) = &self.runtime else { return false };
+        let Some(connection) = &self.runtime else { return };
         match receive(connection) {
             Ok((name, terminal)) => {
                 // It is up to the caller whether it is still there; a bare runtime's message would be
@@ -86,14 +86,10 @@ impl Console {
                 if let Some(caller) = self.caller.take() {
                     let _ = caller.send(&name, &terminal);
                 }
-                true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The runtime closed the connection without a terminal: this attempt is failing.
-            Err(_) => {
-                self.runtime = None;
-                false
-            }
+            Err(_) => self.runtime = None,
         }
     }
 
