@@ -21,13 +21,13 @@ fuzz_target!(|data: &[u8]| {
         let _ = line.globals.log_file(grammar);
         if let Some(log) = &line.globals.log {
             let mut expected = line.clone();
-            expected.globals.log = Some(Value { text: NEW.into(), at: log.at });
+            expected.globals.log = Some(Value { text: NEW.into(), ..log.clone() });
             check_replaced(grammar, &args, log, &expected);
         }
         if let Command::Supervised(invocation) = &line.command {
             if let Some(socket) = &invocation.console_socket {
                 let mut changed = invocation.clone();
-                changed.console_socket = Some(Value { text: NEW.into(), at: socket.at });
+                changed.console_socket = Some(Value { text: NEW.into(), ..socket.clone() });
                 let expected =
                     CommandLine { command: Command::Supervised(changed), ..line.clone() };
                 check_replaced(grammar, &args, socket, &expected);
@@ -57,6 +57,6 @@ fn check_replaced(grammar: RuntimeKind, args: &[OsString], value: &Value, expect
     assert_eq!(value.replaced(args, &value.text), args);
     let again = value.replaced(args, OsStr::new(NEW));
     assert_eq!(again.len(), args.len());
-    assert!((0..args.len()).all(|at| at == value.at.arg || args[at] == again[at]));
+    assert!((0..args.len()).all(|at| at == value.arg || args[at] == again[at]));
     assert_eq!(&read(grammar, &again), expected);
 }

@@ -14,21 +14,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where a value is in the argument vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Index of the argument.
-    pub arg: usize,
-    /// The first byte of the value in it: 0 for `--f v`, 4 for `--f=v`. The value reaches to the end.
-    pub from: usize,
-}
-
 /// A flag's value and its place, so that exactly this value can be replaced (only `--log` and
 /// `--console-socket` ever are). If a flag is repeated, this is the last one, which counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     pub text: OsString,
-    pub at: Span,
+    /// Index of the argument.
+    pub arg: usize,
+    /// The first byte of the value in it: 0 for `--f v`, 4 for `--f=v`. The value reaches to the end.
+    pub from: usize,
 }
 
 impl Value {
@@ -36,9 +30,9 @@ impl Value {
     /// read.
     pub fn replaced(&self, args: &[OsString], new: &OsStr) -> Vec<OsString> {
         let mut args = args.to_vec();
-        if let Some(arg) = args.get_mut(self.at.arg) {
+        if let Some(arg) = args.get_mut(self.arg) {
             let mut bytes = std::mem::take(arg).into_vec();
-            bytes.truncate(self.at.from);
+            bytes.truncate(self.from);
             bytes.extend_from_slice(new.as_bytes());
             *arg = OsString::from_vec(bytes);
         }

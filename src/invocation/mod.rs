@@ -27,7 +27,7 @@ mod tests;
 use std::ffi::OsString;
 
 pub use cgroup::RuntimeKind;
-pub use command::{Command, CommandLine, Globals, Invocation, LogFormat, Span, Value};
+pub use command::{Command, CommandLine, Globals, Invocation, LogFormat, Value};
 pub use state::Verb;
 
 /// Reads a command line; `args` is the argument vector without its first word.

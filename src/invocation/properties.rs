@@ -140,9 +140,9 @@ proptest! {
             let Some(log) = &line.globals.log else { continue };
             let again = log.replaced(&args, OsStr::new("/new"));
             let changed: Vec<_> = (0..args.len()).filter(|&at| args[at] != again[at]).collect();
-            prop_assert_eq!(changed, vec![log.at.arg]);
+            prop_assert_eq!(changed, vec![log.arg]);
             let mut expected = line.clone();
-            expected.globals.log = Some(Value { text: "/new".into(), at: log.at });
+            expected.globals.log = Some(Value { text: "/new".into(), ..log.clone() });
             prop_assert_eq!(read(grammar, &again), expected);
         }
     }
@@ -167,7 +167,7 @@ proptest! {
             }
             if let Some(socket) = &create.console_socket {
                 let mut expected = create.clone();
-                expected.console_socket = Some(Value { text: "/new".into(), at: socket.at });
+                expected.console_socket = Some(Value { text: "/new".into(), ..socket.clone() });
                 let again = supervised(read(grammar, &socket.replaced(&before, OsStr::new("/new"))));
                 prop_assert_eq!(again, expected);
             }

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use super::command::{Span, Value};
+use super::command::Value;
 use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
 use super::trouble::Trouble;
@@ -78,6 +78,6 @@ impl<'a> Walk<'a> {
 
     fn value(&self, place: usize, from: usize) -> Value {
         let text = OsStr::from_bytes(&self.bytes(place)[from..]).to_owned();
-        Value { text, at: Span { arg: self.order[place], from } }
+        Value { text, arg: self.order[place], from }
     }
 }
