@@ -66,7 +66,6 @@ fn record_of(outcome: &Outcome) -> Record {
         of: outcome.lift_of.map(|verb| verb.as_str().to_owned()),
         lifts: outcome.lifts.lifts.iter().map(lift).collect(),
         lift_refused: outcome.lifts.refused.as_ref().map(line),
-        refills: Vec::new(),
         recovered: outcome.recovered.iter().map(line).collect(),
         init_pid: outcome.init.map(|init| init.pid),
         oom_kill: outcome.figures.and_then(|figures| figures.oom_kill),

@@ -40,9 +40,6 @@ pub struct Record {
     pub lifts: Vec<Lift>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lift_refused: Option<String>,
-    /// From versions before there were lifts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refills: Vec<Refill>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<String>,
     pub init_pid: Option<i32>,
@@ -90,17 +87,6 @@ pub struct Lift {
     pub threads: Option<u64>,
     pub cpu_ms: Option<f64>,
     pub ms: Option<f64>,
-    pub ended: Option<String>,
-}
-
-/// What was done for one throttled cgroup.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Refill {
-    pub cgroup: Option<String>,
-    pub reason: Option<String>,
-    pub ms: Option<f64>,
-    pub writes: Option<u64>,
-    pub gained_ms: Option<f64>,
     pub ended: Option<String>,
 }
 
