@@ -27,7 +27,10 @@ const TAIL_BYTES: u64 = 64 * 1024;
 /// The caller's log, and what the current attempt has written.
 #[derive(Debug)]
 pub(crate) struct RuntimeLog {
-    callers: Callers,
+    path: PathBuf,
+    /// The file that the runtime was to append to. A missing one is not made before it is needed: a
+    /// runtime that refuses its command line ends before it opens its log.
+    callers: Option<File>,
     attempt: File,
     /// How much of the attempt's log the caller already has.
     passed_on: u64,
@@ -43,13 +46,13 @@ impl RuntimeLog {
         args: &[OsString],
     ) -> Option<(RuntimeLog, Vec<OsString>)> {
         let path = globals.log_file(kind)?;
-        let callers = Callers::find(path).ok()?;
+        let callers = find(&path).ok()?;
         let attempt = File::from(sys::memfd(c"frostlock-log").ok()?);
         let ours = format!("/proc/{}/fd/{}", process::own_pid(), attempt.as_raw_fd());
         // A file that another process has open under that number must not be written to.
         File::open(&ours).ok().filter(|there| is_same(there, &attempt))?;
         let args = globals.log.as_ref()?.replaced(args, OsStr::new(&ours));
-        Some((RuntimeLog { callers, attempt, passed_on: 0 }, args))
+        Some((RuntimeLog { path, callers, attempt, passed_on: 0 }, args))
     }
 
     /// Forgets what the last attempt wrote.
@@ -69,13 +72,20 @@ impl RuntimeLog {
     fn try_pass_on(&mut self, opened: bool) -> io::Result<()> {
         let news = read_from(&mut self.attempt, self.passed_on)?;
         if opened {
-            self.callers.file()?;
+            self.callers()?;
         }
         if !news.is_empty() {
-            self.callers.file()?.write_all(&news)?;
+            self.callers()?.write_all(&news)?;
             self.passed_on += news.len() as u64;
         }
         Ok(())
+    }
+
+    fn callers(&mut self) -> io::Result<&mut File> {
+        match &mut self.callers {
+            Some(file) => Ok(file),
+            absent => Ok(absent.insert(open(&self.path)?)),
+        }
     }
 
     /// The runtime's error, in whatever format.
@@ -216,41 +226,22 @@ pub(crate) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
     }
 }
 
-/// The file that the runtime was to append to. A missing one is not made before it is needed: a runtime
-/// that refuses its command line ends before it opens its log.
-#[derive(Debug)]
-enum Callers {
-    Open(File),
-    Absent(PathBuf),
-}
-
-impl Callers {
-    /// An error if the runtime would have one, or if the log has a reader.
-    fn find(path: PathBuf) -> io::Result<Callers> {
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(Callers::Open(open(&path)?)),
-            Ok(_) => Err(io::Error::other("not a regular file")),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // It is not worth finding out where a dangling link leads.
-                if std::fs::symlink_metadata(&path).is_ok() {
-                    return Ok(Callers::Open(open(&path)?));
-                }
-                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                access(parent.unwrap_or(Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)?;
-                Ok(Callers::Absent(path))
+/// Opens the caller's log, if it is there. An error if the runtime would have one, or if the log has a
+/// reader.
+fn find(path: &Path) -> io::Result<Option<File>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => open(path).map(Some),
+        Ok(_) => Err(io::Error::other("not a regular file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // It is not worth finding out where a dangling link leads.
+            if std::fs::symlink_metadata(path).is_ok() {
+                return open(path).map(Some);
             }
-            Err(error) => Err(error),
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            access(parent.unwrap_or(Path::new(".")), AccessFlags::W_OK | AccessFlags::X_OK)?;
+            Ok(None)
         }
-    }
-
-    fn file(&mut self) -> io::Result<&mut File> {
-        if let Callers::Absent(path) = self {
-            *self = Callers::Open(open(path)?);
-        }
-        match self {
-            Callers::Open(file) => Ok(file),
-            Callers::Absent(_) => Err(ErrorKind::NotFound.into()),
-        }
+        Err(error) => Err(error),
     }
 }
 
