@@ -103,44 +103,31 @@ fn is_remarkable(outcome: &Outcome) -> bool {
 }
 
 fn line(outcome: &Outcome) -> String {
-    let mut line = format!(
-        "{} {}: {}",
-        outcome.command().unwrap_or("command"),
-        text::one_line(&outcome.id, 128),
-        outcome.verdict.as_str(),
-    );
-    match outcome.exit {
-        Some(Exit::Code(code)) if code != 0 => line.push_str(&format!(" (exit status {code})")),
-        Some(Exit::Signal(signal)) => line.push_str(&format!(" (signal {signal})")),
-        _ => {}
-    }
-    line.push_str(&format!(
-        ", {} ms, waited {} ms for the lock",
-        outcome.stages.run.as_millis(),
-        outcome.stages.lock_wait.as_millis()
-    ));
+    let (command, id) = (outcome.command().unwrap_or("command"), text::one_line(&outcome.id, 128));
+    let exit = match outcome.exit {
+        Some(Exit::Code(code)) if code != 0 => format!(" (exit status {code})"),
+        Some(Exit::Signal(signal)) => format!(" (signal {signal})"),
+        _ => String::new(),
+    };
+    let (verdict, stages) = (outcome.verdict.as_str(), &outcome.stages);
+    let (run, wait) = (stages.run.as_millis(), stages.lock_wait.as_millis());
+    let mut line =
+        format!("{command} {id}: {verdict}{exit}, {run} ms, waited {wait} ms for the lock");
     if outcome.attempts.len() > 1 {
-        line.push_str(&format!(", {} attempts", outcome.attempts.len()));
+        line += &format!(", {} attempts", outcome.attempts.len());
     }
-    if let Some(hook) = &outcome.hook {
-        line.push_str(&hook_remark(hook));
+    if let Some(Report { stage, found, frozen, .. }) = &outcome.hook {
+        let frozen = frozen.as_ref().map(|dir| format!(" ({dir})")).unwrap_or_default();
+        line += &format!(", {stage}, {}{frozen}", found.as_str());
     }
     if let Some(remark) = lock_remark(&outcome.lock) {
-        line.push_str(&format!(" ({remark})"));
+        line += &format!(" ({remark})");
     }
-    for said in &outcome.recovered {
-        line.push_str(&format!("; {said}"));
-    }
-    for note in outcome.notes.iter().filter(|note| !note.is_empty()) {
-        line.push_str("; ");
-        line.push_str(note);
+    let notes = outcome.notes.iter().filter(|note| !note.is_empty());
+    for said in outcome.recovered.iter().chain(notes) {
+        line += &format!("; {said}");
     }
     line
-}
-
-fn hook_remark(hook: &Report) -> String {
-    let frozen = hook.frozen.as_ref().map(|dir| format!(" ({dir})")).unwrap_or_default();
-    format!(", {}, {}{frozen}", hook.stage, hook.found.as_str())
 }
 
 fn lock_remark(lock: &LockUse) -> Option<String> {
