@@ -21,7 +21,7 @@ use crate::runtime_log;
 /// How long a caller that does not read the runtime's output may block us.
 const REPLAY_MAX: Duration = Duration::from_secs(1);
 
-/// The runtime's output.
+/// The runtime's output; by default stdio is left alone.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
     stdout: Option<File>,
@@ -31,15 +31,10 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Leaves stdio alone.
-    pub(crate) fn nothing() -> Capture {
-        Capture::default()
-    }
-
     /// Leaves stdio alone if there is no file to capture into, or a limit on file sizes.
     pub(crate) fn begin() -> Capture {
         if sys::file_size_is_limited() {
-            return Capture::nothing();
+            return Capture::default();
         }
         Capture::try_begin().unwrap_or_default()
     }

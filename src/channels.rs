@@ -55,8 +55,8 @@ impl Channels {
         state: &StateDir,
     ) -> (Channels, Vec<OsString>) {
         let said = match degree {
-            Degree::Nothing => Capture::nothing(),
-            _ if gives_stdio_away(kind, invocation) => Capture::nothing(),
+            Degree::Nothing => Capture::default(),
+            _ if gives_stdio_away(kind, invocation) => Capture::default(),
             Degree::Output | Degree::All => Capture::begin(),
         };
         let mut channels = Channels {

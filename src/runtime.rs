@@ -257,7 +257,7 @@ impl Child {
     /// Waits for the runtime's end.
     pub(crate) fn wait(&self, signals: &Signals, watch: &mut dyn Watch) -> Exit {
         loop {
-            if let Some(exit) = reap(self.pid, libc::WNOHANG) {
+            if let Some(exit) = reap(self.pid) {
                 remember(Last::Ended(exit));
                 return exit;
             }
@@ -270,8 +270,8 @@ impl Child {
 /// The runtime's end, if it has ended. If its terminal has stopped it, we stop, too, so that a shell
 /// with job control sees the job stopped. Not after a SIGSTOP, which somebody sent to the runtime
 /// alone: they continue it alone, and would leave us stopped, with the lock.
-fn reap(pid: i32, options: i32) -> Option<Exit> {
-    match sys::wait(pid, options | libc::WUNTRACED) {
+fn reap(pid: i32) -> Option<Exit> {
+    match sys::wait(pid, libc::WNOHANG | libc::WUNTRACED) {
         Ok(sys::Wait::Exited(code)) => Some(Exit::Code(code)),
         Ok(sys::Wait::Killed(signal)) => Some(Exit::Signal(signal)),
         Ok(sys::Wait::Stopped(libc::SIGSTOP)) => None,
@@ -293,7 +293,7 @@ const LOOK_PLAINLY_EVERY: Duration = Duration::from_millis(10);
 /// Waits without anything but `meanwhile` to do.
 pub(crate) fn wait_plainly(pid: i32, mut meanwhile: impl FnMut()) -> Exit {
     loop {
-        if let Some(exit) = reap(pid, libc::WNOHANG) {
+        if let Some(exit) = reap(pid) {
             return exit;
         }
         meanwhile();
