@@ -137,7 +137,7 @@ fn lock(invocation: &Invocation, config: &Config) -> Option<Lock> {
 fn degree(verb: Verb, config: &Config) -> Degree {
     match config.mode {
         Mode::Observe => Degree::Nothing,
-        Mode::Full if retry::is_ever_retried(verb) && config.retry.deadline_ms > 0 => Degree::All,
+        Mode::Full if retry::retried(verb).is_some() && config.retry.deadline_ms > 0 => Degree::All,
         Mode::Lock | Mode::Full => Degree::Output,
     }
 }

@@ -93,19 +93,18 @@ impl Reason {
     }
 }
 
-/// Which failures may be retried, for each verb.
-pub fn is_retried(verb: Verb, failure: Failure) -> bool {
+/// The failure of this verb that may be retried.
+pub fn retried(verb: Verb) -> Option<Failure> {
     match verb {
-        Verb::Update | Verb::Pause => failure == Failure::Freeze,
-        Verb::Create | Verb::Run => failure == Failure::FreezeInProcHooks,
-        Verb::Exec => failure == Failure::Paused,
-        _ => false,
+        Verb::Update | Verb::Pause => Some(Failure::Freeze),
+        Verb::Create | Verb::Run => Some(Failure::FreezeInProcHooks),
+        Verb::Exec => Some(Failure::Paused),
+        _ => None,
     }
 }
 
-/// Whether any failure of this verb is retried.
-pub fn is_ever_retried(verb: Verb) -> bool {
-    Failure::ALL.into_iter().any(|failure| is_retried(verb, failure))
+pub fn is_retried(verb: Verb, failure: Failure) -> bool {
+    retried(verb) == Some(failure)
 }
 
 /// Gives the delay before the next attempt. `deadline` is when the last attempt must have ended; 0 means

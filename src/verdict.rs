@@ -28,15 +28,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 6] = [
-        Failure::Freeze,
-        Failure::FreezeInProcHooks,
-        Failure::Paused,
-        Failure::Bus,
-        Failure::NoFreezer,
-        Failure::Other,
-    ];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Failure::Freeze => "freeze failed",
