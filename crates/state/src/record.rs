@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::state_dir::{self, StateDir, listed};
 
 /// What we know of a container between two operations on it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Record {
     /// As it was given to the runtime; the file's name has only a readable form of it.
     #[serde(default)]
@@ -82,17 +82,13 @@ impl Record {
             None => (files, None),
         };
         Record {
-            id: String::new(),
             cgroup: places.named().as_path().to_owned(),
             files,
             pod_files: places.pod().map(|pod| Reader::at(mounts, &pod)),
             limits_files,
             dirs: mounts.dirs_at(places),
             pod,
-            init: None,
-            made_as: None,
-            paused: false,
-            creator: None,
+            ..Record::default()
         }
     }
 

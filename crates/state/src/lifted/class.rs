@@ -215,16 +215,15 @@ impl FromStr for Before {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Before, ()> {
-        let mut fields = text.split(' ');
-        let mut next = || fields.next().ok_or(());
-        let before = Before {
-            policy: next()?.parse().map_err(drop)?,
-            nice: next()?.parse().map_err(drop)?,
-            flags: next()?.parse().map_err(drop)?,
-            slice: next()?.parse().map_err(drop)?,
-            timer_slack: next()?.parse().map_err(drop)?,
-        };
-        if fields.next().is_some() { Err(()) } else { Ok(before) }
+        let fields: Vec<&str> = text.split(' ').collect();
+        let [policy, nice, flags, slice, timer_slack] = fields[..] else { return Err(()) };
+        Ok(Before {
+            policy: policy.parse().map_err(drop)?,
+            nice: nice.parse().map_err(drop)?,
+            flags: flags.parse().map_err(drop)?,
+            slice: slice.parse().map_err(drop)?,
+            timer_slack: timer_slack.parse().map_err(drop)?,
+        })
     }
 }
 
