@@ -184,15 +184,12 @@ impl Reader {
     /// The nearest cgroup above this one that was told to freeze, whether frozen yet or not.
     pub fn frozen_ancestor(&self) -> Option<PathBuf> {
         let (version, dir) = self.freezer_dir()?;
-        let file = wish_file(version);
-        let mut above = dir.ancestors().skip(1);
-        above.find(|dir| text(dir, file).is_some_and(|wish| wish.trim() == "1")).map(Path::to_owned)
+        dir.ancestors().skip(1).find(|dir| is_told_to_freeze(version, dir)).map(Path::to_owned)
     }
 
     /// Whether this cgroup itself was told to freeze, and not only one above it.
     pub fn is_told_to_freeze(&self) -> bool {
-        let Some((version, dir)) = self.freezer_dir() else { return false };
-        text(dir, wish_file(version)).is_some_and(|wish| wish.trim() == "1")
+        self.freezer_dir().is_some_and(|(version, dir)| is_told_to_freeze(version, dir))
     }
 
     pub fn freezer(&self) -> Freezer {
@@ -216,11 +213,12 @@ fn has_quota(version: Version, dir: &Path) -> Option<bool> {
     }
 }
 
-fn wish_file(version: Version) -> &'static str {
-    match version {
+fn is_told_to_freeze(version: Version, dir: &Path) -> bool {
+    let file = match version {
         Version::V1 => "freezer.self_freezing",
         Version::V2 => "cgroup.freeze",
-    }
+    };
+    text(dir, file).is_some_and(|wish| wish.trim() == "1")
 }
 
 /// A walk looks at no more cgroups than these, the upper ones first. A container with a delegated
