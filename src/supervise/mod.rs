@@ -219,8 +219,7 @@ impl Operation<'_> {
         signals: &Signals,
     ) -> Option<String> {
         let limit = self.policy.removes_leftovers_for;
-        let is_deleted = self.invocation.verb == Verb::Delete && container.is_gone();
-        if !self.policy.mends || !is_deleted || !attempts.hold.is_held() {
+        if limit.is_zero() || !container.is_gone() || !attempts.hold.is_held() {
             return None;
         }
         let dirs = container.own_dirs();
