@@ -4,13 +4,13 @@
 //! uses clap: whole long names, and a value that is a word of its own must not begin with a dash
 //! (`allow_hyphen_values` is not set), unless it is `-`.
 
-use cgroup::RuntimeKind;
+use cgroup::{RuntimeKind, Unknown};
 
 use super::flag::{Flag, Takes};
-use super::trouble::{Trouble, shown};
+use super::trouble::{about, shown};
 use super::walk::{Given, Step, Walk};
 
-pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Unknown> {
     match walk.bytes(place) {
         b"--" => Ok(Step::EndOfFlags),
         [b'-', b'-', ..] => long(walk, place),
@@ -23,41 +23,41 @@ fn is_clap(walk: &Walk<'_>) -> bool {
     walk.grammar == RuntimeKind::Youki
 }
 
-fn long(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+fn long(walk: &Walk<'_>, place: usize) -> Result<Step, Unknown> {
     let arg = walk.bytes(place);
     let equals = arg.iter().position(|&byte| byte == b'=');
     let name = &arg[2..equals.unwrap_or(arg.len())];
     let flag = match walk.table.find(name).filter(|_| name.len() > 1) {
         // An exact name wins over those it abbreviates (`--log` over `--log-format`).
         Some(flag) => flag,
-        None if is_clap(walk) => return Err(Trouble::about("unknown flag", arg)),
+        None if is_clap(walk) => return Err(about("unknown flag", arg)),
         None => abbreviated(walk, arg, name)?,
     };
     if flag.takes == Takes::Switch && equals.is_some() {
-        return Err(Trouble::new(format!("flag {} takes no value", shown(arg))));
+        return Err(Unknown::new(format!("flag {} takes no value", shown(arg))));
     }
     let (given, used) = taken(walk, flag, place, equals.map(|at| at + 1))?;
     Ok(Step::Flags { given: vec![given], used })
 }
 
-fn abbreviated(walk: &Walk<'_>, arg: &[u8], name: &[u8]) -> Result<&'static Flag, Trouble> {
+fn abbreviated(walk: &Walk<'_>, arg: &[u8], name: &[u8]) -> Result<&'static Flag, Unknown> {
     let mut candidates = walk.table.iter().flat_map(|flag| {
         let names = flag.long_names().filter(|long| long.as_bytes().starts_with(name));
         names.map(move |_| flag)
     });
     match (candidates.next(), candidates.next()) {
         (Some(flag), None) => Ok(flag),
-        (Some(_), Some(_)) => Err(Trouble::about("ambiguous flag", arg)),
-        (None, _) => Err(Trouble::about("unknown flag", arg)),
+        (Some(_), Some(_)) => Err(about("ambiguous flag", arg)),
+        (None, _) => Err(about("unknown flag", arg)),
     }
 }
 
-fn cluster(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+fn cluster(walk: &Walk<'_>, place: usize) -> Result<Step, Unknown> {
     let arg = walk.bytes(place);
     let mut given = Vec::new();
     for (at, &letter) in arg.iter().enumerate().skip(1) {
         let flag = walk.table.find(&[letter]).ok_or_else(|| {
-            Trouble::new(format!("unknown flag -{} in {}", shown(&[letter]), shown(arg)))
+            Unknown::new(format!("unknown flag -{} in {}", shown(&[letter]), shown(arg)))
         })?;
         let rest = match arg.get(at + 1) {
             None => None,
@@ -79,10 +79,10 @@ fn taken(
     flag: &'static Flag,
     place: usize,
     attached: Option<usize>,
-) -> Result<(Given, usize), Trouble> {
+) -> Result<(Given, usize), Unknown> {
     let (given, used) = walk.taken(flag, place, attached)?;
     if is_clap(walk) && used == 2 && matches!(walk.bytes(place + 1), [b'-', _, ..]) {
-        return Err(Trouble::about("no value for flag", walk.bytes(place)));
+        return Err(about("no value for flag", walk.bytes(place)));
     }
     Ok((given, used))
 }

@@ -5,12 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::flag::Takes;
 use super::grammar::Table;
-use super::trouble::Trouble;
+use super::trouble::about;
 use super::walk::{Step, Walk};
+use cgroup::Unknown;
 
 /// Reads one place as `flag.FlagSet.parseOne` does: one dash or two, no clusters, and a switch takes a
 /// value only with `=`.
-pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Unknown> {
     let arg = walk.bytes(place);
     if arg.len() < 2 || arg[0] != b'-' {
         return Ok(Step::Word);
@@ -20,15 +21,15 @@ pub(super) fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
     }
     let dashes = if arg[1] == b'-' { 2 } else { 1 };
     if matches!(arg[dashes], b'-' | b'=') {
-        return Err(Trouble::about("bad flag syntax:", arg));
+        return Err(about("bad flag syntax:", arg));
     }
     let equals = arg.iter().position(|&byte| byte == b'=');
     let name = &arg[dashes..equals.unwrap_or(arg.len())];
-    let flag = walk.table.find(name).ok_or_else(|| Trouble::about("unknown flag", arg))?;
+    let flag = walk.table.find(name).ok_or_else(|| about("unknown flag", arg))?;
     let (mut given, used) = walk.taken(flag, place, equals.map(|at| at + 1))?;
     if let (Takes::Switch, Some(at)) = (flag.takes, equals) {
         let on = boolean(&arg[at + 1..]);
-        given.on = on.ok_or_else(|| Trouble::about("not a boolean value in", arg))?;
+        given.on = on.ok_or_else(|| about("not a boolean value in", arg))?;
     }
     Ok(Step::Flags { given: vec![given], used })
 }

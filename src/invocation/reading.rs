@@ -9,9 +9,9 @@ use super::flag::Means;
 use super::go_flags;
 use super::grammar::{Table, positionals};
 use super::scan::{self, Scan};
-use super::trouble::Trouble;
+use super::trouble::about;
 use super::walk::{Given, Walk};
-use cgroup::RuntimeKind;
+use cgroup::{RuntimeKind, Unknown};
 use state::Verb;
 
 pub(super) fn globals(given: &[Given]) -> Globals {
@@ -42,7 +42,7 @@ pub(super) fn command(
     verb: Verb,
     args: &[OsString],
     from: usize,
-) -> Result<Command, Trouble> {
+) -> Result<Command, Unknown> {
     let table = Table::of(grammar, Some(verb));
     let read = |order: &[usize]| {
         let scan = scan::command(&Walk { args, order, grammar, table })?;
@@ -59,10 +59,10 @@ pub(super) fn command(
 
 /// One reading out of two. If only one version of the runtime accepts the line, the other will refuse
 /// it and no reading can do harm; so the accepted one counts.
-fn both(old: Result<Command, Trouble>, new: Result<Command, Trouble>) -> Result<Command, Trouble> {
+fn both(old: Result<Command, Unknown>, new: Result<Command, Unknown>) -> Result<Command, Unknown> {
     match (old, new) {
         (Ok(old), Ok(new)) if old == new => Ok(new),
-        (Ok(_), Ok(_)) => Err(Trouble::new("runc up to 1.1 and from 1.2 on read it differently")),
+        (Ok(_), Ok(_)) => Err(Unknown::new("runc up to 1.1 and from 1.2 on read it differently")),
         (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
         (Err(trouble), Err(_)) => Err(trouble),
     }
@@ -73,17 +73,17 @@ fn meaning(
     verb: Verb,
     args: &[OsString],
     scan: &Scan,
-) -> Result<Command, Trouble> {
+) -> Result<Command, Unknown> {
     if scan.given.iter().any(Given::is_info) {
         return Ok(Command::PassThrough);
     }
     let expected = positionals(grammar, verb);
     if scan.words.len() < *expected.start() {
         let missing = if scan.words.is_empty() { "no container id" } else { "no signal" };
-        return Err(Trouble::new(missing));
+        return Err(Unknown::new(missing));
     }
     if let Some(&extra) = scan.words.get(*expected.end()) {
-        return Err(Trouble::about("too many arguments:", args[extra].as_bytes()));
+        return Err(about("too many arguments:", args[extra].as_bytes()));
     }
     let mut invocation = bare(verb, id(&args[scan.words[0]])?);
     for given in &scan.given {
@@ -93,7 +93,7 @@ fn meaning(
         Verb::Kill => invocation.signal = signal(args, scan.words.get(1))?,
         // The file says what to execute; without it the command line must.
         Verb::Exec if invocation.process.is_none() && scan.words.len() < 2 => {
-            return Err(Trouble::new("nothing to execute"));
+            return Err(Unknown::new("nothing to execute"));
         }
         _ => {}
     }
@@ -103,25 +103,25 @@ fn meaning(
 /// The id becomes a part of our paths. No runtime has a container with one of the refused names, except
 /// perhaps one with a dash, and that is far more often a misplaced flag: runc up to 1.1 reads
 /// `update ID -r -` as an update of `-`.
-fn id(word: &OsStr) -> Result<OsString, Trouble> {
+fn id(word: &OsStr) -> Result<OsString, Unknown> {
     let bytes = word.as_bytes();
     match bytes {
-        b"" => Err(Trouble::new("empty container id")),
-        [b'-', ..] => Err(Trouble::about("flag in place of a container id:", bytes)),
-        b"." | b".." => Err(Trouble::about("not a container id:", bytes)),
+        b"" => Err(Unknown::new("empty container id")),
+        [b'-', ..] => Err(about("flag in place of a container id:", bytes)),
+        b"." | b".." => Err(about("not a container id:", bytes)),
         _ if bytes.contains(&b'/') || bytes.contains(&0) => {
-            Err(Trouble::about("not a container id:", bytes))
+            Err(about("not a container id:", bytes))
         }
         _ => Ok(word.to_owned()),
     }
 }
 
 /// A leading dash is either a flag of a future version, or something that no version accepts (`-9`).
-fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, Trouble> {
+fn signal(args: &[OsString], at: Option<&usize>) -> Result<Option<OsString>, Unknown> {
     let Some(&at) = at else { return Ok(None) };
     let word = &args[at];
     if word.as_bytes().starts_with(b"-") {
-        return Err(Trouble::about("flag in place of a signal:", word.as_bytes()));
+        return Err(about("flag in place of a signal:", word.as_bytes()));
     }
     Ok(Some(word.clone()))
 }
@@ -143,7 +143,7 @@ fn bare(verb: Verb, id: OsString) -> Invocation {
     }
 }
 
-fn apply(to: &mut Invocation, given: &Given) -> Result<(), Trouble> {
+fn apply(to: &mut Invocation, given: &Given) -> Result<(), Unknown> {
     let text = || given.value.as_ref().map(|value| value.text.clone());
     let path = || text().map(PathBuf::from);
     match given.flag.means {
@@ -157,7 +157,7 @@ fn apply(to: &mut Invocation, given: &Given) -> Result<(), Trouble> {
         Means::Resources => to.resources = text(),
         Means::All => to.all = given.on,
         Means::Regex if given.on => {
-            return Err(Trouble::new("with --regex the id is a pattern for many containers"));
+            return Err(Unknown::new("with --regex the id is a pattern for many containers"));
         }
         _ => {}
     }

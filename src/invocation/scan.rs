@@ -2,14 +2,13 @@
 
 use std::ffi::OsString;
 
-use cgroup::RuntimeKind;
+use cgroup::{RuntimeKind, Unknown};
 
 use super::grammar::{self, Table};
-use super::trouble::Trouble;
 use super::walk::{Given, Step, Walk};
 use super::{getopt, go_flags};
 
-fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Trouble> {
+fn step(walk: &Walk<'_>, place: usize) -> Result<Step, Unknown> {
     match walk.grammar {
         RuntimeKind::Runc => go_flags::step(walk, place),
         RuntimeKind::Crun | RuntimeKind::Youki => getopt::step(walk, place),
@@ -25,7 +24,7 @@ pub(super) struct Scan {
 }
 
 /// Reads the arguments of a command.
-pub(super) fn command(walk: &Walk<'_>) -> Result<Scan, Trouble> {
+pub(super) fn command(walk: &Walk<'_>) -> Result<Scan, Unknown> {
     let mut scan = Scan::default();
     let mut place = 0;
     while place < walk.order.len() {
@@ -56,7 +55,7 @@ pub(super) fn command(walk: &Walk<'_>) -> Result<Scan, Trouble> {
 pub(super) struct Front {
     pub(super) given: Vec<Given>,
     /// The index of the command; none if it is not ours, or needs no look: help, version.
-    pub(super) command: Result<Option<usize>, Trouble>,
+    pub(super) command: Result<Option<usize>, Unknown>,
 }
 
 /// Reads the flags before the command.
@@ -84,7 +83,7 @@ pub(super) fn front(grammar: RuntimeKind, args: &[OsString]) -> Front {
             Ok(Step::EndOfFlags) => {
                 // clap accepts no words on this level, and a command only before `--`.
                 if grammar == RuntimeKind::Youki {
-                    trouble.get_or_insert(Trouble::new("-- before the command"));
+                    trouble.get_or_insert(Unknown::new("-- before the command"));
                 }
                 place += 1;
                 break;

@@ -1,30 +1,11 @@
-//! Why a command line cannot be read.
+//! What a message says of a command line that cannot be read: a line of printable ASCII.
 
-use std::error::Error;
-use std::fmt;
+use cgroup::Unknown;
 
-/// Why a command line cannot be read, in a line of printable ASCII. No code branches on it.
-#[derive(Debug)]
-pub(super) struct Trouble(String);
-
-impl Trouble {
-    pub(super) fn new(what: impl Into<String>) -> Trouble {
-        Trouble(what.into())
-    }
-
-    /// With the word of the caller that it is about.
-    pub(super) fn about(what: &str, word: &[u8]) -> Trouble {
-        Trouble(format!("{what} {}", shown(word)))
-    }
+/// With the word of the caller that it is about.
+pub(super) fn about(what: &str, word: &[u8]) -> Unknown {
+    Unknown::new(format!("{what} {}", shown(word)))
 }
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Trouble {}
 
 /// A word of the caller for a message of ours: printable ASCII, and short.
 pub(super) fn shown(word: &[u8]) -> String {

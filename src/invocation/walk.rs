@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use super::command::Value;
 use super::flag::{Flag, Means, Takes};
 use super::grammar::Table;
-use super::trouble::Trouble;
-use cgroup::RuntimeKind;
+use super::trouble::about;
+use cgroup::{RuntimeKind, Unknown};
 
 /// A flag as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl<'a> Walk<'a> {
         flag: &'static Flag,
         place: usize,
         attached: Option<usize>,
-    ) -> Result<(Given, usize), Trouble> {
+    ) -> Result<(Given, usize), Unknown> {
         let (value, used) = match (flag.takes, attached) {
             (Takes::Switch, _) | (Takes::Attached, None) => (None, 1),
             (_, Some(from)) => (Some(self.value(place, from)), 1),
@@ -70,7 +70,7 @@ impl<'a> Walk<'a> {
                 (Some(self.value(place + 1, 0)), 2)
             }
             (Takes::Value, None) => {
-                return Err(Trouble::about("no value for flag", self.bytes(place)));
+                return Err(about("no value for flag", self.bytes(place)));
             }
         };
         Ok((Given { flag, value, on: true }, used))
