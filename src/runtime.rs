@@ -47,24 +47,21 @@ impl Runtime {
 
     /// Becomes the runtime; returns only on failure.
     pub fn exec(&self) -> io::Error {
-        let program = CString::new(self.path.as_os_str().as_bytes());
-        match (program, self.argv()) {
-            (Ok(program), Ok(argv)) => sys::exec(&program, &argv),
-            (Err(error), _) => error.into(),
-            (_, Err(error)) => error,
+        match self.argv() {
+            Ok(argv) => sys::exec(&argv[0], &argv),
+            Err(error) => error,
         }
     }
 
     /// Starts the runtime as our child.
     pub(crate) fn start(&self, signals: &Signals, outputs: Outputs<'_>) -> io::Result<Child> {
-        let program = CString::new(self.path.as_os_str().as_bytes())?;
         let argv = self.argv()?;
         let mut env = sys::environment();
         let listen_pid = reserve_listen_pid(&mut env);
         // Before the fork: a short runtime may have ended before we learn that it was executed.
         let since = Instant::now();
         let pid = sys::spawn(&mut sys::Launch {
-            program: &program,
+            program: &argv[0],
             argv: &argv,
             env: &mut env,
             listen_pid,
