@@ -52,6 +52,8 @@ pub(super) struct Attempts<'a> {
     pub(super) intent: Option<Intent>,
     /// What was undone so far.
     pub(super) recovered: Vec<String>,
+    /// The attempts that have ended.
+    pub(super) so_far: Vec<Attempt>,
     /// Whether the container was frozen or freezing at some time since the first attempt began.
     pub(super) saw_freeze: bool,
     /// The longest attempt so far, with our own waits: one more takes about as long.
@@ -70,7 +72,6 @@ pub(super) struct Attempted {
     pub(super) started: Option<Duration>,
     /// All attempts together, without the delays between them.
     pub(super) took: Duration,
-    pub(super) attempts: Vec<Attempt>,
     pub(super) gave_up: Option<Reason>,
     /// The last words of the runtime, and our own remarks.
     pub(super) notes: Vec<String>,
@@ -81,7 +82,6 @@ impl Attempts<'_> {
     /// Runs until an attempt succeeds, or the next would be unsafe, pointless or too late.
     pub(super) fn run(&mut self, container: &mut Container) -> io::Result<Attempted> {
         let signals = Signals::take().inspect_err(|_error| self.leave_no_note())?;
-        let mut attempts: Vec<Attempt> = Vec::new();
         let mut owner = Owner::Nobody;
         loop {
             // If the container is thawed although it is on record as paused, somebody has resumed it
@@ -94,7 +94,7 @@ impl Attempts<'_> {
                 signals.give_back();
             })?;
             let judged = self.judge(&end);
-            attempts.push(Attempt { took: end.took, failure: judged.failure, delay: None });
+            self.so_far.push(Attempt { took: end.took, failure: judged.failure, delay: None });
             self.undo(container, end.exit, owner, paused_before);
             owner = owner.after_attempt(container.is_told_to_freeze());
             // If the lock is held and the freeze stands after `undo`, it is another's pause, or is
@@ -102,23 +102,21 @@ impl Attempts<'_> {
             let leaves_it = owner == Owner::Ourselves && self.hold.is_held();
             let may_freeze = self.operation.policy.freezes.is_some();
             let may_repeat = end.started.is_none() && !(leaves_it && may_freeze);
-            let next = judged
-                .failure
-                .map(|failure| self.next(&signals, container, failure, &attempts, may_repeat));
-            let gave_up = match (next, attempts.last_mut()) {
+            let next =
+                judged.failure.map(|failure| self.next(&signals, container, failure, may_repeat));
+            let gave_up = match (next, self.so_far.last_mut()) {
                 (Some(Ok(delay)), Some(last)) => {
                     last.delay = Some(delay);
                     continue;
                 }
                 (next, _) => next.and_then(Result::err),
             };
-            let why = self.explain(container, judged.failure, &attempts);
+            let why = self.explain(container, judged.failure);
             let last_error = self.pass_error_on(&end, judged.last_error, why);
             return Ok(Attempted {
                 exit: end.exit,
                 started: end.started,
-                took: attempts.iter().map(|attempt| attempt.took).sum(),
-                attempts,
+                took: self.so_far.iter().map(|attempt| attempt.took).sum(),
                 gave_up,
                 notes: last_error.into_iter().collect(),
                 signals,
@@ -160,12 +158,7 @@ impl Attempts<'_> {
     }
 
     /// Why the cgroup did not freeze, if that is what failed.
-    fn explain(
-        &self,
-        container: &Container,
-        failure: Option<Failure>,
-        attempts: &[Attempt],
-    ) -> Option<String> {
+    fn explain(&self, container: &Container, failure: Option<Failure>) -> Option<String> {
         let is_of_a_freeze = failure.is_some_and(|failure| retry::is_retried(self.verb(), failure));
         // A container that was paused on request needs no explanation.
         let is_refused_rightly = failure == Some(Failure::Paused) && container.is_paused();
@@ -179,7 +172,7 @@ impl Attempts<'_> {
             .map(|files| Tasks::in_state(files, b"D"))
             .unwrap_or_default();
         let explanation = Explanation {
-            attempts: attempts.len(),
+            attempts: self.so_far.len(),
             over: self.since.elapsed(),
             tasks: self.relief.running().and(stuck),
             throttled: throttled(container)
@@ -217,10 +210,9 @@ impl Attempts<'_> {
         signals: &Signals,
         container: &Container,
         failure: Failure,
-        attempts: &[Attempt],
         may_repeat: bool,
     ) -> Result<Duration, Reason> {
-        let delay = self.decide(signals, container, failure, attempts, may_repeat)?;
+        let delay = self.decide(signals, container, failure, may_repeat)?;
         // A signal came while we waited for a freeze or a thaw.
         if signals.have_come() {
             return Err(Reason::Interrupted);
@@ -341,7 +333,6 @@ impl Attempts<'_> {
         signals: &Signals,
         container: &Container,
         failure: Failure,
-        attempts: &[Attempt],
         may_repeat: bool,
     ) -> Result<Duration, Reason> {
         // The checks that wait come last.
@@ -357,7 +348,7 @@ impl Attempts<'_> {
             &Situation {
                 verb: self.verb(),
                 failure,
-                attempts: attempts.len() as u32,
+                attempts: self.so_far.len() as u32,
                 attempt: self.longest,
                 used: self.since.elapsed(),
                 period: period(container),
