@@ -135,7 +135,7 @@ impl Recorded {
         listed(&state.containers()).filter_map(Recorded::read).collect()
     }
 
-    fn read(path: PathBuf) -> Option<Recorded> {
+    pub(crate) fn read(path: PathBuf) -> Option<Recorded> {
         let is_whole = path.extension() == Some(OsStr::new("json"));
         is_whole.then(|| Some(Recorded { record: Record::read(&path)?, path }))?
     }

@@ -157,10 +157,9 @@ fn is_of_the_past(recorded: &Recorded) -> bool {
 }
 
 /// Removes such a file, unless it has come into use meanwhile.
-pub fn remove_stale(state: &StateDir, path: &Path) -> Result<(), NotDone> {
+pub fn remove_stale(path: &Path) -> Result<(), NotDone> {
     if path.extension() == Some(OsStr::new("json")) {
-        let mut records = Recorded::all(state).into_iter();
-        let record = records.find(|it| it.path == path && is_of_the_past(it));
+        let record = Recorded::read(path.to_owned()).filter(is_of_the_past);
         return record.map(|it| it.forget()).ok_or_else(|| NotDone::InUse(Vec::new()));
     }
     exclusive(&LockFiles::at(path), Duration::ZERO).map(Guard::retire)
@@ -194,6 +193,26 @@ fn age(path: &Path) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stale_record_is_removed_by_its_path_alone_and_one_in_use_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = |name: &str, creator: Option<Process>| {
+            let at = cgroup::Places::of(Identity::new("/gone").unwrap());
+            let mounts = cgroup::Hierarchies::default();
+            let mut record = crate::record::Record::new(&at, None, &mounts, PodNames::default());
+            record.creator = creator;
+            let path = dir.path().join("containers").join(name);
+            record.write(&path).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - 2 * IS_OLD).unwrap();
+            path
+        };
+        let stale = record("stale.json", None);
+        let used = record("used.json", Process::ourselves());
+        assert!(remove_stale(&stale).is_ok() && !stale.exists());
+        assert!(matches!(remove_stale(&used), Err(NotDone::InUse(_))) && used.exists());
+    }
 
     #[test]
     fn a_clock_that_jumped_does_not_change_the_age_of_a_note() {

@@ -110,7 +110,7 @@ impl Fix {
             Fix::Thaw(cgroup) => thaw(node, cgroup),
             Fix::RemoveCgroups { pod, dirs } => remove_cgroups(pod, dirs),
             Fix::RemoveTrial { cgroup, dirs } => remove_trial(node, cgroup, dirs),
-            Fix::RemoveState(files) => remove_state(node, files),
+            Fix::RemoveState(files) => remove_state(files),
             Fix::RemoveNote(path) => {
                 std::fs::remove_file(path).with_context(|| path.display().to_string())?;
                 Ok(format!("removed {}", path.display()))
@@ -297,12 +297,12 @@ fn remove_empty(dirs: &[PathBuf]) -> Result<usize, (usize, String)> {
     }
 }
 
-fn remove_state(node: &Node, files: &[PathBuf]) -> anyhow::Result<String> {
+fn remove_state(files: &[PathBuf]) -> anyhow::Result<String> {
     let mut removed = 0;
     let mut kept = Vec::new();
     for file in files {
         // The other file of a pair may have gone with the first.
-        match remains::remove_stale(&node.ours.state, file) {
+        match remains::remove_stale(file) {
             Ok(()) => removed += 1,
             Err(why) => kept.push(format!("{}: {:#}", file.display(), anyhow::Error::new(why))),
         }
