@@ -1,5 +1,7 @@
 //! The shim or conmon above a container.
 
+use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -11,18 +13,25 @@ use cgroup::process::{self, Process};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
-use super::claim::{Container, Fate, Owner, Supervisor};
-use super::fate;
+use super::claim::{Container, Fate, Supervisor};
 use crate::node::containerd::SOCKETS;
 
 const MAX_GENERATIONS: usize = 64;
 
-/// Found above the first process or its zombie, or else by the shims' command lines.
-pub(crate) fn of_container(container: &Container) -> Option<Supervisor> {
+/// This node's shims, by the namespace and the id on their command lines.
+pub(crate) type Shims = HashMap<(String, String), Supervisor>;
+
+/// Found above the first process or its zombie, or else by the shims' command lines, which are read once
+/// for all containers.
+pub(crate) fn of_container(
+    container: &Container,
+    fate: Fate,
+    shims: &LazyCell<Shims>,
+) -> Option<Supervisor> {
     let init = container.init?;
-    match fate::of(init) {
+    match fate {
         Fate::Alive | Fate::Zombie { .. } => above(init.pid),
-        Fate::Unknown | Fate::Gone | Fate::Reused => by_command_line(container),
+        Fate::Unknown | Fate::Gone | Fate::Reused => by_command_line(container, shims),
     }
 }
 
@@ -45,10 +54,9 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
         return None;
     }
     let process = Process::of(pid)?;
-    let words = command_line(pid);
-    let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
-    let address = after(&words, b"-address").map(|word| PathBuf::from(OsStr::from_bytes(word)));
-    let foreign = has_other_mounts(pid);
+    let line = command_line(pid);
+    let address = after(&line, b"-address").map(|word| PathBuf::from(OsStr::from_bytes(word)));
+    let foreign = is_elsewhere(pid);
     // docker's shims have a path in /var/run, which is a symlink.
     let resolved = address.as_ref().filter(|_| !foreign).and_then(|it| it.canonicalize().ok());
     let stopped = matches!(process.state(), Some('T' | 't'));
@@ -60,12 +68,26 @@ fn is_supervisor(name: &str) -> bool {
     name.starts_with("containerd-shim") || name.starts_with("conmon")
 }
 
+/// This node's shims and conmons. Any process can take the name of one, and the answer at its socket names
+/// programs.
+fn all() -> impl Iterator<Item = Supervisor> {
+    let named = pids().filter_map(supervisor);
+    named.filter(|it| !it.foreign && process::is_trusted(it.process.pid))
+}
+
 /// The containerd sockets on the command lines of this node's shims.
 pub(crate) fn addresses() -> impl Iterator<Item = PathBuf> {
-    // Any process can take the name of a shim, and the answer at its socket names programs.
-    let trusted = pids().filter(|pid| process::is_trusted(*pid));
-    let all = trusted.filter_map(supervisor).filter(|shim| !shim.foreign);
-    all.filter_map(|shim| shim.address)
+    all().filter_map(|shim| shim.address)
+}
+
+pub(crate) fn shims() -> Shims {
+    all().filter_map(|shim| Some((task(&command_line(shim.process.pid))?, shim))).collect()
+}
+
+/// A shim is started with `-namespace NAMESPACE -id ID`; a pod's shim has the pod's id.
+fn task(line: &[u8]) -> Option<(String, String)> {
+    let text = |option| Some(String::from_utf8_lossy(after(line, option)?).into_owned());
+    Some((text(b"-namespace")?, text(b"-id")?))
 }
 
 /// How many supervisors do not let us read their mount namespace.
@@ -78,11 +100,6 @@ pub(crate) fn unplaced() -> usize {
     pids().filter(is_supervisor).filter(is_hidden).count()
 }
 
-/// Whether a process is in another mount namespace than both ours and pid 1's.
-pub(crate) fn is_elsewhere(pid: i32) -> bool {
-    has_other_mounts(pid)
-}
-
 pub(crate) fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -92,13 +109,14 @@ fn command_line(pid: i32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
-fn after<'a>(words: &[&'a [u8]], option: &[u8]) -> Option<&'a [u8]> {
-    let at = words.iter().position(|word| *word == option)?;
-    words.get(at + 1).copied()
+/// The word after an option of a command line.
+fn after<'a>(line: &'a [u8], option: &[u8]) -> Option<&'a [u8]> {
+    line.split(|byte| *byte == 0).skip_while(|word| *word != option).nth(1)
 }
 
-/// A unit with ProtectSystem= has its own mount namespace, on top of the node's files.
-fn has_other_mounts(pid: i32) -> bool {
+/// Whether a process is in another mount namespace than both ours and pid 1's. A unit with ProtectSystem=
+/// has its own, on top of the node's files.
+pub(crate) fn is_elsewhere(pid: i32) -> bool {
     let its = mount_namespace(&pid.to_string()).ok();
     let ours = ["self", "1"].map(|who| mount_namespace(who).ok());
     is_foreign(its.as_deref(), [ours[0].as_deref(), ours[1].as_deref()])
@@ -152,24 +170,50 @@ pub(crate) fn check_namespaces() -> anyhow::Result<()> {
         .context("/proc/1/ns/mnt: telling which shims are this node's needs CAP_SYS_PTRACE")
 }
 
-/// A shim is started with `-namespace NAMESPACE -id ID`; a pod's shim has the pod's id.
-fn by_command_line(container: &Container) -> Option<Supervisor> {
-    let Owner::Containerd(namespace) = &container.owner else { return None };
-    let ids = [Some(&container.id), container.sandbox.as_ref()];
-    pids().find_map(|pid| {
-        let line = command_line(pid);
-        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        let id = after(&words, b"-id")?;
-        let same = after(&words, b"-namespace")? == namespace.as_bytes()
-            && ids.iter().flatten().any(|known| known.as_bytes() == id);
-        let found = same.then(|| supervisor(pid)).flatten()?;
-        (!found.foreign && process::is_trusted(pid)).then_some(found)
-    })
+fn by_command_line(container: &Container, shims: &Shims) -> Option<Supervisor> {
+    let namespace = container.owner.namespace()?;
+    let mut ids = [Some(&container.id), container.sandbox.as_ref()].into_iter().flatten();
+    ids.find_map(|id| shims.get(&(namespace.to_owned(), id.clone())).cloned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use super::super::claim::{Init, Owner};
     use super::*;
+
+    thread_local!(static READ: Cell<usize> = const { Cell::new(0) });
+
+    #[test]
+    fn the_shims_are_read_once_for_all_dead_containers_and_found_by_namespace_and_id() {
+        fn line(id: &str) -> String {
+            format!("shim\0-namespace\0n\0-id\0{id}\0-address\0/c.sock\0")
+        }
+        let read = || -> Shims {
+            READ.set(READ.get() + 1);
+            let ours = Process::ourselves().unwrap();
+            let shim = |id: &str| Supervisor {
+                process: ours,
+                name: id.to_owned(),
+                address: None,
+                stopped: false,
+                foreign: false,
+            };
+            ["web", "pod"].map(|id| (task(line(id).as_bytes()).unwrap(), shim(id))).into()
+        };
+        let shims: LazyCell<Shims> = LazyCell::new(read);
+        let of = |namespace: &str, id: &str, sandbox: Option<&str>| {
+            let mut it = Container::new(Owner::Containerd(namespace.to_owned()), id.to_owned());
+            it.init = Some(Init { pid: i32::MAX, start: Some(1) });
+            it.sandbox = sandbox.map(str::to_owned);
+            of_container(&it, Fate::Gone, &shims).map(|it| it.name)
+        };
+        assert_eq!(of("n", "web", None).as_deref(), Some("web"));
+        assert_eq!(of("n", "c", Some("pod")).as_deref(), Some("pod"));
+        assert_eq!(of("other", "web", None), None);
+        assert_eq!(READ.get(), 1);
+    }
 
     #[test]
     fn every_conmon_is_a_supervisor() {

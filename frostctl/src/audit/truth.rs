@@ -1,5 +1,6 @@
 //! What the kernel says of a container: its first process, its cgroup, its freezer.
 
+use std::cell::LazyCell;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +11,8 @@ use cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
 use state::state_dir::StateDir;
 
 use super::claim::{Container, Fate, Init, Seen, Status, Truth};
-use super::{fate, supervisor};
+use super::fate;
+use super::supervisor::{self, Shims};
 
 /// The rest are not read; a fork bomb must not hold us up.
 const MOST_MEMBERS: usize = 4096;
@@ -23,12 +25,13 @@ pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) 
     let own = Membership::of(&Proc::default(), "self").ok().and_then(|it| it.identity(mounts));
     let own = own.map(|own| own.as_path().to_owned());
     taken.sort();
+    let shims: LazyCell<Shims> = LazyCell::new(supervisor::shims);
     for container in &mut seen.containers {
         let shared = container.cgroup.as_ref().is_some_and(|cgroup| {
             let cgroup = cgroup.as_path();
             is_shared(cgroup, &taken) || own.as_ref().is_some_and(|own| own.starts_with(cgroup))
         });
-        container.truth = of(container, shared, mounts, ours);
+        container.truth = of(container, shared, mounts, ours, &shims);
     }
     note_living_pods(&mut seen.containers);
 }
@@ -53,14 +56,20 @@ fn note_living_pods(containers: &mut [Container]) {
     }
 }
 
-fn of(container: &Container, shared: bool, mounts: &Hierarchies, ours: &StateDir) -> Truth {
+fn of(
+    container: &Container,
+    shared: bool,
+    mounts: &Hierarchies,
+    ours: &StateDir,
+    shims: &LazyCell<Shims>,
+) -> Truth {
     let fate = container.init.map_or(Fate::Unknown, |init| match fate::of(init) {
         Fate::Alive if init.start.is_none() && is_elsewhere(init, container, mounts) => {
             Fate::Reused
         }
         fate => fate,
     });
-    let supervisor = supervisor::of_container(container);
+    let supervisor = supervisor::of_container(container, fate, shims);
     let mut truth = Truth { fate, supervisor, ..Truth::default() };
     let Some(cgroup) = container.cgroup.as_ref().filter(|cgroup| !cgroup.is_root()) else {
         return truth;
