@@ -77,6 +77,8 @@ pub fn locate(root: Option<&Path>, kind: RuntimeKind, env: &Surroundings) -> Vec
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {
     pub places: Option<Places>,
+    /// The runtime has put the container into no cgroup: nothing else explains that there are no places.
+    pub has_no_cgroup: bool,
     /// The cgroup of the container, if it is a child of the identity's (crun with systemd).
     pub leaf: Option<Identity>,
     pub init_pid: Option<i32>,
@@ -153,8 +155,12 @@ impl RuntimeState {
 fn runc(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     let labels: Vec<String> =
         state.object("config").and_then(|c| c.get("labels")).unwrap_or_default();
+    let paths = state.object("cgroup_paths");
+    // Where it may not write (rootless). On v2 runc then works the place out anew (fs2/fs2.go, 1.1).
+    let has_none = paths.as_ref().is_some_and(|paths| paths.keys().next().is_none());
     RuntimeState {
-        places: state.object("cgroup_paths").and_then(|paths| runc_places(&paths, mounts)),
+        places: paths.and_then(|paths| runc_places(&paths, mounts)),
+        has_no_cgroup: has_none && !mounts.unified(),
         leaf: None,
         init_pid: state.get("init_process_pid").filter(|pid| *pid > 0),
         init_start: state.get("init_process_start"),
@@ -180,8 +186,10 @@ fn runc_places(paths: &Object<'_>, mounts: &Hierarchies) -> Option<Places> {
 /// `cgroup-path` is below every hierarchy's mountpoint. With systemd it may continue below the unit
 /// (`SCOPE/container`); the container's limits and name belong to the unit.
 fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
-    let path: Option<PathBuf> =
-        state.get("cgroup-path").filter(|p: &PathBuf| !p.as_os_str().is_empty());
+    let path: Option<PathBuf> = state.get("cgroup-path");
+    // podman's --cgroups=disabled.
+    let has_no_cgroup = path.as_ref().is_some_and(|path| path.as_os_str().is_empty());
+    let path = path.filter(|_| !has_no_cgroup);
     let whole = path.and_then(|p| Identity::new(mounts.naming_root())?.join(p));
     let scope: String = state.get("scope").unwrap_or_default();
     let unit = whole.as_ref().and_then(|w| {
@@ -192,6 +200,7 @@ fn crun(state: &Object<'_>, mounts: &Hierarchies) -> RuntimeState {
     RuntimeState {
         leaf: whole.filter(|w| Some(w) != identity.as_ref()),
         places: identity.map(Places::of),
+        has_no_cgroup,
         init_pid: state.get("pid").filter(|pid| *pid > 0),
         // 0 means that the process was gone when the file was written.
         init_start: state.get("process-start-time").filter(|start| *start > 0),
@@ -226,6 +235,7 @@ fn youki(
     };
     RuntimeState {
         places: path.is_some().then(|| plan.places(mounts, proc).ok()).flatten(),
+        has_no_cgroup: false,
         leaf: None,
         init_pid: state.get("pid").filter(|pid| *pid > 0),
         init_start: None,

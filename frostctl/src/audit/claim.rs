@@ -99,6 +99,8 @@ pub(crate) struct RuntimeState {
     pub(crate) root: PathBuf,
     /// A name, or a path if containerd knows the path.
     pub(crate) binary: PathBuf,
+    /// The runtime has put the container into no cgroup, as with podman's `--cgroups=disabled`.
+    pub(crate) has_no_cgroup: bool,
 }
 
 /// The first process, as it was recorded.
@@ -245,6 +247,13 @@ impl Container {
     /// A CRI-O pod without an infra container: it has no process.
     pub(crate) fn is_only_a_pod(&self) -> bool {
         self.owner == Owner::Crio && self.is_sandbox && self.state.is_none()
+    }
+
+    /// Its runtime has it in a cgroup, but we do not know in which, so nobody can be seen to live there.
+    /// The root is not one that a runtime makes.
+    pub(crate) fn has_an_unknown_cgroup(&self) -> bool {
+        let is_known = self.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_root());
+        !is_known && self.state.as_ref().is_some_and(|state| !state.has_no_cgroup)
     }
 
     pub(crate) fn is_in_use(&self) -> bool {

@@ -149,6 +149,10 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
 /// A delete kills everything that lives in the cgroup or below, even a service of systemd's.
 fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
     let truth = &container.truth;
+    if container.has_an_unknown_cgroup() {
+        return Err("its runtime has it in a cgroup that is not known, and whatever lives there would die"
+            .to_owned());
+    }
     if truth.pod_lives && !kill_orphans {
         return Err("containers of this pod run, which StopPodSandbox ends: only --kill-orphans takes them, too"
             .to_owned());
@@ -474,7 +478,9 @@ mod tests {
         web.state = Some(super::super::claim::RuntimeState {
             root: PathBuf::from("/run/runc"),
             binary: PathBuf::from("runc"),
+            has_no_cgroup: false,
         });
+        web.cgroup = Identity::new("/web");
         change(&mut web);
         Divergence { kind, subject: Subject::Container(Box::new(web)) }
     }
@@ -500,6 +506,23 @@ mod tests {
             it.truth.shared = true;
         };
         assert!(plan(&stopped(Kind::Phantom, shared), true).is_err(), "a neighbour would die");
+    }
+
+    #[test]
+    fn who_lives_in_a_cgroup_that_is_not_known_is_spared_and_without_a_cgroup_there_is_nobody() {
+        let unknown: fn(&mut Container) = |it| it.cgroup = None;
+        let root: fn(&mut Container) = |it| it.cgroup = Identity::new("/");
+        let none: fn(&mut Container) = |it| {
+            it.cgroup = None;
+            it.state.as_mut().unwrap().has_no_cgroup = true;
+        };
+        for kind in [Kind::Phantom, Kind::StoppedButPopulated] {
+            for change in [unknown, root] {
+                let why = plan(&stopped(kind, change), true).unwrap_err();
+                assert!(why.contains("not known"), "{why}");
+            }
+            assert!(plan(&stopped(kind, none), false).is_ok(), "{kind:?}");
+        }
     }
 
     #[test]

@@ -107,7 +107,8 @@ fn container(
     container.init = state.init_pid.map(|pid| Init { pid, start: state.init_start });
     container.cgroup = state.leaf.clone().or_else(|| state.identity().cloned());
     let binary = root.binary.clone().unwrap_or_else(|| default_binary(grammar));
-    container.state = Some(RuntimeState { root: root.path.clone(), binary });
+    let has_no_cgroup = state.has_no_cgroup;
+    container.state = Some(RuntimeState { root: root.path.clone(), binary, has_no_cgroup });
     let status = status(&container, &dir, mounts);
     container.claims.push(Claim {
         source: Source::Runtime,

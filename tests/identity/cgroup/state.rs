@@ -101,6 +101,22 @@ fn wrong_types_lose_only_themselves() {
 }
 
 #[test]
+fn no_cgroup_is_told_from_one_that_is_not_known() {
+    let has_none = |kind, file, text, mountinfo| {
+        let state = read_one(kind, &[(file, text)], mountinfo).unwrap();
+        assert_eq!(state.places, None, "{text}");
+        state.has_no_cgroup
+    };
+    assert!(has_none(Crun, "status", r#"{"cgroup-path":""}"#, UNIFIED));
+    assert!(!has_none(Crun, "status", r#"{"pid":7}"#, UNIFIED));
+    let none = r#"{"cgroup_paths":{}}"#;
+    assert!(has_none(Runc, "state.json", none, HYBRID));
+    assert!(!has_none(Runc, "state.json", none, UNIFIED), "runc works it out anew");
+    let elsewhere = r#"{"cgroup_paths":{"freezer":"/elsewhere/x"}}"#;
+    assert!(!has_none(Runc, "state.json", elsewhere, HYBRID));
+}
+
+#[test]
 fn torn_missing_and_huge_files_are_a_reason() {
     let torn = read_one(Runc, &[("state.json", "{\"cgroup_paths\":{\"")], HYBRID).unwrap_err();
     assert!(torn.to_string().starts_with("cannot read "), "{torn}");
