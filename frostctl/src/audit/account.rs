@@ -106,15 +106,16 @@ fn population(divergence: &Divergence) -> String {
         [] => inhabitants,
         members => members,
     };
+    let rest = if divergence.is_cut() { ", and not all of it was read" } else { "" };
     if members.is_empty() {
-        return "no living process".to_owned();
+        return format!("no living process{rest}");
     }
     let mut named: Vec<String> =
         members.iter().take(MOST_NAMED).map(|process| truth::named(process.pid)).collect();
     if members.len() > MOST_NAMED {
         named.push("...".to_owned());
     }
-    format!("{} living: {}", members.len(), named.join(", "))
+    format!("{} living: {}{rest}", members.len(), named.join(", "))
 }
 
 fn of_supervisor(divergence: &Divergence) -> Option<String> {
@@ -258,6 +259,15 @@ fn in_dollar_quotes(c: char) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_population_that_was_not_read_to_its_end_says_so() {
+        let mut it = Container::new(Owner::Nobody, "web".to_owned());
+        it.truth.is_cut = true;
+        let subject = Subject::Container(Box::new(it));
+        let said = population(&Divergence { kind: Kind::Phantom, subject });
+        assert_eq!(said, "no living process, and not all of it was read");
+    }
 
     #[test]
     fn words_are_fit_for_a_shell() {

@@ -166,6 +166,8 @@ pub(crate) struct Truth {
     pub(crate) inhabitants: Vec<Process>,
     /// The names of the systemd units that these processes are in.
     pub(crate) units: Vec<String>,
+    /// There are more processes or cgroups than were read.
+    pub(crate) is_cut: bool,
     /// It is a pod's sandbox, and containers of the pod run.
     pub(crate) pod_lives: bool,
 }
@@ -183,6 +185,7 @@ impl Default for Truth {
             shared: false,
             inhabitants: Vec::new(),
             units: Vec::new(),
+            is_cut: false,
             pod_lives: false,
         }
     }
@@ -269,6 +272,8 @@ pub(crate) struct Stray {
     pub(crate) name: Option<String>,
     pub(crate) cgroup: Identity,
     pub(crate) members: Vec<Process>,
+    /// There are more processes or cgroups than were read.
+    pub(crate) is_cut: bool,
     pub(crate) supervisor: Option<Supervisor>,
 }
 

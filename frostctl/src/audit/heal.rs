@@ -150,14 +150,16 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
 fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
     let truth = &container.truth;
     if container.has_an_unknown_cgroup() {
-        return Err("its runtime has it in a cgroup that is not known, and whatever lives there would die"
-            .to_owned());
+        return Err(
+            "its runtime has it in a cgroup that is not known, and whatever lives there would die"
+                .to_owned(),
+        );
     }
     if truth.pod_lives && !kill_orphans {
         return Err("containers of this pod run, which StopPodSandbox ends: only --kill-orphans takes them, too"
             .to_owned());
     }
-    if truth.inhabitants.is_empty() {
+    if truth.inhabitants.is_empty() && !truth.is_cut {
         return Ok(());
     }
     if truth.shared {
@@ -169,6 +171,7 @@ fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), St
         return Ok(());
     }
     let live = match truth.inhabitants.len() {
+        0 => "it has more cgroups than are read: processes may live".to_owned(),
         1 => "1 process lives".to_owned(),
         many => format!("{many} processes live"),
     };
@@ -396,7 +399,7 @@ fn is_silent(container: &Container) -> bool {
 
 fn kill(cgroup: &Identity, members: &[Process]) -> anyhow::Result<()> {
     let mounts = Hierarchies::read(&Proc::default())?;
-    let now = truth::members(&mounts, cgroup);
+    let now = truth::members(&mounts, cgroup).processes;
     // A process that has left the cgroup meanwhile is not touched.
     let still: Vec<_> = members.iter().filter(|member| now.contains(member)).copied().collect();
     for member in &still {
@@ -501,6 +504,10 @@ mod tests {
             assert!(why.starts_with("1 process lives") && why.contains("sshd.service"), "{why}");
             assert!(plan(&stopped(kind, busy), true).is_ok(), "{kind:?}");
         }
+        let cut: fn(&mut Container) = |it| it.truth.is_cut = true;
+        let why = plan(&stopped(Kind::Phantom, cut), false).unwrap_err();
+        assert!(why.contains("may live in its cgroup or below"), "{why}");
+        assert!(plan(&stopped(Kind::Phantom, cut), true).is_ok());
         let shared: fn(&mut Container) = |it| {
             it.truth.inhabitants = vec![Process { pid: 7, start: 7 }];
             it.truth.shared = true;

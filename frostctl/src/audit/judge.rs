@@ -114,6 +114,15 @@ impl Divergence {
         }
     }
 
+    /// Whether there are more processes or cgroups than were read.
+    pub(crate) fn is_cut(&self) -> bool {
+        match &self.subject {
+            Subject::Container(container) => container.truth.is_cut,
+            Subject::Stray(stray) => stray.is_cut,
+            Subject::Engine(_) => false,
+        }
+    }
+
     pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
         match &self.subject {
             Subject::Container(container) => container.truth.supervisor.as_ref(),
@@ -399,6 +408,7 @@ mod tests {
             name: None,
             cgroup: cgroup::Identity::new("/x").unwrap(),
             members: vec![member()],
+            is_cut: false,
             supervisor,
         };
         let judged = |supervisor| {

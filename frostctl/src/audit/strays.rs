@@ -1,14 +1,16 @@
 //! Processes in a cgroup that is named like a container's, of a container that no source knows.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cgroup::bundle::PodNames;
 use cgroup::{Hierarchies, Identity};
 use state::remains::Known;
 
 use super::claim::{Container, Seen, Stray};
+use super::truth::Population;
 use super::{supervisor, truth};
 
 /// A node with 500 pods has a few thousand; a tree with more has another kind of leak.
@@ -23,14 +25,16 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
         .iter()
         .filter_map(|container| truth::naming_dir(mounts, container.cgroup.as_ref()?))
         .collect();
-    let ids: HashSet<String> = seen.containers.iter().map(|known| known.id.clone()).collect();
+    let ids = seen.containers.iter().map(|known| known.id.as_str()).collect();
     let Some((root, controller)) = tree(mounts) else { return };
-    let mut walk = Walk { known: &known, ids: &ids, left: MOST_DIRS, found: Vec::new() };
-    walk.below(&root);
-    let found = walk
-        .found
-        .into_iter()
-        .filter_map(|(id, dir)| Some((id, mounts.identify(controller, &dir)?)));
+    let (found, is_cut) = unknown_below(root, &known, &ids, MOST_DIRS);
+    if is_cut {
+        seen.notes.push(format!(
+            "more than {MOST_DIRS} cgroups: orphans in the rest were not looked for"
+        ));
+    }
+    let found =
+        found.into_iter().filter_map(|(id, dir)| Some((id, mounts.identify(controller, &dir)?)));
     let mut strays: Vec<_> = found.filter_map(|(id, cgroup)| stray(id, cgroup, mounts)).collect();
     for stray in &mut strays {
         stray.name = name(stray, &seen.containers, recorded);
@@ -63,39 +67,38 @@ fn tree(mounts: &Hierarchies) -> Option<(PathBuf, &'static str)> {
     }
 }
 
-struct Walk<'a> {
-    known: &'a HashSet<PathBuf>,
-    ids: &'a HashSet<String>,
-    left: usize,
-    found: Vec<(String, PathBuf)>,
-}
-
-impl Walk<'_> {
-    /// Does not descend into known containers: what they create in their own cgroup is their
-    /// business.
-    fn below(&mut self, dir: &Path) {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if self.left == 0 || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
+/// The cgroups below `top` that are named as a container's and are not known, and whether the walk was cut.
+/// It does not descend into known containers: what they create in their own cgroup is their business.
+fn unknown_below(
+    top: PathBuf,
+    known: &HashSet<PathBuf>,
+    ids: &HashSet<&str>,
+    most: usize,
+) -> (Vec<(String, PathBuf)>, bool) {
+    let (mut dirs, mut left, mut found) =
+        (std::collections::VecDeque::from([top]), most, Vec::new());
+    while let Some(dir) = dirs.pop_front() {
+        for path in cgroup::read::children(&dir) {
+            if left == 0 {
+                return (found, true);
             }
-            self.left -= 1;
-            let path = entry.path();
-            if self.known.contains(&path) {
-                continue;
-            }
-            match entry.file_name().to_str().and_then(container_id) {
-                Some(id) if self.ids.contains(id) => {}
-                Some(id) => self.found.push((id.to_owned(), path)),
-                None => self.below(&path),
+            left -= 1;
+            let id = path.file_name().and_then(OsStr::to_str).and_then(container_id);
+            match id.map(str::to_owned) {
+                _ if known.contains(&path) => {}
+                Some(id) if ids.contains(id.as_str()) => {}
+                Some(id) => found.push((id, path)),
+                None => dirs.push_back(path),
             }
         }
     }
+    (found, false)
 }
 
 fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
-    let members = truth::members(mounts, &cgroup);
-    let first = members.first()?;
-    Some(Stray { supervisor: supervisor::above(first.pid), id, name: None, cgroup, members })
+    let Population { processes: members, is_cut, .. } = truth::members(mounts, &cgroup);
+    let supervisor = supervisor::above(members.first()?.pid);
+    Some(Stray { id, name: None, cgroup, members, is_cut, supervisor })
 }
 
 /// Whether a process is in a cgroup that is named as a container's, or below one.
@@ -129,6 +132,7 @@ mod tests {
             name: None,
             cgroup: Identity::new(at).unwrap(),
             members: Vec::new(),
+            is_cut: false,
             supervisor: None,
         };
         let pod = format!("{slice}/cri-containerd-x.scope");
@@ -165,6 +169,22 @@ mod tests {
         )));
         assert!(names_container(&format!("0::/docker/{id}/system.slice/crio.service\n")));
         assert!(!names_container("2:cpu:/\n0::/system.slice/crio.service\n"));
+    }
+
+    #[test]
+    fn the_walk_finds_what_is_not_known_and_ends_after_so_many_cgroups() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().to_owned();
+        let [stray, known, named] = ["a", "b", "c"].map(|digit| digit.repeat(ID_LENGTH));
+        let below = top.join(&known).join(&stray);
+        std::fs::create_dir_all(below).unwrap();
+        std::fs::create_dir_all(top.join("pod").join(&stray)).unwrap();
+        std::fs::create_dir_all(top.join(&named)).unwrap();
+        let (dirs, ids) = (HashSet::from([top.join(&known)]), HashSet::from([named.as_str()]));
+        let at = top.join("pod").join(&stray);
+        let walk = |most| unknown_below(top.clone(), &dirs, &ids, most);
+        assert_eq!(walk(MOST_DIRS), (vec![(stray, at)], false));
+        assert!(walk(1).1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cgroup::process::{self, Process};
 use cgroup::{Freezer, Hierarchies, Identity, Membership, Proc, Reader};
+use rustix::io::Errno;
 use state::state_dir::StateDir;
 
 use super::claim::{Container, Fate, Init, Seen, Status, Truth};
@@ -16,6 +17,8 @@ use super::supervisor::{self, Shims};
 
 /// The rest are not read; a fork bomb must not hold us up.
 const MOST_MEMBERS: usize = 4096;
+/// Nor one that makes cgroups: a container with a delegated cgroup can make very many.
+const MOST_CGROUPS: usize = 4096;
 
 /// Fills in the truth of every container.
 pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) {
@@ -88,10 +91,13 @@ fn of(
     // Not for a container that runs: nobody needs it there, and a look comes every 300 ms.
     let has_ended = container.claims.iter().any(|claim| claim.status == Status::Stopped);
     if has_ended || truth.fate.is_dead() {
-        (truth.inhabitants, truth.units) = inhabitants(mounts, cgroup);
+        let Population { processes, units, is_cut } = inhabitants(mounts, cgroup);
+        (truth.inhabitants, truth.units, truth.is_cut) = (processes, units, is_cut);
     }
     if !shared {
-        truth.members = members(mounts, cgroup);
+        let members = members(mounts, cgroup);
+        truth.members = members.processes;
+        truth.is_cut |= members.is_cut;
     }
     truth
 }
@@ -104,42 +110,75 @@ fn is_elsewhere(init: Init, container: &Container, mounts: &Hierarchies) -> bool
     there.is_some_and(|there| !there.as_path().starts_with(cgroup.as_path()))
 }
 
+/// What lives in a cgroup and below it.
+#[derive(Debug, Default)]
+pub(crate) struct Population {
+    pub(crate) processes: Vec<Process>,
+    units: Vec<String>,
+    pub(crate) is_cut: bool,
+}
+
 /// The living processes in a cgroup and below it. A zombie stays in its cgroup until it is reaped.
-pub(crate) fn members(mounts: &Hierarchies, cgroup: &Identity) -> Vec<Process> {
-    let Some(dir) = naming_dir(mounts, cgroup) else { return Vec::new() };
-    let mut members = Vec::new();
-    collect(&dir, &mut members);
-    members.sort_by_key(|process| process.pid);
-    members
+pub(crate) fn members(mounts: &Hierarchies, cgroup: &Identity) -> Population {
+    let dirs = naming_dir(mounts, cgroup);
+    Population::below(dirs.as_slice())
 }
 
 /// The living processes in a cgroup or below it, in all hierarchies, and the systemd units that
 /// they are in. On v1 systemd keeps a unit's processes in its own hierarchy, and the runtime's
 /// freezer does not show them. Units are recognized by name: systemd names no other cgroup like
 /// that.
-fn inhabitants(mounts: &Hierarchies, cgroup: &Identity) -> (Vec<Process>, Vec<String>) {
-    let (mut all, mut units) = (Vec::new(), Vec::new());
-    for dir in mounts.dirs(cgroup) {
-        populated(&dir, &mut all, &mut units);
-    }
-    all.sort_by_key(|process| process.pid);
-    all.dedup();
-    units.sort();
-    units.dedup();
-    (all, units)
+fn inhabitants(mounts: &Hierarchies, cgroup: &Identity) -> Population {
+    Population::below(&mounts.dirs(cgroup))
 }
 
-fn populated(dir: &Path, all: &mut Vec<Process>, units: &mut Vec<String>) {
-    let before = all.len();
-    collect_own(dir, all);
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if all.len() < MOST_MEMBERS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            populated(&entry.path(), all, units);
+impl Population {
+    fn below(tops: &[PathBuf]) -> Population {
+        let mut all = Population::default();
+        for top in tops {
+            all.walk(top);
+        }
+        all.processes.sort_by_key(|process| process.pid);
+        all.processes.dedup();
+        all.units.sort();
+        all.units.dedup();
+        all
+    }
+
+    /// The upper cgroups first.
+    fn walk(&mut self, top: &Path) {
+        let (mut dirs, mut next, before) = (vec![top.to_owned()], 0, self.processes.len());
+        while let Some(dir) = dirs.get(next).cloned() {
+            next += 1;
+            let room = (before + MOST_MEMBERS).saturating_sub(self.processes.len());
+            if self.read(&dir, room) {
+                let names = dir.ancestors().take_while(|dir| dir.starts_with(top));
+                let names = names.filter_map(|dir| dir.file_name()?.to_str());
+                self.units.extend(names.filter(|name| is_unit(name)).map(str::to_owned));
+            }
+            let mut below = cgroup::read::children(&dir);
+            dirs.extend(below.by_ref().take(MOST_CGROUPS.saturating_sub(dirs.len())));
+            self.is_cut |= below.next().is_some();
         }
     }
-    let name = dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    if all.len() > before && is_unit(name) {
-        units.push(name.to_owned());
+
+    /// The processes in the cgroup itself. Gives whether there are any.
+    fn read(&mut self, dir: &Path, room: usize) -> bool {
+        let procs = fs::read_to_string(dir.join("cgroup.procs"));
+        let procs = procs.unwrap_or_else(|error| {
+            // Gone meanwhile, or threaded: then the cgroup above lists its processes.
+            let is_empty = [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP];
+            self.is_cut |= Errno::from_io_error(&error).is_none_or(|it| !is_empty.contains(&it));
+            String::new()
+        });
+        let pids = procs.lines().filter_map(|line| line.parse().ok());
+        // Processes of another pid namespace appear as 0.
+        let alive = pids.filter(|pid| *pid > 0).filter_map(Process::of);
+        let mut alive = alive.filter(|process| fate::of(known(*process)) == Fate::Alive);
+        let before = self.processes.len();
+        self.processes.extend(alive.by_ref().take(room));
+        self.is_cut |= alive.next().is_some();
+        self.processes.len() > before
     }
 }
 
@@ -152,24 +191,6 @@ pub(crate) fn naming_dir(mounts: &Hierarchies, cgroup: &Identity) -> Option<Path
     let reader = Reader::new(mounts, cgroup);
     let dir = reader.freezer_dir().or(reader.cpu_dir()).map(|(_, dir)| dir.to_owned());
     dir.filter(|dir| dir.is_dir())
-}
-
-fn collect(dir: &Path, into: &mut Vec<Process>) {
-    collect_own(dir, into);
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if into.len() < MOST_MEMBERS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), into);
-        }
-    }
-}
-
-fn collect_own(dir: &Path, into: &mut Vec<Process>) {
-    let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let pids = procs.lines().filter_map(|line| line.parse().ok());
-    // Processes of another pid namespace appear as 0.
-    let alive = pids.filter(|pid| *pid > 0).filter_map(Process::of);
-    let room = MOST_MEMBERS.saturating_sub(into.len());
-    into.extend(alive.filter(|process| fate::of(known(*process)) == Fate::Alive).take(room));
 }
 
 fn known(process: Process) -> Init {
@@ -195,6 +216,23 @@ mod tests {
         for (cgroup, shared) in [("/a", true), ("/a/b/c", false), ("/a.b", false), ("/d", true)] {
             assert_eq!(is_shared(Path::new(cgroup), &taken), shared, "{cgroup}");
         }
+    }
+
+    #[test]
+    fn a_walk_ends_after_so_many_cgroups_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("sshd.service/below");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        let below = || Population::below(&[dir.path().to_owned(), dir.path().to_owned()]);
+        let found = below();
+        assert_eq!((found.processes.len(), found.is_cut), (1, false));
+        assert_eq!(found.units, ["sshd.service"]);
+        (0..MOST_CGROUPS).for_each(|n| fs::create_dir(dir.path().join(n.to_string())).unwrap());
+        assert!(below().is_cut);
+        let unread = tempfile::tempdir().unwrap();
+        fs::create_dir(unread.path().join("cgroup.procs")).unwrap();
+        assert!(Population::below(&[unread.path().to_owned()]).is_cut);
     }
 
     #[test]

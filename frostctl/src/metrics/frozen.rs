@@ -6,7 +6,7 @@ use cgroup::read::children;
 use cgroup::{Freezer, Hierarchies, Identity, Proc, Reader};
 
 /// A node with 500 pods has some 3000 cgroups; a larger tree is not walked to its end.
-const MOST: usize = 50_000;
+pub(super) const MOST: usize = 50_000;
 
 /// Counts only cgroups that were themselves told to freeze: those below are frozen with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -14,6 +14,9 @@ pub(crate) struct Frozen {
     pub(crate) frozen: u64,
     /// Told to freeze, but some task has not stopped.
     pub(crate) freezing: u64,
+    /// There are more cgroups than were looked at, the upper ones first: these are the least numbers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_cut: bool,
 }
 
 pub(crate) fn count() -> Option<Frozen> {
@@ -21,23 +24,23 @@ pub(crate) fn count() -> Option<Frozen> {
     let root = Identity::new("/")?;
     let files = Reader::new(&mounts, &root);
     let (_, top) = files.freezer_dir()?;
-    Some(count_below(&files, top))
+    Some(count_below(&files, top, MOST))
 }
 
-fn count_below(files: &Reader, top: &Path) -> Frozen {
+fn count_below(files: &Reader, top: &Path, most: usize) -> Frozen {
     let mut frozen = Frozen::default();
-    let mut left = vec![PathBuf::new()];
-    let mut seen = 0;
-    while let Some(below) = left.pop() {
-        seen += 1;
+    let (mut dirs, mut next) = (vec![PathBuf::new()], 0);
+    while let Some(below) = dirs.get(next).cloned() {
+        next += 1;
         match files.below(&below).freezer() {
             Freezer::Frozen => frozen.frozen += 1,
             Freezer::Freezing => frozen.freezing += 1,
-            Freezer::Thawed | Freezer::Unknown if seen < MOST => {
-                let dirs = children(&top.join(&below));
-                left.extend(dirs.filter_map(|it| Some(it.strip_prefix(top).ok()?.to_owned())));
+            Freezer::Thawed | Freezer::Unknown => {
+                let below_it = children(&top.join(&below));
+                let mut names = below_it.filter_map(|it| Some(below.join(it.file_name()?)));
+                dirs.extend(names.by_ref().take(most.saturating_sub(dirs.len())));
+                frozen.is_cut |= names.next().is_some();
             }
-            Freezer::Thawed | Freezer::Unknown => {}
         }
     }
     frozen
@@ -82,9 +85,11 @@ mod tests {
         let scratch = Scratch(top.to_owned());
         std::fs::create_dir_all(top.join("asked/below")).expect("root, and a freezer to write to");
         std::fs::create_dir(top.join("running")).unwrap();
-        assert_eq!(count_below(&files, top), Frozen::default());
+        let count_below = |most| count_below(&files, top, most);
+        assert_eq!(count_below(4), Frozen::default(), "all four");
+        assert!(count_below(3).is_cut && count_below(1).is_cut);
         freeze(&top.join("asked"));
-        assert_eq!(count_below(&files, top), Frozen { frozen: 1, freezing: 0 });
+        assert_eq!(count_below(MOST), Frozen { frozen: 1, freezing: 0, is_cut: false });
         assert!(count().unwrap().frozen >= 1, "from the root on");
         drop(scratch);
         assert!(!top.exists());

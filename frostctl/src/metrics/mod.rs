@@ -108,12 +108,16 @@ impl Source {
             store.save(&mut checkpoint)?;
         }
         checkpoint.counters.announce();
+        let frozen = frozen::count();
+        if frozen.is_some_and(|it| it.is_cut) {
+            output::note(&format!("only {} cgroups were looked at for frozen ones", frozen::MOST));
+        }
         Ok(Snapshot {
             journal,
             journal_files: files,
             counters: checkpoint.counters,
             pods: checkpoint.pods,
-            frozen: frozen::count(),
+            frozen,
             divergences: self.audit.then(audit::count).transpose().unwrap_or_else(|error| {
                 output::note(&format!("no audit: {error:#}"));
                 None
