@@ -133,7 +133,8 @@ impl Fate {
     }
 }
 
-/// A shim or conmon: the process that must notice a container's end.
+/// The process that must notice a container's end: a shim, a conmon, or of a living container what an
+/// engine has that frostctl does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Supervisor {
     pub(crate) process: Process,
@@ -142,7 +143,7 @@ pub(crate) struct Supervisor {
     pub(crate) address: Option<PathBuf>,
     /// Stopped by a signal or a debugger: it notices nothing.
     pub(crate) stopped: bool,
-    /// It is in another mount namespace: its paths are not ours.
+    /// It is in another mount namespace, so that its paths are not ours, or it is not known.
     pub(crate) foreign: bool,
 }
 

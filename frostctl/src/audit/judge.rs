@@ -181,7 +181,8 @@ fn is_disowned(container: &Container, seen: &Seen) -> bool {
         && was_asked(container.truth.supervisor.as_ref(), seen)
 }
 
-/// A process below the shim of a containerd that we did not ask is not ours to judge.
+/// A process below the shim of a containerd that we did not ask is not ours to judge, nor one of an engine
+/// that we do not know.
 fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
     let Some(shim) = supervisor else { return true };
     let address = shim.address.as_ref();
@@ -420,6 +421,8 @@ mod tests {
         // In a node in a container, which has the same paths.
         assert_eq!(judged(Some(shim("/run/c.sock", true))), 0);
         assert_eq!(judged(Some(shim("/run/d.sock", false))), 0);
+        let unknown = Supervisor { name: "engine".to_owned(), address: None, ..shim("", true) };
+        assert_eq!(judged(Some(unknown)), 0);
         // Any of its containers would look like this.
         let unread = vec!["CRI-O (pid 7)".to_owned()];
         let strays = vec![stray(None)];

@@ -1,6 +1,6 @@
 //! Processes in a cgroup that is named like a container's, of a container that no source knows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use state::remains::Known;
 
 use super::claim::{Container, Seen, Stray};
 use super::truth::Population;
-use super::{supervisor, truth};
+use super::{runtimes, supervisor, truth};
 
 /// A node with 500 pods has a few thousand; a tree with more has another kind of leak.
 const MOST_DIRS: usize = 100_000;
@@ -39,7 +39,25 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
     for stray in &mut strays {
         stray.name = name(stray, &seen.containers, recorded);
     }
+    seen.notes.extend(of_strangers(&strays));
     seen.strays = strays;
+}
+
+/// An engine that frostctl does not know may have hundreds of containers.
+fn of_strangers(strays: &[Stray]) -> Vec<String> {
+    let mut below: BTreeMap<&str, (i32, usize)> = BTreeMap::new();
+    for above in strays.iter().filter_map(|it| it.supervisor.as_ref()) {
+        if above.is_a_stranger() {
+            below.entry(&above.name).or_insert((above.process.pid, 0)).1 += 1;
+        }
+    }
+    let told = |(name, (pid, count))| {
+        let of = runtimes::counted(count);
+        format!(
+            "{of} below {name} (pid {pid}): no engine that frostctl knows, so it does not judge them"
+        )
+    };
+    below.into_iter().map(told).collect()
 }
 
 /// From frostlock's own record, or from the pod whose cgroup it is in.
@@ -97,7 +115,8 @@ fn unknown_below(
 
 fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
     let Population { processes: members, is_cut, .. } = truth::members(mounts, &cgroup);
-    let supervisor = supervisor::above(members.first()?.pid);
+    let pids: Vec<i32> = members.iter().map(|member| member.pid).collect();
+    let supervisor = supervisor::above(*pids.first()?).or_else(|| supervisor::stranger(&pids));
     Some(Stray { id, name: None, cgroup, members, is_cut, supervisor })
 }
 
@@ -169,6 +188,28 @@ mod tests {
         )));
         assert!(names_container(&format!("0::/docker/{id}/system.slice/crio.service\n")));
         assert!(!names_container("2:cpu:/\n0::/system.slice/crio.service\n"));
+    }
+
+    #[test]
+    fn containers_of_an_engine_that_is_not_known_are_noted() {
+        let below = |name: &str| Stray {
+            id: String::new(),
+            name: None,
+            cgroup: Identity::new("/x").unwrap(),
+            members: Vec::new(),
+            is_cut: false,
+            supervisor: Some(super::super::claim::Supervisor {
+                process: cgroup::process::Process { pid: 7, start: 7 },
+                name: name.to_owned(),
+                address: None,
+                stopped: false,
+                foreign: true,
+            }),
+        };
+        assert!(of_strangers(&[below("conmon")]).is_empty());
+        let notes = of_strangers(&[below("balena"), below("conmon"), below("balena")]);
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].starts_with("2 containers below balena (pid 7): "), "{}", notes[0]);
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(crate) fn of_container(
 ) -> Option<Supervisor> {
     let init = container.init?;
     match fate {
-        Fate::Alive | Fate::Zombie { .. } => above(init.pid),
+        Fate::Alive => above(init.pid).or_else(|| stranger(&[init.pid])),
+        Fate::Zombie { .. } => above(init.pid),
         Fate::Unknown | Fate::Gone | Fate::Reused => by_command_line(container, shims),
     }
 }
@@ -47,6 +48,19 @@ pub(crate) fn above(pid: i32) -> Option<Supervisor> {
     None
 }
 
+/// What has these processes for children and is not one of them, if it is neither pid 1 nor a systemd,
+/// to which the kernel gives the children of the dead: an engine that frostctl does not know. `pids` are
+/// sorted.
+pub(crate) fn stranger(pids: &[i32]) -> Option<Supervisor> {
+    let parents = pids.iter().filter_map(|pid| process::parent_of(*pid));
+    let mut parents = parents.filter(|pid| *pid > 1 && pids.binary_search(pid).is_err());
+    parents.find_map(|pid| {
+        let name = process::comm(pid).filter(|name| name != "systemd")?;
+        let process = Process::of(pid)?;
+        Some(Supervisor { process, name, address: None, stopped: false, foreign: true })
+    })
+}
+
 fn supervisor(pid: i32) -> Option<Supervisor> {
     let name = process::comm(pid)?;
     // The kernel keeps 15 bytes: containerd-shim-runc-v2 is "containerd-shim".
@@ -61,6 +75,12 @@ fn supervisor(pid: i32) -> Option<Supervisor> {
     let resolved = address.as_ref().filter(|_| !foreign).and_then(|it| it.canonicalize().ok());
     let stopped = matches!(process.state(), Some('T' | 't'));
     Some(Supervisor { process, name, address: resolved.or(address), stopped, foreign })
+}
+
+impl Supervisor {
+    pub(crate) fn is_a_stranger(&self) -> bool {
+        !is_supervisor(&self.name)
+    }
 }
 
 /// conmon-rs calls itself `conmonrs`, and distributions build conmon under other names.
@@ -213,6 +233,21 @@ mod tests {
         assert_eq!(of("n", "c", Some("pod")).as_deref(), Some("pod"));
         assert_eq!(of("other", "web", None), None);
         assert_eq!(READ.get(), 1);
+    }
+
+    #[test]
+    fn an_engine_that_is_not_known_is_above_its_children_and_pid_1_is_none() {
+        let mut child = std::process::Command::new("cat");
+        let mut child = child.stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let ours = process::own_pid();
+        let above = stranger(&[child.id() as i32]).unwrap();
+        assert!(above.process.pid == ours && above.is_a_stranger() && above.foreign);
+        let mut both = [ours, child.id() as i32];
+        both.sort();
+        assert_ne!(stranger(&both).map(|it| it.process.pid), Some(ours), "it is one of them");
+        assert_eq!(stranger(&[1]), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
