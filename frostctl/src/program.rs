@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal};
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -66,20 +67,32 @@ fn distrust(file: &Metadata, ours: [u32; 2]) -> Option<String> {
 /// Returns the standard output. A failure is an error with the program's message; one that hangs is
 /// killed.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> anyhow::Result<String> {
-    output(command, limit).map(|said| String::from_utf8_lossy(&said).into_owned())
+    output(command, limit, None).map(|said| String::from_utf8_lossy(&said).into_owned())
 }
 
 /// The same, with another name in errors.
 pub(crate) fn run_as(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<()> {
-    named(name, command, limit).map(drop)
+    named(name, command, limit, None).map(drop)
 }
 
-/// The same, byte for byte.
-pub(crate) fn output(command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
-    named(&format!("{command:?}"), command, limit)
+/// A signal before SIGKILL, and how long a program then has to undo what it has begun.
+pub(crate) type Grace = Option<(Signal, Duration)>;
+
+/// The same, byte for byte, with a grace for one that hangs.
+pub(crate) fn output(
+    command: &mut Command,
+    limit: Duration,
+    grace: Grace,
+) -> anyhow::Result<Vec<u8>> {
+    named(&format!("{command:?}"), command, limit, grace)
 }
 
-fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<Vec<u8>> {
+fn named(
+    name: &str,
+    command: &mut Command,
+    limit: Duration,
+    grace: Grace,
+) -> anyhow::Result<Vec<u8>> {
     // Files, not pipes: processes that it leaves running may keep them open.
     let (mut out, mut err) = (anonymous()?, anonymous()?);
     // dockerd looks for docker-proxy in PATH and stops without it.
@@ -96,7 +109,7 @@ fn named(name: &str, command: &mut Command, limit: Duration) -> anyhow::Result<V
             break status;
         }
         if Instant::now() >= deadline {
-            end(&mut child);
+            end(&mut child, grace);
             bail!("{name} did not end within {} s", limit.as_secs());
         }
         std::thread::sleep(POLL);
@@ -125,12 +138,26 @@ fn contents(file: &mut File) -> anyhow::Result<Vec<u8>> {
 
 /// Kills the child, but waits only as long as a normal death takes; one that cannot die is left to
 /// the kernel.
-fn end(child: &mut Child) {
+fn end(child: &mut Child, grace: Grace) {
+    if let Some((signal, limit)) = grace {
+        let _ = rustix::process::kill_process(Pid::from_child(child), signal);
+        if has_ended_after(child, limit) {
+            return;
+        }
+    }
     let _ = child.kill();
+    has_ended_after(child, DIES_WITHIN);
+}
+
+fn has_ended_after(child: &mut Child, limit: Duration) -> bool {
     let since = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) && since.elapsed() < DIES_WITHIN {
+    while matches!(child.try_wait(), Ok(None)) {
+        if since.elapsed() >= limit {
+            return false;
+        }
         std::thread::sleep(POLL);
     }
+    true
 }
 
 /// In memory: a /tmp that is not writable must not be a failure of the program.
@@ -144,6 +171,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// A busy machine starts a shell within.
+    const SHORT: Duration = Duration::from_secs(2);
 
     #[test]
     fn a_program_that_another_user_could_change_is_not_run() {
@@ -187,6 +217,21 @@ mod tests {
         let error = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn one_that_hangs_may_first_undo_what_it_has_begun() {
+        let scratch = tempfile::tempdir().unwrap();
+        let undone = |grace: Grace| {
+            let undone = scratch.path().join(grace.is_some().to_string());
+            let script = "trap 'touch \"$0\"; exit' TERM; while :; do sleep 0.05; done";
+            let mut command = Command::new("sh");
+            let ran = output(command.args(["-c", script]).arg(&undone), SHORT, grace);
+            assert!(ran.unwrap_err().to_string().contains("did not end"));
+            undone.exists()
+        };
+        assert!(undone(Some((Signal::TERM, Duration::from_secs(20)))));
+        assert!(!undone(None), "the control");
     }
 
     #[test]

@@ -5,12 +5,22 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::program;
+use crate::program::{self, Grace};
 
 /// Returns the output. The command has its own process group: ^C on a terminal reaches only
 /// frostctl, which ends after the current step.
 pub(crate) fn run(path: &Path, words: &[&str], limit: Duration) -> anyhow::Result<Vec<u8>> {
+    run_with_grace(path, words, limit, None)
+}
+
+/// The same for one that changes something.
+pub(crate) fn run_with_grace(
+    path: &Path,
+    words: &[&str],
+    limit: Duration,
+    grace: Grace,
+) -> anyhow::Result<Vec<u8>> {
     let mut command = Command::new(program::trusted(path)?);
     // A link's name may choose the runtime, as frostlock-crun does.
-    program::output(command.arg0(path).args(words).process_group(0), limit)
+    program::output(command.arg0(path).args(words).process_group(0), limit, grace)
 }

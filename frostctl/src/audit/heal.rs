@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use cgroup::process::Process;
-use cgroup::{Hierarchies, Identity, Proc};
+use cgroup::{Hierarchies, Identity, Proc, Reader};
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -20,6 +20,9 @@ use super::{command, fate, runtimes, truth};
 const CALL_LIMIT: Duration = Duration::from_secs(12);
 /// runc's `delete --force` tries for 10 s.
 const DELETE_LIMIT: Duration = Duration::from_secs(15);
+/// frostlock, which may stand in for the runtime, then thaws what that has left frozen. What we run inherits
+/// that we hold SIGTERM and SIGINT back.
+const DELETE_GRACE: (Signal, Duration) = (Signal::HUP, Duration::from_secs(5));
 /// containerd allows 2 s.
 const SHIM_STATE_LIMIT: Duration = Duration::from_secs(3);
 /// How long containerd may take to notice that a shim is gone.
@@ -60,6 +63,7 @@ pub(crate) enum Step {
         binary: PathBuf,
         root: PathBuf,
         id: String,
+        cgroup: Option<Identity>,
     },
     /// Without a conmon, nobody tells podman that the container ended.
     StopByPodman {
@@ -88,7 +92,7 @@ impl Step {
             Step::DeleteTask { namespace, id, .. } => {
                 format!("containerd: delete task {id} of namespace {namespace}")
             }
-            Step::DeleteByRuntime { binary, root, id } => {
+            Step::DeleteByRuntime { binary, root, id, .. } => {
                 format!("{} --root {} delete --force {id}", binary.display(), root.display())
             }
             Step::StopByPodman { id } => format!("podman stop --time 1 {id}"),
@@ -229,7 +233,8 @@ fn stop_by_cri(container: &Container, socket: PathBuf) -> Step {
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
     let state = container.state.as_ref().ok_or("no runtime has a state file of it")?;
     let (binary, root, id) = (state.binary.clone(), state.root.clone(), container.id.clone());
-    Ok(vec![Step::DeleteByRuntime { binary, root, id }])
+    let cgroup = container.cgroup.clone();
+    Ok(vec![Step::DeleteByRuntime { binary, root, id, cgroup }])
 }
 
 /// Kills the processes, then deletes what the runtime still has of the container. kubelet deletes
@@ -319,10 +324,12 @@ fn take(step: &Step) -> anyhow::Result<()> {
         Step::DeleteTask { socket, namespace, id } => {
             Containerd::at(socket)?.delete(namespace, id, CALL_LIMIT)
         }
-        Step::DeleteByRuntime { binary, root, id } => {
+        Step::DeleteByRuntime { binary, root, id, cgroup } => {
             let root = root.to_str().ok_or_else(|| anyhow!("its root is not UTF-8"))?;
             let words = ["--root", root, "delete", "--force", id];
-            command::run(binary, &words, DELETE_LIMIT).map(drop)
+            let mounts = Hierarchies::read(&Proc::default())?;
+            let files = cgroup.as_ref().map(|cgroup| Reader::new(&mounts, cgroup));
+            thawed_if_it_fails(files.as_ref(), || run(binary, &words))
         }
         Step::StopByPodman { id } => {
             // podman finds out that the container has ended and records it. Then (4.3) it fails,
@@ -335,8 +342,26 @@ fn take(step: &Step) -> anyhow::Result<()> {
     }
 }
 
+/// A runtime freezes the cgroup to kill all that is in it (runc on v1). Where it is killed itself or gives up,
+/// the freeze would stay, and what is frozen does not even die of SIGKILL.
+fn thawed_if_it_fails(
+    files: Option<&Reader>,
+    delete: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let was_thawed = files.filter(|files| !files.is_told_to_freeze());
+    delete().inspect_err(|_| {
+        if let Some(files) = was_thawed.filter(|files| files.is_told_to_freeze()) {
+            cgroup::freeze::thaw(files);
+        }
+    })
+}
+
 fn podman(words: &[&str]) -> anyhow::Result<()> {
-    command::run(Path::new("podman"), words, DELETE_LIMIT).map(drop)
+    run(Path::new("podman"), words)
+}
+
+fn run(program: &Path, words: &[&str]) -> anyhow::Result<()> {
+    command::run_with_grace(program, words, DELETE_LIMIT, Some(DELETE_GRACE)).map(drop)
 }
 
 /// podman refuses until conmon has recorded the end, which conmon may be about to do.
@@ -530,6 +555,29 @@ mod tests {
             }
             assert!(plan(&stopped(kind, none), false).is_ok(), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn what_a_delete_that_failed_has_left_frozen_is_thawed_and_a_pause_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cgroup.freeze");
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        let mountinfo = format!("30 20 0:26 / {} rw - cgroup2 cgroup rw\n", dir.path().display());
+        let mounts = Hierarchies::parse(mountinfo.as_bytes());
+        let files = Reader::new(&mounts, &Identity::new("/").unwrap());
+        let left = |before: &str, ends: bool| {
+            std::fs::write(&file, before).unwrap();
+            let delete = || -> anyhow::Result<()> {
+                std::fs::write(&file, "1")?;
+                anyhow::ensure!(ends, "did not end within 15 s");
+                Ok(())
+            };
+            assert_eq!(thawed_if_it_fails(Some(&files), delete).is_ok(), ends);
+            std::fs::read_to_string(&file).unwrap()
+        };
+        assert_eq!(left("0", false), "0");
+        assert_eq!(left("1", false), "1", "somebody had paused it");
+        assert_eq!(left("0", true), "1", "the control");
     }
 
     #[test]
