@@ -62,13 +62,14 @@ impl Throttled {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freezer {
     Thawed,
     /// A freeze is asked for, and some task has not stopped yet.
     Freezing,
     Frozen,
     /// No freezer, no such cgroup, or an unknown state.
+    #[default]
     Unknown,
 }
 

@@ -63,8 +63,9 @@ pub(crate) struct Claim {
 }
 
 /// To whom the container belongs, as far as its paths tell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Owner {
+    #[default]
     Nobody,
     /// A containerd namespace.
     Containerd(String),
@@ -113,9 +114,10 @@ pub(crate) struct Init {
 }
 
 /// What became of the first process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// Nobody has said which process it was.
+    #[default]
     Unknown,
     Alive,
     /// Dead, but not yet reaped by its parent.
@@ -148,7 +150,7 @@ pub(crate) struct Supervisor {
 }
 
 /// What the kernel says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Truth {
     pub(crate) fate: Fate,
     pub(crate) supervisor: Option<Supervisor>,
@@ -173,27 +175,8 @@ pub(crate) struct Truth {
     pub(crate) pod_lives: bool,
 }
 
-impl Default for Truth {
-    fn default() -> Truth {
-        Truth {
-            fate: Fate::Unknown,
-            supervisor: None,
-            members: Vec::new(),
-            freezer: Freezer::Unknown,
-            frozen_at: None,
-            frozen_itself: false,
-            paused_on_record: false,
-            shared: false,
-            inhabitants: Vec::new(),
-            units: Vec::new(),
-            is_cut: false,
-            pod_lives: false,
-        }
-    }
-}
-
 /// One container, as each source sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) owner: Owner,
@@ -220,23 +203,7 @@ pub(crate) struct Container {
 
 impl Container {
     pub(crate) fn new(owner: Owner, id: String) -> Container {
-        Container {
-            id,
-            owner,
-            name: None,
-            pod_uid: None,
-            bundle: None,
-            is_sandbox: false,
-            sandbox: None,
-            claims: Vec::new(),
-            state: None,
-            has_runc: false,
-            is_recorded: false,
-            init: None,
-            cgroup: None,
-            socket: None,
-            truth: Truth::default(),
-        }
+        Container { id, owner, ..Container::default() }
     }
 
     pub(crate) fn status(&self, source: Source) -> Option<Status> {
