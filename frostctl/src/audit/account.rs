@@ -32,7 +32,7 @@ pub(crate) fn of(divergence: &Divergence, versions: &mut Versions) -> Account {
         id: divergence.id().to_owned(),
         namespace: container.and_then(|it| it.owner.namespace()).map(str::to_owned),
         name: divergence.name().map(str::to_owned),
-        says: divergence.claims().to_vec(),
+        says: container.map_or_else(Vec::new, |it| it.claims.clone()),
         evidence: evidence(divergence),
         known_defects: defects::of_symptom(&versions.symptom(divergence)),
         remedy: remedy(divergence),
@@ -49,12 +49,11 @@ fn evidence(divergence: &Divergence) -> Vec<String> {
             lines.extend(of_init(container));
             lines.extend(of_freezer(container));
             if let Some(cgroup) = &container.cgroup {
-                lines.push(format!("cgroup {cgroup}: {}", population(divergence)));
+                lines.push(format!("cgroup {cgroup}: {}", population(container)));
             }
-        }
-        Subject::Stray(stray) => {
-            lines.push(format!("cgroup {}: {}", stray.cgroup, population(divergence)));
-            lines.push("no runtime and no engine that was asked has this id".to_owned());
+            if container.claims.is_empty() {
+                lines.push("no runtime and no engine that was asked has this id".to_owned());
+            }
         }
         Subject::Engine(asked) => {
             let why = asked.answer.as_ref().err().map_or("", |it| it.why.as_str());
@@ -99,14 +98,11 @@ fn of_freezer(container: &Container) -> Option<String> {
     Some(format!("{state}: {}{whose} was told to freeze", place.display()))
 }
 
-fn population(divergence: &Divergence) -> String {
+fn population(container: &Container) -> String {
+    let truth = &container.truth;
     // For a cgroup that is shared, or whose processes appear only in another hierarchy.
-    let inhabitants = divergence.container().map_or(&[][..], |it| &it.truth.inhabitants);
-    let members = match divergence.members() {
-        [] => inhabitants,
-        members => members,
-    };
-    let rest = if divergence.is_cut() { ", and not all of it was read" } else { "" };
+    let members = if truth.members.is_empty() { &truth.inhabitants } else { &truth.members };
+    let rest = if truth.is_cut { ", and not all of it was read" } else { "" };
     if members.is_empty() {
         return format!("no living process{rest}");
     }
@@ -138,7 +134,6 @@ fn of_supervisor(divergence: &Divergence) -> Option<String> {
 fn remedy(divergence: &Divergence) -> Vec<String> {
     let container = match &divergence.subject {
         Subject::Container(container) => container,
-        Subject::Stray(_) => return vec!["frostctl audit --kill-orphans".to_owned()],
         Subject::Engine(asked) => return vec![of_engine(asked)],
     };
     if container.owner == Owner::User {
@@ -264,9 +259,7 @@ mod tests {
     fn a_population_that_was_not_read_to_its_end_says_so() {
         let mut it = Container::new(Owner::Nobody, "web".to_owned());
         it.truth.is_cut = true;
-        let subject = Subject::Container(Box::new(it));
-        let said = population(&Divergence { kind: Kind::Phantom, subject });
-        assert_eq!(said, "no living process, and not all of it was read");
+        assert_eq!(population(&it), "no living process, and not all of it was read");
     }
 
     #[test]

@@ -232,19 +232,6 @@ impl Container {
     }
 }
 
-/// Processes in a cgroup named like a container's that belongs to no known container.
-#[derive(Debug, Clone)]
-pub(crate) struct Stray {
-    pub(crate) id: String,
-    /// As far as its pod or frostlock's record tells.
-    pub(crate) name: Option<String>,
-    pub(crate) cgroup: Identity,
-    pub(crate) members: Vec<Process>,
-    /// There are more processes or cgroups than were read.
-    pub(crate) is_cut: bool,
-    pub(crate) supervisor: Option<Supervisor>,
-}
-
 /// The answer of one source that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Asked {
@@ -310,7 +297,8 @@ impl Asked {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) containers: Vec<Container>,
-    pub(crate) strays: Vec<Stray>,
+    /// Processes in a cgroup named like a container's that belongs to no known container.
+    pub(crate) strays: Vec<Container>,
     pub(crate) asked: Vec<Asked>,
     /// For example, files that could not be read.
     pub(crate) notes: Vec<String>,

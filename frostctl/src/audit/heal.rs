@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::claim::{Container, Fate, Init, Owner, Seen, Status};
 use super::containerd::Containerd;
-use super::judge::{Divergence, Kind, Subject};
+use super::judge::{Divergence, Kind};
 use super::{command, fate, runtimes, truth};
 
 /// containerd allows 10 s for the end of a task.
@@ -34,6 +34,7 @@ const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 const A_USERS: &str = "it is a user's: run frostctl audit as that user";
+const RESTARTS_NONE: &str = "frostctl restarts no engine";
 const NOT_KNOWN: &str = "frostctl does not know its engine";
 
 /// One thing to do.
@@ -112,41 +113,42 @@ impl Step {
 
 /// The steps to take, or why none is taken. Pure.
 pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<Step>, String> {
-    let container = divergence.container();
-    if container.is_some_and(|container| container.owner == Owner::Unknown) {
-        return Err(NOT_KNOWN.to_owned());
+    let Some(container) = divergence.container() else {
+        return Err(RESTARTS_NONE.to_owned());
+    };
+    match container.owner {
+        Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
+        Owner::User => return Err(A_USERS.to_owned()),
+        _ if !runtimes::is_plain(&container.id) => {
+            return Err("its id is not safe on a command line".to_owned());
+        }
+        _ => {}
     }
-    if container.is_some_and(|container| container.owner == Owner::User) {
-        return Err(A_USERS.to_owned());
-    }
-    if container.is_some_and(|container| !runtimes::is_plain(&container.id)) {
-        return Err("its id is not safe on a command line".to_owned());
-    }
-    match (divergence.kind, container) {
-        (Kind::Phantom, Some(container)) => {
+    match divergence.kind {
+        Kind::Phantom => {
             spares_the_living(container, kill_orphans)?;
             end(container)
         }
         // With a first process known to be dead, it would be a phantom; here it may live.
-        (Kind::Disagreement, _) => Err("frostctl cannot tell which of them is right".to_owned()),
-        (Kind::FrozenButRunning, _) => {
+        Kind::Disagreement => Err("frostctl cannot tell which of them is right".to_owned()),
+        Kind::FrozenButRunning => {
             Err("somebody may have paused it: the remedy above is yours to choose".to_owned())
         }
-        (Kind::StoppedSupervisor, _) => Err(
+        Kind::StoppedSupervisor => Err(
             "whoever stopped it may still be at work on it: the remedy above is yours to choose"
                 .to_owned(),
         ),
-        (Kind::Unanswered, _) => Err("frostctl restarts no engine".to_owned()),
-        (Kind::StoppedButPopulated, Some(container)) => {
+        Kind::StoppedButPopulated => {
             spares_the_living(container, kill_orphans)?;
             match container.owner {
                 Owner::Nobody => delete_by_runtime(container),
-                _ if kill_orphans => kill_members(divergence),
+                _ if kill_orphans => kill_members(divergence.kind, container),
                 _ => Err("its processes are killed only with --kill-orphans".to_owned()),
             }
         }
-        _ if kill_orphans => kill_members(divergence),
-        _ => Err("orphans are killed only with --kill-orphans".to_owned()),
+        Kind::Orphan if kill_orphans => kill_members(divergence.kind, container),
+        Kind::Orphan => Err("orphans are killed only with --kill-orphans".to_owned()),
+        Kind::Unanswered => Err(RESTARTS_NONE.to_owned()),
     }
 }
 
@@ -239,22 +241,16 @@ fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
 
 /// Kills the processes, then deletes what the runtime still has of the container. kubelet deletes
 /// the containers of pods.
-fn kill_members(divergence: &Divergence) -> Result<Vec<Step>, String> {
-    let members = divergence.members().to_vec();
-    let cgroup = match &divergence.subject {
-        Subject::Container(container) => container.cgroup.clone(),
-        Subject::Stray(stray) => Some(stray.cgroup.clone()),
-        Subject::Engine(_) => None,
-    };
-    let cgroup = cgroup.ok_or("its cgroup is not known")?;
+fn kill_members(kind: Kind, container: &Container) -> Result<Vec<Step>, String> {
+    let cgroup = container.cgroup.clone().ok_or("its cgroup is not known")?;
+    let members = container.truth.members.clone();
     if members.is_empty() {
         return Err("its cgroup is shared, or empty by now".to_owned());
     }
     let mut steps = vec![Step::KillProcesses { cgroup, members }];
-    let orphan = divergence.container().filter(|_| divergence.kind == Kind::Orphan);
-    let orphan = orphan.filter(|container| !container.owner.is_kubernetes());
-    steps
-        .extend(orphan.and_then(|container| delete_by_runtime(container).ok()).unwrap_or_default());
+    if kind == Kind::Orphan && !container.owner.is_kubernetes() {
+        steps.extend(delete_by_runtime(container).unwrap_or_default());
+    }
     Ok(steps)
 }
 
@@ -466,6 +462,7 @@ fn await_deaths(processes: &[Process], limit: Duration) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::audit::claim::{Claim, Source};
+    use crate::audit::judge::Subject;
 
     #[test]
     fn a_users_container_and_a_living_pod_are_left_alone() {
@@ -522,7 +519,7 @@ mod tests {
         };
         // As on v1, if only systemd's own hierarchy has the processes: the runtime's freezer shows
         // none.
-        assert!(stopped(Kind::Phantom, busy).members().is_empty());
+        assert!(stopped(Kind::Phantom, busy).container().unwrap().truth.members.is_empty());
         for kind in [Kind::Phantom, Kind::StoppedButPopulated] {
             assert!(plan(&stopped(kind, empty), false).is_ok(), "{kind:?}");
             let why = plan(&stopped(kind, busy), false).unwrap_err();

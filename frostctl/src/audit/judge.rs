@@ -1,11 +1,10 @@
 //! What does not agree. Pure: claims and truth in, divergences out.
 
 use cgroup::Freezer;
-use cgroup::process::Process;
 use serde::Serialize;
 
 use super::claim::{
-    Asked, Claim, Container, Fate, Missed, Owner, Seen, Source, Status, Stray, Supervisor,
+    Asked, Claim, Container, Fate, Missed, Owner, Seen, Source, Status, Supervisor,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -55,7 +54,6 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) enum Subject {
     Container(Box<Container>),
-    Stray(Box<Stray>),
     Engine(Box<Asked>),
 }
 
@@ -72,79 +70,45 @@ impl Divergence {
     pub(crate) fn id(&self) -> &str {
         match &self.subject {
             Subject::Container(container) => &container.id,
-            Subject::Stray(stray) => &stray.id,
             Subject::Engine(asked) => &asked.place,
         }
     }
 
     pub(crate) fn key(&self) -> Key {
-        let owner = match &self.subject {
-            Subject::Container(container) => Some(container.owner.clone()),
-            Subject::Stray(_) | Subject::Engine(_) => None,
-        };
+        let owner = self.container().map(|container| container.owner.clone());
         (self.kind, owner, self.id().to_owned())
     }
 
     pub(crate) fn container(&self) -> Option<&Container> {
         match &self.subject {
             Subject::Container(container) => Some(container),
-            Subject::Stray(_) | Subject::Engine(_) => None,
+            Subject::Engine(_) => None,
         }
     }
 
     /// `namespace/pod/container` in Kubernetes.
     pub(crate) fn name(&self) -> Option<&str> {
-        match &self.subject {
-            Subject::Container(container) => container.name.as_deref(),
-            Subject::Stray(stray) => stray.name.as_deref(),
-            Subject::Engine(_) => None,
-        }
-    }
-
-    pub(crate) fn claims(&self) -> &[Claim] {
-        self.container().map_or(&[], |container| &container.claims)
-    }
-
-    /// The living processes that the divergence is about.
-    pub(crate) fn members(&self) -> &[Process] {
-        match &self.subject {
-            Subject::Container(container) => &container.truth.members,
-            Subject::Stray(stray) => &stray.members,
-            Subject::Engine(_) => &[],
-        }
-    }
-
-    /// Whether there are more processes or cgroups than were read.
-    pub(crate) fn is_cut(&self) -> bool {
-        match &self.subject {
-            Subject::Container(container) => container.truth.is_cut,
-            Subject::Stray(stray) => stray.is_cut,
-            Subject::Engine(_) => false,
-        }
+        self.container()?.name.as_deref()
     }
 
     pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
-        match &self.subject {
-            Subject::Container(container) => container.truth.supervisor.as_ref(),
-            Subject::Stray(stray) => stray.supervisor.as_ref(),
-            Subject::Engine(_) => None,
-        }
+        self.container()?.truth.supervisor.as_ref()
     }
 }
 
 pub(crate) fn judge(seen: &Seen) -> Vec<Divergence> {
-    let containers = seen.containers.iter().filter_map(|container| {
-        let kind = of_container(container, seen)?;
-        Some(Divergence { kind, subject: Subject::Container(Box::new(container.clone())) })
-    });
-    let strays = seen.strays.iter().filter(|stray| is_orphan(stray, seen)).map(|stray| {
-        Divergence { kind: Kind::Orphan, subject: Subject::Stray(Box::new(stray.clone())) }
+    let containers = seen.containers.iter().filter_map(|it| Some((of_container(it, seen)?, it)));
+    let strays = seen.strays.iter().filter(|stray| is_orphan(stray, seen));
+    let strays = strays.map(|stray| (Kind::Orphan, stray));
+    let containers = containers.chain(strays).map(|(kind, container)| Divergence {
+        kind,
+        subject: Subject::Container(Box::new(container.clone())),
     });
     let silent = seen.asked.iter().filter(|asked| is_unanswered(asked)).map(|asked| Divergence {
         kind: Kind::Unanswered,
         subject: Subject::Engine(Box::new(asked.clone())),
     });
-    let mut found: Vec<_> = containers.chain(strays).chain(silent).collect();
+    let mut found: Vec<_> = containers.chain(silent).collect();
     found.sort_by_key(Divergence::key);
     found
 }
@@ -203,10 +167,10 @@ fn has_a_stopped_supervisor(container: &Container) -> bool {
 }
 
 /// Not if an engine runs whose containers are not known: any of them would look like an orphan.
-fn is_orphan(stray: &Stray, seen: &Seen) -> bool {
+fn is_orphan(stray: &Container, seen: &Seen) -> bool {
     seen.unread.is_empty()
-        && !stray.members.is_empty()
-        && was_asked(stray.supervisor.as_ref(), seen)
+        && !stray.truth.members.is_empty()
+        && was_asked(stray.truth.supervisor.as_ref(), seen)
 }
 
 fn is_frozen_but_running(container: &Container) -> bool {
@@ -264,6 +228,7 @@ fn needs_state(container: &Container, seen: &Seen) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgroup::process::Process;
     use std::path::PathBuf;
 
     fn container(fate: Fate, claims: &[(Source, Status)]) -> Container {
@@ -404,13 +369,11 @@ mod tests {
 
     #[test]
     fn a_stray_below_a_shim_that_we_cannot_ask_about_is_not_ours_to_judge() {
-        let stray = |supervisor| Stray {
-            id: "0".repeat(64),
-            name: None,
-            cgroup: cgroup::Identity::new("/x").unwrap(),
-            members: vec![member()],
-            is_cut: false,
-            supervisor,
+        let stray = |supervisor| {
+            let mut stray = Container::new(Owner::Nobody, "0".repeat(64));
+            stray.truth.members = vec![member()];
+            stray.truth.supervisor = supervisor;
+            stray
         };
         let judged = |supervisor| {
             let answered = vec![PathBuf::from("/run/c.sock")];

@@ -9,7 +9,7 @@ use cgroup::bundle::PodNames;
 use cgroup::{Hierarchies, Identity};
 use state::remains::Known;
 
-use super::claim::{Container, Seen, Stray};
+use super::claim::{Container, Owner, Seen, Truth};
 use super::truth::Population;
 use super::{runtimes, supervisor, truth};
 
@@ -44,9 +44,9 @@ pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
 }
 
 /// An engine that frostctl does not know may have hundreds of containers.
-fn of_strangers(strays: &[Stray]) -> Vec<String> {
+fn of_strangers(strays: &[Container]) -> Vec<String> {
     let mut below: BTreeMap<&str, (i32, usize)> = BTreeMap::new();
-    for above in strays.iter().filter_map(|it| it.supervisor.as_ref()) {
+    for above in strays.iter().filter_map(|it| it.truth.supervisor.as_ref()) {
         if above.is_a_stranger() {
             below.entry(&above.name).or_insert((above.process.pid, 0)).1 += 1;
         }
@@ -61,7 +61,7 @@ fn of_strangers(strays: &[Stray]) -> Vec<String> {
 }
 
 /// From frostlock's own record, or from the pod whose cgroup it is in.
-fn name(stray: &Stray, containers: &[Container], recorded: &[Known]) -> Option<String> {
+fn name(stray: &Container, containers: &[Container], recorded: &[Known]) -> Option<String> {
     let names = |pod: &PodNames| {
         let container = pod.container.as_ref().map_or_else(String::new, |it| format!("/{it}"));
         Some(format!("{}/{}{container}", pod.namespace.as_ref()?, pod.name.as_ref()?))
@@ -69,7 +69,7 @@ fn name(stray: &Stray, containers: &[Container], recorded: &[Known]) -> Option<S
     if let Some(name) = recorded.iter().find(|it| it.id == stray.id).and_then(|it| names(&it.pod)) {
         return Some(name);
     }
-    let pod = stray.cgroup.pod()?;
+    let pod = stray.cgroup.as_ref()?.pod()?;
     let uid = pod.pod_uid()?.replace('_', "-");
     let known = containers.iter().find(|it| it.pod_uid.as_ref() == Some(&uid));
     known.and_then(|it| it.name.clone()).or_else(|| Some(format!("pod {uid}")))
@@ -113,11 +113,14 @@ fn unknown_below(
     (found, false)
 }
 
-fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Stray> {
+fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Container> {
     let Population { processes: members, is_cut, .. } = truth::members(mounts, &cgroup);
     let pids: Vec<i32> = members.iter().map(|member| member.pid).collect();
     let supervisor = supervisor::above(*pids.first()?).or_else(|| supervisor::stranger(&pids));
-    Some(Stray { id, name: None, cgroup, members, is_cut, supervisor })
+    let mut stray = Container::new(Owner::Nobody, id);
+    stray.cgroup = Some(cgroup);
+    stray.truth = Truth { members, is_cut, supervisor, ..Truth::default() };
+    Some(stray)
 }
 
 /// Whether a process is in a cgroup that is named as a container's, or below one.
@@ -146,16 +149,13 @@ mod tests {
     fn a_stray_is_named_by_our_record_or_by_its_pod() {
         let uid = "0c8a6a44-6f0b-4a54-9f3e-61d2f6a0b7aa";
         let slice = format!("/kubepods.slice/kubepods-pod{}.slice", uid.replace('-', "_"));
-        let stray = |id: &str, at: &str| Stray {
-            id: id.to_owned(),
-            name: None,
-            cgroup: Identity::new(at).unwrap(),
-            members: Vec::new(),
-            is_cut: false,
-            supervisor: None,
+        let stray = |id: &str, at: &str| {
+            let mut stray = Container::new(Owner::Nobody, id.to_owned());
+            stray.cgroup = Identity::new(at);
+            stray
         };
         let pod = format!("{slice}/cri-containerd-x.scope");
-        let mut sandbox = Container::new(super::super::claim::Owner::Nobody, "s".to_owned());
+        let mut sandbox = Container::new(Owner::Nobody, "s".to_owned());
         sandbox.pod_uid = Some(uid.to_owned());
         sandbox.name = Some("shop/web-0".to_owned());
         let names = |name: &str| Some(name.to_owned());
@@ -171,7 +171,7 @@ mod tests {
             init: None,
             paused: false,
         };
-        let of = |stray: &Stray| {
+        let of = |stray: &Container| {
             name(stray, std::slice::from_ref(&sandbox), std::slice::from_ref(&recorded))
         };
         assert_eq!(of(&stray("x", &pod)), names("shop/db-0/c"));
@@ -192,19 +192,16 @@ mod tests {
 
     #[test]
     fn containers_of_an_engine_that_is_not_known_are_noted() {
-        let below = |name: &str| Stray {
-            id: String::new(),
-            name: None,
-            cgroup: Identity::new("/x").unwrap(),
-            members: Vec::new(),
-            is_cut: false,
-            supervisor: Some(super::super::claim::Supervisor {
+        let below = |name: &str| {
+            let mut stray = Container::default();
+            stray.truth.supervisor = Some(super::super::claim::Supervisor {
                 process: cgroup::process::Process { pid: 7, start: 7 },
                 name: name.to_owned(),
                 address: None,
                 stopped: false,
                 foreign: true,
-            }),
+            });
+            stray
         };
         assert!(of_strangers(&[below("conmon")]).is_empty());
         let notes = of_strangers(&[below("balena"), below("conmon"), below("balena")]);
