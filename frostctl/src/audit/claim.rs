@@ -94,6 +94,13 @@ impl Owner {
 /// The containerd namespace that CRI uses.
 pub(crate) const KUBERNETES: &str = "k8s.io";
 
+/// A runtime's `--root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
+    pub(crate) binary: Option<PathBuf>,
+}
+
 /// Where the runtime keeps the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RuntimeState {
@@ -293,7 +300,7 @@ impl Asked {
     }
 }
 
-/// Everything that one look saw.
+/// Everything that one look saw, or one source's part of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) containers: Vec<Container>,
@@ -304,10 +311,35 @@ pub(crate) struct Seen {
     pub(crate) notes: Vec<String>,
     /// The version of each containerd that answered, by its socket.
     pub(crate) versions: BTreeMap<PathBuf, String>,
+    /// Where runtimes keep the containers of these sources.
+    pub(crate) roots: Vec<Root>,
     /// Owners whose containers are all known.
     pub(crate) complete: Vec<Owner>,
     /// Engines that run but whose containers are not known.
     pub(crate) unread: Vec<String>,
-    /// The sockets that answered.
-    pub(crate) answered: Vec<PathBuf>,
+}
+
+impl Seen {
+    /// What a source has, with a summary, or why it did not answer.
+    pub(crate) fn of(
+        source: Source,
+        place: impl Into<String>,
+        answer: Result<(String, Seen), NoAnswer>,
+    ) -> Seen {
+        let (answer, mut seen) = match answer {
+            Ok((summary, seen)) => (Ok(summary), seen),
+            Err(no) => (Err(no), Seen::default()),
+        };
+        seen.asked.push(Asked { source, place: place.into(), answer });
+        seen
+    }
+
+    pub(crate) fn add(&mut self, part: Seen) {
+        self.containers.extend(part.containers);
+        self.asked.extend(part.asked);
+        self.notes.extend(part.notes);
+        self.versions.extend(part.versions);
+        self.roots.extend(part.roots);
+        self.complete.extend(part.complete);
+    }
 }

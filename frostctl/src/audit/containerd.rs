@@ -1,6 +1,5 @@
 //! containerd's own API: the containers in all its namespaces, and calls that end a task.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +20,8 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use super::claim::Status;
+use super::claim::{Claim, Container, Init, Owner, Root, Seen, Source, Status};
+use super::runtimes;
 use crate::node::containerd;
 
 /// Each costs containerd a call to a shim; a shim that hangs occupies its place until the limit.
@@ -43,26 +43,6 @@ pub(crate) struct Containerd {
     runtime: tokio::runtime::Runtime,
 }
 
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) version: String,
-    pub(crate) namespaces: Vec<String>,
-    pub(crate) containers: Vec<Known>,
-}
-
-/// A container that containerd has.
-#[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) namespace: String,
-    pub(crate) id: String,
-    pub(crate) labels: HashMap<String, String>,
-    /// The runtime's `--root` and the runtime's binary, as the shim was told.
-    pub(crate) root: Option<PathBuf>,
-    pub(crate) binary: Option<PathBuf>,
-    pub(crate) has_runc: bool,
-    pub(crate) task: Option<Task>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Task {
     pub(crate) status: Status,
@@ -77,18 +57,20 @@ impl Containerd {
     }
 
     /// Everything, in bounded time. A shim that does not answer appears as [`Status::Silent`].
-    pub(crate) fn look(&self, limits: Limits) -> anyhow::Result<Answer> {
+    pub(crate) fn look(&self, limits: Limits) -> anyhow::Result<(String, Seen)> {
         self.within(limits.all, async {
             let channel = containerd::connect(&self.socket).await?;
             let version = VersionClient::new(channel.clone()).version(()).await.map_err(why)?;
             let version = version.into_inner().version;
-            let mut containers = Vec::new();
-            let namespaces = namespaces(&channel).await?;
-            for namespace in &namespaces {
-                containers.extend(records(&channel, namespace).await?);
+            let mut seen = Seen::default();
+            for namespace in namespaces(&channel).await? {
+                self.records(&channel, &namespace, &mut seen).await?;
+                seen.complete.push(Owner::Containerd(namespace));
             }
-            ask_tasks(&channel, &mut containers, limits.task).await;
-            Ok(Answer { version, namespaces, containers })
+            self.ask_tasks(&channel, &mut seen.containers, limits.task).await;
+            let summary = format!("{version}, {}", runtimes::counted(seen.containers.len()));
+            seen.versions.insert(self.socket.clone(), version);
+            Ok((summary, seen))
         })
     }
 
@@ -126,6 +108,49 @@ impl Containerd {
             let deleted = TasksClient::new(channel).delete(of(request, namespace)?).await;
             done_or_gone(deleted.map(drop))
         })
+    }
+
+    /// One message per container: the list of a full node exceeds the maximum size of a message.
+    async fn records(
+        &self,
+        channel: &Channel,
+        namespace: &str,
+        into: &mut Seen,
+    ) -> anyhow::Result<()> {
+        let request = of(ListContainersRequest::default(), namespace)?;
+        let stream = ContainersClient::new(channel.clone()).list_stream(request).await;
+        let mut stream = stream.map_err(why)?.into_inner();
+        while let Some(message) = stream.message().await.map_err(why)? {
+            let Some(record) = message.container else { continue };
+            let (mut container, root) = known(namespace, record);
+            container.socket = Some(self.socket.clone());
+            into.containers.push(container);
+            into.roots.extend(Some(root).filter(|root| root.path.is_dir()));
+        }
+        Ok(())
+    }
+
+    /// All at once: for a list, containerd asks one shim after the other, and waits 2 s for each that
+    /// hangs.
+    async fn ask_tasks(&self, channel: &Channel, containers: &mut [Container], limit: Duration) {
+        let gate = Arc::new(Semaphore::new(AT_ONCE));
+        let mut asked = JoinSet::new();
+        for (number, known) in containers.iter().enumerate() {
+            let (channel, gate, id) = (channel.clone(), Arc::clone(&gate), known.id.clone());
+            let namespace = known.owner.namespace().unwrap_or_default().to_owned();
+            asked.spawn(async move {
+                let _place = gate.acquire_owned().await;
+                (number, task(channel, namespace, id, limit).await)
+            });
+        }
+        while let Some(ended) = asked.join_next().await {
+            let Ok((number, Some(Task { status, said, pid }))) = ended else { continue };
+            let Some(known) = containers.get_mut(number) else { continue };
+            let (source, place) = (Source::Containerd, self.socket.display().to_string());
+            known.claims.push(Claim { source, status, said, place });
+            // The runtime's record replaces this one: it has the start time.
+            known.init = pid.map(|pid| Init { pid, start: None });
+        }
     }
 
     async fn connect(&self) -> anyhow::Result<Channel> {
@@ -182,39 +207,28 @@ async fn namespaces(channel: &Channel) -> anyhow::Result<Vec<String>> {
     Ok(answer.into_inner().namespaces.into_iter().map(|namespace| namespace.name).collect())
 }
 
-/// One message per container: the list of a full node exceeds the maximum size of a message.
-async fn records(channel: &Channel, namespace: &str) -> anyhow::Result<Vec<Known>> {
-    let request = of(ListContainersRequest::default(), namespace)?;
-    let stream = ContainersClient::new(channel.clone()).list_stream(request).await;
-    let mut stream = stream.map_err(why)?.into_inner();
-    let mut records = Vec::new();
-    while let Some(message) = stream.message().await.map_err(why)? {
-        records.extend(message.container.map(|record| known(namespace, record)));
-    }
-    Ok(records)
-}
-
-fn known(namespace: &str, record: Record) -> Known {
-    let name = record.runtime.as_ref().map(|runtime| runtime.name.as_str());
-    let has_runc = name.is_some_and(|name| name.starts_with("io.containerd.runc."));
-    let options = record.runtime.and_then(|runtime| runtime.options).filter(is_runc_options);
+/// A container that containerd has, and where its runtime keeps it, as the shim was told.
+fn known(namespace: &str, record: Record) -> (Container, Root) {
+    let label = |key: &str| record.labels.get(key).map(String::as_str);
+    let pod = label("io.kubernetes.pod.namespace").zip(label("io.kubernetes.pod.name"));
+    let name = pod.map(|(namespace, pod)| match label("io.kubernetes.container.name") {
+        Some(container) => format!("{namespace}/{pod}/{container}"),
+        None => format!("{namespace}/{pod}"),
+    });
+    let mut container = Container::new(Owner::Containerd(namespace.to_owned()), record.id);
+    container.name = name;
+    container.is_sandbox = label("io.cri-containerd.kind") == Some("sandbox");
+    container.is_recorded = true;
+    let runtime = record.runtime.unwrap_or_default();
+    container.has_runc = runtime.name.starts_with("io.containerd.runc.");
+    let options = runtime.options.filter(is_runc_options);
     let options =
         options.and_then(|any| <Options as prost::Message>::decode(any.value.as_slice()).ok());
-    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
-    let (root, binary) = match options {
-        Some(options) => (path(options.root), path(options.binary_name)),
-        None => (None, None),
-    };
-    Known {
-        namespace: namespace.to_owned(),
-        id: record.id,
-        labels: record.labels,
-        // The shim appends the namespace.
-        root: root.map(|root| root.join(namespace)),
-        binary,
-        has_runc,
-        task: None,
-    }
+    let Options { root, binary_name } = options.unwrap_or_default();
+    let root = if root.is_empty() { "/run/containerd/runc" } else { &root };
+    let binary = (!binary_name.is_empty()).then(|| PathBuf::from(binary_name));
+    // The shim appends the namespace.
+    (container, Root { path: Path::new(root).join(namespace), binary })
 }
 
 fn is_runc_options(any: &prost_types::Any) -> bool {
@@ -228,28 +242,6 @@ struct Options {
     binary_name: String,
     #[prost(string, tag = "7")]
     root: String,
-}
-
-/// All at once: for a list, containerd asks one shim after the other, and waits 2 s for each that
-/// hangs.
-async fn ask_tasks(channel: &Channel, containers: &mut [Known], limit: Duration) {
-    let gate = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asked = JoinSet::new();
-    for (number, known) in containers.iter().enumerate() {
-        let (channel, gate) = (channel.clone(), Arc::clone(&gate));
-        let (namespace, id) = (known.namespace.clone(), known.id.clone());
-        asked.spawn(async move {
-            let _place = gate.acquire_owned().await;
-            (number, task(channel, namespace, id, limit).await)
-        });
-    }
-    while let Some(ended) = asked.join_next().await {
-        if let Ok((number, task)) = ended {
-            if let Some(known) = containers.get_mut(number) {
-                known.task = task;
-            }
-        }
-    }
 }
 
 /// `None` if the container has no task.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use frostlock_cri::Client;
 
-use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Source};
+use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Seen, Source};
 use super::{fate, kubernetes, strays, supervisor};
 use crate::node::crio::{Configured, configured};
 
@@ -19,12 +19,6 @@ pub(crate) enum Crio {
     Elsewhere {
         pid: i32,
     },
-}
-
-/// `containers` is `None` if there was no answer.
-pub(crate) struct Said {
-    pub(crate) asked: Asked,
-    pub(crate) containers: Option<Vec<Container>>,
 }
 
 /// `crio config` also runs as `crio` for a moment and is counted here.
@@ -62,24 +56,18 @@ impl Crio {
         roots.iter().map(PathBuf::as_path).filter(|it| it.is_dir())
     }
 
-    pub(crate) fn ask(&self, limit: Duration) -> Said {
-        let socket = match self {
-            Crio::Here(it) => it.socket.as_path(),
+    pub(crate) fn ask(&self, limit: Duration) -> Seen {
+        match self {
+            Crio::Here(Configured { socket, .. }) => {
+                let no = |error: frostlock_cri::Error| NoAnswer::of(socket, error.to_string());
+                Seen::of(Source::Crio, text(socket), list(socket, limit).map_err(no))
+            }
             Crio::Elsewhere { pid } => {
-                let why = "it runs in another mount namespace";
-                let place = format!("pid {pid}");
-                let asked = Asked::missed(Source::Crio, place, Missed::NotAsked, why);
-                return Said { asked, containers: None };
+                let why = "it runs in another mount namespace".to_owned();
+                let no = NoAnswer { how: Missed::NotAsked, why };
+                Seen::of(Source::Crio, format!("pid {pid}"), Err(no))
             }
-        };
-        let (answer, containers) = match containers(socket, limit) {
-            Ok((version, all)) => {
-                (Ok(format!("{version}, {}", kubernetes::counted(&all))), Some(all))
-            }
-            Err(error) => (Err(NoAnswer::of(socket, error.to_string())), None),
-        };
-        let asked = Asked { source: Source::Crio, place: socket.display().to_string(), answer };
-        Said { asked, containers }
+        }
     }
 
     /// Why a cgroup may belong to one of CRI-O's containers that is not known here. `None` if its
@@ -104,14 +92,13 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn containers(
-    socket: &Path,
-    limit: Duration,
-) -> Result<(String, Vec<Container>), frostlock_cri::Error> {
+fn list(socket: &Path, limit: Duration) -> Result<(String, Seen), frostlock_cri::Error> {
     let client = Client::lazy(socket)?.at_most(limit);
     let version = client.version()?.runtime_version;
     let version = cgroup::text::one_line(OsStr::new(&version), 64);
-    Ok((version, kubernetes::look(&client, &Owner::Crio)?.unwrap_or_default()))
+    let containers = kubernetes::look(&client, &Owner::Crio)?.unwrap_or_default();
+    let summary = format!("{version}, {}", kubernetes::counted(&containers));
+    Ok((summary, Seen { containers, complete: vec![Owner::Crio], ..Seen::default() }))
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ fn is_disowned(container: &Container, seen: &Seen) -> bool {
 fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
     let Some(shim) = supervisor else { return true };
     let address = shim.address.as_ref();
-    !shim.foreign && address.is_some_and(|address| seen.answered.contains(address))
+    !shim.foreign && address.is_some_and(|address| seen.versions.contains_key(address))
 }
 
 /// An engine that is there must answer. One that was never there, or that we may not ask, is no
@@ -376,8 +376,8 @@ mod tests {
             stray
         };
         let judged = |supervisor| {
-            let answered = vec![PathBuf::from("/run/c.sock")];
-            judge(&Seen { strays: vec![stray(supervisor)], answered, ..Seen::default() }).len()
+            let versions = [(PathBuf::from("/run/c.sock"), "2.1.9".to_owned())].into();
+            judge(&Seen { strays: vec![stray(supervisor)], versions, ..Seen::default() }).len()
         };
         assert_eq!(judged(None), 1);
         assert_eq!(judged(Some(shim("/run/c.sock", false))), 1);

@@ -1,6 +1,6 @@
 //! One look at everything: all sources at once, each for a bounded time, none required.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +12,9 @@ use frostlock_cri::Client;
 use state::remains;
 use state::state_dir::StateDir;
 
-use super::claim::{Asked, Claim, Container, KUBERNETES, Missed, NoAnswer, Owner, Seen, Source};
-use super::containerd::{Answer, Containerd, Known, Limits};
-use super::runtimes::{self, Root};
-use super::{crio, kubernetes, podman, strays, supervisor, truth};
+use super::claim::{Asked, Container, KUBERNETES, Missed, NoAnswer, Owner, Root, Seen, Source};
+use super::containerd::{Containerd, Limits};
+use super::{crio, kubernetes, podman, runtimes, strays, supervisor, truth};
 use crate::node::containerd::{self, SOCKETS};
 
 /// Where to look.
@@ -80,55 +79,37 @@ impl Patience {
     };
 }
 
-/// What one containerd said through its own API and through CRI.
-struct Said<'a> {
-    socket: &'a Path,
-    own: anyhow::Result<Answer>,
-    cri: Option<Result<Vec<Container>, String>>,
-}
-
 pub(crate) fn look(places: &Places, patience: Patience) -> anyhow::Result<Seen> {
     let mounts = Hierarchies::read(&Proc::default()).context("/proc/self/mountinfo")?;
     let mut seen = Seen::default();
-    let mut roots = Vec::new();
     let sockets = places.sockets_now();
     if sockets.is_empty() {
         seen.asked.push(no_containerd(&SOCKETS.map(Path::new)));
     }
     if !places.podman {
         let why = "root has never used it here";
-        seen.asked.push(Asked::missed(Source::Podman, "podman ps --all", Missed::Absent, why));
+        seen.asked.push(Asked::missed(Source::Podman, podman::PLACE, Missed::Absent, why));
     }
     let crios = crio::running();
     thread::scope(|scope| {
-        let asked: Vec<_> = sockets
-            .iter()
-            .map(|socket| scope.spawn(move || ask_containerd(socket, patience)))
-            .collect();
-        let of_crio: Vec<_> =
-            crios.iter().map(|it| scope.spawn(move || it.ask(patience.cri))).collect();
-        let podman = places.podman.then(|| scope.spawn(move || podman::look(patience.podman)));
-        for said in asked.into_iter().filter_map(|thread| thread.join().ok()) {
-            take_containerd(said, &mut seen, &mut roots);
-        }
-        for said in of_crio.into_iter().filter_map(|thread| thread.join().ok()) {
-            take_crio(said, &mut seen);
-        }
-        if let Some(Ok(said)) = podman.map(thread::ScopedJoinHandle::join) {
-            take_podman(said, &mut seen);
-        }
+        let containerds = sockets.iter();
+        let mut asked: Vec<_> =
+            containerds.map(|it| scope.spawn(move || ask_containerd(it, patience))).collect();
+        asked.extend(crios.iter().map(|it| scope.spawn(move || it.ask(patience.cri))));
+        asked.extend(places.podman.then(|| scope.spawn(move || podman::look(patience.podman))));
+        asked.into_iter().filter_map(|it| it.join().ok()).for_each(|part| seen.add(part));
     });
-    let of_crio = crios.iter().flat_map(crio::Crio::roots);
-    let of_crio: Vec<Root> = of_crio.map(|it| Root { path: it.to_owned(), binary: None }).collect();
-    let more = named_roots(places).into_iter().chain(of_crio).chain(runtimes::usual_roots());
-    for root in more {
-        if !roots.iter().any(|known: &Root| known.path == root.path) {
-            roots.push(root);
+    let of_crio = crios.iter().flat_map(crio::Crio::roots).map(Path::to_owned);
+    let more = places.roots.iter().cloned().chain(of_crio).chain(runtimes::usual_roots());
+    seen.roots.extend(more.map(|path| Root { path, binary: None }));
+    let mut known = HashSet::new();
+    for root in std::mem::take(&mut seen.roots) {
+        if known.insert(root.path.clone()) {
+            seen.add(runtimes::look(&root, &mounts));
         }
     }
-    runtimes::look(&roots, &mounts, &mut seen);
     if let Some(crio) = crio::missing(&crios, &seen.containers) {
-        take_crio(crio.ask(patience.cri), &mut seen);
+        seen.add(crio.ask(patience.cri));
     }
     seen.unread = crios.iter().filter_map(|it| it.unread(&seen.asked, &seen.containers)).collect();
     seen.notes.extend(
@@ -181,103 +162,27 @@ fn no_containerd(sockets: &[&Path]) -> Asked {
     }
 }
 
-fn named_roots(places: &Places) -> Vec<Root> {
-    places.roots.iter().map(|path| Root { path: path.clone(), binary: None }).collect()
-}
-
-fn ask_containerd(socket: &Path, patience: Patience) -> Said<'_> {
+fn ask_containerd(socket: &Path, patience: Patience) -> Seen {
+    let place = socket.display().to_string();
     let own = supervisor::check_peer(socket)
-        .and_then(|()| Containerd::at(socket)?.look(patience.containerd));
-    let has_pods = own.as_ref().is_ok_and(|own| own.namespaces.iter().any(|n| n == KUBERNETES));
-    let cri = has_pods
-        .then(|| pods(socket, patience.cri).map_err(|error| error.to_string()))
-        .and_then(Result::transpose);
-    Said { socket, own, cri }
+        .and_then(|()| Containerd::at(socket)?.look(patience.containerd))
+        .map_err(|error| NoAnswer::of(socket, format!("{error:#}")));
+    let mut seen = Seen::of(Source::Containerd, place.as_str(), own);
+    if seen.complete.iter().any(Owner::is_kubernetes) {
+        let pods = pods(socket, patience.cri).transpose();
+        let pods = pods.map(|it| it.map_err(|error| NoAnswer::of(socket, error.to_string())));
+        seen.add(pods.map_or_else(Seen::default, |pods| Seen::of(Source::Cri, place, pods)));
+    }
+    seen
 }
 
 /// Asks the containerd at this socket; `None` if it has no CRI.
-fn pods(socket: &Path, limit: Duration) -> Result<Option<Vec<Container>>, frostlock_cri::Error> {
+fn pods(socket: &Path, limit: Duration) -> Result<Option<(String, Seen)>, frostlock_cri::Error> {
     let client = Client::lazy(socket)?.at_most(limit);
-    kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))
-}
-
-fn take_crio(said: crio::Said, seen: &mut Seen) {
-    seen.asked.push(said.asked);
-    if let Some(containers) = said.containers {
-        seen.containers.extend(containers);
-        seen.complete.push(Owner::Crio);
-    }
-}
-
-fn take_containerd(said: Said<'_>, seen: &mut Seen, roots: &mut Vec<Root>) {
-    let place = said.socket.display().to_string();
-    let answer = match said.own {
-        Ok(own) => {
-            let summary = format!("{}, {}", own.version, runtimes::counted(own.containers.len()));
-            seen.answered.push(said.socket.to_owned());
-            seen.versions.insert(said.socket.to_owned(), own.version);
-            seen.complete.extend(own.namespaces.into_iter().map(Owner::Containerd));
-            for known in own.containers {
-                note_root(&known, roots);
-                seen.containers.push(of_containerd(known, said.socket, &place));
-            }
-            Ok(summary)
-        }
-        Err(error) => Err(NoAnswer::of(said.socket, format!("{error:#}"))),
-    };
-    seen.asked.push(Asked { source: Source::Containerd, place: place.clone(), answer });
-    if let Some(cri) = said.cri {
-        let answer = cri.map_err(|why| NoAnswer::of(said.socket, why)).map(|containers| {
-            let count = kubernetes::counted(&containers);
-            seen.containers.extend(containers);
-            count
-        });
-        seen.asked.push(Asked { source: Source::Cri, place, answer });
-    }
-}
-
-fn note_root(known: &Known, roots: &mut Vec<Root>) {
-    let usual = || Path::new("/run/containerd/runc").join(&known.namespace);
-    let path = known.root.clone().unwrap_or_else(usual);
-    if path.is_dir() && !roots.iter().any(|root| root.path == path) {
-        roots.push(Root { path, binary: known.binary.clone() });
-    }
-}
-
-fn of_containerd(known: Known, socket: &Path, place: &str) -> Container {
-    let label = |key: &str| known.labels.get(key).map(String::as_str);
-    let pod = label("io.kubernetes.pod.namespace").zip(label("io.kubernetes.pod.name"));
-    let name = pod.map(|(namespace, pod)| match label("io.kubernetes.container.name") {
-        Some(container) => format!("{namespace}/{pod}/{container}"),
-        None => format!("{namespace}/{pod}"),
-    });
-    let is_sandbox = label("io.cri-containerd.kind") == Some("sandbox");
-    let mut container = Container::new(Owner::Containerd(known.namespace), known.id);
-    container.name = name;
-    container.is_sandbox = is_sandbox;
-    container.has_runc = known.has_runc;
-    container.is_recorded = true;
-    container.socket = Some(socket.to_owned());
-    if let Some(task) = known.task {
-        let (source, place) = (Source::Containerd, place.to_owned());
-        container.claims.push(Claim { source, status: task.status, said: task.said, place });
-        // The runtime's record replaces this one: it has the start time.
-        container.init = task.pid.map(|pid| super::claim::Init { pid, start: None });
-    }
-    container
-}
-
-fn take_podman(said: anyhow::Result<Vec<Container>>, seen: &mut Seen) {
-    let answer = match said {
-        Ok(containers) => {
-            let summary = runtimes::counted(containers.len());
-            seen.containers.extend(containers);
-            seen.complete.push(Owner::Podman);
-            Ok(summary)
-        }
-        Err(error) => Err(NoAnswer { how: Missed::Silent, why: format!("{error:#}") }),
-    };
-    seen.asked.push(Asked { source: Source::Podman, place: "podman ps --all".to_owned(), answer });
+    let pods = kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))?;
+    Ok(pods.map(|containers| {
+        (kubernetes::counted(&containers), Seen { containers, ..Seen::default() })
+    }))
 }
 
 /// Merges what the sources say of each container.
@@ -399,7 +304,12 @@ mod tests {
             let mut container = Container::new(owner, id.to_string());
             let (said, place) = (String::new(), String::new());
             let status = super::super::claim::Status::Running;
-            container.claims.push(Claim { source: Source::Cri, status, said, place });
+            container.claims.push(super::super::claim::Claim {
+                source: Source::Cri,
+                status,
+                said,
+                place,
+            });
             container.socket = Some(socket.clone());
             seen.containers.push(container);
         }

@@ -9,8 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Deserialize;
 
-use super::claim::{Claim, Container, Init, Owner, Source, Status};
-use super::command;
+use super::claim::{Claim, Container, Init, Missed, NoAnswer, Owner, Seen, Source, Status};
+use super::{command, runtimes};
+
+/// How it is asked.
+pub(crate) const PLACE: &str = "podman ps --all";
 
 /// podman's databases. Without one podman was never used, and running it would create one.
 const DATABASES: [&str; 2] =
@@ -54,14 +57,22 @@ struct Listed {
     state: String,
 }
 
-pub(crate) fn look(limit: Duration) -> anyhow::Result<Vec<Container>> {
+pub(crate) fn look(limit: Duration) -> Seen {
+    let answer = list(limit);
+    let silent = |error: anyhow::Error| NoAnswer { how: Missed::Silent, why: format!("{error:#}") };
+    Seen::of(Source::Podman, PLACE, answer.map_err(silent))
+}
+
+fn list(limit: Duration) -> anyhow::Result<(String, Seen)> {
     let listed = command::run(
         Path::new("podman"),
         &["ps", "--all", "--no-trunc", "--format", "json"],
         limit,
     )?;
     let listed: Vec<Listed> = serde_json::from_slice(&listed).context("podman ps")?;
-    Ok(listed.into_iter().map(container).collect())
+    let containers: Vec<_> = listed.into_iter().map(container).collect();
+    let summary = runtimes::counted(containers.len());
+    Ok((summary, Seen { containers, complete: vec![Owner::Podman], ..Seen::default() }))
 }
 
 fn container(listed: Listed) -> Container {
@@ -75,7 +86,7 @@ fn container(listed: Listed) -> Container {
     let mut container = Container::new(Owner::Podman, listed.id);
     container.name = listed.names.into_iter().next();
     container.init = (listed.pid > 0).then_some(Init { pid: listed.pid, start: None });
-    let place = "podman ps --all".to_owned();
+    let place = PLACE.to_owned();
     container.claims.push(Claim { source: Source::Podman, status, said: listed.state, place });
     container
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
 
 use super::claim::{
-    Asked, Claim, Container, Init, Missed, NoAnswer, Owner, RuntimeState, Seen, Source, Status,
+    Claim, Container, Init, Missed, NoAnswer, Owner, Root, RuntimeState, Seen, Source, Status,
 };
 use super::{fate, podman};
 
@@ -26,15 +26,8 @@ const USERS: &str = "/run/user";
 /// A shim's bundle is `.../io.containerd.runtime.v2.task/NAMESPACE/ID`.
 const SHIM_BUNDLES: &str = "io.containerd.runtime.v2.task";
 
-/// A runtime's `--root`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Root {
-    pub(crate) path: PathBuf,
-    pub(crate) binary: Option<PathBuf>,
-}
-
 /// The usual roots that exist, and those of users.
-pub(crate) fn usual_roots() -> Vec<Root> {
+pub(crate) fn usual_roots() -> Vec<PathBuf> {
     let below = |parent: &Path| {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
@@ -43,32 +36,23 @@ pub(crate) fn usual_roots() -> Vec<Root> {
     let of_users = users.iter().flat_map(|user| ["runc", "crun"].map(|name| user.join(name)));
     let namespaces = PARENTS.iter().flat_map(|parent| below(Path::new(parent)));
     let paths = ROOTS.iter().map(PathBuf::from).chain(namespaces).chain(of_users);
-    let there = paths.filter(|path| path.is_dir());
-    there.map(|path| Root { path, binary: None }).collect()
+    paths.filter(|path| path.is_dir()).collect()
 }
 
-/// Reads every container of these roots into `seen`.
-pub(crate) fn look(roots: &[Root], mounts: &Hierarchies, seen: &mut Seen) {
-    for root in roots {
-        let place = root.path.display().to_string();
-        let answer = match ids(&root.path) {
-            Ok(ids) => {
-                let found: Vec<_> = ids
-                    .iter()
-                    .filter_map(|id| container(root, id, mounts, &mut seen.notes))
-                    .collect();
-                let count = found.len();
-                seen.containers.extend(found);
-                Ok(counted(count))
-            }
-            Err(error) => {
-                let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-                let how = if is_denied { Missed::Denied } else { Missed::Silent };
-                Err(NoAnswer { how, why: error.to_string() })
-            }
-        };
-        seen.asked.push(Asked { source: Source::Runtime, place, answer });
-    }
+/// Reads every container of a root.
+pub(crate) fn look(root: &Root, mounts: &Hierarchies) -> Seen {
+    let answer = ids(&root.path).map(|ids| {
+        let mut notes = Vec::new();
+        let found = ids.iter().filter_map(|id| container(root, id, mounts, &mut notes));
+        let containers: Vec<_> = found.collect();
+        (counted(containers.len()), Seen { containers, notes, ..Seen::default() })
+    });
+    let no = |error: std::io::Error| {
+        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let how = if is_denied { Missed::Denied } else { Missed::Silent };
+        NoAnswer { how, why: error.to_string() }
+    };
+    Seen::of(Source::Runtime, root.path.display().to_string(), answer.map_err(no))
 }
 
 pub(crate) fn counted(containers: usize) -> String {
@@ -251,9 +235,7 @@ mod tests {
         fs::create_dir_all(root.join("huge")).unwrap();
         let huge = fs::File::create(root.join("huge/status")).unwrap();
         huge.set_len(1 << 30).unwrap();
-        let mut seen = Seen::default();
-        let roots = [Root { path: root, binary: None }];
-        look(&roots, &Hierarchies::default(), &mut seen);
+        let seen = look(&Root { path: root, binary: None }, &Hierarchies::default());
         assert!(seen.containers.is_empty());
         assert_eq!(seen.notes.len(), 3, "{:?}", seen.notes);
         assert_eq!(seen.asked[0].answer, Ok("0 containers".to_owned()));
