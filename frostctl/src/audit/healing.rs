@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::claim::Seen;
-use super::heal;
 use super::judge::{self, Divergence, Key, Kind};
 use super::look::{self, Patience, Places};
+use super::{Audit, heal};
 use crate::held::Held;
 use crate::progress;
 
@@ -50,19 +50,10 @@ impl Ended {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish {
-    pub(crate) heal: bool,
-    pub(crate) kill_orphans: bool,
-    pub(crate) dry_run: bool,
-}
-
-impl Wish {
-    fn covers(self, kind: Kind) -> bool {
-        match kind {
-            Kind::Orphan => self.kill_orphans,
-            _ => self.heal,
-        }
+fn is_asked_for(wish: &Audit, kind: Kind) -> bool {
+    match kind {
+        Kind::Orphan => wish.kill_orphans,
+        _ => wish.heal,
     }
 }
 
@@ -70,7 +61,7 @@ impl Wish {
 pub(crate) fn all(
     places: &Places,
     found: &[Divergence],
-    wish: Wish,
+    wish: &Audit,
 ) -> anyhow::Result<Vec<Healing>> {
     let signals = Held::back()?;
     let mut is_over = false;
@@ -87,65 +78,57 @@ pub(crate) fn all(
 }
 
 fn left(divergence: &Divergence, why: String) -> Healing {
-    Healing {
-        kind: divergence.kind,
-        id: divergence.id().to_owned(),
-        name: divergence.name().map(str::to_owned),
-        result: Ended::LeftAlone,
-        steps: Vec::new(),
-        why: Some(why),
-    }
+    ended(divergence, Vec::new(), Ended::LeftAlone, Some(why))
 }
 
-fn one(places: &Places, divergence: &Divergence, wish: Wish) -> Healing {
-    if !wish.covers(divergence.kind) {
+fn ended(
+    divergence: &Divergence,
+    steps: Vec<String>,
+    result: Ended,
+    why: Option<String>,
+) -> Healing {
+    let (id, name) = (divergence.id().to_owned(), divergence.name().map(str::to_owned));
+    Healing { kind: divergence.kind, id, name, result, steps, why }
+}
+
+fn one(places: &Places, divergence: &Divergence, wish: &Audit) -> Healing {
+    if !is_asked_for(wish, divergence.kind) {
         let option = if wish.heal { "--kill-orphans" } else { "--heal" };
         return left(divergence, format!("not asked for: add {option}"));
     }
-    let mut healing = left(divergence, String::new());
-    healing.why = None;
-    match attempt(places, divergence, wish, &mut healing.steps) {
-        Ok(result) => healing.result = result,
-        Err(Trouble::Left(why)) => healing.why = Some(why),
-        Err(Trouble::Failed(error)) => {
-            healing.result = Ended::Failed;
-            healing.why = Some(format!("{error:#}"));
-        }
-    }
-    healing
+    let mut steps = Vec::new();
+    let (result, why) = match attempt(places, divergence, wish, &mut steps) {
+        Ok(Ok(result)) => (result, None),
+        Ok(Err(why)) => (Ended::LeftAlone, Some(why)),
+        Err(error) => (Ended::Failed, Some(format!("{error:#}"))),
+    };
+    ended(divergence, steps, result, why)
 }
 
-enum Trouble {
-    Left(String),
-    Failed(anyhow::Error),
-}
-
-impl From<anyhow::Error> for Trouble {
-    fn from(error: anyhow::Error) -> Trouble {
-        Trouble::Failed(error)
-    }
-}
-
+/// Gives how it ended, or why it was left alone.
 fn attempt(
     places: &Places,
     divergence: &Divergence,
-    wish: Wish,
+    wish: &Audit,
     steps: &mut Vec<String>,
-) -> Result<Ended, Trouble> {
+) -> anyhow::Result<Result<Ended, String>> {
     if wish.dry_run {
-        let plan = heal::plan(divergence, wish.kill_orphans).map_err(Trouble::Left)?;
-        steps.extend(plan.iter().map(heal::Step::told));
-        return Ok(Ended::WouldBeHealed);
+        return Ok(heal::plan(divergence, wish.kill_orphans).map(|plan| {
+            steps.extend(plan.iter().map(heal::Step::told));
+            Ended::WouldBeHealed
+        }));
     }
     let key = divergence.key();
     let (seen, now) = again(places, &key)?;
-    let Some(now) = now else { return Ok(Ended::Passed) };
-    let plan = heal::plan(&now, wish.kill_orphans).map_err(Trouble::Left)?;
+    let Some(now) = now else { return Ok(Ok(Ended::Passed)) };
+    let plan = match heal::plan(&now, wish.kill_orphans) {
+        Ok(plan) => plan,
+        Err(why) => return Ok(Err(why)),
+    };
     heal::carry_out(&now, &plan, &seen, steps)?;
-    match again(places, &key)?.1 {
-        None => Ok(Ended::Healed),
-        Some(_) => Err(anyhow::anyhow!("it is still there after these steps").into()),
-    }
+    let (_, left) = again(places, &key)?;
+    anyhow::ensure!(left.is_none(), "it is still there after these steps");
+    Ok(Ok(Ended::Healed))
 }
 
 fn again(places: &Places, key: &Key) -> anyhow::Result<(Seen, Option<Divergence>)> {

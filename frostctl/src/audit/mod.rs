@@ -10,7 +10,6 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress;
 use claim::{Asked, Seen};
-use healing::Wish;
 use judge::Divergence;
 pub(crate) use judge::Kind;
 use look::{Patience, Places};
@@ -153,15 +152,14 @@ impl Audit {
         if self.watch {
             return watch::run(&places, output);
         }
-        let wish = Wish { heal: self.heal, kill_orphans: self.kill_orphans, dry_run: self.dry_run };
         let look = || find(&places, Patience::CALM);
         let findings = progress::while_at("audit: asks who knows containers", look)?;
         let mut versions = Versions::default();
         versions.of_containerds(&findings.seen);
         let accounts = findings.divergences.iter().map(|it| account::of(it, &mut versions));
         let accounts: Vec<_> = accounts.collect();
-        let healings = (wish.heal || wish.kill_orphans)
-            .then(|| healing::all(&places, &findings.divergences, wish))
+        let healings = (self.heal || self.kill_orphans)
+            .then(|| healing::all(&places, &findings.divergences, self))
             .transpose()?;
         let counts = findings.counts();
         show::report(output, &findings.seen, &accounts, counts, healings.as_deref())?;
