@@ -56,8 +56,7 @@ fn evidence(divergence: &Divergence) -> Vec<String> {
             }
         }
         Subject::Engine(asked) => {
-            let why = asked.answer.as_ref().err().map_or("", |it| it.why.as_str());
-            lines.push(format!("{} does not answer: {why}", asked.source.name()));
+            lines.push(format!("{} does not answer: {}", asked.source.name(), asked.what));
             lines.push("its view of its containers is unknown, so it was not compared".to_owned());
         }
     }

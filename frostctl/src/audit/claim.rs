@@ -239,13 +239,17 @@ impl Container {
     }
 }
 
-/// The answer of one source that was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The answer of one source that was asked. Serialized as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Asked {
     pub(crate) source: Source,
     pub(crate) place: String,
+    pub(crate) answered: bool,
+    /// How it was missed, if it did not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missed: Option<Missed>,
     /// A summary of what it has, or why there is no answer.
-    pub(crate) answer: Result<String, NoAnswer>,
+    pub(crate) what: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -286,17 +290,18 @@ impl Asked {
         how: Missed,
         why: impl Into<String>,
     ) -> Asked {
-        Asked { source, place: place.into(), answer: Err(NoAnswer { how, why: why.into() }) }
+        let (place, what) = (place.into(), why.into());
+        Asked { source, place, answered: false, missed: Some(how), what }
     }
 
     /// Whether its claims are only missing at the moment.
     pub(crate) fn may_answer_later(&self) -> bool {
-        self.answer.as_ref().is_err_and(|it| matches!(it.how, Missed::Silent | Missed::Denied))
+        matches!(self.missed, Some(Missed::Silent | Missed::Denied))
     }
 
     /// Whether it may have claims that are missing.
     pub(crate) fn is_missed(&self) -> bool {
-        self.answer.as_ref().is_err_and(|it| it.how != Missed::Absent)
+        self.missed.is_some_and(|how| how != Missed::Absent)
     }
 }
 
@@ -326,12 +331,16 @@ impl Seen {
         place: impl Into<String>,
         answer: Result<(String, Seen), NoAnswer>,
     ) -> Seen {
-        let (answer, mut seen) = match answer {
-            Ok((summary, seen)) => (Ok(summary), seen),
-            Err(no) => (Err(no), Seen::default()),
-        };
-        seen.asked.push(Asked { source, place: place.into(), answer });
-        seen
+        match answer {
+            Ok((what, mut seen)) => {
+                let place = place.into();
+                seen.asked.push(Asked { source, place, answered: true, missed: None, what });
+                seen
+            }
+            Err(NoAnswer { how, why }) => {
+                Seen { asked: vec![Asked::missed(source, place, how, why)], ..Seen::default() }
+            }
+        }
     }
 
     pub(crate) fn add(&mut self, part: Seen) {

@@ -78,7 +78,7 @@ impl Crio {
         }
         let was_read = |root: &Path| {
             let is_it = |it: &&Asked| it.source == Source::Runtime && it.place == text(root);
-            asked.iter().find(is_it).is_some_and(|it| it.answer.is_ok())
+            asked.iter().find(is_it).is_some_and(|it| it.answered)
         };
         let mut roots = self.roots().peekable();
         // A runtime creates its root with its first container.
@@ -110,9 +110,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
         std::fs::create_dir(&one).unwrap();
-        let read = |root: &Path, answer: Result<String, &str>| match answer {
-            Ok(what) => Asked { source: Source::Runtime, place: text(root), answer: Ok(what) },
-            Err(why) => Asked::missed(Source::Runtime, text(root), Missed::Denied, why),
+        let read = |root: &Path, answer: Result<String, &str>| {
+            let how = Missed::Denied;
+            let answer = answer.map(|what| (what, Seen::default()));
+            let answer = answer.map_err(|why| NoAnswer { how, why: why.to_owned() });
+            Seen::of(Source::Runtime, text(root), answer).asked.remove(0)
         };
         let crio = |roots| Crio::Here(Configured { socket: PathBuf::new(), roots });
         let both = || crio(vec![one.clone(), two.clone()]);

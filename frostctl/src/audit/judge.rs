@@ -157,7 +157,7 @@ fn was_asked(supervisor: Option<&Supervisor>, seen: &Seen) -> bool {
 /// trouble.
 fn is_unanswered(asked: &Asked) -> bool {
     let is_an_engine = !matches!(asked.source, Source::Runtime | Source::Kernel);
-    is_an_engine && asked.answer.as_ref().is_err_and(|it| it.how == Missed::Silent)
+    is_an_engine && asked.missed == Some(Missed::Silent)
 }
 
 /// Also if a debugger stopped it.

@@ -121,8 +121,8 @@ pub(crate) fn count() -> anyhow::Result<BTreeMap<&'static str, usize>> {
     // A source that was not asked would count as healthy and resolve an alert. A source that can
     // never be asked, such as a CRI-O in another mount namespace, does not make the count fail.
     let failed = findings.seen.asked.iter().find(|asked| asked.may_answer_later());
-    if let Some((place, no)) = failed.and_then(|it| Some((&it.place, it.answer.as_ref().err()?))) {
-        anyhow::bail!("{place}: {}", no.why);
+    if let Some(Asked { place, what, .. }) = failed {
+        anyhow::bail!("{place}: {what}");
     }
     let mut counts = findings.counts();
     // A silent source gives no sample at all.

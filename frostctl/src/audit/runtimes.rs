@@ -238,7 +238,7 @@ mod tests {
         let seen = look(&Root { path: root, binary: None }, &Hierarchies::default());
         assert!(seen.containers.is_empty());
         assert_eq!(seen.notes.len(), 3, "{:?}", seen.notes);
-        assert_eq!(seen.asked[0].answer, Ok("0 containers".to_owned()));
+        assert!(seen.asked[0].answered && seen.asked[0].what == "0 containers");
     }
 
     #[test]

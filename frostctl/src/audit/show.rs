@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::account::Account;
-use super::claim::{Asked, Missed, Seen, Source};
+use super::claim::{Asked, Missed, Seen};
 use super::healing::{Ended, Healing};
 use super::judge::Kind;
 use super::runtimes;
@@ -22,42 +22,13 @@ pub(crate) enum Change {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    looked_at: Vec<LookedAt<'a>>,
+    looked_at: &'a [Asked],
     notes: &'a [String],
     containers: usize,
     divergences: &'a [Account],
     counts: std::collections::BTreeMap<Kind, usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     healing: Option<&'a [Healing]>,
-}
-
-#[derive(Debug, Serialize)]
-struct LookedAt<'a> {
-    source: Source,
-    place: &'a str,
-    answered: bool,
-    /// How it was missed, if it did not answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missed: Option<Missed>,
-    /// A summary of its answer, or why there was none.
-    what: &'a str,
-}
-
-impl<'a> LookedAt<'a> {
-    fn of(asked: &'a Asked) -> LookedAt<'a> {
-        let (missed, what) = match &asked.answer {
-            Ok(what) => (None, what),
-            Err(no) => (Some(no.how), &no.why),
-        };
-        let (source, place) = (asked.source, asked.place.as_str());
-        LookedAt { source, place, answered: missed.is_none(), missed, what }
-    }
-}
-
-impl LookedAt<'_> {
-    fn is_missed(&self) -> bool {
-        self.missed.is_some_and(|how| how != Missed::Absent)
-    }
 }
 
 pub(crate) fn report(
@@ -68,7 +39,7 @@ pub(crate) fn report(
     healing: Option<&[Healing]>,
 ) -> anyhow::Result<()> {
     let report = Report {
-        looked_at: seen.asked.iter().map(LookedAt::of).collect(),
+        looked_at: &seen.asked,
         notes: &seen.notes,
         containers: seen.containers.iter().filter(|it| !it.is_only_a_pod()).count(),
         divergences: accounts,
@@ -79,9 +50,9 @@ pub(crate) fn report(
 }
 
 fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
-    for asked in &report.looked_at {
-        let (name, place) = (asked.source.name(), plain(asked.place));
-        let what = plain(asked.what);
+    for asked in report.looked_at {
+        let (name, place) = (asked.source.name(), plain(&asked.place));
+        let what = plain(&asked.what);
         let label = match asked.missed {
             None => {
                 writeln!(to, "{name} at {place}: {what}")?;
