@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::claim::{Asked, Claim, Container, Fate, Owner, Source, Supervisor};
 use super::judge::{Divergence, Kind, Subject};
 use super::versions::Versions;
-use super::{runtimes, truth};
+use super::{heal, runtimes, truth};
 use crate::defects::{self, Defect};
 
 /// Serialized as it is; the keys are stable.
@@ -136,7 +136,7 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
         Subject::Engine(asked) => return vec![of_engine(asked)],
     };
     if container.owner == Owner::User {
-        return vec!["it is a user's: run frostctl audit as that user".to_owned()];
+        return vec![heal::A_USERS.to_owned()];
     }
     let id = quoted(&container.id);
     let mut lines = Vec::new();
@@ -160,7 +160,7 @@ fn remedy(divergence: &Divergence) -> Vec<String> {
         Kind::Orphan => lines.push("frostctl audit --kill-orphans".to_owned()),
         Kind::StoppedButPopulated => {
             lines.push("frostctl audit --heal --kill-orphans".to_owned());
-            lines.extend(delete_by_runtime(container, &id));
+            lines.extend(by_runtime(container, &format!("delete --force {id}")));
         }
         Kind::FrozenButRunning => lines.push(thaw(container, &id)),
         Kind::StoppedSupervisor => lines
@@ -183,51 +183,48 @@ fn of_engine(asked: &Asked) -> String {
 }
 
 fn by_hand(container: &Container, id: &str) -> Option<String> {
-    if container.owner.is_kubernetes() {
-        let stop = if container.is_sandbox { "stopp" } else { "stop" };
-        // crictl's default endpoint is containerd's.
-        let socket = container.socket.as_deref().filter(|_| container.owner == Owner::Crio);
-        let endpoint = socket.map(|it| format!("--runtime-endpoint unix://{} ", it.display()));
-        return Some(format!("crictl {}{stop} {id}", endpoint.unwrap_or_default()));
+    let socket = container.socket.as_deref();
+    match &container.owner {
+        owner if owner.is_kubernetes() => {
+            let stop = if container.is_sandbox { "stopp" } else { "stop" };
+            // crictl's default endpoint is containerd's.
+            let socket = socket.filter(|_| *owner == Owner::Crio);
+            let endpoint = socket.map(|it| format!("--runtime-endpoint unix://{} ", it.display()));
+            Some(format!("crictl {}{stop} {id}", endpoint.unwrap_or_default()))
+        }
+        Owner::Podman => {
+            let is_lost = container.truth.supervisor.is_none();
+            let stop = if is_lost { format!("podman stop --time 1 {id}; ") } else { String::new() };
+            Some(format!("{stop}podman container cleanup {id}"))
+        }
+        Owner::Containerd(namespace) => {
+            let socket = socket.unwrap_or(Path::new("/run/containerd/containerd.sock"));
+            let (socket, namespace) = (quoted(&socket.to_string_lossy()), quoted(namespace));
+            let at = format!("--address {socket} --namespace {namespace}");
+            Some(format!("ctr {at} task delete --force {id}"))
+        }
+        Owner::Unknown => None,
+        _ => by_runtime(container, &format!("delete --force {id}")),
     }
-    if container.owner == Owner::Podman {
-        let stop = match container.truth.supervisor {
-            Some(_) => String::new(),
-            None => format!("podman stop --time 1 {id}; "),
-        };
-        return Some(format!("{stop}podman container cleanup {id}"));
-    }
-    if container.owner == Owner::Unknown {
-        return None;
-    }
-    let Some(namespace) = container.owner.namespace() else {
-        return delete_by_runtime(container, id);
-    };
-    let socket =
-        container.socket.as_deref().unwrap_or(Path::new("/run/containerd/containerd.sock"));
-    let socket = quoted(&socket.to_string_lossy());
-    let namespace = quoted(namespace);
-    Some(format!("ctr --address {socket} --namespace {namespace} task delete --force {id}"))
 }
 
-fn delete_by_runtime(container: &Container, id: &str) -> Option<String> {
+fn by_runtime(container: &Container, what: &str) -> Option<String> {
     let state = container.state.as_ref()?;
     let (binary, root) = (state.binary.to_string_lossy(), state.root.to_string_lossy());
-    Some(format!("{} --root {} delete --force {id}", quoted(&binary), quoted(&root)))
+    Some(format!("{} --root {} {what}", quoted(&binary), quoted(&root)))
 }
 
 /// frostctl thaws nothing by itself: the freeze may be somebody's pause.
 fn thaw(container: &Container, id: &str) -> String {
-    if let Some(state) = container.state.as_ref().filter(|_| container.truth.frozen_itself) {
-        let (binary, root) = (state.binary.to_string_lossy(), state.root.to_string_lossy());
-        return format!("{} --root {} resume {id}", quoted(&binary), quoted(&root));
-    }
-    let place = container.truth.frozen_at.as_deref().map(Path::to_string_lossy);
-    format!("frostctl doctor --fix --thaw {}", quoted(&place.unwrap_or_default()))
+    let resumed = by_runtime(container, &format!("resume {id}"));
+    resumed.filter(|_| container.truth.frozen_itself).unwrap_or_else(|| {
+        let place = container.truth.frozen_at.as_deref().map(Path::to_string_lossy);
+        format!("frostctl doctor --fix --thaw {}", quoted(&place.unwrap_or_default()))
+    })
 }
 
 /// Quotes a word for a shell.
-pub(crate) fn quoted(word: &str) -> String {
+fn quoted(word: &str) -> String {
     let is_path =
         |word: &str| word.split('/').all(|part| part.is_empty() || runtimes::is_plain(part));
     if is_path(word) && !word.is_empty() {

@@ -12,7 +12,7 @@ use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::claim::{Container, Fate, Init, Owner, Seen, Status};
-use super::containerd::Containerd;
+use super::containerd::{self, Containerd};
 use super::judge::{Divergence, Kind};
 use super::{command, fate, runtimes, truth};
 
@@ -33,7 +33,7 @@ const CONMON_LIMIT: Duration = Duration::from_secs(5);
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-const A_USERS: &str = "it is a user's: run frostctl audit as that user";
+pub(super) const A_USERS: &str = "it is a user's: run frostctl audit as that user";
 const RESTARTS_NONE: &str = "frostctl restarts no engine";
 const NOT_KNOWN: &str = "frostctl does not know its engine";
 
@@ -42,24 +42,13 @@ const NOT_KNOWN: &str = "frostctl does not know its engine";
 pub(crate) enum Step {
     /// SIGCONT to a stopped shim, which could not notice anything.
     Continue(Process),
-    StopContainer {
+    StopByCri {
         socket: PathBuf,
         id: String,
+        is_pod: bool,
     },
-    StopPod {
-        socket: PathBuf,
-        id: String,
-    },
-    KillTask {
-        socket: PathBuf,
-        namespace: String,
-        id: String,
-    },
-    DeleteTask {
-        socket: PathBuf,
-        namespace: String,
-        id: String,
-    },
+    KillTask(Task),
+    DeleteTask(Task),
     DeleteByRuntime {
         binary: PathBuf,
         root: PathBuf,
@@ -79,18 +68,26 @@ pub(crate) enum Step {
     },
 }
 
+/// A task of containerd's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Task {
+    socket: PathBuf,
+    namespace: String,
+    id: String,
+}
+
 impl Step {
     pub(crate) fn told(&self) -> String {
         match self {
             Step::Continue(shim) => {
                 format!("SIGCONT to {}, which is stopped", truth::named(shim.pid))
             }
-            Step::StopContainer { id, .. } => format!("CRI: StopContainer {id}"),
-            Step::StopPod { id, .. } => format!("CRI: StopPodSandbox {id}"),
-            Step::KillTask { namespace, id, .. } => {
+            Step::StopByCri { id, is_pod: false, .. } => format!("CRI: StopContainer {id}"),
+            Step::StopByCri { id, is_pod: true, .. } => format!("CRI: StopPodSandbox {id}"),
+            Step::KillTask(Task { namespace, id, .. }) => {
                 format!("containerd: kill task {id} of namespace {namespace} with SIGKILL")
             }
-            Step::DeleteTask { namespace, id, .. } => {
+            Step::DeleteTask(Task { namespace, id, .. }) => {
                 format!("containerd: delete task {id} of namespace {namespace}")
             }
             Step::DeleteByRuntime { binary, root, id, .. } => {
@@ -107,7 +104,7 @@ impl Step {
 
     /// Whether the step goes through a shim, which may not answer.
     fn needs_shim(&self) -> bool {
-        matches!(self, Step::StopContainer { .. } | Step::StopPod { .. } | Step::KillTask { .. })
+        matches!(self, Step::StopByCri { .. } | Step::KillTask(_))
     }
 }
 
@@ -189,47 +186,32 @@ fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), St
 }
 
 fn end(container: &Container) -> Result<Vec<Step>, String> {
+    let Container { id, owner, socket, is_sandbox, .. } = container;
+    let id = id.clone();
+    let socket = || {
+        let why = match owner {
+            Owner::Crio => "its CRI-O does not know it",
+            _ => "the socket of its containerd is not known",
+        };
+        socket.clone().ok_or(why)
+    };
     let shim = container.truth.supervisor.as_ref();
-    let stopped = shim.filter(|shim| shim.stopped && !shim.foreign);
-    let mut steps: Vec<Step> =
-        stopped.map(|shim| Step::Continue(shim.process)).into_iter().collect();
-    let id = container.id.clone();
-    match &container.owner {
+    let ending = match owner {
         Owner::Nobody => return delete_by_runtime(container),
-        Owner::User => return Err(A_USERS.to_owned()),
-        Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
-        Owner::Podman => {
-            if shim.is_none() {
-                steps.push(Step::StopByPodman { id: id.clone() });
-            }
-            steps.push(Step::CleanUpPodman { id });
+        Owner::User | Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
+        Owner::Podman if shim.is_some() => vec![Step::CleanUpPodman { id }],
+        Owner::Podman => vec![Step::StopByPodman { id: id.clone() }, Step::CleanUpPodman { id }],
+        Owner::Containerd(namespace) if !owner.is_kubernetes() => {
+            let task = Task { socket: socket()?, namespace: namespace.clone(), id };
+            vec![Step::KillTask(task.clone()), Step::DeleteTask(task)]
         }
-        Owner::Crio => {
-            let socket = container.socket.clone().ok_or("its CRI-O does not know it")?;
-            steps.push(stop_by_cri(container, socket));
+        Owner::Containerd(_) | Owner::Crio => {
+            vec![Step::StopByCri { socket: socket()?, id, is_pod: *is_sandbox }]
         }
-        Owner::Containerd(namespace) => {
-            let socket = container.socket.clone();
-            let socket = socket.ok_or("the socket of its containerd is not known")?;
-            let namespace = namespace.clone();
-            if !container.owner.is_kubernetes() {
-                let (again, of) = (socket.clone(), namespace.clone());
-                steps.push(Step::KillTask { socket: again, namespace: of, id: id.clone() });
-                steps.push(Step::DeleteTask { socket, namespace, id });
-            } else {
-                steps.push(stop_by_cri(container, socket));
-            }
-        }
-    }
-    Ok(steps)
-}
-
-fn stop_by_cri(container: &Container, socket: PathBuf) -> Step {
-    let id = container.id.clone();
-    match container.is_sandbox {
-        true => Step::StopPod { socket, id },
-        false => Step::StopContainer { socket, id },
-    }
+    };
+    let stopped = shim.filter(|shim| shim.stopped && !shim.foreign);
+    let continued = stopped.map(|shim| Step::Continue(shim.process));
+    Ok(continued.into_iter().chain(ending).collect())
 }
 
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
@@ -282,12 +264,7 @@ pub(crate) fn carry_out(
 fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
     let Some(container) = divergence.container() else { return Ok(()) };
     let recorded = container.state.as_ref().and_then(|it| runtimes::init(&it.root, &container.id));
-    let pid_of_task = container.socket.as_ref().zip(container.owner.namespace());
-    let pid_of_task = pid_of_task.and_then(|(socket, namespace)| {
-        let task = Containerd::at(socket).ok()?.task(namespace, &container.id, SHIM_STATE_LIMIT);
-        task.ok()??.pid
-    });
-    let of_task = pid_of_task.map(|pid| Init { pid, start: None });
+    let of_task = task_of(container).and_then(|task| Some(Init { pid: task.pid?, start: None }));
     match recorded.into_iter().chain(of_task).find(|now| is_another(*now, container.init)) {
         Some(now) => bail!(
             "{} was started again meanwhile (pid {}): it is left alone from here on",
@@ -310,14 +287,16 @@ fn is_another(now: Init, judged: Option<Init>) -> bool {
 fn take(step: &Step) -> anyhow::Result<()> {
     match step {
         Step::Continue(shim) => signal(*shim, Signal::CONT),
-        Step::StopContainer { socket, id } => {
-            Ok(Client::lazy(socket)?.at_most(CALL_LIMIT).stop_container(id, Duration::ZERO)?)
+        Step::StopByCri { socket, id, is_pod } => {
+            let client = Client::lazy(socket)?.at_most(CALL_LIMIT);
+            match is_pod {
+                true => client.stop_pod_sandbox(id)?,
+                false => client.stop_container(id, Duration::ZERO)?,
+            }
+            Ok(())
         }
-        Step::StopPod { socket, id } => {
-            Ok(Client::lazy(socket)?.at_most(CALL_LIMIT).stop_pod_sandbox(id)?)
-        }
-        Step::KillTask { socket, namespace, id } => kill_task(socket, namespace, id),
-        Step::DeleteTask { socket, namespace, id } => {
+        Step::KillTask(task) => kill_task(task),
+        Step::DeleteTask(Task { socket, namespace, id }) => {
             Containerd::at(socket)?.delete(namespace, id, CALL_LIMIT)
         }
         Step::DeleteByRuntime { binary, root, id, cgroup } => {
@@ -374,7 +353,7 @@ fn clean_up_podman(id: &str) -> anyhow::Result<()> {
 }
 
 /// Also waits until containerd has noticed.
-fn kill_task(socket: &Path, namespace: &str, id: &str) -> anyhow::Result<()> {
+fn kill_task(Task { socket, namespace, id }: &Task) -> anyhow::Result<()> {
     let containerd = Containerd::at(socket)?;
     containerd.kill(namespace, id, CALL_LIMIT)?;
     let deadline = Instant::now() + CALL_LIMIT;
@@ -393,7 +372,7 @@ fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<Strin
     let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
     // CRI and kubelet end the shim of a pod.
     let own = divergence.container().filter(|container| !container.owner.is_kubernetes());
-    if !own.is_some_and(is_silent) {
+    if !own.and_then(task_of).is_some_and(|task| task.status == Status::Silent) {
         return Ok(None);
     }
     let is_below = |container: &&Container| {
@@ -408,14 +387,10 @@ fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<Strin
     Ok(Some(format!("SIGKILL to its shim ({}), which did not answer", shim.process.pid)))
 }
 
-/// Whether containerd itself gets no answer from the shim.
-fn is_silent(container: &Container) -> bool {
-    let (Some(socket), Some(namespace)) = (&container.socket, container.owner.namespace()) else {
-        return false;
-    };
-    let asked = Containerd::at(socket)
-        .and_then(|containerd| containerd.task(namespace, &container.id, SHIM_STATE_LIMIT));
-    matches!(asked, Ok(Some(task)) if task.status == Status::Silent)
+/// What containerd says now of the container's task.
+fn task_of(container: &Container) -> Option<containerd::Task> {
+    let (socket, namespace) = (container.socket.as_ref()?, container.owner.namespace()?);
+    Containerd::at(socket).ok()?.task(namespace, &container.id, SHIM_STATE_LIMIT).ok()?
 }
 
 fn kill(cgroup: &Identity, members: &[Process]) -> anyhow::Result<()> {
