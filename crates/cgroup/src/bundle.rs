@@ -65,6 +65,12 @@ impl Bundle {
 }
 
 impl PodNames {
+    /// `namespace/pod`, and `/container` of one that is not the sandbox.
+    pub fn path(&self) -> Option<String> {
+        let pod = [self.namespace.as_deref()?, self.name.as_deref()?];
+        Some(pod.into_iter().chain(self.container.as_deref()).collect::<Vec<_>>().join("/"))
+    }
+
     pub fn from_annotations(all: &Object<'_>) -> PodNames {
         let first = |keys: [&str; 2]| {
             let values = keys.into_iter().filter_map(|key| all.get::<String>(key));

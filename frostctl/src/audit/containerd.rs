@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use cgroup::bundle::PodNames;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
@@ -209,15 +210,16 @@ async fn namespaces(channel: &Channel) -> anyhow::Result<Vec<String>> {
 
 /// A container that containerd has, and where its runtime keeps it, as the shim was told.
 fn known(namespace: &str, record: Record) -> (Container, Root) {
-    let label = |key: &str| record.labels.get(key).map(String::as_str);
-    let pod = label("io.kubernetes.pod.namespace").zip(label("io.kubernetes.pod.name"));
-    let name = pod.map(|(namespace, pod)| match label("io.kubernetes.container.name") {
-        Some(container) => format!("{namespace}/{pod}/{container}"),
-        None => format!("{namespace}/{pod}"),
-    });
+    let label = |key: &str| record.labels.get(key).cloned();
+    let pod = PodNames {
+        namespace: label("io.kubernetes.pod.namespace"),
+        name: label("io.kubernetes.pod.name"),
+        container: label("io.kubernetes.container.name"),
+        ..PodNames::default()
+    };
     let mut container = Container::new(Owner::Containerd(namespace.to_owned()), record.id);
-    container.name = name;
-    container.is_sandbox = label("io.cri-containerd.kind") == Some("sandbox");
+    container.name = pod.path();
+    container.is_sandbox = label("io.cri-containerd.kind").is_some_and(|kind| kind == "sandbox");
     container.is_recorded = true;
     let runtime = record.runtime.unwrap_or_default();
     container.has_runc = runtime.name.starts_with("io.containerd.runc.");

@@ -96,9 +96,9 @@ fn list(socket: &Path, limit: Duration) -> Result<(String, Seen), frostlock_cri:
     let client = Client::lazy(socket)?.at_most(limit);
     let version = client.version()?.runtime_version;
     let version = cgroup::text::one_line(OsStr::new(&version), 64);
-    let containers = kubernetes::look(&client, &Owner::Crio)?.unwrap_or_default();
-    let summary = format!("{version}, {}", kubernetes::counted(&containers));
-    Ok((summary, Seen { containers, complete: vec![Owner::Crio], ..Seen::default() }))
+    let (pods, mut seen) = kubernetes::look(&client, &Owner::Crio)?.unwrap_or_default();
+    seen.complete.push(Owner::Crio);
+    Ok((format!("{version}, {pods}"), seen))
 }
 
 #[cfg(test)]

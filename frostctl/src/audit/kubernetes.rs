@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use frostlock_cri::{Client, Code, Error, v1};
 
-use super::claim::{Claim, Container, Init, Owner, Source, Status};
+use super::claim::{Claim, Container, Init, Owner, Seen, Source, Status};
 use super::runtimes;
 use crate::output;
 
-/// The pods and containers of this owner; `None` if the server has no CRI.
-pub(crate) fn look(client: &Client, owner: &Owner) -> Result<Option<Vec<Container>>, Error> {
+/// The pods and containers of this owner, and how many; `None` if the server has no CRI.
+pub(crate) fn look(client: &Client, owner: &Owner) -> Result<Option<(String, Seen)>, Error> {
     let containers = match client.list_containers() {
         Err(error) if error.code() == Some(Code::Unimplemented) => return Ok(None),
         other => other?,
@@ -18,14 +18,10 @@ pub(crate) fn look(client: &Client, owner: &Owner) -> Result<Option<Vec<Containe
     let sandboxes = client.list_pod_sandboxes()?;
     let sandboxes = sandboxes.into_iter().map(|it| of_sandbox(it, client, owner));
     let containers = containers.into_iter().map(|it| of_container(it, client, owner));
-    Ok(Some(sandboxes.chain(containers).collect()))
-}
-
-/// For a person: `2 pods, 3 containers`.
-pub(crate) fn counted(all: &[Container]) -> String {
-    let pods = all.iter().filter(|it| it.is_sandbox).count();
-    let pods_too = output::count(pods as u64, "pod", "pods");
-    format!("{pods_too}, {}", runtimes::counted(all.len() - pods))
+    let pods = output::count(sandboxes.len() as u64, "pod", "pods");
+    let summary = format!("{pods}, {}", runtimes::counted(containers.len()));
+    let containers = sandboxes.chain(containers).collect();
+    Ok(Some((summary, Seen { containers, ..Seen::default() })))
 }
 
 /// The pid that CRI has for one container: it gives the pid only if asked for that container alone.

@@ -12,7 +12,9 @@ use frostlock_cri::Client;
 use state::remains;
 use state::state_dir::StateDir;
 
-use super::claim::{Asked, Container, KUBERNETES, Missed, NoAnswer, Owner, Root, Seen, Source};
+use super::claim::{
+    Asked, Container, KUBERNETES, Missed, NoAnswer, Owner, Root, Seen, Source, Status,
+};
 use super::containerd::{Containerd, Limits};
 use super::{crio, kubernetes, podman, runtimes, strays, supervisor, truth};
 use crate::node::containerd::{self, SOCKETS};
@@ -139,10 +141,7 @@ fn name(container: &mut Container) {
         return;
     }
     let bundle = container.bundle.as_deref().and_then(|it| Bundle::read(it).ok());
-    container.name = bundle.and_then(|Bundle { pod, .. }| {
-        let container = pod.container.map_or_else(String::new, |it| format!("/{it}"));
-        Some(format!("{}/{}{container}", pod.namespace?, pod.name?))
-    });
+    container.name = bundle.and_then(|bundle| bundle.pod.path());
 }
 
 /// A containerd that has run since the boot is stopped, not absent: its socket is gone, but the
@@ -179,10 +178,7 @@ fn ask_containerd(socket: &Path, patience: Patience) -> Seen {
 /// Asks the containerd at this socket; `None` if it has no CRI.
 fn pods(socket: &Path, limit: Duration) -> Result<Option<(String, Seen)>, frostlock_cri::Error> {
     let client = Client::lazy(socket)?.at_most(limit);
-    let pods = kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))?;
-    Ok(pods.map(|containers| {
-        (kubernetes::counted(&containers), Seen { containers, ..Seen::default() })
-    }))
+    kubernetes::look(&client, &Owner::Containerd(KUBERNETES.to_owned()))
 }
 
 /// Merges what the sources say of each container.
@@ -227,10 +223,7 @@ fn ask_for_pids(seen: &mut Seen, patience: Patience) {
     let deadline = Instant::now() + patience.cri;
     let mut late = BTreeMap::new();
     for container in &mut seen.containers {
-        let runs = container
-            .claims
-            .iter()
-            .any(|claim| claim.source == Source::Cri && claim.status.needs_process());
+        let runs = container.status(Source::Cri).is_some_and(Status::needs_process);
         let is_asked = runs && container.init.is_none() && !container.is_only_a_pod();
         let Some(socket) = container.socket.clone().filter(|_| is_asked) else {
             continue;
@@ -303,7 +296,7 @@ mod tests {
             let owner = Owner::Containerd(KUBERNETES.to_owned());
             let mut container = Container::new(owner, id.to_string());
             let (said, place) = (String::new(), String::new());
-            let status = super::super::claim::Status::Running;
+            let status = Status::Running;
             container.claims.push(super::super::claim::Claim {
                 source: Source::Cri,
                 status,

@@ -1,12 +1,10 @@
 //! What podman says: it has no daemon, so frostctl runs its command.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use cgroup::json::{self, Object};
 use serde::Deserialize;
 
 use super::claim::{Claim, Container, Init, Missed, NoAnswer, Owner, Seen, Source, Status};
@@ -21,7 +19,6 @@ const DATABASES: [&str; 2] =
 
 /// Both podman and CRI-O record here which of them created a container.
 const MANAGER: &str = "io.container.manager";
-const MOST_CONFIG_BYTES: u64 = 16 << 20;
 
 pub(crate) fn was_used() -> bool {
     DATABASES.iter().any(|path| Path::new(path).exists())
@@ -29,16 +26,10 @@ pub(crate) fn was_used() -> bool {
 
 /// Who owns a bundle in the store: CRI-O has its own there, which podman does not know.
 pub(crate) fn owner(bundle: &Path) -> Owner {
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(default)]
-        annotations: HashMap<String, String>,
-    }
-    let mut text = Vec::new();
-    let file = File::open(bundle.join("config.json"));
-    let read = file.and_then(|file| file.take(MOST_CONFIG_BYTES).read_to_end(&mut text));
-    let config = read.ok().and_then(|_| serde_json::from_slice::<Config>(&text).ok());
-    match config.as_ref().and_then(|it| it.annotations.get(MANAGER)).map(String::as_str) {
+    let text = json::read_text(&bundle.join("config.json")).unwrap_or_default();
+    let annotations = Object::parse(&text).ok().and_then(|it| it.object("annotations"));
+    let manager = annotations.and_then(|it| it.get::<String>(MANAGER));
+    match manager.as_deref() {
         Some("libpod") => Owner::Podman,
         Some("cri-o") => Owner::Crio,
         _ => Owner::Unknown,

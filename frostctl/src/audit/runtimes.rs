@@ -93,13 +93,9 @@ fn container(
     let binary = root.binary.clone().unwrap_or_else(|| default_binary(grammar));
     let has_no_cgroup = state.has_no_cgroup;
     container.state = Some(RuntimeState { root: root.path.clone(), binary, has_no_cgroup });
-    let status = status(&container, &dir, mounts);
-    container.claims.push(Claim {
-        source: Source::Runtime,
-        status,
-        said: word(status).to_owned(),
-        place: file.display().to_string(),
-    });
+    let (status, said) = status(&container, &dir, mounts);
+    let (said, place) = (said.to_owned(), file.display().to_string());
+    container.claims.push(Claim { source: Source::Runtime, status, said, place });
     Some(container)
 }
 
@@ -166,30 +162,20 @@ fn is_anothers(root: &Path) -> bool {
     }
 }
 
-/// Computed as runc does it, in the same order: paused comes first, even if the process is gone
+/// Also in runc's word. Computed as runc does it, in the same order: paused comes first, even if the process is gone
 /// (libcontainer's refreshState, 1.0 to 1.5); a frozen cgroup above does not count.
-fn status(container: &Container, dir: &Path, mounts: &Hierarchies) -> Status {
+fn status(container: &Container, dir: &Path, mounts: &Hierarchies) -> (Status, &'static str) {
     let reader = container.cgroup.as_ref().map(|cgroup| Reader::new(mounts, cgroup));
     let paused = reader
         .is_some_and(|reader| reader.freezer() == Freezer::Frozen && reader.is_told_to_freeze());
     if paused {
-        return Status::Paused;
+        return (Status::Paused, "paused");
     }
     if container.init.is_none_or(|init| fate::of(init).is_dead()) {
-        return Status::Stopped;
+        return (Status::Stopped, "stopped");
     }
     let waits = dir.join("exec.fifo").exists();
-    if waits { Status::Created } else { Status::Running }
-}
-
-fn word(status: Status) -> &'static str {
-    match status {
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Paused => "paused",
-        Status::Stopped => "stopped",
-        Status::Silent | Status::Unknown => "unknown",
-    }
+    if waits { (Status::Created, "created") } else { (Status::Running, "running") }
 }
 
 /// Whether a container can have this name; a directory can have any.

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 
-use cgroup::bundle::PodNames;
 use cgroup::{Hierarchies, Identity};
 use state::remains::Known;
 
@@ -62,11 +61,8 @@ fn of_strangers(strays: &[Container]) -> Vec<String> {
 
 /// From frostlock's own record, or from the pod whose cgroup it is in.
 fn name(stray: &Container, containers: &[Container], recorded: &[Known]) -> Option<String> {
-    let names = |pod: &PodNames| {
-        let container = pod.container.as_ref().map_or_else(String::new, |it| format!("/{it}"));
-        Some(format!("{}/{}{container}", pod.namespace.as_ref()?, pod.name.as_ref()?))
-    };
-    if let Some(name) = recorded.iter().find(|it| it.id == stray.id).and_then(|it| names(&it.pod)) {
+    let recorded = recorded.iter().find(|it| it.id == stray.id);
+    if let Some(name) = recorded.and_then(|it| it.pod.path()) {
         return Some(name);
     }
     let pod = stray.cgroup.as_ref()?.pod()?;
@@ -143,6 +139,8 @@ fn container_id(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use cgroup::bundle::PodNames;
+
     use super::*;
 
     #[test]
