@@ -114,19 +114,15 @@ fn population(container: &Container) -> String {
 }
 
 fn of_supervisor(divergence: &Divergence) -> Option<String> {
-    match divergence.supervisor() {
-        Some(Supervisor { process, name, stopped: true, .. }) => Some(format!(
-            "{name} ({}) is stopped: it notices nothing until it gets SIGCONT",
-            process.pid
-        )),
-        Some(Supervisor { process, name, .. }) => {
-            Some(format!("{name} ({}) is above it", process.pid))
-        }
-        None if divergence.kind == Kind::Orphan => {
-            Some("no shim and no conmon is above it".to_owned())
-        }
-        None => None,
-    }
+    let Some(Supervisor { process, name, stopped, .. }) = divergence.supervisor() else {
+        let is_orphan = divergence.kind == Kind::Orphan;
+        return is_orphan.then(|| "no shim and no conmon is above it".to_owned());
+    };
+    let state = match stopped {
+        true => "is stopped: it notices nothing until it gets SIGCONT",
+        false => "is above it",
+    };
+    Some(format!("{name} ({}) {state}", process.pid))
 }
 
 /// What a person can do. If `heal` acts on this kind, the first line is the command for it.

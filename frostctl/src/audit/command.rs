@@ -8,13 +8,8 @@ use std::time::Duration;
 use crate::program::{self, Grace};
 
 /// Returns the output. The command has its own process group: ^C on a terminal reaches only
-/// frostctl, which ends after the current step.
-pub(crate) fn run(path: &Path, words: &[&str], limit: Duration) -> anyhow::Result<Vec<u8>> {
-    run_with_grace(path, words, limit, None)
-}
-
-/// The same for one that changes something.
-pub(crate) fn run_with_grace(
+/// frostctl, which ends after the current step. One that hangs gets the grace, and is killed.
+pub(crate) fn run(
     path: &Path,
     words: &[&str],
     limit: Duration,

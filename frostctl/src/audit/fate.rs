@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cgroup::process::{self, Process};
+use cgroup::process::{self, Process, Stat};
 
 use super::claim::{Fate, Init};
 
@@ -24,11 +24,8 @@ pub(crate) fn of(init: Init) -> Fate {
 
 fn has_living_thread(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let states = threads.filter_map(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
-    });
-    states.into_iter().any(|state| !matches!(state, 'Z' | 'X'))
+    let threads = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    threads.filter_map(Stat::of_thread).any(|thread| !matches!(thread.state, b'Z' | b'X'))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use cgroup::{Hierarchies, Identity, Proc, Reader};
 use frostlock_cri::Client;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::claim::{Container, Fate, Init, Owner, Seen, Status};
+use super::claim::{Container, Fate, Init, Owner, RuntimeState, Seen, Status};
 use super::containerd::{self, Containerd};
 use super::judge::{Divergence, Kind};
 use super::{command, fate, runtimes, truth};
@@ -50,18 +50,13 @@ pub(crate) enum Step {
     KillTask(Task),
     DeleteTask(Task),
     DeleteByRuntime {
-        binary: PathBuf,
-        root: PathBuf,
+        state: RuntimeState,
         id: String,
         cgroup: Option<Identity>,
     },
     /// Without a conmon, nobody tells podman that the container ended.
-    StopByPodman {
-        id: String,
-    },
-    CleanUpPodman {
-        id: String,
-    },
+    StopByPodman(String),
+    CleanUpPodman(String),
     KillProcesses {
         cgroup: Identity,
         members: Vec<Process>,
@@ -90,11 +85,11 @@ impl Step {
             Step::DeleteTask(Task { namespace, id, .. }) => {
                 format!("containerd: delete task {id} of namespace {namespace}")
             }
-            Step::DeleteByRuntime { binary, root, id, .. } => {
+            Step::DeleteByRuntime { state: RuntimeState { binary, root, .. }, id, .. } => {
                 format!("{} --root {} delete --force {id}", binary.display(), root.display())
             }
-            Step::StopByPodman { id } => format!("podman stop --time 1 {id}"),
-            Step::CleanUpPodman { id } => format!("podman container cleanup {id}"),
+            Step::StopByPodman(id) => format!("podman stop --time 1 {id}"),
+            Step::CleanUpPodman(id) => format!("podman container cleanup {id}"),
             Step::KillProcesses { members, .. } => {
                 let named: Vec<_> = members.iter().map(|it| truth::named(it.pid)).collect();
                 format!("SIGKILL to {}", named.join(", "))
@@ -199,8 +194,8 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
     let ending = match owner {
         Owner::Nobody => return delete_by_runtime(container),
         Owner::User | Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
-        Owner::Podman if shim.is_some() => vec![Step::CleanUpPodman { id }],
-        Owner::Podman => vec![Step::StopByPodman { id: id.clone() }, Step::CleanUpPodman { id }],
+        Owner::Podman if shim.is_some() => vec![Step::CleanUpPodman(id)],
+        Owner::Podman => vec![Step::StopByPodman(id.clone()), Step::CleanUpPodman(id)],
         Owner::Containerd(namespace) if !owner.is_kubernetes() => {
             let task = Task { socket: socket()?, namespace: namespace.clone(), id };
             vec![Step::KillTask(task.clone()), Step::DeleteTask(task)]
@@ -215,10 +210,9 @@ fn end(container: &Container) -> Result<Vec<Step>, String> {
 }
 
 fn delete_by_runtime(container: &Container) -> Result<Vec<Step>, String> {
-    let state = container.state.as_ref().ok_or("no runtime has a state file of it")?;
-    let (binary, root, id) = (state.binary.clone(), state.root.clone(), container.id.clone());
-    let cgroup = container.cgroup.clone();
-    Ok(vec![Step::DeleteByRuntime { binary, root, id, cgroup }])
+    let state = container.state.clone().ok_or("no runtime has a state file of it")?;
+    let (id, cgroup) = (container.id.clone(), container.cgroup.clone());
+    Ok(vec![Step::DeleteByRuntime { state, id, cgroup }])
 }
 
 /// Kills the processes, then deletes what the runtime still has of the container. kubelet deletes
@@ -299,20 +293,20 @@ fn take(step: &Step) -> anyhow::Result<()> {
         Step::DeleteTask(Task { socket, namespace, id }) => {
             Containerd::at(socket)?.delete(namespace, id, CALL_LIMIT)
         }
-        Step::DeleteByRuntime { binary, root, id, cgroup } => {
-            let root = root.to_str().ok_or_else(|| anyhow!("its root is not UTF-8"))?;
+        Step::DeleteByRuntime { state, id, cgroup } => {
+            let root = state.root.to_str().ok_or_else(|| anyhow!("its root is not UTF-8"))?;
             let words = ["--root", root, "delete", "--force", id];
             let mounts = Hierarchies::read(&Proc::default())?;
             let files = cgroup.as_ref().map(|cgroup| Reader::new(&mounts, cgroup));
-            thawed_if_it_fails(files.as_ref(), || run(binary, &words))
+            thawed_if_it_fails(files.as_ref(), || run(&state.binary, &words))
         }
-        Step::StopByPodman { id } => {
+        Step::StopByPodman(id) => {
             // podman finds out that the container has ended and records it. Then (4.3) it fails,
             // since conmon's file is not there. The next step tells whether this helped.
             let _ = podman(&["stop", "--time", "1", id]);
             Ok(())
         }
-        Step::CleanUpPodman { id } => clean_up_podman(id),
+        Step::CleanUpPodman(id) => clean_up_podman(id),
         Step::KillProcesses { cgroup, members } => kill(cgroup, members),
     }
 }
@@ -336,7 +330,7 @@ fn podman(words: &[&str]) -> anyhow::Result<()> {
 }
 
 fn run(program: &Path, words: &[&str]) -> anyhow::Result<()> {
-    command::run_with_grace(program, words, DELETE_LIMIT, Some(DELETE_GRACE)).map(drop)
+    command::run(program, words, DELETE_LIMIT, Some(DELETE_GRACE)).map(drop)
 }
 
 /// podman refuses until conmon has recorded the end, which conmon may be about to do.
@@ -475,7 +469,7 @@ mod tests {
     fn stopped(kind: Kind, change: fn(&mut Container)) -> Divergence {
         let mut web = Container::new(Owner::Nobody, "web".to_owned());
         web.truth.fate = Fate::Gone;
-        web.state = Some(super::super::claim::RuntimeState {
+        web.state = Some(RuntimeState {
             root: PathBuf::from("/run/runc"),
             binary: PathBuf::from("runc"),
             has_no_cgroup: false,

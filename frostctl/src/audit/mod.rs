@@ -176,11 +176,7 @@ impl Audit {
     }
 
     fn places(&self) -> Places {
-        let mut places = Places::usual();
-        if !self.socket.is_empty() {
-            places.sockets.clone_from(&self.socket);
-        }
-        places.roots.clone_from(&self.root);
-        places
+        let (sockets, roots) = (self.socket.clone(), self.root.clone());
+        Places { sockets, roots, ..Places::usual() }
     }
 }

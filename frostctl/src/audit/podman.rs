@@ -55,11 +55,8 @@ pub(crate) fn look(limit: Duration) -> Seen {
 }
 
 fn list(limit: Duration) -> anyhow::Result<(String, Seen)> {
-    let listed = command::run(
-        Path::new("podman"),
-        &["ps", "--all", "--no-trunc", "--format", "json"],
-        limit,
-    )?;
+    let words = ["ps", "--all", "--no-trunc", "--format", "json"];
+    let listed = command::run(Path::new("podman"), &words, limit, None)?;
     let listed: Vec<Listed> = serde_json::from_slice(&listed).context("podman ps")?;
     let containers: Vec<_> = listed.into_iter().map(container).collect();
     let summary = runtimes::counted(containers.len());

@@ -53,20 +53,16 @@ fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
     for asked in report.looked_at {
         let (name, place) = (asked.source.name(), plain(&asked.place));
         let what = plain(&asked.what);
-        let label = match asked.missed {
-            None => {
-                writeln!(to, "{name} at {place}: {what}")?;
-                continue;
+        let line = match asked.missed {
+            None => format!("{name} at {place}: {what}"),
+            Some(Missed::Absent) => format!("not there: {name} ({what})"),
+            Some(how) => {
+                let label = if how == Missed::Silent { "no answer:" } else { "not asked:" };
+                let style = colour(AnsiColor::Yellow);
+                format!("{style}{label}{style:#} {name} at {place}: {what}")
             }
-            Some(Missed::Absent) => {
-                writeln!(to, "not there: {name} ({what})")?;
-                continue;
-            }
-            Some(Missed::Silent) => "no answer:",
-            Some(Missed::Denied | Missed::NotAsked) => "not asked:",
         };
-        let style = colour(AnsiColor::Yellow);
-        writeln!(to, "{style}{label}{style:#} {name} at {place}: {what}")?;
+        writeln!(to, "{line}")?;
     }
     for note in report.notes {
         writeln!(to, "note: {}", plain(note))?;

@@ -16,8 +16,6 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use super::claim::{Container, Fate, Supervisor};
 use crate::node::containerd::SOCKETS;
 
-const MAX_GENERATIONS: usize = 64;
-
 /// This node's shims, by the namespace and the id on their command lines.
 pub(crate) type Shims = HashMap<(String, String), Supervisor>;
 
@@ -38,14 +36,8 @@ pub(crate) fn of_container(
 
 /// The nearest supervisor among the ancestors of a process.
 pub(crate) fn above(pid: i32) -> Option<Supervisor> {
-    let mut pid = pid;
-    for _ in 0..MAX_GENERATIONS {
-        pid = process::parent_of(pid).filter(|parent| *parent > 1)?;
-        if let Some(found) = supervisor(pid) {
-            return Some(found);
-        }
-    }
-    None
+    let above = process::ancestors(pid).into_iter().skip(1);
+    above.filter(|pid| *pid > 1).find_map(supervisor)
 }
 
 /// What has these processes for children and is not one of them, if it is neither pid 1 nor a systemd,

@@ -25,14 +25,14 @@ pub(crate) fn establish(seen: &mut Seen, mounts: &Hierarchies, ours: &StateDir) 
     let cgroups = seen.containers.iter().filter_map(|container| container.cgroup.as_ref());
     let mut taken: Vec<PathBuf> = cgroups.map(|cgroup| cgroup.as_path().to_owned()).collect();
     // A delete must not end frostctl and what has called it.
-    let own = Membership::of(&Proc::default(), "self").ok().and_then(|it| it.identity(mounts));
-    let own = own.map(|own| own.as_path().to_owned());
+    let own = cgroup_of("self", mounts);
     taken.sort();
     let shims: LazyCell<Shims> = LazyCell::new(supervisor::shims);
     for container in &mut seen.containers {
         let shared = container.cgroup.as_ref().is_some_and(|cgroup| {
             let cgroup = cgroup.as_path();
-            is_shared(cgroup, &taken) || own.as_ref().is_some_and(|own| own.starts_with(cgroup))
+            let has_us = own.as_ref().is_some_and(|own| own.as_path().starts_with(cgroup));
+            has_us || is_shared(cgroup, &taken)
         });
         container.truth = of(container, shared, mounts, ours, &shims);
     }
@@ -91,8 +91,8 @@ fn of(
     // Not for a container that runs: nobody needs it there, and a look comes every 300 ms.
     let has_ended = container.claims.iter().any(|claim| claim.status == Status::Stopped);
     if has_ended || truth.fate.is_dead() {
-        let Population { processes, units, is_cut } = inhabitants(mounts, cgroup);
-        (truth.inhabitants, truth.units, truth.is_cut) = (processes, units, is_cut);
+        Population { processes: truth.inhabitants, units: truth.units, is_cut: truth.is_cut } =
+            inhabitants(mounts, cgroup);
     }
     if !shared {
         let members = members(mounts, cgroup);
@@ -105,9 +105,12 @@ fn of(
 /// Whether the process is in a cgroup that is not the container's.
 fn is_elsewhere(init: Init, container: &Container, mounts: &Hierarchies) -> bool {
     let Some(cgroup) = &container.cgroup else { return false };
-    let there = Membership::of(&Proc::default(), &init.pid.to_string());
-    let there = there.ok().and_then(|membership| membership.identity(mounts));
+    let there = cgroup_of(&init.pid.to_string(), mounts);
     there.is_some_and(|there| !there.as_path().starts_with(cgroup.as_path()))
+}
+
+fn cgroup_of(who: &str, mounts: &Hierarchies) -> Option<Identity> {
+    Membership::of(&Proc::default(), who).ok()?.identity(mounts)
 }
 
 /// What lives in a cgroup and below it.

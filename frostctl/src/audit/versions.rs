@@ -44,7 +44,7 @@ impl Versions {
     /// If the binary is frostlock, it gives the version of the runtime behind it.
     fn of_runtime(&mut self, binary: &Path) -> Option<(String, Version)> {
         let asked = self.runtimes.entry(binary.to_owned()).or_insert_with(|| {
-            let said = command::run(binary, &["--version"], SAYS_WITHIN).ok()?;
+            let said = command::run(binary, &["--version"], SAYS_WITHIN, None).ok()?;
             named(&String::from_utf8_lossy(&said))
         });
         asked.clone()
