@@ -108,64 +108,55 @@ pub(crate) fn plan(divergence: &Divergence, kill_orphans: bool) -> Result<Vec<St
     let Some(container) = divergence.container() else {
         return Err(RESTARTS_NONE.to_owned());
     };
-    match container.owner {
-        Owner::Unknown => return Err(NOT_KNOWN.to_owned()),
-        Owner::User => return Err(A_USERS.to_owned()),
-        _ if !runtimes::is_plain(&container.id) => {
-            return Err("its id is not safe on a command line".to_owned());
-        }
-        _ => {}
-    }
-    match divergence.kind {
-        Kind::Phantom => {
+    let refused = match (divergence.kind, &container.owner) {
+        (_, Owner::Unknown) => NOT_KNOWN,
+        (_, Owner::User) => A_USERS,
+        _ if !runtimes::is_plain(&container.id) => "its id is not safe on a command line",
+        (Kind::Phantom, _) => {
             spares_the_living(container, kill_orphans)?;
-            end(container)
+            return end(container);
         }
-        // With a first process known to be dead, it would be a phantom; here it may live.
-        Kind::Disagreement => Err("frostctl cannot tell which of them is right".to_owned()),
-        Kind::FrozenButRunning => {
-            Err("somebody may have paused it: the remedy above is yours to choose".to_owned())
-        }
-        Kind::StoppedSupervisor => Err(
-            "whoever stopped it may still be at work on it: the remedy above is yours to choose"
-                .to_owned(),
-        ),
-        Kind::StoppedButPopulated => {
+        (Kind::StoppedButPopulated, owner) => {
             spares_the_living(container, kill_orphans)?;
-            match container.owner {
-                Owner::Nobody => delete_by_runtime(container),
-                _ if kill_orphans => kill_members(divergence.kind, container),
-                _ => Err("its processes are killed only with --kill-orphans".to_owned()),
+            match owner {
+                Owner::Nobody => return delete_by_runtime(container),
+                _ if kill_orphans => return kill_members(divergence.kind, container),
+                _ => "its processes are killed only with --kill-orphans",
             }
         }
-        Kind::Orphan if kill_orphans => kill_members(divergence.kind, container),
-        Kind::Orphan => Err("orphans are killed only with --kill-orphans".to_owned()),
-        Kind::Unanswered => Err(RESTARTS_NONE.to_owned()),
-    }
+        (Kind::Orphan, _) if kill_orphans => return kill_members(divergence.kind, container),
+        (Kind::Orphan, _) => "orphans are killed only with --kill-orphans",
+        // With a first process known to be dead, it would be a phantom; here it may live.
+        (Kind::Disagreement, _) => "frostctl cannot tell which of them is right",
+        (Kind::FrozenButRunning, _) => {
+            "somebody may have paused it: the remedy above is yours to choose"
+        }
+        (Kind::StoppedSupervisor, _) => {
+            "whoever stopped it may still be at work on it: the remedy above is yours to choose"
+        }
+        (Kind::Unanswered, _) => RESTARTS_NONE,
+    };
+    Err(refused.to_owned())
 }
 
 /// A delete kills everything that lives in the cgroup or below, even a service of systemd's.
 fn spares_the_living(container: &Container, kill_orphans: bool) -> Result<(), String> {
     let truth = &container.truth;
+    let is_empty = truth.inhabitants.is_empty() && !truth.is_cut;
     if container.has_an_unknown_cgroup() {
-        return Err(
-            "its runtime has it in a cgroup that is not known, and whatever lives there would die"
-                .to_owned(),
-        );
+        let why =
+            "its runtime has it in a cgroup that is not known, and whatever lives there would die";
+        return Err(why.to_owned());
     }
     if truth.pod_lives && !kill_orphans {
-        return Err("containers of this pod run, which StopPodSandbox ends: only --kill-orphans takes them, too"
-            .to_owned());
+        let why = "containers of this pod run, which StopPodSandbox ends: only --kill-orphans takes them, too";
+        return Err(why.to_owned());
     }
-    if truth.inhabitants.is_empty() && !truth.is_cut {
-        return Ok(());
+    if truth.shared && !is_empty {
+        let why = "another container shares its cgroup, and the processes of both would die";
+        return Err(why.to_owned());
     }
-    if truth.shared {
-        return Err(
-            "another container shares its cgroup, and the processes of both would die".to_owned()
-        );
-    }
-    if kill_orphans {
+    if is_empty || kill_orphans {
         return Ok(());
     }
     let live = match truth.inhabitants.len() {
@@ -237,13 +228,14 @@ pub(crate) fn carry_out(
     seen: &Seen,
     done: &mut Vec<String>,
 ) -> anyhow::Result<()> {
+    let Some(container) = divergence.container() else { return Ok(()) };
     for step in steps {
-        check_same(divergence)?;
+        check_same(container)?;
         let mut tried = take(step);
         if tried.is_err() && step.needs_shim() {
-            if let Some(said) = end_shim(divergence, seen)? {
+            if let Some(said) = end_shim(container, seen)? {
                 done.push(said);
-                check_same(divergence)?;
+                check_same(container)?;
                 tried = take(step);
             }
         }
@@ -255,8 +247,7 @@ pub(crate) fn carry_out(
 
 /// The steps go by id, and a restart monitor may meanwhile have started a container with the same
 /// id.
-fn check_same(divergence: &Divergence) -> anyhow::Result<()> {
-    let Some(container) = divergence.container() else { return Ok(()) };
+fn check_same(container: &Container) -> anyhow::Result<()> {
     let recorded = container.state.as_ref().and_then(|it| runtimes::init(&it.root, &container.id));
     let of_task = task_of(container).and_then(|task| Some(Init { pid: task.pid?, start: None }));
     match recorded.into_iter().chain(of_task).find(|now| is_another(*now, container.init)) {
@@ -362,11 +353,11 @@ fn kill_task(Task { socket, namespace, id }: &Task) -> anyhow::Result<()> {
 
 /// The last resort if the shim answers nobody: containerd cleans up after a shim that dies. Not
 /// done while a container lives below the shim.
-fn end_shim(divergence: &Divergence, seen: &Seen) -> anyhow::Result<Option<String>> {
-    let Some(shim) = divergence.supervisor().filter(|shim| !shim.foreign) else { return Ok(None) };
+fn end_shim(container: &Container, seen: &Seen) -> anyhow::Result<Option<String>> {
+    let shim = container.truth.supervisor.as_ref().filter(|shim| !shim.foreign);
     // CRI and kubelet end the shim of a pod.
-    let own = divergence.container().filter(|container| !container.owner.is_kubernetes());
-    if !own.and_then(task_of).is_some_and(|task| task.status == Status::Silent) {
+    let Some(shim) = shim.filter(|_| !container.owner.is_kubernetes()) else { return Ok(None) };
+    if task_of(container).is_none_or(|task| task.status != Status::Silent) {
         return Ok(None);
     }
     let is_below = |container: &&Container| {
