@@ -113,19 +113,17 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Divergence> {
     found
 }
 
-type Check = fn(&Container, &Seen) -> bool;
-
 /// A container has at most one divergence: the gravest.
 fn of_container(container: &Container, seen: &Seen) -> Option<Kind> {
-    let checks: [(Kind, Check); 6] = [
-        (Kind::Phantom, |container, _| is_phantom(container)),
-        (Kind::Orphan, is_disowned),
-        (Kind::FrozenButRunning, |container, _| is_frozen_but_running(container)),
-        (Kind::StoppedSupervisor, |container, _| has_a_stopped_supervisor(container)),
-        (Kind::StoppedButPopulated, |container, _| is_stopped_but_populated(container)),
-        (Kind::Disagreement, disagree),
+    let checks = [
+        (Kind::Phantom, is_phantom(container)),
+        (Kind::Orphan, is_disowned(container, seen)),
+        (Kind::FrozenButRunning, is_frozen_but_running(container)),
+        (Kind::StoppedSupervisor, has_a_stopped_supervisor(container)),
+        (Kind::StoppedButPopulated, is_stopped_but_populated(container)),
+        (Kind::Disagreement, disagree(container, seen)),
     ];
-    checks.into_iter().find(|(_, holds)| holds(container, seen)).map(|(kind, _)| kind)
+    checks.into_iter().find_map(|(kind, holds)| holds.then_some(kind))
 }
 
 fn is_phantom(container: &Container) -> bool {
