@@ -85,7 +85,8 @@ fn parse(config: &str) -> Option<Vec<Handler>> {
         .or_else(|| handlers(&crio["Runtimes"], "/RuntimePath", &crio["DefaultRuntime"]))
 }
 
-fn handlers(runtimes: &Value, binary: &str, default: &Value) -> Option<Vec<Handler>> {
+/// `binary` leads from a runtime to its program.
+pub(crate) fn handlers(runtimes: &Value, binary: &str, default: &Value) -> Option<Vec<Handler>> {
     let handler = |(name, runtime): (&String, &Value)| {
         let binary = runtime.pointer(binary).and_then(Value::as_str).filter(|it| !it.is_empty());
         Handler {

@@ -9,7 +9,7 @@ use toml_edit::{DocumentMut, Item};
 
 use super::engine::{ANSWERS_WITHIN, Engine};
 use super::files::{Files, Kind};
-use super::layout::{Layout, get};
+use super::layout::{Layout, RUNTIMES};
 use super::{file, go_template, toml_file};
 use crate::program;
 use crate::version::Version;
@@ -157,14 +157,15 @@ fn containerd(
 fn without(document: &DocumentMut, name: &str) -> anyhow::Result<String> {
     let mut document = document.clone();
     let layout = Layout::of(Engine::Containerd, &document)?;
-    let (default, key) = &layout.default;
-    for (path, key) in [(&layout.runtimes, name), (default, key)] {
-        if let Some(table) = find(document.as_item_mut(), path).and_then(Item::as_table_like_mut) {
-            table.remove(key);
+    let table = layout.table.iter().try_fold(document.as_item_mut(), |it, key| it.get_mut(key));
+    if let Some(table) = table.and_then(Item::as_table_like_mut) {
+        table.remove(layout.default);
+        if let Some(all) = table.get_mut(RUNTIMES).and_then(Item::as_table_like_mut) {
+            all.remove(name);
         }
     }
     document.remove("imports");
-    let has_runtimes = get(document.as_item(), &layout.runtimes).is_some();
+    let has_runtimes = layout.runtimes(&document).is_some();
     let text = if has_runtimes { document.to_string() } else { String::new() };
     // A removed table leaves its empty lines.
     Ok(text
@@ -172,10 +173,6 @@ fn without(document: &DocumentMut, name: &str) -> anyhow::Result<String> {
         .filter(|line| !line.trim().is_empty())
         .map(|line| format!("{line}\n"))
         .collect())
-}
-
-fn find<'a>(item: &'a mut Item, path: &[&str]) -> Option<&'a mut Item> {
-    path.iter().try_fold(item, |item, key| item.get_mut(key))
 }
 
 fn changed(before: &str, after: &str) -> String {

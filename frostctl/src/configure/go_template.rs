@@ -7,7 +7,7 @@ use toml_edit::DocumentMut;
 use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::record::Ours;
-use super::toml_file;
+use super::{layout, toml_file};
 use crate::version::Version;
 
 /// The content of a new template: everything that would be generated without it.
@@ -58,7 +58,7 @@ pub(super) fn configure(
             "has a runtime {name:?} that frostctl has not written; choose another --name; nothing was changed"
         );
     }
-    let version = generated.get("version").and_then(toml_edit::Item::as_integer).unwrap_or(2);
+    let version = layout::version(generated).unwrap_or(2);
     let head = format!("version = {version}\n");
     let edited = toml_file::configure(Engine::Containerd, &head, wish, &[generated])?;
     let block = edited.text.strip_prefix(&head).context("cannot be written by frostctl")?;

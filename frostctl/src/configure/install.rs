@@ -11,7 +11,7 @@ use super::edit::{Edited, Wish};
 use super::engine::Engine;
 use super::files::{Files, Kind};
 use super::interrupt::Held;
-use super::layout::Layout;
+use super::layout::{self, Layout};
 use super::record::{Ours, Record};
 use super::report::{Action, FileReport, Report, diff};
 use super::restart::{Handler, Restart};
@@ -231,7 +231,7 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
         match &mut all {
             None => all = Some(document),
-            Some(all) => toml_file::merge(all, &Layout::of(Engine::Crio, &document)?, &document)
+            Some(all) => toml_file::merge(all, Layout::of(Engine::Crio, &document)?, &document)
                 .with_context(|| format!("{path:?}"))?,
         }
     }
@@ -265,7 +265,8 @@ fn standing(
         }
         None => {
             let Some(wrapped) = commented(text, name) else { return Ok(none()) };
-            let is_default = remove::is_default(engine, text, name);
+            let is_default =
+                layout::handlers(engine, text).iter().any(|it| it.is_default && it.name == name);
             let ours = if files.kind == Kind::GoTemplate {
                 Ours::Template
             } else {
@@ -384,17 +385,14 @@ fn new_file(
     if engine != Engine::Containerd {
         return Ok(String::new());
     }
-    let mut version = effective.and_then(|it| it.get("version")?.as_integer()).unwrap_or(2);
+    let mut version = effective.and_then(layout::version).unwrap_or(2);
     if files.kind != Kind::Own {
         // The version of an imported file must not be above that of the importing file.
         let main = file::read(&files.main)?;
         let main = main.with_context(|| {
             format!("there is no {:?} to import it; leave out --drop-in", files.main)
         })?;
-        version = toml_file::parse(&main)?
-            .get("version")
-            .and_then(|it| it.as_integer())
-            .unwrap_or(version);
+        version = layout::version(&toml_file::parse(&main)?).unwrap_or(version);
     }
     Ok(format!("version = {version}\n"))
 }

@@ -223,7 +223,7 @@ fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
         )
     })?;
     let document = toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
-    let is_version_3 = document.get("version").and_then(Item::as_integer) == Some(3);
+    let is_version_3 = layout::version(&document) == Some(3);
     let beside =
         |directory: &PathBuf| files.main.parent().is_some_and(|it| directory.starts_with(it));
     let directory = imported_directories(&files.main, &text).into_iter().find(beside);
@@ -323,11 +323,5 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
 
 /// The program of our entry.
 pub(super) fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
-    if engine == Engine::Docker {
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        return Some(value["runtimes"][name]["path"].as_str()?.into());
-    }
-    let document = toml_file::parse(text).ok()?;
-    let layout = layout::Layout::of(engine, &document).ok()?;
-    Some(layout.binary_of(layout.entry(&document, name)?)?.into())
+    layout::handlers(engine, text).into_iter().find(|it| it.name == name)?.binary
 }

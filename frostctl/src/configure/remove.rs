@@ -14,7 +14,7 @@ use super::places::{self, named};
 use super::record::{Ours, Previous, Record};
 use super::report::{Action, FileReport, Report, diff};
 use super::restart::{Handler, Restart};
-use super::{check, file, go_template, json_file, layout, lines, live, podman, toml_file};
+use super::{check, file, go_template, json_file, lines, live, podman, toml_file};
 
 /// How long conmon and shims may take to end after their last container.
 const LINGER: Duration = Duration::from_secs(1);
@@ -197,16 +197,6 @@ pub(super) fn without(
         Ours::Template => go_template::without(&plain, name),
     };
     Ok(taken.map(|taken| lines::fit(text, &taken)))
-}
-
-pub(super) fn is_default(engine: Engine, text: &str, name: &str) -> bool {
-    if engine == Engine::Docker {
-        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        return value["default-runtime"] == name;
-    }
-    let Ok(document) = toml_file::parse(text) else { return false };
-    let layout = layout::Layout::of(engine, &document);
-    layout.is_ok_and(|layout| layout.default_of(&document) == Some(name))
 }
 
 fn entry_out(

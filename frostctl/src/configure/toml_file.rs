@@ -7,7 +7,7 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, 
 
 use super::edit::{Edited, Wish, Wrapped, is_ours};
 use super::engine::Engine;
-use super::layout::Layout;
+use super::layout::{Layout, RUNTIMES};
 use super::record::{Ours, Previous};
 
 /// CRI-O must be told where the runtime keeps its state.
@@ -56,7 +56,7 @@ pub(crate) fn configure(
     let wrapped = match there {
         Some(Some(binary)) if binary == wish.binary => None,
         Some(Some(binary)) if is_ours(&binary) => {
-            set_binary(&mut document, &layout, wish)?;
+            set_binary(&mut document, layout, wish)?;
             None
         }
         Some(binary) => bail!(
@@ -64,10 +64,10 @@ pub(crate) fn configure(
             wish.name,
             binary.as_deref().unwrap_or("the engine's own")
         ),
-        None => Some(add(&mut document, engine, &layout, wish, others)?),
+        None => Some(add(&mut document, engine, layout, wish, others)?),
     };
     let default =
-        if wish.set_as_default { set_default(&mut document, &layout, wish.name)? } else { None };
+        if wish.set_as_default { set_default(&mut document, layout, wish.name)? } else { None };
     let text = document.to_string();
     // toml_edit can be made to print tables that contradict dotted keys.
     let again = parse(&text).context("cannot be edited by frostctl: edit it by hand")?;
@@ -85,7 +85,7 @@ fn add(
     wish: &Wish<'_>,
     others: &[&DocumentMut],
 ) -> anyhow::Result<Wrapped> {
-    let others: Vec<(Layout, &DocumentMut)> =
+    let others: Vec<(&Layout, &DocumentMut)> =
         others.iter().filter_map(|it| Some((Layout::of(engine, it).ok()?, *it))).collect();
     let mut defaults = others.iter().filter_map(|(layout, it)| layout.default_of(it));
     let default = layout
@@ -105,7 +105,7 @@ fn add(
         if let (Engine::Containerd, true, false, Some(model)) =
             (engine, layout.names(document).is_empty(), wish.is_merged, &model)
         {
-            insert(document, layout, &wrap, unplaced(model.clone()))?;
+            runtimes(document, layout)?.insert(&wrap, unplaced(model.clone()));
         }
     }
     let wrapped = Wrapped {
@@ -127,7 +127,7 @@ fn add(
             )
         }
     };
-    insert(document, layout, wish.name, commented(entry, &wrapped.name))?;
+    runtimes(document, layout)?.insert(wish.name, commented(entry, &wrapped.name));
     set_binary(document, layout, wish)?;
     Ok(wrapped)
 }
@@ -140,7 +140,7 @@ pub(super) fn merge(
 ) -> anyhow::Result<()> {
     for name in layout.names(later) {
         let entry = layout.entry(later, &name).cloned().unwrap_or_default();
-        insert(into, layout, &name, unplaced(entry))?;
+        runtimes(into, layout)?.insert(&name, unplaced(entry));
     }
     if let Some(default) = layout.default_of(later) {
         set_default(into, layout, default)?;
@@ -163,10 +163,10 @@ pub(super) fn of_crio(printed: &DocumentMut) -> anyhow::Result<DocumentMut> {
                 entry.insert(key, Item::Value(said));
             }
         }
-        insert(&mut all, &layout, &name, Item::Table(entry))?;
+        runtimes(&mut all, layout)?.insert(&name, Item::Table(entry));
     }
     if let Some(default) = layout.default_of(printed) {
-        set_default(&mut all, &layout, default)?;
+        set_default(&mut all, layout, default)?;
     }
     Ok(all)
 }
@@ -178,36 +178,26 @@ fn crio_entry() -> Item {
     Item::Table(entry)
 }
 
-fn insert(
-    document: &mut DocumentMut,
+/// The table of all runtimes, created if there is none.
+fn runtimes<'a>(
+    document: &'a mut DocumentMut,
     layout: &Layout,
-    name: &str,
-    entry: Item,
-) -> anyhow::Result<()> {
-    let runtimes = make(document.as_item_mut(), &layout.runtimes)?;
-    let table = runtimes.as_table_like_mut().context("has runtimes that are not a table")?;
-    table.insert(name, entry);
-    Ok(())
+) -> anyhow::Result<&'a mut dyn TableLike> {
+    let runtimes = make(make(document.as_item_mut(), layout.table)?, &[RUNTIMES])?;
+    runtimes.as_table_like_mut().context("has runtimes that are not a table")
 }
 
 fn set_binary(document: &mut DocumentMut, layout: &Layout, wish: &Wish<'_>) -> anyhow::Result<()> {
-    let mut path = layout.runtimes.clone();
-    if layout.binary.is_empty() {
-        let runtimes = make(document.as_item_mut(), &path)?;
-        let table = runtimes.as_table_like_mut().context("has runtimes that are not a table")?;
-        let old = table.get(wish.name).and_then(Item::as_value).map(|value| value.decor().clone());
-        let mut list = Value::from(Array::from_iter([wish.binary]));
-        if let Some(old) = old {
-            *list.decor_mut() = old;
-        }
-        table.insert(wish.name, Item::Value(list));
-        return Ok(());
+    let entry = runtimes(document, layout)?.get_mut(wish.name).context("has no entry of ours")?;
+    if let Some((key, tables)) = layout.binary.split_last() {
+        return set_string(make(entry, tables)?, key, wish.binary);
     }
-    path.push(wish.name);
-    let (key, tables) = layout.binary.split_last().context("no key")?;
-    path.extend(tables);
-    let options = make(document.as_item_mut(), &path)?;
-    set_string(options, key, wish.binary)
+    let mut list = Value::from(Array::from_iter([wish.binary]));
+    if let Some(old) = entry.as_value() {
+        *list.decor_mut() = old.decor().clone();
+    }
+    *entry = Item::Value(list);
+    Ok(())
 }
 
 fn set_default(
@@ -219,7 +209,7 @@ fn set_default(
     if before.as_deref() == Some(name) {
         return Ok(None);
     }
-    set_string(make(document.as_item_mut(), &layout.default.0)?, layout.default.1, name)?;
+    set_string(make(document.as_item_mut(), layout.table)?, layout.default, name)?;
     Ok(Some(Previous { name: before }))
 }
 
@@ -322,17 +312,14 @@ pub(crate) fn unconfigure(
         );
     }
     let is_default = layout.default_of(&document) == Some(name);
-    let runtimes = make(document.as_item_mut(), &layout.runtimes)?;
-    if let Some(table) = runtimes.as_table_like_mut() {
-        table.remove(name);
-    }
+    runtimes(&mut document, layout)?.remove(name);
     if is_default {
-        let table = make(document.as_item_mut(), &layout.default.0)?;
+        let table = make(document.as_item_mut(), layout.table)?;
         match before.and_then(|before| before.name.as_deref()) {
-            Some(name) => set_string(table, layout.default.1, name)?,
+            Some(name) => set_string(table, layout.default, name)?,
             // The engine's own default, which it has without the key.
             None => {
-                table.as_table_like_mut().map(|table| table.remove(layout.default.1));
+                table.as_table_like_mut().map(|table| table.remove(layout.default));
             }
         }
     }
@@ -510,7 +497,7 @@ mod tests {
         for text in texts {
             let later = parse(text).unwrap();
             let layout = Layout::of(Engine::Crio, &later).unwrap();
-            merge(&mut all, &layout, &later).unwrap();
+            merge(&mut all, layout, &later).unwrap();
         }
         let layout = Layout::of(Engine::Crio, &all).unwrap();
         assert_eq!((layout.default_of(&all), layout.names(&all).len()), (Some("crun"), 2));

@@ -16,12 +16,11 @@ use crate::node::{crio, docker};
 use crate::output::Output;
 
 use super::engine::Engine;
-use super::layout::Layout;
 use super::record::Ours;
 use super::record::Record;
 use super::remove::Removal;
 use super::report::Report;
-use super::{binary, file, live, places, purge, restart, toml_file};
+use super::{binary, file, layout, live, places, purge, restart};
 
 /// Take frostlock off this node
 ///
@@ -386,22 +385,10 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
 
 /// The programs of all runtimes in a configuration, by the runtimes' names.
 fn programs(engine: Engine, text: &str) -> Programs {
-    if engine == Engine::Docker {
-        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        let runtimes = value["runtimes"].as_object().into_iter().flatten();
-        let named = |(name, it): (&String, &serde_json::Value)| {
-            Some((name.clone(), it["path"].as_str()?.into()))
-        };
-        return runtimes.filter_map(named).collect();
-    }
-    let Ok(document) = toml_file::parse(text) else { return Vec::new() };
-    let Ok(layout) = Layout::of(engine, &document) else { return Vec::new() };
-    let names = layout.names(&document).into_iter();
-    let program = |name: &String| {
-        let entry = layout.entry(&document, name)?;
-        Some(PathBuf::from(layout.binary_of(entry)?))
-    };
-    names.filter_map(|name| Some((name.to_string(), program(&name.to_string())?))).collect()
+    layout::handlers(engine, text)
+        .into_iter()
+        .filter_map(|it| Some((it.name, it.binary?)))
+        .collect()
 }
 
 /// Whether the path is the binary's own, or its bare name.
