@@ -1,8 +1,8 @@
-//! Holds back SIGINT and SIGTERM while something must not be left half done.
+//! Holds back signals while something must not be left half done.
 
 use std::os::fd::AsFd;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -17,7 +17,11 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn back() -> anyhow::Result<Held> {
-        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        Held::these([Signal::SIGINT, Signal::SIGTERM])
+    }
+
+    pub(crate) fn these(signals: impl IntoIterator<Item = Signal>) -> anyhow::Result<Held> {
+        let set = SigSet::from_iter(signals);
         let before = SigSet::thread_get_mask().context("signals")?;
         set.thread_block().context("signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -36,6 +40,14 @@ impl Held {
     /// Whether a signal has come so far.
     pub(crate) fn has_come(&self) -> bool {
         self.comes_within(PollTimeout::ZERO).unwrap_or(false)
+    }
+
+    /// Fails if a signal told us to end.
+    pub(crate) fn obey(&self) -> anyhow::Result<()> {
+        if self.has_come() {
+            bail!("interrupted");
+        }
+        Ok(())
     }
 }
 

@@ -23,14 +23,17 @@ pub(crate) enum Checked {
     Not(String),
 }
 
+fn version_of(program: PathBuf) -> Option<Version> {
+    Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
+}
+
 /// The containerd that runs, else the first in PATH.
 fn containerd_program(running: Option<&Path>) -> Option<PathBuf> {
     running.map(Path::to_owned).or_else(|| program::find("containerd"))
 }
 
 pub(crate) fn containerd_version(running: Option<&Path>) -> Option<Version> {
-    let program = containerd_program(running)?;
-    Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
+    version_of(containerd_program(running)?)
 }
 
 /// The release of the k3s or rke2 whose containerd this is, else of the one in PATH.
@@ -40,16 +43,12 @@ pub(crate) fn release(name: &str, running: Option<&Path>) -> Option<Version> {
     let parts = parts.filter_map(|it| it.as_os_str().to_str()).filter(|it| it.contains(name));
     let in_path = parts.filter_map(Version::find).next_back();
     let beside = running.and_then(|it| program::trusted(&it.with_file_name(name)).ok());
-    let ask = || {
-        let program = beside.or_else(|| program::find(name))?;
-        Version::find(&program::run(Command::new(program).arg("--version"), ANSWERS_WITHIN).ok()?)
-    };
-    in_path.or_else(ask)
+    in_path.or_else(|| version_of(beside.or_else(|| program::find(name))?))
 }
 
 /// Fails if the engine cannot read its files as they are now.
-pub(crate) fn reads(engine: Engine, files: &Files) -> anyhow::Result<()> {
-    match engine {
+pub(crate) fn reads(files: &Files) -> anyhow::Result<()> {
+    match files.engine {
         Engine::Containerd if files.kind == Kind::Part => Ok(()),
         Engine::Containerd => effective(&files.main, files.containerd.as_deref()).map(drop),
         Engine::Docker => docker(&files.main).map(drop),
@@ -81,15 +80,20 @@ pub(crate) struct Expected<'a> {
     /// `None`: there must be no entry with that name.
     pub(crate) binary: Option<&'a str>,
     pub(crate) before: Option<&'a DocumentMut>,
+    /// Also if the engine does not accept it.
+    pub(crate) is_kept: bool,
 }
 
-pub(crate) fn check(
-    engine: Engine,
-    files: &Files,
-    expected: &Expected<'_>,
-) -> anyhow::Result<Checked> {
+pub(crate) fn check(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
+    match checked(files, expected) {
+        Err(error) if expected.is_kept => Ok(Checked::Not(format!("{error:#}"))),
+        checked => checked,
+    }
+}
+
+fn checked(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     let running = files.containerd.as_deref();
-    match (engine, files.kind) {
+    match (files.engine, files.kind) {
         (Engine::Containerd, Kind::GoTemplate) => generated(files, expected),
         (Engine::Containerd, Kind::Part) => {
             let who = files.distribution.map_or("the distribution", |it| it.name);

@@ -243,23 +243,23 @@ impl Distribution {
             _ => Ok(()),
         }
     }
+}
 
+impl Choice {
     /// The command that restarts the containerd reading this file; `None` if no known one reads it.
-    pub(crate) fn restart(&self, config: &Path, running: Option<&Running>) -> Option<String> {
-        if self.restart != BASE.restart {
-            return Some(self.restart.to_owned());
+    pub(crate) fn restart(&self) -> Option<String> {
+        let usual = self.distribution.restart;
+        let is_usual =
+            usual != BASE.restart || (self.running.is_none() && self.config == Path::new(PLAIN));
+        if is_usual {
+            return Some(usual.to_owned());
         }
-        match running {
-            Some(running) => {
-                // In single quotes, a backslash in the unit's name stands for itself.
-                let unit = running.unit.as_deref().filter(|it| !it.contains('\''))?;
-                let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.@:".contains(&it);
-                let is_plain = unit.bytes().all(is_plain);
-                let unit = if is_plain { unit.to_owned() } else { format!("'{unit}'") };
-                Some(format!("systemctl restart {}", unit.trim_end_matches(".service")))
-            }
-            None => (config == Path::new(PLAIN)).then(|| self.restart.to_owned()),
-        }
+        // In single quotes, a backslash in the unit's name stands for itself.
+        let unit = self.running.as_ref()?.unit.as_deref().filter(|it| !it.contains('\''))?;
+        let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.@:".contains(&it);
+        let is_plain = unit.bytes().all(is_plain);
+        let unit = if is_plain { unit.to_owned() } else { format!("'{unit}'") };
+        Some(format!("systemctl restart {}", unit.trim_end_matches(".service")))
     }
 }
 
@@ -383,8 +383,9 @@ mod tests {
             (NONE, other, None, None),
             (k3s, other, Some(of(Some("my.service"))), Some(k3s.restart)),
         ] {
-            let command = distribution.restart(config, running.as_ref());
-            assert_eq!(command.as_deref(), expected, "{config:?} {running:?}");
+            let choice = Choice { distribution, config: config.to_owned(), running };
+            let command = choice.restart();
+            assert_eq!(command.as_deref(), expected, "{choice:?}");
         }
     }
 

@@ -83,19 +83,17 @@ pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Restores the previous state: the text, or no file.
-pub(crate) fn put_back(path: &Path, now: &str, before: Option<&str>) -> anyhow::Result<()> {
-    match before {
-        Some(text) => replace(path, Some(now), text),
-        None => {
-            let target = resolve(path)?;
-            let found = read(&target)?;
-            if found.is_some_and(|found| found != now) {
-                bail!("{target:?} was changed by somebody else meanwhile; it stays");
-            }
-            remove(&target)
+/// The same for a file that there may not be before, or after.
+pub(crate) fn set(path: &Path, before: Option<&str>, after: Option<&str>) -> anyhow::Result<()> {
+    let Some(text) = after else {
+        let target = resolve(path)?;
+        let found = read(&target)?;
+        if found.is_some() && found.as_deref() != before {
+            bail!("{target:?} was changed by somebody else meanwhile; it stays");
         }
-    }
+        return remove(&target);
+    };
+    replace(path, before, text)
 }
 
 fn take_over(file: &File, old: Option<&Metadata>) -> std::io::Result<()> {
@@ -151,7 +149,7 @@ mod tests {
         std::os::unix::fs::symlink("link", &links).unwrap();
         replace(&links, None, "new").unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
-        put_back(&links, "new", None).unwrap();
+        set(&links, Some("new"), None).unwrap();
         assert!(link.is_symlink() && links.is_symlink() && !file.exists());
     }
 

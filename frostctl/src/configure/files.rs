@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::Distribution;
+use super::distribution::{Choice, Distribution};
+use super::engine::Engine;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -23,6 +24,7 @@ pub(crate) enum Kind {
 
 #[derive(Debug)]
 pub(crate) struct Files {
+    pub(crate) engine: Engine,
     /// The file that the engine reads.
     pub(crate) main: PathBuf,
     /// The file that has our entry.
@@ -38,8 +40,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    pub(super) fn of(path: PathBuf) -> Files {
+    pub(super) fn of(engine: Engine, path: PathBuf) -> Files {
         Files {
+            engine,
             entry: path.clone(),
             main: path,
             kind: Kind::Own,
@@ -50,29 +53,47 @@ impl Files {
         }
     }
 
-    /// The command that makes the engine read the files again; an error if the containerd's unit is
-    /// not known. `usual` is the command for an engine that runs only once on a node.
-    pub(crate) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
-        match (self.distribution, &self.restart) {
-            (None, _) => Ok(usual.map(str::to_owned)),
-            (Some(_), Some(command)) => Ok(Some(command.clone())),
-            (Some(_), None) => bail!(
-                "no systemd unit is known whose containerd reads {:?}; name a command that restarts \
-                 it with --restart-command",
-                self.main
-            ),
+    pub(super) fn of_distribution(self, choice: &Choice) -> Files {
+        Files {
+            distribution: Some(choice.distribution),
+            restart: choice.restart(),
+            socket: choice.running.as_ref().and_then(|it| it.socket.clone()),
+            ..self
         }
     }
 
+    /// The distribution's name, if it has one.
+    pub(super) fn who(&self) -> &'static str {
+        self.distribution.map_or("", |it| it.name)
+    }
+
+    /// The socket that it was told, or the distribution's if its file names none.
+    pub(super) fn known_socket(&self) -> Option<PathBuf> {
+        let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
+        self.socket.clone().or_else(|| known.map(PathBuf::from))
+    }
+
+    /// The command that makes the engine read the files again; an error if the containerd's unit is
+    /// not known. `usual` is the command for an engine that runs only once on a node.
+    pub(super) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
+        if self.distribution.is_none() {
+            return Ok(usual.map(str::to_owned));
+        }
+        let command = self.restart.clone().with_context(|| {
+            format!(
+                "no systemd unit is known whose containerd reads {:?}; name a command that restarts \
+                 it with --restart-command",
+                self.main
+            )
+        })?;
+        Ok(Some(command))
+    }
+
     /// The same, as advice for a person.
-    pub(crate) fn restart_advice(&self, usual: Option<&'static str>) -> Option<String> {
+    pub(super) fn restart_advice(&self, usual: Option<&'static str>) -> Option<String> {
         self.restart(usual).unwrap_or_else(|_| {
             Some(format!("restart the containerd that reads {}", self.main.display()))
         })
-    }
-
-    pub(super) fn through(self, kind: Kind, entry: PathBuf) -> Files {
-        Files { kind, entry, ..self }
     }
 
     pub(crate) fn is_import(&self) -> bool {

@@ -11,7 +11,7 @@ use super::{layout, toml_file};
 use crate::version::Version;
 
 /// The content of a new template: everything that would be generated without it.
-const BASE: &str = "{{ template \"base\" . }}\n";
+pub(super) const BASE: &str = "{{ template \"base\" . }}\n";
 
 /// The first version in each k3s release line that knows "base" (github.com/k3s-io/k3s/pull/7991).
 /// rke2 has the version of the k3s that it contains.
@@ -46,11 +46,10 @@ fn end(name: &str) -> String {
 
 /// `generated` is the file that was last generated from the template.
 pub(super) fn configure(
-    text: Option<&str>,
+    text: &str,
     wish: &Wish<'_>,
     generated: &DocumentMut,
 ) -> anyhow::Result<Edited> {
-    let text = text.unwrap_or(BASE);
     let name = wish.name;
     if ["", "\"", "'"].iter().any(|quote| text.contains(&format!("runtimes.{quote}{name}{quote}]")))
     {
@@ -108,18 +107,13 @@ mod tests {
     #[test]
     fn a_block_comes_and_goes_and_the_template_stays() {
         let generated = toml_file::parse(GENERATED).unwrap();
-        for text in [
-            None,
-            Some("{{ template \"base\" . }}\n"),
-            Some("version = 3 # {{ .Program }}\n{{- if .X }}\n[debug]\n{{ end }}"),
-            Some(""),
-        ] {
+        for text in [BASE, "version = 3 # {{ .Program }}\n{{- if .X }}\n[debug]\n{{ end }}", ""] {
             let edited = configure(text, &wish(), &generated).unwrap();
-            assert!(edited.text.starts_with(text.unwrap_or(BASE)), "{}", edited.text);
+            assert!(edited.text.starts_with(text), "{}", edited.text);
             assert_eq!(edited.text.matches("SystemdCgroup = true").count(), 1);
             assert_eq!(edited.text.matches("/usr/local/bin/frostlock").count(), 1);
             let back = without(&edited.text, "frostlock").unwrap();
-            assert_eq!(back.trim_end(), text.unwrap_or(BASE).trim_end());
+            assert_eq!(back.trim_end(), text.trim_end());
             assert_eq!(without(&edited.text, "other"), None);
             let rendered =
                 toml_file::parse(&rendered(GENERATED, &edited.text, "frostlock").unwrap()).unwrap();
@@ -148,8 +142,7 @@ mod tests {
     #[test]
     fn one_that_somebody_else_has_written_is_left_alone() {
         let text = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.\"frostlock\"]\n";
-        let error =
-            configure(Some(text), &wish(), &toml_file::parse(GENERATED).unwrap()).unwrap_err();
+        let error = configure(text, &wish(), &toml_file::parse(GENERATED).unwrap()).unwrap_err();
         assert!(error.to_string().contains("--name"), "{error}");
     }
 }

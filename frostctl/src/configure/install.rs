@@ -1,39 +1,23 @@
 //! `frostctl configure`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use toml_edit::DocumentMut;
 
 use super::arguments::Configure;
+use super::change::{self, Change};
 use super::check::Expected;
-use super::edit::{Edited, Wish};
+use super::edit::{Edited, Wish, Wrapped};
 use super::engine::Engine;
 use super::files::{Files, Kind};
-use super::interrupt::Held;
 use super::layout::{self, Layout};
 use super::record::{Ours, Record};
-use super::report::{Action, FileReport, Report, diff};
-use super::restart::{Handler, Restart};
-use super::{
-    binary, check, file, go_template, json_file, lines, places, podman, remove, toml_file,
-};
+use super::report::Report;
+use super::{base, binary, check, file, go_template, json_file, lines, places, podman, toml_file};
 
 /// Our comment has this text before the name of the wrapped runtime.
 const IN_FRONT_OF: &str = "# By `frostctl configure`, in front of ";
-
-/// One file to change.
-#[derive(Debug)]
-struct Change {
-    path: PathBuf,
-    /// `None`: there is no file.
-    now: Option<String>,
-    /// What the file would be without us; `None`: there would be no file.
-    base: Option<String>,
-    after: String,
-    ours: Ours,
-    wrapped: Option<String>,
-}
 
 /// What an earlier `configure` left.
 #[derive(Debug, Default)]
@@ -44,64 +28,114 @@ struct Standing {
     is_default: bool,
 }
 
+/// What is to be written.
+struct Plan {
+    changes: Vec<Change>,
+    /// The entry that ours is made from, if ours is new.
+    wrapped: Option<Wrapped>,
+    standing: Standing,
+    /// What the engine reads from its files before the change.
+    effective: Option<DocumentMut>,
+}
+
 pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
     let target = &asked.target;
     target.check_name()?;
     let files = places::to_configure(target, asked.no_drop_in)?;
     let program = binary::find(asked.binary.as_deref())?;
-    let effective = effective(target.runtime, &files)?;
-    let now = file::read(&files.entry)?;
-    let standing = standing(target.runtime, &files, &target.name, now.as_deref())?;
-    let mut report = Report::new(target.runtime, &target.name, target.dry_run);
-    if files.kind == Kind::GoTemplate && go_template::has_base(standing.base.as_deref()) {
-        report.notes.extend(knows_base(&files)?);
-    }
     let wish = Wish {
         name: &target.name,
         binary: &program,
-        wrap: asked.wrap.as_deref().or(standing.wrapped.as_deref()),
-        set_as_default: asked.set_as_default || standing.is_default,
+        wrap: asked.wrap.as_deref(),
+        set_as_default: asked.set_as_default,
         is_merged: files.is_merged(),
     };
-    if standing.is_default && !asked.set_as_default {
-        report.notes.push(
-            "it stays the default runtime, as an earlier configure set it; to change that, \
-             unconfigure and configure again"
-                .to_owned(),
-        );
-    }
-    let (changes, edited) =
-        plan(target.runtime, &files, &wish, now, &standing, effective.as_ref())?;
-    let is_needed = changes.iter().any(Change::is_needed);
-    if let Some(wrapped) = &edited.wrapped {
-        match binary::mismatch(&program, wrapped, files.containerd.as_deref())? {
-            Some(why) if !asked.force && is_needed => bail!("{why}; nothing was changed"),
-            why => report.notes.extend(why),
-        }
-    }
-    report.notes.extend(driver(target.runtime, &changes, &target.name));
-    report.notes.extend(cri_is_off(target.runtime, effective.as_ref()));
-    let note = files.distribution.map(|it| it.note).filter(|it| !it.is_empty());
-    report.notes.extend(note.map(str::to_owned));
-    let before = match target.runtime {
-        Engine::Containerd => effective.as_ref(),
-        _ => None,
-    };
-    let expected = Expected { name: &target.name, binary: Some(&program), before };
+    let plan = Plan::of(&files, &wish)?;
+    let mut report = Report::new(target.runtime, &target.name, target.dry_run);
+    report.notes = plan.notes(&files, &wish, asked.force)?;
     if target.dry_run {
-        report.files.extend(changes.iter().map(|change| change.report(None)));
+        report.files = plan.changes.iter().map(Change::report).collect();
         return Ok(report);
     }
+    let before = plan.effective.as_ref().filter(|_| files.engine == Engine::Containerd);
+    let expected = Expected { name: wish.name, binary: Some(&program), before, is_kept: false };
     let restart = target.restart_plan(&files, target.runtime.reload(), before)?;
-    apply(target.runtime, &files, &changes, &expected, restart.as_ref(), &mut report)?;
-    advise(asked, &files, restart.is_some(), &mut report);
+    change::make(&files, &plan.changes, &expected, restart.as_ref(), &mut report)?;
+    if report.changes() && !asked.set_as_default {
+        report.next.push(how_to_use(target.runtime, &target.name));
+    }
     Ok(report)
+}
+
+impl Plan {
+    fn of(files: &Files, asked: &Wish<'_>) -> anyhow::Result<Plan> {
+        let effective = effective(files)?;
+        let now = file::read(&files.entry)?;
+        let old = Record::load(&files.entry, asked.name)?;
+        let standing = match &now {
+            Some(text) => standing(files, asked.name, old.as_ref(), text)?,
+            None => Standing::default(),
+        };
+        let wish = Wish {
+            wrap: asked.wrap.or(standing.wrapped.as_deref()),
+            set_as_default: asked.set_as_default || standing.is_default,
+            ..*asked
+        };
+        let edited = edited(files, &wish, standing.base.as_deref(), effective.as_ref())?;
+        let wrapped = edited.wrapped.as_ref().map(|it| it.name.clone());
+        let record = Record {
+            engine: files.engine,
+            path: files.entry.clone(),
+            name: wish.name.to_owned(),
+            binary: wish.binary.to_owned(),
+            former: Vec::new(),
+            main: (files.main != files.entry).then(|| files.main.clone()),
+            kind: files.kind,
+            wrapped: wrapped.or_else(|| standing.wrapped.clone()),
+            made: None,
+            before: standing.base.clone(),
+            after: edited.text,
+            ours: edited.ours,
+        };
+        let import = if files.is_import() { import(files, &record)? } else { None };
+        let changes = [Change::put(now, old, record)].into_iter().chain(import).collect();
+        Ok(Plan { changes, wrapped: edited.wrapped, standing, effective })
+    }
+
+    /// What a person should know; an error if it is a reason not to go on.
+    fn notes(&self, files: &Files, asked: &Wish<'_>, force: bool) -> anyhow::Result<Vec<String>> {
+        let mut notes = Vec::new();
+        if files.kind == Kind::GoTemplate && go_template::has_base(self.standing.base.as_deref()) {
+            notes.extend(knows_base(files)?);
+        }
+        if self.standing.is_default && !asked.set_as_default {
+            notes.push(
+                "it stays the default runtime, as an earlier configure set it; to change that, \
+                 unconfigure and configure again"
+                    .to_owned(),
+            );
+        }
+        if let Some(wrapped) = &self.wrapped {
+            let is_needed = self.changes.iter().any(Change::is_needed);
+            match binary::mismatch(asked.binary, wrapped, files.containerd.as_deref())? {
+                Some(why) if !force && is_needed => bail!("{why}; nothing was changed"),
+                why => notes.extend(why),
+            }
+        }
+        if files.engine == Engine::Containerd {
+            notes.extend(driver(&self.changes, asked.name));
+            notes.extend(self.effective.as_ref().and_then(cri_is_off));
+        }
+        let note = files.distribution.map(|it| it.note).filter(|it| !it.is_empty());
+        notes.extend(note.map(str::to_owned));
+        Ok(notes)
+    }
 }
 
 /// Fails if "base" is known to be unknown, so that nothing would be generated; a note if the
 /// release is not known.
 fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
-    let who = files.distribution.map_or("", |it| it.name);
+    let who = files.who();
     let known = go_template::known_base();
     match check::release(who, files.containerd.as_deref()) {
         Some(release) if !go_template::knows_base(release) => bail!(
@@ -147,20 +181,18 @@ pub(crate) fn drifts() -> anyhow::Result<Vec<Drift>> {
 
 fn drift(record: &Record) -> anyhow::Result<Option<String>> {
     let files = places::of_record(record);
-    let Some(now) = file::read(&files.entry)? else { return Ok(Some("it is gone".to_owned())) };
-    let standing = standing(record.engine, &files, &record.name, Some(&now))?;
+    if file::read(&files.entry)?.is_none() {
+        return Ok(Some("it is gone".to_owned()));
+    }
     let wish = Wish {
         name: &record.name,
         binary: &record.binary,
-        wrap: standing.wrapped.as_deref(),
-        set_as_default: standing.is_default,
+        wrap: None,
+        set_as_default: false,
         is_merged: files.is_merged(),
     };
-    let effective = effective(record.engine, &files)?;
-    let (changes, _) =
-        plan(record.engine, &files, &wish, Some(now), &standing, effective.as_ref())?;
-    let differs = changes.iter().find(|change| change.is_needed());
-    Ok(differs.map(|it| changed_lines(&diff(&it.path, it.now.as_deref(), Some(&it.after)))))
+    let plan = Plan::of(&files, &wish)?;
+    Ok(plan.changes.iter().find(|it| it.is_needed()).map(|it| changed_lines(&it.diff())))
 }
 
 /// The changed lines of a diff, on one line.
@@ -174,21 +206,19 @@ fn changed_lines(diff: &str) -> String {
 }
 
 /// Without CRI, no pod reaches this containerd.
-fn cri_is_off(engine: Engine, effective: Option<&DocumentMut>) -> Option<String> {
-    let off = effective.filter(|_| engine == Engine::Containerd)?.get("disabled_plugins")?;
+fn cri_is_off(effective: &DocumentMut) -> Option<String> {
     let is_cri = |it: &str| it == "cri" || it == "io.containerd.grpc.v1.cri";
-    let is_off = off.as_array()?.iter().filter_map(toml_edit::Value::as_str).any(is_cri);
-    is_off.then(|| {
+    let mut off = effective.get("disabled_plugins")?.as_array()?.iter();
+    off.any(|it| it.as_str().is_some_and(is_cri)).then(|| {
         "disabled_plugins has the CRI plugin, so containerd runs no pods and knows no runtime of this file".to_owned()
     })
 }
 
 /// If kubelet has the systemd driver and containerd does not, pods crash in a loop.
-fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
-    let change =
-        changes.first().filter(|change| engine == Engine::Containerd && change.is_needed())?;
-    let document = toml_file::parse(&change.after).ok()?;
-    let layout = Layout::of(engine, &document).ok()?;
+fn driver(changes: &[Change], name: &str) -> Option<String> {
+    let change = changes.first().filter(|change| change.is_needed())?;
+    let document = toml_file::parse(change.after.as_ref()?).ok()?;
+    let layout = Layout::of(Engine::Containerd, &document).ok()?;
     let set = layout.entry(&document, name)?.get("options").and_then(|it| it.get("SystemdCgroup"));
     let is_systemd = set.and_then(toml_edit::Item::as_bool).unwrap_or(false);
     (!is_systemd).then(|| {
@@ -198,17 +228,18 @@ fn driver(engine: Engine, changes: &[Change], name: &str) -> Option<String> {
 }
 
 /// What the engine reads from its files before the change: a source of options.
-fn effective(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut>> {
-    match engine {
+fn effective(files: &Files) -> anyhow::Result<Option<DocumentMut>> {
+    match files.engine {
         Engine::Containerd => {
             // Our own parser says more precisely what is wrong with a file, and where.
             if let Some(text) = file::read(&files.main)? {
-                let document =
-                    toml_file::parse(&text).with_context(|| format!("{:?}", files.main))?;
-                // An empty file gets the defaults of whatever version this is.
-                if !text.trim().is_empty() {
-                    Layout::of(engine, &document).with_context(|| format!("{:?}", files.main))?;
-                }
+                let layout = || {
+                    let document = toml_file::parse(&text)?;
+                    // An empty file gets the defaults of whatever version this is.
+                    let is_empty = text.trim().is_empty();
+                    (!is_empty).then(|| Layout::of(files.engine, &document)).transpose()
+                };
+                layout().with_context(|| format!("{:?}", files.main))?;
             }
             check::effective(&files.main, files.containerd.as_deref())
                 .context("containerd cannot read its configuration as it is; nothing was changed")
@@ -241,47 +272,31 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
 /// Our part is written anew each time, from the file without it. So it follows the options of the
 /// wrapped runtime, and the options of this command.
 fn standing(
-    engine: Engine,
     files: &Files,
     name: &str,
-    now: Option<&str>,
+    record: Option<&Record>,
+    text: &str,
 ) -> anyhow::Result<Standing> {
-    let Some(text) = now else { return Ok(Standing::default()) };
-    let none = || Standing { base: Some(text.to_owned()), ..Standing::default() };
-    let record = Record::load(&files.entry, name)?;
-    let context = || format!("{:?}", files.entry);
-    match record {
-        Some(record) => {
-            let is_default = matches!(record.ours, Ours::Entry { default: Some(_) });
-            let wrapped = record.wrapped.clone().or_else(|| commented(text, name));
-            if record.after == text {
-                return Ok(Standing { base: record.before, wrapped, is_default });
-            }
-            // Somebody has edited the file since; their edits must stay.
-            match remove::taken_out(&record, text).with_context(context)? {
-                Some(base) => Ok(Standing { base: Some(base), wrapped, is_default }),
-                None => Ok(none()),
-            }
-        }
+    let recorded = record.and_then(|it| it.wrapped.clone());
+    let wrapped = recorded.or_else(|| commented(text, name));
+    let is_default = match record {
+        Some(record) => matches!(record.ours, Ours::Entry { default: Some(_) }),
         None => {
-            let Some(wrapped) = commented(text, name) else { return Ok(none()) };
-            let is_default =
-                layout::handlers(engine, text).iter().any(|it| it.is_default && it.name == name);
-            let ours = if files.kind == Kind::GoTemplate {
-                Ours::Template
-            } else {
-                Ours::Entry { default: None }
-            };
-            let base = remove::without(engine, &ours, text, name).with_context(context)?;
-            let is_there = base.is_some();
-            let base = base.or_else(|| Some(text.to_owned()));
-            Ok(if is_there {
-                Standing { base, wrapped: Some(wrapped), is_default }
-            } else {
-                none()
-            })
+            let runtimes = layout::handlers(files.engine, text);
+            runtimes.iter().any(|it| it.is_default && it.name == name)
         }
-    }
+    };
+    // An entry without a record and without our comment is not from us.
+    let base = match record.is_some() || wrapped.is_some() {
+        true => {
+            base::of(files, record, name, text).with_context(|| format!("{:?}", files.entry))?
+        }
+        false => None,
+    };
+    Ok(match base {
+        Some((base, _)) => Standing { base, wrapped, is_default },
+        None => Standing { base: Some(text.to_owned()), ..Standing::default() },
+    })
 }
 
 /// The comment above our entry names the wrapped runtime.
@@ -293,49 +308,34 @@ fn commented(text: &str, name: &str) -> Option<String> {
     (comment.lines().count() == 2).then(|| comment.split(';').next().map(str::to_owned))?
 }
 
-fn plan(
-    engine: Engine,
-    files: &Files,
-    wish: &Wish<'_>,
-    now: Option<String>,
-    standing: &Standing,
-    effective: Option<&DocumentMut>,
-) -> anyhow::Result<(Vec<Change>, Edited)> {
-    let base = standing.base.clone();
-    let mut edited = match files.kind {
-        Kind::GoTemplate => go_edited(files, wish, base.as_deref(), effective)?,
-        _ => edited(engine, files, wish, base.as_deref(), effective)?,
-    };
-    let after = std::mem::take(&mut edited.text);
-    let wrapped =
-        edited.wrapped.as_ref().map(|it| it.name.clone()).or_else(|| standing.wrapped.clone());
-    let ours = edited.ours.clone();
-    let mut changes = vec![Change { path: files.entry.clone(), now, base, after, ours, wrapped }];
-    if files.is_import() {
-        changes.extend(import(files, wish.name)?);
-    }
-    Ok((changes, edited))
-}
-
 fn edited(
-    engine: Engine,
     files: &Files,
     wish: &Wish<'_>,
     base: Option<&str>,
     effective: Option<&DocumentMut>,
 ) -> anyhow::Result<Edited> {
-    let text = match base {
-        // containerd takes an empty file for its defaults.
-        Some(text) if engine != Engine::Containerd || !text.trim().is_empty() => text.to_owned(),
-        _ => new_file(engine, files, effective)?,
+    let main = main_document(files)?;
+    // containerd takes an empty file for its defaults.
+    let is_empty = |text: &&str| {
+        text.trim().is_empty()
+            && files.engine == Engine::Containerd
+            && files.kind != Kind::GoTemplate
+    };
+    let text = match base.filter(|text| !is_empty(text)) {
+        Some(text) => text.to_owned(),
+        None => new_file(files, main.as_ref(), effective)?,
     };
     let plain = lines::plain(&text);
-    let main = main_document(engine, files)?;
     let others: Vec<&DocumentMut> = main.iter().chain(effective).collect();
-    let mut edited = match engine {
-        Engine::Docker => json_file::configure(&plain, wish),
-        Engine::Podman => podman::configure(&plain, wish, effective, &files.entry),
-        _ => toml_file::configure(engine, &plain, wish, &others),
+    let mut edited = match (files.engine, files.kind) {
+        (_, Kind::GoTemplate) => {
+            sets_no_default(files, wish)?;
+            let generated = others.first().context("nothing was generated yet")?;
+            go_template::configure(&plain, wish, generated)
+        }
+        (Engine::Docker, _) => json_file::configure(&plain, wish),
+        (Engine::Podman, _) => podman::configure(&plain, wish, effective, &files.entry),
+        (engine, _) => toml_file::configure(engine, &plain, wish, &others),
     }
     .with_context(|| format!("{:?}", files.entry))?;
     edited.text = lines::fit(&text, &edited.text);
@@ -343,8 +343,8 @@ fn edited(
 }
 
 /// The file that imports a drop-in has the runtimes that the drop-in can wrap.
-fn main_document(engine: Engine, files: &Files) -> anyhow::Result<Option<DocumentMut>> {
-    if engine != Engine::Containerd || files.kind == Kind::Own {
+fn main_document(files: &Files) -> anyhow::Result<Option<DocumentMut>> {
+    if files.engine != Engine::Containerd || files.kind == Kind::Own {
         return Ok(None);
     }
     let text = file::read(&files.main)?;
@@ -352,52 +352,42 @@ fn main_document(engine: Engine, files: &Files) -> anyhow::Result<Option<Documen
         .transpose()
 }
 
-fn go_edited(
-    files: &Files,
-    wish: &Wish<'_>,
-    base: Option<&str>,
-    effective: Option<&DocumentMut>,
-) -> anyhow::Result<Edited> {
-    let who = files.distribution;
+fn sets_no_default(files: &Files, wish: &Wish<'_>) -> anyhow::Result<()> {
     if wish.set_as_default {
         bail!(
             "{} sets the default runtime itself: {}, and leave out --set-as-default; nothing was \
              changed",
-            who.map_or("", |it| it.name),
-            who.map_or("", |it| it.default).replace("NAME", wish.name)
+            files.who(),
+            files.distribution.map_or("", |it| it.default).replace("NAME", wish.name)
         );
     }
-    let generated = main_document(Engine::Containerd, files)?;
-    let generated = generated.as_ref().or(effective).context("nothing was generated yet")?;
-    let plain = base.map(lines::plain);
-    let mut edited = go_template::configure(plain.as_deref(), wish, generated)
-        .with_context(|| format!("{:?}", files.entry))?;
-    edited.text = lines::fit(base.unwrap_or_default(), &edited.text);
-    Ok(edited)
+    Ok(())
 }
 
 /// The initial content of a file that does not exist yet.
 fn new_file(
-    engine: Engine,
     files: &Files,
+    main: Option<&DocumentMut>,
     effective: Option<&DocumentMut>,
 ) -> anyhow::Result<String> {
-    if engine != Engine::Containerd {
-        return Ok(String::new());
-    }
-    let mut version = effective.and_then(layout::version).unwrap_or(2);
-    if files.kind != Kind::Own {
+    let usual = effective.and_then(layout::version).unwrap_or(2);
+    let version = match (files.engine, files.kind) {
+        (Engine::Containerd, Kind::GoTemplate) => return Ok(go_template::BASE.to_owned()),
+        (Engine::Containerd, Kind::Own) => usual,
         // The version of an imported file must not be above that of the importing file.
-        let main = file::read(&files.main)?;
-        let main = main.with_context(|| {
-            format!("there is no {:?} to import it; leave out --drop-in", files.main)
-        })?;
-        version = layout::version(&toml_file::parse(&main)?).unwrap_or(version);
-    }
+        (Engine::Containerd, _) => {
+            let main = main.with_context(|| {
+                format!("there is no {:?} to import it; leave out --drop-in", files.main)
+            })?;
+            layout::version(main).unwrap_or(usual)
+        }
+        _ => return Ok(String::new()),
+    };
     Ok(format!("version = {version}\n"))
 }
 
-fn import(files: &Files, name: &str) -> anyhow::Result<Option<Change>> {
+/// `ours`: what is recorded of the imported file.
+fn import(files: &Files, ours: &Record) -> anyhow::Result<Option<Change>> {
     let entry = files.entry.to_str().with_context(|| format!("{:?} is not UTF-8", files.entry))?;
     let now = file::read(&files.main)?;
     let text = now.clone().unwrap_or_default();
@@ -405,167 +395,32 @@ fn import(files: &Files, name: &str) -> anyhow::Result<Option<Change>> {
     let after =
         toml_file::import(&lines::plain(&text), &files.main, &files.entry).with_context(context)?;
     let Some(after) = after else { return Ok(None) };
-    let after = lines::fit(&text, &after);
-    let ours = Ours::Import(entry.to_owned());
-    let base = match Record::load(&files.main, name)? {
-        Some(record) if record.before.as_deref() != Some(&text) => {
-            remove::taken_out(&record, &text).with_context(context)?.or_else(|| now.clone())
-        }
-        _ => now.clone(),
+    let old = Record::load(&files.main, &ours.name)?;
+    let before = match &old {
+        Some(_) => base::of(files, old.as_ref(), &ours.name, &text).with_context(context)?,
+        None => None,
     };
-    Ok(Some(Change { path: files.main.clone(), now, base, after, ours, wrapped: None }))
-}
-
-impl Change {
-    fn is_needed(&self) -> bool {
-        self.now.as_ref() != Some(&self.after)
-    }
-
-    fn report(&self, backup: Option<PathBuf>) -> FileReport {
-        let action = match &self.now {
-            None => Action::Created,
-            Some(now) if *now == self.after => Action::Unchanged,
-            Some(_) => Action::Changed,
-        };
-        let diff = diff(&self.path, self.now.as_deref(), Some(&self.after));
-        FileReport { path: self.path.clone(), action, backup, diff }
-    }
-
-    /// Our entry may already exist, from an earlier time and with another binary.
-    fn record(
-        &self,
-        engine: Engine,
-        files: &Files,
-        name: &str,
-        binary: &str,
-    ) -> anyhow::Result<Record> {
-        let old = Record::load(&self.path, name)?;
-        let mut former = old.iter().flat_map(|old| &old.former).cloned().collect::<Vec<_>>();
-        former.extend(old.as_ref().map(|old| old.binary.clone()));
-        former.retain(|it| it != binary);
-        former.dedup();
-        let missing = self.path.ancestors().skip(1).take_while(|it| !it.exists());
-        let directory = missing.last().map(Path::to_owned);
-        Ok(Record {
-            engine,
-            path: self.path.clone(),
-            name: name.to_owned(),
-            binary: binary.to_owned(),
-            former,
-            main: (files.main != self.path).then(|| files.main.clone()),
-            kind: files.kind,
-            wrapped: self.wrapped.clone(),
-            made: old.and_then(|old| old.made).or(directory),
-            before: self.base.clone(),
-            after: self.after.clone(),
-            ours: self.ours.clone(),
-        })
-    }
-}
-
-/// All files or none: a failure undoes what was done before it.
-fn apply(
-    engine: Engine,
-    files: &Files,
-    changes: &[Change],
-    expected: &Expected<'_>,
-    restart: Option<&Restart<'_>>,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let binary = expected.binary.unwrap_or_default();
-    let held = Held::hold()?;
-    let mut done: Vec<(&Change, Option<Record>)> = Vec::new();
-    let mut result = Ok(());
-    for change in changes {
-        if !change.is_needed() {
-            report.files.push(change.report(None));
-            continue;
-        }
-        let old = Record::load(&change.path, expected.name)?;
-        let record = change.record(engine, files, expected.name, binary)?;
-        result = record.save().and_then(|backup| {
-            file::replace(&change.path, change.now.as_deref(), &change.after).inspect_err(
-                |_| {
-                    restore_record(&record, old.as_ref());
-                },
-            )?;
-            report.files.push(change.report(backup));
-            done.push((change, old));
-            Ok(())
-        });
-        if result.is_err() {
-            break;
-        }
-    }
-    let checked = result
-        .and_then(|()| check::check(engine, files, expected))
-        .and_then(|checked| held.obey().map(|()| checked));
-    match checked {
-        Ok(checked) => report.checked(checked),
-        Err(error) => return Err(undo(&done, expected.name, error)),
-    }
-    let Some(restart) = restart.filter(|it| !done.is_empty() || it.is_owed(Handler::There)) else {
-        return Ok(());
+    let record = Record {
+        path: files.main.clone(),
+        main: None,
+        wrapped: None,
+        before: before.map_or_else(|| now.clone(), |(base, _)| base),
+        after: lines::fit(&text, &after),
+        ours: Ours::Import(entry.to_owned()),
+        ..ours.clone()
     };
-    match restart.run(Handler::There, &held) {
-        Ok(()) => {
-            report.restarted_by = Some(restart.command.clone());
-            Ok(())
-        }
-        Err(error) if done.is_empty() => Err(error.context("nothing was changed")),
-        Err(error) => {
-            let error = undo(&done, expected.name, error);
-            Err(restart.again(error, &held))
-        }
-    }
+    Ok(Some(Change::put(now, old, record)))
 }
 
-fn undo(done: &[(&Change, Option<Record>)], name: &str, error: anyhow::Error) -> anyhow::Error {
-    let mut error = error;
-    for (change, old) in done.iter().rev() {
-        if let Err(second) = file::put_back(&change.path, &change.after, change.now.as_deref()) {
-            error =
-                error.context(format!("and {:?} could not be put back ({second:#})", change.path));
-            continue;
-        }
-        if let Ok(Some(record)) = Record::load(&change.path, name) {
-            restore_record(&record, old.as_ref());
-        }
-    }
-    match done {
-        [] => error,
-        _ => error.context(
-            "the result was not what was asked for, so the files were put back as they were",
-        ),
-    }
-}
-
-/// A leftover record still describes the file correctly, and the next run replaces it.
-fn restore_record(record: &Record, old: Option<&Record>) {
-    let _ = match old {
-        Some(old) => old.save().map(|_| ()),
-        None => record.forget(),
-    };
-}
-
-fn advise(asked: &Configure, files: &Files, is_restarted: bool, report: &mut Report) {
-    let target = &asked.target;
-    if !report.changes() {
-        return;
-    }
-    if !is_restarted {
-        report.next.extend(files.restart_advice(target.runtime.reload()));
-    }
-    if asked.set_as_default {
-        return;
-    }
-    let name = &target.name;
-    report.next.push(match target.runtime {
+fn how_to_use(engine: Engine, name: &str) -> String {
+    match engine {
         Engine::Containerd | Engine::Crio => {
-            format!("pods get it by a RuntimeClass with `handler: {name}`, all of them with --set-as-default")
+            format!(
+                "pods get it by a RuntimeClass with `handler: {name}`, all of them with --set-as-default"
+            )
         }
         Engine::Docker | Engine::Podman => {
-            format!("{} run --runtime {name} ..., or for all with --set-as-default", target.runtime.name())
+            format!("{} run --runtime {name} ..., or for all with --set-as-default", engine.name())
         }
-    });
+    }
 }

@@ -7,7 +7,9 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 mod arguments;
+mod base;
 pub(crate) mod binary;
+mod change;
 mod check;
 pub(crate) mod distribution;
 pub(crate) mod edit;
@@ -16,7 +18,6 @@ pub(crate) mod file;
 mod files;
 mod go_template;
 mod install;
-mod interrupt;
 mod json_file;
 mod json_text;
 pub(crate) mod layout;

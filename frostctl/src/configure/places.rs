@@ -7,6 +7,7 @@ use toml_edit::{Item, Value};
 
 use super::arguments::Target;
 use super::distribution::{self, Seen, Way};
+use super::edit::is_ours;
 use super::engine::Engine;
 use super::files::{Files, Kind};
 use super::record::{Ours, Record};
@@ -45,7 +46,8 @@ fn has_directory(target: &Target) -> anyhow::Result<()> {
 /// Where our entry already is, or else where it goes.
 pub(super) fn to_configure(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     has_directory(target)?;
-    let files = chosen(target, no_drop_in)?;
+    let (base, is_fixed) = base(target)?;
+    let files = if is_fixed { base } else { chosen(base, target, no_drop_in)? };
     if target.runtime == Engine::Containerd {
         can_be_written(target, &files)?;
     }
@@ -69,45 +71,34 @@ fn can_be_written(target: &Target, files: &Files) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn chosen(target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
-    let base = match base(target)? {
-        Base::Known(files) => return Ok(files),
-        Base::Containerd(files) => files,
-    };
+fn chosen(base: Files, target: &Target, no_drop_in: bool) -> anyhow::Result<Files> {
     let there = standing(&base.main, &target.name)?;
     let asked = target.drop_in.as_deref().map(absolute).transpose()?;
-    match (there, asked) {
-        (Some(there), Some(asked)) if there != asked => bail!(
-            "the runtime {:?} is in {there:?} already; run `frostctl unconfigure` first, then configure it anew; nothing was changed",
-            target.name
-        ),
-        (Some(there), _) if no_drop_in && there != base.main => bail!(
-            "the runtime {:?} is in {there:?} already; run `frostctl unconfigure` first, then configure it anew; nothing was changed",
-            target.name
-        ),
-        (Some(there), _) => entry_at(base, there),
-        (None, Some(asked)) => entry_at(base, asked),
-        (None, None) => match drop_in(&base, target).filter(|_| !no_drop_in) {
-            Some(drop_in) => entry_at(base, drop_in),
-            None => Ok(base),
-        },
+    if let Some(there) = &there {
+        let is_asked = asked.as_ref().is_none_or(|it| it == there);
+        if !is_asked || (no_drop_in && *there != base.main) {
+            bail!(
+                "the runtime {:?} is in {there:?} already; run `frostctl unconfigure` first, then configure it anew; nothing was changed",
+                target.name
+            );
+        }
     }
+    let usual = || drop_in(&base, target).filter(|_| !no_drop_in);
+    let entry = there.or(asked).or_else(usual);
+    Ok(entry_at(base, entry))
 }
 
 /// Finds our entry by itself.
 pub(super) fn to_unconfigure(target: &Target) -> anyhow::Result<Files> {
-    let base = match base(target)? {
-        Base::Known(files) => return Ok(files),
-        Base::Containerd(files) => files,
-    };
+    let (base, is_fixed) = base(target)?;
+    if is_fixed {
+        return Ok(base);
+    }
     let entry = match &target.drop_in {
         Some(drop_in) => Some(absolute(drop_in)?),
         None => standing(&base.main, &target.name)?,
     };
-    match entry {
-        Some(entry) => entry_at(base, entry),
-        None => Ok(base),
-    }
+    Ok(entry_at(base, entry))
 }
 
 /// The files of a record.
@@ -115,18 +106,16 @@ pub(super) fn of_record(record: &Record) -> Files {
     let main = record.main.clone().unwrap_or_else(|| record.path.clone());
     // The importing file is recorded with its import; seen alone, it is a file like any other.
     let kind = if matches!(record.ours, Ours::Import(_)) { Kind::Own } else { record.kind };
-    let files = Files { main, ..Files::of(record.path.clone()) }.through(kind, record.path.clone());
+    let files = Files { main, kind, ..Files::of(record.engine, record.path.clone()) };
     if record.engine != Engine::Containerd {
         return files;
     }
     let root = Root::default();
     let seen = node::look(&root);
-    let choice = distribution::choose(&seen, Some(&files.main)).ok();
-    Files {
-        distribution: choice.as_ref().map(|it| it.distribution),
-        restart: choice.and_then(|it| it.distribution.restart(&it.config, it.running.as_ref())),
-        containerd: running_with(&root, &seen, &files.main),
-        ..files
+    let files = Files { containerd: running_with(&root, &seen, &files.main), ..files };
+    match distribution::choose(&seen, Some(&files.main)) {
+        Ok(choice) => files.of_distribution(&choice),
+        Err(_) => files,
     }
 }
 
@@ -138,67 +127,59 @@ fn running_with(root: &Root, seen: &Seen, main: &Path) -> Option<PathBuf> {
     program(root, its.program.as_ref()?)
 }
 
-enum Base {
-    Known(Files),
-    /// The entry may go into containerd's file or into a drop-in.
-    Containerd(Files),
-}
-
-fn base(target: &Target) -> anyhow::Result<Base> {
+/// The files, and whether they are fixed: otherwise the entry may go into containerd's file or into
+/// a drop-in.
+fn base(target: &Target) -> anyhow::Result<(Files, bool)> {
     let config = target.config.as_deref().map(absolute).transpose()?;
-    match (&target.drop_in, target.runtime) {
-        (_, Engine::Containerd) => containerd(target, config.as_deref()),
+    let entry = match (&target.drop_in, target.runtime) {
+        (_, Engine::Containerd) => return containerd(target, config.as_deref()),
         (Some(_), Engine::Docker) => {
             bail!("dockerd reads one file and no drop-ins; leave out --drop-in")
         }
         // For CRI-O and podman, the drop-in is the only file.
-        (Some(drop_in), _) => Ok(Base::Known(Files::of(absolute(drop_in)?))),
-        (None, engine) => {
-            let root = Root::at(target.root.clone());
-            let default = || root.path(&engine.default_path(&target.name));
-            Ok(Base::Known(Files::of(config.unwrap_or_else(default))))
-        }
-    }
+        (Some(drop_in), _) => absolute(drop_in)?,
+        (None, engine) => config.unwrap_or_else(|| {
+            Root::at(target.root.clone()).path(&engine.default_path(&target.name))
+        }),
+    };
+    Ok((Files::of(target.runtime, entry), true))
 }
 
-fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<Base> {
+fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<(Files, bool)> {
     let root = Root::at(target.root.clone());
     let choice = distribution::choose(&node::look(&root), config)
         .map_err(|why| anyhow!("{why}; nothing was changed"))?;
-    let way = choice.distribution.way;
+    let running = choice.running.as_ref().and_then(|it| it.program.as_ref());
     let files = Files {
-        distribution: Some(choice.distribution),
-        restart: choice.distribution.restart(&choice.config, choice.running.as_ref()),
-        socket: choice.running.as_ref().and_then(|it| it.socket.clone()),
-        containerd: choice.running.and_then(|it| it.program).and_then(|it| program(&root, &it)),
-        ..Files::of(root.path(&choice.config))
+        containerd: running.and_then(|it| program(&root, it)),
+        ..Files::of(Engine::Containerd, root.path(&choice.config)).of_distribution(&choice)
     };
     let name = file_name(&target.name);
-    match way {
-        Way::GoTemplate if target.drop_in.is_none() => go_template(files, &name).map(Base::Known),
+    match choice.distribution.way {
+        Way::GoTemplate if target.drop_in.is_none() => Ok((go_template(files, &name)?, true)),
         Way::Template(template) => {
             let path =
                 files.main.with_file_name(Path::new(template).file_name().unwrap_or_default());
             if !path.is_file() {
                 bail!(
                     "there is no {path:?}, from which {} makes its file; nothing was changed",
-                    choice.distribution.name
+                    files.who()
                 );
             }
-            Ok(Base::Known(Files { main: path.clone(), ..files }.through(Kind::Own, path)))
+            Ok((Files { main: path.clone(), entry: path, ..files }, true))
         }
         Way::Parts { directory, managed } if target.drop_in.is_none() => {
             let text = file::read(&files.main)?.unwrap_or_default();
             if !text.contains(managed) {
-                return Ok(Base::Containerd(files));
+                return Ok((files, false));
             }
             let directory = root.path(Path::new(directory));
             let entry = directory.join(name);
             let is_imported = imported_directories(&files.main, &text).contains(&directory);
             let kind = if is_imported { Kind::Import { is_merged: true } } else { Kind::Part };
-            Ok(Base::Known(files.through(kind, entry)))
+            Ok((Files { kind, entry, ..files }, true))
         }
-        _ => Ok(Base::Containerd(files)),
+        _ => Ok((files, false)),
     }
 }
 
@@ -215,10 +196,10 @@ fn file_name(name: &str) -> String {
 
 /// The generated file tells its version, and whether it imports files that others wrote.
 fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
-    let who = files.distribution.map_or("", |it| it.name);
     let text = file::read(&files.main)?.with_context(|| {
         format!(
-            "{who} has not made {:?} yet; start it once, and configure again; nothing was changed",
+            "{} has not made {:?} yet; start it once, and configure again; nothing was changed",
+            files.who(),
             files.main
         )
     })?;
@@ -227,33 +208,31 @@ fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
     let beside =
         |directory: &PathBuf| files.main.parent().is_some_and(|it| directory.starts_with(it));
     let directory = imported_directories(&files.main, &text).into_iter().find(beside);
-    match directory {
-        Some(directory) if is_version_3 => {
-            let entry = directory.join(name);
-            Ok(files.through(Kind::Import { is_merged: true }, entry))
-        }
+    let (kind, entry) = match directory {
+        Some(directory) if is_version_3 => (Kind::Import { is_merged: true }, directory.join(name)),
         _ => {
             let template = if is_version_3 { "config-v3.toml.tmpl" } else { "config.toml.tmpl" };
-            let entry = files.main.with_file_name(template);
-            Ok(files.through(Kind::GoTemplate, entry))
+            (Kind::GoTemplate, files.main.with_file_name(template))
         }
+    };
+    Ok(Files { kind, entry, ..files })
+}
+
+fn entry_at(base: Files, entry: Option<PathBuf>) -> Files {
+    match entry.filter(|it| *it != base.main) {
+        Some(entry) => Files { kind: Kind::Import { is_merged: merges(&base) }, entry, ..base },
+        None => base,
     }
 }
 
-fn entry_at(base: Files, entry: PathBuf) -> anyhow::Result<Files> {
-    if entry == base.main {
-        return Ok(base);
-    }
-    let is_merged =
-        check::containerd_version(base.containerd.as_deref()).is_some_and(|it| it >= MERGES);
-    Ok(base.through(Kind::Import { is_merged }, entry))
+fn merges(files: &Files) -> bool {
+    check::containerd_version(files.containerd.as_deref()).is_some_and(|it| it >= MERGES)
 }
 
 /// The default place if containerd merges imports: a directory that its file imports, or `conf.d`
 /// beside the file. If the file was named with --config, nothing is written outside its directory.
 fn drop_in(base: &Files, target: &Target) -> Option<PathBuf> {
-    check::containerd_version(base.containerd.as_deref()).filter(|version| *version >= MERGES)?;
-    let text = file::read(&base.main).ok()??;
+    let text = file::read(&base.main).ok()?.filter(|_| merges(base))?;
     let beside = base.main.parent()?;
     let is_near = |it: &PathBuf| target.config.is_none() || it.starts_with(beside);
     let imported = imported_directories(&base.main, &text).into_iter().find(is_near);
@@ -314,7 +293,7 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
     for path in candidates {
         // The code that edits a file reports that the file cannot be read.
         let Ok(Some(text)) = file::read(&path) else { continue };
-        if named(Engine::Containerd, &text, name).is_some_and(super::edit::is_ours) {
+        if named(Engine::Containerd, &text, name).is_some_and(is_ours) {
             return Ok(Some(path));
         }
     }

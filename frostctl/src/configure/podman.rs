@@ -109,12 +109,8 @@ fn listed(
         return Ok(text.to_owned());
     }
     names.push(name);
-    match engine.get_mut(list.key) {
-        Some(item) => *item = Item::Value(names.into()),
-        None => {
-            engine.insert(list.key, Item::Value(names.into()));
-        }
-    }
+    // Replaced in place: an insert would lose the text around the key.
+    *engine.entry(list.key).or_insert(Item::None) = Item::Value(names.into());
     Ok(document.to_string())
 }
 

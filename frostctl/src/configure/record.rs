@@ -96,8 +96,12 @@ impl Record {
         std::iter::once(&self.binary).chain(&self.former).map(PathBuf::from)
     }
 
-    /// Also saves the previous text as a separate file, for people, and returns its path.
-    pub(crate) fn save(&self) -> anyhow::Result<Option<PathBuf>> {
+    /// The previous text as a file of its own, for people.
+    pub(super) fn backup(&self) -> Option<PathBuf> {
+        self.before.as_ref().map(|_| location(&self.path, &self.name, "before"))
+    }
+
+    pub(super) fn save(&self) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         if text.len() as u64 > file::MAX_BYTES {
             bail!(
@@ -110,12 +114,10 @@ impl Record {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).with_context(
             || format!("cannot make {directory:?} for the backup; nothing was changed"),
         )?;
-        let backup = location(&self.path, &self.name, "before");
-        if let Some(before) = &self.before {
+        if let (Some(backup), Some(before)) = (self.backup(), &self.before) {
             write(&backup, before)?;
         }
-        write(&location(&self.path, &self.name, "json"), &text)?;
-        Ok(self.before.is_some().then_some(backup))
+        write(&location(&self.path, &self.name, "json"), &text)
     }
 
     pub(crate) fn forget(&self) -> anyhow::Result<()> {

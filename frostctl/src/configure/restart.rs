@@ -14,9 +14,9 @@ use super::arguments::Target;
 use super::edit::is_ours;
 use super::engine::Engine;
 use super::files::Files;
-use super::interrupt::Held;
 use super::layout::{self, Layout};
 use super::toml_file;
+use crate::held::Held;
 use crate::loaded::{self, Owed, Unasked};
 use crate::node::containerd::{self, SOCKET};
 use crate::node::crio;
@@ -71,28 +71,6 @@ pub(super) struct Restart<'a> {
     pub(super) command: String,
     /// The socket at which it answers.
     socket: PathBuf,
-}
-
-/// `None` for an engine without a daemon. `usual`: the command that makes it load the change.
-pub(super) fn plan<'a>(
-    engine: Engine,
-    name: &'a str,
-    files: &Files,
-    command: Option<&str>,
-    usual: Option<&'static str>,
-    effective: Option<&DocumentMut>,
-) -> anyhow::Result<Option<Restart<'a>>> {
-    let command = match command {
-        Some(command) => Some(command.to_owned()).filter(|_| usual.is_some()),
-        None => files.restart(usual).context("nothing was changed")?,
-    };
-    let Some(command) = command else { return Ok(None) };
-    let said = effective.filter(|_| engine == Engine::Containerd).and_then(layout::socket);
-    let socket = match engine {
-        Engine::Crio => crio::socket(),
-        _ => files.known_socket().or(said.map(PathBuf::from)).unwrap_or_else(|| SOCKET.into()),
-    };
-    Ok(Some(Restart { engine, name, command, socket }))
 }
 
 impl Restart<'_> {
@@ -248,26 +226,30 @@ fn crio_status(name: &str) -> Option<bool> {
     Some(layout.entry(&document, name).is_some_and(Item::is_table_like))
 }
 
-impl Files {
-    /// The socket that it was told, or the distribution's if its file names none.
-    fn known_socket(&self) -> Option<PathBuf> {
-        let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
-        self.socket.clone().or_else(|| known.map(PathBuf::from))
-    }
-}
-
 impl Target {
+    /// `None` for an engine without a daemon, or if no restart was asked for. `usual`: the command
+    /// that makes it load the change. `effective`: what its containerd reads.
     pub(super) fn restart_plan<'a>(
         &'a self,
         files: &Files,
         usual: Option<&'static str>,
         effective: Option<&DocumentMut>,
     ) -> anyhow::Result<Option<Restart<'a>>> {
-        let command = self.restart_command.as_deref();
-        match self.restart {
-            true => plan(self.runtime, &self.name, files, command, usual, effective),
-            false => Ok(None),
-        }
+        let command = match &self.restart_command {
+            _ if !self.restart => None,
+            Some(command) => usual.map(|_| command.clone()),
+            None => files.restart(usual).context("nothing was changed")?,
+        };
+        let said = || effective.and_then(layout::socket).map(PathBuf::from);
+        Ok(command.map(|command| Restart {
+            engine: self.runtime,
+            name: &self.name,
+            command,
+            socket: match self.runtime {
+                Engine::Crio => crio::socket(),
+                _ => files.known_socket().or_else(said).unwrap_or_else(|| SOCKET.into()),
+            },
+        }))
     }
 }
 

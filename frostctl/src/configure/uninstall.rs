@@ -108,7 +108,6 @@ impl Uninstall {
         let removals: Vec<Removal> = taken_out
             .iter()
             .map(|(record, files)| Removal {
-                engine: record.engine,
                 name: &record.name,
                 files,
                 force: true,
