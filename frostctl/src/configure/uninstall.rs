@@ -1,5 +1,6 @@
 //! `frostctl uninstall`: the binary is removed only when nobody calls it any more.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -132,23 +133,17 @@ impl Uninstall {
         // frostlock-crun runs crun: the link in its place must lead to crun, too.
         let (directly, by_links): (Vec<&Caller>, Vec<&Caller>) =
             callers.iter().partition(|caller| is_direct(&caller.named, &path));
-        let mut aliases: Vec<&Path> = by_links.iter().map(|it| it.named.as_path()).collect();
-        aliases.sort();
-        aliases.dedup();
-        let other_links = aliases.into_iter().map(link).collect::<anyhow::Result<Vec<Link>>>()?;
-        let runtime = if directly.is_empty() { None } else { Some(runtime(&path)?) };
-        // A link from an earlier uninstall is already as it should be.
-        let is_link = |at: &Path, to: &Path| std::fs::read_link(at).is_ok_and(|it| it == to);
-        let goes_now = match &runtime {
-            Some(runtime) => !is_link(&path, runtime),
-            None => path.symlink_metadata().is_ok(),
-        };
-        let links_change = other_links.iter().any(|it| !is_link(&it.path, &it.to));
+        let aliases: BTreeSet<&Path> = by_links.iter().map(|it| it.named.as_path()).collect();
+        let other_links =
+            aliases.into_iter().map(Link::at).collect::<anyhow::Result<Vec<Link>>>()?;
+        let own_link = directly.first().map(|_| Link::at(&path)).transpose()?;
+        let removed = own_link.is_none() && path.symlink_metadata().is_ok();
+        let links = || other_links.iter().chain(&own_link);
+        let links_change = !links().all(Link::is_made);
         if !self.dry_run {
-            other_links.iter().try_for_each(|link| replace_by_link(&link.path, &link.to))?;
-            match &runtime {
-                Some(runtime) => replace_by_link(&path, runtime)?,
-                None => file::remove(&path)?,
+            links().try_for_each(Link::make)?;
+            if own_link.is_none() {
+                file::remove(&path)?;
             }
         }
         let is_called = !callers.is_empty();
@@ -159,7 +154,7 @@ impl Uninstall {
         if !self.dry_run {
             purge::remove(&purged)?;
         }
-        let would_change = goes_now
+        let would_change = removed
             || links_change
             || !purged.is_empty()
             || configurations.iter().any(Report::changes);
@@ -167,8 +162,8 @@ impl Uninstall {
             dry_run: self.dry_run,
             configurations,
             binary: path,
-            removed: runtime.is_none() && goes_now,
-            link_to: runtime,
+            removed,
+            link_to: own_link.map(|it| it.to),
             other_links,
             called_by: callers.into_iter().map(|caller| caller.who).collect(),
             purged,
@@ -262,95 +257,88 @@ fn is_unused(removals: &[Removal<'_>], binary: &Path) -> anyhow::Result<()> {
 /// What a running containerd, CRI-O or dockerd has loaded, whatever its files say now: without the
 /// binary, none of its containers would start.
 fn loaded(binary: &Path) -> Vec<Caller> {
-    let cri = engines()
-        .into_iter()
-        .filter(|it| it.runs || it.socket.exists())
-        .flat_map(|it| it.calls(it.ask(), binary));
-    cri.chain(dockers(binary)).collect()
+    let all = daemons().into_iter().filter(|it| it.runs || it.socket.exists());
+    all.flat_map(|it| it.calls(it.ask(), binary)).collect()
 }
 
 type Programs = Vec<(String, PathBuf)>;
 
-/// After a reload dockerd keeps a runtime that is no longer in its file.
-fn dockers(binary: &Path) -> Vec<Caller> {
-    let running = docker::listening();
-    let usual = PathBuf::from(docker::SOCKET);
-    let usual = Some(usual).filter(|it| !running.contains(it));
-    let daemon = |socket, runs| Daemon { name: "dockerd", socket, runs };
-    let all =
-        running.into_iter().map(|it| daemon(it, true)).chain(usual.map(|it| daemon(it, false)));
-    let calls = |it: Daemon| match docker::ask(&it.socket) {
-        Ok(None) if !it.runs => Vec::new(),
-        Ok(info) => {
-            let programs = info.as_ref().and_then(docker::programs);
-            it.calls(programs.ok_or_else(|| Unasked::Untold(Vec::new())), binary)
-        }
-        Err(why) => it.calls(Err(Unasked::NoAnswer(why.to_string())), binary),
-    };
-    all.flat_map(calls).collect()
-}
-
 /// An engine that may answer.
 struct Daemon {
-    name: &'static str,
+    engine: Engine,
     socket: PathBuf,
     runs: bool,
 }
 
 /// Engines that run, at the sockets that they were told, and any that listens at a usual socket.
-fn engines() -> Vec<Daemon> {
-    let containerd = |socket, runs| Daemon { name: "containerd", socket, runs };
-    let told = containerd::listening();
-    let usual = SOCKETS.map(PathBuf::from).into_iter().filter(|it| !told.contains(it));
-    let usual: Vec<Daemon> = usual.map(|socket| containerd(socket, false)).collect();
-    let running = processes::read(&Root::default());
-    let runs = running.iter().any(|it| it.comm == "crio" && it.is_here);
-    let crio = Daemon { name: "CRI-O", socket: crio::socket(), runs };
-    told.into_iter().map(|socket| containerd(socket, true)).chain(usual).chain([crio]).collect()
+fn daemons() -> Vec<Daemon> {
+    let of = |engine, told: Vec<PathBuf>, usual: &[&str]| -> Vec<Daemon> {
+        let usual = usual.iter().map(PathBuf::from).filter(|it| !told.contains(it));
+        let usual: Vec<Daemon> =
+            usual.map(|socket| Daemon { engine, socket, runs: false }).collect();
+        let told = told.into_iter().map(|socket| Daemon { engine, socket, runs: true });
+        told.chain(usual).collect()
+    };
+    let running = processes::named(&Root::default(), &["crio"]);
+    let runs = running.iter().any(|it| it.is_here);
+    let crio = Daemon { engine: Engine::Crio, socket: crio::socket(), runs };
+    let mut all = of(Engine::Containerd, containerd::listening(), &SOCKETS);
+    all.push(crio);
+    all.extend(of(Engine::Docker, docker::listening(), &[docker::SOCKET]));
+    all
 }
 
 impl Daemon {
-    /// A CRI-O whose answer has no configuration tells its own command.
     fn ask(&self) -> Result<Programs, Unasked> {
-        let named = |it: Handler| Some((it.name, it.binary?));
+        if self.engine == Engine::Docker {
+            return self.ask_docker();
+        }
         match crate::loaded::ask(&self.socket) {
-            Ok(handlers) => Ok(handlers.into_iter().filter_map(named).collect()),
-            Err(Unasked::Untold(names)) if self.name == "CRI-O" => {
+            Ok(handlers) => Ok(programs(handlers)),
+            // A CRI-O whose answer has no configuration tells its own command.
+            Err(Unasked::Untold(names)) if self.engine == Engine::Crio => {
                 let said = restart::crio_status_config().ok_or(Unasked::Untold(names))?;
-                Ok(programs(Engine::Crio, &said))
+                Ok(programs(layout::handlers(Engine::Crio, &said)))
             }
             Err(why) => Err(why),
         }
     }
 
-    /// An engine that runs and does not tell may have it.
-    fn calls(&self, programs: Result<Programs, Unasked>, binary: &Path) -> Vec<Caller> {
-        match programs {
-            Ok(programs) => self.has_loaded(programs, binary),
-            Err(Unasked::NoCri) => Vec::new(),
-            Err(_) if self.runs => vec![self.may_have_loaded(binary)],
-            Err(_) => Vec::new(),
-        }
+    /// After a reload dockerd keeps a runtime that is no longer in its file.
+    fn ask_docker(&self) -> Result<Programs, Unasked> {
+        let info = docker::ask(&self.socket).map_err(|why| Unasked::NoAnswer(why.to_string()))?;
+        info.as_ref().and_then(docker::programs).ok_or(Unasked::Untold(Vec::new()))
     }
 
-    fn has_loaded(&self, programs: Programs, binary: &Path) -> Vec<Caller> {
-        let ours = programs.into_iter().filter(|(_, named)| live::leads_over(named, binary));
+    fn calls(&self, programs: Result<Programs, Unasked>, binary: &Path) -> Vec<Caller> {
         let caller = |(name, named)| {
             let who = format!("{self}, which has the runtime {name} loaded until it is restarted");
             Caller { who, named }
         };
-        ours.map(caller).collect()
-    }
-
-    fn may_have_loaded(&self, binary: &Path) -> Caller {
-        let who = format!("{self}, perhaps: it does not say what it has loaded");
-        Caller { who, named: binary.to_owned() }
+        match programs {
+            Ok(programs) => {
+                let ours = programs.into_iter().filter(|(_, it)| live::leads_over(it, binary));
+                ours.map(caller).collect()
+            }
+            Err(Unasked::NoCri) => Vec::new(),
+            // An engine that runs and does not tell may have it.
+            Err(_) if self.runs => {
+                let who = format!("{self}, perhaps: it does not say what it has loaded");
+                vec![Caller { who, named: binary.to_owned() }]
+            }
+            Err(_) => Vec::new(),
+        }
     }
 }
 
 impl std::fmt::Display for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the {} at {}", self.name, self.socket.display())
+        let program = match self.engine {
+            Engine::Docker => "dockerd",
+            Engine::Crio => "CRI-O",
+            engine => engine.name(),
+        };
+        write!(f, "the {program} at {}", self.socket.display())
     }
 }
 
@@ -374,7 +362,7 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
             continue;
         }
         let text = file::read(&path).ok().flatten().unwrap_or_default();
-        let named = programs(engine, &text).into_iter().map(|(_, named)| named);
+        let named = layout::handlers(engine, &text).into_iter().filter_map(|it| it.binary);
         let who = format!("the configuration {}, which was edited by hand", path.display());
         let ours = named.filter(|named| live::leads_over(named, binary));
         found.extend(ours.map(|named| Caller { who: who.clone(), named }));
@@ -382,21 +370,13 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
     found
 }
 
-/// The programs of all runtimes in a configuration, by the runtimes' names.
-fn programs(engine: Engine, text: &str) -> Programs {
-    layout::handlers(engine, text)
-        .into_iter()
-        .filter_map(|it| Some((it.name, it.binary?)))
-        .collect()
+fn programs(handlers: Vec<Handler>) -> Programs {
+    handlers.into_iter().filter_map(|it| Some((it.name, it.binary?))).collect()
 }
 
 /// Whether the path is the binary's own, or its bare name.
 fn is_direct(named: &Path, binary: &Path) -> bool {
     !named.is_absolute() || !named.is_symlink() || live::leads_over(binary, named)
-}
-
-fn link(path: &Path) -> anyhow::Result<Link> {
-    Ok(Link { path: path.to_owned(), to: runtime(path)? })
 }
 
 /// The runtime to which the remaining link points.
@@ -408,18 +388,30 @@ fn runtime(path: &Path) -> anyhow::Result<PathBuf> {
     binary::runtime_of(text, None)
 }
 
-/// In one step: at every moment there is something to call.
-fn replace_by_link(path: &Path, runtime: &Path) -> anyhow::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let temporary = directory.join(format!(".frostctl-link-{}", std::process::id()));
-    file::remove(&temporary)?;
-    std::os::unix::fs::symlink(runtime, &temporary)
-        .with_context(|| format!("cannot make a link in {directory:?}"))?;
-    if let Err(error) = std::fs::rename(&temporary, path) {
-        file::remove(&temporary)?;
-        bail!("cannot replace {path:?} by a link to {runtime:?}: {error}");
+impl Link {
+    fn at(path: &Path) -> anyhow::Result<Link> {
+        Ok(Link { path: path.to_owned(), to: runtime(path)? })
     }
-    file::sync_directory(directory)
+
+    /// As an earlier uninstall has made it.
+    fn is_made(&self) -> bool {
+        std::fs::read_link(&self.path).is_ok_and(|it| it == self.to)
+    }
+
+    /// In one step: at every moment there is something to call.
+    fn make(&self) -> anyhow::Result<()> {
+        let Link { path, to } = self;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let temporary = directory.join(format!(".frostctl-link-{}", std::process::id()));
+        file::remove(&temporary)?;
+        std::os::unix::fs::symlink(to, &temporary)
+            .with_context(|| format!("cannot make a link in {directory:?}"))?;
+        if let Err(error) = std::fs::rename(&temporary, path) {
+            file::remove(&temporary)?;
+            bail!("cannot replace {path:?} by a link to {to:?}: {error}");
+        }
+        file::sync_directory(directory)
+    }
 }
 
 impl Done {
@@ -472,20 +464,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_programs_of_a_configuration_are_found_whatever_its_quotes() {
-        let runtime = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.x.options]";
-        let text = format!("version = 3\n{runtime}\nBinaryName = '/x/frostlock'\n");
-        let named = |path: &str| vec![("x".to_owned(), PathBuf::from(path))];
-        assert_eq!(programs(Engine::Containerd, &text), named("/x/frostlock"));
-        let text = r#"{"runtimes": {"x": {"path": "frostlock"}}}"#;
-        assert_eq!(programs(Engine::Docker, text), named("frostlock"));
-    }
-
-    #[test]
     fn an_engine_that_runs_and_does_not_tell_may_have_it_loaded() {
         let binary = Path::new("/x/frostlock");
         let calls = |runs, programs: Result<&[&str], Unasked>| {
-            let daemon = Daemon { name: "dockerd", socket: "/s".into(), runs };
+            let daemon = Daemon { engine: Engine::Docker, socket: "/s".into(), runs };
             let named = |all: &[&str]| all.iter().map(|it| ("r".to_owned(), it.into())).collect();
             let found = daemon.calls(programs.map(named), binary);
             found.into_iter().map(|it| it.who).collect::<String>()
