@@ -74,16 +74,16 @@ struct Done {
 }
 
 impl Switch {
+    fn on(state: &StateDir) -> Switch {
+        Switch { path: state.kill_switch(), is_off: false, since: None, reason: None }
+    }
+
     /// An error means that it cannot be seen; this user's wrapper then treats it as on.
     pub(crate) fn read(state: &StateDir) -> io::Result<Switch> {
         let path = state.kill_switch();
         let metadata = match std::fs::metadata(&path) {
             Ok(metadata) => metadata,
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                return Ok(Switch { path, is_off: false, since: None, reason: None });
-            }
+            Err(error) if is_missing(&error) => return Ok(Switch::on(state)),
             Err(error) => return Err(error),
         };
         let since = metadata.modified().ok();
@@ -91,6 +91,10 @@ impl Switch {
         let reason = if metadata.is_file() { reason(&path) } else { None };
         Ok(Switch { path, is_off: true, since: since.map(|it| it.as_secs()), reason })
     }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn reason(path: &Path) -> Option<String> {
@@ -119,10 +123,8 @@ impl Off {
                 switch.path.display()
             );
         }
-        let also = others("off", &state, |it| create(it).map(drop))?;
-        let done = Done { switch, changed, also };
-        output.print(&done, |out| done.write(out))?;
-        Ok(Exit::Clean)
+        let also = others("off", &state, create)?;
+        Done { switch, changed, also }.print(output)
     }
 }
 
@@ -131,11 +133,8 @@ impl On {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let state = ours("on")?;
         let changed = remove(&state).with_context(|| cannot("on", &state))?;
-        let switch = Switch { path: state.kill_switch(), is_off: false, since: None, reason: None };
-        let also = others("on", &state, |it| remove(it).map(drop))?;
-        let done = Done { switch, changed, also };
-        output.print(&done, |out| done.write(out))?;
-        Ok(Exit::Clean)
+        let also = others("on", &state, remove)?;
+        Done { switch: Switch::on(&state), changed, also }.print(output)
     }
 }
 
@@ -143,7 +142,7 @@ impl On {
 fn others(
     word: &str,
     own: &StateDir,
-    switch: impl Fn(&StateDir) -> io::Result<()>,
+    switch: fn(&StateDir) -> io::Result<bool>,
 ) -> anyhow::Result<Vec<PathBuf>> {
     let is_alone = std::env::var_os(STATE_DIR).is_some();
     let mut done = Vec::new();
@@ -163,9 +162,7 @@ fn others(
 fn remove(state: &StateDir) -> io::Result<bool> {
     match std::fs::remove_file(state.kill_switch()) {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(false)
-        }
+        Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -220,6 +217,11 @@ fn write(state: &StateDir, reason: &str) -> io::Result<()> {
 }
 
 impl Done {
+    fn print(&self, output: &Output) -> anyhow::Result<Exit> {
+        output.print(self, |out| self.write(out))?;
+        Ok(Exit::Clean)
+    }
+
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let path = plain(&self.switch.path.to_string_lossy());
         match (self.switch.is_off, self.changed) {
