@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Off(switch::Off),
     On(switch::On),
+    /// Check the wrapper's configuration, or show the values in effect
+    #[command(subcommand)]
     Config(config::Command),
     Selftest(selftest::Selftest),
     Paths(paths::Paths),

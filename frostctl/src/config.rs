@@ -17,15 +17,8 @@ use state::state_dir::StateDir;
 use crate::exit::Exit;
 use crate::output::{Output, fitted, note, plain, table};
 
-/// Check the wrapper's configuration, or show the values in effect
-#[derive(Debug, clap::Args)]
-pub(crate) struct Command {
-    #[command(subcommand)]
-    action: Action,
-}
-
 #[derive(Debug, clap::Subcommand)]
-enum Action {
+pub(crate) enum Command {
     Check(Check),
     Show(Show),
 }
@@ -38,7 +31,7 @@ enum Action {
 /// Exit status: 0 nothing is wrong, or there is no file; 1 something is wrong; 3 the file cannot be
 /// read.
 #[derive(Debug, clap::Args)]
-struct Check {
+pub(crate) struct Check {
     /// The file; by default FROSTLOCK_CONFIG, else /etc/frostlock/config.toml
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -49,7 +42,7 @@ struct Check {
 /// Exit status: 0 shown; 1 shown, and something is wrong with the file (config check says what);
 /// 3 the file cannot be read.
 #[derive(Debug, clap::Args)]
-struct Show {
+pub(crate) struct Show {
     /// Only the keys that the file or the environment sets
     #[arg(long)]
     set: bool,
@@ -87,36 +80,21 @@ struct Key {
     value: String,
     default: String,
     range: Option<String>,
-    source: Source,
+    /// Where the value comes from.
+    source: &'static str,
 }
 
-/// Where a value comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Source {
-    Default,
-    File,
-    Environment,
-    /// The runtime that the file names cannot be used.
-    Search,
-}
-
-impl Source {
-    fn as_str(self) -> &'static str {
-        match self {
-            Source::Default => "default",
-            Source::File => "file",
-            Source::Environment => "environment",
-            Source::Search => "search",
-        }
-    }
-}
+const DEFAULT: &str = "default";
+const FILE: &str = "file";
+const ENVIRONMENT: &str = "environment";
+/// The runtime that the file names cannot be used.
+const SEARCH: &str = "search";
 
 impl Command {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
-        match &self.action {
-            Action::Check(it) => it.run(output),
-            Action::Show(it) => it.run(output),
+        match self {
+            Command::Check(it) => it.run(output),
+            Command::Show(it) => it.run(output),
         }
     }
 }
@@ -125,9 +103,10 @@ impl Check {
     fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let file = self.file.clone().unwrap_or_else(config::path);
         let text = read(&file, self.file.is_some())?;
-        let reading = Config::read(text.as_deref().unwrap_or_default());
-        let mistakes = wrongs(text.as_deref().unwrap_or_default(), &reading);
-        let checked = Checked { file, is_there: text.is_some(), mistakes };
+        let is_there = text.is_some();
+        let text = text.unwrap_or_default();
+        let mistakes = wrongs(&text, &Config::read(&text));
+        let checked = Checked { file, is_there, mistakes };
         output.print(&checked, |out| checked.write(out))?;
         Ok(if checked.mistakes.is_empty() { Exit::Clean } else { Exit::Found })
     }
@@ -141,7 +120,7 @@ impl Show {
         let mistakes = wrongs(text.as_deref().unwrap_or_default(), &reading).len();
         let mut keys = keys(&reading);
         if self.set {
-            keys.retain(|key| key.source != Source::Default);
+            keys.retain(|key| key.source != DEFAULT);
         }
         let shown = Shown { file, is_there: text.is_some(), keys, mistakes };
         output.print(&shown, |out| shown.write(out))?;
@@ -206,7 +185,7 @@ fn keys(reading: &Reading) -> Vec<Key> {
     let mut keys: Vec<Key> = settings
         .into_iter()
         .map(|it| Key {
-            source: if reading.set.contains(&it.name) { Source::File } else { Source::Default },
+            source: if reading.set.contains(&it.name) { FILE } else { DEFAULT },
             value: it.value.unwrap_or_else(|| "unset".to_owned()),
             key: it.name,
             default: it.default,
@@ -228,12 +207,12 @@ impl Key {
     fn runtime(&mut self, config: &Config) {
         let env = std::env::var_os("FROSTLOCK_RUNTIME").filter(|name| !name.is_empty());
         if env.is_some() {
-            self.source = Source::Environment;
+            self.source = ENVIRONMENT;
         }
         match runtime(config, OsStr::new("frostlock"), env).find_or_fall_back() {
             Ok(found) => {
                 if found.fell_back.is_some() {
-                    self.source = Source::Search;
+                    self.source = SEARCH;
                 }
                 self.value = format!("{:?}", found.path.display().to_string());
             }
@@ -316,13 +295,7 @@ impl Shown {
         let mut rows = table(["key", "value", "default", "from", "range"]);
         for key in &self.keys {
             let range = key.range.clone().unwrap_or_default();
-            rows.add_row([
-                &*key.key,
-                &plain(&key.value),
-                &key.default,
-                key.source.as_str(),
-                &range,
-            ]);
+            rows.add_row([&*key.key, &plain(&key.value), &key.default, key.source, &range]);
         }
         writeln!(out, "{}", fitted(&mut rows))
     }
@@ -384,8 +357,8 @@ mod tests {
             let key = keys.iter().find(|it| it.key == name).unwrap();
             (&*key.value, key.source)
         };
-        assert_eq!(of("mode"), ("\"lock\"", Source::File));
-        assert_eq!(of("lock.shared_wait_ms"), ("500", Source::File));
-        assert_eq!(of("lock.exclusive_wait_ms"), ("1000", Source::Default));
+        assert_eq!(of("mode"), ("\"lock\"", FILE));
+        assert_eq!(of("lock.shared_wait_ms"), ("500", FILE));
+        assert_eq!(of("lock.exclusive_wait_ms"), ("1000", DEFAULT));
     }
 }
