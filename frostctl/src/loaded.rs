@@ -1,7 +1,7 @@
 //! What the running containerd or CRI-O has loaded. The process is asked over CRI, since its file
 //! may have been edited after it started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,9 +187,7 @@ pub(crate) fn owed(
 
 fn other_options(configured: &Handler, loaded: &Handler) -> Vec<Owed> {
     let (file, process) = (&configured.options, &loaded.options);
-    let mut names: Vec<&String> = file.keys().chain(process.keys()).collect();
-    names.sort();
-    names.dedup();
+    let names: BTreeSet<&String> = file.keys().chain(process.keys()).collect();
     let other = names.into_iter().filter(|it| file.get(*it) != process.get(*it));
     other
         .map(|option| Owed::OtherOption {

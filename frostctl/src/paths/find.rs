@@ -76,12 +76,8 @@ pub(super) fn roots(more: &[PathBuf]) -> Vec<PathBuf> {
 
 pub(super) fn find(query: &Query, cgroups: &Cgroups, more: &[PathBuf]) -> Vec<Found> {
     let mut found: BTreeMap<Identity, Found> = BTreeMap::new();
-    let all = recorded().into_iter().chain(of_runtimes(cgroups, more));
-    for it in all {
-        merge(&mut found, it);
-    }
-    let tree = Tree::read(&Root::default(), cgroups);
-    for it in of_tree(&tree) {
+    let tree = || of_tree(&Tree::read(&Root::default(), cgroups));
+    for it in [recorded(), of_runtimes(cgroups, more), tree()].into_iter().flatten() {
         merge(&mut found, it);
     }
     // A pod's name is known only from its containers.
