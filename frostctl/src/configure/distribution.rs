@@ -160,7 +160,6 @@ pub(crate) fn of_image(config: &Path) -> Option<String> {
 /// A containerd that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Running {
-    pub(crate) pid: i32,
     pub(crate) config: PathBuf,
     /// Where it was told to listen, if it was told.
     pub(crate) socket: Option<PathBuf>,
@@ -298,7 +297,7 @@ mod tests {
 
     fn running(config: &str, program: &str) -> Running {
         let (socket, unit) = (None, None);
-        Running { pid: 7, config: config.into(), socket, unit, program: Some(program.into()) }
+        Running { config: config.into(), socket, unit, program: Some(program.into()) }
     }
 
     fn seen(os: &str, there: &[&'static str], running: &[Running]) -> Seen {

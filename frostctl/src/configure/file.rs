@@ -105,6 +105,14 @@ fn take_over(file: &File, old: Option<&Metadata>) -> std::io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
+/// What is in the directory, in the order of the names; nothing if it cannot be read.
+pub(super) fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
 /// Where a symlink leads, even if its target does not exist yet.
 fn resolve(path: &Path) -> anyhow::Result<PathBuf> {
     match path.canonicalize() {

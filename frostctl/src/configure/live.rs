@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use cgroup::process;
 
 use super::engine::Engine;
+use super::file::entries;
 use crate::output;
 
 /// Where the bundles of containerd are, and of the containerd that dockerd may start itself. For
@@ -218,13 +219,6 @@ pub(crate) fn leads_over(named: &Path, binary: &Path) -> bool {
 /// The path with the symlinks of its directory resolved, but not its last part.
 fn place(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    paths
 }
 
 fn last(path: &Path) -> String {

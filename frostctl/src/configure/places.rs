@@ -263,17 +263,12 @@ pub(super) fn imported(main: &Path, text: &str) -> Vec<PathBuf> {
             found.push(import);
             continue;
         };
-        let entries = import.parent().and_then(|it| std::fs::read_dir(it).ok());
-        let mut paths: Vec<PathBuf> =
-            entries.into_iter().flatten().flatten().map(|it| it.path()).collect();
-        paths.retain(|path| {
+        let is_meant = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.len() >= before.len() + after.len()
-                && name.starts_with(before)
-                && name.ends_with(after)
-        });
-        paths.sort();
-        found.extend(paths);
+            name.strip_prefix(before).is_some_and(|rest| rest.ends_with(after))
+        };
+        let all = import.parent().map(file::entries).unwrap_or_default();
+        found.extend(all.into_iter().filter(is_meant));
     }
     found
 }

@@ -130,11 +130,8 @@ fn unlisted(text: &str, name: &str, list: &List) -> anyhow::Result<String> {
 
 /// What podman would have without our file.
 fn elsewhere(ours: &Path, list: &List) -> anyhow::Result<Array> {
-    let mut drop_ins: Vec<PathBuf> = std::fs::read_dir(DROP_INS)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    drop_ins.retain(|path| path.extension().is_some_and(|it| it == "conf") && path != ours);
-    drop_ins.sort();
+    let is_read = |path: &PathBuf| path.extension().is_some_and(|it| it == "conf") && path != ours;
+    let drop_ins = file::entries(Path::new(DROP_INS)).into_iter().filter(is_read);
     let mut last = Array::from_iter(list.built_in.iter().copied());
     for path in FILES.into_iter().map(PathBuf::from).chain(drop_ins) {
         let Some(text) = file::read(&path)? else { continue };

@@ -45,53 +45,39 @@ pub(super) struct Left {
     pub(super) is_theirs: bool,
 }
 
-fn ours(path: PathBuf, what: &'static str) -> Left {
-    Left { path, what, is_theirs: false }
-}
-
 /// All that exists, in the order of removal.
 pub(super) fn left(binary: &Path) -> Vec<Left> {
     let state = StateDir::from_env();
-    let (config, _) = Config::load();
-    let mut all: Vec<Left> =
-        known(state.path(), STATE).into_iter().map(|it| ours(it, "state")).collect();
-    if let Some(history) = History::of(&config, &state) {
-        all.extend(known(history.directory(), HISTORY).into_iter().map(|it| ours(it, "journal")));
-    }
-    let kept = if std::env::var_os("FROSTLOCK_STATE_DIR").is_some() {
-        Vec::new()
-    } else {
-        known(Path::new(COUNTERS), &["metrics."])
-    };
-    all.extend(kept.into_iter().map(|it| ours(it, "counters")));
-    all.extend(backups().into_iter().map(|it| ours(it, "backup")));
+    let history = History::of(&Config::load().0, &state);
     let directory = binary.parent().unwrap_or(Path::new("/"));
-    for name in [".frostlock.new", ".frostctl.new"] {
-        all.extend(
-            Some(directory.join(name)).filter(|it| it.exists()).map(|it| ours(it, "program")),
-        );
-    }
-    if let Some(prefix) = directory.parent().filter(|_| directory.ends_with("bin")) {
-        for (directory, name) in SHARED {
-            all.extend(
-                known(&prefix.join(directory), &[name])
-                    .into_iter()
-                    .map(|it| ours(it, "pages and completions")),
-            );
-        }
-    }
-    all.extend(own_program(directory).map(|it| ours(it, "program")));
-    let theirs = known(Path::new(SETTINGS), &[""]).into_iter().map(|it| (it, "settings"));
-    let units =
-        known(Path::new(UNITS), &["frostctl-"]).into_iter().map(|it| (it, "unit of systemd"));
-    all.extend(theirs.chain(units).map(|(path, what)| Left { path, what, is_theirs: true }));
-    all
+    let prefix = directory.parent().filter(|_| directory.ends_with("bin"));
+    let is_named = std::env::var_os("FROSTLOCK_STATE_DIR").is_some();
+    let ours = [
+        ("state", known(state.path(), STATE)),
+        ("journal", history.map(|it| known(it.directory(), HISTORY)).unwrap_or_default()),
+        ("counters", if is_named { Vec::new() } else { known(COUNTERS, &["metrics."]) }),
+        ("backup", backups()),
+        ("program", known(directory, &[".frostlock.new", ".frostctl.new"])),
+        ("pages and completions", prefix.map(shared).unwrap_or_default()),
+        ("program", own_program(directory).into_iter().collect()),
+    ];
+    let theirs =
+        [("settings", known(SETTINGS, &[""])), ("unit of systemd", known(UNITS, &["frostctl-"]))];
+    let of = |is_theirs, (what, paths): (&'static str, Vec<PathBuf>)| {
+        paths.into_iter().map(move |path| Left { path, what, is_theirs })
+    };
+    let ours = ours.into_iter().flat_map(|it| of(false, it));
+    ours.chain(theirs.into_iter().flat_map(|it| of(true, it))).collect()
+}
+
+fn shared(prefix: &Path) -> Vec<PathBuf> {
+    SHARED.iter().flat_map(|(directory, name)| known(prefix.join(directory), &[name])).collect()
 }
 
 /// Everything in the directory whose name makes it ours. In a directory that somebody else named,
 /// only files that we write.
 fn backups() -> Vec<PathBuf> {
-    let mut all = known(&record::directory(), &[""]);
+    let mut all = known(record::directory(), &[""]);
     if std::env::var_os("FROSTCTL_STATE_DIR").is_some() {
         let is_ours = |it: &PathBuf| {
             let name = it.file_name().unwrap_or_default().to_string_lossy();
@@ -109,18 +95,16 @@ fn own_program(directory: &Path) -> Option<PathBuf> {
 }
 
 /// Files with these names. A name that ends with a dot or a dash, or is empty, is a prefix.
-fn known(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
+fn known(directory: impl AsRef<Path>, names: &[&str]) -> Vec<PathBuf> {
     let is_known = |name: &str| {
         names.iter().any(|known| match known.is_empty() || known.ends_with(['.', '-']) {
             true => name.starts_with(known),
             false => name == *known,
         })
     };
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let entries = entries.filter(|entry| is_known(&entry.file_name().to_string_lossy()));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    paths
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let entries = file::entries(directory.as_ref()).into_iter();
+    entries.filter(|path| is_known(&name(path))).collect()
 }
 
 /// Why nothing may be removed yet: the state still has notes that undo something.
@@ -199,10 +183,9 @@ fn hooks_in(directory: &Path, binary: &Path) -> Vec<PathBuf> {
         let hook: serde_json::Value = serde_json::from_str(&text).ok()?;
         Some(live::leads_over(Path::new(hook["hook"]["path"].as_str()?), binary))
     };
-    let mut found = known(directory, &[""]);
-    found
-        .retain(|path| path.extension().is_some_and(|it| it == "json") && runs(path) == Some(true));
-    found
+    let is_hook = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
+    let hooks = file::entries(directory).into_iter().filter(is_hook);
+    hooks.filter(|path| runs(path) == Some(true)).collect()
 }
 
 #[cfg(test)]
