@@ -1,5 +1,9 @@
 //! What is found on the node to configure: its system, its files, the containerds that run.
 
+use std::path::Path;
+
+use cgroup::Membership;
+
 use super::distribution::{Running, Seen, places};
 use crate::node::root::Root;
 use crate::node::{containerd, processes};
@@ -35,19 +39,14 @@ fn running(root: &Root) -> Vec<Running> {
 /// `/system.slice/x.service`, or a delegated cgroup below it.
 fn unit(root: &Root, pid: i32) -> Option<String> {
     let text = root.read(format!("/proc/{pid}/cgroup")).ok()?;
-    let paths = text.lines().filter_map(|line| {
-        let (_, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(':')?;
-        matches!(controllers, "" | "name=systemd").then_some(path)
-    });
-    let services = paths.flat_map(|path| path.split('/').rev());
-    services.into_iter().find(|it| it.ends_with(".service")).map(str::to_owned)
+    let member = Membership::parse(text.as_bytes());
+    let paths = ["name=systemd", ""].into_iter().filter_map(|it| member.path(it));
+    let mut names = paths.flat_map(Path::ancestors).filter_map(|it| it.file_name()?.to_str());
+    names.find(|it| it.ends_with(".service")).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::node::containerd::PLAIN;
 
