@@ -60,6 +60,13 @@ pub(super) struct Found {
     pub(super) sources: BTreeSet<String>,
 }
 
+impl Found {
+    fn absorb(&mut self, same: Found) {
+        self.pid = self.pid.or(same.pid);
+        self.sources.extend(same.sources);
+    }
+}
+
 /// Where runtimes keep their state: for containerd and docker, by namespace.
 pub(super) fn roots(more: &[PathBuf]) -> Vec<PathBuf> {
     let ours = Surroundings::ours(&Proc::default());
@@ -95,12 +102,11 @@ fn chosen(query: &Query, found: Vec<Found>) -> Vec<Found> {
     for it in found {
         match chosen.iter_mut().find(|known| is_same(known, &it)) {
             Some(known) => {
-                let by_tree = known.sources.iter().all(|source| source == TREE);
-                let (mut kept, other) =
-                    if by_tree { (it, known.clone()) } else { (known.clone(), it) };
-                kept.pid = kept.pid.or(other.pid);
-                kept.sources.extend(other.sources);
-                *known = kept;
+                let mut other = it;
+                if known.sources.iter().all(|source| source == TREE) {
+                    std::mem::swap(known, &mut other);
+                }
+                known.absorb(other);
             }
             None => chosen.push(it),
         }
@@ -126,13 +132,11 @@ fn is_there(found: &Found, cgroups: &Cgroups) -> bool {
 fn merge(all: &mut BTreeMap<Identity, Found>, more: Found) {
     match all.get_mut(&more.cgroup) {
         Some(known) => {
-            known.pid = known.pid.or(more.pid);
-            known.sources.extend(more.sources);
             if known.pod.name.is_none() {
-                let uid = known.pod.uid.take();
-                known.pod = more.pod;
-                known.pod.uid = known.pod.uid.take().or(uid);
+                let uid = more.pod.uid.clone().or_else(|| known.pod.uid.take());
+                known.pod = PodNames { uid, ..more.pod.clone() };
             }
+            known.absorb(more);
         }
         None => drop(all.insert(more.cgroup.clone(), more)),
     }
