@@ -40,18 +40,17 @@ pub(crate) use install::{Drift, drifts};
 impl Configure {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let report = install::install(self)?;
-        output.print(&report, |out| report.write(out))?;
-        Ok(if report.dry_run && report.changes() { Exit::Found } else { Exit::Clean })
+        report.print(output)
     }
 }
 
 impl Unconfigure {
     pub(crate) fn run(&self, output: &Output) -> anyhow::Result<Exit> {
         let report = remove::remove(&self.target, self.force)?;
-        output.print(&report, |out| report.write(out))?;
-        if let Some(why) = report.refused {
-            bail!(why);
+        let exit = report.print(output)?;
+        match report.refused {
+            Some(why) => bail!(why),
+            None => Ok(exit),
         }
-        Ok(if report.dry_run && report.changes() { Exit::Found } else { Exit::Clean })
     }
 }

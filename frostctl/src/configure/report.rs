@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::check::Checked;
 use super::engine::Engine;
+use crate::exit::Exit;
+use crate::output::Output;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -74,6 +76,11 @@ impl Report {
             Checked::By(by) => self.checked_by = Some(by),
             Checked::Not(why) => self.notes.push(format!("not checked by the real program: {why}")),
         }
+    }
+
+    pub(super) fn print(&self, output: &Output) -> anyhow::Result<Exit> {
+        output.print(self, |out| self.write(out))?;
+        Ok(if self.dry_run && self.changes() { Exit::Found } else { Exit::Clean })
     }
 
     pub(crate) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
