@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use toml_edit::{DocumentMut, Item};
 
 use super::engine::{ANSWERS_WITHIN, Engine};
@@ -84,6 +84,19 @@ pub(crate) struct Expected<'a> {
     pub(crate) is_kept: bool,
 }
 
+impl Expected<'_> {
+    /// Fails if the engine reads another program. `more`: why that may be, and what to do.
+    fn is_read(&self, engine: &str, binary: Option<&str>, more: &str) -> anyhow::Result<()> {
+        let [read, asked] = [binary, self.binary].map(|it| it.unwrap_or("not there"));
+        ensure!(
+            binary == self.binary,
+            "{engine} reads the runtime {:?} as {read:?} and not {asked:?}{more}",
+            self.name
+        );
+        Ok(())
+    }
+}
+
 pub(crate) fn check(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     match checked(files, expected) {
         Err(error) if expected.is_kept => Ok(Checked::Not(format!("{error:#}"))),
@@ -134,17 +147,13 @@ fn containerd(
     };
     let layout = Layout::of(Engine::Containerd, &after)?;
     let entry = layout.entry(&after, expected.name);
-    let binary = entry.and_then(|entry| layout.binary_of(entry));
-    if entry.is_some() != expected.binary.is_some() || binary != expected.binary {
-        bail!(
-            "containerd reads the runtime {:?} as {:?} and not {:?}: an imported file has its own \
-             section, which replaces this one; see `containerd config dump`, and edit that file \
-             with --config",
-            expected.name,
-            binary.unwrap_or("not there"),
-            expected.binary.unwrap_or("not there")
-        );
-    }
+    let binary = entry.map(|entry| layout.binary_of(entry).unwrap_or("the default"));
+    expected.is_read(
+        "containerd",
+        binary,
+        ": an imported file has its own section, which replaces this one; see `containerd config \
+         dump`, and edit that file with --config",
+    )?;
     if let Some(before) = expected.before {
         let (before, after) = (without(before, expected.name)?, without(&after, expected.name)?);
         if before != after {
@@ -255,13 +264,6 @@ fn crio(entry: &Path, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     };
     let layout = Layout::of(Engine::Crio, &read)?;
     let binary = layout.entry(&read, expected.name).and_then(|entry| layout.binary_of(entry));
-    if binary != expected.binary {
-        bail!(
-            "CRI-O reads the runtime {:?} as {:?} and not {:?}; see `crio config`",
-            expected.name,
-            binary.unwrap_or("not there"),
-            expected.binary.unwrap_or("not there")
-        );
-    }
+    expected.is_read("CRI-O", binary, "; see `crio config`")?;
     Ok(Checked::By("crio config".to_owned()))
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::bail;
+
 use super::record::Ours;
 
 #[derive(Debug)]
@@ -29,6 +31,17 @@ pub(crate) struct Wrapped {
     pub(crate) name: String,
     /// The program of the entry, if it names one.
     pub(crate) binary: Option<String>,
+}
+
+/// Fails if the entry with this name is somebody else's.
+pub(super) fn must_be_ours(name: &str, binary: Option<&str>) -> anyhow::Result<()> {
+    if binary.is_some_and(is_ours) {
+        return Ok(());
+    }
+    bail!(
+        "has a runtime {name:?} that is not frostlock (it runs {:?}); choose another --name; nothing was changed",
+        binary.unwrap_or("the engine's own")
+    )
 }
 
 /// Whether an entry's program is frostlock: by its name, since the file may be gone, or by its

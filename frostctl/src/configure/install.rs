@@ -217,11 +217,9 @@ fn cri_is_off(effective: &DocumentMut) -> Option<String> {
 /// If kubelet has the systemd driver and containerd does not, pods crash in a loop.
 fn driver(changes: &[Change], name: &str) -> Option<String> {
     let change = changes.first().filter(|change| change.is_needed())?;
-    let document = toml_file::parse(change.after.as_ref()?).ok()?;
-    let layout = Layout::of(Engine::Containerd, &document).ok()?;
-    let set = layout.entry(&document, name)?.get("options").and_then(|it| it.get("SystemdCgroup"));
-    let is_systemd = set.and_then(toml_edit::Item::as_bool).unwrap_or(false);
-    (!is_systemd).then(|| {
+    let all = layout::handlers(Engine::Containerd, change.after.as_ref()?)?;
+    let ours = all.iter().find(|it| it.name == name)?;
+    (!ours.options.contains_key("SystemdCgroup")).then(|| {
         "SystemdCgroup is false, as in the wrapped entry: kubelet's cgroupDriver must be cgroupfs"
             .to_owned()
     })
@@ -262,8 +260,9 @@ fn crio() -> anyhow::Result<Option<DocumentMut>> {
         let document = toml_file::parse(&text).with_context(|| format!("{path:?}"))?;
         match &mut all {
             None => all = Some(document),
-            Some(all) => toml_file::merge(all, Layout::of(Engine::Crio, &document)?, &document)
-                .with_context(|| format!("{path:?}"))?,
+            Some(all) => {
+                toml_file::merge(all, &document).with_context(|| format!("{path:?}"))?;
+            }
         }
     }
     Ok(all)
@@ -282,8 +281,8 @@ fn standing(
     let is_default = match record {
         Some(record) => matches!(record.ours, Ours::Entry { default: Some(_) }),
         None => {
-            let runtimes = layout::handlers(files.engine, text);
-            runtimes.iter().any(|it| it.is_default && it.name == name)
+            let all = layout::handlers(files.engine, text).unwrap_or_default();
+            all.iter().any(|it| it.is_default && it.name == name)
         }
     };
     // An entry without a record and without our comment is not from us.

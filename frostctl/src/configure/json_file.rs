@@ -3,7 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Map, Value, json};
 
-use super::edit::{Edited, Wish, Wrapped, is_ours};
+use super::edit::{Edited, Wish, Wrapped, must_be_ours};
 use super::json_text;
 use super::record::{Ours, Previous};
 
@@ -40,13 +40,7 @@ pub(crate) fn configure(text: &str, wish: &Wish<'_>) -> anyhow::Result<Edited> {
     let mut wrapped = None;
     match runtimes.get_mut(wish.name) {
         Some(entry) => {
-            let binary = entry.get("path").and_then(Value::as_str).unwrap_or_default();
-            if !is_ours(binary) {
-                bail!(
-                    "has a runtime {:?} that is not frostlock (it runs {binary:?}); choose another --name; nothing was changed",
-                    wish.name
-                );
-            }
+            must_be_ours(wish.name, entry.get("path").and_then(Value::as_str))?;
             entry["path"] = json!(wish.binary);
         }
         None => {
@@ -84,12 +78,7 @@ pub(crate) fn unconfigure(
         return Ok(None);
     };
     let Some(entry) = runtimes.get(name) else { return Ok(None) };
-    let binary = entry.get("path").and_then(Value::as_str).unwrap_or_default();
-    if !is_ours(binary) {
-        bail!(
-            "has a runtime {name:?} that is not frostlock (it runs {binary:?}); nothing was changed"
-        );
-    }
+    must_be_ours(name, entry.get("path").and_then(Value::as_str))?;
     runtimes.shift_remove(name);
     if runtimes.is_empty() {
         object.shift_remove(RUNTIMES);

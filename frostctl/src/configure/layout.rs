@@ -91,21 +91,12 @@ impl Layout {
     }
 }
 
-/// The runtimes in a text of the engine's; none if it cannot be read.
-pub(super) fn handlers(engine: Engine, text: &str) -> Vec<Handler> {
-    let handlers = match engine {
-        Engine::Docker => handlers_of_docker(text),
-        _ => handlers_in_toml(engine, text),
-    };
-    handlers.unwrap_or_default()
-}
-
-fn handlers_of_docker(text: &str) -> Option<Vec<Handler>> {
-    let file: Value = serde_json::from_str(text).ok()?;
-    loaded::handlers(&file["runtimes"], "/path", &file["default-runtime"])
-}
-
-fn handlers_in_toml(engine: Engine, text: &str) -> Option<Vec<Handler>> {
+/// The runtimes in a text of the engine's; `None` if it has none or cannot be read.
+pub(super) fn handlers(engine: Engine, text: &str) -> Option<Vec<Handler>> {
+    if engine == Engine::Docker {
+        let file: Value = serde_json::from_str(text).ok()?;
+        return loaded::handlers(&file["runtimes"], "/path", &file["default-runtime"]);
+    }
     let file: Value = toml::from_str(text).ok()?;
     let layout = Layout::of_version(engine, file["version"].as_i64()).ok()?;
     let table = layout.table.iter().fold(&file, |table, key| &table[*key]);
@@ -155,11 +146,11 @@ mod tests {
             (Engine::Podman, podman),
             (Engine::Docker, docker),
         ] {
-            let found = handlers(engine, text);
+            let found = handlers(engine, text).unwrap();
             assert_eq!(found.len(), 1, "{engine:?}");
             assert_eq!((found[0].name.as_str(), found[0].is_default), ("x", true), "{engine:?}");
             assert_eq!(found[0].binary.as_deref(), Some(Path::new("/x/frostlock")), "{engine:?}");
         }
-        assert_eq!(handlers(Engine::Containerd, &containerd.replace('3', "5")), []);
+        assert_eq!(handlers(Engine::Containerd, &containerd.replace('3', "5")), None);
     }
 }

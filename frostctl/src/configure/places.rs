@@ -297,5 +297,5 @@ fn standing(main: &Path, name: &str) -> anyhow::Result<Option<PathBuf>> {
 
 /// The program of our entry.
 pub(super) fn named(engine: Engine, text: &str, name: &str) -> Option<PathBuf> {
-    layout::handlers(engine, text).into_iter().find(|it| it.name == name)?.binary
+    layout::handlers(engine, text)?.into_iter().find(|it| it.name == name)?.binary
 }

@@ -98,10 +98,10 @@ fn listed(
     let engine = document.get_mut("engine").and_then(Item::as_table_like_mut);
     let engine = engine.context("has an engine that is not a table")?;
     let mut names = match engine.get(list.key) {
-        Some(item) => item
-            .as_array()
-            .with_context(|| format!("has a {} that is not a list", list.key))?
-            .clone(),
+        Some(item) => {
+            let names = item.as_array().cloned();
+            names.with_context(|| format!("has a {} that is not a list", list.key))?
+        }
         None => others()?,
     };
     let has = |names: &Array, it: &str| names.iter().any(|known| known.as_str() == Some(it));

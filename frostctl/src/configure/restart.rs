@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::SigSet;
-use toml_edit::{DocumentMut, Item};
+use toml_edit::DocumentMut;
 
 use super::arguments::Target;
 use super::edit::is_ours;
 use super::engine::Engine;
 use super::files::Files;
-use super::layout::{self, Layout};
-use super::toml_file;
+use super::layout;
 use crate::held::Held;
 use crate::loaded::{self, Owed, Unasked};
 use crate::node::containerd::{self, SOCKET};
@@ -220,10 +219,8 @@ pub(super) fn crio_status_config() -> Option<String> {
 }
 
 fn crio_status(name: &str) -> Option<bool> {
-    let said = crio_status_config()?;
-    let document = toml_file::parse(&said).ok()?;
-    let layout = Layout::of(Engine::Crio, &document).ok()?;
-    Some(layout.entry(&document, name).is_some_and(Item::is_table_like))
+    let all = layout::handlers(Engine::Crio, &crio_status_config()?)?;
+    Some(all.iter().any(|it| it.name == name))
 }
 
 impl Target {

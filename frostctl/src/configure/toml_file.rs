@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
-use super::edit::{Edited, Wish, Wrapped, is_ours};
+use super::edit::{Edited, Wish, Wrapped, must_be_ours};
 use super::engine::Engine;
 use super::layout::{Layout, RUNTIMES};
 use super::record::{Ours, Previous};
@@ -51,19 +51,13 @@ pub(crate) fn configure(
 ) -> anyhow::Result<Edited> {
     let mut document = parse(text)?;
     let layout = Layout::of(engine, &document)?;
-    let there =
-        layout.entry(&document, wish.name).map(|entry| layout.binary_of(entry).map(str::to_owned));
-    let wrapped = match there {
-        Some(Some(binary)) if binary == wish.binary => None,
-        Some(Some(binary)) if is_ours(&binary) => {
+    let wrapped = match layout.entry(&document, wish.name) {
+        Some(entry) if layout.binary_of(entry) == Some(wish.binary) => None,
+        Some(entry) => {
+            must_be_ours(wish.name, layout.binary_of(entry))?;
             set_binary(&mut document, layout, wish)?;
             None
         }
-        Some(binary) => bail!(
-            "has a runtime {:?} that is not frostlock (it runs {:?}); choose another --name; nothing was changed",
-            wish.name,
-            binary.as_deref().unwrap_or("the engine's own")
-        ),
         None => Some(add(&mut document, engine, layout, wish, others)?),
     };
     let default =
@@ -132,43 +126,42 @@ fn add(
     Ok(wrapped)
 }
 
-/// Merges the runtimes and the default of a file that is read later.
-pub(super) fn merge(
-    into: &mut DocumentMut,
-    layout: &Layout,
-    later: &DocumentMut,
-) -> anyhow::Result<()> {
-    for name in layout.names(later) {
-        let entry = layout.entry(later, &name).cloned().unwrap_or_default();
-        runtimes(into, layout)?.insert(&name, unplaced(entry));
-    }
-    if let Some(default) = layout.default_of(later) {
-        set_default(into, layout, default)?;
-    }
-    Ok(())
+/// Merges the runtimes and the default of a file of CRI-O that is read later.
+pub(super) fn merge(into: &mut DocumentMut, later: &DocumentMut) -> anyhow::Result<()> {
+    merge_entries(into, later, |entry| unplaced(entry.clone()))
 }
 
 /// The runtimes from the output of `crio config`. It prints settings of [crio.runtime] after the
 /// last runtime, where TOML counts them as that runtime's.
 pub(super) fn of_crio(printed: &DocumentMut) -> anyhow::Result<DocumentMut> {
-    let layout = Layout::of(Engine::Crio, printed)?;
     let mut all = DocumentMut::new();
-    for name in layout.names(printed) {
+    merge_entries(&mut all, printed, |printed| {
+        let said = CRIO_KEYS.iter().filter_map(|key| Some((key, printed.get(key)?.as_value()?)));
         let mut entry = Table::new();
-        for key in CRIO_KEYS {
-            let printed = layout.entry(printed, &name).and_then(|it| it.get(key)?.as_value());
-            let said = printed.filter(|it| it.as_str() != Some(""));
-            if let Some(mut said) = said.cloned() {
-                said.decor_mut().clear();
-                entry.insert(key, Item::Value(said));
-            }
+        for (key, value) in said.filter(|(_, value)| value.as_str() != Some("")) {
+            let mut value = value.clone();
+            value.decor_mut().clear();
+            entry.insert(key, Item::Value(value));
         }
-        runtimes(&mut all, layout)?.insert(&name, Item::Table(entry));
-    }
-    if let Some(default) = layout.default_of(printed) {
-        set_default(&mut all, layout, default)?;
-    }
+        Item::Table(entry)
+    })?;
     Ok(all)
+}
+
+fn merge_entries(
+    into: &mut DocumentMut,
+    later: &DocumentMut,
+    entry: impl Fn(&Item) -> Item,
+) -> anyhow::Result<()> {
+    let layout = Layout::of(Engine::Crio, later)?;
+    for name in layout.names(later) {
+        let later = layout.entry(later, &name).map(&entry).unwrap_or_default();
+        runtimes(into, layout)?.insert(&name, later);
+    }
+    if let Some(default) = layout.default_of(later) {
+        set_default(into, layout, default)?;
+    }
+    Ok(())
 }
 
 fn crio_entry() -> Item {
@@ -305,12 +298,7 @@ pub(crate) fn unconfigure(
     let mut document = parse(text)?;
     let layout = Layout::of(engine, &document)?;
     let Some(entry) = layout.entry(&document, name) else { return Ok(None) };
-    let binary = layout.binary_of(entry).unwrap_or_default();
-    if !is_ours(binary) {
-        bail!(
-            "has a runtime {name:?} that is not frostlock (it runs {binary:?}); nothing was changed"
-        );
-    }
+    must_be_ours(name, layout.binary_of(entry))?;
     let is_default = layout.default_of(&document) == Some(name);
     runtimes(&mut document, layout)?.remove(name);
     if is_default {
@@ -495,9 +483,7 @@ mod tests {
         ];
         let mut all = DocumentMut::new();
         for text in texts {
-            let later = parse(text).unwrap();
-            let layout = Layout::of(Engine::Crio, &later).unwrap();
-            merge(&mut all, layout, &later).unwrap();
+            merge(&mut all, &parse(text).unwrap()).unwrap();
         }
         let layout = Layout::of(Engine::Crio, &all).unwrap();
         assert_eq!((layout.default_of(&all), layout.names(&all).len()), (Some("crun"), 2));

@@ -298,7 +298,7 @@ impl Daemon {
             // A CRI-O whose answer has no configuration tells its own command.
             Err(Unasked::Untold(names)) if self.engine == Engine::Crio => {
                 let said = restart::crio_status_config().ok_or(Unasked::Untold(names))?;
-                Ok(programs(layout::handlers(Engine::Crio, &said)))
+                Ok(programs(layout::handlers(Engine::Crio, &said).unwrap_or_default()))
             }
             Err(why) => Err(why),
         }
@@ -362,7 +362,8 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
             continue;
         }
         let text = file::read(&path).ok().flatten().unwrap_or_default();
-        let named = layout::handlers(engine, &text).into_iter().filter_map(|it| it.binary);
+        let all = layout::handlers(engine, &text).into_iter().flatten();
+        let named = all.filter_map(|it| it.binary);
         let who = format!("the configuration {}, which was edited by hand", path.display());
         let ours = named.filter(|named| live::leads_over(named, binary));
         found.extend(ours.map(|named| Caller { who: who.clone(), named }));
