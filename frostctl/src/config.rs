@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use config::locate::Choice;
-use config::{self, Config, Mistake, Reading};
+use config::{self, Config, Mistake, Reading, Setting};
 use journal::history::History;
 use serde::Serialize;
 use state::state_dir::StateDir;
@@ -161,7 +161,7 @@ fn wrongs(text: &str, reading: &Reading) -> Vec<Wrong> {
 fn beyond(config: &Config) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     if config.runtime.is_some() {
-        let what = match runtime(config, OsStr::new("frostlock"), None).find_or_fall_back() {
+        let what = match runtime(config, None).find_or_fall_back() {
             Ok(found) => found.fell_back,
             Err(error) => Some(error.to_string()),
         };
@@ -175,58 +175,43 @@ fn beyond(config: &Config) -> Vec<(&'static str, String)> {
     all
 }
 
-fn runtime<'a>(config: &'a Config, argv0: &'a OsStr, env: Option<OsString>) -> Choice<'a> {
-    let path = std::env::var_os("PATH");
+fn runtime(config: &Config, env: Option<OsString>) -> Choice<'_> {
+    let (argv0, path) = (OsStr::new("frostlock"), std::env::var_os("PATH"));
     Choice { env, argv0, config: config.runtime.as_deref(), path, above: None }
 }
 
 fn keys(reading: &Reading) -> Vec<Key> {
-    let settings = reading.config.settings();
-    let mut keys: Vec<Key> = settings
-        .into_iter()
-        .map(|it| Key {
-            source: if reading.set.contains(&it.name) { FILE } else { DEFAULT },
-            value: it.value.unwrap_or_else(|| "unset".to_owned()),
-            key: it.name,
-            default: it.default,
-            range: it.range,
-        })
-        .collect();
-    for key in &mut keys {
-        match key.key.as_str() {
-            "runtime" => key.runtime(&reading.config),
-            "history.directory" => key.directory(&reading.config),
-            _ => {}
-        }
-    }
-    keys
+    let config = &reading.config;
+    let key = |it: Setting| {
+        let source = if reading.set.contains(&it.name) { FILE } else { DEFAULT };
+        let (value, source) = match it.name.as_str() {
+            "runtime" => program(config, source),
+            "history.directory" => (directory(config), source),
+            _ => (it.value.unwrap_or_else(|| "unset".to_owned()), source),
+        };
+        Key { key: it.name, value, default: it.default, range: it.range, source }
+    };
+    config.settings().into_iter().map(key).collect()
 }
 
-impl Key {
-    /// Shows the program that will run.
-    fn runtime(&mut self, config: &Config) {
-        let env = std::env::var_os("FROSTLOCK_RUNTIME").filter(|name| !name.is_empty());
-        if env.is_some() {
-            self.source = ENVIRONMENT;
+/// The program that will run, and where its name comes from.
+fn program(config: &Config, source: &'static str) -> (String, &'static str) {
+    let env = std::env::var_os("FROSTLOCK_RUNTIME").filter(|name| !name.is_empty());
+    let source = if env.is_some() { ENVIRONMENT } else { source };
+    match runtime(config, env).find_or_fall_back() {
+        Ok(found) => {
+            let source = if found.fell_back.is_some() { SEARCH } else { source };
+            (format!("{:?}", found.path.display().to_string()), source)
         }
-        match runtime(config, OsStr::new("frostlock"), env).find_or_fall_back() {
-            Ok(found) => {
-                if found.fell_back.is_some() {
-                    self.source = SEARCH;
-                }
-                self.value = format!("{:?}", found.path.display().to_string());
-            }
-            Err(_) => self.value = "none found".to_owned(),
-        }
+        Err(_) => ("none found".to_owned(), source),
     }
+}
 
-    /// Shows where the long journal is, if there is one.
-    fn directory(&mut self, config: &Config) {
-        let history = History::of(config, &StateDir::from_env());
-        self.value = match history {
-            Some(history) => format!("{:?}", history.directory().display().to_string()),
-            None => "nowhere".to_owned(),
-        };
+/// Where the long journal is, if there is one.
+fn directory(config: &Config) -> String {
+    match History::of(config, &StateDir::from_env()) {
+        Some(history) => format!("{:?}", history.directory().display().to_string()),
+        None => "nowhere".to_owned(),
     }
 }
 
