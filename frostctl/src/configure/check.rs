@@ -109,7 +109,10 @@ fn checked(files: &Files, expected: &Expected<'_>) -> anyhow::Result<Checked> {
     match (files.engine, files.kind) {
         (Engine::Containerd, Kind::GoTemplate) => generated(files, expected),
         (Engine::Containerd, Kind::Part) => {
-            let who = files.distribution.map_or("the distribution", |it| it.name);
+            let who = match files.distribution().name {
+                "" => "the distribution",
+                name => name,
+            };
             Ok(Checked::Not(format!(
                 "{who} merges this file into containerd's configuration at its next start"
             )))

@@ -186,7 +186,7 @@ pub(crate) struct Choice {
     pub(crate) running: Option<Running>,
 }
 
-const NONE: &Distribution = &BASE;
+pub(super) const NONE: &Distribution = &BASE;
 
 /// Whether containerd does not read this file itself but what the distribution generates from it.
 pub(crate) fn is_template(path: &Path) -> bool {
@@ -264,12 +264,11 @@ impl Choice {
 
 impl Seen {
     fn only(&self) -> Result<PathBuf, String> {
-        let mut configs: Vec<&Path> = self.running.iter().map(|it| it.config.as_path()).collect();
-        let is_running = !configs.is_empty();
-        if !is_running {
-            let known = TABLE.iter().map(|it| it.config).filter(|it| self.there.contains(it));
-            configs.extend(known.map(Path::new));
-        }
+        let known = TABLE.iter().map(|it| it.config).filter(|it| self.there.contains(it));
+        let (what, mut configs): (_, Vec<&Path>) = match self.running.as_slice() {
+            [] => ("are set up, and none runs", known.map(Path::new).collect()),
+            running => ("run", running.iter().map(|it| it.config.as_path()).collect()),
+        };
         configs.sort_unstable();
         configs.dedup();
         match configs.as_slice() {
@@ -277,13 +276,8 @@ impl Seen {
             [only] => Ok((*only).to_owned()),
             several => {
                 let all: Vec<String> = several.iter().map(|it| it.display().to_string()).collect();
-                let what = if is_running {
-                    "several containerds run"
-                } else {
-                    "several containerds are set up, and none runs"
-                };
                 Err(format!(
-                    "{what}, which read {}; name one of these with --config",
+                    "several containerds {what}, which read {}; name one of these with --config",
                     all.join(", ")
                 ))
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::{Choice, Distribution};
+use super::distribution::{self, Choice, Distribution};
 use super::engine::Engine;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,56 +30,35 @@ pub(crate) struct Files {
     /// The file that has our entry.
     pub(crate) entry: PathBuf,
     pub(crate) kind: Kind,
-    pub(crate) distribution: Option<&'static Distribution>,
+    /// The distribution, and the containerd that was found running with it.
+    pub(super) choice: Option<Choice>,
     /// The program of the running containerd.
     pub(crate) containerd: Option<PathBuf>,
-    /// Where this containerd was told to listen.
-    pub(crate) socket: Option<PathBuf>,
-    /// The command that restarts the containerd that reads these files.
-    pub(super) restart: Option<String>,
 }
 
 impl Files {
     pub(super) fn of(engine: Engine, path: PathBuf) -> Files {
-        Files {
-            engine,
-            entry: path.clone(),
-            main: path,
-            kind: Kind::Own,
-            distribution: None,
-            containerd: None,
-            socket: None,
-            restart: None,
-        }
+        let (kind, choice, containerd) = (Kind::Own, None, None);
+        Files { engine, main: path.clone(), entry: path, kind, choice, containerd }
     }
 
-    pub(super) fn of_distribution(self, choice: &Choice) -> Files {
-        Files {
-            distribution: Some(choice.distribution),
-            restart: choice.restart(),
-            socket: choice.running.as_ref().and_then(|it| it.socket.clone()),
-            ..self
-        }
-    }
-
-    /// The distribution's name, if it has one.
-    pub(super) fn who(&self) -> &'static str {
-        self.distribution.map_or("", |it| it.name)
+    /// For an engine without one, a distribution without a name.
+    pub(super) fn distribution(&self) -> &'static Distribution {
+        self.choice.as_ref().map_or(distribution::NONE, |it| it.distribution)
     }
 
     /// The socket that it was told, or the distribution's if its file names none.
     pub(super) fn known_socket(&self) -> Option<PathBuf> {
-        let known = self.distribution.map(|it| it.socket).filter(|it| !it.is_empty());
-        self.socket.clone().or_else(|| known.map(PathBuf::from))
+        let running = self.choice.as_ref().and_then(|it| it.running.as_ref());
+        let known = Some(self.distribution().socket).filter(|it| !it.is_empty());
+        running.and_then(|it| it.socket.clone()).or_else(|| known.map(PathBuf::from))
     }
 
     /// The command that makes the engine read the files again; an error if the containerd's unit is
     /// not known. `usual` is the command for an engine that runs only once on a node.
     pub(super) fn restart(&self, usual: Option<&'static str>) -> anyhow::Result<Option<String>> {
-        if self.distribution.is_none() {
-            return Ok(usual.map(str::to_owned));
-        }
-        let command = self.restart.clone().with_context(|| {
+        let Some(choice) = &self.choice else { return Ok(usual.map(str::to_owned)) };
+        let command = choice.restart().with_context(|| {
             format!(
                 "no systemd unit is known whose containerd reads {:?}; name a command that restarts \
                  it with --restart-command",

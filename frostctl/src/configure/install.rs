@@ -126,8 +126,8 @@ impl Plan {
             notes.extend(driver(&self.changes, asked.name));
             notes.extend(self.effective.as_ref().and_then(cri_is_off));
         }
-        let note = files.distribution.map(|it| it.note).filter(|it| !it.is_empty());
-        notes.extend(note.map(str::to_owned));
+        let note = files.distribution().note;
+        notes.extend(Some(note.to_owned()).filter(|it| !it.is_empty()));
         Ok(notes)
     }
 }
@@ -135,7 +135,7 @@ impl Plan {
 /// Fails if "base" is known to be unknown, so that nothing would be generated; a note if the
 /// release is not known.
 fn knows_base(files: &Files) -> anyhow::Result<Option<String>> {
-    let who = files.who();
+    let who = files.distribution().name;
     let known = go_template::known_base();
     match check::release(who, files.containerd.as_deref()) {
         Some(release) if !go_template::knows_base(release) => bail!(
@@ -356,8 +356,8 @@ fn sets_no_default(files: &Files, wish: &Wish<'_>) -> anyhow::Result<()> {
         bail!(
             "{} sets the default runtime itself: {}, and leave out --set-as-default; nothing was \
              changed",
-            files.who(),
-            files.distribution.map_or("", |it| it.default).replace("NAME", wish.name)
+            files.distribution().name,
+            files.distribution().default.replace("NAME", wish.name)
         );
     }
     Ok(())

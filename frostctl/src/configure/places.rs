@@ -112,11 +112,9 @@ pub(super) fn of_record(record: &Record) -> Files {
     }
     let root = Root::default();
     let seen = node::look(&root);
-    let files = Files { containerd: running_with(&root, &seen, &files.main), ..files };
-    match distribution::choose(&seen, Some(&files.main)) {
-        Ok(choice) => files.of_distribution(&choice),
-        Err(_) => files,
-    }
+    let containerd = running_with(&root, &seen, &files.main);
+    let choice = distribution::choose(&seen, Some(&files.main)).ok();
+    Files { choice, containerd, ..files }
 }
 
 /// The program of the containerd that reads this file, or a file generated from it in the same
@@ -152,10 +150,11 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<(Files, 
     let running = choice.running.as_ref().and_then(|it| it.program.as_ref());
     let files = Files {
         containerd: running.and_then(|it| program(&root, it)),
-        ..Files::of(Engine::Containerd, root.path(&choice.config)).of_distribution(&choice)
+        ..Files::of(Engine::Containerd, root.path(&choice.config))
     };
+    let files = Files { choice: Some(choice), ..files };
     let name = file_name(&target.name);
-    match choice.distribution.way {
+    match files.distribution().way {
         Way::GoTemplate if target.drop_in.is_none() => Ok((go_template(files, &name)?, true)),
         Way::Template(template) => {
             let path =
@@ -163,7 +162,7 @@ fn containerd(target: &Target, config: Option<&Path>) -> anyhow::Result<(Files, 
             if !path.is_file() {
                 bail!(
                     "there is no {path:?}, from which {} makes its file; nothing was changed",
-                    files.who()
+                    files.distribution().name
                 );
             }
             Ok((Files { main: path.clone(), entry: path, ..files }, true))
@@ -199,7 +198,7 @@ fn go_template(files: Files, name: &str) -> anyhow::Result<Files> {
     let text = file::read(&files.main)?.with_context(|| {
         format!(
             "{} has not made {:?} yet; start it once, and configure again; nothing was changed",
-            files.who(),
+            files.distribution().name,
             files.main
         )
     })?;
