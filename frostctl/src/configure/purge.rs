@@ -169,8 +169,7 @@ fn base_specs() -> Vec<PathBuf> {
 }
 
 fn spec_runs(path: &Path, binary: &Path) -> bool {
-    let text = file::read(path).ok().flatten().unwrap_or_default();
-    let spec: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let spec = json(path);
     let stages = spec["hooks"].as_object().into_iter().flatten();
     let hooks = stages.filter_map(|(_, it)| it.as_array()).flatten();
     let mut programs = hooks.filter_map(|it| it["path"].as_str());
@@ -178,14 +177,18 @@ fn spec_runs(path: &Path, binary: &Path) -> bool {
 }
 
 fn hooks_in(directory: &Path, binary: &Path) -> Vec<PathBuf> {
-    let runs = |path: &PathBuf| {
-        let text = file::read(path).ok().flatten()?;
-        let hook: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(live::leads_over(Path::new(hook["hook"]["path"].as_str()?), binary))
-    };
     let is_hook = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
-    let hooks = file::entries(directory).into_iter().filter(is_hook);
-    hooks.filter(|path| runs(path) == Some(true)).collect()
+    let runs = |path: &PathBuf| {
+        let program = &json(path)["hook"]["path"];
+        program.as_str().is_some_and(|it| live::leads_over(Path::new(it), binary))
+    };
+    file::entries(directory).into_iter().filter(is_hook).filter(runs).collect()
+}
+
+/// Null for a file that cannot be read, or is no JSON.
+fn json(path: &Path) -> serde_json::Value {
+    let text = file::read(path).ok().flatten().unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 #[cfg(test)]

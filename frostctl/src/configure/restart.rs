@@ -163,21 +163,18 @@ impl Restart<'_> {
         if self.engine == Engine::Docker {
             return Ok(known(self.docker_knows()?));
         }
-        let has = match loaded::ask(&self.socket) {
-            Ok(has) => has,
-            Err(Unasked::Untold(names)) if !names.is_empty() => {
-                return Ok(known(names.iter().any(|it| it == self.name)));
+        let loaded = match loaded::ask(&self.socket) {
+            Err(Unasked::Untold(names)) if names.is_empty() && self.engine == Engine::Crio => {
+                crio_status().ok_or(Unasked::Untold(names))
             }
-            Err(Unasked::Untold(_)) => {
-                let said = (self.engine == Engine::Crio).then(|| crio_status(self.name)).flatten();
-                return Ok(said.map_or(Says::Untold, known));
-            }
-            Err(Unasked::NoCri) => return Ok(Says::HasNot),
-            Err(why) => bail!("{why}"),
+            asked => asked,
         };
-        Ok(match has.iter().any(|it| it.name == self.name) {
-            true => Says::Has(self.differs(&has)),
-            false => Says::HasNot,
+        Ok(match loaded {
+            Ok(has) if has.iter().any(|it| it.name == self.name) => Says::Has(self.differs(&has)),
+            Ok(_) | Err(Unasked::NoCri) => Says::HasNot,
+            Err(Unasked::Untold(names)) if names.is_empty() => Says::Untold,
+            Err(Unasked::Untold(names)) => known(names.iter().any(|it| it == self.name)),
+            Err(why) => bail!("{why}"),
         })
     }
 
@@ -213,14 +210,10 @@ fn within() -> String {
 }
 
 /// What the running CRI-O has read, if it has this command.
-pub(super) fn crio_status_config() -> Option<String> {
-    let crio = program::find("crio")?;
-    program::run(Command::new(crio).args(["status", "config"]), ASK_LIMIT).ok()
-}
-
-fn crio_status(name: &str) -> Option<bool> {
-    let all = layout::handlers(Engine::Crio, &crio_status_config()?)?;
-    Some(all.iter().any(|it| it.name == name))
+pub(super) fn crio_status() -> Option<Vec<loaded::Handler>> {
+    let mut status = Command::new(program::find("crio")?);
+    let said = program::run(status.args(["status", "config"]), ASK_LIMIT).ok()?;
+    layout::handlers(Engine::Crio, &said)
 }
 
 impl Target {

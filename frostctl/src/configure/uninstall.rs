@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::environment::STATE_DIR;
 use crate::exit::Exit;
-use crate::loaded::{Handler, Unasked};
+use crate::loaded::Unasked;
 use crate::node::containerd::{self, SOCKETS};
 use crate::node::processes;
 use crate::node::root::Root;
@@ -88,6 +88,14 @@ struct Link {
 struct Caller {
     who: String,
     named: PathBuf,
+}
+
+impl Caller {
+    /// By those of the named paths that lead to the binary.
+    fn of(binary: &Path, named: impl IntoIterator<Item = PathBuf>, who: String) -> Vec<Caller> {
+        let leads = named.into_iter().filter(|it| live::leads_over(it, binary));
+        leads.map(|named| Caller { who: who.clone(), named }).collect()
+    }
 }
 
 impl Uninstall {
@@ -293,15 +301,13 @@ impl Daemon {
         if self.engine == Engine::Docker {
             return self.ask_docker();
         }
-        match crate::loaded::ask(&self.socket) {
-            Ok(handlers) => Ok(programs(handlers)),
+        let asked = crate::loaded::ask(&self.socket);
+        let handlers = asked.or_else(|why| match why {
             // A CRI-O whose answer has no configuration tells its own command.
-            Err(Unasked::Untold(names)) if self.engine == Engine::Crio => {
-                let said = restart::crio_status_config().ok_or(Unasked::Untold(names))?;
-                Ok(programs(layout::handlers(Engine::Crio, &said).unwrap_or_default()))
-            }
-            Err(why) => Err(why),
-        }
+            Unasked::Untold(_) if self.engine == Engine::Crio => restart::crio_status().ok_or(why),
+            why => Err(why),
+        })?;
+        Ok(handlers.into_iter().filter_map(|it| Some((it.name, it.binary?))).collect())
     }
 
     /// After a reload dockerd keeps a runtime that is no longer in its file.
@@ -311,18 +317,14 @@ impl Daemon {
     }
 
     fn calls(&self, programs: Result<Programs, Unasked>, binary: &Path) -> Vec<Caller> {
-        let caller = |(name, named)| {
-            let who = format!("{self}, which has the runtime {name} loaded until it is restarted");
-            Caller { who, named }
-        };
+        let has =
+            |name| format!("{self}, which has the runtime {name} loaded until it is restarted");
         match programs {
-            Ok(programs) => {
-                let ours = programs.into_iter().filter(|(_, it)| live::leads_over(it, binary));
-                ours.map(caller).collect()
+            Ok(all) => {
+                all.into_iter().flat_map(|(name, it)| Caller::of(binary, [it], has(name))).collect()
             }
-            Err(Unasked::NoCri) => Vec::new(),
             // An engine that runs and does not tell may have it.
-            Err(_) if self.runs => {
+            Err(why) if self.runs && why != Unasked::NoCri => {
                 let who = format!("{self}, perhaps: it does not say what it has loaded");
                 vec![Caller { who, named: binary.to_owned() }]
             }
@@ -344,35 +346,24 @@ impl std::fmt::Display for Daemon {
 
 /// Configurations that we wrote and that stay.
 fn kept(binary: &Path, records: &[Record]) -> Vec<Caller> {
-    entries(records)
-        .map(|record| Caller {
-            who: format!("the configuration {}, which stays as it is", record.path.display()),
-            named: PathBuf::from(&record.binary),
-        })
-        .filter(|caller| live::leads_over(&caller.named, binary))
-        .collect()
+    let who =
+        |it: &Record| format!("the configuration {}, which stays as it is", it.path.display());
+    let all = entries(records);
+    all.flat_map(|it| Caller::of(binary, [PathBuf::from(&it.binary)], who(it))).collect()
 }
 
 /// Configurations that name the binary and that we did not write.
 fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
-    let mut found = Vec::new();
-    for &engine in <Engine as clap::ValueEnum>::value_variants() {
-        let path = engine.default_path("frostlock");
-        if records.iter().any(|record| record.path == path) {
-            continue;
-        }
+    let engines = <Engine as clap::ValueEnum>::value_variants().iter();
+    let files = engines.map(|engine| (*engine, engine.default_path("frostlock")));
+    let others = files.filter(|(_, path)| !records.iter().any(|it| it.path == *path));
+    let callers = others.flat_map(|(engine, path)| {
         let text = file::read(&path).ok().flatten().unwrap_or_default();
-        let all = layout::handlers(engine, &text).into_iter().flatten();
-        let named = all.filter_map(|it| it.binary);
+        let runtimes = layout::handlers(engine, &text).into_iter().flatten();
         let who = format!("the configuration {}, which was edited by hand", path.display());
-        let ours = named.filter(|named| live::leads_over(named, binary));
-        found.extend(ours.map(|named| Caller { who: who.clone(), named }));
-    }
-    found
-}
-
-fn programs(handlers: Vec<Handler>) -> Programs {
-    handlers.into_iter().filter_map(|it| Some((it.name, it.binary?))).collect()
+        Caller::of(binary, runtimes.filter_map(|it| it.binary), who)
+    });
+    callers.collect()
 }
 
 /// Whether the path is the binary's own, or its bare name.
