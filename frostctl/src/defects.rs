@@ -82,14 +82,8 @@ const CONTAINERD: Defect = Defect {
     frostlock_helps: false,
 };
 
-const RUNC: Defect = Defect {
-    program: "runc",
-    since: &[v(1, 0, 0)],
-    kinds: &[],
-    sign: Sign::Any,
-    frostlock_helps: false,
-    ..CONTAINERD
-};
+const RUNC: Defect =
+    Defect { program: "runc", since: &[v(1, 0, 0)], kinds: &[], sign: Sign::Any, ..CONTAINERD };
 
 /// The releases with pull request 8617, which replaced one lock by subscriptions.
 const SINCE_8617: &[Version] = &[v(1, 6, 22), v(1, 7, 3)];
@@ -173,7 +167,6 @@ const DEFECTS: &[Defect] = &[
         what: "a restart of containerd while it stops a container leaves the container RUNNING, and \
                its shim",
         kinds: &[Kind::Phantom, Kind::Disagreement, Kind::Orphan],
-        sign: Sign::ShimAlive,
         ..CONTAINERD
     },
     Defect {
@@ -249,8 +242,8 @@ const DEFECTS: &[Defect] = &[
         program: "crun",
         since: &[v(0, 1, 0)],
         kinds: &[Kind::FrozenButRunning],
-        sign: Sign::Any,
         frostlock_helps: true,
+        ..RUNC
     },
 ];
 
