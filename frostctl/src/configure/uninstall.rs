@@ -105,19 +105,13 @@ impl Uninstall {
             bail!("--purge needs root, to see what there is on this node; nothing was changed");
         }
         let records = Record::all().context("nothing was changed")?;
-        let path = match self.path(&records) {
-            // The binary may be gone while the rest is not.
-            Err(_) if self.purge && self.binary.is_none() && !binary::usual_place().exists() => {
-                binary::usual_place()
-            }
-            path => path?,
-        };
-        let places: Vec<_> = entries(&records).map(|it| (it, places::of_record(it))).collect();
-        let taken_out = if self.keep_configurations { &[] } else { &places[..] };
-        let removals: Vec<Removal> = taken_out
+        let path = self.path(&records)?;
+        let taken_out = entries(&records).filter(|_| !self.keep_configurations);
+        let places: Vec<_> = taken_out.map(|it| (&it.name, places::of_record(it))).collect();
+        let removals: Vec<Removal> = places
             .iter()
-            .map(|(record, files)| Removal {
-                name: &record.name,
+            .map(|(name, files)| Removal {
+                name,
                 files,
                 force: true,
                 is_kept: self.force,
@@ -138,18 +132,12 @@ impl Uninstall {
             })
             .collect::<anyhow::Result<_>>()?;
         let callers = self.callers(&path, &records);
-        // frostlock-crun runs crun: the link in its place must lead to crun, too.
-        let (directly, by_links): (Vec<&Caller>, Vec<&Caller>) =
-            callers.iter().partition(|caller| is_direct(&caller.named, &path));
-        let aliases: BTreeSet<&Path> = by_links.iter().map(|it| it.named.as_path()).collect();
-        let other_links =
-            aliases.into_iter().map(Link::at).collect::<anyhow::Result<Vec<Link>>>()?;
-        let own_link = directly.first().map(|_| Link::at(&path)).transpose()?;
+        let (own_link, other_links) = links(&callers, &path)?;
         let removed = own_link.is_none() && path.symlink_metadata().is_ok();
-        let links = || other_links.iter().chain(&own_link);
-        let links_change = !links().all(Link::is_made);
+        let mut links = other_links.iter().chain(&own_link);
+        let links_change = !links.clone().all(Link::is_made);
         if !self.dry_run {
-            links().try_for_each(Link::make)?;
+            links.try_for_each(Link::make)?;
             if own_link.is_none() {
                 file::remove(&path)?;
             }
@@ -222,12 +210,17 @@ impl Uninstall {
         }
         let recorded = records.first().map(|record| PathBuf::from(&record.binary));
         let recorded = recorded.filter(|path| path.exists());
-        match self.binary.clone().or(recorded) {
-            Some(path) => Ok(binary::find(Some(&path))?.into()),
-            None => match binary::usual().into_iter().find(is_left) {
-                Some(left) => Ok(left),
-                None => Ok(binary::find(None)?.into()),
-            },
+        let named = self.binary.clone().or(recorded);
+        let left = binary::usual().into_iter().find(is_left).filter(|_| named.is_none());
+        if let Some(left) = left {
+            return Ok(left);
+        }
+        match binary::find(named.as_deref()) {
+            // The binary may be gone while the rest is not.
+            Err(_) if self.purge && self.binary.is_none() && !binary::usual_place().exists() => {
+                Ok(binary::usual_place())
+            }
+            found => Ok(found?.into()),
         }
     }
 }
@@ -364,6 +357,17 @@ fn by_hand(binary: &Path, records: &[Record]) -> Vec<Caller> {
         Caller::of(binary, runtimes.filter_map(|it| it.binary), who)
     });
     callers.collect()
+}
+
+/// The link in the binary's place if it is called by its own path, and those in the places of its
+/// aliases: frostlock-crun runs crun, so the link in its place must lead to crun, too.
+fn links(callers: &[Caller], binary: &Path) -> anyhow::Result<(Option<Link>, Vec<Link>)> {
+    let named = callers.iter().map(|it| it.named.as_path());
+    let (directly, aliases): (BTreeSet<_>, BTreeSet<_>) =
+        named.partition(|named| is_direct(named, binary));
+    let own = directly.first().map(|_| Link::at(binary)).transpose()?;
+    let others = aliases.into_iter().map(Link::at).collect::<anyhow::Result<_>>()?;
+    Ok((own, others))
 }
 
 /// Whether the path is the binary's own, or its bare name.
