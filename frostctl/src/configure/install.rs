@@ -69,6 +69,7 @@ pub(super) fn install(asked: &Configure) -> anyhow::Result<Report> {
 
 impl Plan {
     fn of(files: &Files, asked: &Wish<'_>) -> anyhow::Result<Plan> {
+        let main = main_document(files)?;
         let effective = effective(files)?;
         let now = file::read(&files.entry)?;
         let old = Record::load(&files.entry, asked.name)?;
@@ -81,7 +82,8 @@ impl Plan {
             set_as_default: asked.set_as_default || standing.is_default,
             ..*asked
         };
-        let edited = edited(files, &wish, standing.base.as_deref(), effective.as_ref())?;
+        let base = standing.base.as_deref();
+        let edited = edited(files, &wish, base, main.as_ref(), effective.as_ref())?;
         let wrapped = edited.wrapped.as_ref().map(|it| it.name.clone());
         let record = Record {
             engine: files.engine,
@@ -225,23 +227,27 @@ fn driver(changes: &[Change], name: &str) -> Option<String> {
     })
 }
 
+/// containerd's own file. Our own parser says more precisely what is wrong with it, and where.
+fn main_document(files: &Files) -> anyhow::Result<Option<DocumentMut>> {
+    if files.engine != Engine::Containerd {
+        return Ok(None);
+    }
+    let Some(text) = file::read(&files.main)? else { return Ok(None) };
+    let document = toml_file::parse(&text).and_then(|document| {
+        // An empty file gets the defaults of whatever version this is.
+        if !text.trim().is_empty() {
+            Layout::of(files.engine, &document)?;
+        }
+        Ok(document)
+    });
+    document.map(Some).with_context(|| format!("{:?}", files.main))
+}
+
 /// What the engine reads from its files before the change: a source of options.
 fn effective(files: &Files) -> anyhow::Result<Option<DocumentMut>> {
     match files.engine {
-        Engine::Containerd => {
-            // Our own parser says more precisely what is wrong with a file, and where.
-            if let Some(text) = file::read(&files.main)? {
-                let layout = || {
-                    let document = toml_file::parse(&text)?;
-                    // An empty file gets the defaults of whatever version this is.
-                    let is_empty = text.trim().is_empty();
-                    (!is_empty).then(|| Layout::of(files.engine, &document)).transpose()
-                };
-                layout().with_context(|| format!("{:?}", files.main))?;
-            }
-            check::effective(&files.main, files.containerd.as_deref())
-                .context("containerd cannot read its configuration as it is; nothing was changed")
-        }
+        Engine::Containerd => check::effective(&files.main, files.containerd.as_deref())
+            .context("containerd cannot read its configuration as it is; nothing was changed"),
         Engine::Crio => crio(),
         Engine::Podman => podman::effective()
             .context("podman cannot read its configuration as it is; nothing was changed"),
@@ -311,9 +317,11 @@ fn edited(
     files: &Files,
     wish: &Wish<'_>,
     base: Option<&str>,
+    main: Option<&DocumentMut>,
     effective: Option<&DocumentMut>,
 ) -> anyhow::Result<Edited> {
-    let main = main_document(files)?;
+    // The file that imports a drop-in has the runtimes that the drop-in can wrap.
+    let main = main.filter(|_| files.kind != Kind::Own);
     // containerd takes an empty file for its defaults.
     let is_empty = |text: &&str| {
         text.trim().is_empty()
@@ -322,10 +330,10 @@ fn edited(
     };
     let text = match base.filter(|text| !is_empty(text)) {
         Some(text) => text.to_owned(),
-        None => new_file(files, main.as_ref(), effective)?,
+        None => new_file(files, main, effective)?,
     };
     let plain = lines::plain(&text);
-    let others: Vec<&DocumentMut> = main.iter().chain(effective).collect();
+    let others: Vec<&DocumentMut> = main.into_iter().chain(effective).collect();
     let mut edited = match (files.engine, files.kind) {
         (_, Kind::GoTemplate) => {
             sets_no_default(files, wish)?;
@@ -339,16 +347,6 @@ fn edited(
     .with_context(|| format!("{:?}", files.entry))?;
     edited.text = lines::fit(&text, &edited.text);
     Ok(edited)
-}
-
-/// The file that imports a drop-in has the runtimes that the drop-in can wrap.
-fn main_document(files: &Files) -> anyhow::Result<Option<DocumentMut>> {
-    if files.engine != Engine::Containerd || files.kind == Kind::Own {
-        return Ok(None);
-    }
-    let text = file::read(&files.main)?;
-    text.map(|text| toml_file::parse(&text).with_context(|| format!("{:?}", files.main)))
-        .transpose()
 }
 
 fn sets_no_default(files: &Files, wish: &Wish<'_>) -> anyhow::Result<()> {
