@@ -146,7 +146,7 @@ fn containerd() {
                 "--root /var/run/docker/runtime-runc/moby --log /l --log-format json create --bundle /b --pid-file /p c1",
                 "create c1 bundle=/b pid=/p ROOT=/var/run/docker/runtime-runc/moby LOG=/l JSON",
             ),
-            ("--debug features", "-> DEBUG"),
+            ("--debug features", "->"),
         ],
     );
 }
