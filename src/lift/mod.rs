@@ -471,7 +471,8 @@ impl<'a> Lift<'a> {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _ = state_dir::make_private(&self.state.accounts());
             let mut peer = Peer(Some(stream));
-            let Some(slot) = slot.or_else(|| lifter::slot_for_the_dying(&task)) else { return };
+            let slot_later = || lifter::slot_for_the_dying(&task.slots, task.files.as_ref()?);
+            let Some(slot) = slot.or_else(slot_later) else { return };
             let summary = match Lifter::begin(task, slot, own) {
                 Ok(lifter) => lifter.run(peer),
                 Err(error) => {

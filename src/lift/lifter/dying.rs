@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::report::{Ended, Whose};
 use super::super::slots::{Slot, Use};
-use super::Task;
 use super::work::Work;
 use cgroup::Reader;
 use cgroup::freeze;
@@ -129,16 +129,18 @@ pub(crate) fn waiting_to_die(files: &Reader) -> bool {
 
 /// Waits for a slot, for as long as a killed thread waits for a CPU. Where thirty containers are stopped at
 /// once, the last one's turn comes after some tenths of a second.
-pub(crate) fn slot_for_the_dying(task: &Task) -> Option<Slot> {
+pub(crate) fn slot_for_the_dying(slots: &Path, files: &Reader) -> Option<Slot> {
     let began = Instant::now();
     let mut looked = began;
     while began.elapsed() < SLOT_WAIT {
-        if let Some(slot) = Slot::take(&task.slots, Use::Lift, sys::usable_cpus()).ok()? {
+        if let Some(slot) = Slot::take(slots, Use::Lift, sys::usable_cpus()).ok()? {
             return Some(slot);
         }
         if looked.elapsed() >= STILL_DYING_LOOK {
             looked = Instant::now();
-            task.files.as_ref().filter(|files| waiting_to_die(files))?;
+            if !waiting_to_die(files) {
+                return None;
+            }
         }
         std::thread::sleep(SLOT_LOOK);
     }
