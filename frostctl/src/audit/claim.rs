@@ -352,3 +352,7 @@ impl Seen {
         self.complete.extend(part.complete);
     }
 }
+
+pub(crate) fn counted(containers: usize) -> String {
+    format!("{containers} container{}", if containers == 1 { "" } else { "s" })
+}

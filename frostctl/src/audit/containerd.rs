@@ -21,8 +21,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use super::claim::{Claim, Container, Init, Owner, Root, Seen, Source, Status};
-use super::runtimes;
+use super::claim::{Claim, Container, Init, Owner, Root, Seen, Source, Status, counted};
 use crate::node::containerd;
 
 /// Each costs containerd a call to a shim; a shim that hangs occupies its place until the limit.
@@ -69,7 +68,7 @@ impl Containerd {
                 seen.complete.push(Owner::Containerd(namespace));
             }
             self.ask_tasks(&channel, &mut seen.containers, limits.task).await;
-            let summary = format!("{version}, {}", runtimes::counted(seen.containers.len()));
+            let summary = format!("{version}, {}", counted(seen.containers.len()));
             seen.versions.insert(self.socket.clone(), version);
             Ok((summary, seen))
         })

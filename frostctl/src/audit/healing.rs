@@ -3,11 +3,28 @@
 use serde::Serialize;
 
 use super::claim::Seen;
+use super::heal;
 use super::judge::{self, Divergence, Key, Kind};
 use super::look::{self, Patience, Places};
-use super::{Audit, heal};
 use crate::held::Held;
 use crate::progress;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Change {
+    /// End phantoms through CRI, containerd, podman or the runtime; frostctl edits none of their
+    /// files. A container stays as it is if a process still lives in its cgroup or below
+    #[arg(long)]
+    pub(crate) heal: bool,
+
+    /// Kill the processes of orphans, and with --heal also those in the cgroups of containers that have
+    /// ended
+    #[arg(long)]
+    pub(crate) kill_orphans: bool,
+
+    /// Only say what --heal or --kill-orphans would do
+    #[arg(long, requires = "change")]
+    dry_run: bool,
+}
 
 /// What came of healing one divergence.
 #[derive(Debug, Serialize)]
@@ -50,10 +67,10 @@ impl Ended {
     }
 }
 
-fn is_asked_for(wish: &Audit, kind: Kind) -> bool {
+fn is_asked_for(change: &Change, kind: Kind) -> bool {
     match kind {
-        Kind::Orphan => wish.kill_orphans,
-        _ => wish.heal,
+        Kind::Orphan => change.kill_orphans,
+        _ => change.heal,
     }
 }
 
@@ -61,7 +78,7 @@ fn is_asked_for(wish: &Audit, kind: Kind) -> bool {
 pub(crate) fn all(
     places: &Places,
     found: &[Divergence],
-    wish: &Audit,
+    change: &Change,
 ) -> anyhow::Result<Vec<Healing>> {
     let signals = Held::back()?;
     let mut is_over = false;
@@ -72,7 +89,7 @@ pub(crate) fn all(
         }
         let (kind, id) = (divergence.kind.name(), divergence.id());
         let what = format!("audit: heals {number} of {}, {kind} {id}", found.len());
-        progress::while_at(&what, || one(places, divergence, wish))
+        progress::while_at(&what, || one(places, divergence, change))
     });
     Ok(all.collect())
 }
@@ -91,13 +108,13 @@ fn ended(
     Healing { kind: divergence.kind, id, name, result, steps, why }
 }
 
-fn one(places: &Places, divergence: &Divergence, wish: &Audit) -> Healing {
-    if !is_asked_for(wish, divergence.kind) {
-        let option = if wish.heal { "--kill-orphans" } else { "--heal" };
+fn one(places: &Places, divergence: &Divergence, change: &Change) -> Healing {
+    if !is_asked_for(change, divergence.kind) {
+        let option = if change.heal { "--kill-orphans" } else { "--heal" };
         return left(divergence, format!("not asked for: add {option}"));
     }
     let mut steps = Vec::new();
-    let (result, why) = match attempt(places, divergence, wish, &mut steps) {
+    let (result, why) = match attempt(places, divergence, change, &mut steps) {
         Ok(Ok(result)) => (result, None),
         Ok(Err(why)) => (Ended::LeftAlone, Some(why)),
         Err(error) => (Ended::Failed, Some(format!("{error:#}"))),
@@ -109,11 +126,11 @@ fn one(places: &Places, divergence: &Divergence, wish: &Audit) -> Healing {
 fn attempt(
     places: &Places,
     divergence: &Divergence,
-    wish: &Audit,
+    change: &Change,
     steps: &mut Vec<String>,
 ) -> anyhow::Result<Result<Ended, String>> {
-    if wish.dry_run {
-        return Ok(heal::plan(divergence, wish.kill_orphans).map(|plan| {
+    if change.dry_run {
+        return Ok(heal::plan(divergence, change.kill_orphans).map(|plan| {
             steps.extend(plan.iter().map(heal::Step::told));
             Ended::WouldBeHealed
         }));
@@ -121,7 +138,7 @@ fn attempt(
     let key = divergence.key();
     let (seen, now) = again(places, &key)?;
     let Some(now) = now else { return Ok(Ok(Ended::Passed)) };
-    let plan = match heal::plan(&now, wish.kill_orphans) {
+    let plan = match heal::plan(&now, change.kill_orphans) {
         Ok(plan) => plan,
         Err(why) => return Ok(Err(why)),
     };

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use frostlock_cri::{Client, Code, Error, v1};
 
-use super::claim::{Claim, Container, Init, Owner, Seen, Source, Status};
-use super::runtimes;
+use super::claim::{Claim, Container, Init, Owner, Seen, Source, Status, counted};
 use crate::output;
 
 /// The pods and containers of this owner, and how many; `None` if the server has no CRI.
@@ -19,7 +18,7 @@ pub(crate) fn look(client: &Client, owner: &Owner) -> Result<Option<(String, See
     let sandboxes = sandboxes.into_iter().map(|it| of_sandbox(it, client, owner));
     let containers = containers.into_iter().map(|it| of_container(it, client, owner));
     let pods = output::count(sandboxes.len() as u64, "pod", "pods");
-    let summary = format!("{pods}, {}", runtimes::counted(containers.len()));
+    let summary = format!("{pods}, {}", counted(containers.len()));
     let containers = sandboxes.chain(containers).collect();
     Ok(Some((summary, Seen { containers, ..Seen::default() })))
 }

@@ -13,7 +13,7 @@ use state::remains;
 use state::state_dir::StateDir;
 
 use super::claim::{
-    Asked, Container, KUBERNETES, Missed, NoAnswer, Owner, Root, Seen, Source, Status,
+    Asked, Container, KUBERNETES, Missed, NoAnswer, Owner, Root, Seen, Source, Status, counted,
 };
 use super::containerd::{Containerd, Limits};
 use super::{crio, kubernetes, podman, runtimes, strays, supervisor, truth};
@@ -237,7 +237,7 @@ fn ask_for_pids(seen: &mut Seen, patience: Patience) {
     }
     seen.asked.extend(late.into_iter().map(|(socket, count)| {
         let seconds = patience.cri.as_secs_f32();
-        let of = runtimes::counted(count);
+        let of = counted(count);
         let why = format!("no time left to ask for the pids of {of} ({seconds} s for all)");
         Asked::missed(Source::Cri, socket.display().to_string(), Missed::Silent, why)
     }));

@@ -65,19 +65,8 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("change").args(["heal", "kill_orphans"]).multiple(true)))]
 pub(crate) struct Audit {
-    /// End phantoms through CRI, containerd, podman or the runtime; frostctl edits none of their
-    /// files. A container stays as it is if a process still lives in its cgroup or below
-    #[arg(long)]
-    heal: bool,
-
-    /// Kill the processes of orphans, and with --heal also those in the cgroups of containers that have
-    /// ended
-    #[arg(long)]
-    kill_orphans: bool,
-
-    /// Only say what --heal or --kill-orphans would do
-    #[arg(long, requires = "change")]
-    dry_run: bool,
+    #[command(flatten)]
+    change: healing::Change,
 
     /// Keep looking until SIGINT or SIGTERM; report each divergence within 2 s
     #[arg(long, conflicts_with_all = ["heal", "kill_orphans", "dry_run"])]
@@ -158,8 +147,9 @@ impl Audit {
         versions.of_containerds(&findings.seen);
         let accounts = findings.divergences.iter().map(|it| account::of(it, &mut versions));
         let accounts: Vec<_> = accounts.collect();
-        let healings = (self.heal || self.kill_orphans)
-            .then(|| healing::all(&places, &findings.divergences, self))
+        let change = &self.change;
+        let healings = (change.heal || change.kill_orphans)
+            .then(|| healing::all(&places, &findings.divergences, change))
             .transpose()?;
         let counts = findings.counts();
         show::report(output, &findings.seen, &accounts, counts, healings.as_deref())?;

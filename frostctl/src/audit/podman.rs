@@ -7,8 +7,10 @@ use anyhow::Context;
 use cgroup::json::{self, Object};
 use serde::Deserialize;
 
-use super::claim::{Claim, Container, Init, Missed, NoAnswer, Owner, Seen, Source, Status};
-use super::{command, runtimes};
+use super::claim::{
+    Claim, Container, Init, Missed, NoAnswer, Owner, Seen, Source, Status, counted,
+};
+use super::command;
 
 /// How it is asked.
 pub(crate) const PLACE: &str = "podman ps --all";
@@ -59,7 +61,7 @@ fn list(limit: Duration) -> anyhow::Result<(String, Seen)> {
     let listed = command::run(Path::new("podman"), &words, limit, None)?;
     let listed: Vec<Listed> = serde_json::from_slice(&listed).context("podman ps")?;
     let containers: Vec<_> = listed.into_iter().map(container).collect();
-    let summary = runtimes::counted(containers.len());
+    let summary = counted(containers.len());
     Ok((summary, Seen { containers, complete: vec![Owner::Podman], ..Seen::default() }))
 }
 

@@ -10,6 +10,7 @@ use cgroup::{Freezer, Hierarchies, Proc, Reader, RuntimeKind, state_file};
 
 use super::claim::{
     Claim, Container, Init, Missed, NoAnswer, Owner, Root, RuntimeState, Seen, Source, Status,
+    counted,
 };
 use super::{fate, podman};
 
@@ -53,10 +54,6 @@ pub(crate) fn look(root: &Root, mounts: &Hierarchies) -> Seen {
         NoAnswer { how, why: error.to_string() }
     };
     Seen::of(Source::Runtime, root.path.display().to_string(), answer.map_err(no))
-}
-
-pub(crate) fn counted(containers: usize) -> String {
-    format!("{containers} container{}", if containers == 1 { "" } else { "s" })
 }
 
 fn ids(root: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {

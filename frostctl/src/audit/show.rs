@@ -6,10 +6,9 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::account::Account;
-use super::claim::{Asked, Missed, Seen};
+use super::claim::{Asked, Missed, Seen, counted};
 use super::healing::{Ended, Healing};
 use super::judge::Kind;
-use super::runtimes;
 use crate::defects::Defect;
 use crate::output::Output;
 
@@ -88,7 +87,7 @@ fn text(report: &Report<'_>, to: &mut dyn Write) -> io::Result<()> {
         (true, 0) => "nothing wrong".to_owned(),
         (true, missed) => format!("nothing wrong was found; {missed} could not be asked"),
     };
-    let containers = runtimes::counted(report.containers);
+    let containers = counted(report.containers);
     writeln!(to, "{containers}: {found}{}", summary(report.healing))
 }
 

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use cgroup::{Hierarchies, Identity};
 use state::remains::Known;
 
-use super::claim::{Container, Owner, Seen, Truth};
+use super::claim::{Container, Owner, Seen, Truth, counted};
 use super::truth::Population;
-use super::{runtimes, supervisor, truth};
+use super::{supervisor, truth};
 
 /// A node with 500 pods has a few thousand; a tree with more has another kind of leak.
 const MOST_DIRS: usize = 100_000;
@@ -51,7 +51,7 @@ fn of_strangers(strays: &[Container]) -> Vec<String> {
         }
     }
     let told = |(name, (pid, count))| {
-        let of = runtimes::counted(count);
+        let of = counted(count);
         format!(
             "{of} below {name} (pid {pid}): no engine that frostctl knows, so it does not judge them"
         )
