@@ -17,6 +17,8 @@ mod journal;
 mod lives;
 #[path = "records/metrics.rs"]
 mod metrics;
+#[path = "records/node.rs"]
+mod node;
 #[path = "../../frostctl/src/output.rs"]
 mod output;
 #[path = "../../frostctl/src/progress.rs"]
