@@ -177,12 +177,18 @@ kube: setup-build
 	@[ -n "$(KUBE_BIN)" ] || scripts/make-kube
 	$(CARGO) build --quiet --locked --package kube-storm
 
-# cgroup v2 with kernel 6.1, emulated; not part of `make test`.
+# cgroup v2 with a kernel of Debian, emulated; not part of `make test`.
+#
+#   make vm-test KERNEL=trixie CPUS=16    6.12 instead of 6.1 of bookworm; or sid
+KERNEL = bookworm
+CPUS = 2
 .PHONY: vm-test
 vm-test: wrapper lab
 	@scripts/setup vm
-	@scripts/make-vm target/lab/vm
-	@FROSTLOCK_BIN=$(BINARY) scripts/vm-test $(SUITES)
+	@scripts/make-vm $(VM_IMAGE) $(KERNEL)
+	@FROSTLOCK_BIN=$(BINARY) FROSTLOCK_VM_IMAGE=$(VM_IMAGE) FROSTLOCK_VM_CPUS=$(CPUS) scripts/vm-test $(SUITES)
+
+VM_IMAGE = target/lab/vm$(if $(filter-out bookworm,$(KERNEL)),-$(KERNEL))
 
 # The counts that the documents claim; the results go to docs/proof/. Only one: make
 # proof SUITES=death
