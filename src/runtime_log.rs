@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::fstat;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::invocation::Globals;
 use cgroup::RuntimeKind;
@@ -216,6 +217,9 @@ struct Quoted<'a> {
     level: String,
     #[serde(borrow, alias = "message")]
     msg: &'a serde_json::value::RawValue,
+    /// See [`Entry`].
+    #[serde(flatten)]
+    _others: IgnoredAny,
 }
 
 /// Whether two descriptors are of the same file.
@@ -270,6 +274,9 @@ struct Entry {
     level: String,
     #[serde(alias = "message")]
     msg: String,
+    /// Without it serde would take an array of two strings for an entry, too.
+    #[serde(flatten)]
+    _others: IgnoredAny,
 }
 
 /// The last error of a log. With JSON entries it is the last entry of that level. With text it is the
@@ -329,7 +336,7 @@ impl Entry {
             Some(quoted) => unquote(quoted)?,
             None => message.split(' ').next()?.to_owned(),
         };
-        Some(Entry { level: level.to_owned(), msg })
+        Some(Entry { level: level.to_owned(), msg, _others: IgnoredAny })
     }
 }
 
@@ -478,5 +485,8 @@ mod tests {
             Some("2026-11-20T00:00:00Z: it failed")
         );
         assert_eq!(last_error(""), None);
+        let array = "[\"error\", \"it failed\"]";
+        assert_eq!(last_error(array).as_deref(), Some(array), "a line like any other");
+        assert_eq!(whole_error(array).as_deref(), Some(array));
     }
 }
