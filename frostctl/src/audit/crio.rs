@@ -8,7 +8,7 @@ use std::time::Duration;
 use frostlock_cri::Client;
 
 use super::claim::{Asked, Container, Missed, NoAnswer, Owner, Seen, Source};
-use super::{fate, kubernetes, strays, supervisor};
+use super::{fate, kubernetes, naming, supervisor};
 use crate::node::crio::{Configured, configured};
 
 /// A CRI-O that runs, or that has left containers behind.
@@ -27,7 +27,7 @@ pub(crate) fn running() -> Vec<Crio> {
     // A process of a pod or of a user can have that name, too. What a CRI-O in a container runs is below
     // that container's cgroup.
     let is_the_nodes =
-        |pid: &i32| cgroup::process::is_trusted(*pid) && !strays::is_in_container(*pid);
+        |pid: &i32| cgroup::process::is_trusted(*pid) && !naming::is_in_container(*pid);
     let crios = supervisor::pids().filter(is_crio).filter(is_the_nodes);
     let (elsewhere, here): (Vec<i32>, Vec<i32>) =
         crios.partition(|pid| supervisor::is_elsewhere(*pid));

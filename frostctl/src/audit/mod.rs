@@ -26,6 +26,7 @@ mod healing;
 mod judge;
 mod kubernetes;
 mod look;
+mod naming;
 mod podman;
 mod runtimes;
 mod show;

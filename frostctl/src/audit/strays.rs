@@ -2,21 +2,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::fs;
 use std::path::PathBuf;
 
 use cgroup::{Hierarchies, Identity};
 use state::remains::Known;
 
 use super::claim::{Container, Owner, Seen, Truth, counted};
+use super::naming::container_id;
 use super::truth::Population;
 use super::{supervisor, truth};
 
 /// A node with 500 pods has a few thousand; a tree with more has another kind of leak.
 const MOST_DIRS: usize = 100_000;
-/// The length of the ids that containerd's CRI, docker, podman and CRI-O generate.
-const ID_LENGTH: usize = 64;
-const PREFIXES: [&str; 4] = ["cri-containerd-", "docker-", "libpod-", "crio-"];
 
 pub(crate) fn look(seen: &mut Seen, mounts: &Hierarchies, recorded: &[Known]) {
     let known: HashSet<PathBuf> = seen
@@ -119,24 +116,6 @@ fn stray(id: String, cgroup: Identity, mounts: &Hierarchies) -> Option<Container
     Some(stray)
 }
 
-/// Whether a process is in a cgroup that is named as a container's, or below one.
-pub(crate) fn is_in_container(pid: i32) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    names_container(&text)
-}
-
-fn names_container(cgroups: &str) -> bool {
-    cgroups.split(['/', '\n']).any(|part| container_id(part).is_some())
-}
-
-/// The id in a cgroup's name, under either driver.
-fn container_id(name: &str) -> Option<&str> {
-    let name = name.strip_suffix(".scope").unwrap_or(name);
-    let id = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    let hex = id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    (id.len() == ID_LENGTH && hex).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use cgroup::bundle::PodNames;
@@ -179,16 +158,6 @@ mod tests {
     }
 
     #[test]
-    fn a_process_below_a_containers_cgroup_is_in_it() {
-        let id = "0123456789abcdef".repeat(4);
-        assert!(names_container(&format!(
-            "2:cpu:/\n0::/kubepods/pod7/cri-containerd-{id}.scope\n"
-        )));
-        assert!(names_container(&format!("0::/docker/{id}/system.slice/crio.service\n")));
-        assert!(!names_container("2:cpu:/\n0::/system.slice/crio.service\n"));
-    }
-
-    #[test]
     fn containers_of_an_engine_that_is_not_known_are_noted() {
         let below = |name: &str| {
             let mut stray = Container::default();
@@ -211,7 +180,7 @@ mod tests {
     fn the_walk_finds_what_is_not_known_and_ends_after_so_many_cgroups() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().to_owned();
-        let [stray, known, named] = ["a", "b", "c"].map(|digit| digit.repeat(ID_LENGTH));
+        let [stray, known, named] = ["a", "b", "c"].map(|digit| digit.repeat(64));
         let below = top.join(&known).join(&stray);
         std::fs::create_dir_all(below).unwrap();
         std::fs::create_dir_all(top.join("pod").join(&stray)).unwrap();
@@ -221,23 +190,5 @@ mod tests {
         let walk = |most| unknown_below(top.clone(), &dirs, &ids, most);
         assert_eq!(walk(MOST_DIRS), (vec![(stray, at)], false));
         assert!(walk(1).1);
-    }
-
-    #[test]
-    fn names_of_containers_under_either_driver() {
-        let id = "0123456789abcdef".repeat(4);
-        for name in [
-            id.clone(),
-            format!("cri-containerd-{id}.scope"),
-            format!("docker-{id}.scope"),
-            format!("libpod-{id}"),
-            format!("crio-{id}.scope"),
-        ] {
-            assert_eq!(container_id(&name), Some(id.as_str()), "{name}");
-        }
-        for other in ["kubepods", "pod8f0c2b1e", "user.slice", "libpod-conmon-x", &id[1..]] {
-            assert_eq!(container_id(other), None, "{other}");
-        }
-        assert_eq!(container_id(&format!("libpod-conmon-{id}.scope")), None);
     }
 }

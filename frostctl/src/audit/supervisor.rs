@@ -14,6 +14,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
 use super::claim::{Container, Fate, Supervisor};
+use super::naming;
 use crate::node::containerd::SOCKETS;
 
 /// This node's shims, by the namespace and the id on their command lines.
@@ -40,13 +41,13 @@ pub(crate) fn above(pid: i32) -> Option<Supervisor> {
     above.filter(|pid| *pid > 1).find_map(supervisor)
 }
 
-/// What has these processes for children and is not one of them, if it is neither pid 1 nor a systemd,
-/// to which the kernel gives the children of the dead: an engine that frostctl does not know. `pids` are
-/// sorted.
+/// What has these processes for children and is not one of them: an engine that frostctl does not know.
+/// Not so pid 1, a systemd, and the first process of a pod whose containers share its pid namespace: the
+/// kernel gives them the children of the dead. `pids` are sorted.
 pub(crate) fn stranger(pids: &[i32]) -> Option<Supervisor> {
     let parents = pids.iter().filter_map(|pid| process::parent_of(*pid));
-    let mut parents = parents.filter(|pid| *pid > 1 && pids.binary_search(pid).is_err());
-    parents.find_map(|pid| {
+    let others = parents.filter(|pid| *pid > 1 && pids.binary_search(pid).is_err());
+    others.filter(|pid| !naming::is_in_container(*pid)).find_map(|pid| {
         let name = process::comm(pid).filter(|name| name != "systemd")?;
         let process = Process::of(pid)?;
         Some(Supervisor { process, name, address: None, stopped: false, foreign: true })
