@@ -121,9 +121,10 @@ fn of(node: &Root, pid: i32, names: &[&str]) -> Option<Running> {
     Some(Running { pid, comm, args, exe, is_here: true })
 }
 
-/// The process after whose pid and start something is named, as in `PID-START` or `PID_START.slice`.
-pub(crate) fn named_by(name: &str) -> Option<Process> {
-    let mut numbers = name.split(['-', '_', '.']);
+/// The process whose pid and start begin the name of something; `between` is what stands between and after
+/// them.
+pub(crate) fn named_by(name: &str, between: &[char]) -> Option<Process> {
+    let mut numbers = name.split(between);
     Some(Process { pid: numbers.next()?.parse().ok()?, start: numbers.next()?.parse().ok()? })
 }
 

@@ -129,7 +129,7 @@ fn is_of_the_dead(name: &str) -> bool {
 
 /// Of `PREFIX PID-START`, for a container with `-NUMBER`, with systemd also `.scope`.
 fn owner(name: &str) -> Option<Process> {
-    processes::named_by(name.strip_prefix(PREFIX)?)
+    processes::named_by(name.strip_prefix(PREFIX)?, &['-'])
 }
 
 /// The files of a cgroup at the root of the tree.

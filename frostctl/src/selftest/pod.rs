@@ -142,7 +142,7 @@ impl<'a> Pod<'a> {
 
 /// The process that made the pod with this uid, or the cgroup with this name.
 pub(super) fn owner(uid: &str) -> Option<Process> {
-    processes::named_by(uid.strip_prefix(PREFIX).unwrap_or(uid))
+    processes::named_by(uid.strip_prefix(PREFIX).unwrap_or(uid), &['_', '.'])
 }
 
 pub(super) fn is_of(name: &str, owner: Process) -> bool {

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use cgroup::Identity;
+use cgroup::process::Process;
 
 use super::super::finding::Finding;
 use super::super::fix::Fix;
@@ -66,7 +67,7 @@ fn scratch(node: &Node) -> Vec<Finding> {
     let made_here = node.tree.all.iter().filter(|it| it.as_path().parent() == Some(root));
     let left = made_here.filter(|it| {
         let name = it.as_path().file_name().and_then(|it| it.to_str());
-        let owner = name.and_then(|it| processes::named_by(it.strip_prefix(trial::PREFIX)?));
+        let owner = name.and_then(|it| Process::named(it.strip_prefix(trial::PREFIX)?.as_ref()));
         owner.is_some_and(|it| !it.is_alive())
     });
     left.filter_map(|it| {
