@@ -115,7 +115,8 @@ fn since(text: &str) -> Result<SystemTime, String> {
         // A time before the earliest possible one selects everything.
         return Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
     }
-    humantime::parse_rfc3339_weak(text).map_err(|_| {
+    // As `date --utc --iso-8601=seconds` writes UTC.
+    humantime::parse_rfc3339_weak(text.strip_suffix("+00:00").unwrap_or(text)).map_err(|_| {
         "neither a length of time such as 12h nor a time like 2026-01-31T12:00:00Z".into()
     })
 }
