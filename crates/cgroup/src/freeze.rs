@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::read::{Version, tree};
@@ -187,16 +187,11 @@ pub fn threads(files: &Reader) -> Vec<i32> {
 /// v1 lists threads in `tasks`; v2's `cgroup.threads` does so also where a domain is not threaded.
 fn threads_in(version: Version, dir: &Path, most: usize) -> Vec<i32> {
     let file = if version == Version::V1 { "tasks" } else { "cgroup.threads" };
-    let mut threads = Vec::new();
-    for dir in tree(dir) {
+    let of = |dir: PathBuf| {
         let list = std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-        threads.extend(list.lines().filter_map(|line| line.parse::<i32>().ok()));
-        if threads.len() >= most {
-            break;
-        }
-    }
-    threads.truncate(most);
-    threads
+        list.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>()
+    };
+    tree(dir).into_iter().flat_map(of).take(most).collect()
 }
 
 #[cfg(test)]

@@ -1,25 +1,26 @@
 //! Reads the fields of interest from JSON that other programs wrote.
 //!
 //! It never rejects a document: a key that is missing, or has an unexpected type, is `None`, and the
-//! rest stays readable. Derived deserializers cannot do that. With them one wrong type anywhere, or a
-//! key that occurs twice, loses the whole document, while Go's decoder (runc, containerd) takes the
-//! last one.
+//! rest stays readable. Deserializers that are derived for a whole document cannot do that. With them
+//! one wrong type anywhere, or a key that occurs twice, loses the whole document, while Go's decoder
+//! (runc, containerd) takes the last one.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 /// Larger files are not read: a `config.json` is 10 to 50 KB, and we hold up a container's start.
 pub const MAX_FILE: u64 = 16 * 1024 * 1024;
 
-/// The fields of one object, in file order, not parsed further.
-#[derive(Debug)]
-pub struct Object<'a>(Vec<(String, &'a RawValue)>);
+/// The fields of one object, not parsed further.
+#[derive(Debug, Deserialize)]
+pub struct Object<'a>(#[serde(borrow)] BTreeMap<String, &'a RawValue>);
 
 impl<'a> Object<'a> {
     pub fn parse(json: &'a str) -> serde_json::Result<Self> {
@@ -35,7 +36,7 @@ impl<'a> Object<'a> {
     }
 
     fn raw(&self, key: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.get())
+        self.0.get(key).map(|value| value.get())
     }
 
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
@@ -47,29 +48,7 @@ impl<'a> Object<'a> {
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(k, _)| k.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Object<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Object<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Object(fields))
-            }
-        }
-        deserializer.deserialize_map(Fields)
+        self.0.keys().map(String::as_str)
     }
 }
 

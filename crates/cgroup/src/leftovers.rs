@@ -39,25 +39,21 @@ impl Leftovers {
         let waited = self.since.elapsed().as_millis();
         let mut line = format!("removed {removed} cgroup directories that were left ({waited} ms)");
         if let Some(dir) = self.dirs.first() {
-            let mut live = Vec::new();
-            collect_pids(dir, &mut live);
-            line.push_str(&format!("; still there: {} (pids: {})", dir.display(), live.join(", ")));
+            let live = some_pids(dir).join(", ");
+            line.push_str(&format!("; still there: {} (pids: {live})", dir.display()));
         }
         Some(line)
     }
 }
 
 /// Some of the processes in the cgroup and below.
-fn collect_pids(dir: &Path, into: &mut Vec<String>) {
+fn some_pids(dir: &Path) -> Vec<String> {
     const SHOWN: usize = 5;
-    for dir in tree(dir) {
+    let of = |dir: PathBuf| {
         let procs = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        into.extend(procs.lines().map(str::to_owned));
-        if into.len() >= SHOWN {
-            break;
-        }
-    }
-    into.truncate(SHOWN);
+        procs.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    tree(dir).into_iter().flat_map(of).take(SHOWN).collect()
 }
 
 /// Removes a cgroup as runc does, after the cgroups below it; one with a task in it stays. Gives

@@ -170,14 +170,9 @@ pub fn pids_are_of_proc() -> bool {
 
 /// A process and its ancestors, as far as /proc shows them.
 pub fn ancestors(pid: i32) -> Vec<i32> {
-    let mut family = Vec::new();
-    let mut next = Some(pid);
+    let family = std::iter::successors(Some(pid), |pid| parent_of(*pid));
     // Parents cannot form a cycle, but pids that are read one after the other can.
-    while let Some(pid) = next.filter(|pid| *pid > 0 && family.len() < MAX_GENERATIONS) {
-        family.push(pid);
-        next = parent_of(pid);
-    }
-    family
+    family.take_while(|pid| *pid > 0).take(MAX_GENERATIONS).collect()
 }
 
 /// Our parent, also as /proc shows it.
@@ -223,9 +218,7 @@ pub fn is_trusted(pid: i32) -> bool {
 
 /// Whether the real, effective, saved and file system uid are each one of `users`.
 fn are_uids_of(status: &str, users: [u32; 2]) -> bool {
-    let Some(uids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else {
-        return false;
-    };
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let uids: Vec<Option<u32>> = uids.split_whitespace().map(|uid| uid.parse().ok()).collect();
     uids.len() == 4 && uids.iter().all(|uid| uid.is_some_and(|uid| users.contains(&uid)))
 }

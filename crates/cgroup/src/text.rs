@@ -30,13 +30,8 @@ pub fn one_line(text: &OsStr, limit: usize) -> String {
 
 /// An error and its causes, as one line.
 pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(line, ": {error}");
-        cause = error.source();
-    }
-    line
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Cuts between characters, and marks the cut.
