@@ -159,13 +159,9 @@ fn unknown_keys(file: &toml::Table) -> Vec<Mistake> {
 /// All places in a file that have a value: a key at the top, a key in a table with present or retired
 /// keys, or an unknown table as a whole.
 fn places(file: &toml::Table) -> Vec<Vec<String>> {
-    let has_keys = |table: &str| {
-        let retired = RETIRED.iter().filter_map(|(name, _)| name.split_once('.'));
-        KEYS.iter()
-            .filter_map(Key::table)
-            .chain(retired.map(|(table, _)| table))
-            .any(|it| it == table)
-    };
+    let retired = RETIRED.iter().filter_map(|(name, _)| name.split_once('.'));
+    let tables = KEYS.iter().filter_map(Key::table).chain(retired.map(|(table, _)| table));
+    let has_keys = |table: &str| tables.clone().any(|it| it == table);
     let of = |(name, value): (&String, &toml::Value)| match value {
         toml::Value::Table(inner) if has_keys(name) => {
             inner.keys().map(|it| vec![name.clone(), it.clone()]).collect()
