@@ -62,7 +62,8 @@ impl Container {
         };
         let roots = state_file::locate(globals.root.as_deref(), kind, &surroundings);
         let lookup = Lookup { kind, roots, proc, mounts: OnceCell::new() };
-        let runtime_state = lookup.runtime_state(&invocation.id);
+        let plain = record::plain(&invocation.id);
+        let runtime_state = state_file::directory(&lookup.roots, plain).unwrap_or_default();
         let mut container = Container {
             record: None,
             path: record::path(state, &runtime_state),
@@ -271,12 +272,6 @@ impl Container {
 }
 
 impl Lookup {
-    fn runtime_state(&self, id: &OsStr) -> PathBuf {
-        let mut states = self.roots.iter().map(|root| root.join(record::plain(id)));
-        let first = states.next().unwrap_or_default();
-        if first.is_dir() { first } else { states.find(|state| state.is_dir()).unwrap_or(first) }
-    }
-
     fn planned(
         &self,
         globals: &Globals,

@@ -17,6 +17,7 @@ mod request;
 mod told;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -147,11 +148,9 @@ impl Hook<'_> {
         let (live, ended): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.is_in_use());
         let was_paused = ended.iter().any(|ended| ended.record.paused);
         let of_live: Vec<_> = live.iter().filter_map(|record| record.cgroup()).collect();
-        let mut cgroups: Vec<_> = ended.iter().filter_map(|record| record.cgroup()).collect();
-        cgroups.extend(place.map(|place| place.identity.clone()));
-        cgroups.sort();
-        cgroups.dedup();
-        cgroups.retain(|cgroup| !of_live.contains(cgroup));
+        let cgroups = ended.iter().filter_map(|record| record.cgroup());
+        let cgroups = cgroups.chain(place.map(|place| place.identity.clone()));
+        let cgroups: BTreeSet<_> = cgroups.filter(|cgroup| !of_live.contains(cgroup)).collect();
         let recovered =
             cgroups.iter().flat_map(|cgroup| self.remove_files(cgroup, was_paused)).collect();
         ended.iter().for_each(|record| record.forget());

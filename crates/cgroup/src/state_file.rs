@@ -87,6 +87,12 @@ pub struct RuntimeState {
     pub bundle: Option<PathBuf>,
 }
 
+/// The container's directory: in the first of `roots` that knows it, or else in the first.
+pub fn directory(roots: &[PathBuf], id: &OsStr) -> Option<PathBuf> {
+    let mut dirs = roots.iter().map(|root| root.join(id));
+    dirs.clone().find(|dir| dir.is_dir()).or_else(|| dirs.next())
+}
+
 /// Reads the state of `id` from the first of `roots` that knows it.
 pub fn read(
     roots: &[PathBuf],
@@ -98,8 +104,7 @@ pub fn read(
     if !is_file_name(id) {
         return Err(Unknown::new("not a container id"));
     }
-    let dirs = || roots.iter().map(|root| root.join(id));
-    let dir = dirs().find(|dir| dir.is_dir()).or_else(|| dirs().next());
+    let dir = directory(roots, id);
     let dir = dir.ok_or_else(|| Unknown::new("no state directory to look in"))?;
     let file = dir.join(if kind == RuntimeKind::Crun { "status" } else { "state.json" });
     let state = json::read_text(&file).map_err(|e| Unknown::file(&file, e))?;
