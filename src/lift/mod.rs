@@ -14,45 +14,34 @@ mod lifted;
 mod lifter;
 mod pace;
 mod peer;
+mod plan;
 mod push;
 mod put_back;
 pub mod report;
 mod set;
 mod slots;
+mod suspicion;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lifter::{Lifter, Task, Waits};
-use pace::{Pace, Sight};
 use peer::{NoAnswer, Peer};
+pub(crate) use plan::Plan;
 pub use report::{Ended, Report, Summary, Whose};
 use slots::{Slot, Use};
 use state::account::{self, Account, POD_BURST, Rate};
 use state::lifted::class::{self, Before};
 use state::lifted::notes;
+use suspicion::{DYING_LOOK, Look, Suspicion};
 
-use crate::family::{self, FIRST_LOOK, Family};
+use crate::family::Family;
 use cgroup::process::{self, Process};
-use cgroup::threads::Threads;
-use cgroup::{Freezer, Reader};
 use config::Config;
 use state::state_dir::{self, StateDir};
 
-const LOOK_AT_THE_STARVED: Duration = Duration::from_millis(3);
-/// A look that is due within this time is made at once.
-const AT_ONCE: Duration = Duration::from_micros(150);
-/// If this process itself has waited for a CPU for so long by now, the node is busy and the runtime
-/// waits too. `cat /proc/thread-self/schedstat` on two CPUs showed 1 ms at most in 200 runs on an idle
-/// machine, and a median of 3.3 ms at load 20.
-const BUSY_NODE: Duration = Duration::from_millis(3);
-/// A thread that has just been killed may be about to run without help.
-const DYING_LOOK: Duration = Duration::from_micros(500);
 /// How often to look for a freeze: runc 1.1 to 1.5 lets a cgroup freeze for some 2 ms before it thaws
 /// it again (fs/freezer.go).
 pub(crate) const FREEZE_LOOK: Duration = Duration::from_micros(300);
@@ -81,30 +70,6 @@ const MOST_TURNS: u32 = 8;
 /// The node's burst is what its share yields in this time.
 const NODE_BURST_MS: u64 = 500;
 
-/// What an operation wants lifted.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// For people: verb and container.
-    pub(crate) what: String,
-    /// The container's cgroup files.
-    pub(crate) files: Option<Reader>,
-    /// The container's first process, if it waits to be started.
-    pub(crate) init: Option<i32>,
-    /// The pod whose account a program's time is booked to.
-    pub(crate) pod: Option<PathBuf>,
-    /// What an exec'd command may use; zero if it gets nothing.
-    pub(crate) program: Duration,
-    /// How often to look for a freeze, if the operation may freeze.
-    pub(crate) freezes: Option<Duration>,
-    pub(crate) kills: bool,
-    /// The container or its pod has been throttled so far. A container that has not freezes in
-    /// microseconds, except on a busy node, and there its runtime is seen to wait.
-    pub(crate) is_throttled: bool,
-    /// It has been throttled in more than a tenth of its periods: a thread in it that seems to wait
-    /// does wait.
-    pub(crate) is_starved: bool,
-}
-
 /// The lifts of one operation.
 pub(crate) struct Lift<'a> {
     plan: Option<Plan>,
@@ -112,12 +77,12 @@ pub(crate) struct Lift<'a> {
     state: &'a StateDir,
     /// Records what was lifted after the operation's own record was written.
     afterwards: Box<dyn Fn(Summary) + 'a>,
-    suspicion: Suspicion,
-    at_work: Option<AtWork>,
-    /// How many lifters were killed, and how many came to a limit.
+    stage: Stage,
+    /// From when on there is no reason to look any more.
+    ends: Option<Instant>,
+    /// How many lifters were killed, and how many ended while the operation went on.
     lost: u32,
     turns: u32,
-    rests_until: Option<Instant>,
     summary: Summary,
     recovered: Vec<String>,
 }
@@ -128,6 +93,19 @@ impl std::fmt::Debug for Lift<'_> {
     }
 }
 
+/// Where the lift stands.
+#[derive(Debug)]
+enum Stage {
+    Watching(Suspicion),
+    AtWork(AtWork),
+    /// After a limit.
+    Resting {
+        until: Instant,
+    },
+    /// Nothing more is lifted.
+    Over,
+}
+
 /// A lifter at work.
 #[derive(Debug)]
 struct AtWork {
@@ -135,39 +113,6 @@ struct AtWork {
     process: Process,
     /// It works for what the operation has started but does not wait for.
     is_for_after: bool,
-}
-
-/// What was seen of the processes that may wait for a CPU.
-#[derive(Debug)]
-struct Suspicion {
-    outside: Pace,
-    inside: BTreeMap<i32, Pace>,
-    saw_dying: bool,
-    /// The runtime has just been started.
-    is_first: bool,
-    /// All slots were taken when a process was seen to wait.
-    waits_for_a_slot: bool,
-    next: Instant,
-    began: Instant,
-    /// Whether there is no reason to look any more, and from when on.
-    is_over: bool,
-    ends: Option<Instant>,
-}
-
-impl Suspicion {
-    fn begin() -> Suspicion {
-        Suspicion {
-            outside: Pace::begin(),
-            inside: BTreeMap::new(),
-            saw_dying: false,
-            is_first: true,
-            waits_for_a_slot: false,
-            next: Instant::now() + FIRST_LOOK,
-            began: Instant::now(),
-            is_over: false,
-            ends: None,
-        }
-    }
 }
 
 impl<'a> Lift<'a> {
@@ -184,11 +129,10 @@ impl<'a> Lift<'a> {
             config,
             state,
             afterwards,
-            suspicion: Suspicion::begin(),
-            at_work: None,
+            stage: Stage::Over,
+            ends: None,
             lost: 0,
             turns: 0,
-            rests_until: None,
             summary: Summary::default(),
             recovered: Vec::new(),
         }
@@ -196,95 +140,75 @@ impl<'a> Lift<'a> {
 
     /// The runtime has just been started.
     pub(crate) fn begin_attempt(&mut self) {
-        self.suspicion = Suspicion::begin();
-        self.suspicion.is_over = self.has_had_enough();
+        self.ends = None;
+        self.stage = match self.stage {
+            _ if self.has_had_enough() => Stage::Over,
+            Stage::Resting { until } => Stage::Resting { until },
+            _ => Stage::Watching(Suspicion::begin()),
+        };
     }
 
     fn has_had_enough(&self) -> bool {
         self.lost >= MOST_LOST || self.turns >= MOST_TURNS || self.summary.refused.is_some()
     }
 
+    fn at_work(&self) -> Option<&AtWork> {
+        match &self.stage {
+            Stage::AtWork(at_work) => Some(at_work),
+            _ => None,
+        }
+    }
+
     /// The file descriptor to poll for the end of a lifter.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
-        self.at_work.as_ref().map(|at_work| at_work.stream.as_fd())
+        self.at_work().map(|at_work| at_work.stream.as_fd())
     }
 
     /// Looks whether a thread waits, and starts a lifter if so. Gives the time until the next look.
     pub(crate) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
         self.see_to_the_lifter();
-        if self.at_work.is_some() {
-            return None;
+        self.go_on(now);
+        let plan = self.plan.as_ref()?;
+        let look = match &mut self.stage {
+            Stage::Watching(suspicion) => suspicion.look(family, plan, self.state, now),
+            Stage::Resting { until } => return Some(until.saturating_duration_since(now)),
+            Stage::AtWork(_) | Stage::Over => return None,
+        };
+        match look {
+            Look::Again(next) => Some(next),
+            Look::Start { process, waits } => self.start(family.pid(), process, waits),
         }
-        let runtime = family.pid();
-        if let Some(left) = self.rest_left(now) {
-            return Some(left);
+    }
+
+    /// Ends the watch, or a rest.
+    fn go_on(&mut self, now: Instant) {
+        let is_past = |end: Instant| now >= end;
+        match self.stage {
+            Stage::Watching(_) | Stage::Resting { .. } if self.ends.is_some_and(is_past) => {
+                self.stage = Stage::Over;
+            }
+            Stage::Resting { until } if is_past(until) => {
+                self.stage = Stage::Watching(Suspicion::again());
+            }
+            _ => {}
         }
-        if self.suspicion.ends.is_some_and(|end| now >= end) {
-            self.suspicion.is_over = true;
-        }
-        let plan = self.plan.as_ref().filter(|_| !self.suspicion.is_over)?;
-        if plan.is_freezing() {
-            return self.start(runtime, None, Waits { inside: true, ..Waits::default() });
-        }
-        if std::mem::take(&mut self.suspicion.is_first) && process::own_wait() >= BUSY_NODE {
-            return self.start(runtime, plan.init, Waits { outside: true, inside: true });
-        }
-        if now + AT_ONCE < self.suspicion.next {
-            return Some(self.until_next(now));
-        }
-        if self.suspicion.waits_for_a_slot && !self.has_a_slot() {
-            return self.wait_for_a_slot();
-        }
-        let late = now.duration_since(self.suspicion.next);
-        let dying = plan.files.as_ref().filter(|_| plan.kills);
-        family.look(now);
-        let (waits, is_suspect) = self.suspicion.look(family, plan, dying);
-        if waits != Waits::default() {
-            return self.start(runtime, plan.init, waits);
-        }
-        // A process that is itself kept from a CPU need not look twice.
-        if is_suspect && late > pace::tick() * LATE_TICKS {
-            return self.start(runtime, plan.init, Waits { outside: true, inside: false });
-        }
-        let now = Instant::now();
-        let most = if plan.is_starved { LOOK_AT_THE_STARVED } else { Duration::MAX };
-        let next = family::look_again_in(self.suspicion.began.elapsed()).min(most);
-        self.suspicion.next = now
-            + match is_suspect {
-                true if self.suspicion.saw_dying => DYING_LOOK,
-                true => second_look(),
-                false => next,
-            };
-        Some(self.until_next(now))
     }
 
     /// Looks once more after the runtime's end, for what the runtime has started.
     pub(crate) fn look_without_runtime(&mut self) {
         self.see_to_the_lifter();
-        if self.at_work.is_some() || self.rest_left(Instant::now()).is_some() {
-            return;
-        }
-        let Some(plan) = self.plan.as_ref().filter(|_| !self.suspicion.is_over) else { return };
+        self.go_on(Instant::now());
+        let (Some(plan), Stage::Watching(_)) = (&self.plan, &self.stage) else { return };
         let dies = plan.kills && plan.files.as_ref().is_some_and(lifter::waiting_to_die);
         if plan.is_freezing() || dies {
             self.start(NOBODY, None, Waits { inside: true, outside: false });
         }
     }
 
-    fn rest_left(&self, now: Instant) -> Option<Duration> {
-        self.rests_until?.checked_duration_since(now).filter(|left| !left.is_zero())
-    }
-
-    fn until_next(&self, now: Instant) -> Duration {
-        let next = self.suspicion.next.saturating_duration_since(now);
-        let plan = self.plan.as_ref().filter(|plan| plan.is_throttled);
-        plan.and_then(|plan| plan.freezes).map_or(next, |look| next.min(look))
-    }
-
     /// Ends the lifter of an attempt and keeps its summary. A lifter for a program or a kill continues
     /// alone.
     pub(crate) fn end_attempt(&mut self) {
-        let Some(mut at_work) = self.at_work.take() else { return };
+        let Some(mut at_work) = self.take_at_work() else { return };
         let limit = if at_work.is_for_after { Duration::ZERO } else { ANSWER_WAIT };
         match peer::end(&mut at_work.stream, limit) {
             Ok(summary) => self.summary.add(summary),
@@ -296,21 +220,36 @@ impl<'a> Lift<'a> {
         let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
     }
 
+    /// Afterwards the operation watches again.
+    fn take_at_work(&mut self) -> Option<AtWork> {
+        match std::mem::replace(&mut self.stage, Stage::Watching(Suspicion::again())) {
+            Stage::AtWork(at_work) => Some(at_work),
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
     fn see_to_the_lifter(&mut self) {
-        let ends = self.at_work.as_ref().is_some_and(|at_work| peer::ends(&at_work.stream));
-        let Some(mut at_work) = self.at_work.take_if(|_| ends) else { return };
+        if !self.at_work().is_some_and(|at_work| peer::ends(&at_work.stream)) {
+            return;
+        }
+        let Some(mut at_work) = self.take_at_work() else { return };
         match peer::last_words(&mut at_work.stream, ANSWER_WAIT) {
             Ok(summary) => {
                 self.summary.add(summary);
                 self.turns += 1;
-                self.rests_until = Some(Instant::now() + REST);
+                self.stage = Stage::Resting { until: Instant::now() + REST };
             }
             Err(_) => {
                 self.lost += 1;
                 self.recover(at_work.process);
             }
         }
-        self.suspicion.is_over |= self.has_had_enough();
+        if self.has_had_enough() {
+            self.stage = Stage::Over;
+        }
         // If it ends a moment later, its next parent reaps it.
         let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
     }
@@ -322,31 +261,35 @@ impl<'a> Lift<'a> {
     /// The threads of a killed container must run once more to die. The operation does not wait for
     /// that; the lifter does it alone.
     pub(crate) fn see_to_the_dying(&mut self) {
+        self.see_to_the_lifter();
         let Some(files) = self.plan.as_ref().and_then(|plan| plan.files.as_ref()) else { return };
         let wait_to_die = || lifter::waiting_to_die(files);
-        if self.at_work.is_none() && files.is_populated() && wait_to_die() {
+        if self.at_work().is_none() && files.is_populated() && wait_to_die() {
             std::thread::sleep(DYING_LOOK);
             if wait_to_die() {
                 let waits = Waits { inside: true, ..Waits::default() };
-                if let Err(error) = self.try_to_start(NOBODY, None, waits, Without::OneThatWaits) {
-                    self.summary.refused.get_or_insert_with(|| error.to_string());
-                }
-                self.is_for_after();
+                let started = self.try_to_start(NOBODY, None, waits, Without::OneThatWaits);
+                self.is_for_after(started);
             }
         }
     }
 
     /// Lifts for a detached exec whose runtime has ended and whose program is not loaded yet.
     pub(crate) fn see_to_the_program(&mut self, pid: i32) {
-        if self.at_work.is_none() {
-            self.start(NOBODY, Some(pid), Waits::default());
-            self.is_for_after();
+        self.see_to_the_lifter();
+        if self.at_work().is_none() {
+            let started = self.try_to_start(NOBODY, Some(pid), Waits::default(), Without::Nobody);
+            self.is_for_after(started);
         }
     }
 
-    fn is_for_after(&mut self) {
-        if let Some(at_work) = &mut self.at_work {
-            at_work.is_for_after = true;
+    fn is_for_after(&mut self, started: std::io::Result<Option<AtWork>>) {
+        match started {
+            Ok(Some(at_work)) => {
+                self.stage = Stage::AtWork(AtWork { is_for_after: true, ..at_work });
+            }
+            Ok(None) => {}
+            Err(error) => self.refuse(&error),
         }
     }
 
@@ -354,7 +297,7 @@ impl<'a> Lift<'a> {
     /// own program is not ours to watch.
     pub(crate) fn wind_up(&mut self) {
         let gives = self.plan.as_ref().is_some_and(|plan| !plan.program.is_zero());
-        self.suspicion.ends = Some(Instant::now() + if gives { LAST_LOOK } else { Duration::ZERO });
+        self.ends = Some(Instant::now() + if gives { LAST_LOOK } else { Duration::ZERO });
     }
 
     pub(crate) fn take_summary(&mut self) -> Summary {
@@ -374,43 +317,37 @@ impl<'a> Lift<'a> {
     /// Starts a lifter. If all slots are taken, gives the time until the next look.
     fn start(&mut self, runtime: i32, process: Option<i32>, waits: Waits) -> Option<Duration> {
         match self.try_to_start(runtime, process, waits, Without::Nobody) {
-            Ok(true) => None,
-            Ok(false) => self.wait_for_a_slot(),
+            Ok(Some(at_work)) => self.stage = Stage::AtWork(at_work),
+            Ok(None) => {
+                let Stage::Watching(suspicion) = &mut self.stage else { return None };
+                return Some(suspicion.wait_for_a_slot());
+            }
             Err(error) => {
-                self.suspicion.is_over = true;
-                self.summary.refused.get_or_insert_with(|| error.to_string());
-                None
+                self.stage = Stage::Over;
+                self.refuse(&error);
             }
         }
+        None
     }
 
-    fn wait_for_a_slot(&mut self) -> Option<Duration> {
-        self.suspicion.waits_for_a_slot = true;
-        let look = family::look_again_in(self.suspicion.began.elapsed());
-        self.suspicion.next = Instant::now() + look;
-        Some(look)
+    fn refuse(&mut self, error: &std::io::Error) {
+        self.summary.refused.get_or_insert_with(|| error.to_string());
     }
 
-    /// Also true if the slots cannot be read: `start` then reports the error.
-    fn has_a_slot(&self) -> bool {
-        let slots = self.state.lifts().join("slots");
-        !matches!(Slot::take(&slots, Use::Lift, sys::usable_cpus()), Ok(None))
-    }
-
-    /// Gives `false` if there was no slot, and so nobody was started.
+    /// Gives `None` if there was no slot, and so nobody was started.
     fn try_to_start(
-        &mut self,
+        &self,
         runtime: i32,
         process: Option<i32>,
         waits: Waits,
         without: Without,
-    ) -> std::io::Result<bool> {
+    ) -> std::io::Result<Option<AtWork>> {
         let cpus = sys::usable_cpus();
-        let Some(task) = self.task(runtime, process, waits, cpus) else { return Ok(true) };
+        let Some(task) = self.task(runtime, process, waits, cpus) else { return Ok(None) };
         self.state.lifts_made()?;
         let slot = Slot::take(&task.slots, Use::Lift, cpus)?;
         if slot.is_none() && without == Without::Nobody {
-            return Ok(false);
+            return Ok(None);
         }
         let has_slot = slot.is_some();
         let (ours, theirs) = UnixStream::pair()?;
@@ -422,8 +359,7 @@ impl<'a> Lift<'a> {
             let _ = class::raise(pid, &own);
         }
         let process = Process::of(pid).ok_or(std::io::ErrorKind::NotFound)?;
-        self.at_work = Some(AtWork { stream: ours, process, is_for_after: false });
-        Ok(true)
+        Ok(Some(AtWork { stream: ours, process, is_for_after: false }))
     }
 
     fn task(&self, runtime: i32, process: Option<i32>, waits: Waits, cpus: u64) -> Option<Task> {
@@ -498,54 +434,4 @@ enum Without {
     Nobody,
     /// The operation ends, and nobody would look again: a lifter that waits, in the fair class.
     OneThatWaits,
-}
-
-/// When to look again at a thread that may wait. The scheduler credits a running process with its time
-/// at each tick; between two ticks it looks like one that waits.
-fn second_look() -> Duration {
-    pace::tick() + Duration::from_micros(200)
-}
-
-/// A look that was this many ticks late was kept from a CPU by more than our own runtime.
-const LATE_TICKS: u32 = 3;
-
-impl Suspicion {
-    /// Which processes wait, and whether one may.
-    fn look(&mut self, family: &Family, plan: &Plan, dying: Option<&Reader>) -> (Waits, bool) {
-        let mut waits = Waits::default();
-        let mut is_suspect = false;
-        let mut take = |sight, waits: &mut bool| match sight {
-            Sight::Runs => {}
-            Sight::Suspect => is_suspect = true,
-            Sight::Waits => *waits = true,
-        };
-        if let Some(runtime) = family.runtime() {
-            take(self.outside.look(runtime), &mut waits.outside);
-        }
-        // The init that this runtime starts is not its child.
-        let init = plan.init.and_then(|pid| Threads::of(pid).ok());
-        for child in family.children().chain(&init) {
-            let sight = match self.inside.entry(child.pid()) {
-                Entry::Occupied(mut known) => known.get_mut().look(child),
-                Entry::Vacant(new) => match new.insert(Pace::first_seen(child)).is_suspect() {
-                    true => Sight::Suspect,
-                    false => Sight::Runs,
-                },
-            };
-            let is_certain = plan.is_starved && sight == Sight::Suspect;
-            take(if is_certain { Sight::Waits } else { sight }, &mut waits.inside);
-        }
-        let is_dying = dying.is_some_and(lifter::waiting_to_die);
-        waits.inside |= is_dying && (self.saw_dying || plan.is_starved);
-        is_suspect |= is_dying;
-        self.saw_dying = is_dying;
-        (waits, is_suspect)
-    }
-}
-
-impl Plan {
-    fn is_freezing(&self) -> bool {
-        let files = self.files.as_ref().filter(|_| self.freezes.is_some());
-        files.is_some_and(|f| f.freezer() == Freezer::Freezing && f.is_told_to_freeze())
-    }
 }

@@ -45,8 +45,9 @@ impl Pace {
         Pace { used, at: Instant::now(), suspects: runnable(process), in_a_row: 0 }
     }
 
-    pub(super) fn is_suspect(&self) -> bool {
-        !self.suspects.is_empty()
+    /// Of a process that is seen for the first time.
+    pub(super) fn first_sight(&self) -> Sight {
+        if self.suspects.is_empty() { Sight::Runs } else { Sight::Suspect }
     }
 
     pub(super) fn look(&mut self, process: &Threads) -> Sight {
