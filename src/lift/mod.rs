@@ -83,6 +83,8 @@ pub(crate) struct Lift<'a> {
     /// How many lifters were killed, and how many ended while the operation went on.
     lost: u32,
     turns: u32,
+    /// Lifters that have answered and may still run.
+    answered: Vec<i32>,
     summary: Summary,
     recovered: Vec<String>,
 }
@@ -133,6 +135,7 @@ impl<'a> Lift<'a> {
             ends: None,
             lost: 0,
             turns: 0,
+            answered: Vec::new(),
             summary: Summary::default(),
             recovered: Vec::new(),
         }
@@ -166,6 +169,7 @@ impl<'a> Lift<'a> {
 
     /// Looks whether a thread waits, and starts a lifter if so. Gives the time until the next look.
     pub(crate) fn look(&mut self, family: &mut Family, now: Instant) -> Option<Duration> {
+        self.reap();
         self.see_to_the_lifter();
         self.go_on(now);
         let plan = self.plan.as_ref()?;
@@ -216,8 +220,8 @@ impl<'a> Lift<'a> {
             // The lifter writes a record of its own.
             Err(NoAnswer::Late) => {}
         }
-        // If the lifter has ended, it must not be left to our caller to reap.
-        let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
+        self.answered.push(at_work.process.pid);
+        self.reap();
     }
 
     /// Afterwards the operation watches again.
@@ -250,8 +254,14 @@ impl<'a> Lift<'a> {
         if self.has_had_enough() {
             self.stage = Stage::Over;
         }
-        // If it ends a moment later, its next parent reaps it.
-        let _ = sys::wait(at_work.process.pid, libc::WNOHANG);
+        self.answered.push(at_work.process.pid);
+    }
+
+    /// A lifter lives on for a while after its answer. If it ends after the operation, its next parent reaps
+    /// it.
+    fn reap(&mut self) {
+        let runs = |pid: &i32| matches!(sys::wait(*pid, libc::WNOHANG), Ok(sys::Wait::Running));
+        self.answered.retain(runs);
     }
 
     fn recover(&mut self, lifter: Process) {
