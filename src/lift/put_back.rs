@@ -113,9 +113,11 @@ impl PutBack {
         self.settling.get(&tid).is_some_and(|settling| settling.hold.is_some())
     }
 
-    pub(super) fn is_any_lifted(&self) -> bool {
-        let mut all = self.settling.keys().chain(self.former.keys());
-        all.any(|tid| class::is_lifted(*tid))
+    /// Not one that another lifter has lifted since: that one puts it back.
+    pub(super) fn is_any_lifted(&self, note: &Note) -> bool {
+        let settling = self.settling.iter().map(|(tid, settling)| (tid, settling.lifted.start));
+        let mut all = settling.chain(self.former.iter().map(|(tid, former)| (tid, former.start)));
+        all.any(|(tid, start)| class::is_lifted(*tid) && !note.is_anothers(*tid, start))
     }
 
     /// A thread that was just put back.

@@ -382,7 +382,7 @@ impl Drop for Set {
     fn drop(&mut self) {
         self.put_all_back(Ended::Done);
         // Whoever comes next looks at one that could not be put back.
-        if !self.former.is_any_lifted() {
+        if !self.former.is_any_lifted(&self.note) {
             self.note.remove();
         }
     }

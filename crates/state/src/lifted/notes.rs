@@ -113,18 +113,30 @@ fn read_of(path: &Path, lifter: Process) -> Option<Left> {
     let (what, lines) = text.split_once('\n').unwrap_or_default();
     // If the lifter was killed, the last line may be cut short; its thread was not lifted yet. For a
     // thread that was lifted twice the second line counts: the thread may have changed in between.
-    let threads: BTreeMap<i32, Before> = lines.lines().filter_map(thread).collect();
-    let threads = threads.into_iter().collect();
+    let threads: BTreeMap<i32, (u64, Before)> = lines.lines().filter_map(thread).collect();
+    let threads = without_others(path, threads, class::is_lifted);
     Some(Left { path: path.to_owned(), pid: lifter.pid, what: what.to_owned(), threads })
 }
 
+/// What a living lifter has lifted since is that one's to put back.
+fn without_others(
+    path: &Path,
+    threads: BTreeMap<i32, (u64, Before)>,
+    is_lifted: impl Fn(i32) -> bool,
+) -> Vec<(i32, Before)> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let is_anothers = |tid, start| is_lifted(tid) && is_noted(directory, path, tid, start);
+    let ours = threads.into_iter().filter(|(tid, (start, _))| !is_anothers(*tid, *start));
+    ours.map(|(tid, (_, before))| (tid, before)).collect()
+}
+
 /// The thread, if it is still the one that the line is about.
-fn thread(line: &str) -> Option<(i32, Before)> {
+fn thread(line: &str) -> Option<(i32, (u64, Before))> {
     let (tid, rest) = line.split_once(' ')?;
     let (start, before) = rest.split_once(' ')?;
     let (tid, start): (i32, u64) = (tid.parse().ok()?, start.parse().ok()?);
     let is_same = Stat::of_thread(tid)?.start == start;
-    is_same.then_some((tid, before.parse().ok()?))
+    is_same.then_some((tid, (start, before.parse().ok()?)))
 }
 
 /// Puts the threads back, and removes the note unless one of them has kept its class; gives how many it
@@ -197,6 +209,22 @@ mod tests {
         // The thread is not lifted, so there is nothing to put back.
         assert_eq!((left.threads(), put_back(&left)), (Vec::new(), 0));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_living_lifter_has_lifted_since_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = Process::ourselves().unwrap();
+        let dead = Process { start: ours.start + 1, ..ours };
+        let line = format!("{} {} 0 0 0 0 50000\n", ours.pid, ours.start);
+        let path = note_of(dir.path(), dead, &line);
+        let left = |is_lifted| {
+            let threads = line.lines().filter_map(thread).collect();
+            without_others(&path, threads, |_| is_lifted).len()
+        };
+        assert_eq!((left(true), left(false)), (1, 1));
+        note_of(dir.path(), ours, &line);
+        assert_eq!((left(true), left(false)), (0, 1));
     }
 
     #[test]
