@@ -1,6 +1,7 @@
 //! Standard descriptors that are closed, full or without a reader.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 
 use testkit::{Scratch, frostlock, program, run};
@@ -37,7 +38,7 @@ fn closed() {
 fn a_pipe_whose_reader_has_gone() {
     let scratch = Scratch::new();
     let seven = seven(&scratch);
-    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut child = scratch
         .wrapped(&seven)
@@ -77,9 +78,9 @@ fn a_daemon_of_a_hook_does_not_fill_memory_of_ours() {
 fn a_full_pipe_that_nobody_reads() {
     let scratch = Scratch::new();
     let seven = seven(&scratch);
-    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
     // The default capacity of a pipe.
-    assert_eq!(nix::unistd::write(&writer, &[b'x'; 65536]), Ok(65536));
+    writer.write_all(&[b'x'; 65536]).unwrap();
     let mut stuck: Child = scratch
         .wrapped(&seven)
         .args(["delete", ID])
