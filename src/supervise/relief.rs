@@ -53,7 +53,7 @@ impl<'a> Relief<'a> {
         });
         let (cgroup, pod) = (container.identity(), container.pod());
         let afterwards = move |summary: Summary| {
-            // Written after the record of the operation.
+            // Beside the record of the operation.
             operation.record(&Outcome {
                 lift_of: Some(invocation.verb),
                 cgroup: cgroup.clone(),

@@ -117,14 +117,14 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "history.max_days",
         kind: number("days", 1..=3650, |config| &mut config.history.max_days),
-        about: "A file of it is removed this long after its last record, at the latest.",
+        about: "A file of it is removed this long after its last record, when the next file is begun.",
     },
     Key {
         name: "log.syslog",
         kind: Kind::Syslog,
         about: "Which operations are also one line in syslog: \"remarkable\" (failed, killed, retried, thawed\n\
-                something, went ahead without the lock, or have a note), \"all\" or \"off\". As before,\n\
-                true is \"all\" and false is \"off\".",
+                something, went ahead without the lock, or have a note), \"all\" or \"off\". The\n\
+                values of earlier versions, true for \"all\" and false for \"off\", still work.",
     },
 ];
 
