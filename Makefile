@@ -141,19 +141,23 @@ node-matrix: wrapper lab
 	@scripts/make-versions target/lab
 	@FROSTLOCK_BIN=$(BINARY) scripts/node-matrix
 
+# The Go that `make lab` has fetched, if the system's own is too old; it fetches the
+# newer one that a module needs.
+WITH_GO = PATH=$(CURDIR)/target/lab/go/bin:$$PATH GOTOOLCHAIN=auto
+
 # A real CRI-O, built from its Go module; not part of `make test`.
 .PHONY: crio-test
 crio-test: build lab
 	@scripts/setup crio
-	@scripts/make-crio
+	@$(WITH_GO) scripts/make-crio
 	FROSTCTL_BIN=$(FROSTCTL) $(TEST) -p frostctl --test configure -- crio:: --ignored --nocapture
 
 # The Helm chart, rendered and checked by a helm built from its Go module; not part
 # of `make test`.
 .PHONY: chart-test
-chart-test: setup-build
+chart-test: setup-build lab
 	@scripts/setup lab helm
-	@scripts/make-helm
+	@$(WITH_GO) scripts/make-helm
 	$(CARGO) test --locked -p frostctl --test deploy -- --include-ignored
 
 # A real cluster of one node, bare and with frostlock: under 40 minutes once its
@@ -166,7 +170,7 @@ kube-test: wrapper lab kube
 .PHONY: kube-chart-test
 kube-chart-test: build lab kube
 	@scripts/setup helm
-	@scripts/make-helm
+	@$(WITH_GO) scripts/make-helm
 	$(STATIC) --profile tool --package frostlock-installer
 	@FROSTLOCK_BIN=$(BINARY) FROSTCTL_BIN=$(FROSTCTL) INSTALLER_BIN=$(dir $(FROSTCTL))frostlock-installer \
 		scripts/with-realtime scripts/kube-test chart
@@ -174,7 +178,7 @@ kube-chart-test: build lab kube
 .PHONY: kube
 kube: setup-build
 	@scripts/setup kube
-	@[ -n "$(KUBE_BIN)" ] || scripts/make-kube
+	@[ -n "$(KUBE_BIN)" ] || $(WITH_GO) scripts/make-kube
 	$(CARGO) build --quiet --locked --package kube-storm
 
 # cgroup v2 with a kernel of Debian, emulated; not part of `make test`.
