@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testkit::scene::{HANGS, Scene, Via};
+use testkit::throttled::ended;
 use testkit::{eventually, program};
 
 /// A container whose runtime hangs when told to.
@@ -117,6 +118,6 @@ impl Drop for Held {
         let _ = self.wrapper.kill();
         let _ = self.wrapper.wait();
         let _ = kill(self.runtime, Signal::SIGKILL);
-        eventually(HANGS, "the runtime is gone", || kill(self.runtime, None).is_err());
+        eventually(HANGS, "the runtime has ended", || ended(self.runtime.as_raw()));
     }
 }
