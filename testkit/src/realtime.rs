@@ -81,8 +81,8 @@ pub fn left_lifted(limit: Duration) -> (Vec<Thread>, Duration) {
 }
 
 /// The CPU time that a thread has used.
-fn cpu_time(thread: &Thread) -> Option<Duration> {
-    let path = format!("/proc/{}/task/{}/schedstat", thread.pid, thread.tid);
+pub fn cpu_time(pid: i32, tid: i32) -> Option<Duration> {
+    let path = format!("/proc/{pid}/task/{tid}/schedstat");
     let first = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(first))
 }
@@ -99,7 +99,7 @@ impl Meter {
     pub fn look(&mut self, lifted: Vec<Thread>) {
         let mut now = BTreeMap::new();
         for thread in lifted {
-            let Some(used) = cpu_time(&thread) else { continue };
+            let Some(used) = cpu_time(thread.pid, thread.tid) else { continue };
             if let Some(before) = self.last.get(&thread) {
                 self.used += used.saturating_sub(*before);
             }

@@ -6,7 +6,9 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use testkit::realtime::{Meter, Stat, Thread, left_lifted, lift_by_hand, lifted_threads, numbers};
+use testkit::realtime::{
+    Meter, Stat, Thread, cpu_time, left_lifted, lift_by_hand, lifted_threads, numbers,
+};
 use testkit::table::Table;
 use testkit::throttled::{Container, Quota, Via, configured, lifted_ms, lifts};
 use testkit::{
@@ -89,6 +91,13 @@ impl<'a> Tenant<'a> {
         exec.args(["exec", &self.container.id]).args(self.words(what));
         exec.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         exec.spawn().unwrap()
+    }
+
+    /// The processes of its program that were not there before.
+    fn processes(&self, before: &[i32]) -> Vec<i32> {
+        let all = self.container.pids().into_iter();
+        let is_tenant = |pid: &i32| Stat::of(*pid, *pid).is_some_and(|it| it.comm == "tenant");
+        all.filter(|pid| !before.contains(pid)).filter(is_tenant).collect()
     }
 }
 
@@ -224,6 +233,9 @@ fn comm_of(what: Try) -> &'static str {
     }
 }
 
+/// Most of what it may use while it is lifted.
+const SHARE: Duration = Duration::from_millis(40);
+
 /// As by a call of a second thread that passed the kernel's check while the first was lifted, and went on
 /// when that had been put back: by chance that happens in one of some twenty runs of a program that tries.
 #[test]
@@ -232,15 +244,17 @@ fn who_is_raised_after_a_put_back_is_put_back_again() {
     let runtime = runtime("runc-1.5.3");
     let scratch = Scratch::new();
     let tenant = Tenant::new(&scratch, &runtime);
+    let before = tenant.container.pids();
     let mut exec = tenant.exec(TRIES[0]);
     let spins = || lifted_of(&scratch).into_iter().find(|it| it.comm == "tenant");
-    eventually(Duration::from_secs(10), "it is lifted", || spins().is_some());
-    let thread = spins();
-    eventually(Duration::from_secs(10), "it has had its share", || spins().is_none());
+    eventually(Duration::from_secs(10), "it runs", || !tenant.processes(&before).is_empty());
+    let tid = tenant.processes(&before)[0];
+    // Its quota alone would give it so much after four seconds.
+    let has_had_its_share = || cpu_time(tid, tid) > Some(SHARE) && spins().is_none();
+    eventually(Duration::from_secs(3), "it has been lifted and put back", has_had_its_share);
     // It runs for 1 ms in 100, and by then has been seen to do so twice.
     std::thread::sleep(6 * PUT_BACK * slowness());
     // Its operation waits for it, and its lifter with it.
-    let tid = thread.map(|it| it.tid).unwrap();
     assert!(lift_by_hand(tid), "the control: somebody can raise it");
     std::thread::sleep(PUT_BACK * slowness());
     let is_fair = spins().is_none();
@@ -259,11 +273,7 @@ fn who_was_born_meanwhile_and_is_real_time_is_put_back() {
     let tenant = Tenant::new(&scratch, &runtime);
     let before = tenant.container.pids();
     let mut exec = tenant.exec(Try { how: &["leave-a-child"], ..TRIES[0] });
-    let new = || -> Vec<i32> {
-        let all = tenant.container.pids().into_iter();
-        let is_tenant = |pid: &i32| Stat::of(*pid, *pid).is_some_and(|it| it.comm == "tenant");
-        all.filter(|pid| !before.contains(pid)).filter(is_tenant).collect()
-    };
+    let new = || tenant.processes(&before);
     eventually(Duration::from_secs(10), "it has a child", || new().len() == 2);
     let (parent, child) = (new()[0], new()[1]);
     let policy = || Stat::of(child, child).map(|it| it.policy);
