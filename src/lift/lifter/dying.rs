@@ -21,8 +21,8 @@ const MOST_DYING: usize = 16;
 const MOST_NAMES: usize = 256;
 const ALIVE_LOOKS: u32 = 10;
 
-/// How long a lifter waits for a slot, how often it looks for one, and how often it
-/// looks whether it is still needed, which costs more.
+/// How long a lifter waits for a slot, how often it looks for one, and how often it looks whether it is
+/// still needed, which costs more.
 const SLOT_WAIT: Duration = Duration::from_secs(2);
 const SLOT_LOOK: Duration = Duration::from_millis(10);
 const STILL_DYING_LOOK: Duration = Duration::from_millis(100);
